@@ -1,0 +1,57 @@
+"""Which dtype a number is held in, computed in, and handed out in."""
+
+import functools
+
+import jax.numpy as jnp
+import numpy as np
+
+DType = np.dtype
+
+
+def is_inexact(dtype: DType) -> bool:
+    """Whether `dtype` is a real or complex floating-point type, 8-bit and bfloat16 ones included."""
+    return bool(jnp.issubdtype(dtype, jnp.inexact))
+
+
+def is_complex(dtype: DType) -> bool:
+    """Whether `dtype` is a complex floating-point type."""
+    return dtype.kind == "c"
+
+
+@functools.lru_cache(maxsize=None)
+def compute_dtype(dtype: DType) -> DType:
+    """The dtype in which arithmetic on `dtype` is done: at least 32 bits per real number."""
+    if not is_inexact(dtype):
+        raise TypeError(f"no arithmetic is defined on leaves of dtype {dtype}")
+    if is_complex(dtype) or dtype == np.float64:
+        return dtype
+    return np.dtype(np.float32)
+
+
+@functools.lru_cache(maxsize=None)
+def real_dtype(dtype: DType) -> DType:
+    """The dtype of the absolute value of `dtype`: complex64 gives float32."""
+    return np.dtype(np.zeros((), dtype).real.dtype) if is_complex(dtype) else dtype
+
+
+@functools.lru_cache(maxsize=None)
+def working_float(dtype: DType) -> DType:
+    """The real dtype in which the scalars that multiply leaves of `dtype` are computed."""
+    return real_dtype(compute_dtype(dtype))
+
+
+@functools.lru_cache(maxsize=None)
+def promote(a: DType, b: DType) -> DType:
+    """The smallest inexact dtype that holds the values of both inexact dtypes.
+
+    jax's own promotion is no use here: strict mode, which callers may have on, forbids it.
+    """
+    if a == b:
+        return a
+    if is_complex(a) or is_complex(b):
+        wide = np.float64 in (real_dtype(a), real_dtype(b))
+        return np.dtype(np.complex128 if wide else np.complex64)
+    if a.itemsize == b.itemsize:
+        # bfloat16 with float16, or two 8-bit formats: neither holds the other's values.
+        return np.dtype(np.float32) if a.itemsize > 1 else np.dtype(jnp.bfloat16)
+    return a if a.itemsize > b.itemsize else b
