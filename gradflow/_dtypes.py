@@ -18,7 +18,7 @@ def is_complex(dtype: DType) -> bool:
     return dtype.kind == "c"
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def compute_dtype(dtype: DType) -> DType:
     """The dtype in which arithmetic on `dtype` is done: at least 32 bits per real number."""
     if not is_inexact(dtype):
@@ -28,19 +28,19 @@ def compute_dtype(dtype: DType) -> DType:
     return np.dtype(np.float32)
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def real_dtype(dtype: DType) -> DType:
     """The dtype of the absolute value of `dtype`: complex64 gives float32."""
     return np.dtype(np.zeros((), dtype).real.dtype) if is_complex(dtype) else dtype
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def working_float(dtype: DType) -> DType:
     """The real dtype in which the scalars that multiply leaves of `dtype` are computed."""
     return real_dtype(compute_dtype(dtype))
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def promote(a: DType, b: DType) -> DType:
     """The smallest inexact dtype that holds the values of both inexact dtypes.
 

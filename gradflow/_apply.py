@@ -1,0 +1,90 @@
+"""Updates meet parameters."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from gradflow._base import Params, Updates, check_like
+from gradflow._dtypes import compute_dtype, is_inexact, promote
+from gradflow._frames import entered
+
+
+def apply_updates(params: Params, updates: Updates) -> Params:
+    """`p + u` in the wider dtype of the two, returned in the dtype of `p`.
+
+    Where `u` is None the parameter stays as it is. Raises ValueError naming the first leaf whose
+    structure or shape differs: nothing is broadcast.
+    """
+    with entered("apply_updates", None, frozenset()):
+        check_like("updates", updates, "params", params)
+    return _pairwise(_add, params, updates)
+
+
+def incremental_update(new_tensors: Params, old_tensors: Params, step_size: Any) -> Params:
+    """`step_size * new + (1 - step_size) * old`, in the dtype of `old`: Polyak averaging.
+
+    `step_size` is a number in [0, 1]. Where `new` is None the old value stays. Raises ValueError naming
+    the first leaf whose structure or shape differs.
+    """
+    with entered("incremental_update", None, frozenset()):
+        check_like("new_tensors", new_tensors, "old_tensors", old_tensors)
+    return _pairwise(_blend, old_tensors, new_tensors, jnp.asarray(step_size))
+
+
+def periodic_update(new_tensors: Params, old_tensors: Params, steps: Any, update_period: int) -> Params:
+    """`new` where `steps` is a multiple of `update_period`, else `old`: target networks.
+
+    Where `new` is None the old value stays. Raises ValueError naming the first leaf whose structure or
+    shape differs.
+    """
+    with entered("periodic_update", None, frozenset()):
+        check_like("new_tensors", new_tensors, "old_tensors", old_tensors)
+    return _pairwise(_switch, old_tensors, new_tensors, jnp.asarray(steps) % update_period == 0)
+
+
+def _is_none(x: Any) -> bool:
+    return x is None
+
+
+def _pairwise(function: Callable[..., Any], olds: Params, news: Params, *scalars: Any) -> Params:
+    """`function` on the pairs of leaves where both are present, as one jitted call."""
+    old, structure = jax.tree.flatten(olds, is_leaf=_is_none)
+    new = jax.tree.leaves(news, is_leaf=_is_none)
+    present = [i for i in range(len(old)) if old[i] is not None and new[i] is not None]
+    results = function(
+        [jnp.asarray(old[i]) for i in present], [jnp.asarray(new[i]) for i in present], *scalars
+    )
+    for i, result in zip(present, results, strict=True):
+        old[i] = result
+    return jax.tree.unflatten(structure, old)
+
+
+def _wide(x: jax.Array, y: jax.Array) -> Any:
+    return compute_dtype(promote(x.dtype, y.dtype))
+
+
+@jax.jit
+def _add(ps: list[jax.Array], us: list[jax.Array]) -> list[jax.Array]:
+    return [
+        (p.astype(_wide(p, u)) + u.astype(_wide(p, u))).astype(p.dtype)
+        if is_inexact(p.dtype)
+        else p + u.astype(p.dtype)
+        for p, u in zip(ps, us, strict=True)
+    ]
+
+
+@jax.jit
+def _blend(olds: list[jax.Array], news: list[jax.Array], step: jax.Array) -> list[jax.Array]:
+    results = []
+    for old, new in zip(olds, news, strict=True):
+        wide = _wide(old, new)
+        rate = step.astype(wide)
+        results.append((rate * new.astype(wide) + (1 - rate) * old.astype(wide)).astype(old.dtype))
+    return results
+
+
+@jax.jit
+def _switch(olds: list[jax.Array], news: list[jax.Array], now: jax.Array) -> list[jax.Array]:
+    return [jnp.where(now, n.astype(o.dtype), o) for o, n in zip(olds, news, strict=True)]

@@ -1,0 +1,760 @@
+"""GradientTransformation, and the decorators that make factories of transformations and schedules.
+
+Nothing here computes an update. A factory's body returns `init` and `update`; the decorators add what
+every transformation has: the expression that made it, names for errors and reports, checks of
+arguments, trees and states, one rule for dtypes, and schedules for every hyper-parameter.
+"""
+
+import dataclasses
+import functools
+import inspect
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple, ParamSpec, Protocol, TypeVar, cast, overload
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from gradflow._dtypes import is_complex, is_inexact, promote
+from gradflow._errors import describe, explain_trees, path_string
+from gradflow._expression import (
+    Expression,
+    expression_of,
+    freeze,
+    map_values,
+    sibling_labels,
+)
+from gradflow._frames import entered, frames, stage_name
+from gradflow._hyper import Argument, read_argument
+from gradflow._state import increment, zero_scalar
+
+Params = Any
+Updates = Any
+OptState = Any
+Schedule = Callable[[Any], Any]
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class TransformInitFn(Protocol):
+    """`init(params) -> state`."""
+
+    def __call__(self, params: Params) -> OptState: ...
+
+
+class TransformUpdateFn(Protocol):
+    """`update(updates, state, params=None, **extra) -> (updates, state)`."""
+
+    def __call__(
+        self, updates: Updates, state: OptState, params: Params | None = None, **extra: Any
+    ) -> tuple[Updates, OptState]: ...
+
+
+TransformUpdateExtraArgsFn = TransformUpdateFn
+
+
+class EmptyState(NamedTuple):
+    """The state of a stage that remembers nothing."""
+
+
+class ScheduledState(NamedTuple):
+    """A step counter beside the state of a stage that has none, for its scheduled arguments."""
+
+    count: jax.Array
+    inner_state: OptState
+
+
+class GradientTransformation(NamedTuple):
+    """A pair of pure functions over pytrees, and the expression that made it.
+
+    - `init(params) -> state`; with `jax.ShapeDtypeStruct` leaves the state is abstract too.
+    - `update(updates, state, params=None, **extra) -> (updates, state)`.
+
+    Made by a factory, a transformation prints as the call that makes it, equals and hashes like itself
+    when it is built again, pickles and copies. An argument that is a jax array is compared by identity, so
+    such a transformation equals only itself, and a pickled copy is another value.
+    """
+
+    init: TransformInitFn
+    update: TransformUpdateFn
+
+    @property
+    def expression(self) -> Expression | None:
+        """The call that made this transformation; None for a pair assembled by hand."""
+        stage = _stage_of(self)
+        return None if stage is None else stage.expression
+
+    def __eq__(self, other: object) -> bool:
+        mine = self.expression
+        if mine is None or not isinstance(other, GradientTransformation):
+            return tuple.__eq__(self, other) if isinstance(other, tuple) else NotImplemented
+        return mine == other.expression
+
+    def __ne__(self, other: object) -> bool:
+        equal = self.__eq__(other)
+        return equal if equal is NotImplemented else not equal
+
+    def __hash__(self) -> int:
+        expression = self.expression
+        return tuple.__hash__(self) if expression is None else hash(expression)
+
+    def __repr__(self) -> str:
+        expression = self.expression
+        return repr(expression if expression is not None else _adopt(self).expression)
+
+    def __copy__(self) -> "GradientTransformation":
+        return self
+
+    def __deepcopy__(self, memo: Any) -> "GradientTransformation":
+        return self
+
+    def __reduce__(self) -> Any:
+        expression = self.expression
+        if expression is None:
+            return GradientTransformation, (self.init, self.update)
+        return _rebuild, (expression.maker.reference(), dict(expression.arguments))
+
+
+GradientTransformationExtraArgs = GradientTransformation
+Pair = tuple[Callable[..., Any], Callable[..., Any]]
+
+
+class _Signature(NamedTuple):
+    """What a body's update takes beyond updates, state and params."""
+
+    extra: frozenset[str]
+    required: tuple[str, ...]
+    passes_all: bool
+    needs_params: bool
+    state_type: type | None
+
+
+def _read_update(update: Callable[..., Any]) -> _Signature:
+    state_type = getattr(update, "__annotations__", {}).get("state")
+    if not (isinstance(state_type, type) and hasattr(state_type, "_fields")):
+        state_type = None
+    if isinstance(update, _Update):
+        return _Signature(update.stage.takes, (), True, False, None)
+    function = inspect.unwrap(update)
+    if inspect.isfunction(function):
+        code = function.__code__
+        positional = code.co_varnames[3 : code.co_argcount]
+        keyword = code.co_varnames[code.co_argcount : code.co_argcount + code.co_kwonlyargcount]
+        with_default = len(function.__defaults__ or ())
+        kwdefaults = function.__kwdefaults__ or {}
+        return _Signature(
+            frozenset((*positional, *keyword)),
+            tuple(name for name in keyword if name not in kwdefaults),
+            bool(code.co_flags & inspect.CO_VARKEYWORDS),
+            code.co_argcount >= 3 and code.co_argcount - with_default >= 3,
+            state_type,
+        )
+    try:
+        parameters = list(inspect.signature(update).parameters.values())
+    except (TypeError, ValueError):
+        return _Signature(frozenset(), (), False, False, state_type)
+    names = [p.name for p in parameters[3:] if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+    passes_all = any(p.kind is p.VAR_KEYWORD for p in parameters)
+    return _Signature(frozenset(names), (), passes_all, False, state_type)
+
+
+class _Stage:
+    """All that one transformation knows of itself; shared by its init and its update."""
+
+    __slots__ = (
+        "expression", "init", "label", "leaves", "own_reports", "reports", "signature", "takes",
+        "update",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        expression: Expression,
+        init: Callable[..., Any],
+        update: Callable[..., Any],
+        children: Iterable["_Stage"],
+        reports: tuple[str, ...],
+        leaves: str | None,
+    ) -> None:
+        self.expression = expression
+        self.init = init
+        self.update = update
+        self.label: str | None = None
+        self.signature = _read_update(update)
+        # `leaves` says which leaves a stage does arithmetic on; None for one that leaves it to others.
+        self.leaves = leaves
+        self.own_reports = frozenset(reports)
+        self.takes = self.signature.extra.union(*(child.takes for child in children))
+        if isinstance(update, _Update):
+            self.reports = (*reports, *update.stage.reports)
+        else:
+            inner = (f"{c.label}.{name}" if c.label else name for c in children for name in c.reports)
+            self.reports = (*reports, *inner)
+
+    def labelled(self, label: str) -> GradientTransformation:
+        """The same transformation, under the label that a container gives it."""
+        twin = _Stage.__new__(_Stage)
+        for name in _Stage.__slots__:
+            setattr(twin, name, getattr(self, name))
+        twin.label = label
+        return GradientTransformation(_Init(twin), _Update(twin))
+
+    def entered(self) -> Any:
+        """Names this stage in errors and reports while it runs."""
+        return entered(self.expression.name, self.label, self.own_reports)
+
+
+class _Part:
+    """The init or the update of a stage: a function that compares and pickles by its expression."""
+
+    __slots__ = ("__weakref__", "stage")
+
+    def __init__(self, stage: _Stage) -> None:
+        self.stage = stage
+
+    def __eq__(self, other: object) -> bool:
+        return type(self) is type(other) and self.stage.expression == cast(_Part, other).stage.expression
+
+    def __hash__(self) -> int:
+        return hash(self.stage.expression)
+
+    def __copy__(self) -> "_Part":
+        return self
+
+    def __deepcopy__(self, memo: Any) -> "_Part":
+        return self
+
+    def __reduce__(self) -> Any:
+        whole = GradientTransformation(_Init(self.stage), _Update(self.stage))
+        return getattr, (whole, "init" if isinstance(self, _Init) else "update")
+
+    def __repr__(self) -> str:
+        return f"{self.stage.expression!r}.{'init' if isinstance(self, _Init) else 'update'}"
+
+
+def _is_none(x: Any) -> bool:
+    return x is None
+
+
+def _as_array(leaf: Any) -> Any:
+    """Python and NumPy numbers become strongly typed jax arrays; all else stays as it is."""
+    if isinstance(leaf, jax.Array) or leaf is None:
+        return leaf
+    if isinstance(leaf, bool | int | float | complex):
+        return jnp.asarray(leaf, jnp.zeros((), type(leaf)).dtype)
+    if isinstance(leaf, np.ndarray | np.generic) and leaf.dtype.kind in "biufcV":
+        return jnp.asarray(leaf) if leaf.dtype != jax.dtypes.float0 else leaf
+    return leaf
+
+
+def _as_arrays(tree: Any) -> Any:
+    """A tree whose leaves are jax arrays wherever they can be."""
+    if all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(tree)):
+        return tree
+    return jax.tree.map(_as_array, tree)
+
+
+def _refuse_leaves(kind: str, what: str, tree: Any) -> None:
+    """Raises for the first leaf that a stage cannot do arithmetic on."""
+    for leaf in jax.tree.leaves(tree):
+        dtype = getattr(leaf, "dtype", None)
+        if not isinstance(dtype, np.dtype) or not is_inexact(dtype):
+            wanted = "floating-point or complex arrays"
+        elif kind == "real" and is_complex(dtype):
+            wanted = "real floating-point arrays"
+        else:
+            continue
+        flat, _ = jax.tree_util.tree_flatten_with_path(tree)
+        path = next(path_string(path) for path, other in flat if other is leaf)
+        raise TypeError(
+            f"{stage_name()}: {what} must be {wanted}, or None where there is no update; the leaf at "
+            f"'{path}' is {describe(leaf)}"
+        )
+
+
+def check_like(what: str, tree: Any, other_what: str, other: Any) -> None:
+    """Raises unless two trees have one structure (None beside anything is fine) and equal shapes."""
+    leaves, structure = jax.tree.flatten(tree)
+    other_leaves, other_structure = jax.tree.flatten(other)
+    if structure != other_structure:
+        leaves, structure = jax.tree.flatten(tree, is_leaf=_is_none)
+        other_leaves, other_structure = jax.tree.flatten(other, is_leaf=_is_none)
+        if structure != other_structure:
+            raise ValueError(
+                f"{stage_name()}: {what} and {other_what} must have one tree structure: "
+                + explain_trees(what, tree, other_what, other)
+            )
+    for index, (leaf, like) in enumerate(zip(leaves, other_leaves, strict=True)):
+        if leaf is None or like is None:
+            continue
+        if np.shape(leaf) != np.shape(like):
+            flat, _ = jax.tree_util.tree_flatten_with_path(
+                tree, is_leaf=_is_none if len(jax.tree.leaves(tree)) != len(leaves) else None
+            )
+            raise ValueError(
+                f"{stage_name()}: {what} and {other_what} must have equal shapes, and at "
+                f"'{path_string(flat[index][0])}' they are {np.shape(leaf)} and {np.shape(like)}"
+            )
+
+
+def _promote_to_params(updates: Updates, params: Params) -> Updates:
+    """The updates, each leaf in the promoted dtype of itself and its parameter."""
+    is_leaf = _is_none
+    grads, structure = jax.tree.flatten(updates, is_leaf=is_leaf)
+    values = jax.tree.leaves(params, is_leaf=is_leaf)
+    changed = False
+    for index, (g, p) in enumerate(zip(grads, values, strict=True)):
+        if not isinstance(g, jax.Array) or not isinstance(p, jax.Array) or g.dtype == p.dtype:
+            continue
+        if isinstance(p.dtype, np.dtype) and is_inexact(g.dtype) and is_inexact(p.dtype):
+            target = promote(g.dtype, p.dtype)
+            if target != g.dtype:
+                grads[index] = g.astype(target)
+                changed = True
+    return jax.tree.unflatten(structure, grads) if changed else updates
+
+
+class _Init(_Part):
+    __slots__ = ()
+
+    def __call__(self, params: Params) -> OptState:
+        stage = self.stage
+        outermost = not frames.stack
+        with stage.entered():
+            if outermost:
+                if any(isinstance(p, jax.ShapeDtypeStruct) for p in jax.tree.leaves(params)):
+                    return jax.eval_shape(stage.init, params)
+                params = _as_arrays(params)
+            if stage.leaves is not None:
+                _refuse_leaves(stage.leaves, "parameters", params)
+            return stage.init(params)
+
+
+class _Update(_Part):
+    __slots__ = ()
+
+    def __call__(
+        self, updates: Updates, state: OptState, params: Params | None = None, **extra: Any
+    ) -> tuple[Updates, OptState]:
+        stage = self.stage
+        outermost = not frames.stack
+        with stage.entered():
+            if outermost:
+                _refuse_near_misses(extra, stage.takes)
+                updates = _as_arrays(updates)
+                if params is not None:
+                    params = _as_arrays(params)
+                    check_like("updates", updates, "params", params)
+                    updates = _promote_to_params(updates, params)
+            signature = stage.signature
+            _check_call(signature, state, params, extra)
+            if not signature.passes_all:
+                extra = {name: extra[name] for name in signature.extra if name in extra}
+            if stage.leaves is None:
+                return cast(tuple[Updates, OptState], stage.update(updates, state, params, **extra))
+            if stage.leaves != "any":
+                _refuse_leaves(stage.leaves, "updates", updates)
+            new_updates, new_state = stage.update(updates, state, params, **extra)
+            return _conform(new_updates, updates), new_state
+
+
+def _check_call(
+    signature: _Signature, state: OptState, params: Params | None, extra: Mapping[str, Any]
+) -> None:
+    if signature.needs_params and params is None:
+        raise ValueError(
+            f"{stage_name()}: this stage needs the parameters: call update(updates, state, params)"
+        )
+    for name in signature.required:
+        if name not in extra:
+            raise TypeError(
+                f"{stage_name()}: this stage needs the extra argument '{name}': call "
+                f"update(updates, state, params, {name}=...)"
+            )
+    if signature.state_type is not None:
+        inner = state.inner_state if isinstance(state, ScheduledState) else state
+        if not isinstance(inner, signature.state_type):
+            refuse_state(f"a {signature.state_type.__name__}", state)
+
+
+def refuse_state(expected: str, state: Any) -> None:
+    """Raises the error for a state that is not the called stage's own."""
+    raise TypeError(
+        f"{stage_name()}: 'state' must be {expected}, as its init returns it; got {describe(state)}. "
+        "The order is update(updates, state, params), and a state belongs to the transformation "
+        "whose init made it."
+    )
+
+
+def _conform(new: Updates, old: Updates) -> Updates:
+    """A stage's output: shapes must be the input's, and dtypes are made so."""
+    new_leaves, new_structure = jax.tree.flatten(new)
+    old_leaves, old_structure = jax.tree.flatten(old)
+    if new_structure != old_structure:
+        check_like("the updates that come out", new, "those that went in", old)
+        old_leaves = jax.tree.leaves(old, is_leaf=_is_none)
+        new_leaves, new_structure = jax.tree.flatten(new, is_leaf=_is_none)
+    changed = False
+    for index, (leaf, like) in enumerate(zip(new_leaves, old_leaves, strict=True)):
+        if leaf is like or leaf is None or like is None:
+            continue
+        if np.shape(leaf) != np.shape(like):
+            check_like("the updates that come out", new, "those that went in", old)
+        if isinstance(like, jax.Array) and leaf.dtype != like.dtype:
+            new_leaves[index] = leaf.astype(like.dtype)
+            changed = True
+    return jax.tree.unflatten(new_structure, new_leaves) if changed else new
+
+
+# Names that the field gives to extra arguments. One of them is never taken for another one misspelt.
+_VOCABULARY = frozenset(
+    ["value", "values", "grad", "grads", "value_fn", "grad_fn", "loss", "losses", "loss_fn", "key", "rng"]
+)
+
+
+def _one_edit_apart(a: str, b: str) -> bool:
+    """Whether one letter inserted, deleted, replaced or swapped with its neighbour makes a into b."""
+    if abs(len(a) - len(b)) > 1 or a == b:
+        return False
+    start = next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
+    if len(a) != len(b):
+        short, long = sorted((a, b), key=len)
+        return short[start:] == long[start + 1 :]
+    if a[start + 1 :] == b[start + 1 :]:
+        return True
+    return a[start : start + 2] == b[start : start + 2][::-1] and a[start + 2 :] == b[start + 2 :]
+
+
+def _refuse_near_misses(extra: Mapping[str, Any], known: frozenset[str]) -> None:
+    for name in extra:
+        if name in known or name in _VOCABULARY:
+            continue
+        for meant in known:
+            if meant not in extra and _one_edit_apart(name, meant):
+                raise TypeError(
+                    f"{stage_name()}: update got an extra argument '{name}' that no stage takes; "
+                    f"did you mean '{meant}'?"
+                )
+
+
+def _stage_of(tx: Any) -> _Stage | None:
+    init, update = tx
+    if isinstance(init, _Init) and isinstance(update, _Update) and init.stage is update.stage:
+        return init.stage
+    return None
+
+
+def _is_pair(value: Any) -> bool:
+    return isinstance(value, tuple) and getattr(value, "_fields", None) == ("init", "update")
+
+
+def _adopt(value: Any) -> Any:
+    """A plain pair of functions, ours or another library's, as a transformation with an expression."""
+    if not _is_pair(value) or expression_of(value) is not None:
+        return value
+    init, update = value
+    if not (callable(init) and callable(update)):
+        raise TypeError(f"a transformation's init and update must be callable; got {describe(value)}")
+    return _PLAIN.build({"init": init, "update": update})
+
+
+def as_transformation(value: Any, owner: str, place: str) -> GradientTransformation:
+    """`value` as a transformation; a TypeError with the likeliest cure for anything else."""
+    if _is_pair(value):
+        return cast(GradientTransformation, _adopt(value))
+    cure = ""
+    if getattr(value, "__gradflow__", None) is not None:
+        cure = f" It is a factory: call it, as in {value.__name__}(...)."
+    elif isinstance(value, ScheduleValue):
+        cure = " A schedule goes into a stage: scale_by_learning_rate(schedule)."
+    elif isinstance(value, tuple) and hasattr(value, "_fields"):
+        cure = " A state goes to update, not here."
+    elif isinstance(value, list | tuple):
+        cure = " Pass the transformations one by one: put a * before it."
+    elif isinstance(value, int | float | jax.Array | np.ndarray | np.generic):
+        cure = " To multiply by a number use scale(number)."
+    raise TypeError(f"{owner}: {place} must be a transformation; got {describe(value)}.{cure}")
+
+
+class ScheduleValue:
+    """A function from a step to a value that prints, compares and pickles as the call that made it."""
+
+    __slots__ = ("__weakref__", "_function", "expression")
+
+    def __init__(self, expression: Expression, function: Schedule) -> None:
+        self.expression = expression
+        self._function = function
+
+    def __call__(self, count: Any) -> jax.Array:
+        return cast(jax.Array, self._function(count))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, ScheduleValue) and self.expression == other.expression
+
+    def __hash__(self) -> int:
+        return hash(self.expression)
+
+    def __repr__(self) -> str:
+        return repr(self.expression)
+
+    def __copy__(self) -> "ScheduleValue":
+        return self
+
+    def __deepcopy__(self, memo: Any) -> "ScheduleValue":
+        return self
+
+    def __reduce__(self) -> Any:
+        return _rebuild, (self.expression.maker.reference(), dict(self.expression.arguments))
+
+
+_OWN: dict[str, "Factory"] = {}  # gradflow's own factories, by name
+
+
+def own_factory(name: str) -> "Factory | None":
+    """gradflow's factory of that name."""
+    return _OWN.get(name)
+
+
+def own_factories() -> Mapping[str, "Factory"]:
+    """All of gradflow's factories of transformations and schedules, by name."""
+    return dict(_OWN)
+
+
+def _rebuild(reference: Any, arguments: Mapping[str, Any]) -> Any:
+    factory = _OWN[reference] if isinstance(reference, str) else reference.__gradflow__
+    return factory.build(arguments)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Factory:
+    """A decorated function: how to bind, check and freeze its arguments, and what it makes."""
+
+    name: str
+    body: Callable[..., Any]
+    kind: str  # "transformation" or "schedule"
+    reports: tuple[str, ...]
+    leaves: str
+    parameters: Mapping[str, inspect.Parameter]
+    checked: Mapping[str, Argument]
+    variadic: str | None
+    public: list[Callable[..., Any]]  # the decorated function, known only after this record
+
+    @functools.cached_property
+    def _positional(self) -> tuple[str, ...]:
+        kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+        return tuple(name for name, p in self.parameters.items() if p.kind in kinds)
+
+    @functools.cached_property
+    def _keyword(self) -> str | None:
+        kind = inspect.Parameter.VAR_KEYWORD
+        return next((name for name, p in self.parameters.items() if p.kind is kind), None)
+
+    @property
+    def hyperparameters(self) -> tuple[str, ...]:
+        """The arguments that may be traced, swept and driven by a schedule."""
+        return tuple(name for name, argument in self.checked.items() if argument.is_hyperparameter)
+
+    def reference(self) -> Any:
+        """What a pickle stores for this factory: our own go by name, a user's by its function."""
+        return self.name if _OWN.get(self.name) is self else self.public[0]
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        arguments = self._bind(args, kwargs)
+        for name, value in arguments.items():
+            named_dtype = isinstance(value, str) and name.endswith("dtype")
+            arguments[name] = jnp.dtype(value) if named_dtype else freeze(value, _adopt)
+        for name, argument in self.checked.items():
+            argument.check(self.name, name, arguments[name])
+        return self.build(arguments)
+
+    def _bind(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+        """The arguments by name, in the signature's order, defaults filled in."""
+        positional, variadic = self._positional, self.variadic
+        given = dict(zip(positional, args, strict=False))
+        rest = args[len(positional) :]
+        unknown = {k: v for k, v in kwargs.items() if k not in self.parameters or k in given}
+        if (rest and variadic is None) or (unknown and self._keyword is None):
+            try:
+                inspect.signature(self.body).bind(*args, **kwargs)
+            except TypeError as error:
+                known = ", ".join(self.parameters)
+                raise TypeError(f"{self.name}: {error}; its arguments are {known}") from None
+        bound = {}
+        for name, parameter in self.parameters.items():
+            if name == variadic:
+                bound[name] = rest
+            elif name == self._keyword:
+                bound[name] = unknown
+            elif name in given:
+                bound[name] = given[name]
+            elif name in kwargs:
+                bound[name] = kwargs[name]
+            elif parameter.default is not inspect.Parameter.empty:
+                bound[name] = parameter.default
+            else:
+                raise TypeError(f"{self.name}: missing a required argument: '{name}'")
+        return bound
+
+    def call_body(self, arguments: Mapping[str, Any]) -> Any:
+        """The body's own result for bound arguments."""
+        named = dict(arguments)
+        keywords = named.pop(self._keyword) if self._keyword else {}
+        if self.variadic is None:
+            return self.body(**named, **keywords)
+        before = [named.pop(name) for name in self._positional]
+        rest = named.pop(self.variadic)
+        return self.body(*before, *rest, **named, **keywords)
+
+    def build(self, arguments: Mapping[str, Any]) -> Any:
+        """The value for frozen arguments."""
+        expression = Expression(self, arguments)
+        if self.kind == "schedule":
+            return ScheduleValue(expression, self.call_body(arguments))
+        children, arguments = _label_children(arguments)
+        made = self.call_body(arguments)
+        leaves: str | None = self.leaves
+        if isinstance(made, GradientTransformation):
+            made = _adopt(made)
+            children = [cast(_Stage, _stage_of(made))]
+            leaves = None
+        elif not (isinstance(made, tuple) and len(made) == 2 and all(map(callable, made))):
+            raise TypeError(
+                f"{self.name}: a factory of transformations returns (init, update) or a "
+                f"transformation; it returned {describe(made)}"
+            )
+        else:
+            scheduled = {n: arguments[n] for n in self.hyperparameters if callable(arguments[n])}
+            if scheduled:
+                made = _follow_schedules(self, arguments, scheduled, *made)
+            if children:
+                leaves = None
+        stage = _Stage(expression, made[0], made[1], children, self.reports, leaves)
+        return GradientTransformation(_Init(stage), _Update(stage))
+
+
+def _label_children(arguments: Mapping[str, Any]) -> tuple[list[_Stage], Mapping[str, Any]]:
+    """The transformations among the arguments, and the arguments with them under their labels."""
+
+    def is_transformation(expression: Expression) -> bool:
+        return cast(Factory, expression.maker).kind == "transformation"
+
+    labels = iter(sibling_labels(arguments, is_transformation))
+    children: list[_Stage] = []
+
+    def label(value: Any) -> Any:
+        if isinstance(value, ScheduleValue):
+            return value
+        twin = cast(_Stage, _stage_of(value)).labelled(next(labels))
+        children.append(cast(_Stage, _stage_of(twin)))
+        return twin
+
+    return children, {name: map_values(value, label) for name, value in arguments.items()}
+
+
+def _follow_schedules(
+    factory: Factory,
+    arguments: Mapping[str, Any],
+    schedules: Mapping[str, Schedule],
+    init: Callable[..., Any],
+    update: Callable[..., Any],
+) -> Pair:
+    """A stage whose arguments are its schedules' values at its own step count.
+
+    A state with a field `count` is asked for the step; another is kept beside a counter.
+    """
+
+    def count_of(state: Any) -> Any:
+        return state.count if isinstance(state, tuple) and hasattr(state, "_fields") else None
+
+    def follow_init(params: Params) -> OptState:
+        state = init(params)
+        if "count" in getattr(state, "_fields", ()):
+            return state
+        return ScheduledState(zero_scalar(params), state)
+
+    @functools.wraps(update)
+    def follow_update(
+        updates: Updates, state: OptState, params: Params | None = None, **extra: Any
+    ) -> tuple[Updates, OptState]:
+        if "count" not in getattr(state, "_fields", ()):
+            refuse_state("a state with a step count", state)
+        count = count_of(state)
+        values = {name: schedule(count) for name, schedule in schedules.items()}
+        _, now = factory.call_body({**arguments, **values})
+        if not isinstance(state, ScheduledState):
+            return cast(tuple[Updates, OptState], now(updates, state, params, **extra))
+        updates, inner = now(updates, state.inner_state, params, **extra)
+        return updates, ScheduledState(increment(count), inner)
+
+    return follow_init, follow_update
+
+
+def _decorate(
+    body: Callable[P, Any], kind: str, reports: tuple[str, ...] = (), leaves: str = "inexact"
+) -> Callable[P, Any]:
+    parameters = inspect.signature(body).parameters
+    annotations = body.__annotations__
+    checked = {
+        name: argument
+        for name in parameters
+        if (argument := read_argument(annotations.get(name))) is not None
+    }
+    variadic = next((n for n, p in parameters.items() if p.kind is p.VAR_POSITIONAL), None)
+    factory = Factory(body.__name__, body, kind, reports, leaves, parameters, checked, variadic, public=[])
+
+    @functools.wraps(body)
+    def make(*args: P.args, **kwargs: P.kwargs) -> Any:
+        return factory(*args, **kwargs)
+
+    factory.public.append(make)
+    make.__gradflow__ = factory  # type: ignore[attr-defined]
+    if body.__module__.split(".")[0] == "gradflow":
+        if body.__name__ in _OWN:
+            raise ValueError(f"two factories are called {body.__name__}")
+        _OWN[body.__name__] = factory
+    return make
+
+
+@overload
+def transformation(
+    body: Callable[P, Pair | GradientTransformation], /
+) -> Callable[P, GradientTransformation]: ...
+@overload
+def transformation(
+    *, reports: tuple[str, ...] = (), leaves: str = "inexact"
+) -> Callable[[Callable[P, Pair | GradientTransformation]], Callable[P, GradientTransformation]]: ...
+def transformation(body: Any = None, /, *, reports: tuple[str, ...] = (), leaves: str = "inexact") -> Any:
+    """Makes a function that returns `(init, update)` a factory of transformations, which are values.
+
+    The factory's calls print, compare, hash, pickle and can be rebuilt with other arguments. Arguments
+    annotated with a kind from `gradflow.typing` (`Rate`, `Decay`, ...) are checked when given and may be
+    numbers, scalar arrays, tracers or schedules, so a body must not branch in Python on their values.
+    Returning a transformation, such as a `chain`, names that composition.
+
+    Args:
+      body: the factory. Its update may name the extra arguments that it takes, annotate `state` with
+        its state's type, and leave `params` without a default when it needs them: all three are checked.
+      reports: names that the update passes to `gradflow.report`.
+      leaves: "inexact" or "real" refuses other leaves by path; "any" takes what comes.
+    """
+    if leaves not in ("inexact", "real", "any"):
+        raise ValueError(f"transformation: 'leaves' must be 'inexact', 'real' or 'any'; got {leaves!r}")
+    if body is None:
+        return functools.partial(_decorate, kind="transformation", reports=reports, leaves=leaves)
+    return _decorate(body, "transformation", reports, leaves)
+
+
+def schedule(body: Callable[P, Schedule], /) -> Callable[P, Schedule]:
+    """Makes a function that returns `count -> value` a factory of schedules, which are values."""
+    return _decorate(body, "schedule")
+
+
+def _plain(init: Any, update: Any) -> Pair:
+    return init, update
+
+
+_PLAIN = Factory(
+    "GradientTransformation", _plain, "transformation", (), "any",
+    inspect.signature(_plain).parameters, {}, None, public=[],
+)  # fmt: skip
+_PLAIN.public.append(_plain)
+_plain.__gradflow__ = _PLAIN  # type: ignore[attr-defined]

@@ -1,0 +1,140 @@
+"""Kinds of arguments: their ranges, checked when a transformation is built.
+
+The kinds are annotations: `b1: Decay = 0.9` says to readers, to type checkers and to the decorators
+in `_base` that b1 is a number in [0, 1) which may be traced or follow a schedule.
+"""
+
+import dataclasses
+import math
+import types
+from collections.abc import Callable
+from typing import Annotated, Any, Union, get_args, get_origin
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from gradflow._errors import describe
+
+Scalar = float | int | np.ndarray | np.generic | jax.Array
+ScalarOrSchedule = Scalar | Callable[[Any], Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Interval:
+    """A hyper-parameter: a scalar from `low` to `high`, given as a number, an array or a schedule."""
+
+    low: float = -math.inf
+    high: float = math.inf
+    low_open: bool = False
+    high_open: bool = False
+    hint: str = ""
+
+    def __str__(self) -> str:
+        if math.isinf(self.high):
+            if math.isinf(self.low):
+                return "a finite number"
+            return f"a number {'>' if self.low_open else '>='} {self.low:g}"
+        left, right = "(" if self.low_open else "[", ")" if self.high_open else "]"
+        return f"a number in {left}{self.low:g}, {self.high:g}{right}"
+
+    def check(self, owner: str, name: str, value: Any) -> None:
+        """Raises TypeError for what is no scalar, ValueError for one that is out of range."""
+        if callable(value) and not isinstance(value, type):
+            return
+        expected = f"{owner}: argument '{name}' must be {self} or a schedule"
+        if isinstance(value, jax.core.Tracer):
+            if value.shape != ():
+                raise ValueError(f"{expected}; got an array of shape {value.shape}")
+            return
+        if isinstance(value, bool | np.bool_) or not isinstance(
+            value, int | float | np.ndarray | np.generic | jax.Array
+        ):
+            raise TypeError(f"{expected}; got {describe(value)}.{self.hint and ' ' + self.hint}")
+        if np.shape(value) != ():
+            raise ValueError(f"{expected}; got an array of shape {np.shape(value)}")
+        if isinstance(value, jax.Array) and not value.is_fully_addressable:
+            return
+        if isinstance(value, np.generic | np.ndarray | jax.Array) and not (
+            jnp.issubdtype(value.dtype, jnp.floating) or jnp.issubdtype(value.dtype, jnp.integer)
+        ):
+            raise TypeError(f"{expected}; got {describe(value)}")
+        number = float(value)
+        inside = (number > self.low if self.low_open else number >= self.low) and (
+            number < self.high if self.high_open else number <= self.high
+        )
+        if not inside or not math.isfinite(number):
+            raise ValueError(f"{expected}; got {number}.{self.hint and ' ' + self.hint}")
+
+
+@dataclasses.dataclass(frozen=True)
+class WholeNumber:
+    """A plain integer that shapes the computation, so it can be neither traced nor scheduled."""
+
+    low: int = 0
+
+    def check(self, owner: str, name: str, value: Any) -> None:
+        """Raises TypeError for what is no integer, ValueError for one below `low`."""
+        expected = f"{owner}: argument '{name}' must be a whole number >= {self.low}"
+        if isinstance(value, bool) or not isinstance(value, int | np.integer):
+            raise TypeError(f"{expected}; got {describe(value)}")
+        if value < self.low:
+            raise ValueError(f"{expected}; got {value}")
+
+
+@dataclasses.dataclass(frozen=True)
+class Flag:
+    """True or False, fixed when the transformation is built."""
+
+    def check(self, owner: str, name: str, value: Any) -> None:
+        """Raises TypeError for anything but a bool."""
+        if not isinstance(value, bool | np.bool_):
+            raise TypeError(f"{owner}: argument '{name}' must be True or False; got {describe(value)}")
+
+
+_CLIMBS = "A step goes against the gradient by itself; to maximise, negate the loss."
+
+Rate = Annotated[ScalarOrSchedule, Interval(0.0, hint=_CLIMBS)]
+Decay = Annotated[ScalarOrSchedule, Interval(0.0, 1.0, high_open=True)]
+Fraction = Annotated[ScalarOrSchedule, Interval(0.0, 1.0)]
+Positive = Annotated[ScalarOrSchedule, Interval(0.0, low_open=True)]
+NonNegative = Annotated[ScalarOrSchedule, Interval(0.0)]
+Finite = Annotated[ScalarOrSchedule, Interval()]
+Size = Annotated[int, WholeNumber(1)]
+Index = Annotated[int, WholeNumber(0)]
+
+
+@dataclasses.dataclass(frozen=True)
+class Argument:
+    """What the annotation of one argument asks for."""
+
+    kind: Any
+    optional: bool
+
+    @property
+    def is_hyperparameter(self) -> bool:
+        """Whether the argument may be traced, swept, and driven by a schedule."""
+        return isinstance(self.kind, Interval)
+
+    def check(self, owner: str, name: str, value: Any) -> None:
+        """Raises unless `value` is of the argument's kind."""
+        if value is None and self.optional:
+            return
+        self.kind.check(owner, name, value)
+
+
+def read_argument(annotation: Any) -> Argument | None:
+    """The kind that an annotation asks for, or None where it asks for nothing that is checked."""
+    optional = False
+    if get_origin(annotation) in (Union, types.UnionType):
+        options = [a for a in get_args(annotation) if a is not type(None)]
+        optional = len(options) < len(get_args(annotation))
+        if len(options) != 1:
+            return None
+        annotation = options[0]
+    if annotation is bool:
+        return Argument(Flag(), optional)
+    for extra in getattr(annotation, "__metadata__", ()):
+        if isinstance(extra, Interval | WholeNumber):
+            return Argument(extra, optional)
+    return None

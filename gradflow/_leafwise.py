@@ -1,0 +1,170 @@
+"""One per-leaf rule over many trees, traced once per type of leaf."""
+
+import functools
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from gradflow._base import check_like
+from gradflow._dtypes import compute_dtype, is_complex, is_inexact, promote, real_dtype
+from gradflow._errors import leaves_by_path
+from gradflow._frames import stage_name
+
+Rule = Callable[..., Any]
+Scalars = dict[str, jax.Array]
+
+
+def leafwise(
+    rule: Rule, trees: tuple[Any, ...], scalars: Callable[..., Scalars] | None = None, /, **hyper: Any
+) -> tuple[Any, ...]:
+    """Applies `rule` to the leaves of `trees`, which share one structure.
+
+    `rule(g, *others, s) -> (u, *news)` is a pure module-level function of one leaf. Its operands come in
+    one precision of at least 32 bits; `u` goes out in the dtype of `g`, the k-th of `news` in the dtype
+    of the k-th of `others` (the later ones are only read). Where `g` is None there is no update: `u` is
+    None and the others stay as they are.
+
+    `s` has the numbers of `hyper` as attributes, in the precision of the leaf (integers, such as a step
+    count, stay integers), and what the module-level `scalars(**hyper) -> dict` derives from them, once
+    per precision. Scalars are operands of the compiled rule, never constants in it.
+
+    Returns as many trees as the rule returns values. Raises ValueError naming the first leaf where the
+    trees' structures or shapes differ.
+    """
+    for number, tree in enumerate(trees[1:], start=1):
+        check_like("updates", trees[0], "state" if number else "", tree)
+    first, structure = jax.tree.flatten(trees[0])
+    columns = [first, *(jax.tree.leaves(tree) for tree in trees[1:])]
+    structures = [jax.tree.structure(tree) for tree in trees]
+    if any(other != structure for other in structures):
+        flattened = [jax.tree.flatten(tree, is_leaf=_is_none) for tree in trees]
+        columns, structures = [flat[0] for flat in flattened], [flat[1] for flat in flattened]
+    run = _compiled(rule)
+    prepared: dict[Any, Scalars] = {}
+    outputs: list[tuple[Any, ...]] = []
+    absent: list[int] = []
+    for index, leaves in enumerate(zip(*columns, strict=True)):
+        if leaves[0] is None:
+            absent.append(index)
+            outputs.append(())
+            continue
+        if any(leaf is None for leaf in leaves):
+            path = list(leaves_by_path(trees[0]))[index]
+            raise ValueError(
+                f"{stage_name()}: there is a gradient at '{path}', where params or state have None"
+            )
+        precision = _precision(leaves)
+        if precision not in prepared:
+            prepared[precision] = _prepare(scalars, hyper, precision)
+        outputs.append(run(leaves, prepared[precision]))
+    width = max((len(out) for out in outputs), default=0) or _width(rule, scalars, hyper, len(trees))
+    for index in absent:
+        outputs[index] = (None, *(column[index] for column in columns[1:width]))
+    slots = zip(*outputs, strict=True) if outputs else [[]] * width
+    return tuple(jax.tree.unflatten(s, list(slot)) for s, slot in zip(structures[:width], slots, strict=True))
+
+
+def _is_none(x: Any) -> bool:
+    return x is None
+
+
+def _precision(leaves: tuple[Any, ...]) -> np.dtype:
+    """The real dtype in which the scalars for these leaves are held."""
+    widest = functools.reduce(promote, (compute_dtype(leaf.dtype) for leaf in leaves))
+    return real_dtype(widest)
+
+
+@functools.cache
+def _compiled(rule: Rule) -> Callable[[tuple[Any, ...], Scalars], tuple[Any, ...]]:
+    """The rule with its operands widened and its results put back, as one jitted function a rule."""
+
+    def run(leaves: tuple[jax.Array, ...], scalars: Scalars) -> tuple[jax.Array, ...]:
+        real = _precision(leaves)
+        wide = [x.astype(promote(x.dtype, real)) for x in leaves]
+        # The operands are of one width, so standard promotion can only join real with complex.
+        with jax.numpy_dtype_promotion("standard"):
+            results = rule(*wide, SimpleNamespace(**scalars))
+        results = results if isinstance(results, tuple) else (results,)
+        return tuple(_narrow(result, like.dtype) for result, like in zip(results, leaves, strict=False))
+
+    run.__name__ = run.__qualname__ = getattr(rule, "__name__", "rule")
+    return jax.jit(run)
+
+
+def _narrow(x: jax.Array, dtype: np.dtype) -> jax.Array:
+    return x.real.astype(dtype) if is_complex(x.dtype) and not is_complex(dtype) else x.astype(dtype)
+
+
+def _width(rule: Rule, scalars: Any, hyper: Any, count: int) -> int:
+    """How many trees a rule returns, for trees in which there is no leaf to ask."""
+    example = jax.ShapeDtypeStruct((), np.float32)
+    prepared = _prepare(scalars, hyper, np.dtype(np.float32))
+    return len(jax.eval_shape(_compiled(rule), (example,) * count, prepared))
+
+
+def _prepare(scalars: Any, hyper: dict[str, Any], precision: np.dtype) -> Scalars:
+    numbers = {name: as_scalar(value, precision) for name, value in hyper.items()}
+    return numbers if scalars is None else {**numbers, **_compiled_scalars(scalars)(numbers)}
+
+
+def as_scalar(value: Any, precision: np.dtype) -> Any:
+    """A number, array or tracer as a strongly typed scalar; integers stay integers."""
+    if isinstance(value, jax.Array):
+        if not is_inexact(value.dtype):
+            return (
+                value
+                if isinstance(value.dtype, np.dtype) and value.dtype == np.int32
+                else (value.astype(precision))
+            )
+        return value.astype(precision) if value.dtype != precision or value.weak_type else value
+    return np.asarray(value, precision)
+
+
+@functools.cache
+def _compiled_scalars(scalars: Callable[..., Scalars]) -> Callable[[Scalars], Scalars]:
+    def run(numbers: Scalars) -> Scalars:
+        return scalars(**numbers)
+
+    run.__name__ = run.__qualname__ = getattr(scalars, "__name__", "scalars")
+    return jax.jit(run)
+
+
+def one_minus_power(c: jax.Array, count: jax.Array) -> jax.Array:
+    """`1 - (1 - c)**count` for the complement `c = 1 - b` of a decay, to full precision.
+
+    `1 - b**t` loses its digits where b is near 1 and t small; `c` is exact by Sterbenz's lemma (b >= 0.5),
+    and expm1 and log1p keep them. Zero for count 0; one for b = 0 and count > 0.
+    """
+    t = count.astype(c.dtype)
+    one = jnp.ones((), c.dtype)
+    # At c = 1 the logarithm is -inf, whose gradient is no number; b = 0 has only the limit.
+    inside = jnp.where(c < one, c, jnp.full((), 0.5, c.dtype))
+    return jnp.where(c < one, -jnp.expm1(t * jnp.log1p(-inside)), jnp.minimum(t, one))
+
+
+def abs_sq(x: jax.Array) -> jax.Array:
+    """`|x|**2`, real for complex x."""
+    return x.real * x.real + x.imag * x.imag if is_complex(x.dtype) else x * x
+
+
+@jax.custom_jvp
+def safe_sqrt(x: jax.Array) -> jax.Array:
+    """The square root, with derivative 0 at 0, where the true one is infinite.
+
+    A parameter that has never had a gradient has second moment 0, and 0 times infinity is no number.
+    """
+    return jnp.sqrt(x)
+
+
+@safe_sqrt.defjvp
+def _safe_sqrt_jvp(primals: Any, tangents: Any) -> Any:
+    (x,), (dx,) = primals, tangents
+    root = jnp.sqrt(x)
+    positive = x > jnp.zeros((), x.dtype)
+    half = jnp.full((), 0.5, x.dtype)
+    slope = jnp.where(positive, half / jnp.where(positive, root, jnp.ones((), x.dtype)), x * half * 0)
+    return root, dx * slope

@@ -1,0 +1,93 @@
+"""report(name, value) inside a stage, and the collectors that listen.
+
+A report belongs to the path by which its stage is called. Nobody listening, a report costs nothing: pass a
+function and it is not even called.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.extend.core import get_opaque_trace_state
+
+from gradflow._base import GradientTransformation
+from gradflow._frames import frames, stage_name
+
+
+class Collector:
+    """What was reported while it listened: scalars by stage path and name, `adamw.norm`."""
+
+    def __init__(self) -> None:
+        self.values: dict[str, jax.Array] = {}
+        self._depth = len(frames.stack[-1].path) if frames.stack else 0
+        self._trace = get_opaque_trace_state(convention="flax")
+
+    def take(self, path: tuple[str, ...], name: str, value: Any) -> None:
+        """Keeps one report, under its path below the stage that collects."""
+        if get_opaque_trace_state(convention="flax") != self._trace:
+            raise RuntimeError(
+                f"{stage_name()}: report('{name}') was called inside a jit, cond, scan or vmap that is "
+                "not its stage's own, so its value cannot leave; return the value and report it outside, "
+                "or collect inside with gradflow.collecting and forward what it collected"
+            )
+        self.values[".".join((*path[self._depth :], name))] = value
+
+
+@contextmanager
+def collecting() -> Iterator[Collector]:
+    """Listens to the stages called in this block; listeners nest, and the innermost one hears.
+
+    A wrapper that calls its inner transformation inside `lax.cond` collects there, returns the values
+    out of the branch, and hands them on with `forward`.
+    """
+    collector = Collector()
+    frames.collectors.append(collector)
+    try:
+        yield collector
+    finally:
+        frames.collectors.remove(collector)
+
+
+def is_collecting() -> bool:
+    """Whether anybody listens, so that a wrapper may skip the work of passing reports on."""
+    return bool(frames.collectors)
+
+
+def report(name: str, value: Any | Callable[[], Any]) -> None:
+    """Reports a scalar of the stage being updated, as float32; a function is called if anybody listens.
+
+    Raises:
+      ValueError: the stage does not declare `name` (`@transformation(reports=(name,))`), or the
+        value is no scalar.
+      RuntimeError: called outside a stage's update, or inside a jit or branch of the stage's own.
+    """
+    if not frames.stack:
+        raise RuntimeError(f"report('{name}') was called outside the update of a stage")
+    frame = frames.stack[-1]
+    if name not in frame.reports:
+        raise ValueError(
+            f"{stage_name()}: report('{name}') is not declared; declared are {sorted(frame.reports)}. "
+            f"Declare it with @transformation(reports=('{name}', ...))"
+        )
+    if not frames.collectors:
+        return
+    scalar = jnp.asarray(value() if callable(value) else value)
+    if scalar.shape != ():
+        raise ValueError(f"{stage_name()}: report('{name}') takes a scalar; got shape {scalar.shape}")
+    frames.collectors[-1].take(frame.path, name, scalar.astype(jnp.float32))
+
+
+def forward(values: Mapping[str, jax.Array]) -> None:
+    """Hands on what an inner collector heard, below the path of the stage being called."""
+    if frames.collectors:
+        path = frames.stack[-1].path if frames.stack else ()
+        for name, value in values.items():
+            frames.collectors[-1].take(path, name, value)
+
+
+def declared_reports(tx: GradientTransformation) -> tuple[str, ...]:
+    """The names of all that a transformation and the stages inside it report, `adamw.norm`."""
+    stage = getattr(tx.update, "stage", None)
+    return tuple(stage.reports) if stage is not None else ()

@@ -1,0 +1,55 @@
+"""What states are made of: moments shaped like the parameters, and scalars that live where they do."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from gradflow import tree
+from gradflow._dtypes import promote, real_dtype
+
+
+def zero_scalar(params: Any, dtype: Any = np.int32, value: float = 0) -> jax.Array:
+    """A scalar on the parameters' devices: replicated on their mesh when they have one.
+
+    A scalar that began on one device would come back from the first step on the mesh, and the
+    second step would be compiled again for it.
+    """
+    leaves = [leaf for leaf in jax.tree.leaves(params) if isinstance(leaf, jax.Array)]
+    scalar = np.asarray(value, dtype)
+    if any(isinstance(leaf, jax.core.Tracer) for leaf in leaves):
+        # Inside jit the mesh is known to the compiler alone, which drops unused parameters and their
+        # mesh with them: the barrier is what makes the scalar depend on a parameter.
+        smallest = min(leaves, key=lambda leaf: leaf.size)
+        return jax.lax.optimization_barrier((jnp.asarray(scalar), smallest))[0]
+    for leaf in leaves:
+        sharding = leaf.sharding
+        if isinstance(sharding, jax.sharding.NamedSharding) and sharding.mesh.size > 1:
+            everywhere = jax.sharding.NamedSharding(sharding.mesh, jax.sharding.PartitionSpec())
+            return jax.device_put(scalar, everywhere)
+    return jnp.array(scalar)
+
+
+def increment(count: jax.Array) -> jax.Array:
+    """`count + 1`, staying at the last number of its type instead of wrapping to a negative one."""
+    last = jnp.iinfo(count.dtype).max
+    one = jnp.asarray(1, count.dtype)
+    return jnp.where(count < jnp.asarray(last, count.dtype), count + one, count)
+
+
+def first_moment(params: Any, dtype: Any = None) -> Any:
+    """Zeros for an average of gradients, in the parameters' dtypes unless told otherwise."""
+    return tree.zeros_like(params, dtype)
+
+
+def second_moment(params: Any, dtype: Any = None) -> Any:
+    """Zeros for an average of squares: real, and float32 at least unless told otherwise.
+
+    With decay 0.999 the average moves by a thousandth a step, which bfloat16 rounds to nothing.
+    """
+    return jax.tree.map(lambda p: tree.zeros_like(p, dtype or _wide_real(p.dtype)), params)
+
+
+def _wide_real(dtype: np.dtype) -> np.dtype:
+    return promote(real_dtype(dtype), np.dtype(np.float32))

@@ -1,0 +1,157 @@
+"""Adam and its close kin: AdamW, and both with Nesterov momentum."""
+
+from typing import Any, NamedTuple
+
+import jax
+
+from gradflow._base import GradientTransformation, OptState, Pair, Params, Updates, transformation
+from gradflow._compose import chain
+from gradflow._hyper import Decay, NonNegative, Positive, Rate
+from gradflow._leafwise import Scalars, abs_sq, leafwise, one_minus_power, safe_sqrt
+from gradflow._state import first_moment, increment, second_moment, zero_scalar
+from gradflow.transforms import add_decayed_weights, scale_by_learning_rate
+
+
+class ScaleByAdamState(NamedTuple):
+    """Steps taken, and the averages of the gradient and of its square."""
+
+    count: jax.Array
+    mu: Updates
+    nu: Updates
+
+
+def adam_scalars(count: jax.Array, b1: jax.Array, b2: jax.Array, **_: jax.Array) -> Scalars:
+    """The decays' complements and the bias corrections of step `count`, which begins at 1."""
+    c1, c2 = 1 - b1, 1 - b2
+    return {
+        "c1": c1,
+        "c2": c2,
+        "debias1": 1 / one_minus_power(c1, count),
+        "debias1_next": 1 / one_minus_power(c1, count + 1),
+        "debias2": 1 / one_minus_power(c2, count),
+    }
+
+
+def adam_rule(g: jax.Array, mu: jax.Array, nu: jax.Array, s: Any) -> tuple[jax.Array, ...]:
+    """Kingma & Ba 2014, Algorithm 1."""
+    mu = s.b1 * mu + s.c1 * g
+    nu = s.b2 * nu + s.c2 * abs_sq(g)
+    return s.debias1 * mu / (safe_sqrt(s.debias2 * nu + s.eps_root) + s.eps), mu, nu
+
+
+def nesterov_adam_rule(g: jax.Array, mu: jax.Array, nu: jax.Array, s: Any) -> tuple[jax.Array, ...]:
+    """Dozat 2016: the momentum that the next step will have, seen from this one."""
+    mu = s.b1 * mu + s.c1 * g
+    nu = s.b2 * nu + s.c2 * abs_sq(g)
+    ahead = s.b1 * s.debias1_next * mu + s.c1 * s.debias1 * g
+    return ahead / (safe_sqrt(s.debias2 * nu + s.eps_root) + s.eps), mu, nu
+
+
+@transformation
+def scale_by_adam(
+    b1: Decay = 0.9,
+    b2: Decay = 0.999,
+    eps: Positive = 1e-8,
+    eps_root: NonNegative = 0.0,
+    mu_dtype: Any = None,
+    *,
+    nesterov: bool = False,
+) -> Pair:
+    """Divides the averaged gradient by the root of its averaged square (Kingma & Ba 2014).
+
+        mu = b1 * mu + (1 - b1) * g
+        nu = b2 * nu + (1 - b2) * |g|^2
+        u = (mu / (1 - b1^t)) / (sqrt(nu / (1 - b2^t) + eps_root) + eps)
+
+    Args:
+      b1: decay of the first moment, in [0, 1).
+      b2: decay of the second moment, in [0, 1).
+      eps: added outside the root, > 0.
+      eps_root: added inside the root, >= 0.
+      mu_dtype: dtype of the first moment; the parameters' by default. The second moment is held in
+        float32 at least.
+      nesterov: looks one step ahead: `u` has `b1 * mu / (1 - b1^(t+1)) + (1 - b1) * g / (1 - b1^t)` above.
+
+    Source: Kingma & Ba 2014, arXiv:1412.6980; Dozat 2016 for `nesterov`.
+    """
+    rule = nesterov_adam_rule if nesterov else adam_rule
+
+    def init(params: Params) -> OptState:
+        return ScaleByAdamState(zero_scalar(params), first_moment(params, mu_dtype), second_moment(params))
+
+    def update(
+        updates: Updates, state: ScaleByAdamState, params: Params | None = None
+    ) -> tuple[Updates, ScaleByAdamState]:
+        count = increment(state.count)
+        u, mu, nu = leafwise(
+            rule, (updates, state.mu, state.nu), adam_scalars,
+            count=count, b1=b1, b2=b2, eps=eps, eps_root=eps_root,
+        )  # fmt: skip
+        return u, ScaleByAdamState(count, mu, nu)
+
+    return init, update
+
+
+@transformation
+def adam(
+    learning_rate: Rate,
+    b1: Decay = 0.9,
+    b2: Decay = 0.999,
+    eps: Positive = 1e-8,
+    eps_root: NonNegative = 0.0,
+    mu_dtype: Any = None,
+    *,
+    nesterov: bool = False,
+) -> GradientTransformation:
+    """Adam: `scale_by_adam`, then the learning rate. Arguments and source as there."""
+    return chain(
+        scale_by_adam(b1, b2, eps, eps_root, mu_dtype, nesterov=nesterov),
+        scale_by_learning_rate(learning_rate),
+    )
+
+
+@transformation
+def adamw(
+    learning_rate: Rate,
+    b1: Decay = 0.9,
+    b2: Decay = 0.999,
+    eps: Positive = 1e-8,
+    eps_root: NonNegative = 0.0,
+    mu_dtype: Any = None,
+    weight_decay: NonNegative = 1e-4,
+    mask: Any = None,
+    *,
+    nesterov: bool = False,
+) -> GradientTransformation:
+    """AdamW: Adam whose weight decay does not pass through the moments.
+
+        u = -learning_rate * (scale_by_adam(g) + weight_decay * p)
+
+    Args:
+      weight_decay: >= 0, may follow its own schedule. PyTorch's default is 1e-2.
+      mask: tree of booleans (a prefix will do), or a function from the parameters to one: where to decay.
+
+    The others as in `scale_by_adam`. Source: Loshchilov & Hutter 2017, arXiv:1711.05101.
+    """
+    return chain(
+        scale_by_adam(b1, b2, eps, eps_root, mu_dtype, nesterov=nesterov),
+        add_decayed_weights(weight_decay, mask),
+        scale_by_learning_rate(learning_rate),
+    )
+
+
+@transformation
+def nadamw(
+    learning_rate: Rate,
+    b1: Decay = 0.9,
+    b2: Decay = 0.999,
+    eps: Positive = 1e-8,
+    eps_root: NonNegative = 0.0,
+    mu_dtype: Any = None,
+    weight_decay: NonNegative = 1e-4,
+    mask: Any = None,
+    *,
+    nesterov: bool = True,
+) -> GradientTransformation:
+    """NAdamW: `adamw` with Nesterov momentum. Arguments as in `adamw`; Dozat 2016."""
+    return adamw(learning_rate, b1, b2, eps, eps_root, mu_dtype, weight_decay, mask, nesterov=nesterov)

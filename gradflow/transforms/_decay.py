@@ -1,0 +1,43 @@
+"""Weight decay."""
+
+from typing import Any
+
+import jax
+
+from gradflow._base import OptState, Pair, Params, Updates, transformation
+from gradflow._compose import init_empty_state
+from gradflow._hyper import NonNegative
+from gradflow._leafwise import leafwise
+from gradflow._select import Mask, fill_in, keep_where, resolve_mask
+
+
+def decay_rule(g: jax.Array, p: jax.Array, s: Any) -> jax.Array:
+    """u = g + weight_decay * p."""
+    return g + s.weight_decay * p
+
+
+@transformation
+def add_decayed_weights(weight_decay: NonNegative = 0.0, mask: Mask | None = None) -> Pair:
+    """Adds a multiple of the parameters: `u = g + weight_decay * p`.
+
+    Behind the moments and before the learning rate this is AdamW's decoupled decay; before the moments
+    it is the L2 penalty of `weight_decay / 2 * |p|^2`.
+
+    Args:
+      weight_decay: a number >= 0 or a schedule of its own.
+      mask: tree of booleans (a prefix will do), or a function from the parameters to one: where to decay.
+
+    Needs `params`. Source: Loshchilov & Hutter 2017, arXiv:1711.05101.
+    """
+
+    def init(params: Params) -> OptState:
+        if mask is not None:
+            resolve_mask(mask, params)  # so that a wrong mask is an error here and not at the first step
+        return init_empty_state(params)
+
+    def update(updates: Updates, state: OptState, params: Params) -> tuple[Updates, OptState]:
+        chosen = updates if mask is None else keep_where(resolve_mask(mask, params), updates)
+        (u,) = leafwise(decay_rule, (chosen, params), weight_decay=weight_decay)
+        return u if mask is None else fill_in(u, updates), state
+
+    return init, update

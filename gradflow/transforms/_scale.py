@@ -1,0 +1,88 @@
+"""Multiplying updates by a number: fixed, scheduled, or the learning rate."""
+
+from typing import Any, NamedTuple
+
+import jax
+
+from gradflow._base import (
+    EmptyState,
+    OptState,
+    Pair,
+    Params,
+    Updates,
+    transformation,
+)
+from gradflow._compose import init_empty_state
+from gradflow._hyper import Finite, Rate
+from gradflow._leafwise import leafwise
+from gradflow._report import report
+from gradflow._state import increment, zero_scalar
+
+
+class ScaleByScheduleState(NamedTuple):
+    """Steps taken."""
+
+    count: jax.Array
+
+
+def scale_rule(g: jax.Array, s: Any) -> jax.Array:
+    """u = factor * g."""
+    return s.factor * g
+
+
+@transformation
+def scale(step_size: Finite) -> Pair:
+    """Multiplies updates by a number: `u = step_size * g`. A negative one descends."""
+
+    def update(
+        updates: Updates, state: EmptyState, params: Params | None = None
+    ) -> tuple[Updates, EmptyState]:
+        return leafwise(scale_rule, (updates,), factor=step_size)[0], state
+
+    return init_empty_state, update
+
+
+@transformation(reports=("learning_rate",))
+def scale_by_learning_rate(learning_rate: Rate, *, flip_sign: bool = True) -> Pair:
+    """Multiplies updates by minus the learning rate: `u = -learning_rate * g`.
+
+    Args:
+      learning_rate: a number >= 0, or a schedule asked at the count of steps taken, from 0.
+      flip_sign: False leaves the sign out.
+
+    The state is the step count, for a number as well as for a schedule.
+    """
+
+    def init(params: Params) -> OptState:
+        return ScaleByScheduleState(zero_scalar(params))
+
+    def update(
+        updates: Updates, state: ScaleByScheduleState, params: Params | None = None
+    ) -> tuple[Updates, ScaleByScheduleState]:
+        report("learning_rate", learning_rate)
+        rule = descend_rule if flip_sign else scale_rule
+        (u,) = leafwise(rule, (updates,), factor=learning_rate)
+        return u, ScaleByScheduleState(increment(state.count))
+
+    return init, update
+
+
+def descend_rule(g: jax.Array, s: Any) -> jax.Array:
+    """u = -factor * g."""
+    return -s.factor * g
+
+
+@transformation
+def scale_by_schedule(step_size_fn: Finite) -> Pair:
+    """Multiplies updates by a schedule's value at the count of steps taken: `u = f(count) * g`."""
+
+    def init(params: Params) -> OptState:
+        return ScaleByScheduleState(zero_scalar(params))
+
+    def update(
+        updates: Updates, state: ScaleByScheduleState, params: Params | None = None
+    ) -> tuple[Updates, ScaleByScheduleState]:
+        (u,) = leafwise(scale_rule, (updates,), factor=step_size_fn)
+        return u, ScaleByScheduleState(increment(state.count))
+
+    return init, update
