@@ -19,10 +19,10 @@ from gradflow._dtypes import is_complex, is_inexact, promote
 from gradflow._errors import describe, explain_trees, path_string
 from gradflow._expression import (
     Expression,
+    children,
     expression_of,
     freeze,
     map_values,
-    sibling_labels,
 )
 from gradflow._frames import entered, frames, stage_name
 from gradflow._hyper import Argument, read_argument
@@ -60,7 +60,7 @@ class EmptyState(NamedTuple):
 class ScheduledState(NamedTuple):
     """A step counter beside the state of a stage that has none, for its scheduled arguments."""
 
-    count: jax.Array
+    count: jax.Array  # type: ignore[assignment]  # the field's name for it, over tuple.count
     inner_state: OptState
 
 
@@ -178,6 +178,8 @@ class _Stage:
         self.expression = expression
         self.init = init
         self.update = update
+        self.takes: frozenset[str]
+        self.reports: tuple[str, ...]
         self.label: str | None = None
         self.signature = _read_update(update)
         # `leaves` says which leaves a stage does arithmetic on; None for one that leaves it to others.
@@ -212,7 +214,7 @@ class _Part:
         self.stage = stage
 
     def __eq__(self, other: object) -> bool:
-        return type(self) is type(other) and self.stage.expression == cast(_Part, other).stage.expression
+        return type(self) is type(other) and self.stage.expression == other.stage.expression
 
     def __hash__(self) -> int:
         return hash(self.stage.expression)
@@ -273,6 +275,7 @@ def _refuse_leaves(kind: str, what: str, tree: Any) -> None:
 
 def check_like(what: str, tree: Any, other_what: str, other: Any) -> None:
     """Raises unless two trees have one structure (None beside anything is fine) and equal shapes."""
+    structure: Any
     leaves, structure = jax.tree.flatten(tree)
     other_leaves, other_structure = jax.tree.flatten(other)
     if structure != other_structure:
@@ -387,6 +390,7 @@ def refuse_state(expected: str, state: Any) -> None:
 
 def _conform(new: Updates, old: Updates) -> Updates:
     """A stage's output: shapes must be the input's, and dtypes are made so."""
+    new_structure: Any
     new_leaves, new_structure = jax.tree.flatten(new)
     old_leaves, old_structure = jax.tree.flatten(old)
     if new_structure != old_structure:
@@ -558,13 +562,17 @@ class Factory:
         return self.name if _OWN.get(self.name) is self else self.public[0]
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        arguments = self._bind(args, kwargs)
+        return self.make(self._bind(args, kwargs))
+
+    def make(self, arguments: Mapping[str, Any]) -> Any:
+        """The value for bound arguments; raises ValueError or TypeError naming one that is wrong."""
+        frozen = {}
         for name, value in arguments.items():
             named_dtype = isinstance(value, str) and name.endswith("dtype")
-            arguments[name] = jnp.dtype(value) if named_dtype else freeze(value, _adopt)
+            frozen[name] = jnp.dtype(value) if named_dtype else freeze(value, _adopt)
         for name, argument in self.checked.items():
-            argument.check(self.name, name, arguments[name])
-        return self.build(arguments)
+            argument.check(self.name, name, frozen[name])
+        return self.build(frozen)
 
     def _bind(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
         """The arguments by name, in the signature's order, defaults filled in."""
@@ -578,7 +586,7 @@ class Factory:
             except TypeError as error:
                 known = ", ".join(self.parameters)
                 raise TypeError(f"{self.name}: {error}; its arguments are {known}") from None
-        bound = {}
+        bound: dict[str, Any] = {}
         for name, parameter in self.parameters.items():
             if name == variadic:
                 bound[name] = rest
@@ -609,12 +617,12 @@ class Factory:
         expression = Expression(self, arguments)
         if self.kind == "schedule":
             return ScheduleValue(expression, self.call_body(arguments))
-        children, arguments = _label_children(arguments)
+        stages, arguments = _label_children(arguments)
         made = self.call_body(arguments)
         leaves: str | None = self.leaves
         if isinstance(made, GradientTransformation):
             made = _adopt(made)
-            children = [cast(_Stage, _stage_of(made))]
+            stages = [cast(_Stage, _stage_of(made))]
             leaves = None
         elif not (isinstance(made, tuple) and len(made) == 2 and all(map(callable, made))):
             raise TypeError(
@@ -625,29 +633,29 @@ class Factory:
             scheduled = {n: arguments[n] for n in self.hyperparameters if callable(arguments[n])}
             if scheduled:
                 made = _follow_schedules(self, arguments, scheduled, *made)
-            if children:
+            if stages:
                 leaves = None
-        stage = _Stage(expression, made[0], made[1], children, self.reports, leaves)
+        stage = _Stage(expression, made[0], made[1], stages, self.reports, leaves)
         return GradientTransformation(_Init(stage), _Update(stage))
 
 
 def _label_children(arguments: Mapping[str, Any]) -> tuple[list[_Stage], Mapping[str, Any]]:
     """The transformations among the arguments, and the arguments with them under their labels."""
 
-    def is_transformation(expression: Expression) -> bool:
-        return cast(Factory, expression.maker).kind == "transformation"
-
-    labels = iter(sibling_labels(arguments, is_transformation))
-    children: list[_Stage] = []
+    named = [child.label for child in children(arguments) if isinstance(child.value, GradientTransformation)]
+    if not named:
+        return [], arguments
+    labels = iter(named)
+    stages: list[_Stage] = []
 
     def label(value: Any) -> Any:
         if isinstance(value, ScheduleValue):
             return value
         twin = cast(_Stage, _stage_of(value)).labelled(next(labels))
-        children.append(cast(_Stage, _stage_of(twin)))
+        stages.append(cast(_Stage, _stage_of(twin)))
         return twin
 
-    return children, {name: map_values(value, label) for name, value in arguments.items()}
+    return stages, {name: map_values(value, label) for name, value in arguments.items()}
 
 
 def _follow_schedules(

@@ -4,9 +4,10 @@ An expression prints, compares, hashes and can be taken apart; transformations a
 values because each carries one.
 """
 
+import collections
 import functools
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import numpy as np
@@ -136,11 +137,20 @@ def show(value: Any) -> str:
 class Maker(Protocol):
     """What an expression knows of the factory that it names."""
 
-    name: str
-    variadic: str | None
+    @property
+    def name(self) -> str:
+        """The factory's name."""
 
-    def build(self, arguments: Mapping[str, Any]) -> Any:
-        """Calls the factory on frozen arguments."""
+    @property
+    def kind(self) -> str:
+        """What it makes: "transformation" or "schedule"."""
+
+    @property
+    def variadic(self) -> str | None:
+        """The name of its `*args`, if it has them."""
+
+    def make(self, arguments: Mapping[str, Any]) -> Any:
+        """Freezes and checks the arguments and calls the factory on them."""
 
     def reference(self) -> Any:
         """What a pickle stores for the factory."""
@@ -175,7 +185,7 @@ class Expression:
 
     def __repr__(self) -> str:
         if self._text is None:
-            parts = []
+            parts: list[str] = []
             for name, value in self.arguments.items():
                 if name == self.maker.variadic:
                     parts.extend(map(show, value))
@@ -186,45 +196,48 @@ class Expression:
 
     def rebuild(self, changes: Mapping[str, Any] | None = None) -> Any:
         """The value made by the same factory with some arguments changed."""
-        return self.maker.build({**self.arguments, **(changes or {})})
+        return self.maker.make({**self.arguments, **(changes or {})})
 
 
-def _find(value: Any, labels: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Expression]]:
+class Child(NamedTuple):
+    """One of our values among the arguments of another: its label there, and the way to it."""
+
+    label: str
+    slot: tuple[Any, ...]
+    value: Any
+
+
+def _find(value: Any, labels: tuple[str, ...], slot: tuple[Any, ...]) -> Iterator[Child]:
     expression = expression_of(value)
     if expression is not None:
-        yield labels, expression
+        if expression.maker.kind == "transformation":
+            labels = labels[1:]  # the argument's name tells a schedule's part, and nothing of a stage
+        yield Child(".".join((*labels, expression.name)), slot, value)
     elif type(value) is dict:
         for key, item in value.items():
-            yield from _find(item, (*labels, show(key) if not isinstance(key, str) else key))
+            yield from _find(item, (*labels, key if isinstance(key, str) else show(key)), (*slot, key))
     elif type(value) is tuple:
-        if len(value) == 2 and isinstance(value[0], str) and expression_of(value[1]) is not None:
-            yield from _find(value[1], (*labels, value[0]))
-        else:
-            for item in value:
-                yield from _find(item, labels)
+        named = len(value) == 2 and isinstance(value[0], str)
+        for index, item in enumerate(value):
+            yield from _find(item, (*labels, value[0]) if named else labels, (*slot, index))
 
 
-def sibling_labels(arguments: Mapping[str, Any], wanted: Callable[[Expression], bool]) -> list[str]:
-    """The labels of the values among a container's arguments, in order.
+def children(arguments: Mapping[str, Any]) -> list[Child]:
+    """The values among a factory's arguments, in order.
 
     A label is the factory's name, behind the key or name that the container gives it, if any; siblings
     that would share one label are all numbered.
     """
-    found = [
-        ".".join((*labels, expression.name))
-        for value in arguments.values()
-        for labels, expression in _find(value, ())
-        if wanted(expression)
-    ]
-    seen: dict[str, int] = {}
-    labels = []
-    for label in found:
-        if found.count(label) > 1:
-            index = seen.get(label, 0)
-            seen[label] = index + 1
-            label = f"{label}[{index}]"
-        labels.append(label)
-    return labels
+    found = [c for name, value in arguments.items() for c in _find(value, (name,), (name,))]
+    total = collections.Counter(child.label for child in found)
+    seen: collections.Counter[str] = collections.Counter()
+    labelled = []
+    for child in found:
+        if total[child.label] > 1:
+            seen[child.label] += 1
+            child = child._replace(label=f"{child.label}[{seen[child.label] - 1}]")
+        labelled.append(child)
+    return labelled
 
 
 def map_values(value: Any, function: Callable[[Any], Any]) -> Any:

@@ -37,6 +37,7 @@ def leafwise(
     """
     for number, tree in enumerate(trees[1:], start=1):
         check_like("updates", trees[0], "state" if number else "", tree)
+    structure: Any
     first, structure = jax.tree.flatten(trees[0])
     columns = [first, *(jax.tree.leaves(tree) for tree in trees[1:])]
     structures = [jax.tree.structure(tree) for tree in trees]

@@ -91,3 +91,9 @@ def declared_reports(tx: GradientTransformation) -> tuple[str, ...]:
     """The names of all that a transformation and the stages inside it report, `adamw.norm`."""
     stage = getattr(tx.update, "stage", None)
     return tuple(stage.reports) if stage is not None else ()
+
+
+def below(tx: GradientTransformation, values: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+    """What a wrapper heard of its inner transformation `tx`, by the names that `tx` declares."""
+    label = getattr(getattr(tx.update, "stage", None), "label", None)
+    return {name.removeprefix(f"{label}."): value for name, value in values.items()}

@@ -9,10 +9,10 @@ import numpy as np
 from gradflow._errors import describe, path_string
 from gradflow._frames import stage_name
 
-Mask = Any | Callable[[Any], Any]
+MaskOrFn = Any | Callable[[Any], Any]
 
 
-def resolve_mask(mask: Mask, params: Any) -> Any:
+def resolve_mask(mask: MaskOrFn, params: Any) -> Any:
     """`mask` as a tree of the structure of `params`, with a bool at every leaf (None where it is None).
 
     A function is called on the parameters. A tree may be a prefix: a bool stands for all that is below
@@ -36,7 +36,7 @@ def resolve_mask(mask: Mask, params: Any) -> Any:
         wanted[_segments(path)] = bool(leaf)
     flat, structure = jax.tree_util.tree_flatten_with_path(params, is_leaf=_is_none)
     used: set[tuple[str, ...]] = set()
-    answers = []
+    answers: list[bool | None] = []
     for path, leaf in flat:
         if leaf is None:
             answers.append(None)

@@ -33,9 +33,8 @@ def zero_scalar(params: Any, dtype: Any = np.int32, value: float = 0) -> jax.Arr
 
 def increment(count: jax.Array) -> jax.Array:
     """`count + 1`, staying at the last number of its type instead of wrapping to a negative one."""
-    last = jnp.iinfo(count.dtype).max
-    one = jnp.asarray(1, count.dtype)
-    return jnp.where(count < jnp.asarray(last, count.dtype), count + one, count)
+    last = np.asarray(np.iinfo(count.dtype).max, count.dtype)
+    return jnp.where(count < last, count + np.ones((), count.dtype), count)
 
 
 def first_moment(params: Any, dtype: Any = None) -> Any:

@@ -15,7 +15,7 @@ from gradflow.transforms import add_decayed_weights, scale_by_learning_rate
 class ScaleByAdamState(NamedTuple):
     """Steps taken, and the averages of the gradient and of its square."""
 
-    count: jax.Array
+    count: jax.Array  # type: ignore[assignment]  # the field's name for it, over tuple.count
     mu: Updates
     nu: Updates
 

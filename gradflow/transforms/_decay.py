@@ -8,7 +8,7 @@ from gradflow._base import OptState, Pair, Params, Updates, transformation
 from gradflow._compose import init_empty_state
 from gradflow._hyper import NonNegative
 from gradflow._leafwise import leafwise
-from gradflow._select import Mask, fill_in, keep_where, resolve_mask
+from gradflow._select import MaskOrFn, fill_in, keep_where, resolve_mask
 
 
 def decay_rule(g: jax.Array, p: jax.Array, s: Any) -> jax.Array:
@@ -17,7 +17,7 @@ def decay_rule(g: jax.Array, p: jax.Array, s: Any) -> jax.Array:
 
 
 @transformation
-def add_decayed_weights(weight_decay: NonNegative = 0.0, mask: Mask | None = None) -> Pair:
+def add_decayed_weights(weight_decay: NonNegative = 0.0, mask: MaskOrFn | None = None) -> Pair:
     """Adds a multiple of the parameters: `u = g + weight_decay * p`.
 
     Behind the moments and before the learning rate this is AdamW's decoupled decay; before the moments

@@ -22,7 +22,7 @@ from gradflow._state import increment, zero_scalar
 class ScaleByScheduleState(NamedTuple):
     """Steps taken."""
 
-    count: jax.Array
+    count: jax.Array  # type: ignore[assignment]  # the field's name for it, over tuple.count
 
 
 def scale_rule(g: jax.Array, s: Any) -> jax.Array:
