@@ -36,6 +36,7 @@ from gradflow._compose import chain as chain
 from gradflow._compose import identity as identity
 from gradflow._compose import init_empty_state as init_empty_state
 from gradflow._compose import named_chain as named_chain
+from gradflow._compose import set_to_zero as set_to_zero
 from gradflow._compose import stateless as stateless
 from gradflow._compose import stateless_with_tree_map as stateless_with_tree_map
 from gradflow._compose import with_extra_args_support as with_extra_args_support

@@ -8,7 +8,7 @@ arguments, trees and states, one rule for dtypes, and schedules for every hyper-
 import dataclasses
 import functools
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple, ParamSpec, Protocol, TypeVar, cast, overload
 
 import jax
@@ -162,8 +162,8 @@ class _Stage:
     """All that one transformation knows of itself; shared by its init and its update."""
 
     __slots__ = (
-        "expression", "init", "label", "leaves", "own_reports", "reports", "signature", "takes",
-        "update",
+        "children", "expression", "init", "label", "leaves", "own_reports", "reports", "signature",
+        "takes", "update",
     )  # fmt: skip
 
     def __init__(
@@ -171,13 +171,14 @@ class _Stage:
         expression: Expression,
         init: Callable[..., Any],
         update: Callable[..., Any],
-        children: Iterable["_Stage"],
+        children: tuple["_Stage", ...],
         reports: tuple[str, ...],
         leaves: str | None,
     ) -> None:
         self.expression = expression
         self.init = init
         self.update = update
+        self.children = children
         self.takes: frozenset[str]
         self.reports: tuple[str, ...]
         self.label: str | None = None
@@ -327,8 +328,8 @@ class _Init(_Part):
                 if any(isinstance(p, jax.ShapeDtypeStruct) for p in jax.tree.leaves(params)):
                     return jax.eval_shape(stage.init, params)
                 params = _as_arrays(params)
-            if stage.leaves is not None:
-                _refuse_leaves(stage.leaves, "parameters", params)
+            if stage.leaves not in (None, "any"):
+                _refuse_leaves(cast(str, stage.leaves), "parameters", params)
             return stage.init(params)
 
 
@@ -445,6 +446,16 @@ def _stage_of(tx: Any) -> _Stage | None:
     if isinstance(init, _Init) and isinstance(update, _Update) and init.stage is update.stage:
         return init.stage
     return None
+
+
+def stages_of(tx: GradientTransformation) -> Iterator[_Stage]:
+    """A transformation's own stage, then those of all the transformations that it calls, in order."""
+    stage = _stage_of(_adopt(tx))
+    waiting = [] if stage is None else [stage]
+    while waiting:
+        stage = waiting.pop(0)
+        yield stage
+        waiting = [*stage.children, *waiting]
 
 
 def _is_pair(value: Any) -> bool:
@@ -635,7 +646,7 @@ class Factory:
                 made = _follow_schedules(self, arguments, scheduled, *made)
             if stages:
                 leaves = None
-        stage = _Stage(expression, made[0], made[1], stages, self.reports, leaves)
+        stage = _Stage(expression, made[0], made[1], tuple(stages), self.reports, leaves)
         return GradientTransformation(_Init(stage), _Update(stage))
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 
+from gradflow import tree
 from gradflow._base import (
     EmptyState,
     GradientTransformation,
@@ -94,6 +95,18 @@ def identity() -> Pair:
         updates: Updates, state: EmptyState, params: Params | None = None
     ) -> tuple[Updates, EmptyState]:
         return updates, state
+
+    return init_empty_state, update
+
+
+@transformation(leaves="any")
+def set_to_zero() -> Pair:
+    """Returns zeros in the place of the updates. Leaves of any dtype pass."""
+
+    def update(
+        updates: Updates, state: EmptyState, params: Params | None = None
+    ) -> tuple[Updates, EmptyState]:
+        return tree.zeros_like(updates), state
 
     return init_empty_state, update
 

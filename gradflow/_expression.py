@@ -37,15 +37,15 @@ def expression_of(value: Any) -> "Expression | None":
 
 
 def _as_dtype(value: Any) -> np.dtype | None:
-    """The dtype that `value` names as a class: `jnp.float32`, `np.float32`; None for other things."""
+    """The dtype that `value` names: `np.float32`, `jnp.float32` or a dtype; None for other things."""
     if isinstance(value, np.dtype):
         return value
-    if isinstance(value, type):
-        return np.dtype(value) if issubclass(value, np.generic) else None
-    named = getattr(value, "dtype", None)
-    if callable(value) and isinstance(named, np.dtype):
-        return named
-    return None
+    if not isinstance(value, type):
+        return None
+    if issubclass(value, np.generic):
+        return np.dtype(value)
+    named = getattr(value, "dtype", None)  # jax.numpy's scalar types carry theirs
+    return named if isinstance(named, np.dtype) else None
 
 
 def freeze(value: Any, adopt: Callable[[Any], Any] = lambda value: value) -> Any:

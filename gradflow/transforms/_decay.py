@@ -4,7 +4,7 @@ from typing import Any
 
 import jax
 
-from gradflow._base import OptState, Pair, Params, Updates, transformation
+from gradflow._base import EmptyState, OptState, Pair, Params, Updates, transformation
 from gradflow._compose import init_empty_state
 from gradflow._hyper import NonNegative
 from gradflow._leafwise import leafwise
@@ -35,7 +35,7 @@ def add_decayed_weights(weight_decay: NonNegative = 0.0, mask: MaskOrFn | None =
             resolve_mask(mask, params)  # so that a wrong mask is an error here and not at the first step
         return init_empty_state(params)
 
-    def update(updates: Updates, state: OptState, params: Params) -> tuple[Updates, OptState]:
+    def update(updates: Updates, state: EmptyState, params: Params) -> tuple[Updates, EmptyState]:
         chosen = updates if mask is None else keep_where(resolve_mask(mask, params), updates)
         (u,) = leafwise(decay_rule, (chosen, params), weight_decay=weight_decay)
         return u if mask is None else fill_in(u, updates), state

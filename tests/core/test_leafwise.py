@@ -1,0 +1,103 @@
+"""One rule, traced once per type of leaf; scalars that keep their digits."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import gradflow as gf
+from gradflow._leafwise import leafwise, one_minus_power, safe_sqrt
+
+TRACES: list[str] = []
+
+
+def recording_rule(g: Any, m: Any, s: Any) -> Any:
+    TRACES.append(str(g.dtype))
+    return s.factor * g, m + g
+
+
+def test_a_rule_is_traced_once_per_type_of_leaf() -> None:
+    TRACES.clear()
+    grads = {i: jnp.ones(3 + i % 2, jnp.bfloat16 if i % 3 else jnp.float32) for i in range(60)}
+    moments = jax.tree.map(lambda g: jnp.zeros(g.shape, jnp.float32), grads)
+    for factor in (0.5, 0.25):
+        jax.jit(lambda g, m, f=factor: leafwise(recording_rule, (g, m), factor=f))(grads, moments)
+        leafwise(recording_rule, (grads, moments), factor=factor)
+    assert len(TRACES) == 4  # two shapes, two dtypes
+    assert set(TRACES) == {"float32"}  # arithmetic is never narrower
+
+
+def test_outputs_keep_the_dtypes_of_their_inputs() -> None:
+    g, m = jnp.ones(2, jnp.float16), jnp.ones(2, jnp.float32)
+    u, m2 = leafwise(recording_rule, (g, m), factor=2.0)
+    assert (u.dtype, m2.dtype) == (jnp.float16, jnp.float32)
+
+
+def test_none_has_no_update_and_keeps_its_state() -> None:
+    grads = {"a": jnp.ones(2), "b": None}
+    moments = {"a": jnp.ones(2), "b": jnp.full((3,), 7.0)}
+    u, m = leafwise(recording_rule, (grads, moments), factor=2.0)
+    assert u["b"] is None
+    np.testing.assert_array_equal(m["b"], 7.0)
+    with pytest.raises(ValueError, match="a gradient at 'b', where params or state have None"):
+        leafwise(recording_rule, ({"b": jnp.ones(2)}, {"b": None}), factor=1.0)
+
+
+def test_three_hundred_optimizers_add_nothing_to_the_compiled_rules() -> None:
+    from gradflow._leafwise import _compiled
+
+    params = {"w": jnp.ones(3)}
+    gf.adam(0.1).update(params, gf.adam(0.1).init(params))
+    before = _compiled.cache_info().currsize
+    for i in range(300):
+        gf.adam(0.1 + i / 1000)
+    tx = gf.adam(0.3, b1=0.8)
+    tx.update(params, tx.init(params))
+    assert _compiled.cache_info().currsize == before
+
+
+@pytest.mark.parametrize("b", [0.0, 0.1, 0.5, 0.9, 0.99, 0.999, 0.9999, 0.99999, 0.999999])
+@pytest.mark.parametrize("traced", [False, True])
+def test_bias_correction_keeps_its_digits(b: float, traced: bool) -> None:
+    """Against float64, for the float32 number nearest to b."""
+    exact_b = float(np.float32(b))
+    for t in (1, 2, 3, 10, 100, 1000, 10**5, 2**31 - 1):
+        c = jnp.float32(1) - jnp.float32(b)
+        function = jax.jit(one_minus_power) if traced else one_minus_power
+        got = float(function(c, jnp.int32(t)))
+        exact = -np.expm1(t * np.log(exact_b)) if exact_b > 0 else 1.0
+        assert abs(got - exact) <= 3e-7 * exact
+
+
+def test_roots_have_a_finite_slope_at_zero() -> None:
+    assert jax.grad(safe_sqrt)(0.0) == 0.0
+    assert jax.grad(safe_sqrt)(4.0) == 0.25
+    assert jax.grad(jax.grad(safe_sqrt))(4.0) == pytest.approx(-1 / 32)
+
+
+def test_equations_at_a_thousand_leaves() -> None:
+    """A guard on the size of the program that a large model traces: no more than was reached."""
+    params = {i: jnp.ones(4) for i in range(1000)}
+    tx = gf.chain(gf.clip_by_global_norm(1.0), gf.adamw(0.1))
+
+    def step(params: Any, state: Any, grads: Any) -> Any:
+        updates, state = tx.update(grads, state, params)
+        return gf.apply_updates(params, updates), state
+
+    jaxpr = jax.make_jaxpr(step)(params, tx.init(params), params)
+    assert _count(jaxpr.jaxpr, set()) < 8200
+
+
+def _count(jaxpr: Any, seen: set[int]) -> int:
+    """Equations of a program, those of a shared inner program once."""
+    total = 0
+    for equation in jaxpr.eqns:
+        total += 1
+        for value in jax.tree.leaves(tuple(equation.params.values()), is_leaf=lambda v: hasattr(v, "eqns")):
+            inner = getattr(value, "jaxpr", value)
+            if hasattr(inner, "eqns") and id(inner) not in seen:
+                seen.add(id(inner))
+                total += _count(inner, seen)
+    return total

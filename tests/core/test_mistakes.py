@@ -1,0 +1,131 @@
+"""Arguments that are wrong when a transformation is built: named, with what was expected and what came."""
+
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import gradflow as gf
+from gradflow._base import own_factories
+from gradflow._hyper import Interval
+
+RATES: list[Any] = [-0.1, math.nan, math.inf, None, "0.1", True, [0.1], np.array([0.1, 0.2]), jnp.ones(2), 1j]
+DECAYS: list[Any] = [1.0, 1.5, -0.1, math.nan, None, "x", np.float32(1.0), jnp.float32(1.0)]
+
+
+@pytest.mark.parametrize("rate", RATES, ids=repr)
+@pytest.mark.parametrize("name", ["sgd", "adam", "adamw", "lion", "scale_by_learning_rate"])
+def test_a_wrong_rate(name: str, rate: Any) -> None:
+    with pytest.raises((ValueError, TypeError), match=f"{name}: argument 'learning_rate' must be a number"):
+        getattr(gf, name)(rate)
+
+
+@pytest.mark.parametrize("decay", DECAYS, ids=repr)
+@pytest.mark.parametrize("argument", ["b1", "b2"])
+def test_a_wrong_decay(argument: str, decay: Any) -> None:
+    with pytest.raises((ValueError, TypeError), match=f"adam: argument '{argument}' must be a number in"):
+        gf.adam(0.1, **{argument: decay})
+
+
+def _intervals() -> list[Any]:
+    found = []
+    for name, factory in own_factories().items():
+        for argument, spec in factory.checked.items():
+            if isinstance(spec.kind, Interval):
+                found.append(pytest.param(name, argument, id=f"{name}.{argument}"))
+    return found
+
+
+@pytest.mark.parametrize(("name", "argument"), _intervals())
+def test_every_number_refuses_what_is_none(name: str, argument: str) -> None:
+    factory = own_factories()[name]
+    spec = factory.checked[argument]
+    wrong: list[Any] = ["x", math.nan, jnp.ones(2), object()]
+    wrong += [] if spec.optional else [None]
+    wrong += [spec.kind.low - 1] if spec.kind.low > -math.inf else []
+    wrong += [spec.kind.high + 1] if spec.kind.high < math.inf else []
+    for value in wrong:
+        with pytest.raises((ValueError, TypeError)) as caught:
+            spec.check(name, argument, value)
+        message = str(caught.value)
+        assert message.startswith(f"{name}: argument '{argument}' must be")
+        assert "got" in message
+
+
+def test_a_concrete_array_is_checked_and_a_tracer_is_not() -> None:
+    with pytest.raises(ValueError, match="must be a number >= 0"):
+        gf.adam(jnp.float32(-0.1))
+    with pytest.raises(ValueError, match="got an array of shape"):
+        jax.jit(lambda x: gf.adam(x).init({"w": x}))(jnp.ones(2))
+    jax.jit(lambda x: gf.adam(x).init({"w": x}))(jnp.float32(-0.1))
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: gf.adam(), "adam: missing a required argument: 'learning_rate'"),
+        (lambda: gf.adam(0.1, learning_rte=0.1), "adam: got an unexpected keyword argument 'learning_rte'"),
+        (lambda: gf.adam(0.1, 0.9, 0.99, 1e-8, 0.0, None, True), "adam: too many positional arguments"),
+        (lambda: gf.adam(0.1, learning_rate=0.2), "adam: multiple values for argument 'learning_rate'"),
+        (lambda: gf.adam(0.1, nesterov="yes"), "adam: argument 'nesterov' must be True or False; got 'yes'"),
+        (lambda: gf.adam(0.1, eps=0.0), "adam: argument 'eps' must be a number > 0"),
+        (lambda: gf.scale("2"), "scale: argument 'step_size' must be a finite number"),
+    ],
+)
+def test_wrong_calls(call: Any, message: str) -> None:
+    with pytest.raises((ValueError, TypeError), match=message):
+        call()
+
+
+@pytest.mark.parametrize(
+    ("mask", "message"),
+    [
+        ({"w": True}, "the mask says nothing of the parameter at 'b'"),
+        ({"w": True, "b": 1.0}, "leaves must be True or False; at 'b' it has 1.0"),
+        ({"w": True, "b": True, "c": True}, "a leaf at 'c', where there is no parameter"),
+        (lambda params: {"w": True}, "says nothing of the parameter at 'b'"),
+    ],
+)
+def test_wrong_masks(mask: Any, message: str) -> None:
+    params = {"w": jnp.ones((2, 2)), "b": jnp.ones(2)}
+    with pytest.raises((ValueError, TypeError), match=message):
+        gf.adamw(0.1, mask=mask).init(params)
+
+
+def test_masks_match_by_path() -> None:
+    params = {"layers": [jnp.ones(2), jnp.ones(3)], "head": {"w": jnp.ones(1), "b": jnp.ones(1)}}
+    grads = jax.tree.map(jnp.zeros_like, params)
+    for mask in (
+        {"layers": (True, False), "head": True},
+        {"layers": [True, False], "head": {"w": True, "b": True}},
+        lambda p: {"layers": [True, False], "head": True},
+    ):
+        tx = gf.add_decayed_weights(1.0, mask)
+        updates, _ = tx.update(grads, tx.init(params), params)
+        sums = [float(jnp.sum(u)) for u in jax.tree.leaves(updates)]
+        assert sums == [1.0, 1.0, 2.0, 0.0]
+
+
+def test_a_callable_pytree_is_a_mask_and_no_function() -> None:
+    @jax.tree_util.register_pytree_with_keys_class
+    class Module:
+        def __init__(self, w: Any) -> None:
+            self.w = w
+
+        def __call__(self, x: Any) -> Any:
+            raise AssertionError("a mask was called")
+
+        def tree_flatten_with_keys(self) -> Any:
+            return [(jax.tree_util.GetAttrKey("w"), self.w)], None
+
+        @classmethod
+        def tree_unflatten(cls, aux: Any, children: Any) -> Any:
+            return cls(*children)
+
+    params = Module(jnp.ones(2))
+    tx = gf.add_decayed_weights(1.0, Module(False))
+    updates, _ = tx.update(Module(jnp.zeros(2)), tx.init(params), params)
+    np.testing.assert_array_equal(updates.w, 0.0)

@@ -1,0 +1,57 @@
+"""What the laws share: running a transformation, and comparing trees."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import gradflow as gf
+
+
+def run(tx: Any, params: Any, gradients: list[Any], state: Any = None) -> tuple[list[Any], Any, Any]:
+    """Steps of a transformation: the updates of each, the parameters and the state at the end."""
+    state = tx.init(params) if state is None else state
+    history = []
+    for g in gradients:
+        updates, state = tx.update(g, state, params)
+        params = gf.apply_updates(params, updates)
+        history.append(updates)
+    return history, params, state
+
+
+def assert_close(actual: Any, expected: Any, rtol: float = 1e-5, atol: float = 1e-6) -> None:
+    """Equal structures, shapes and dtypes, and numbers within tolerance."""
+    assert jax.tree.structure(actual) == jax.tree.structure(expected)
+    for (path, a), e in zip(
+        jax.tree_util.tree_leaves_with_path(actual), jax.tree.leaves(expected), strict=True
+    ):
+        name = jax.tree_util.keystr(path)
+        if jnp.issubdtype(a.dtype, jax.dtypes.prng_key):
+            a, e = jax.random.key_data(a), jax.random.key_data(e)
+        assert (a.shape, a.dtype) == (e.shape, e.dtype), name
+        kind = np.complex128 if jnp.issubdtype(a.dtype, jnp.complexfloating) else np.float64
+        np.testing.assert_allclose(
+            np.asarray(a).astype(kind), np.asarray(e).astype(kind), rtol, atol, err_msg=name
+        )
+
+
+def assert_finite(tree: Any) -> None:
+    """No NaN and no infinity in any inexact leaf."""
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        if jnp.issubdtype(leaf.dtype, jnp.inexact):
+            finite = np.isfinite(np.asarray(leaf).astype(np.complex128))
+            assert finite.all(), jax.tree_util.keystr(path)
+
+
+def no_nan(tree: Any) -> None:
+    """No NaN in any inexact leaf."""
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        if jnp.issubdtype(leaf.dtype, jnp.inexact):
+            assert not np.isnan(np.asarray(leaf).astype(np.complex128)).any(), jax.tree_util.keystr(path)
+
+
+def avals(tree: Any) -> Any:
+    """Structure, shapes, dtypes and weak types of a tree, to compare."""
+    leaves, structure = jax.tree.flatten(tree)
+    return structure, [(x.shape, x.dtype, getattr(x, "weak_type", False)) for x in leaves]

@@ -1,0 +1,197 @@
+"""Laws 1, 6 and 7: jit, vmap, scan, cond, donation, meshes."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
+from problems import MIXED, filled, small
+from specs import build, over_all
+
+import gradflow as gf
+from laws.support import assert_close, avals, run
+
+COMPILED = "/jax/core/compile/backend_compile_duration"
+
+
+@contextmanager
+def compilations() -> Iterator[list[str]]:
+    """Collects an entry for every program that the backend compiles in this block."""
+    seen: list[str] = []
+
+    def listen(event: str, duration: float, **_: Any) -> None:
+        if event == COMPILED:
+            seen.append(event)
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    try:
+        yield seen
+    finally:
+        jax.monitoring.unregister_event_duration_listener(listen)
+
+
+def step_of(tx: Any) -> Any:
+    """A training step whose gradient is the parameters' own value."""
+
+    def step(params: Any, state: Any) -> tuple[Any, Any]:
+        grads = jax.tree.map(lambda p: 0.1 * p, params)
+        updates, state = tx.update(grads, state, params)
+        return gf.apply_updates(params, updates), state
+
+    return step
+
+
+@over_all("jit is eager")
+def test_jit_gives_the_eager_numbers(case: str) -> None:
+    tx = build(case)
+    params, grads = filled(0), [filled(1), filled(2)]
+    eager = run(tx, params, grads)
+    compiled = jax.jit(lambda p, g: run(tx, p, g))(params, grads)
+    assert_close(compiled, eager, rtol=2e-5)
+
+
+@over_all("vmap is a loop")
+def test_vmap_gives_the_numbers_of_a_loop(case: str) -> None:
+    tx = build(case)
+    params = [small(0), small(1), small(2)]
+    grads = [small(3), small(4), small(5)]
+
+    def stack(trees: list[Any]) -> Any:
+        return jax.tree.map(lambda *x: jnp.stack(x), *trees)
+
+    batched = jax.vmap(lambda p, g: run(tx, p, [g, g]))(stack(params), stack(grads))
+    for i in range(3):
+        single = run(tx, params[i], [grads[i], grads[i]])
+        one = jax.tree.map(lambda x, i=i: x[i], batched)
+        assert_close(one, single, rtol=2e-5)
+
+
+@over_all("scan and cond")
+def test_scan_and_cond(case: str) -> None:
+    tx = build(case)
+    params = small(0)
+    step = step_of(tx)
+
+    def body(carry: Any, _: Any) -> tuple[Any, None]:
+        return jax.lax.cond(jnp.asarray(True), lambda c: step(*c), lambda c: c, carry), None
+
+    scanned, _ = jax.lax.scan(body, (params, tx.init(params)), None, length=3)
+    looped = (params, tx.init(params))
+    for _ in range(3):
+        looped = step(*looped)
+    assert_close(scanned, looped, rtol=2e-5)
+
+
+@over_all("no leaks")
+def test_no_tracer_leaks(case: str) -> None:
+    with jax.checking_leaks():
+        tx = build(case)
+        params = small(0)
+        jax.jit(step_of(tx))(params, jax.jit(tx.init)(params))
+
+
+@over_all("one compilation")
+def test_one_compilation_for_many_steps(case: str) -> None:
+    tx = build(case)
+    params = filled(0)
+    step = jax.jit(step_of(tx))
+    state = tx.init(params)
+    with compilations() as seen:
+        for _ in range(4):
+            params, state = step(params, state)
+    assert len(seen) == 1
+
+
+@over_all("donation")
+def test_donation_after_eager_init(case: str) -> None:
+    tx = build(case)
+    params = small(0)
+    state = tx.init(params)
+    pointers = [
+        leaf.unsafe_buffer_pointer()
+        for leaf in jax.tree.leaves((params, state))
+        if not jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+    ]
+    assert len(set(pointers)) == len(pointers)
+    expected = step_of(tx)(*step_of(tx)(params, state))
+    step = jax.jit(step_of(tx), donate_argnums=(0, 1))
+    assert_close(step(*step(params, state)), expected, rtol=2e-5)
+
+
+def _mesh(kind: AxisType) -> Any:
+    return jax.make_mesh((8,), ("x",), axis_types=(kind,))
+
+
+def _wide(seed: int) -> Any:
+    rng = np.random.default_rng(seed)
+    shapes = {"kernel": (16, 4), "bias": (4,)}
+    return {k: jnp.asarray(rng.normal(size=s), jnp.float32) for k, s in shapes.items()}
+
+
+@over_all("a mesh changes nothing")
+def test_on_a_mesh_one_compilation_and_shardings_stay(case: str) -> None:
+    tx = build(case)
+    plain = _wide(0)
+    mesh = _mesh(AxisType.Auto)
+    shardings = {"kernel": NamedSharding(mesh, P("x")), "bias": NamedSharding(mesh, P())}
+    expected = step_of(tx)(*step_of(tx)(plain, tx.init(plain)))
+    for init in (tx.init, jax.jit(tx.init)):
+        params = jax.device_put(plain, shardings)
+        state = init(params)
+        for leaf in jax.tree.leaves(state):
+            if leaf.shape == (16, 4):
+                assert leaf.sharding.is_equivalent_to(shardings["kernel"], 2)
+            assert len(leaf.sharding.device_set) == 8
+        step = jax.jit(step_of(tx))
+        with compilations() as seen:
+            params, state = step(params, state)
+            params, state = step(params, state)
+        assert len(seen) == 1
+        assert_close(jax.device_get(params), jax.device_get(expected[0]), rtol=2e-5)
+
+
+@over_all("explicit sharding")
+def test_explicit_sharding(case: str) -> None:
+    tx = build(case)
+    plain = _wide(0)
+    expected = step_of(tx)(plain, tx.init(plain))[0]
+    mesh = _mesh(AxisType.Explicit)
+    with jax.set_mesh(mesh):
+        specs = {"kernel": NamedSharding(mesh, P("x", None)), "bias": NamedSharding(mesh, P(None))}
+        params = jax.device_put(plain, specs)
+        moved, _ = jax.jit(step_of(tx))(params, jax.jit(tx.init)(params))
+    assert_close(jax.device_get(moved), jax.device_get(expected), rtol=2e-5)
+
+
+@over_all("shard_map is right or refuses")
+def test_inside_shard_map_right_or_refused(case: str) -> None:
+    """A stage that looks at more than its own element would see a part of the array alone."""
+    tx = build(case)
+    plain = _wide(0)
+    expected = step_of(tx)(plain, tx.init(plain))[0]
+    mesh = _mesh(AxisType.Auto)
+    specs = {"kernel": P("x"), "bias": P()}
+
+    def local(params: Any) -> Any:
+        return step_of(tx)(params, tx.init(params))[0]
+
+    mapped = jax.shard_map(local, mesh=mesh, in_specs=(specs,), out_specs=specs)
+    try:
+        moved = mapped(plain)
+    except ValueError as error:
+        assert "axis_name" in str(error) or "shard_map" in str(error), error
+        return
+    assert_close(jax.device_get(moved), jax.device_get(expected), rtol=2e-5)
+
+
+@over_all("state under jit")
+def test_jitted_init_gives_the_eager_state(case: str) -> None:
+    tx = build(case)
+    params = filled(0, MIXED)
+    eager, compiled = tx.init(params), jax.jit(tx.init)(params)
+    assert avals(eager) == avals(compiled)
+    assert_close(compiled, eager)

@@ -1,0 +1,120 @@
+"""Law 5: every numeric hyper-parameter, whichever way it comes, and gradients with respect to it."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from problems import constant, filled, small
+from specs import CASES, build, over_all
+
+import gradflow as gf
+from gradflow._base import own_factories
+from gradflow._expression import expression_of
+from laws.support import assert_close, assert_finite, run
+
+
+def hyperparameters(tx: Any) -> dict[str, float]:
+    """The numbers of an expression that may be traced, by address."""
+    found = {}
+    for address, value in gf.addresses(tx).items():
+        expression = expression_of(value)
+        if expression is not None and expression.maker.kind == "transformation":
+            for name in own_factories()[expression.name].hyperparameters:
+                if isinstance(expression.arguments[name], int | float):
+                    found[f"{address}.{name}"] = float(expression.arguments[name])
+    return found
+
+
+def _as_schedule(value: float) -> Callable[[Any], jax.Array]:
+    return lambda count: jnp.full((), value, jnp.float32)
+
+
+WITH_NUMBERS = [name for name in CASES if hyperparameters(build(name))]
+
+
+@over_all("numbers, arrays, tracers and schedules agree", WITH_NUMBERS)
+def test_numbers_arrays_tracers_and_schedules_agree(case: str) -> None:
+    tx = build(case)
+    numbers = hyperparameters(tx)
+    params, grads = filled(0), [filled(1), filled(2)]
+    expected, _, _ = run(tx, params, grads)
+    for convert in (np.float32, np.asarray, jnp.asarray, _as_schedule):
+        same = gf.replace(tx, {address: convert(value) for address, value in numbers.items()})
+        actual, _, _ = run(same, params, grads)
+        assert_close(actual, expected, rtol=2e-5)
+
+    @jax.jit
+    def traced(numbers: dict[str, Any]) -> Any:
+        return run(gf.replace(tx, numbers), params, grads)[0]
+
+    assert_close(traced(numbers), expected, rtol=2e-5)
+
+
+@over_all("half precision numbers", WITH_NUMBERS)
+def test_a_half_precision_number_is_taken_at_its_value(case: str) -> None:
+    """A decay of 0.999 in bfloat16 is 1, which must be said; one that fits works in full precision."""
+    tx = build(case)
+    numbers = hyperparameters(tx)
+    rounded = {a: jnp.asarray(v, jnp.bfloat16) for a, v in numbers.items()}
+    params, grads = filled(0), [filled(1), filled(2)]
+    try:
+        actual, _, _ = run(gf.replace(tx, rounded), params, grads)
+    except ValueError as error:
+        assert "must be a number" in str(error)
+        return
+    plain = gf.replace(tx, {a: float(v) for a, v in rounded.items()})
+    assert_close(actual, run(plain, params, grads)[0], rtol=2e-5)
+
+
+@over_all("gradients of hyper-parameters", WITH_NUMBERS)
+@pytest.mark.parametrize("which", ["ordinary", "zero"])
+def test_gradients_of_hyperparameters_are_finite(case: str, which: str) -> None:
+    tx = build(case)
+    params = filled(0)
+    grads = [filled(1), filled(2), filled(3)] if which == "ordinary" else [constant(0.0)] * 3
+
+    @jax.grad
+    def sensitivity(numbers: dict[str, Any]) -> Any:
+        _, moved, _ = run(gf.replace(tx, numbers), params, grads)
+        return sum(jnp.sum(x * x) for x in jax.tree.leaves(moved))
+
+    numbers = {a: jnp.float32(v) for a, v in hyperparameters(tx).items()}
+    assert_finite(sensitivity(numbers))
+
+
+@over_all("gradients through the update")
+def test_gradients_through_the_update_are_finite(case: str) -> None:
+    tx = build(case)
+    params = small(0)
+
+    @jax.grad
+    def sensitivity(params: Any) -> Any:
+        grads = jax.tree.map(lambda p: 0.5 * p, params)
+        _, moved, _ = run(tx, params, [grads, jax.tree.map(jnp.zeros_like, grads)])
+        return sum(jnp.sum(x * x) for x in jax.tree.leaves(moved))
+
+    assert_finite(sensitivity(params))
+    assert_finite(sensitivity(jax.tree.map(jnp.zeros_like, params)))
+
+
+@over_all("schedules follow the step", WITH_NUMBERS)
+def test_a_schedule_is_asked_at_the_count_of_steps_taken(case: str) -> None:
+    tx = build(case)
+    numbers = hyperparameters(tx)
+    params, grads = small(0), [small(1), small(2), small(3)]
+    steps = {a: [v, 0.5 * v, 0.75 * v] for a, v in numbers.items()}
+
+    def follow(values: list[float]) -> Callable[[Any], jax.Array]:
+        return lambda count: jnp.asarray(values, jnp.float32)[count]
+
+    scheduled = gf.replace(tx, {a: follow(values) for a, values in steps.items()})
+    actual, _, _ = run(scheduled, params, grads)
+    state = scheduled.init(params)
+    for t, g in enumerate(grads):
+        now = gf.replace(tx, {a: _as_schedule(values[t]) for a, values in steps.items()})
+        updates, state = now.update(g, state, params)
+        params = gf.apply_updates(params, updates)
+        assert_close(actual[t], updates, rtol=2e-5)

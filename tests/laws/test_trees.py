@@ -1,0 +1,150 @@
+"""Laws 1 to 4: what goes in and comes out, leaf by leaf."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from problems import MIXED, MIXED_OTHER, constant, filled, small
+from specs import build, leaf_policy, over_all
+
+import gradflow as gf
+from gradflow._dtypes import promote
+from laws.support import assert_finite, avals, no_nan, run
+
+
+@over_all("state is stable")
+def test_state_keeps_structure_shapes_dtypes_and_strong_types(case: str) -> None:
+    tx = build(case)
+    params, grads = filled(0, MIXED), filled(1, MIXED_OTHER)
+    state = tx.init(params)
+    before = avals(state)
+    assert not any(weak for _, _, weak in before[1])
+    _, _, after = run(tx, params, [grads, filled(2, MIXED_OTHER)], state)
+    assert avals(after) == before
+    assert avals(jax.eval_shape(tx.update, grads, state, params)[1]) == before
+
+
+@over_all("abstract init")
+def test_init_of_abstract_parameters_is_the_abstract_state(case: str) -> None:
+    tx = build(case)
+    params = filled(0, MIXED)
+    abstract = tx.init(jax.eval_shape(lambda: params))
+    assert avals(abstract) == avals(tx.init(params))
+    assert all(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(abstract))
+
+
+@over_all("dtype of updates")
+@pytest.mark.parametrize("with_params", [True, False])
+def test_update_has_the_shape_of_its_gradient_and_the_promoted_dtype(case: str, with_params: bool) -> None:
+    tx = build(case)
+    params, grads = filled(0, MIXED), filled(1, MIXED_OTHER)
+    state = tx.init(params)
+    try:
+        updates, _ = tx.update(grads, state, params if with_params else None)
+    except ValueError as error:
+        assert not with_params, error
+        assert "needs the parameters" in str(error)
+        return
+    for u, g, p in zip(*map(jax.tree.leaves, (updates, grads, params)), strict=True):
+        assert u.shape == g.shape
+        assert u.dtype == (promote(g.dtype, p.dtype) if with_params else g.dtype)
+    if with_params:
+        assert avals(gf.apply_updates(params, updates)) == avals(params)
+
+
+@over_all("none leaves")
+def test_none_is_no_update(case: str) -> None:
+    tx = build(case)
+    params, grads = small(0), small(1)
+    state = tx.init(params)
+    updates, after = tx.update({**grads, "bias": None}, state, params)
+    assert updates["bias"] is None
+    assert avals(after) == avals(state)
+    moved = gf.apply_updates(params, updates)
+    np.testing.assert_array_equal(moved["bias"], params["bias"])
+    state = tx.init({**params, "bias": None})
+    updates, _ = tx.update({**grads, "bias": None}, state, {**params, "bias": None})
+    assert updates["bias"] is None
+    assert updates["kernel"].shape == (4, 3)
+
+
+@over_all("odd trees")
+@pytest.mark.parametrize("tree", [{}, (), [], {"a": {}}, {"a": None}])
+def test_trees_without_leaves(case: str, tree: Any) -> None:
+    tx = build(case)
+    updates, _ = tx.update(tree, tx.init(tree), tree)
+    assert jax.tree.structure(updates) == jax.tree.structure(tree)
+
+
+@over_all("odd trees")
+def test_a_bare_array_is_a_tree(case: str) -> None:
+    tx = build(case)
+    x = jnp.ones((3,), jnp.float32)
+    updates, _ = tx.update(x, tx.init(x), x)
+    assert updates.shape == (3,)
+
+
+@over_all("integers are refused")
+def test_integers_are_refused_or_pass(case: str) -> None:
+    tx = build(case)
+    params = {"layer": {"table": jnp.arange(3), "kernel": jnp.ones((3, 2))}}
+    if leaf_policy(case) == "any" or case.startswith("masked"):
+        assert tx.init(params) is not None
+        return
+    with pytest.raises(TypeError, match="layer/table"):
+        tx.init(params)
+
+
+@over_all("keys are refused")
+def test_random_keys_are_refused_or_pass(case: str) -> None:
+    tx = build(case)
+    params = {"key": jax.random.key(0)}
+    if leaf_policy(case) == "any" or case.startswith("masked"):
+        assert tx.init(params) is not None
+        return
+    with pytest.raises(TypeError, match="key"):
+        tx.init(params)
+
+
+@over_all("complex")
+def test_complex_parameters_work_or_are_refused(case: str) -> None:
+    tx = build(case)
+    params, grads = small(0, jnp.complex64), small(1, jnp.complex64)
+    if leaf_policy(case) == "real":
+        with pytest.raises(TypeError, match="real"):
+            tx.init(params)
+        return
+    history, params, state = run(tx, params, [grads, grads])
+    assert_finite((history, params, state))
+    assert all(u.dtype == jnp.complex64 for u in jax.tree.leaves(history))
+
+
+@over_all("zero gradients")
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
+def test_zero_gradients_are_finite_and_leave_no_poison(case: str, dtype: str) -> None:
+    tx = build(case)
+    params = filled(0, jnp.dtype(dtype))
+    zero, some = constant(0.0, jnp.dtype(dtype)), filled(1, jnp.dtype(dtype))
+    history, params, state = run(tx, params, [zero, zero, some, zero])
+    assert_finite((history, params, state))
+
+
+@over_all("extreme gradients")
+@pytest.mark.parametrize("size", [1e-45, 1e-30, 1e19, 1e38])
+def test_extreme_gradients_never_give_nan(case: str, size: float) -> None:
+    tx = build(case)
+    params = filled(0)
+    for sign in (1.0, -1.0):
+        huge = constant(np.float32(sign * size))
+        history, _, state = run(tx, params, [huge, filled(1), huge, filled(2)])
+        no_nan((history, state))
+
+
+@over_all("large float16")
+def test_large_float16_gradients_never_give_nan(case: str) -> None:
+    tx = build(case)
+    history, _, state = run(tx, filled(0, jnp.float16), [constant(300.0, jnp.float16)] * 2)
+    no_nan((history, state))
+    assert any(np.any(np.asarray(u) != 0) for u in jax.tree.leaves(history)) or case == "set_to_zero"

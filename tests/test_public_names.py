@@ -1,0 +1,58 @@
+"""Public names: documented, reachable at one place, and none that was not meant."""
+
+import importlib
+import inspect
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+import gradflow as gf
+from gradflow._base import own_factories
+
+ROOMS = ["tree", "schedules", "transforms", "wrappers", "optimizers", "losses"]
+TOP_LEVEL_ROOMS = ["schedules", "transforms", "wrappers", "optimizers"]
+
+
+def public(module: ModuleType) -> dict[str, object]:
+    return {
+        name: value
+        for name, value in vars(module).items()
+        if not name.startswith("_") and not isinstance(value, ModuleType)
+    }
+
+
+@pytest.mark.parametrize("room", TOP_LEVEL_ROOMS)
+def test_a_rooms_names_are_top_level_names(room: str) -> None:
+    for name, value in public(importlib.import_module(f"gradflow.{room}")).items():
+        assert getattr(gf, name) is value, name
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_public_functions_and_classes_are_documented(room: str) -> None:
+    for name, value in public(importlib.import_module(f"gradflow.{room}")).items():
+        if inspect.isclass(value) or inspect.isfunction(value):
+            text = value.__doc__ or ""
+            assert text and not text.startswith(f"{name}("), f"{room}.{name} has no docstring"
+            assert len(text.splitlines()) <= 40, f"{room}.{name}: {len(text.splitlines())} lines"
+
+
+def test_every_factory_is_public() -> None:
+    for name, factory in own_factories().items():
+        assert getattr(gf, name) is factory.public[0], name
+
+
+def test_no_module_or_helper_leaks_to_the_top() -> None:
+    for name, value in public(gf).items():
+        module = getattr(value, "__module__", None) or ""
+        assert not module.startswith(("jax.numpy", "numpy")), name
+
+
+def test_state_fields_are_named_tuples_with_docstrings() -> None:
+    states = [v for n, v in public(gf).items() if inspect.isclass(v) and n.endswith("State") and v is not Any]
+    assert states
+    for state in states:
+        assert issubclass(state, tuple), state
+        assert hasattr(state, "_fields"), state
+        assert state.__doc__, state
+        assert not state.__doc__.startswith(state.__name__ + "("), state
