@@ -16,44 +16,42 @@ The layers, each seeing only those above it:
     lab         compares optimizers on real data; `python -m gradflow` (imported only on demand)
 """
 
-from gradflow import tree as tree
-from gradflow import typing as typing
-from gradflow._address import addresses as addresses
-from gradflow._address import replace as replace
-from gradflow._apply import apply_updates as apply_updates
-from gradflow._apply import incremental_update as incremental_update
-from gradflow._apply import periodic_update as periodic_update
-from gradflow._base import EmptyState as EmptyState
-from gradflow._base import GradientTransformation as GradientTransformation
-from gradflow._base import GradientTransformationExtraArgs as GradientTransformationExtraArgs
-from gradflow._base import ScheduledState as ScheduledState
-from gradflow._base import TransformInitFn as TransformInitFn
-from gradflow._base import TransformUpdateExtraArgsFn as TransformUpdateExtraArgsFn
-from gradflow._base import TransformUpdateFn as TransformUpdateFn
-from gradflow._base import schedule as schedule
-from gradflow._base import transformation as transformation
-from gradflow._compose import chain as chain
-from gradflow._compose import identity as identity
-from gradflow._compose import init_empty_state as init_empty_state
-from gradflow._compose import named_chain as named_chain
-from gradflow._compose import set_to_zero as set_to_zero
-from gradflow._compose import stateless as stateless
-from gradflow._compose import stateless_with_tree_map as stateless_with_tree_map
-from gradflow._compose import with_extra_args_support as with_extra_args_support
-from gradflow._config import from_config as from_config
-from gradflow._config import to_config as to_config
-from gradflow._report import collecting as collecting
-from gradflow._report import forward as forward
-from gradflow._report import report as report
-from gradflow.optimizers import *
-from gradflow.transforms import *
-from gradflow.typing import ArrayTree as ArrayTree
-from gradflow.typing import MaskOrFn as MaskOrFn
-from gradflow.typing import OptState as OptState
-from gradflow.typing import Params as Params
-from gradflow.typing import ScalarOrSchedule as ScalarOrSchedule
-from gradflow.typing import Schedule as Schedule
-from gradflow.typing import Updates as Updates
-from gradflow.wrappers import *
+import importlib
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
+
+# The rooms that are reached by their own names, as `gradflow.losses.l2_loss`.
+_ROOMS = frozenset(
+    "tree typing schedules transforms wrappers optimizers losses projections perturbations assignment "
+    "microbatching linalg lab".split()  # noqa: SIM905  # a list of words reads better as words
+)
+
+if TYPE_CHECKING:
+    from gradflow import losses as losses
+    from gradflow import tree as tree
+    from gradflow import typing as typing
+    from gradflow._names import *
+else:
+    # Nothing is imported until it is asked for: whoever has jax loaded pays next to nothing for ours.
+    def __getattr__(name: str) -> Any:
+        if name in _ROOMS:
+            return importlib.import_module(f"gradflow.{name}")
+        if name == "__all__":
+            return __dir__()
+        if name.startswith("_"):
+            raise AttributeError(f"module 'gradflow' has no attribute '{name}'")
+        names = importlib.import_module("gradflow._names")
+        try:
+            value = getattr(names, name)
+        except AttributeError:
+            near = importlib.import_module("difflib").get_close_matches(name, __dir__(), n=3)
+            hint = f"; near: {', '.join(near)}" if near else ""
+            raise AttributeError(f"module 'gradflow' has no attribute '{name}'{hint}") from None
+        globals()[name] = value
+        return value
+
+    def __dir__() -> list[str]:
+        names = importlib.import_module("gradflow._names")
+        public = (name for name in vars(names) if not name.startswith("_"))
+        return sorted({*public, *_ROOMS})

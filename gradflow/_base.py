@@ -7,6 +7,7 @@ arguments, trees and states, one rule for dtypes, and schedules for every hyper-
 
 import dataclasses
 import functools
+import importlib
 import inspect
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple, ParamSpec, Protocol, TypeVar, cast, overload
@@ -329,7 +330,7 @@ class _Init(_Part):
                     return jax.eval_shape(stage.init, params)
                 params = _as_arrays(params)
             if stage.leaves not in (None, "any"):
-                _refuse_leaves(cast(str, stage.leaves), "parameters", params)
+                _refuse_leaves(stage.leaves, "parameters", params)
             return stage.init(params)
 
 
@@ -524,18 +525,22 @@ class ScheduleValue:
 _OWN: dict[str, "Factory"] = {}  # gradflow's own factories, by name
 
 
-def own_factory(name: str) -> "Factory | None":
-    """gradflow's factory of that name."""
-    return _OWN.get(name)
-
-
 def own_factories() -> Mapping[str, "Factory"]:
     """All of gradflow's factories of transformations and schedules, by name."""
-    return dict(_OWN)
+    # A pickle may be read before anything but this file was imported.
+    importlib.import_module("gradflow._names")
+    return _OWN
+
+
+def own_factory(name: str) -> "Factory | None":
+    """gradflow's factory of that name."""
+    return _OWN.get(name) or own_factories().get(name)
 
 
 def _rebuild(reference: Any, arguments: Mapping[str, Any]) -> Any:
-    factory = _OWN[reference] if isinstance(reference, str) else reference.__gradflow__
+    factory = own_factory(reference) if isinstance(reference, str) else reference.__gradflow__
+    if factory is None:
+        raise ValueError(f"this version of gradflow has no factory '{reference}'")
     return factory.build(arguments)
 
 
@@ -631,8 +636,9 @@ class Factory:
         stages, arguments = _label_children(arguments)
         made = self.call_body(arguments)
         leaves: str | None = self.leaves
-        if isinstance(made, GradientTransformation):
-            made = _adopt(made)
+        # A pair with methods of its own, such as MultiSteps, stays of its own kind.
+        kind = type(made) if isinstance(made, GradientTransformation) else GradientTransformation
+        if isinstance(made, GradientTransformation) and _stage_of(made) is not None:
             stages = [cast(_Stage, _stage_of(made))]
             leaves = None
         elif not (isinstance(made, tuple) and len(made) == 2 and all(map(callable, made))):
@@ -647,7 +653,7 @@ class Factory:
             if stages:
                 leaves = None
         stage = _Stage(expression, made[0], made[1], tuple(stages), self.reports, leaves)
-        return GradientTransformation(_Init(stage), _Update(stage))
+        return kind(_Init(stage), _Update(stage))
 
 
 def _label_children(arguments: Mapping[str, Any]) -> tuple[list[_Stage], Mapping[str, Any]]:

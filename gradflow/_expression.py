@@ -14,6 +14,8 @@ import numpy as np
 
 from gradflow._errors import describe
 
+_ATOMS = frozenset([type(None), bool, int, float, complex, str, bytes])
+
 
 class Identity:
     """A key for an object that equals only itself. It keeps the object alive, so ids stay unique."""
@@ -53,7 +55,7 @@ def freeze(value: Any, adopt: Callable[[Any], Any] = lambda value: value) -> Any
 
     `adopt` may replace a named tuple by one of our values.
     """
-    if value is None or isinstance(value, bool | int | float | complex | str | bytes):
+    if type(value) in _ATOMS:
         return value
     if isinstance(value, jax.Array) or expression_of(value) is not None:
         return value
@@ -76,9 +78,9 @@ def freeze(value: Any, adopt: Callable[[Any], Any] = lambda value: value) -> Any
 
 def key_of(value: Any) -> Any:
     """A hashable that is equal for equal frozen arguments: types count, and so does the sign of 0."""
-    if isinstance(value, float):
-        return type(value), value.hex()
-    if value is None or isinstance(value, bool | int | str | bytes):
+    if type(value) is float:
+        return float, value.hex()
+    if type(value) in _ATOMS and not isinstance(value, complex):
         return type(value), value
     if isinstance(value, jax.Array):
         return Identity(value)
@@ -89,7 +91,7 @@ def key_of(value: Any) -> Any:
         if value.dtype.hasobject:
             return Identity(value)
         return type(value), value.dtype, value.shape, value.tobytes()
-    if isinstance(value, complex):
+    if type(value) is complex:
         return complex, value.real.hex(), value.imag.hex()
     if isinstance(value, tuple):
         return type(value), *map(key_of, value)

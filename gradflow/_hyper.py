@@ -4,11 +4,10 @@ The kinds are annotations: `b1: Decay = 0.9` says to readers, to type checkers a
 in `_base` that b1 is a number in [0, 1) which may be traced or follow a schedule.
 """
 
-import dataclasses
 import math
 import types
 from collections.abc import Callable
-from typing import Annotated, Any, Union, get_args, get_origin
+from typing import Annotated, Any, NamedTuple, Union, get_args, get_origin
 
 import jax
 import jax.numpy as jnp
@@ -20,15 +19,23 @@ Scalar = float | int | np.ndarray | np.generic | jax.Array
 ScalarOrSchedule = Scalar | Callable[[Any], Any]
 
 
-@dataclasses.dataclass(frozen=True)
 class Interval:
     """A hyper-parameter: a scalar from `low` to `high`, given as a number, an array or a schedule."""
 
-    low: float = -math.inf
-    high: float = math.inf
-    low_open: bool = False
-    high_open: bool = False
-    hint: str = ""
+    def __init__(
+        self,
+        low: float = -math.inf,
+        high: float = math.inf,
+        *,
+        low_open: bool = False,
+        high_open: bool = False,
+        hint: str = "",
+    ) -> None:
+        self.low = low
+        self.high = high
+        self.low_open = low_open
+        self.high_open = high_open
+        self.hint = hint
 
     def __str__(self) -> str:
         if math.isinf(self.high):
@@ -38,40 +45,42 @@ class Interval:
         left, right = "(" if self.low_open else "[", ")" if self.high_open else "]"
         return f"a number in {left}{self.low:g}, {self.high:g}{right}"
 
+    def contains(self, number: float) -> bool:
+        """Whether a finite `number` lies between the ends, those included that are closed."""
+        above = number > self.low if self.low_open else number >= self.low
+        below = number < self.high if self.high_open else number <= self.high
+        return above and below and math.isfinite(number)
+
     def check(self, owner: str, name: str, value: Any) -> None:
         """Raises TypeError for what is no scalar, ValueError for one that is out of range."""
+        if type(value) is float and self.contains(value):
+            return
         if callable(value) and not isinstance(value, type):
             return
         expected = f"{owner}: argument '{name}' must be {self} or a schedule"
-        if isinstance(value, jax.core.Tracer):
-            if value.shape != ():
-                raise ValueError(f"{expected}; got an array of shape {value.shape}")
-            return
+        hint = f". {self.hint}" if self.hint else ""
         if isinstance(value, bool | np.bool_) or not isinstance(
             value, int | float | np.ndarray | np.generic | jax.Array
         ):
-            raise TypeError(f"{expected}; got {describe(value)}.{self.hint and ' ' + self.hint}")
+            raise TypeError(f"{expected}; got {describe(value)}{hint}")
         if np.shape(value) != ():
             raise ValueError(f"{expected}; got an array of shape {np.shape(value)}")
-        if isinstance(value, jax.Array) and not value.is_fully_addressable:
+        if isinstance(value, jax.core.Tracer):
             return
-        if isinstance(value, np.generic | np.ndarray | jax.Array) and not (
-            jnp.issubdtype(value.dtype, jnp.floating) or jnp.issubdtype(value.dtype, jnp.integer)
-        ):
-            raise TypeError(f"{expected}; got {describe(value)}")
-        number = float(value)
-        inside = (number > self.low if self.low_open else number >= self.low) and (
-            number < self.high if self.high_open else number <= self.high
-        )
-        if not inside or not math.isfinite(number):
-            raise ValueError(f"{expected}; got {number}.{self.hint and ' ' + self.hint}")
+        if not isinstance(value, int | float):
+            if not any(jnp.issubdtype(value.dtype, kind) for kind in (jnp.floating, jnp.integer)):
+                raise TypeError(f"{expected}; got {describe(value)}")
+            if isinstance(value, jax.Array) and not value.is_fully_addressable:
+                return
+        if not self.contains(float(value)):
+            raise ValueError(f"{expected}; got {float(value)}{hint}")
 
 
-@dataclasses.dataclass(frozen=True)
 class WholeNumber:
     """A plain integer that shapes the computation, so it can be neither traced nor scheduled."""
 
-    low: int = 0
+    def __init__(self, low: int = 0) -> None:
+        self.low = low
 
     def check(self, owner: str, name: str, value: Any) -> None:
         """Raises TypeError for what is no integer, ValueError for one below `low`."""
@@ -82,7 +91,6 @@ class WholeNumber:
             raise ValueError(f"{expected}; got {value}")
 
 
-@dataclasses.dataclass(frozen=True)
 class Flag:
     """True or False, fixed when the transformation is built."""
 
@@ -104,8 +112,7 @@ Size = Annotated[int, WholeNumber(1)]
 Index = Annotated[int, WholeNumber(0)]
 
 
-@dataclasses.dataclass(frozen=True)
-class Argument:
+class Argument(NamedTuple):
     """What the annotation of one argument asks for."""
 
     kind: Any

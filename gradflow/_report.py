@@ -10,10 +10,17 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.extend.core import get_opaque_trace_state
 
 from gradflow._base import GradientTransformation
 from gradflow._frames import frames, stage_name
+
+
+def _trace_state() -> Any:
+    """Something that is equal only inside one and the same trace."""
+    # Imported here because jax.extend takes longer to import than all of gradflow.
+    from jax.extend.core import get_opaque_trace_state
+
+    return get_opaque_trace_state(convention="flax")
 
 
 class Collector:
@@ -22,11 +29,11 @@ class Collector:
     def __init__(self) -> None:
         self.values: dict[str, jax.Array] = {}
         self._depth = len(frames.stack[-1].path) if frames.stack else 0
-        self._trace = get_opaque_trace_state(convention="flax")
+        self._trace = _trace_state()
 
     def take(self, path: tuple[str, ...], name: str, value: Any) -> None:
         """Keeps one report, under its path below the stage that collects."""
-        if get_opaque_trace_state(convention="flax") != self._trace:
+        if _trace_state() != self._trace:
             raise RuntimeError(
                 f"{stage_name()}: report('{name}') was called inside a jit, cond, scan or vmap that is "
                 "not its stage's own, so its value cannot leave; return the value and report it outside, "
@@ -93,7 +100,13 @@ def declared_reports(tx: GradientTransformation) -> tuple[str, ...]:
     return tuple(stage.reports) if stage is not None else ()
 
 
+def label_of(tx: GradientTransformation) -> str | None:
+    """The label that a container gave to a transformation, as its body received it."""
+    stage = getattr(tx.update, "stage", None)
+    return stage.label if stage is not None else None
+
+
 def below(tx: GradientTransformation, values: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
     """What a wrapper heard of its inner transformation `tx`, by the names that `tx` declares."""
-    label = getattr(getattr(tx.update, "stage", None), "label", None)
+    label = label_of(tx)
     return {name.removeprefix(f"{label}."): value for name, value in values.items()}

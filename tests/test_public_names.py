@@ -15,11 +15,8 @@ TOP_LEVEL_ROOMS = ["schedules", "transforms", "wrappers", "optimizers"]
 
 
 def public(module: ModuleType) -> dict[str, object]:
-    return {
-        name: value
-        for name, value in vars(module).items()
-        if not name.startswith("_") and not isinstance(value, ModuleType)
-    }
+    values = {name: getattr(module, name) for name in dir(module) if not name.startswith("_")}
+    return {name: value for name, value in values.items() if not isinstance(value, ModuleType)}
 
 
 @pytest.mark.parametrize("room", TOP_LEVEL_ROOMS)
@@ -56,3 +53,15 @@ def test_state_fields_are_named_tuples_with_docstrings() -> None:
         assert hasattr(state, "_fields"), state
         assert state.__doc__, state
         assert not state.__doc__.startswith(state.__name__ + "("), state
+
+
+def test_unknown_names_say_which_are_near() -> None:
+    with pytest.raises(AttributeError, match=r"no attribute 'adamv'; near: .*adam"):
+        _ = gf.adamv
+
+
+def test_a_star_import_gives_the_public_names() -> None:
+    namespace: dict[str, object] = {}
+    exec("from gradflow import *", namespace)
+    assert namespace["adamw"] is gf.adamw
+    assert namespace["losses"] is gf.losses

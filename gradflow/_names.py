@@ -1,0 +1,39 @@
+"""The names of the top level: the core's one by one, then one line per room."""
+
+from gradflow._address import addresses as addresses
+from gradflow._address import replace as replace
+from gradflow._apply import apply_updates as apply_updates
+from gradflow._apply import incremental_update as incremental_update
+from gradflow._apply import periodic_update as periodic_update
+from gradflow._base import EmptyState as EmptyState
+from gradflow._base import GradientTransformation as GradientTransformation
+from gradflow._base import GradientTransformationExtraArgs as GradientTransformationExtraArgs
+from gradflow._base import ScheduledState as ScheduledState
+from gradflow._base import TransformInitFn as TransformInitFn
+from gradflow._base import TransformUpdateExtraArgsFn as TransformUpdateExtraArgsFn
+from gradflow._base import TransformUpdateFn as TransformUpdateFn
+from gradflow._base import schedule as schedule
+from gradflow._base import transformation as transformation
+from gradflow._compose import chain as chain
+from gradflow._compose import identity as identity
+from gradflow._compose import init_empty_state as init_empty_state
+from gradflow._compose import named_chain as named_chain
+from gradflow._compose import set_to_zero as set_to_zero
+from gradflow._compose import stateless as stateless
+from gradflow._compose import stateless_with_tree_map as stateless_with_tree_map
+from gradflow._compose import with_extra_args_support as with_extra_args_support
+from gradflow._config import from_config as from_config
+from gradflow._config import to_config as to_config
+from gradflow._report import collecting as collecting
+from gradflow._report import forward as forward
+from gradflow._report import report as report
+from gradflow.optimizers import *
+from gradflow.transforms import *
+from gradflow.typing import ArrayTree as ArrayTree
+from gradflow.typing import MaskOrFn as MaskOrFn
+from gradflow.typing import OptState as OptState
+from gradflow.typing import Params as Params
+from gradflow.typing import ScalarOrSchedule as ScalarOrSchedule
+from gradflow.typing import Schedule as Schedule
+from gradflow.typing import Updates as Updates
+from gradflow.wrappers import *

@@ -1,0 +1,155 @@
+"""Derivatives of functions that have none: smooth them with noise and differentiate the average."""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from gradflow._dtypes import compute_dtype, is_complex, is_inexact, promote
+from gradflow._errors import describe, path_string
+
+
+class Noise(Protocol):
+    """A distribution over the real numbers, with a density that has a derivative."""
+
+    def sample(self, key: Any, sample_shape: Sequence[int] = (), dtype: Any = float) -> jax.Array:
+        """Independent draws of shape `sample_shape`."""
+        ...
+
+    def log_prob(self, inputs: jax.Array) -> jax.Array:
+        """The logarithm of the density at each element of `inputs`."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Gumbel:
+    """The standard Gumbel distribution, density `exp(-z - exp(-z))`, mean 0.5772."""
+
+    def sample(self, key: Any, sample_shape: Sequence[int] = (), dtype: Any = float) -> jax.Array:
+        """Independent draws of shape `sample_shape`."""
+        return jax.random.gumbel(key, tuple(sample_shape), dtype)
+
+    def log_prob(self, inputs: jax.Array) -> jax.Array:
+        """`-z - exp(-z)` for each element."""
+        return -inputs - jnp.exp(-inputs)
+
+
+@dataclasses.dataclass(frozen=True)
+class Normal:
+    """The standard normal distribution, density `exp(-z^2 / 2) / sqrt(2 pi)`."""
+
+    def sample(self, key: Any, sample_shape: Sequence[int] = (), dtype: Any = float) -> jax.Array:
+        """Independent draws of shape `sample_shape`."""
+        return jax.random.normal(key, tuple(sample_shape), dtype)
+
+    def log_prob(self, inputs: jax.Array) -> jax.Array:
+        """`-(z^2 + log(2 pi)) / 2` for each element."""
+        return -0.5 * (inputs * inputs + math.log(2 * math.pi))
+
+
+def make_perturbed_fun(
+    fun: Callable[[Any], Any],
+    num_samples: int = 1000,
+    sigma: Any = 0.1,
+    noise: Noise = Gumbel(),
+    use_baseline: bool = True,
+) -> Callable[[Any, Any], Any]:
+    """A function `f(key, x)` that estimates `E[fun(x + sigma z)]`, and whose derivatives exist.
+
+    The mean over `num_samples` draws of `z`; every derivative, of any order, with respect to `x`
+    and `sigma` is an unbiased estimate of that of the expectation. Only values of `fun` are used:
+    `grad = E[(fun(x + sigma z) - b) * -(log p)'(z)] / sigma`, with `b = fun(x)` to lower the
+    variance, or 0 if `use_baseline` is false. With respect to what `fun` closes over, derivatives
+    are those of `fun` itself.
+
+    `fun`: tree to tree; it is vmapped. `x`: real floating-point leaves, or a `TypeError`. `sigma`:
+    a positive scalar. `noise`: anything with `sample` and `log_prob`. Integer and boolean results
+    become float32 averages; other dtypes stay, sums being taken in float32 or wider.
+
+    Berthet et al., "Learning with Differentiable Perturbed Optimizers", 2020, arXiv 2002.08676;
+    the derivatives of all orders by the operator of Foerster et al., "DiCE", 2018, arXiv 1802.05098.
+    """
+    _check(fun, num_samples, sigma, noise)
+
+    def perturbed(key: Any, x: Any) -> Any:
+        leaves, treedef = _read(x)
+        if not leaves:
+            return jax.tree.map(lambda v: _average(jnp.asarray(v)[None], jnp.ones(1)), fun(x))
+        scale = jnp.asarray(sigma)
+        points, densities = [], []
+        for leaf, leaf_key in zip(leaves, jax.random.split(key, len(leaves)), strict=True):
+            wide = leaf.astype(compute_dtype(leaf.dtype))
+            spread = scale.astype(wide.dtype)
+            centre, fixed_spread = jax.lax.stop_gradient((wide, spread))
+            z = noise.sample(leaf_key, (num_samples, *leaf.shape), wide.dtype)
+            # The points stay where they were drawn: what moves with x and sigma is their density.
+            points.append((centre[None] + fixed_spread * z).astype(leaf.dtype))
+            standard = (fixed_spread * z + (centre - wide)[None]) / spread
+            density = noise.log_prob(standard) - jnp.log(spread)
+            densities.append(jnp.sum(density, axis=tuple(range(1, density.ndim))))
+        widest = functools.reduce(promote, [d.dtype for d in densities])
+        log_density = functools.reduce(jnp.add, [d.astype(widest) for d in densities])
+        # One in value; its derivatives are those of the likelihood over itself.
+        likelihood = jnp.exp(log_density - jax.lax.stop_gradient(log_density))
+        values = jax.vmap(fun)(jax.tree.unflatten(treedef, points))
+        if not use_baseline:
+            return jax.tree.map(lambda v: _average(v, likelihood), values)
+        # The likelihood's derivative has mean zero, so this changes no expectation.
+        baseline = fun(jax.tree.unflatten(treedef, jax.lax.stop_gradient(leaves)))
+        return jax.tree.map(lambda v, b: _average(v, likelihood, b), values, baseline)
+
+    return perturbed
+
+
+def _average(values: jax.Array, likelihood: jax.Array, baseline: Any = None) -> jax.Array:
+    dtype = np.dtype(values.dtype if is_inexact(values.dtype) else jnp.float32)
+    wide = compute_dtype(dtype)
+    values = values.astype(wide)
+    column = likelihood.astype(wide).reshape(-1, *[1] * (values.ndim - 1))
+    weighted = column * values
+    if baseline is not None:
+        constant = jnp.asarray(baseline).astype(wide)
+        constant = jnp.where(jnp.isfinite(constant), constant, 0)  # 0 * inf would be NaN
+        weighted = weighted - (column - 1) * constant[None]
+    return jnp.mean(weighted, axis=0).astype(dtype)
+
+
+def _check(fun: Any, num_samples: Any, sigma: Any, noise: Any) -> None:
+    name = "make_perturbed_fun"
+    if not callable(fun):
+        raise TypeError(f"{name}: expected `fun` to be a function, got {describe(fun)}")
+    if not isinstance(num_samples, int | np.integer) or isinstance(num_samples, bool):
+        raise TypeError(f"{name}: expected `num_samples` to be an int, got {describe(num_samples)}")
+    if num_samples < 1:
+        raise ValueError(f"{name}: expected num_samples >= 1, got {num_samples}")
+    scalar = isinstance(sigma, int | float | np.number | np.ndarray | jax.Array)
+    if not scalar or np.ndim(sigma) != 0:
+        raise TypeError(f"{name}: expected `sigma` to be a scalar, got {describe(sigma)}")
+    if not isinstance(sigma, jax.Array) and not sigma > 0:
+        raise ValueError(f"{name}: expected sigma > 0, got {sigma}")
+    for method in ("sample", "log_prob"):
+        if isinstance(noise, type) or not callable(getattr(noise, method, None)):
+            raise TypeError(
+                f"{name}: expected `noise` to be an object with the methods sample and log_prob,"
+                f" such as Gumbel(), got {describe(noise)}"
+            )
+
+
+def _read(x: Any) -> tuple[list[jax.Array], Any]:
+    flat, treedef = jax.tree_util.tree_flatten_with_path(x)
+    leaves = []
+    for path, leaf in flat:
+        number = isinstance(leaf, float | int | np.number | np.ndarray | jax.Array)
+        dtype = jnp.result_type(leaf) if number else None
+        if dtype is None or not is_inexact(dtype) or is_complex(dtype):
+            raise TypeError(
+                f"make_perturbed_fun: expected f(key, x) with real floating-point leaves in `x`,"
+                f" got {describe(leaf)} at '{path_string(path)}'"
+            )
+        leaves.append(jnp.asarray(leaf, dtype=dtype))
+    return leaves, treedef

@@ -1,0 +1,203 @@
+"""Accumulation: many small batches make one step."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol, cast
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from gradflow import tree
+from gradflow._base import GradientTransformation, OptState, Pair, Params, Updates, transformation
+from gradflow._hyper import Size
+from gradflow._leafwise import Scalars, leafwise
+from gradflow._report import report
+from gradflow._state import increment, zero_scalar
+from gradflow.wrappers._branch import update_if
+from gradflow.wrappers._guard import all_finite
+
+
+class ShouldSkipUpdateFunction(Protocol):
+    """`f(updates, gradient_step, params) -> (skip, state)`: whether to leave a micro-batch out, and why."""
+
+    def __call__(self, updates: Updates, gradient_step: Any, params: Params | None) -> tuple[Any, Any]: ...
+
+
+class MultiStepsState(NamedTuple):
+    """Micro-batches in hand, steps taken, the inner state, what is accumulated, and the skip's record."""
+
+    mini_step: jax.Array
+    gradient_step: jax.Array
+    inner_opt_state: OptState
+    acc_grads: Updates
+    skip_state: Any = ()
+
+
+class MultiStepsTransformation(GradientTransformation):
+    """A transformation that steps on some calls only, and can tell on which."""
+
+    __slots__ = ()
+
+    def has_updated(self, state: MultiStepsState) -> jax.Array:
+        """Whether the call that returned `state` took a step."""
+        return (state.mini_step == 0) & (state.gradient_step > 0)
+
+    def gradient_transformation(self) -> GradientTransformation:
+        """Itself: it goes into a chain as it is."""
+        return self
+
+    @property
+    def inner_opt(self) -> GradientTransformation:
+        """The transformation that takes the steps."""
+        assert self.expression is not None
+        return cast(GradientTransformation, self.expression.arguments["opt"])
+
+
+def accumulate_scalars(mini_step: jax.Array, weight: jax.Array) -> Scalars:
+    """The first micro-batch finds the leftovers of the last step, which count no more."""
+    return {"keep": (mini_step > 0).astype(weight.dtype)}
+
+
+def accumulate_rule(g: jax.Array, acc: jax.Array, s: Any) -> tuple[jax.Array, ...]:
+    """acc = keep * acc + weight * g."""
+    acc = s.keep * acc + s.weight * g
+    return acc, acc
+
+
+@transformation(reports=("mini_step", "updated"))
+def MultiSteps(  # noqa: N802  # the field's name
+    opt: GradientTransformation,
+    every_k_schedule: int | Callable[[jax.Array], Any],
+    use_grad_mean: bool = True,
+    should_skip_update_fn: ShouldSkipUpdateFunction | None = None,
+    accumulator_dtype: Any = jnp.float32,
+) -> Pair:
+    """Takes one step of `opt` for k gradients: on their mean, or sum. The other calls give zero updates.
+
+        acc = acc * (mini_step > 0) + g / k
+
+    Args:
+      opt: the transformation that takes the steps; extra arguments reach it.
+      every_k_schedule: k >= 1, or a function from the number of steps taken to it.
+      use_grad_mean: False sums, without `/ k`.
+      should_skip_update_fn: `f(updates, gradient_step, params) -> (skip, state)`; a skipped gradient is not
+        counted, and its state is kept as `skip_state`.
+      accumulator_dtype: dtype of the sum, float32 by default; None for the gradients' own.
+
+    Raises ValueError for k < 1, TypeError for one that is neither an integer nor a function.
+    """
+    if not callable(every_k_schedule):
+        if isinstance(every_k_schedule, bool) or not isinstance(every_k_schedule, int | np.integer):
+            raise TypeError(f"MultiSteps: 'every_k_schedule' must be an integer; got {every_k_schedule!r}")
+        if every_k_schedule < 1:
+            raise ValueError(f"MultiSteps: 'every_k_schedule' must be >= 1; got {every_k_schedule}")
+
+    def init(params: Params) -> OptState:
+        skip_state = ()
+        if should_skip_update_fn is not None:
+            _, skip_state = should_skip_update_fn(tree.zeros_like(params), zero_scalar(params), params)
+        return MultiStepsState(
+            mini_step=zero_scalar(params),
+            gradient_step=zero_scalar(params),
+            inner_opt_state=opt.init(params),
+            acc_grads=tree.zeros_like(params, accumulator_dtype),
+            skip_state=skip_state,
+        )
+
+    def update(
+        updates: Updates, state: MultiStepsState, params: Params | None = None, **extra: Any
+    ) -> tuple[Updates, MultiStepsState]:
+        k = every_k_schedule(state.gradient_step) if callable(every_k_schedule) else every_k_schedule
+        k = jnp.asarray(k, jnp.int32)
+        skip, skip_state = jnp.asarray(False), state.skip_state
+        if should_skip_update_fn is not None:
+            skip, skip_state = should_skip_update_fn(updates, state.gradient_step, params)
+            updates = jax.tree.map(lambda g: jnp.where(skip, jnp.zeros((), g.dtype), g), updates)
+        weight = 1 / k.astype(jnp.float32) if use_grad_mean else jnp.ones((), jnp.float32)
+        # The rule's first result has the gradient's dtype, as `opt` expects it; the sum keeps its own.
+        mean, acc = leafwise(
+            accumulate_rule, (updates, state.acc_grads), accumulate_scalars,
+            mini_step=state.mini_step, weight=weight,
+        )  # fmt: skip
+        step_now = ~skip & (state.mini_step + 1 >= k)
+        out, inner_state = update_if(step_now, opt, mean, state.inner_opt_state, params, extra, updates)
+        taken = jnp.where(skip, state.mini_step, increment(state.mini_step))
+        mini_step = jnp.where(step_now, 0, taken)
+        report("mini_step", mini_step)
+        report("updated", step_now)
+        gradient_step = jnp.where(step_now, increment(state.gradient_step), state.gradient_step)
+        return out, MultiStepsState(mini_step, gradient_step, inner_state, acc, skip_state)
+
+    return MultiStepsTransformation(init, update)
+
+
+class ApplyEvery(NamedTuple):
+    """Steps taken, and the sum of updates since the last one that was let out."""
+
+    count: jax.Array  # type: ignore[assignment]  # the field's name for it, over tuple.count
+    grad_acc: Updates
+
+
+def apply_every_rule(g: jax.Array, acc: jax.Array, s: Any) -> tuple[jax.Array, ...]:
+    """acc = keep * acc + g, let out on the last of k."""
+    acc = s.keep * acc + g
+    return s.out * acc, acc
+
+
+def apply_every_scalars(count: jax.Array, k: jax.Array) -> Scalars:
+    """Whether this call begins a round of k, and whether it ends one."""
+    rounds = k.astype(jnp.int32)
+    return {
+        "keep": (count % rounds != 0).astype(k.dtype),
+        "out": (count % rounds == rounds - 1).astype(k.dtype),
+    }
+
+
+@transformation
+def apply_every(k: Size = 1) -> Pair:
+    """Holds updates back and lets the sum of k of them out on every k-th step; zeros on the others.
+
+    Behind a rule with moments those see every gradient. To let the rule see the sum alone use `MultiSteps`.
+
+    Args:
+      k: steps in a round, >= 1.
+    """
+
+    def init(params: Params) -> OptState:
+        return ApplyEvery(zero_scalar(params), tree.zeros_like(params))
+
+    def update(
+        updates: Updates, state: ApplyEvery, params: Params | None = None
+    ) -> tuple[Updates, ApplyEvery]:
+        u, acc = leafwise(
+            apply_every_rule, (updates, state.grad_acc), apply_every_scalars, count=state.count, k=k
+        )
+        return u, ApplyEvery(increment(state.count), acc)
+
+    return init, update
+
+
+def skip_not_finite(
+    updates: Updates, gradient_step: Any, params: Params | None
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """For `MultiSteps`: leaves out gradients with a NaN or an infinity.
+
+    Its record has `should_skip` and `num_not_finite`, the number of such entries.
+    """
+    bad = [jnp.sum(~jnp.isfinite(g), dtype=jnp.int32) for g in jax.tree.leaves(updates)]
+    return ~all_finite(updates), {
+        "should_skip": ~all_finite(updates),
+        "num_not_finite": jnp.sum(jnp.stack(bad)) if bad else jnp.zeros((), jnp.int32),
+    }
+
+
+def skip_large_updates(
+    updates: Updates, gradient_step: Any, params: Params | None, max_squared_norm: Any
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """For `MultiSteps`, through `functools.partial`: leaves out gradients of a large or non-finite norm.
+
+    Its record has `should_skip` and `norm_squared`.
+    """
+    norm_squared = tree.norm(updates, squared=True)
+    fits = norm_squared < jnp.asarray(max_squared_norm, norm_squared.dtype)
+    return ~fits, {"should_skip": ~fits, "norm_squared": norm_squared}

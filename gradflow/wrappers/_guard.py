@@ -1,0 +1,82 @@
+"""Guards: a step whose gradient is unfit is not taken, and leaves no trace in the state."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from gradflow._axes import AxisName, axes_of, check_axis_name, sum_axes
+from gradflow._base import GradientTransformation, OptState, Pair, Params, Updates, transformation
+from gradflow._dtypes import is_complex
+from gradflow._hyper import Index
+from gradflow._report import report
+from gradflow._state import increment, zero_scalar
+from gradflow.wrappers._branch import update_if
+
+
+class ApplyIfFiniteState(NamedTuple):
+    """Failures in a row, whether the last gradient was finite, all failures, and the inner state."""
+
+    notfinite_count: jax.Array
+    last_finite: jax.Array
+    total_notfinite: jax.Array
+    inner_state: OptState
+
+
+@jax.jit
+def _is_finite(x: jax.Array) -> jax.Array:
+    # The largest absolute value is one fused reduction; a tree of `isfinite` is written out by XLA.
+    parts = [x.real, x.imag] if is_complex(x.dtype) else [x]
+    largest = [jnp.max(jnp.abs(part), initial=0) for part in parts]
+    return jnp.all(jnp.stack(largest) < jnp.inf)
+
+
+def all_finite(updates: Updates, axes: tuple[str, ...] = ()) -> jax.Array:
+    """Whether every number of a tree is finite, on all devices along `axes`."""
+    finite = jnp.asarray(True)
+    for leaf in jax.tree.leaves(updates):
+        here = _is_finite(leaf)
+        names = axes_of(leaf, axes)
+        finite = finite & (jax.lax.pmin(here.astype(jnp.int32), names) > 0 if names else here)
+    return finite
+
+
+@transformation(reports=("finite", "skipped"))
+def apply_if_finite(
+    inner: GradientTransformation, max_consecutive_errors: Index, *, axis_name: AxisName = None
+) -> Pair:
+    """Skips a step whose gradient has a NaN or an infinity: zero updates, the inner state untouched.
+
+    After `max_consecutive_errors` such steps in a row the next one is let through, and the row begins anew.
+
+    Args:
+      inner: the transformation to guard.
+      max_consecutive_errors: a whole number >= 0.
+      axis_name: axes of `shard_map` over which the devices decide together; `()` for replicated updates.
+
+    Raises ValueError inside `shard_map` without `axis_name`: devices would decide each for itself.
+    """
+    check_axis_name("apply_if_finite", axis_name)
+
+    def init(params: Params) -> OptState:
+        return ApplyIfFiniteState(
+            notfinite_count=zero_scalar(params),
+            last_finite=zero_scalar(params, bool, True),
+            total_notfinite=zero_scalar(params),
+            inner_state=inner.init(params),
+        )
+
+    def update(
+        updates: Updates, state: ApplyIfFiniteState, params: Params | None = None, **extra: Any
+    ) -> tuple[Updates, ApplyIfFiniteState]:
+        finite = all_finite(updates, sum_axes(axis_name, updates))
+        streak = jnp.where(finite, 0, increment(state.notfinite_count))
+        given_up = streak > max_consecutive_errors
+        take = finite | given_up
+        updates, inner_state = update_if(take, inner, updates, state.inner_state, params, extra)
+        total = jnp.where(finite, state.total_notfinite, increment(state.total_notfinite))
+        report("finite", finite)
+        report("skipped", lambda: ~take)
+        return updates, ApplyIfFiniteState(jnp.where(given_up, 0, streak), finite, total, inner_state)
+
+    return init, update
