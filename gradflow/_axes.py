@@ -34,8 +34,8 @@ def sum_axes(axis_name: AxisName, *trees: Any) -> tuple[str, ...]:
         if varying:
             raise ValueError(
                 f"{stage_name()}: inside shard_map the updates differ along {_quoted(varying)}, and a sum "
-                f"over what one device holds is not the whole. Pass axis_name={_spelled(varying)} to sum over "
-                "all devices, or axis_name=() if every device holds the same updates"
+                f"over what one device holds is not the whole. Pass axis_name={_spelled(varying)} to sum "
+                "over all devices, or axis_name=() if every device holds the same updates"
             )
         return ()
     names = (axis_name,) if isinstance(axis_name, str) else axis_name
@@ -80,13 +80,15 @@ def axes_of(leaf: jax.Array, axes: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(name for name in axes if name not in manual or name in varying)
 
 
-def global_norm(updates: Any, axes: tuple[str, ...]) -> jax.Array:
+def global_norm(updates: Any, axes: tuple[str, ...], *, squared: bool = False) -> jax.Array:
     """The 2-norm of a tree whose leaves are pieces along `axes`, as `sum_axes` returns them."""
     groups: dict[tuple[str, ...], list[jax.Array]] = {}
     for leaf in jax.tree.leaves(updates):
         groups.setdefault(axes_of(leaf, axes), []).append(leaf)
-    norms = [tree.norm(leaves, axis_name=names) for names, leaves in groups.items()]
-    return norms[0] if len(norms) == 1 else tree.norm(norms)
+    parts = [tree.norm(leaves, squared=squared, axis_name=names) for names, leaves in groups.items()]
+    if len(parts) == 1:
+        return parts[0]
+    return tree.sum(parts) if squared else tree.norm(parts)
 
 
 def global_size(leaf: jax.Array, axes: tuple[str, ...]) -> int:

@@ -649,7 +649,7 @@ class Factory:
         else:
             scheduled = {n: arguments[n] for n in self.hyperparameters if callable(arguments[n])}
             if scheduled:
-                made = _follow_schedules(self, arguments, scheduled, *made)
+                made = _follow_schedules(self, arguments, scheduled)
             if stages:
                 leaves = None
         stage = _Stage(expression, made[0], made[1], tuple(stages), self.reports, leaves)
@@ -676,23 +676,20 @@ def _label_children(arguments: Mapping[str, Any]) -> tuple[list[_Stage], Mapping
 
 
 def _follow_schedules(
-    factory: Factory,
-    arguments: Mapping[str, Any],
-    schedules: Mapping[str, Schedule],
-    init: Callable[..., Any],
-    update: Callable[..., Any],
+    factory: Factory, arguments: Mapping[str, Any], schedules: Mapping[str, Schedule]
 ) -> Pair:
     """A stage whose arguments are its schedules' values at its own step count.
 
     A state with a field `count` is asked for the step; another is kept beside a counter.
     """
-
-    def count_of(state: Any) -> Any:
-        return state.count if isinstance(state, tuple) and hasattr(state, "_fields") else None
+    once = {name for name in schedules if factory.checked[name].kind.at_init}
+    _, update = factory.call_body(arguments)
 
     def follow_init(params: Params) -> OptState:
+        first = {name: schedule(zero_scalar(params)) for name, schedule in schedules.items()}
+        init, _ = factory.call_body({**arguments, **first})
         state = init(params)
-        if "count" in getattr(state, "_fields", ()):
+        if "count" in getattr(state, "_fields", ()) or once == set(schedules):
             return state
         return ScheduledState(zero_scalar(params), state)
 
@@ -701,14 +698,15 @@ def _follow_schedules(
         updates: Updates, state: OptState, params: Params | None = None, **extra: Any
     ) -> tuple[Updates, OptState]:
         if "count" not in getattr(state, "_fields", ()):
-            refuse_state("a state with a step count", state)
-        count = count_of(state)
-        values = {name: schedule(count) for name, schedule in schedules.items()}
+            if once != set(schedules):
+                refuse_state("a state with a step count", state)
+            return cast(tuple[Updates, OptState], update(updates, state, params, **extra))
+        values = {name: schedule(state.count) for name, schedule in schedules.items()}
         _, now = factory.call_body({**arguments, **values})
         if not isinstance(state, ScheduledState):
             return cast(tuple[Updates, OptState], now(updates, state, params, **extra))
         updates, inner = now(updates, state.inner_state, params, **extra)
-        return updates, ScheduledState(increment(count), inner)
+        return updates, ScheduledState(increment(state.count), inner)
 
     return follow_init, follow_update
 

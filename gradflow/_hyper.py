@@ -29,12 +29,14 @@ class Interval:
         *,
         low_open: bool = False,
         high_open: bool = False,
+        at_init: bool = False,
         hint: str = "",
     ) -> None:
         self.low = low
         self.high = high
         self.low_open = low_open
         self.high_open = high_open
+        self.at_init = at_init  # asked once, when the state is made: of a schedule, its value at step 0
         self.hint = hint
 
     def __str__(self) -> str:
@@ -103,6 +105,8 @@ class Flag:
 _CLIMBS = "A step goes against the gradient by itself; to maximise, negate the loss."
 
 Rate = Annotated[ScalarOrSchedule, Interval(0.0, hint=_CLIMBS)]
+InitialRate = Annotated[ScalarOrSchedule, Interval(0.0, at_init=True, hint=_CLIMBS)]
+InitialNonNegative = Annotated[ScalarOrSchedule, Interval(0.0, at_init=True)]
 Decay = Annotated[ScalarOrSchedule, Interval(0.0, 1.0, high_open=True)]
 Fraction = Annotated[ScalarOrSchedule, Interval(0.0, 1.0)]
 Positive = Annotated[ScalarOrSchedule, Interval(0.0, low_open=True)]

@@ -42,13 +42,14 @@ def first_moment(params: Any, dtype: Any = None) -> Any:
     return tree.zeros_like(params, dtype)
 
 
-def second_moment(params: Any, dtype: Any = None) -> Any:
-    """Zeros for an average of squares: real, and float32 at least unless told otherwise.
+def second_moment(params: Any, dtype: Any = None, value: Any = 0) -> Any:
+    """Zeros (or `value`) for an average of squares: real, and float32 at least unless told otherwise.
 
     With decay 0.999 the average moves by a thousandth a step, which bfloat16 rounds to nothing.
     """
-    return jax.tree.map(lambda p: tree.zeros_like(p, dtype or _wide_real(p.dtype)), params)
+    return jax.tree.map(lambda p: tree.full_like(p, value, dtype or wide(real_dtype(p.dtype))), params)
 
 
-def _wide_real(dtype: np.dtype) -> np.dtype:
-    return promote(real_dtype(dtype), np.dtype(np.float32))
+def wide(dtype: np.dtype) -> np.dtype:
+    """The dtype in which averages with a decay near 1 are held: float32 at least."""
+    return promote(dtype, np.dtype(np.float32))

@@ -138,20 +138,3 @@ def adamw(
         add_decayed_weights(weight_decay, mask),
         scale_by_learning_rate(learning_rate),
     )
-
-
-@transformation
-def nadamw(
-    learning_rate: Rate,
-    b1: Decay = 0.9,
-    b2: Decay = 0.999,
-    eps: Positive = 1e-8,
-    eps_root: NonNegative = 0.0,
-    mu_dtype: Any = None,
-    weight_decay: NonNegative = 1e-4,
-    mask: Any = None,
-    *,
-    nesterov: bool = True,
-) -> GradientTransformation:
-    """NAdamW: `adamw` with Nesterov momentum. Arguments as in `adamw`; Dozat 2016."""
-    return adamw(learning_rate, b1, b2, eps, eps_root, mu_dtype, weight_decay, mask, nesterov=nesterov)

@@ -1,0 +1,85 @@
+"""AdaDelta: a rate in the parameters' own units."""
+
+from typing import Any, NamedTuple
+
+import jax
+
+from gradflow._base import GradientTransformation, OptState, Pair, Params, Updates, transformation
+from gradflow._compose import chain
+from gradflow._hyper import Decay, NonNegative, Positive, Rate
+from gradflow._leafwise import Scalars, abs_sq, leafwise, safe_sqrt
+from gradflow._select import MaskOrFn
+from gradflow._state import second_moment
+from gradflow.transforms import add_decayed_weights, scale_by_learning_rate
+
+
+class ScaleByAdaDeltaState(NamedTuple):
+    """The averages of squared gradients and of squared updates."""
+
+    e_g: Updates
+    e_x: Updates
+
+
+def adadelta_scalars(rho: jax.Array, **_: jax.Array) -> Scalars:
+    """The weight of the new square."""
+    return {"c": 1 - rho}
+
+
+def adadelta_rule(g: jax.Array, e_g: jax.Array, e_x: jax.Array, s: Any) -> tuple[jax.Array, ...]:
+    """Zeiler 2012, Algorithm 1."""
+    e_g = s.rho * e_g + s.c * abs_sq(g)
+    u = safe_sqrt(e_x + s.eps) / safe_sqrt(e_g + s.eps) * g
+    return u, e_g, s.rho * e_x + s.c * abs_sq(u)
+
+
+@transformation
+def scale_by_adadelta(rho: Decay = 0.9, eps: Positive = 1e-6) -> Pair:
+    """Divides the gradient by its own size and multiplies it by that of past updates.
+
+        e_g = rho * e_g + (1 - rho) * |g|^2
+        u = sqrt(e_x + eps) / sqrt(e_g + eps) * g
+        e_x = rho * e_x + (1 - rho) * |u|^2
+
+    Args:
+      rho: decay of both averages, in [0, 1).
+      eps: added inside both roots, > 0; it sets the size of the first steps.
+
+    Source: Zeiler 2012, arXiv:1212.5701.
+    """
+
+    def init(params: Params) -> OptState:
+        return ScaleByAdaDeltaState(second_moment(params), second_moment(params))
+
+    def update(
+        updates: Updates, state: ScaleByAdaDeltaState, params: Params | None = None
+    ) -> tuple[Updates, ScaleByAdaDeltaState]:
+        u, e_g, e_x = leafwise(
+            adadelta_rule, (updates, state.e_g, state.e_x), adadelta_scalars, rho=rho, eps=eps
+        )
+        return u, ScaleByAdaDeltaState(e_g, e_x)
+
+    return init, update
+
+
+@transformation
+def adadelta(
+    learning_rate: Rate | None = None,
+    rho: Decay = 0.9,
+    eps: Positive = 1e-6,
+    weight_decay: NonNegative = 0.0,
+    weight_decay_mask: MaskOrFn | None = None,
+) -> GradientTransformation:
+    """AdaDelta: an L2 penalty, `scale_by_adadelta`, then the learning rate, which the paper does without.
+
+    Args:
+      learning_rate: None is the paper's 1.0.
+      weight_decay: >= 0, added to the gradient as `weight_decay * p`.
+      weight_decay_mask: where to decay.
+
+    The others as in `scale_by_adadelta`.
+    """
+    return chain(
+        add_decayed_weights(weight_decay, weight_decay_mask),
+        scale_by_adadelta(rho, eps),
+        scale_by_learning_rate(1.0 if learning_rate is None else learning_rate),
+    )

@@ -1,0 +1,62 @@
+"""Adagrad: rates that fall where gradients were."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from gradflow._base import GradientTransformation, OptState, Pair, Params, Updates, transformation
+from gradflow._compose import chain
+from gradflow._hyper import InitialNonNegative, Positive, Rate
+from gradflow._leafwise import abs_sq, leafwise, safe_sqrt
+from gradflow._state import second_moment
+from gradflow.transforms import scale_by_learning_rate
+
+
+class ScaleByRssState(NamedTuple):
+    """The sum of squared gradients."""
+
+    sum_of_squares: Updates
+
+
+def adagrad_rule(g: jax.Array, total: jax.Array, s: Any) -> tuple[jax.Array, ...]:
+    """Duchi, Hazan & Singer 2011, with the diagonal of G."""
+    total = total + abs_sq(g)
+    return g / safe_sqrt(total + s.eps), total
+
+
+@transformation
+def scale_by_rss(initial_accumulator_value: InitialNonNegative = 0.1, eps: Positive = 1e-7) -> Pair:
+    """Divides the gradient by the root of the sum of all its squares.
+
+        sum_of_squares = sum_of_squares + |g|^2
+        u = g / sqrt(sum_of_squares + eps)
+
+    Args:
+      initial_accumulator_value: where the sum begins, >= 0; Keras' 0.1 by default, 0 in PyTorch.
+      eps: added inside the root, > 0.
+
+    Source: Duchi, Hazan & Singer 2011, JMLR 12.
+    """
+
+    def init(params: Params) -> OptState:
+        start = jnp.asarray(initial_accumulator_value)
+        return ScaleByRssState(
+            jax.tree.map(lambda zero: zero + start.astype(zero.dtype), second_moment(params))
+        )
+
+    def update(
+        updates: Updates, state: ScaleByRssState, params: Params | None = None
+    ) -> tuple[Updates, ScaleByRssState]:
+        u, total = leafwise(adagrad_rule, (updates, state.sum_of_squares), eps=eps)
+        return u, ScaleByRssState(total)
+
+    return init, update
+
+
+@transformation
+def adagrad(
+    learning_rate: Rate, initial_accumulator_value: InitialNonNegative = 0.1, eps: Positive = 1e-7
+) -> GradientTransformation:
+    """Adagrad: `scale_by_rss`, then the learning rate. Arguments and source as there."""
+    return chain(scale_by_rss(initial_accumulator_value, eps), scale_by_learning_rate(learning_rate))

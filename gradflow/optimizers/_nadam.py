@@ -1,0 +1,159 @@
+"""NAdam: Adam with Nesterov momentum, in Dozat's simple form and with his momentum schedule."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from gradflow._base import GradientTransformation, OptState, Pair, Params, Updates, transformation
+from gradflow._compose import chain
+from gradflow._hyper import Decay, NonNegative, Positive, Rate
+from gradflow._leafwise import Scalars, abs_sq, leafwise, one_minus_power, safe_sqrt
+from gradflow._select import MaskOrFn
+from gradflow._state import first_moment, increment, second_moment, zero_scalar
+from gradflow.optimizers._adam import scale_by_adam
+from gradflow.transforms import add_decayed_weights, scale_by_learning_rate
+
+
+class ScaleByNadamState(NamedTuple):
+    """Steps taken, the averages of the gradient and its square, and the product of the momenta."""
+
+    count: jax.Array  # type: ignore[assignment]  # the field's name for it, over tuple.count
+    mu: Updates
+    nu: Updates
+    mu_product: jax.Array
+
+
+def _momentum(b1: jax.Array, decay: jax.Array, count: jax.Array) -> jax.Array:
+    """mu_t = b1 * (1 - 0.5 * 0.96^(decay * t))."""
+    return b1 * (1 - 0.5 * jnp.exp(decay * count.astype(b1.dtype) * jnp.log(jnp.full((), 0.96, b1.dtype))))
+
+
+def nadam_scalars(
+    count: jax.Array,
+    b1: jax.Array,
+    b2: jax.Array,
+    momentum_decay: jax.Array,
+    mu_product: jax.Array,
+    **_: jax.Array,
+) -> Scalars:
+    """The weights of gradient and momentum at step `count`, from 1; `mu_product` is that of earlier steps."""
+    now, ahead = _momentum(b1, momentum_decay, count), _momentum(b1, momentum_decay, count + 1)
+    product = mu_product * now
+    c2 = 1 - b2
+    return {
+        "c1": 1 - b1,
+        "c2": c2,
+        "g_weight": (1 - now) / (1 - product),
+        "mu_weight": ahead / (1 - product * ahead),
+        "debias2": 1 / one_minus_power(c2, count),
+    }
+
+
+def nadam_rule(g: jax.Array, mu: jax.Array, nu: jax.Array, s: Any) -> tuple[jax.Array, ...]:
+    """Dozat 2016, Algorithm 2."""
+    mu = s.b1 * mu + s.c1 * g
+    nu = s.b2 * nu + s.c2 * abs_sq(g)
+    u = (s.g_weight * g + s.mu_weight * mu) / (safe_sqrt(s.debias2 * nu + s.eps_root) + s.eps)
+    return u, mu, nu
+
+
+@transformation
+def scale_by_nadam(
+    b1: Decay = 0.9,
+    b2: Decay = 0.999,
+    eps: Positive = 1e-8,
+    eps_root: NonNegative = 0.0,
+    mu_dtype: Any = None,
+    momentum_decay: NonNegative = 4e-3,
+) -> Pair:
+    """Adam's scaling with Nesterov momentum whose strength grows with the step.
+
+        mu_t = b1 * (1 - 0.5 * 0.96^(momentum_decay * t)),  product_t = mu_1 * ... * mu_t
+        m = b1 * m + (1 - b1) * g,  nu = b2 * nu + (1 - b2) * |g|^2
+        n = (1 - mu_t) * g / (1 - product_t) + mu_(t+1) * m / (1 - product_(t+1))
+        u = n / (sqrt(nu / (1 - b2^t) + eps_root) + eps)
+
+    Args:
+      momentum_decay: how fast the momentum approaches b1, >= 0; PyTorch's 4e-3 by default.
+
+    The others as in `scale_by_adam`. Source: Dozat 2016, "Incorporating Nesterov momentum into Adam".
+    """
+
+    def init(params: Params) -> OptState:
+        return ScaleByNadamState(
+            zero_scalar(params),
+            first_moment(params, mu_dtype),
+            second_moment(params),
+            zero_scalar(params, jnp.zeros(()).dtype, 1.0),
+        )
+
+    def update(
+        updates: Updates, state: ScaleByNadamState, params: Params | None = None
+    ) -> tuple[Updates, ScaleByNadamState]:
+        count = increment(state.count)
+        u, mu, nu = leafwise(
+            nadam_rule, (updates, state.mu, state.nu), nadam_scalars,
+            count=count, b1=b1, b2=b2, eps=eps, eps_root=eps_root,
+            momentum_decay=momentum_decay, mu_product=state.mu_product,
+        )  # fmt: skip
+        dtype = state.mu_product.dtype
+        now = _momentum(jnp.asarray(b1, dtype), jnp.asarray(momentum_decay, dtype), count)
+        return u, ScaleByNadamState(count, mu, nu, state.mu_product * now)
+
+    return init, update
+
+
+def _scaling(
+    b1: Any, b2: Any, eps: Any, eps_root: Any, mu_dtype: Any, nesterov: bool, momentum_decay: Any
+) -> GradientTransformation:
+    if momentum_decay is None:
+        return scale_by_adam(b1, b2, eps, eps_root, mu_dtype, nesterov=nesterov)
+    return scale_by_nadam(b1, b2, eps, eps_root, mu_dtype, momentum_decay)
+
+
+@transformation
+def nadam(
+    learning_rate: Rate,
+    b1: Decay = 0.9,
+    b2: Decay = 0.999,
+    eps: Positive = 1e-8,
+    eps_root: NonNegative = 0.0,
+    mu_dtype: Any = None,
+    *,
+    nesterov: bool = True,
+    momentum_decay: NonNegative | None = None,
+) -> GradientTransformation:
+    """NAdam: `scale_by_adam(nesterov=True)`, or `scale_by_nadam`, then the learning rate.
+
+    Args:
+      momentum_decay: a number turns to `scale_by_nadam`, the form of PyTorch and AlgoPerf (4e-3 there).
+
+    The others as in `scale_by_adam`. Source: Dozat 2016.
+    """
+    return chain(
+        _scaling(b1, b2, eps, eps_root, mu_dtype, nesterov, momentum_decay),
+        scale_by_learning_rate(learning_rate),
+    )
+
+
+@transformation
+def nadamw(
+    learning_rate: Rate,
+    b1: Decay = 0.9,
+    b2: Decay = 0.999,
+    eps: Positive = 1e-8,
+    eps_root: NonNegative = 0.0,
+    mu_dtype: Any = None,
+    weight_decay: NonNegative = 1e-4,
+    mask: MaskOrFn | None = None,
+    *,
+    nesterov: bool = True,
+    momentum_decay: NonNegative | None = None,
+) -> GradientTransformation:
+    """NAdamW: `nadam` with the decoupled weight decay of `adamw`. Arguments as in both."""
+    return chain(
+        _scaling(b1, b2, eps, eps_root, mu_dtype, nesterov, momentum_decay),
+        add_decayed_weights(weight_decay, mask),
+        scale_by_learning_rate(learning_rate),
+    )

@@ -1,0 +1,85 @@
+"""Rprop: a step size of its own for every coordinate, from signs alone."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from gradflow import tree
+from gradflow._base import GradientTransformation, OptState, Pair, Params, Updates, transformation
+from gradflow._compose import chain
+from gradflow._hyper import InitialRate, Positive
+from gradflow._leafwise import leafwise
+from gradflow._state import first_moment
+from gradflow.transforms import scale
+
+
+class ScaleByRpropState(NamedTuple):
+    """The step sizes, and the last gradients, zero where a sign had changed."""
+
+    step_sizes: Updates
+    prev_updates: Updates
+
+
+def rprop_rule(g: jax.Array, step: jax.Array, prev: jax.Array, s: Any) -> tuple[jax.Array, ...]:
+    """Riedmiller & Braun 1993; where the sign turns, the step shrinks and none is taken (iRprop-)."""
+    agreement = jnp.sign(g) * jnp.sign(prev)
+    factor = jnp.where(agreement > 0, s.eta_plus, jnp.where(agreement < 0, s.eta_minus, 1))
+    step = jnp.clip(step * factor, s.min_step_size, s.max_step_size)
+    g = jnp.where(agreement < 0, 0, g)
+    return step * jnp.sign(g), step, g
+
+
+@transformation(leaves="real")
+def scale_by_rprop(
+    learning_rate: InitialRate,
+    eta_minus: Positive = 0.5,
+    eta_plus: Positive = 1.2,
+    min_step_size: Positive = 1e-6,
+    max_step_size: Positive = 50.0,
+) -> Pair:
+    """Steps by the sign of the gradient, by sizes that grow while it stays and shrink when it turns.
+
+        step = clip(step * (eta_plus if g * prev > 0, eta_minus if < 0, else 1), min_step_size, max_step_size)
+        u = step * sign(g), but 0 where g * prev < 0
+
+    Args:
+      learning_rate: where the step sizes begin, >= 0.
+      eta_minus: factor when the sign turns, in (0, 1) in the paper.
+      eta_plus: factor while it stays, > 1 in the paper.
+      min_step_size: smallest step, > 0.
+      max_step_size: largest step, > 0.
+
+    For full-batch gradients. Source: Riedmiller & Braun 1993; Igel & Huesken 2000 for the turn.
+    """
+
+    def init(params: Params) -> OptState:
+        start = jnp.asarray(learning_rate)
+        steps = jax.tree.map(lambda zero: zero + start.astype(zero.dtype), tree.zeros_like(params))
+        return ScaleByRpropState(steps, first_moment(params))
+
+    def update(
+        updates: Updates, state: ScaleByRpropState, params: Params | None = None
+    ) -> tuple[Updates, ScaleByRpropState]:
+        u, steps, prev = leafwise(
+            rprop_rule, (updates, state.step_sizes, state.prev_updates),
+            eta_minus=eta_minus, eta_plus=eta_plus,
+            min_step_size=min_step_size, max_step_size=max_step_size,
+        )  # fmt: skip
+        return u, ScaleByRpropState(steps, prev)
+
+    return init, update
+
+
+@transformation
+def rprop(
+    learning_rate: InitialRate,
+    eta_minus: Positive = 0.5,
+    eta_plus: Positive = 1.2,
+    min_step_size: Positive = 1e-6,
+    max_step_size: Positive = 50.0,
+) -> GradientTransformation:
+    """Rprop: `scale_by_rprop`, downhill. Arguments and source as there."""
+    return chain(
+        scale_by_rprop(learning_rate, eta_minus, eta_plus, min_step_size, max_step_size), scale(-1.0)
+    )

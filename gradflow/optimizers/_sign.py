@@ -1,0 +1,34 @@
+"""Descent by signs."""
+
+from typing import Any
+
+from gradflow._base import GradientTransformation, transformation
+from gradflow._compose import chain
+from gradflow._hyper import Decay, Rate
+from gradflow.transforms import ema, scale_by_learning_rate, scale_by_sign
+
+
+@transformation
+def sign_sgd(learning_rate: Rate) -> GradientTransformation:
+    """Steps of one size in every coordinate: `u = -learning_rate * sign(g)`.
+
+    Source: Bernstein et al. 2018, arXiv:1802.04434.
+    """
+    return chain(scale_by_sign(), scale_by_learning_rate(learning_rate))
+
+
+@transformation
+def signum(learning_rate: Rate, beta: Decay = 0.9, accumulator_dtype: Any = None) -> GradientTransformation:
+    """The sign of averaged gradients: `m = beta * m + (1 - beta) * g`, `u = -learning_rate * sign(m)`.
+
+    Args:
+      beta: decay of the average, in [0, 1).
+      accumulator_dtype: dtype of the average.
+
+    Source: Bernstein et al. 2018, arXiv:1802.04434, Algorithm 2.
+    """
+    return chain(
+        ema(beta, debias=False, accumulator_dtype=accumulator_dtype),
+        scale_by_sign(),
+        scale_by_learning_rate(learning_rate),
+    )

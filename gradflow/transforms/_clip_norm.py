@@ -1,0 +1,79 @@
+"""Clipping by a norm: of the whole gradient, or of each leaf."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from gradflow._axes import AxisName, along, check_axis_name, global_size, sum_axes
+from gradflow._base import EmptyState, Pair, Params, Updates, transformation
+from gradflow._compose import init_empty_state
+from gradflow._hyper import NonNegative
+from gradflow._leafwise import leafwise
+from gradflow._report import report
+from gradflow.transforms._scaled_norm import clip_scalars, rescale_rule, scaled_norm
+
+
+@transformation(reports=("norm", "factor"))
+def clip_by_global_norm(max_norm: NonNegative, *, axis_name: AxisName = None) -> Pair:
+    """Shrinks the updates together so that their norm is at most `max_norm`.
+
+        norm = sqrt(sum of |g|^2 over all leaves)
+        u = min(1, max_norm / norm) * g
+
+    Args:
+      max_norm: >= 0.
+      axis_name: for a call inside `shard_map`: the mesh axes along which leaves are pieces of the whole,
+        or `()` if every device holds the same updates. A leaf known to be replicated counts once.
+
+    Reports `norm`, before clipping, and `factor`. Raises ValueError inside `shard_map` where updates
+    differ along an axis and no `axis_name` is given. Source: Pascanu et al. 2012, arXiv:1211.5063.
+    """
+    check_axis_name("clip_by_global_norm", axis_name)
+
+    def update(
+        updates: Updates, state: EmptyState, params: Params | None = None
+    ) -> tuple[Updates, EmptyState]:
+        size, power = scaled_norm(updates, sum_axes(axis_name, updates))
+        report("norm", lambda: size / power)
+        report("factor", lambda: _factor(size, power, max_norm))
+        (u,) = leafwise(rescale_rule, (updates,), clip_scalars, size=size, power=power, limit=max_norm)
+        return u, state
+
+    return init_empty_state, update
+
+
+def _factor(size: jax.Array, power: jax.Array, limit: Any) -> jax.Array:
+    return power * clip_scalars(size, power, jnp.asarray(limit, size.dtype))["factor"]
+
+
+def clip_by_block_rms_rule(g: jax.Array, s: Any, *, axes: tuple[str, ...]) -> jax.Array:
+    """u = min(1, threshold / rms(g)) * g."""
+    size, power = scaled_norm(g, axes)
+    rms = size / jnp.sqrt(jnp.asarray(max(global_size(g, axes), 1), size.dtype))
+    return clip_scalars(rms, power, s.threshold)["factor"] * (power * g)
+
+
+@transformation
+def clip_by_block_rms(threshold: NonNegative, *, axis_name: AxisName = None) -> Pair:
+    """Shrinks each leaf so that the root of its mean square is at most `threshold`.
+
+        rms = sqrt(mean of |g|^2 over the leaf)
+        u = min(1, threshold / rms) * g
+
+    Args:
+      threshold: >= 0.
+      axis_name: as in `clip_by_global_norm`.
+
+    Raises ValueError inside `shard_map` where updates differ along an axis and no `axis_name` is given.
+    Source: Shazeer & Stern 2018, arXiv:1804.04235, section 6.
+    """
+    check_axis_name("clip_by_block_rms", axis_name)
+
+    def update(
+        updates: Updates, state: EmptyState, params: Params | None = None
+    ) -> tuple[Updates, EmptyState]:
+        rule = along(clip_by_block_rms_rule, sum_axes(axis_name, updates))
+        return leafwise(rule, (updates,), threshold=threshold)[0], state
+
+    return init_empty_state, update

@@ -1,0 +1,64 @@
+"""Averages of updates."""
+
+from typing import Any, NamedTuple
+
+import jax
+
+from gradflow import tree
+from gradflow._base import OptState, Pair, Params, Updates, transformation
+from gradflow._hyper import Decay
+from gradflow._leafwise import Scalars, leafwise, one_minus_power
+from gradflow._state import increment, wide, zero_scalar
+
+
+class EmaState(NamedTuple):
+    """Steps taken, and the average."""
+
+    count: jax.Array  # type: ignore[assignment]  # the field's name for it, over tuple.count
+    ema: Updates
+
+
+def ema_scalars(decay: jax.Array, count: jax.Array, **_: jax.Array) -> Scalars:
+    """The weight of the new update, and the bias correction of step `count`, from 1."""
+    c = 1 - decay
+    return {"c": c, "debias": 1 / one_minus_power(c, count)}
+
+
+def debiased_ema_rule(g: jax.Array, average: jax.Array, s: Any) -> tuple[jax.Array, ...]:
+    """The average of the updates so far, as if it had not begun at zero."""
+    average = s.decay * average + s.c * g
+    return s.debias * average, average
+
+
+def ema_rule(g: jax.Array, average: jax.Array, s: Any) -> tuple[jax.Array, ...]:
+    """The average as it is."""
+    average = s.decay * average + s.c * g
+    return average, average
+
+
+@transformation
+def ema(decay: Decay, debias: bool = True, accumulator_dtype: Any = None) -> Pair:
+    """Averages updates, each weighing less as it ages.
+
+        ema = decay * ema + (1 - decay) * g
+        u = ema / (1 - decay^t)         with debias=False:  u = ema
+
+    Args:
+      decay: in [0, 1).
+      debias: divides by the sum of the weights so far.
+      accumulator_dtype: dtype of the average; float32 at least by default, for decays near 1.
+
+    Unlike `trace` a steady update keeps its size.
+    """
+    rule = debiased_ema_rule if debias else ema_rule
+
+    def init(params: Params) -> OptState:
+        average = jax.tree.map(lambda p: tree.zeros_like(p, accumulator_dtype or wide(p.dtype)), params)
+        return EmaState(zero_scalar(params), average)
+
+    def update(updates: Updates, state: EmaState, params: Params | None = None) -> tuple[Updates, EmaState]:
+        count = increment(state.count)
+        u, average = leafwise(rule, (updates, state.ema), ema_scalars, decay=decay, count=count)
+        return u, EmaState(count, average)
+
+    return init, update

@@ -1,0 +1,60 @@
+"""Norms that serve as divisors, from the smallest number to beyond the largest."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from gradflow._axes import global_norm
+from gradflow._leafwise import Scalars, leafwise, safe_sqrt
+from gradflow.transforms._scale import scale_rule
+
+# Powers of two. The inverse of a norm outside of [SMALL, LARGE], or that inverse's derivative, could leave
+# the range of float32. Below SMALL squares vanish, too; above 2^64 they overflow.
+_SMALL, _LARGE = 2.0**-30, 2.0**48
+_UP, _DOWN = 2.0**64, 2.0**-64
+
+
+def scaled_norm(updates: Any, axes: tuple[str, ...] = ()) -> tuple[jax.Array, jax.Array]:
+    """`(size, power)`: the norm is `size / power`, with a power of two that keeps `size` in range.
+
+    Many numbers near the largest one have a norm beyond it, so whoever divides by the norm multiplies by
+    `power` first. The updates are read a second time only if squares vanished or overflowed. The
+    derivative at zero is zero.
+    """
+    square = global_norm(updates, axes, squared=True)
+    power, shift, back = _powers(square)
+
+    def again(updates: Any) -> jax.Array:
+        (moved,) = leafwise(scale_rule, (updates,), factor=shift)
+        return safe_sqrt(global_norm(moved, axes, squared=True).astype(square.dtype)) * back
+
+    lost = (square < _SMALL**2) | (square == np.inf)
+    return jax.lax.cond(lost, again, lambda _: safe_sqrt(square) * power, updates), power
+
+
+@jax.jit
+def _powers(square: jax.Array) -> tuple[jax.Array, ...]:
+    """For `size`; and for a second reading: what to multiply by before squaring, and afterwards."""
+    small, large = square < _SMALL**2, square > _LARGE**2
+    # Before squaring the largest numbers are brought to the quarter of their exponent.
+    far = np.finfo(square.dtype).maxexp * 3 // 4
+
+    def choose(if_small: float, if_large: float) -> jax.Array:
+        values = (np.asarray(x, square.dtype) for x in (if_small, if_large, 1.0))
+        low, high, between = (jnp.asarray(x) for x in values)
+        return jnp.where(small, low, jnp.where(large, high, between))
+
+    return choose(_UP, _DOWN), choose(_UP, 2.0**-far), choose(1.0, _DOWN * 2.0**far)
+
+
+def clip_scalars(size: jax.Array, power: jax.Array, limit: jax.Array) -> Scalars:
+    """`factor * (power * g)` has norm `limit` where that of `g` is larger, else it is `g`."""
+    clipped = size > limit * power
+    return {"factor": jnp.where(clipped, limit / jnp.where(clipped, size, 1), 1 / power)}
+
+
+def rescale_rule(g: jax.Array, s: Any) -> jax.Array:
+    """u = factor * g, the factor in two parts that are each in range."""
+    return s.factor * (s.power * g)

@@ -1,0 +1,30 @@
+"""The sign of every element."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from gradflow._base import EmptyState, Pair, Params, Updates, transformation
+from gradflow._compose import init_empty_state
+from gradflow._leafwise import leafwise
+
+
+def sign_rule(g: jax.Array, s: Any) -> jax.Array:
+    """u = sign(g)."""
+    return jnp.sign(g)
+
+
+@transformation
+def scale_by_sign() -> Pair:
+    """Keeps only the signs: `u = sign(g)`, 0 where `g` is 0; of complex numbers `g / |g|`.
+
+    Source: Bernstein et al. 2018, arXiv:1802.04434.
+    """
+
+    def update(
+        updates: Updates, state: EmptyState, params: Params | None = None
+    ) -> tuple[Updates, EmptyState]:
+        return leafwise(sign_rule, (updates,))[0], state
+
+    return init_empty_state, update

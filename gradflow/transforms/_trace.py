@@ -1,0 +1,58 @@
+"""Momentum as a decaying sum of gradients."""
+
+from typing import Any, NamedTuple
+
+import jax
+
+from gradflow._base import OptState, Pair, Params, Updates, transformation
+from gradflow._hyper import Fraction
+from gradflow._leafwise import leafwise
+from gradflow._state import first_moment
+
+
+class TraceState(NamedTuple):
+    """The decaying sum of gradients."""
+
+    trace: Updates
+
+
+def trace_rule(g: jax.Array, trace: jax.Array, s: Any) -> tuple[jax.Array, ...]:
+    """Polyak 1964: the heavy ball."""
+    trace = s.decay * trace + g
+    return trace, trace
+
+
+def nesterov_trace_rule(g: jax.Array, trace: jax.Array, s: Any) -> tuple[jax.Array, ...]:
+    """Sutskever et al. 2013: the sum that the next step would have, were its gradient this one."""
+    trace = s.decay * trace + g
+    return s.decay * trace + g, trace
+
+
+@transformation
+def trace(decay: Fraction, nesterov: bool = False, accumulator_dtype: Any = None) -> Pair:
+    """Sums gradients up, each weighing less as it ages: momentum as in SGD.
+
+        trace = decay * trace + g
+        u = trace                with nesterov:  u = decay * trace + g
+
+    Args:
+      decay: what a step leaves of the sum, in [0, 1].
+      nesterov: looks one step ahead.
+      accumulator_dtype: dtype of the sum; the parameters' by default.
+
+    Unlike `ema` the new gradient counts in full, so a steady one is multiplied by `1 / (1 - decay)`.
+    `dampened_trace` has PyTorch's dampening. Source: Sutskever et al. 2013, "On the importance of
+    initialization and momentum in deep learning".
+    """
+    rule = nesterov_trace_rule if nesterov else trace_rule
+
+    def init(params: Params) -> OptState:
+        return TraceState(first_moment(params, accumulator_dtype))
+
+    def update(
+        updates: Updates, state: TraceState, params: Params | None = None
+    ) -> tuple[Updates, TraceState]:
+        u, new_trace = leafwise(rule, (updates, state.trace), decay=decay)
+        return u, TraceState(new_trace)
+
+    return init, update

@@ -1,0 +1,57 @@
+"""Trajectories of reference implementations, in float64, step by step."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import gradflow as gf
+
+FILES = {
+    path.stem: json.loads(path.read_text())
+    for path in sorted((Path(__file__).parents[1] / "oracles").glob("*.json"))
+}
+STANDARD = [n for n, d in FILES.items() if d["kind"] == "optimizer" and d["protocol"] == "standard"]
+
+
+def call(spec: Any) -> Any:
+    """The value of a call `{"name", "args", "kwargs"}`, nested freely."""
+    if isinstance(spec, list):
+        return [call(item) for item in spec]
+    if not isinstance(spec, dict):
+        return spec
+    if "__tuple__" in spec:
+        return tuple(call(item) for item in spec["__tuple__"])
+    if "__pairs__" in spec:
+        return {key: call(value) for key, value in spec["__pairs__"]}
+    names = spec["name"] if isinstance(spec["name"], list) else [spec["name"]]
+    factory = next(getattr(gf, name) for name in names if hasattr(gf, name))
+    return factory(*call(spec.get("args", [])), **{k: call(v) for k, v in spec.get("kwargs", {}).items()})
+
+
+def arrays(tree: dict[str, Any]) -> dict[str, jax.Array]:
+    return {name: jnp.asarray(np.asarray(values, np.float64)) for name, values in tree.items()}
+
+
+@pytest.mark.parametrize("case", STANDARD)
+def test_trajectory(case: str) -> None:
+    data = FILES[case]
+    with jax.enable_x64(True):
+        tx = call(data["gradflow"])
+        params = arrays(data["params0"])
+        state = tx.init(params)
+        step = jax.jit(tx.update)
+        for t, (grads, expected) in enumerate(zip(data["grads"], data["trajectory"], strict=True)):
+            updates, state = step(arrays(grads), state, params)
+            params = gf.apply_updates(params, updates)
+            for name, values in expected.items():
+                error = np.max(np.abs(np.asarray(params[name]) - np.asarray(values)))
+                assert error <= data["tolerance"], f"step {t}, leaf {name}: off by {error:.1e}"
+
+
+def test_there_are_oracles() -> None:
+    assert len(STANDARD) >= 20
