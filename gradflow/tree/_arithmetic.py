@@ -1,0 +1,186 @@
+"""Leaf by leaf: sums, products, selections. Each is one compiled call for the whole tree.
+
+The rules of all of them: a result is absent (None) where an operand is; leaves of different
+inexact dtypes meet in the smallest dtype that holds both; below float32 the arithmetic is done in
+float32 and rounded once; nothing is broadcast.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from gradflow._dtypes import DType, compute_dtype, is_complex, is_inexact, promote
+from gradflow.tree._leaves import arrays_of, call, check_scalar, common_dtype, is_number
+from gradflow.tree._structure import match
+
+
+def add(tree_x: Any, tree_y: Any, *other_trees: Any) -> Any:
+    """The sum of two or more trees."""
+    return call(_add, tree_x, tree_y, *other_trees)
+
+
+def sub(tree_x: Any, tree_y: Any) -> Any:
+    """`tree_x - tree_y`."""
+    return call(_sub, tree_x, tree_y)
+
+
+def mul(tree_x: Any, tree_y: Any) -> Any:
+    """`tree_x * tree_y`."""
+    return call(_mul, tree_x, tree_y)
+
+
+def div(tree_x: Any, tree_y: Any) -> Any:
+    """`tree_x / tree_y`; integers are divided as float32."""
+    return call(_div, tree_x, tree_y)
+
+
+def scale(scalar: Any, tree: Any) -> Any:
+    """`scalar * tree`.
+
+    The scalar's width does not count, only its kind: a bfloat16 leaf stays one; a complex scalar
+    makes real leaves complex, a real one makes integer leaves float32.
+    """
+    check_scalar(scalar, "scalar")
+    return call(_scale, scalar, tree)
+
+
+def add_scale(tree_x: Any, scalar: Any, tree_y: Any) -> Any:
+    """`tree_x + scalar * tree_y`; the scalar's dtype counts as it does in `scale`."""
+    check_scalar(scalar, "scalar")
+    return call(_add_scale, tree_x, scalar, tree_y)
+
+
+def clip(tree: Any, min_value: Any = None, max_value: Any = None) -> Any:
+    """Every number moved into `[min_value, max_value]`; None is no bound.
+
+    The bounds' dtypes count as the scalar's does in `scale`. NaN stays NaN. Complex leaves are
+    refused with a TypeError.
+    """
+    for bound, name in ((min_value, "min_value"), (max_value, "max_value")):
+        if bound is not None:
+            check_scalar(bound, name)
+    return call(_clip, tree, min_value, max_value)
+
+
+def conj(tree: Any) -> Any:
+    """The complex conjugate."""
+    return call(_conj, tree)
+
+
+def real(tree: Any) -> Any:
+    """The real part."""
+    return call(_real, tree)
+
+
+def where(condition: Any, tree_x: Any, tree_y: Any) -> Any:
+    """`tree_x` if the scalar `condition` holds, else `tree_y`; leaves may be PRNG keys too."""
+    check_scalar(condition, "condition")
+    return call(_where, condition, tree_x, tree_y)
+
+
+@jax.jit
+def _add(*trees: Any) -> Any:
+    return _combine(lambda x, *rest: x + _add_up(rest), trees)
+
+
+def _add_up(terms: tuple[jax.Array, ...]) -> jax.Array:
+    return terms[0] if len(terms) == 1 else terms[0] + _add_up(terms[1:])
+
+
+@jax.jit
+def _sub(tree_x: Any, tree_y: Any) -> Any:
+    return _combine(lambda x, y: x - y, (tree_x, tree_y))
+
+
+@jax.jit
+def _mul(tree_x: Any, tree_y: Any) -> Any:
+    return _combine(lambda x, y: x * y, (tree_x, tree_y))
+
+
+@jax.jit
+def _div(tree_x: Any, tree_y: Any) -> Any:
+    # The scalar 1.0 counts by its kind and makes integers float32.
+    return _combine(lambda x, y, _: x / y, (tree_x, tree_y), (np.float32(1),))
+
+
+@jax.jit
+def _scale(scalar: jax.Array, tree: Any) -> Any:
+    return _combine(lambda x, s: s * x, (tree,), (scalar,))
+
+
+@jax.jit
+def _add_scale(tree_x: Any, scalar: jax.Array, tree_y: Any) -> Any:
+    return _combine(lambda x, y, s: x + s * y, (tree_x, tree_y), (scalar,))
+
+
+@jax.jit
+def _clip(tree: Any, low: jax.Array | None, high: jax.Array | None) -> Any:
+    arrays_of(tree, real=True)
+    tree = _each(lambda x: x, tree)
+    if low is not None:
+        tree = _combine(jnp.maximum, (tree,), (low,))
+    if high is not None:
+        tree = _combine(jnp.minimum, (tree,), (high,))
+    return tree
+
+
+@jax.jit
+def _conj(tree: Any) -> Any:
+    return _each(lambda x: x.conj(), tree)
+
+
+@jax.jit
+def _real(tree: Any) -> Any:
+    return _each(lambda x: x.real, tree)
+
+
+def _each(f: Callable[[jax.Array], jax.Array], tree: Any) -> Any:
+    leaves = [f(x) for x in arrays_of(tree)]
+    # A conversion to its own dtype makes a Python number's weak type strong.
+    strong = [jax.lax.convert_element_type(x, x.dtype) for x in leaves]
+    return jax.tree.unflatten(jax.tree.structure(tree), strong)
+
+
+@jax.jit
+def _where(condition: jax.Array, tree_x: Any, tree_y: Any) -> Any:
+    def select(x: Any, y: Any) -> Any:
+        if x is None or y is None:
+            return None
+        if x.dtype == y.dtype and not is_number(x.dtype):  # PRNG keys
+            return jnp.where(condition.astype(bool), x, y)
+        return _apply(lambda a, b: jnp.where(condition.astype(bool), a, b), (x, y), ())
+
+    rows, treedef = match(tree_x, tree_y)
+    return treedef.unflatten([select(x, y) for x, y in rows])
+
+
+def _combine(f: Callable[..., jax.Array], trees: tuple[Any, ...], scalars: tuple[Any, ...] = ()) -> Any:
+    """`f(*leaves, *scalars)` over the leaves side by side."""
+    rows, treedef = match(*trees)
+    for tree in trees:
+        arrays_of(tree)
+    return treedef.unflatten(
+        [None if any(x is None for x in row) else _apply(f, row, scalars) for row in rows]
+    )
+
+
+def _apply(f: Callable[..., jax.Array], row: tuple[Any, ...], scalars: tuple[Any, ...]) -> Any:
+    strong = [x.dtype for x in row if not x.weak_type]
+    dtype = common_dtype(strong or [x.dtype for x in row])
+    for x in (*row, *scalars):
+        if x.dtype not in strong:
+            dtype = _of_kind(dtype, x.dtype)
+    work = compute_dtype(dtype) if is_inexact(dtype) else dtype
+    return f(*(x.astype(work) for x in (*row, *scalars))).astype(dtype)
+
+
+def _of_kind(dtype: DType, other: DType) -> DType:
+    """`dtype`, made inexact or complex if `other` is; its width stays where it can."""
+    if is_complex(other):
+        return promote(dtype if is_inexact(dtype) else np.dtype(np.float32), np.dtype("complex64"))
+    if is_inexact(other) and not is_inexact(dtype):
+        return np.dtype(np.float32)
+    return dtype

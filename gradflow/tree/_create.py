@@ -1,0 +1,129 @@
+"""New trees in the likeness of old ones: filled, cast, batched."""
+
+import functools
+from collections.abc import Iterable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental import shard_alike
+
+from gradflow._dtypes import DType, is_complex
+from gradflow.tree._leaves import check_scalar, dtype_of, refuse
+from gradflow.tree._structure import match
+
+
+def zeros_like(tree: Any, dtype: Any = None) -> Any:
+    """A tree of zeros: fresh buffers, strong types, the leaves' shapes, dtypes and shardings.
+
+    Leaves may be arrays, tracers or `jax.ShapeDtypeStruct`; `dtype` replaces the leaves' own.
+    """
+    return full_like(tree, 0, dtype)
+
+
+def ones_like(tree: Any, dtype: Any = None) -> Any:
+    """A tree of ones; see `zeros_like`."""
+    return full_like(tree, 1, dtype)
+
+
+def full_like(tree: Any, fill_value: Any, dtype: Any = None) -> Any:
+    """A tree filled with the scalar `fill_value`; see `zeros_like`."""
+    check_scalar(fill_value, "fill_value")
+    return jax.tree.map(lambda x: _full(x, fill_value, dtype), tree)
+
+
+def _full(x: Any, value: Any, dtype: Any) -> jax.Array:
+    # The dtype is always given: left out, a weakly typed leaf would give weakly typed state.
+    dtype = dtype_of(x) if dtype is None else jax.dtypes.canonicalize_dtype(dtype)
+    if isinstance(x, jax.core.Tracer):
+        result: jax.Array = _full_traced(x, value, dtype)
+        return result
+    return alike(x, jax.lax.full_like(x, value, dtype))
+
+
+@functools.partial(jax.jit, static_argnums=2)
+def _full_traced(x: jax.Array, value: Any, dtype: DType) -> jax.Array:
+    # Jitted because the tracers of an eager `grad` or `vmap` have no mesh at hand.
+    return alike(x, jax.lax.full_like(x, value, dtype))
+
+
+def alike(x: Any, y: jax.Array) -> jax.Array:
+    """`y`, of the same shape as `x`, sharded like it.
+
+    Under `jit` neither a tracer nor a partitioner knows how a constant ought to be sharded: it
+    would be left on one device, or replicated. Inside a manual region (`shard_map`) shapes are
+    local already.
+    """
+    if jax.sharding.get_abstract_mesh().manual_axes:
+        return y
+    wanted = jax.typeof(x).sharding
+    explicit = bool(wanted.mesh.explicit_axes)  # then the type says it, for tracers too
+    traced = isinstance(y, jax.core.Tracer)
+    if explicit and traced and jax.typeof(y).sharding != wanted:
+        y = jax.sharding.reshard(y, wanted)
+    if isinstance(x, jax.core.Tracer):
+        pair: tuple[Any, jax.Array] = shard_alike.shard_alike(jax.lax.stop_gradient(x), y)
+        return pair[1]
+    sharding = getattr(x, "sharding", None)
+    if not isinstance(sharding, jax.sharding.NamedSharding) or (explicit and traced):
+        return y
+    if not isinstance(sharding.mesh, jax.sharding.Mesh):
+        return y
+    place: Any = jax.lax.with_sharding_constraint if traced else jax.device_put
+    result: jax.Array = place(y, sharding)
+    return result
+
+
+def cast(tree: Any, dtype: Any) -> Any:
+    """Every leaf in `dtype`; None leaves the tree as it is.
+
+    A leaf that has this dtype already is returned, not copied. Complex leaves are not cast to a
+    real dtype (TypeError): use `real` first.
+    """
+    if dtype is None:
+        return tree
+    wanted = np.dtype(jax.dtypes.canonicalize_dtype(dtype))
+    rows, treedef = match(tree)
+    return treedef.unflatten(_cast(tree, [(x, wanted) for (x,) in rows]))
+
+
+def cast_like(tree: Any, other_tree: Any) -> Any:
+    """Every leaf in the dtype of its counterpart in `other_tree`; see `cast`.
+
+    The counterpart's shape does not matter. Where either leaf is None the result is None.
+    """
+    rows, treedef = match(tree, other_tree, shapes=False)
+    wanted = [(None, None) if y is None else (x, dtype_of(y)) for x, y in rows]
+    return treedef.unflatten(_cast(tree, wanted))
+
+
+def _cast(tree: Any, wanted: Iterable[tuple[Any, DType | None]]) -> list[Any]:
+    leaves: list[Any] = []
+    changing: dict[int, DType] = {}
+    for i, (x, dtype) in enumerate(wanted):
+        leaves.append(x)
+        if x is None or dtype is None:
+            continue
+        own = dtype_of(x)
+        if is_complex(own) and not is_complex(dtype):
+            refuse(tree, i, f"a real leaf to cast to {dtype}", own)
+        if isinstance(x, jax.ShapeDtypeStruct):
+            leaves[i] = jax.ShapeDtypeStruct(x.shape, dtype, sharding=x.sharding)
+        elif own != dtype or getattr(x, "weak_type", True):
+            changing[i] = dtype
+    if changing:
+        cast_leaves = _convert([leaves[i] for i in changing], tuple(changing.values()))
+        for i, x in zip(changing, cast_leaves, strict=True):
+            leaves[i] = x
+    return leaves
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def _convert(leaves: list[jax.Array], dtypes: tuple[DType, ...]) -> list[jax.Array]:
+    return [jax.lax.convert_element_type(x, d) for x, d in zip(leaves, dtypes, strict=True)]
+
+
+def batch_shape(tree: Any, shape: tuple[int, ...] = ()) -> Any:
+    """Every leaf repeated along new leading axes of the given sizes."""
+    return jax.tree.map(lambda x: jnp.broadcast_to(x, (*shape, *np.shape(x))), tree)

@@ -1,0 +1,82 @@
+"""What a tree holds: how many numbers, of which dtype, close to another tree's or not."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from gradflow._dtypes import DType
+from gradflow.tree._leaves import arrays_of, call, check_scalar, common_dtype, dtype_of
+from gradflow.tree._paths import path_string, show
+from gradflow.tree._structure import match
+
+
+def size(tree: Any) -> int:
+    """How many numbers the tree holds."""
+    return sum(int(np.prod(np.shape(x))) for x in jax.tree.leaves(tree))
+
+
+def dtype(tree: Any, mixed_dtype_handler: str | None = None) -> DType:
+    """The dtype of the leaves; float32 for an empty tree.
+
+    Args:
+      tree: of numbers.
+      mixed_dtype_handler: for leaves of several dtypes: None refuses them, "promote" gives the
+        smallest dtype that holds all, "highest" and "lowest" the one among them that holds all
+        the others or that all the others hold.
+
+    Raises ValueError where the handler finds no answer, with a leaf's path for each dtype.
+    """
+    if mixed_dtype_handler not in (None, "promote", "highest", "lowest"):
+        raise ValueError(
+            "mixed_dtype_handler: expected None, 'promote', 'highest' or 'lowest', got "
+            f"{mixed_dtype_handler!r}"
+        )
+    first: dict[DType, str] = {}
+    for path, x in jax.tree_util.tree_leaves_with_path(tree):
+        first.setdefault(dtype_of(x), show(path_string(path)))
+    if len(first) < 2:
+        return next(iter(first), np.dtype(jnp.float32))
+    if mixed_dtype_handler == "promote":
+        return common_dtype(first)
+    for own in first if mixed_dtype_handler else ():
+        # `own` is the highest if it meets every other in itself, the lowest if in the other.
+        highest = mixed_dtype_handler == "highest"
+        if all(common_dtype([own, d]) == (own if highest else d) for d in first):
+            return own
+    examples = ", ".join(f"{d} at {path}" for d, path in first.items())
+    kind = f"no {mixed_dtype_handler} dtype" if mixed_dtype_handler else "no common dtype"
+    raise ValueError(f"{kind} in a tree with {examples}")
+
+
+def allclose(a: Any, b: Any, rtol: Any = 1e-05, atol: Any = 1e-08, equal_nan: bool = False) -> jax.Array:
+    """Whether `|a - b| <= atol + rtol * |b|` everywhere; None is close to None only.
+
+    Raises ValueError where structures or shapes differ.
+    """
+    check_scalar(rtol, "rtol")
+    check_scalar(atol, "atol")
+    result: jax.Array = call(_allclose, a, b, rtol, atol, equal_nan)
+    return result
+
+
+@jax.jit
+def _allclose(a: Any, b: Any, rtol: jax.Array, atol: jax.Array, equal_nan: jax.Array) -> jax.Array:
+    rows, _ = match(a, b)
+    arrays_of(a), arrays_of(b)
+    close = jnp.asarray(True)
+    for x, y in rows:
+        if x is None or y is None:
+            close &= x is y
+            continue
+        meet = np.promote_types(common_dtype([x.dtype, y.dtype]), np.float32)
+        meet = jax.dtypes.canonicalize_dtype(meet)
+        x, y = x.astype(meet), y.astype(meet)
+        real = x.real.dtype
+        within = jnp.abs(x - y) <= atol.astype(real) + rtol.astype(real) * jnp.abs(y)
+        # An infinite y would be close to everything.
+        close_here = jnp.where(jnp.isfinite(x) & jnp.isfinite(y), within, x == y)
+        both_nan = jnp.isnan(x) & jnp.isnan(y) & equal_nan
+        close &= jnp.all(close_here | both_nan)
+    return close

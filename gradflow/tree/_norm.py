@@ -1,0 +1,132 @@
+"""The norm of a tree, right from the smallest number to the largest."""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from gradflow._dtypes import DType, compute_dtype, is_complex, is_inexact
+from gradflow.tree._leaves import accumulator, arrays_of, call
+from gradflow.tree._reductions import (
+    AxisName,
+    all_sum,
+    axes,
+    in_pairs,
+    sum_of,
+)
+
+
+def norm(
+    tree: Any,
+    ord: int | str | float | None = None,
+    squared: bool = False,
+    *,
+    axis_name: AxisName = None,
+) -> jax.Array:
+    """The norm of all numbers in the tree, taken as one vector, in float32 or wider.
+
+    The 2-norm neither overflows nor underflows on the way; only numbers that the device itself
+    takes for zero (on CPUs those below 1.2e-38) count as zero. Its gradient at zero is zero. An
+    empty tree has norm 0.
+
+    Args:
+      tree: None leaves are absent; of complex numbers the absolute value counts.
+      ord: None or 2, 1, or inf (also as a string).
+      squared: return the square.
+      axis_name: mapped axes (`shard_map`, `vmap`) along which each leaf is one piece of the whole.
+    """
+    order = 2.0 if ord is None else float(ord)
+    if order not in (1.0, 2.0, np.inf):
+        raise ValueError(f"ord: expected None, 1, 2 or inf, got {ord!r}")
+    result: jax.Array = call(_norm, tree, order=order, squared=bool(squared), axis_name=axes(axis_name))
+    return result
+
+
+@functools.partial(jax.jit, static_argnames=("order", "squared", "axis_name"))
+def _norm(tree: Any, *, order: float, squared: bool, axis_name: tuple[str, ...]) -> jax.Array:
+    leaves = [x if is_inexact(x.dtype) else x.astype(np.float32) for x in arrays_of(tree)]
+    dtype = accumulator(leaves, real=True)
+    if order == 2.0 and squared:
+        return all_sum(sum_of([_square_sum(x, dtype=dtype) for x in leaves], dtype), axis_name)
+    if order == 2.0:
+        return _two_norm(leaves, axis_name)
+    sizes = [_widen(jnp.abs(x)) for x in leaves]
+    if order == 1.0:
+        result = all_sum(sum_of([jnp.sum(x) for x in sizes], dtype), axis_name)
+    else:
+        largest = [jnp.max(x, initial=0).astype(dtype) for x in sizes]
+        result = in_pairs(jnp.maximum, [jnp.zeros((), dtype), *largest])
+        result = jax.lax.pmax(result, axis_name) if axis_name else result
+    return result * result if squared else result
+
+
+# (limit, up): a plain sum of squares below `limit`, or infinite, is taken again with the numbers
+# multiplied or divided by `up`. Then the square of the smallest number is normal, a sum below
+# `limit` stays finite, and the square of the largest number leaves room for 2^50 others.
+_RESCALING = {
+    np.dtype(np.float32): (2.0**-60, 2.0**90),
+    np.dtype(np.float64): (2.0**-900, 2.0**600),
+}
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
+def _two_norm(leaves: list[jax.Array], axis_name: tuple[str, ...]) -> jax.Array:
+    dtype = accumulator(leaves, real=True)
+    limit, up = (dtype.type(x) for x in _RESCALING[dtype])
+
+    parts = [_square_sum(x, dtype=dtype) for x in leaves]
+    plain = all_sum(sum_of(parts, dtype), axis_name)
+    small = plain < limit
+
+    def again(leaves: list[jax.Array]) -> jax.Array:
+        scaled = [
+            _square_sum(x, (small, part, up), dtype=dtype) for x, part in zip(leaves, parts, strict=True)
+        ]
+        root = jnp.sqrt(all_sum(sum_of(scaled, dtype), axis_name))
+        return root * jnp.where(small, 1 / up, up)
+
+    # In a branch, so that ordinary trees are read once. A NaN fails both tests and is the answer.
+    rare = small | (plain == np.inf)
+    result: jax.Array = jax.lax.cond(rare, again, lambda _: jnp.sqrt(plain), leaves)
+    return result
+
+
+@_two_norm.defjvp
+def _two_norm_jvp(
+    axis_name: tuple[str, ...],
+    primals: tuple[list[jax.Array]],
+    tangents: tuple[list[jax.Array]],
+) -> tuple[jax.Array, jax.Array]:
+    """d|x| = <x / |x|, dx>, and 0 at zero: the subgradient of least norm."""
+    (leaves,), (dots,) = primals, tangents
+    result = _two_norm(leaves, axis_name)
+    parts = [_along(x, dx, result) for x, dx in zip(leaves, dots, strict=True)]
+    return result, all_sum(sum_of(parts, result.dtype), axis_name)
+
+
+@jax.jit
+def _along(x: jax.Array, dx: jax.Array, size: jax.Array) -> jax.Array:
+    x, dx = _widen(x), _widen(dx)
+    size = size.astype(x.real.dtype)
+    # Divided, not multiplied by 1 / size, which overflows. The inner `where` keeps a second
+    # derivative finite.
+    unit = jnp.where(size > 0, x / jnp.where(size > 0, size, 1).astype(x.dtype), 0)
+    return jnp.sum((unit.conj() * dx).real)
+
+
+@functools.partial(jax.jit, static_argnames="dtype")
+def _square_sum(x: jax.Array, rescaling: tuple[jax.Array, ...] | None = None, *, dtype: DType) -> jax.Array:
+    parts = [part.astype(dtype) for part in ((x.real, x.imag) if is_complex(x.dtype) else (x,))]
+    if rescaling:
+        small, plain, up = rescaling
+        # A square sum is never negative, but XLA does not know, and sees a factor of its own for
+        # each leaf. A factor common to leaves of one shape would be written out in that shape.
+        factor = jnp.where(small | (plain < 0), up, 1 / up)
+        parts = [part * factor for part in parts]
+    return in_pairs(jax.lax.add, [jnp.sum(jnp.square(part)) for part in parts])
+
+
+def _widen(x: jax.Array) -> jax.Array:
+    return x.astype(compute_dtype(x.dtype))

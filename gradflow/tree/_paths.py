@@ -1,0 +1,140 @@
+"""Addresses of leaves: `encoder/0/kernel`, written alike for every kind of container."""
+
+import difflib
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import jax
+from jax import tree_util
+
+KeyPath = tuple[Any, ...]
+_LEAF: Any = jax.tree.structure(0)
+
+
+def is_none(x: Any) -> bool:
+    """Whether `x` is an absent leaf."""
+    return x is None
+
+
+def segment(key: Any) -> str:
+    """One key of a key path as plain text, without brackets, quotes or dots."""
+    for field in ("key", "idx", "name"):  # dicts and flattened indices, sequences, attributes
+        if hasattr(key, field):
+            return str(getattr(key, field))
+    return str(key).strip("[]'\".")
+
+
+def path_string(path: Iterable[Any]) -> str:
+    """A key path of `jax.tree_util` as segments joined by "/"; the root is the empty string."""
+    return "/".join(segment(key) for key in path)
+
+
+def show(path: str) -> str:
+    """A path as error messages quote it."""
+    return repr(path) if path else "the root"
+
+
+def children(node: Any) -> tuple[list[tuple[Any, Any]], Any]:
+    """The (key, child) pairs one level below `node`, and the treedef that puts them back."""
+    pairs, treedef = tree_util.tree_flatten_with_path(node, is_leaf=lambda x: x is not node)
+    if treedef == _LEAF:
+        return [], treedef
+    return [(path[0], child) for path, child in pairs], treedef
+
+
+def is_container(node: Any) -> bool:
+    """Whether `node` is neither a leaf nor None."""
+    return node is not None and not tree_util.all_leaves([node])
+
+
+def map_with_path(
+    f: Callable[..., Any],
+    tree: Any,
+    *rest: Any,
+    is_leaf: Callable[[Any], bool] | None = None,
+) -> Any:
+    """Map `f(path, leaf, *rest_leaves)` over a tree; `path` is a string such as "encoder/0/kernel".
+
+    None leaves stay None and `f` is not called for them.
+    """
+    return tree_util.tree_map_with_path(
+        lambda path, *leaves: f(path_string(path), *leaves), tree, *rest, is_leaf=is_leaf
+    )
+
+
+def paths(tree: Any) -> list[str]:
+    """The path of every leaf, in the order of `jax.tree.leaves`; None leaves are absent."""
+    return [path_string(path) for path, _ in tree_util.tree_leaves_with_path(tree)]
+
+
+def get_by_path(tree: Any, path: str) -> Any:
+    """The leaf or subtree that stands at `path`.
+
+    Raises KeyError when nothing or more than one node stands there, naming the near candidates.
+    """
+    return _locate(tree, path)[1]
+
+
+def set_by_path(tree: Any, path: str, value: Any) -> Any:
+    """A copy of `tree` whose leaf or subtree at `path` is `value`.
+
+    Raises KeyError when nothing or more than one node stands there, naming the near candidates.
+    """
+    indices, _ = _locate(tree, path)
+    return _replace(tree, indices, value)
+
+
+def near(wanted: str, known: Iterable[str]) -> str:
+    """The end of an error message: the known names that are nearest to the wanted one."""
+    names = sorted(set(known))
+    close = difflib.get_close_matches(wanted, names, n=5, cutoff=0.5)
+    tail = wanted.rsplit("/", 1)[-1]
+    close += [name for name in names if name.rsplit("/", 1)[-1] == tail and name not in close][:5]
+    if close:
+        return f"Did you mean {', '.join(map(repr, close))}?"
+    if not names:
+        return "The tree is empty."
+    shown = ", ".join(map(repr, names[:20]))
+    return f"It has {shown}{f' and {len(names) - 20} more' if len(names) > 20 else ''}."
+
+
+def _locate(tree: Any, path: str) -> tuple[tuple[int, ...], Any]:
+    # A dict key may itself hold "/", so a path can be cut into segments in several ways.
+    found = list(_search(tree, path))
+    if not found:
+        known = [path_string(p) for p, _ in _nodes(tree, ())]
+        raise KeyError(f"no leaf or subtree at path {show(path)}. {near(path, known)}")
+    if len(found) > 1:
+        raise KeyError(
+            f"path {show(path)} is ambiguous: {len(found)} nodes are written like this, "
+            'because some keys hold "/" or differ only in type'
+        )
+    return found[0]
+
+
+def _search(node: Any, path: str) -> Iterator[tuple[tuple[int, ...], Any]]:
+    if not path:
+        yield (), node
+        return
+    for i, (key, child) in enumerate(children(node)[0]):
+        name = segment(key)
+        if path == name:
+            yield (i,), child
+        elif path.startswith(name + "/"):
+            for indices, found in _search(child, path[len(name) + 1 :]):
+                yield (i, *indices), found
+
+
+def _nodes(node: Any, path: KeyPath) -> Iterator[tuple[KeyPath, Any]]:
+    for key, child in children(node)[0]:
+        yield (*path, key), child
+        yield from _nodes(child, (*path, key))
+
+
+def _replace(node: Any, indices: tuple[int, ...], value: Any) -> Any:
+    if not indices:
+        return value
+    pairs, treedef = children(node)
+    parts = [child for _, child in pairs]
+    parts[indices[0]] = _replace(parts[indices[0]], indices[1:], value)
+    return treedef.unflatten(parts)

@@ -1,0 +1,109 @@
+"""One number from a whole tree. Below, `sum`, `max` and `min` are not the builtins."""
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from gradflow._dtypes import DType
+from gradflow.tree._leaves import accumulator, arrays_of, call, common_dtype
+from gradflow.tree._structure import match
+
+AxisName = str | tuple[str, ...] | None
+
+
+def sum(tree: Any, associative_reduction: bool = False, *, axis_name: AxisName = None) -> jax.Array:
+    """The sum of all numbers in the tree, accumulated and returned in float32 or wider.
+
+    Trees of integers are summed as integers. The leaves' sums are always added in pairs, so
+    `associative_reduction` changes nothing. `axis_name`: see `norm`.
+    """
+    del associative_reduction
+    result: jax.Array = call(_sum, tree, axis_name=axes(axis_name))
+    return result
+
+
+def max(tree: Any, *, axis_name: AxisName = None) -> jax.Array:
+    """The largest number in the tree, -inf if it has none; `axis_name`: see `norm`."""
+    result: jax.Array = call(_extreme, tree, largest=True, axis_name=axes(axis_name))
+    return result
+
+
+def min(tree: Any, *, axis_name: AxisName = None) -> jax.Array:
+    """The smallest number in the tree, inf if it has none; `axis_name`: see `norm`."""
+    result: jax.Array = call(_extreme, tree, largest=False, axis_name=axes(axis_name))
+    return result
+
+
+def vdot(tree_x: Any, tree_y: Any, *, axis_name: AxisName = None) -> jax.Array:
+    """The inner product `sum(conj(x) * y)`, accumulated and returned in float32 or wider.
+
+    `axis_name`: see `norm`. Raises ValueError where structures or shapes differ.
+    """
+    result: jax.Array = call(_vdot, tree_x, tree_y, axis_name=axes(axis_name))
+    return result
+
+
+@functools.partial(jax.jit, static_argnames="axis_name")
+def _sum(tree: Any, *, axis_name: tuple[str, ...]) -> jax.Array:
+    leaves = arrays_of(tree)
+    dtype = accumulator(leaves)
+    return all_sum(sum_of([jnp.sum(x.astype(dtype)) for x in leaves], dtype), axis_name)
+
+
+@functools.partial(jax.jit, static_argnames=("largest", "axis_name"))
+def _extreme(tree: Any, *, largest: bool, axis_name: tuple[str, ...]) -> jax.Array:
+    leaves = arrays_of(tree, real=True)
+    leaves = [x for x in leaves if x.size]
+    dtype = common_dtype([x.dtype for x in leaves])
+    reduce: Callable[..., jax.Array]
+    across: Any
+    reduce, pairwise, across, unit = (
+        (jnp.max, jnp.maximum, jax.lax.pmax, -np.inf)
+        if largest
+        else (jnp.min, jnp.minimum, jax.lax.pmin, np.inf)
+    )
+    parts = [reduce(x).astype(dtype) for x in leaves]
+    result = in_pairs(pairwise, parts) if parts else jnp.asarray(unit, dtype)
+    return across(result, axis_name) if axis_name else result
+
+
+@functools.partial(jax.jit, static_argnames="axis_name")
+def _vdot(tree_x: Any, tree_y: Any, *, axis_name: tuple[str, ...]) -> jax.Array:
+    rows, _ = match(tree_x, tree_y)
+    arrays_of(tree_x), arrays_of(tree_y)
+    pairs = [(x, y) for x, y in rows if x is not None and y is not None]
+    dtype = accumulator([x for pair in pairs for x in pair])
+    # Not `jnp.vdot`: a matrix unit would round its operands.
+    parts = [jnp.sum(x.conj().astype(dtype) * y.astype(dtype)) for x, y in pairs]
+    return all_sum(sum_of(parts, dtype), axis_name)
+
+
+def axes(axis_name: AxisName) -> tuple[str, ...]:
+    """One or several axis names as a tuple."""
+    if axis_name is None:
+        return ()
+    return (axis_name,) if isinstance(axis_name, str) else tuple(axis_name)
+
+
+def sum_of(parts: Sequence[jax.Array], dtype: DType) -> jax.Array:
+    """The sum of scalars, added in pairs: log2(n) roundings on the way instead of n."""
+    if not parts:
+        return jnp.zeros((), dtype)
+    return in_pairs(jax.lax.add, [part.astype(dtype) for part in parts])
+
+
+def in_pairs(f: Callable[[jax.Array, jax.Array], jax.Array], parts: Sequence[jax.Array]) -> jax.Array:
+    """Reduce a non-empty sequence by `f`, as a balanced binary tree."""
+    while len(parts) > 1:
+        odd = parts[-1:] if len(parts) % 2 else []
+        parts = [f(a, b) for a, b in zip(parts[::2], parts[1::2], strict=False)] + list(odd)
+    return parts[0]
+
+
+def all_sum(x: jax.Array, axis_name: tuple[str, ...]) -> jax.Array:
+    """`psum` over the named axes, if any."""
+    return jax.lax.psum(x, axis_name) if axis_name else x

@@ -1,0 +1,116 @@
+"""Find and replace parts of a nested state by their names. Below, `set` is not the builtin."""
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from gradflow.tree._paths import KeyPath, children, near, path_string
+
+Filtering = Callable[[KeyPath, Any], bool] | None
+
+
+@dataclasses.dataclass(frozen=True)
+class NamedTupleKey:
+    """The key of a NamedTuple's field: the tuple's own name, which `jax` does not tell, and the
+    field's.
+    """
+
+    tuple_name: str
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.tuple_name}.{self.name}"
+
+
+def get_all_with_path(tree: Any, key: Any, filtering: Filtering = None) -> list[tuple[KeyPath, Any]]:
+    """Every (key path, value) in the tree, in its order, whose name is `key`.
+
+    A name is a dict's key, an attribute or NamedTuple's field, or the class name of a NamedTuple.
+    Values are searched too: a found value may lie inside another.
+
+    Args:
+      tree: any pytree, an optimizer's state above all.
+      key: the name.
+      filtering: keeps what `filtering(path, value)` is true for. The keys of a path are those of
+        `jax.tree_util`, and `NamedTupleKey`.
+    """
+    found = [(path, value) for path, value, names in _walk(tree, ()) if key in names]
+    return [(p, v) for p, v in found if filtering is None or filtering(p, v)]
+
+
+def get(tree: Any, key: Any, default: Any = None, filtering: Filtering = None) -> Any:
+    """The one value in the tree with the name `key`, or `default` if there is none.
+
+    Raises KeyError if there are several, with their paths. See `get_all_with_path`.
+    """
+    found = get_all_with_path(tree, key, filtering)
+    if len(found) > 1:
+        where = ", ".join(repr(_with_tuple_names(path)) for path, _ in found)
+        raise KeyError(f"{key!r} is ambiguous: found at {where}. Choose one with filtering")
+    return found[0][1] if found else default
+
+
+def set(tree: Any, filtering: Filtering = None, /, **kwargs: Any) -> Any:
+    """A copy of the tree in which every value with one of the names in `kwargs` is replaced.
+
+    Raises KeyError if a name does not occur, with the names that do. See `get_all_with_path`.
+    """
+    for key in kwargs:
+        if not get_all_with_path(tree, key, filtering):
+            if get_all_with_path(tree, key):
+                raise KeyError(f"filtering refuses every value named {key!r}")
+            known = [str(name) for _, _, names in _walk(tree, ()) for name in names]
+            raise KeyError(f"no value is named {key!r}. {near(key, known)}")
+    return _replace(tree, (), (), kwargs, filtering)
+
+
+def _walk(
+    node: Any, path: KeyPath, names: tuple[Any, ...] = ()
+) -> Iterator[tuple[KeyPath, Any, tuple[Any, ...]]]:
+    """Every node below, with its path and its names, parents first."""
+    names = (*names, *_own_name(node))
+    if names:
+        yield path, node, names
+    for key, child in _children(node)[0]:
+        yield from _walk(child, (*path, key), _name_of(key))
+
+
+def _replace(
+    node: Any, path: KeyPath, names: tuple[Any, ...], new: dict[str, Any], filtering: Filtering
+) -> Any:
+    for name in (*names, *_own_name(node)):
+        if isinstance(name, str) and name in new and (filtering is None or filtering(path, node)):
+            return new[name]
+    pairs, treedef = _children(node)
+    parts = [_replace(x, (*path, key), _name_of(key), new, filtering) for key, x in pairs]
+    if all(part is x for part, (_, x) in zip(parts, pairs, strict=True)):
+        return node
+    return treedef.unflatten(parts)
+
+
+def _own_name(node: Any) -> tuple[str, ...]:
+    return (type(node).__name__,) if _is_named_tuple(node) else ()
+
+
+def _name_of(key: Any) -> tuple[Any, ...]:
+    """What a child is called by: a position in a list is no name."""
+    if hasattr(key, "idx"):
+        return ()
+    return (key.name,) if hasattr(key, "name") else (getattr(key, "key", None),)
+
+
+def _children(node: Any) -> tuple[list[tuple[Any, Any]], Any]:
+    pairs, treedef = children(node)
+    if _is_named_tuple(node):
+        name = type(node).__name__
+        keys = [NamedTupleKey(name, field) for field in node._fields]
+        pairs = [(key, child) for key, (_, child) in zip(keys, pairs, strict=True)]
+    return pairs, treedef
+
+
+def _is_named_tuple(node: Any) -> bool:
+    return isinstance(node, tuple) and hasattr(node, "_fields")
+
+
+def _with_tuple_names(path: KeyPath) -> str:
+    return "/".join(str(k) if isinstance(k, NamedTupleKey) else path_string((k,)) for k in path)

@@ -1,0 +1,91 @@
+"""Do two trees fit together? If not, say at which path they first differ."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from gradflow.tree._leaves import path_at
+from gradflow.tree._paths import children, is_container, is_none, path_string, show
+
+
+def match(first: Any, *others: Any, shapes: bool = True) -> tuple[list[tuple[Any, ...]], Any]:
+    """The leaves of several trees side by side, None ones included, and the first's treedef.
+
+    Raises ValueError naming the first path at which the trees, or their leaves' shapes, differ.
+    """
+    treedef: Any
+    leaves, treedef = jax.tree.flatten(first, is_leaf=is_none)
+    columns = [leaves]
+    for number, other in enumerate(others, 2):
+        column, other_def = jax.tree.flatten(other, is_leaf=is_none)
+        if other_def != treedef:
+            raise ValueError(_difference(first, other, number))
+        columns.append(column)
+    rows = list(zip(*columns, strict=True))
+    if shapes:
+        for i, row in enumerate(rows):
+            sizes = [np.shape(x) for x in row if x is not None]
+            if any(size != sizes[0] for size in sizes):
+                where = show(path_at(first, i))
+                raise ValueError(f"leaf {where}: expected shape {sizes[0]}, got {_other(sizes)}")
+    return rows, treedef
+
+
+def _other(sizes: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
+    return next(size for size in sizes if size != sizes[0])
+
+
+def up_to(treedef: Any, tree: Any, name: str) -> list[Any]:
+    """What `tree` has where `treedef` has its leaves; ValueError with the path if it does not fit."""
+    try:
+        return list(treedef.flatten_up_to(tree))
+    except ValueError:
+        expected = treedef.unflatten([0] * treedef.num_leaves)
+        found = _first_difference(expected, tree, (), up_to_leaves=True)
+    path, wanted, got = found or ((), str(treedef), str(jax.tree.structure(tree)))
+    raise ValueError(f"{name} differs at {show(path_string(path))}: expected {wanted}, got {got}")
+
+
+def _difference(a: Any, b: Any, number: int) -> str:
+    found = _first_difference(a, b, ())
+    path, expected, got = found if found else ((), jax.tree.structure(a), jax.tree.structure(b))
+    which = "the second tree" if number == 2 else f"tree number {number}"
+    return f"trees differ at {show(path_string(path))}: expected {expected}, {which} has {got}"
+
+
+def _first_difference(
+    a: Any, b: Any, path: tuple[Any, ...], up_to_leaves: bool = False
+) -> tuple[tuple[Any, ...], str, str] | None:
+    """(path, expected, got); with `up_to_leaves` a leaf of `a` stands for any subtree of `b`."""
+    if not is_container(a) and not is_container(b) and not up_to_leaves:
+        return None
+    if up_to_leaves and not is_container(a) and (a is not None or b is None):
+        return None
+    if type(a) is not type(b) or not (is_container(a) and is_container(b)):
+        return path, _name(a), _name(b)
+    (below_a, def_a), (below_b, def_b) = children(a), children(b)
+    keys_a = {path_string((key,)): key for key, _ in below_a}
+    keys_b = {path_string((key,)): key for key, _ in below_b}
+    for text, key in keys_a.items():
+        if text not in keys_b:
+            return (*path, key), f"{_name(dict(below_a)[key])}", "nothing there"
+    for text, key in keys_b.items():
+        if text not in keys_a:
+            return (*path, key), "nothing there", f"{_name(dict(below_b)[key])}"
+    if def_a != def_b:
+        return path, f"{_name(a)} {def_a}", f"{_name(b)} {def_b}"
+    for (key, child_a), (_, child_b) in zip(below_a, below_b, strict=True):
+        found = _first_difference(child_a, child_b, (*path, key), up_to_leaves)
+        if found:
+            return found
+    return None
+
+
+def _name(node: Any) -> str:
+    if node is None:
+        return "None"
+    if not is_container(node):
+        return "a leaf"
+    return f"a {type(node).__name__}"

@@ -1,0 +1,96 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from gradflow import tree
+
+TREE = {"a": jnp.array([[3.0, -4.0], [0.5, 2.0]]), "b": [jnp.array(-1.5), None], "e": jnp.zeros((0,))}
+REDUCTIONS = {"sum": (tree.sum, np.sum), "max": (tree.max, np.max), "min": (tree.min, np.min)}
+
+
+def flat(t):
+    return np.concatenate([np.asarray(x, np.float64).ravel() for x in jax.tree.leaves(t)])
+
+
+@pytest.mark.parametrize("mode", ["eager", "jit", "vmap"])
+@pytest.mark.parametrize("name", REDUCTIONS)
+def test_values(name, mode):
+    f, reference = REDUCTIONS[name]
+    wanted = reference(flat(TREE))
+    if mode == "vmap":
+        result = jax.vmap(f)(jax.tree.map(lambda x: jnp.stack([x, 2 * x]), TREE))
+        np.testing.assert_allclose(result, [wanted, 2 * wanted], rtol=1e-6)
+    else:
+        result = (jax.jit(f) if mode == "jit" else f)(TREE)
+        np.testing.assert_allclose(result, wanted, rtol=1e-6)
+        assert not result.weak_type
+
+
+@pytest.mark.parametrize("empty", [{}, None, {"a": None}, [jnp.zeros((0, 2), jnp.bfloat16)]])
+def test_empty_trees(empty):
+    for f, wanted in ((tree.sum, 0.0), (tree.max, -np.inf), (tree.min, np.inf)):
+        assert f(empty) == wanted
+        assert f(empty).dtype == jnp.float32
+    assert tree.vdot(empty, empty) == 0
+
+
+def test_sums_are_accumulated_in_float32():
+    ones = jnp.ones(4096, jnp.float16)  # float16 holds integers up to 2048
+    for result in (tree.sum([ones, ones]), tree.vdot([ones, ones], [ones, ones])):
+        assert result == 8192
+        assert result.dtype == jnp.float32
+    many = {str(i): jnp.float32(0.1) for i in range(1000)}
+    np.testing.assert_allclose(tree.sum(many), 1000 * np.float64(np.float32(0.1)), rtol=2e-7)
+    assert tree.sum(many, True) == tree.sum(many)
+
+
+def test_integers_are_summed_as_integers():
+    big = [jnp.array([2**24, 1]), jnp.array([1], jnp.int8)]
+    assert tree.sum(big) == 2**24 + 2
+    assert tree.sum(big).dtype == tree.vdot(big, big).dtype == jnp.int32
+    assert tree.sum([jnp.array([True, True])]) == 2
+    assert tree.max([jnp.array([3], jnp.int8)]).dtype == jnp.int8
+    assert tree.sum([jnp.array([3]), jnp.array(0.5, jnp.bfloat16)]) == 3.5
+
+
+def test_max_keeps_the_dtype_and_nan():
+    assert tree.max([jnp.ones(2, jnp.bfloat16)]).dtype == jnp.bfloat16
+    assert tree.max([jnp.ones(2, jnp.bfloat16), jnp.ones(2, jnp.float16)]).dtype == jnp.float32
+    assert np.isnan(tree.max([jnp.array([1.0, np.nan]), jnp.ones(2)]))
+
+
+def test_vdot():
+    x = {"z": jnp.array([1 + 2j, 3j]), "r": jnp.array([2.0]), "n": None, "m": jnp.ones(2)}
+    y = {"z": jnp.array([2 - 1j, 1j]), "r": jnp.array([4.0], jnp.bfloat16), "n": None, "m": None}
+    result = tree.vdot(x, y)
+    np.testing.assert_allclose(result, np.vdot([1 + 2j, 3j, 2], [2 - 1j, 1j, 4]), rtol=1e-6)
+    assert result.dtype == jnp.complex64
+    with pytest.raises(ValueError, match=r"leaf 'r': expected shape \(1,\), got \(\)"):
+        tree.vdot({"r": jnp.ones(1)}, {"r": jnp.ones(())})
+    with pytest.raises(ValueError, match=r"the root: expected a dict, the second tree has a list"):
+        tree.vdot({"r": jnp.ones(1)}, [jnp.ones(1)])
+
+
+@pytest.mark.parametrize("name", REDUCTIONS)
+def test_named_axes(name):
+    f, reference = REDUCTIONS[name]
+    x = jnp.arange(6.0).reshape(2, 3) - 2
+    result = jax.vmap(lambda v: f({"v": v}, axis_name="i"), axis_name="i")(x)
+    np.testing.assert_allclose(result, np.full(2, reference(np.asarray(x))))
+    dots = jax.vmap(lambda v: tree.vdot(v, v, axis_name="i"), axis_name="i")(x)
+    np.testing.assert_allclose(dots, np.full(2, np.vdot(x, x)))
+
+
+def test_float64():
+    with jax.enable_x64(True):
+        x = [jnp.full(3, 1e300, jnp.float64), jnp.ones(2, jnp.float32)]
+        assert tree.sum(x).dtype == tree.vdot(x, x).dtype == jnp.float64
+        np.testing.assert_allclose(tree.sum(x), 3e300)
+
+
+def test_mistakes():
+    with pytest.raises(TypeError, match=r"leaf 'z': expected real numbers, got complex64"):
+        tree.max({"z": jnp.array([1j])})
+    with pytest.raises(TypeError, match=r"leaf 'k': expected numbers, got key"):
+        tree.sum({"k": jax.random.key(0)})
