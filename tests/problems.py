@@ -20,25 +20,19 @@ def _is_shape(x: Any) -> bool:
     return isinstance(x, tuple)
 
 
-def filled(seed: int, dtype: Any = jnp.float32, scale: float = 1.0) -> Any:
+def filled(seed: int, dtype: Any = jnp.float32) -> Any:
     """A tree of every awkward shape, with None among its leaves, filled with normal numbers."""
     rng = np.random.default_rng(seed)
     dtypes = iter(dtype) if isinstance(dtype, list) else None
 
     def fill(shape: tuple[int, ...]) -> jax.Array:
         kind = next(dtypes) if dtypes is not None else dtype
-        numbers = scale * rng.normal(size=shape)
+        numbers = rng.normal(size=shape)
         if jnp.issubdtype(kind, jnp.complexfloating):
-            numbers = numbers + 1j * scale * rng.normal(size=shape)
+            numbers = numbers + 1j * rng.normal(size=shape)
         return jnp.asarray(numbers, kind)
 
     tree = jax.tree.map(fill, SHAPES, is_leaf=_is_shape)
-    return {**tree, "absent": None}
-
-
-def constant(value: float, dtype: Any = jnp.float32) -> Any:
-    """The same tree, one number everywhere."""
-    tree = jax.tree.map(lambda s: jnp.full(s, value, dtype), SHAPES, is_leaf=_is_shape)
     return {**tree, "absent": None}
 
 

@@ -25,7 +25,9 @@ def test_addresses_are_paths_of_names_with_equal_siblings_numbered() -> None:
 
 
 def test_replacing_arguments_and_parts() -> None:
-    tx = gf.replace(example(), {"adamw.learning_rate": 0.2, "scale[1]": gf.identity(), "scale[0].step_size": 5})
+    tx = gf.replace(
+        example(), {"adamw.learning_rate": 0.2, "scale[1]": gf.identity(), "scale[0].step_size": 5}
+    )
     assert tx == gf.chain(gf.scale(5), gf.identity(), gf.named_chain(("first", gf.adamw(0.2))))
     assert gf.replace(tx, {}) == tx
     assert gf.replace(gf.adam(0.1), {"adam": gf.scale(1.0)}) == gf.scale(1.0)

@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from laws.support import assert_close, run
 
 import gradflow as gf
-from laws.support import assert_close, run
 
 PARAMS = {"w": jnp.arange(3.0), "b": jnp.ones(2)}
 
@@ -52,7 +52,7 @@ def test_named_chain_keeps_states_by_name() -> None:
     ("argument", "message"),
     [
         (gf.adam, "argument 1 must be a transformation; got the function adam. It is a factory: call it"),
-        ([gf.adam(0.1)], "put a * before it"),
+        ([gf.adam(0.1)], r"put a \* before it"),
         (gf.adam(0.1).init(PARAMS)[0], "ScaleByAdamState. A state goes to update"),
         (0.1, r"got 0.1. To multiply by a number use scale\(number\)"),
         (gf.constant_schedule(0.1), r"scale_by_learning_rate\(schedule\)"),
@@ -134,7 +134,7 @@ def test_apply_updates_adds_in_the_wider_type_and_returns_the_parameters_own() -
     np.testing.assert_array_equal(moved["k"], [1.0])
     with pytest.raises(ValueError, match=r"apply_updates: .*'w' they are \(1,\) and \(2,\)"):
         gf.apply_updates({"w": jnp.ones(2)}, {"w": jnp.ones(1)})
-    with pytest.raises(ValueError, match="apply_updates: .*one tree structure"):
+    with pytest.raises(ValueError, match=r"apply_updates: .*one tree structure"):
         gf.apply_updates({"w": jnp.ones(2)}, {"v": jnp.ones(2)})
 
 

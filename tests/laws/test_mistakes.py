@@ -29,7 +29,7 @@ def test_wrong_gradients_are_refused_by_path(case: str, mistake: str) -> None:
     with pytest.raises((ValueError, TypeError)) as caught:
         tx.update(WRONG_GRADIENTS[mistake](grads), state, params)
     message = str(caught.value)
-    assert any(name in message for name in ("bias", "kernel", "extra", "0", "1")), message
+    assert any(name in message for name in ("bias", "kernel", "extra", "a list")), message
     assert "Array(" not in message
     assert len(message) < 600
 

@@ -11,7 +11,6 @@ import flax.serialization
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
 from problems import small
 from specs import CASES, build, over_all
 
