@@ -23,9 +23,8 @@ __version__ = "0.1.0"
 
 # The rooms that are reached by their own names, as `gradflow.losses.l2_loss`.
 _ROOMS = frozenset(
-    "tree typing schedules transforms wrappers optimizers losses projections perturbations assignment "
-    "microbatching linalg lab".split()  # noqa: SIM905  # a list of words reads better as words
-)
+    ("tree", "typing", "schedules", "transforms", "wrappers", "optimizers", "losses", "projections")
+) | {"perturbations", "assignment", "microbatching", "linalg", "lab"}
 
 if TYPE_CHECKING:
     from gradflow import losses as losses

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from gradflow._base import Params, Updates, check_like
 from gradflow._dtypes import compute_dtype, is_inexact, promote
 from gradflow._frames import entered
+from gradflow.tree._paths import is_none
 
 
 def apply_updates(params: Params, updates: Updates) -> Params:
@@ -44,14 +45,10 @@ def periodic_update(new_tensors: Params, old_tensors: Params, steps: Any, update
     return _pairwise(_switch, old_tensors, new_tensors, jnp.asarray(steps) % update_period == 0)
 
 
-def _is_none(x: Any) -> bool:
-    return x is None
-
-
 def _pairwise(function: Callable[..., Any], olds: Params, news: Params, *scalars: Any) -> Params:
     """`function` on the pairs of leaves where both are present, as one jitted call."""
-    old, structure = jax.tree.flatten(olds, is_leaf=_is_none)
-    new = jax.tree.leaves(news, is_leaf=_is_none)
+    old, structure = jax.tree.flatten(olds, is_leaf=is_none)
+    new = jax.tree.leaves(news, is_leaf=is_none)
     present = [i for i in range(len(old)) if old[i] is not None and new[i] is not None]
     results = function(
         [jnp.asarray(old[i]) for i in present], [jnp.asarray(new[i]) for i in present], *scalars

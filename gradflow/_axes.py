@@ -1,7 +1,5 @@
 """Mapped axes: where a leaf is only one device's piece of the whole, and norms over all pieces."""
 
-import functools
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -97,12 +95,6 @@ def global_size(leaf: jax.Array, axes: tuple[str, ...]) -> int:
     for name in axes_of(leaf, axes):
         size *= jax.lax.axis_size(name)
     return size
-
-
-@functools.cache
-def along(rule: Callable[..., Any], axes: tuple[str, ...]) -> Callable[..., Any]:
-    """A leaf rule with its keyword `axes` bound: one function for each pair, so one compilation."""
-    return functools.update_wrapper(functools.partial(rule, axes=axes), rule)
 
 
 def _is_tracked(manual: tuple[str, ...]) -> bool:

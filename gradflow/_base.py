@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from gradflow._dtypes import is_complex, is_inexact, promote
-from gradflow._errors import describe, explain_trees, path_string
+from gradflow._errors import describe
 from gradflow._expression import (
     Expression,
     children,
@@ -28,6 +28,8 @@ from gradflow._expression import (
 from gradflow._frames import entered, frames, stage_name
 from gradflow._hyper import Argument, read_argument
 from gradflow._state import increment, zero_scalar
+from gradflow.tree._paths import is_none, path_string, show
+from gradflow.tree._structure import explain_trees
 
 Params = Any
 Updates = Any
@@ -235,10 +237,6 @@ class _Part:
         return f"{self.stage.expression!r}.{'init' if isinstance(self, _Init) else 'update'}"
 
 
-def _is_none(x: Any) -> bool:
-    return x is None
-
-
 def _as_array(leaf: Any) -> Any:
     """Python and NumPy numbers become strongly typed jax arrays; all else stays as it is."""
     if isinstance(leaf, jax.Array) or leaf is None:
@@ -268,44 +266,40 @@ def _refuse_leaves(kind: str, what: str, tree: Any) -> None:
         else:
             continue
         flat, _ = jax.tree_util.tree_flatten_with_path(tree)
-        path = next(path_string(path) for path, other in flat if other is leaf)
+        path = next(show(path_string(path)) for path, other in flat if other is leaf)
         raise TypeError(
             f"{stage_name()}: {what} must be {wanted}, or None where there is no update; the leaf at "
-            f"'{path}' is {describe(leaf)}"
+            f"{path} is {describe(leaf)}"
         )
 
 
-def check_like(what: str, tree: Any, other_what: str, other: Any) -> None:
-    """Raises unless two trees have one structure (None beside anything is fine) and equal shapes."""
+def check_like(what: str, tree: Any, other_what: str, other: Any, *, shapes: bool = True) -> None:
+    """Raises unless two trees have one structure (None beside anything is fine) and equal `shapes`."""
     structure: Any
     leaves, structure = jax.tree.flatten(tree)
     other_leaves, other_structure = jax.tree.flatten(other)
     if structure != other_structure:
-        leaves, structure = jax.tree.flatten(tree, is_leaf=_is_none)
-        other_leaves, other_structure = jax.tree.flatten(other, is_leaf=_is_none)
+        leaves, structure = jax.tree.flatten(tree, is_leaf=is_none)
+        other_leaves, other_structure = jax.tree.flatten(other, is_leaf=is_none)
         if structure != other_structure:
             raise ValueError(
-                f"{stage_name()}: {what} and {other_what} must have one tree structure: "
+                f"{stage_name()}: {what} and {other_what} must have one tree structure; "
                 + explain_trees(what, tree, other_what, other)
             )
     for index, (leaf, like) in enumerate(zip(leaves, other_leaves, strict=True)):
-        if leaf is None or like is None:
-            continue
-        if np.shape(leaf) != np.shape(like):
-            flat, _ = jax.tree_util.tree_flatten_with_path(
-                tree, is_leaf=_is_none if len(jax.tree.leaves(tree)) != len(leaves) else None
-            )
+        if shapes and leaf is not None and like is not None and np.shape(leaf) != np.shape(like):
+            placed = jax.tree.unflatten(structure, range(len(leaves)))
+            path = next(p for p, i in jax.tree_util.tree_leaves_with_path(placed) if i == index)
             raise ValueError(
                 f"{stage_name()}: {what} and {other_what} must have equal shapes, and at "
-                f"'{path_string(flat[index][0])}' they are {np.shape(leaf)} and {np.shape(like)}"
+                f"{show(path_string(path))} they are {np.shape(leaf)} and {np.shape(like)}"
             )
 
 
 def _promote_to_params(updates: Updates, params: Params) -> Updates:
     """The updates, each leaf in the promoted dtype of itself and its parameter."""
-    is_leaf = _is_none
-    grads, structure = jax.tree.flatten(updates, is_leaf=is_leaf)
-    values = jax.tree.leaves(params, is_leaf=is_leaf)
+    grads, structure = jax.tree.flatten(updates, is_leaf=is_none)
+    values = jax.tree.leaves(params, is_leaf=is_none)
     changed = False
     for index, (g, p) in enumerate(zip(grads, values, strict=True)):
         if not isinstance(g, jax.Array) or not isinstance(p, jax.Array) or g.dtype == p.dtype:
@@ -397,8 +391,8 @@ def _conform(new: Updates, old: Updates) -> Updates:
     old_leaves, old_structure = jax.tree.flatten(old)
     if new_structure != old_structure:
         check_like("the updates that come out", new, "those that went in", old)
-        old_leaves = jax.tree.leaves(old, is_leaf=_is_none)
-        new_leaves, new_structure = jax.tree.flatten(new, is_leaf=_is_none)
+        old_leaves = jax.tree.leaves(old, is_leaf=is_none)
+        new_leaves, new_structure = jax.tree.flatten(new, is_leaf=is_none)
     changed = False
     for index, (leaf, like) in enumerate(zip(new_leaves, old_leaves, strict=True)):
         if leaf is like or leaf is None or like is None:

@@ -11,15 +11,21 @@ import numpy as np
 
 from gradflow._base import check_like
 from gradflow._dtypes import compute_dtype, is_complex, is_inexact, promote, real_dtype
-from gradflow._errors import leaves_by_path
 from gradflow._frames import stage_name
+from gradflow.tree._paths import is_none, path_string, show
 
 Rule = Callable[..., Any]
 Scalars = dict[str, jax.Array]
 
 
 def leafwise(
-    rule: Rule, trees: tuple[Any, ...], scalars: Callable[..., Scalars] | None = None, /, **hyper: Any
+    rule: Rule,
+    trees: tuple[Any, ...],
+    scalars: Callable[..., Scalars] | None = None,
+    /,
+    *,
+    shapes: bool = True,
+    **hyper: Any,
 ) -> tuple[Any, ...]:
     """Applies `rule` to the leaves of `trees`, which share one structure.
 
@@ -32,17 +38,19 @@ def leafwise(
     count, stay integers), and what the module-level `scalars(**hyper) -> dict` derives from them, once
     per precision. Scalars are operands of the compiled rule, never constants in it.
 
+    `shapes=False` is for state of other shapes than the gradients, such as one number for each leaf.
+
     Returns as many trees as the rule returns values. Raises ValueError naming the first leaf where the
     trees' structures or shapes differ.
     """
     for number, tree in enumerate(trees[1:], start=1):
-        check_like("updates", trees[0], "state" if number else "", tree)
+        check_like("updates", trees[0], "state" if number else "", tree, shapes=shapes)
     structure: Any
     first, structure = jax.tree.flatten(trees[0])
     columns = [first, *(jax.tree.leaves(tree) for tree in trees[1:])]
     structures = [jax.tree.structure(tree) for tree in trees]
     if any(other != structure for other in structures):
-        flattened = [jax.tree.flatten(tree, is_leaf=_is_none) for tree in trees]
+        flattened = [jax.tree.flatten(tree, is_leaf=is_none) for tree in trees]
         columns, structures = [flat[0] for flat in flattened], [flat[1] for flat in flattened]
     run = _compiled(rule)
     prepared: dict[Any, Scalars] = {}
@@ -54,9 +62,10 @@ def leafwise(
             outputs.append(())
             continue
         if any(leaf is None for leaf in leaves):
-            path = list(leaves_by_path(trees[0]))[index]
+            paths = [p for p, _ in jax.tree_util.tree_leaves_with_path(trees[0], is_leaf=is_none)]
             raise ValueError(
-                f"{stage_name()}: there is a gradient at '{path}', where params or state have None"
+                f"{stage_name()}: there is a gradient at {show(path_string(paths[index]))}, where params or "
+                "state have None"
             )
         precision = _precision(leaves)
         if precision not in prepared:
@@ -67,10 +76,6 @@ def leafwise(
         outputs[index] = (None, *(column[index] for column in columns[1:width]))
     slots = zip(*outputs, strict=True) if outputs else [[]] * width
     return tuple(jax.tree.unflatten(s, list(slot)) for s, slot in zip(structures[:width], slots, strict=True))
-
-
-def _is_none(x: Any) -> bool:
-    return x is None
 
 
 def _precision(leaves: tuple[Any, ...]) -> np.dtype:
@@ -123,6 +128,12 @@ def as_scalar(value: Any, precision: np.dtype) -> Any:
             )
         return value.astype(precision) if value.dtype != precision or value.weak_type else value
     return np.asarray(value, precision)
+
+
+@functools.cache
+def bind(rule: Rule, **options: Any) -> Rule:
+    """A rule with keywords bound that shape its computation: one function, so one compilation, for each."""
+    return functools.update_wrapper(functools.partial(rule, **options), rule)
 
 
 @functools.cache

@@ -28,6 +28,7 @@ from gradflow._report import collecting as collecting
 from gradflow._report import forward as forward
 from gradflow._report import report as report
 from gradflow.optimizers import *
+from gradflow.schedules import *
 from gradflow.transforms import *
 from gradflow.typing import ArrayTree as ArrayTree
 from gradflow.typing import MaskOrFn as MaskOrFn

@@ -27,9 +27,20 @@ def hungarian_algorithm(cost_matrix: Any) -> tuple[jax.Array, jax.Array]:
     rectangular assignment algorithms", IEEE Trans. AES 52(4), 2016.
     """
     cost = _read(cost_matrix)
-    rows, columns = cost.shape
-    if rows == 0 or columns == 0:
+    if cost.size == 0:
         return jnp.zeros(0, jnp.int32), jnp.zeros(0, jnp.int32)
+    pairs: tuple[jax.Array, jax.Array] = _solve(cost)
+    return pairs
+
+
+# The field knows two implementations of one function; one suffices.
+base_hungarian_algorithm = hungarian_algorithm
+
+
+@jax.jit
+def _solve(cost: jax.Array) -> tuple[jax.Array, jax.Array]:
+    cost = _comparable(cost)
+    rows, columns = cost.shape
     if rows <= columns:
         return jnp.arange(rows, dtype=jnp.int32), _match_rows(cost)[0]
     _, row_to_column = _match_rows(cost.T)
@@ -38,12 +49,7 @@ def hungarian_algorithm(cost_matrix: Any) -> tuple[jax.Array, jax.Array]:
     return taken.astype(jnp.int32), row_to_column[taken]
 
 
-# The field knows two implementations of one function; one suffices.
-base_hungarian_algorithm = hungarian_algorithm
-
-
 def _read(cost_matrix: Any) -> jax.Array:
-    """The costs as finite numbers of a signed type."""
     if not isinstance(cost_matrix, jax.Array | np.ndarray) or np.ndim(cost_matrix) != 2:
         raise ValueError(
             f"hungarian_algorithm: expected cost_matrix to be an array of shape (n, m), got"
@@ -53,8 +59,11 @@ def _read(cost_matrix: Any) -> jax.Array:
     known = is_inexact(cost.dtype) or jnp.issubdtype(cost.dtype, jnp.integer) or cost.dtype == bool
     if not known or is_complex(cost.dtype):
         raise TypeError(f"hungarian_algorithm: expected cost_matrix to be real, got {describe(cost_matrix)}")
-    if cost.size == 0:
-        return cost
+    return cost
+
+
+def _comparable(cost: jax.Array) -> jax.Array:
+    """The costs as finite numbers of a signed type."""
     if is_inexact(cost.dtype):
         return _finite(cost.astype(compute_dtype(cost.dtype)))
     if cost.dtype == bool:

@@ -11,7 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from gradflow._dtypes import compute_dtype, is_complex, is_inexact, promote
-from gradflow._errors import describe, path_string
+from gradflow._errors import describe
+from gradflow.tree._paths import path_string, show
 
 
 class Noise(Protocol):
@@ -149,7 +150,7 @@ def _read(x: Any) -> tuple[list[jax.Array], Any]:
         if dtype is None or not is_inexact(dtype) or is_complex(dtype):
             raise TypeError(
                 f"make_perturbed_fun: expected f(key, x) with real floating-point leaves in `x`,"
-                f" got {describe(leaf)} at '{path_string(path)}'"
+                f" got {describe(leaf)} at {show(path_string(path))}"
             )
         leaves.append(jnp.asarray(leaf, dtype=dtype))
     return leaves, treedef

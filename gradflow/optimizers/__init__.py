@@ -1,5 +1,10 @@
 """Optimizers: one update rule a file."""
 
+from gradflow.optimizers._acprop import acprop as acprop
+from gradflow.optimizers._acprop import scale_by_acprop as scale_by_acprop
+from gradflow.optimizers._adabelief import ScaleByBeliefState as ScaleByBeliefState
+from gradflow.optimizers._adabelief import adabelief as adabelief
+from gradflow.optimizers._adabelief import scale_by_belief as scale_by_belief
 from gradflow.optimizers._adadelta import ScaleByAdaDeltaState as ScaleByAdaDeltaState
 from gradflow.optimizers._adadelta import adadelta as adadelta
 from gradflow.optimizers._adadelta import scale_by_adadelta as scale_by_adadelta
@@ -13,23 +18,44 @@ from gradflow.optimizers._adam import scale_by_adam as scale_by_adam
 from gradflow.optimizers._adamax import adamax as adamax
 from gradflow.optimizers._adamax import adamaxw as adamaxw
 from gradflow.optimizers._adamax import scale_by_adamax as scale_by_adamax
+from gradflow.optimizers._adan import ScaleByAdanState as ScaleByAdanState
+from gradflow.optimizers._adan import adan as adan
+from gradflow.optimizers._adan import scale_by_adan as scale_by_adan
+from gradflow.optimizers._ademamix import ScaleByAdemamixState as ScaleByAdemamixState
+from gradflow.optimizers._ademamix import ademamix as ademamix
+from gradflow.optimizers._ademamix import scale_by_ademamix as scale_by_ademamix
+from gradflow.optimizers._adopt import adopt as adopt
+from gradflow.optimizers._adopt import scale_by_adopt as scale_by_adopt
 from gradflow.optimizers._amsgrad import ScaleByAmsgradState as ScaleByAmsgradState
 from gradflow.optimizers._amsgrad import amsgrad as amsgrad
 from gradflow.optimizers._amsgrad import scale_by_amsgrad as scale_by_amsgrad
+from gradflow.optimizers._fromage import fromage as fromage
+from gradflow.optimizers._fromage import shrink_by_learning_rate as shrink_by_learning_rate
+from gradflow.optimizers._lamb import lamb as lamb
+from gradflow.optimizers._lamb import lars as lars
 from gradflow.optimizers._lion import ScaleByLionState as ScaleByLionState
 from gradflow.optimizers._lion import lion as lion
 from gradflow.optimizers._lion import scale_by_lion as scale_by_lion
+from gradflow.optimizers._madgrad import MadgradState as MadgradState
+from gradflow.optimizers._madgrad import madgrad as madgrad
+from gradflow.optimizers._madgrad import scale_by_madgrad as scale_by_madgrad
 from gradflow.optimizers._nadam import ScaleByNadamState as ScaleByNadamState
 from gradflow.optimizers._nadam import nadam as nadam
 from gradflow.optimizers._nadam import nadamw as nadamw
 from gradflow.optimizers._nadam import scale_by_nadam as scale_by_nadam
+from gradflow.optimizers._novograd import ScaleByNovogradState as ScaleByNovogradState
+from gradflow.optimizers._novograd import novograd as novograd
+from gradflow.optimizers._novograd import scale_by_novograd as scale_by_novograd
+from gradflow.optimizers._optimistic import ScaleByOptimisticGradientState as ScaleByOptimisticGradientState
+from gradflow.optimizers._optimistic import optimistic_adam_v2 as optimistic_adam_v2
+from gradflow.optimizers._optimistic import optimistic_gradient_descent as optimistic_gradient_descent
+from gradflow.optimizers._optimistic import scale_by_optimistic_gradient as scale_by_optimistic_gradient
+from gradflow.optimizers._radam import radam as radam
+from gradflow.optimizers._radam import scale_by_radam as scale_by_radam
 from gradflow.optimizers._rmsprop import ScaleByRmsState as ScaleByRmsState
 from gradflow.optimizers._rmsprop import ScaleByRmsWithCountState as ScaleByRmsWithCountState
-from gradflow.optimizers._rmsprop import ScaleByRStdDevState as ScaleByRStdDevState
-from gradflow.optimizers._rmsprop import ScaleByRStdDevWithCountState as ScaleByRStdDevWithCountState
 from gradflow.optimizers._rmsprop import rmsprop as rmsprop
 from gradflow.optimizers._rmsprop import scale_by_rms as scale_by_rms
-from gradflow.optimizers._rmsprop import scale_by_stddev as scale_by_stddev
 from gradflow.optimizers._rprop import ScaleByRpropState as ScaleByRpropState
 from gradflow.optimizers._rprop import rprop as rprop
 from gradflow.optimizers._rprop import scale_by_rprop as scale_by_rprop
@@ -37,3 +63,18 @@ from gradflow.optimizers._sgd import noisy_sgd as noisy_sgd
 from gradflow.optimizers._sgd import sgd as sgd
 from gradflow.optimizers._sign import sign_sgd as sign_sgd
 from gradflow.optimizers._sign import signum as signum
+from gradflow.optimizers._simplified_ademamix import (
+    ScaleBySimplifiedAdEMAMixState as ScaleBySimplifiedAdEMAMixState,
+)
+from gradflow.optimizers._simplified_ademamix import (
+    scale_by_simplified_ademamix as scale_by_simplified_ademamix,
+)
+from gradflow.optimizers._simplified_ademamix import simplified_ademamix as simplified_ademamix
+from gradflow.optimizers._sm3 import ScaleBySM3State as ScaleBySM3State
+from gradflow.optimizers._sm3 import scale_by_sm3 as scale_by_sm3
+from gradflow.optimizers._sm3 import sm3 as sm3
+from gradflow.optimizers._stddev import ScaleByRStdDevState as ScaleByRStdDevState
+from gradflow.optimizers._stddev import ScaleByRStdDevWithCountState as ScaleByRStdDevWithCountState
+from gradflow.optimizers._stddev import scale_by_stddev as scale_by_stddev
+from gradflow.optimizers._yogi import scale_by_yogi as scale_by_yogi
+from gradflow.optimizers._yogi import yogi as yogi

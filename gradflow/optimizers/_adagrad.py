@@ -3,7 +3,6 @@
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 
 from gradflow._base import GradientTransformation, OptState, Pair, Params, Updates, transformation
 from gradflow._compose import chain
@@ -40,10 +39,7 @@ def scale_by_rss(initial_accumulator_value: InitialNonNegative = 0.1, eps: Posit
     """
 
     def init(params: Params) -> OptState:
-        start = jnp.asarray(initial_accumulator_value)
-        return ScaleByRssState(
-            jax.tree.map(lambda zero: zero + start.astype(zero.dtype), second_moment(params))
-        )
+        return ScaleByRssState(second_moment(params, value=initial_accumulator_value))
 
     def update(
         updates: Updates, state: ScaleByRssState, params: Params | None = None

@@ -14,7 +14,7 @@ from gradflow.transforms import scale_by_learning_rate
 
 
 class ScaleByAmsgradState(NamedTuple):
-    """Steps taken, the averages of the gradient and its square, and the largest of the latter."""
+    """Steps taken, Adam's averages, and the largest that the second of them has been."""
 
     count: jax.Array  # type: ignore[assignment]  # the field's name for it, over tuple.count
     mu: Updates
@@ -22,50 +22,42 @@ class ScaleByAmsgradState(NamedTuple):
     nu_max: Updates
 
 
-def amsgrad_scalars(count: jax.Array, b1: jax.Array, b2: jax.Array, **_: jax.Array) -> Scalars:
-    """The decays' complements and the bias corrections of step `count`, from 1."""
+def amsgrad_scalars(
+    count: jax.Array,
+    b1: jax.Array,
+    b2: jax.Array,
+    correct1: jax.Array,
+    correct2: jax.Array,
+    **_: jax.Array,
+) -> Scalars:
+    """The decays' complements, and the bias corrections that are asked for, or 1."""
     c1, c2 = 1 - b1, 1 - b2
-    bias1, bias2 = one_minus_power(c1, count), one_minus_power(c2, count)
-    return {"c1": c1, "c2": c2, "debias1": 1 / bias1, "debias2": 1 / bias2, "one": jnp.ones_like(c1)}
+    return {
+        "c1": c1,
+        "c2": c2,
+        "debias1": jnp.where(correct1 > 0, 1 / one_minus_power(c1, count), jnp.ones_like(c1)),
+        "debias2": jnp.where(correct2 > 0, 1 / one_minus_power(c2, count), jnp.ones_like(c2)),
+    }
 
 
-def _amsgrad(
-    g: jax.Array, mu: jax.Array, nu: jax.Array, top: jax.Array, s: Any, debias1: Any, before: Any, after: Any
+def amsgrad_rule(
+    g: jax.Array, mu: jax.Array, nu: jax.Array, nu_max: jax.Array, s: Any
 ) -> tuple[jax.Array, ...]:
+    """Reddi et al. 2018, Algorithm 2, on the second moment that Adam divides by."""
     mu = s.b1 * mu + s.c1 * g
     nu = s.b2 * nu + s.c2 * abs_sq(g)
-    top = jnp.maximum(top, before * nu)
-    return debias1 * mu / (safe_sqrt(after * top + s.eps_root) + s.eps), mu, nu, top
+    nu_max = jnp.maximum(nu_max, s.debias2 * nu)
+    return s.debias1 * mu / (safe_sqrt(nu_max + s.eps_root) + s.eps), mu, nu, nu_max
 
 
-def corrected_both(g: Any, mu: Any, nu: Any, top: Any, s: Any) -> tuple[jax.Array, ...]:
-    """Reddi et al. 2018, Algorithm 2, the maximum over corrected moments."""
-    return _amsgrad(g, mu, nu, top, s, s.debias1, s.debias2, s.one)
-
-
-def corrected_raw(g: Any, mu: Any, nu: Any, top: Any, s: Any) -> tuple[jax.Array, ...]:
-    """The maximum over raw moments, corrected afterwards."""
-    return _amsgrad(g, mu, nu, top, s, s.debias1, s.one, s.debias2)
-
-
-def corrected_mu(g: Any, mu: Any, nu: Any, top: Any, s: Any) -> tuple[jax.Array, ...]:
-    """The first moment corrected alone."""
-    return _amsgrad(g, mu, nu, top, s, s.debias1, s.one, s.one)
-
-
-def corrected_nu(g: Any, mu: Any, nu: Any, top: Any, s: Any) -> tuple[jax.Array, ...]:
-    """The second moment corrected alone."""
-    return _amsgrad(g, mu, nu, top, s, s.one, s.debias2, s.one)
-
-
-def corrected_nu_raw(g: Any, mu: Any, nu: Any, top: Any, s: Any) -> tuple[jax.Array, ...]:
-    """The second moment corrected alone, after its maximum."""
-    return _amsgrad(g, mu, nu, top, s, s.one, s.one, s.debias2)
-
-
-def uncorrected(g: Any, mu: Any, nu: Any, top: Any, s: Any) -> tuple[jax.Array, ...]:
-    """Neither moment corrected, as in the paper."""
-    return _amsgrad(g, mu, nu, top, s, s.one, s.one, s.one)
+def raw_amsgrad_rule(
+    g: jax.Array, mu: jax.Array, nu: jax.Array, nu_max: jax.Array, s: Any
+) -> tuple[jax.Array, ...]:
+    """The same with the bias correction after the maximum."""
+    mu = s.b1 * mu + s.c1 * g
+    nu = s.b2 * nu + s.c2 * abs_sq(g)
+    nu_max = jnp.maximum(nu_max, nu)
+    return s.debias1 * mu / (safe_sqrt(s.debias2 * nu_max + s.eps_root) + s.eps), mu, nu, nu_max
 
 
 @transformation
@@ -80,29 +72,26 @@ def scale_by_amsgrad(
     *,
     max_of_raw: bool = False,
 ) -> Pair:
-    """Adam's scaling, divided by the largest second moment so far.
+    """`scale_by_adam` with the largest second moment so far in place of the present one.
 
-        mu = b1 * mu + (1 - b1) * g,  nu = b2 * nu + (1 - b2) * |g|^2
         nu_max = max(nu_max, nu / (1 - b2^t))
-        u = mu / (1 - b1^t) / (sqrt(nu_max + eps_root) + eps)
+        u = (mu / (1 - b1^t)) / (sqrt(nu_max + eps_root) + eps)
 
     Args:
-      bias_correction_mu: False leaves the division by `1 - b1^t` out.
-      bias_correction_nu: False leaves the division by `1 - b2^t` out.
-      max_of_raw: takes the maximum of nu itself and corrects it afterwards, as PyTorch and Keras do.
+      bias_correction_mu: divides `mu` by `1 - b1^t`.
+      bias_correction_nu: divides the second moment by `1 - b2^t`.
+      max_of_raw: takes the maximum first and corrects it then, as PyTorch and Keras do.
 
-    The others as in `scale_by_adam`. Source: Reddi, Kale & Kumar 2018, arXiv:1904.09237.
+    The others as in `scale_by_adam`. Source: Reddi et al. 2018, arXiv:1904.09237.
     """
-    rule = {
-        (True, True): corrected_raw if max_of_raw else corrected_both,
-        (True, False): corrected_mu,
-        (False, True): corrected_nu_raw if max_of_raw else corrected_nu,
-        (False, False): uncorrected,
-    }[bias_correction_mu, bias_correction_nu]
+    rule = raw_amsgrad_rule if max_of_raw else amsgrad_rule
 
     def init(params: Params) -> OptState:
         return ScaleByAmsgradState(
-            zero_scalar(params), first_moment(params, mu_dtype), second_moment(params), second_moment(params)
+            zero_scalar(params),
+            first_moment(params, mu_dtype),
+            second_moment(params),
+            second_moment(params),
         )
 
     def update(
@@ -112,6 +101,7 @@ def scale_by_amsgrad(
         u, mu, nu, nu_max = leafwise(
             rule, (updates, state.mu, state.nu, state.nu_max), amsgrad_scalars,
             count=count, b1=b1, b2=b2, eps=eps, eps_root=eps_root,
+            correct1=bias_correction_mu, correct2=bias_correction_nu,
         )  # fmt: skip
         return u, ScaleByAmsgradState(count, mu, nu, nu_max)
 

@@ -105,10 +105,12 @@ def scale_by_nadam(
 
 
 def _scaling(
-    b1: Any, b2: Any, eps: Any, eps_root: Any, mu_dtype: Any, nesterov: bool, momentum_decay: Any
+    owner: str, b1: Any, b2: Any, eps: Any, eps_root: Any, mu_dtype: Any, nesterov: bool, momentum_decay: Any
 ) -> GradientTransformation:
     if momentum_decay is None:
         return scale_by_adam(b1, b2, eps, eps_root, mu_dtype, nesterov=nesterov)
+    if not nesterov:
+        raise ValueError(f"{owner}: argument 'momentum_decay' is for nesterov=True, and 'nesterov' is False")
     return scale_by_nadam(b1, b2, eps, eps_root, mu_dtype, momentum_decay)
 
 
@@ -129,10 +131,11 @@ def nadam(
     Args:
       momentum_decay: a number turns to `scale_by_nadam`, the form of PyTorch and AlgoPerf (4e-3 there).
 
+    Raises ValueError for a momentum_decay with nesterov=False.
     The others as in `scale_by_adam`. Source: Dozat 2016.
     """
     return chain(
-        _scaling(b1, b2, eps, eps_root, mu_dtype, nesterov, momentum_decay),
+        _scaling("nadam", b1, b2, eps, eps_root, mu_dtype, nesterov, momentum_decay),
         scale_by_learning_rate(learning_rate),
     )
 
@@ -153,7 +156,7 @@ def nadamw(
 ) -> GradientTransformation:
     """NAdamW: `nadam` with the decoupled weight decay of `adamw`. Arguments as in both."""
     return chain(
-        _scaling(b1, b2, eps, eps_root, mu_dtype, nesterov, momentum_decay),
+        _scaling("nadamw", b1, b2, eps, eps_root, mu_dtype, nesterov, momentum_decay),
         add_decayed_weights(weight_decay, mask),
         scale_by_learning_rate(learning_rate),
     )

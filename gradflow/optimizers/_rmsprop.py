@@ -1,90 +1,46 @@
-"""RMSProp: rates that follow the recent size of gradients."""
+"""RMSProp: the gradient over the root of the average of its square."""
 
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 
 from gradflow._base import GradientTransformation, OptState, Pair, Params, Updates, transformation
 from gradflow._compose import chain, identity
 from gradflow._hyper import Decay, Fraction, InitialNonNegative, Positive, Rate
 from gradflow._leafwise import Scalars, abs_sq, leafwise, one_minus_power, safe_sqrt
-from gradflow._state import first_moment, increment, second_moment, zero_scalar
+from gradflow._state import increment, second_moment, zero_scalar
+from gradflow.optimizers._stddev import scale_by_stddev
 from gradflow.transforms import scale_by_learning_rate, trace
 
 
 class ScaleByRmsState(NamedTuple):
-    """The average of squared gradients."""
+    """The average of the gradient's square."""
 
     nu: Updates
 
 
 class ScaleByRmsWithCountState(NamedTuple):
-    """Steps taken, and the average of squared gradients."""
+    """Steps taken, and the average of the gradient's square: for the bias correction."""
 
     count: jax.Array  # type: ignore[assignment]  # the field's name for it, over tuple.count
     nu: Updates
 
 
-class ScaleByRStdDevState(NamedTuple):
-    """The average of gradients, and of their squared distance from it."""
-
-    mu: Updates
-    nu: Updates
+def rms_scalars(decay: jax.Array, **_: jax.Array) -> Scalars:
+    """The decay's complement."""
+    return {"c": 1 - decay}
 
 
-class ScaleByRStdDevWithCountState(NamedTuple):
-    """Steps taken, the average of gradients, and of their squared distance from it."""
-
-    count: jax.Array  # type: ignore[assignment]  # the field's name for it, over tuple.count
-    mu: Updates
-    nu: Updates
-
-
-def rms_scalars(decay: jax.Array, count: jax.Array | None = None, **_: jax.Array) -> Scalars:
-    """The weight of the new gradient and, given the step from 1, the bias correction."""
+def corrected_rms_scalars(count: jax.Array, decay: jax.Array, **_: jax.Array) -> Scalars:
+    """The decay's complement, and the bias correction of step `count`, which begins at 1."""
     c = 1 - decay
-    bias = jnp.ones_like(c) if count is None else one_minus_power(c, count)
-    return {"c": c, "debias": 1 / bias}
+    return {"c": c, "debias": 1 / one_minus_power(c, count)}
 
 
 def rms_rule(g: jax.Array, nu: jax.Array, s: Any) -> tuple[jax.Array, ...]:
-    """Tieleman & Hinton 2012, eps inside the root."""
+    """Hinton 2012, and Graves 2013 with eps inside the root: `eps_in`, or outside: `eps_out`."""
     nu = s.decay * nu + s.c * abs_sq(g)
-    return g / safe_sqrt(s.debias * nu + s.eps), nu
-
-
-def rms_rule_eps_outside(g: jax.Array, nu: jax.Array, s: Any) -> tuple[jax.Array, ...]:
-    """The same, eps outside the root."""
-    nu = s.decay * nu + s.c * abs_sq(g)
-    return g / (safe_sqrt(s.debias * nu) + s.eps), nu
-
-
-def stddev_scalars(decay: jax.Array, count: jax.Array | None = None, **_: jax.Array) -> Scalars:
-    """The share of the new gradient in the averages; corrected for bias it is the whole at the first step."""
-    c = 1 - decay
-    return {"share": c if count is None else c / one_minus_power(c, count)}
-
-
-def stddev_rule(g: jax.Array, mu: jax.Array, nu: jax.Array, s: Any) -> tuple[jax.Array, ...]:
-    """Graves 2013, with the variance itself averaged: E[g^2] - E[g]^2, which cancels, is never formed."""
-    apart = g - mu
-    mu = mu + s.share * apart
-    nu = (1 - s.share) * (nu + s.share * abs_sq(apart))
-    return g / safe_sqrt(nu + s.eps), mu, nu
-
-
-def stddev_rule_eps_outside(g: jax.Array, mu: jax.Array, nu: jax.Array, s: Any) -> tuple[jax.Array, ...]:
-    """The same, eps outside the root."""
-    apart = g - mu
-    mu = mu + s.share * apart
-    nu = (1 - s.share) * (nu + s.share * abs_sq(apart))
-    return g / (safe_sqrt(nu) + s.eps), mu, nu
-
-
-def _filled(moment: Updates, value: Any) -> Updates:
-    start = jnp.asarray(value)
-    return jax.tree.map(lambda zero: zero + start.astype(zero.dtype), moment)
+    return g / (safe_sqrt(s.debias * nu + s.eps_in) + s.eps_out), nu
 
 
 @transformation
@@ -101,77 +57,38 @@ def scale_by_rms(
         u = g / sqrt(nu + eps)          with eps_in_sqrt=False:  u = g / (sqrt(nu) + eps)
 
     Args:
-      decay: decay of the average, in [0, 1).
+      decay: of the average, in [0, 1); 0.9 is Hinton's, PyTorch has 0.99.
       eps: > 0.
       initial_scale: where the average begins, >= 0.
-      eps_in_sqrt: as in Keras; PyTorch has eps outside.
-      bias_correction: divides nu by `1 - decay^t`.
+      eps_in_sqrt: inside the root as in Keras, or outside as in PyTorch.
+      bias_correction: divides `nu` by `1 - decay^t` first; its state also counts steps.
 
-    Source: Tieleman & Hinton 2012, Coursera lecture 6.5.
+    Source: Hinton 2012, lecture 6e of "Neural networks for machine learning".
     """
-    rule = rms_rule if eps_in_sqrt else rms_rule_eps_outside
+    inside, outside = (eps, 0.0) if eps_in_sqrt else (0.0, eps)
 
     def init(params: Params) -> OptState:
-        nu = _filled(second_moment(params), initial_scale)
+        nu = second_moment(params, value=initial_scale)
         return ScaleByRmsWithCountState(zero_scalar(params), nu) if bias_correction else ScaleByRmsState(nu)
 
     def update(
         updates: Updates, state: ScaleByRmsState, params: Params | None = None
     ) -> tuple[Updates, ScaleByRmsState]:
-        u, nu = leafwise(rule, (updates, state.nu), rms_scalars, decay=decay, eps=eps)
+        u, nu = leafwise(
+            rms_rule, (updates, state.nu), rms_scalars,
+            decay=decay, debias=1.0, eps_in=inside, eps_out=outside,
+        )  # fmt: skip
         return u, ScaleByRmsState(nu)
 
     def corrected_update(
         updates: Updates, state: ScaleByRmsWithCountState, params: Params | None = None
     ) -> tuple[Updates, ScaleByRmsWithCountState]:
         count = increment(state.count)
-        u, nu = leafwise(rule, (updates, state.nu), rms_scalars, decay=decay, eps=eps, count=count)
+        u, nu = leafwise(
+            rms_rule, (updates, state.nu), corrected_rms_scalars,
+            count=count, decay=decay, eps_in=inside, eps_out=outside,
+        )  # fmt: skip
         return u, ScaleByRmsWithCountState(count, nu)
-
-    return init, corrected_update if bias_correction else update
-
-
-@transformation
-def scale_by_stddev(
-    decay: Decay = 0.9,
-    eps: Positive = 1e-8,
-    initial_scale: InitialNonNegative = 0.0,
-    eps_in_sqrt: bool = True,
-    bias_correction: bool = False,
-) -> Pair:
-    """Divides the gradient by its averaged standard deviation.
-
-        apart = g - mu
-        mu = mu + (1 - decay) * apart
-        nu = decay * (nu + (1 - decay) * |apart|^2)
-        u = g / sqrt(nu + eps)
-
-    `nu` is E|g|^2 - |E g|^2 of the averages with that decay, in a form that cannot turn negative. Arguments
-    as in `scale_by_rms`; with `bias_correction` the share `1 - decay` is divided by `1 - decay^t`.
-
-    Source: Graves 2013, arXiv:1308.0850.
-    """
-    rule = stddev_rule if eps_in_sqrt else stddev_rule_eps_outside
-
-    def init(params: Params) -> OptState:
-        mu, nu = first_moment(params), _filled(second_moment(params), initial_scale)
-        if bias_correction:
-            return ScaleByRStdDevWithCountState(zero_scalar(params), mu, nu)
-        return ScaleByRStdDevState(mu, nu)
-
-    def update(
-        updates: Updates, state: ScaleByRStdDevState, params: Params | None = None
-    ) -> tuple[Updates, ScaleByRStdDevState]:
-        u, mu, nu = leafwise(rule, (updates, state.mu, state.nu), stddev_scalars, decay=decay, eps=eps)
-        return u, ScaleByRStdDevState(mu, nu)
-
-    def corrected_update(
-        updates: Updates, state: ScaleByRStdDevWithCountState, params: Params | None = None
-    ) -> tuple[Updates, ScaleByRStdDevWithCountState]:
-        count = increment(state.count)
-        trees = (updates, state.mu, state.nu)
-        u, mu, nu = leafwise(rule, trees, stddev_scalars, decay=decay, eps=eps, count=count)
-        return u, ScaleByRStdDevWithCountState(count, mu, nu)
 
     return init, corrected_update if bias_correction else update
 
@@ -188,14 +105,15 @@ def rmsprop(
     nesterov: bool = False,
     bias_correction: bool = False,
 ) -> GradientTransformation:
-    """RMSProp: `scale_by_rms`, or `scale_by_stddev` where centred, the learning rate, then momentum.
+    """RMSProp: `scale_by_rms`, the learning rate, then momentum if there is any.
 
     Args:
-      centered: divides by the standard deviation instead of the root mean square.
-      momentum: decay of a `trace` of the updates, in [0, 1]; None keeps none.
-      nesterov: lets the trace look one step ahead.
+      learning_rate: a number >= 0 or a schedule.
+      centered: `scale_by_stddev` in place of `scale_by_rms`; Graves 2013, arXiv:1308.0850.
+      momentum: decay of a `trace` of the finished steps, in [0, 1]; None has no state for it.
+      nesterov: that trace looks one step ahead.
 
-    The others as in `scale_by_rms`. PyTorch has `decay=0.99, eps_in_sqrt=False`.
+    The others, and the source, as in `scale_by_rms`.
     """
     scaling = scale_by_stddev if centered else scale_by_rms
     return chain(

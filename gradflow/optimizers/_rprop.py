@@ -5,17 +5,16 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from gradflow import tree
 from gradflow._base import GradientTransformation, OptState, Pair, Params, Updates, transformation
 from gradflow._compose import chain
 from gradflow._hyper import InitialRate, Positive
 from gradflow._leafwise import leafwise
-from gradflow._state import first_moment
+from gradflow._state import first_moment, second_moment
 from gradflow.transforms import scale
 
 
 class ScaleByRpropState(NamedTuple):
-    """The step sizes, and the last gradients, zero where a sign had changed."""
+    """The step sizes, and the signs of the last gradients, zero where one had changed."""
 
     step_sizes: Updates
     prev_updates: Updates
@@ -23,11 +22,12 @@ class ScaleByRpropState(NamedTuple):
 
 def rprop_rule(g: jax.Array, step: jax.Array, prev: jax.Array, s: Any) -> tuple[jax.Array, ...]:
     """Riedmiller & Braun 1993; where the sign turns, the step shrinks and none is taken (iRprop-)."""
-    agreement = jnp.sign(g) * jnp.sign(prev)
+    sign = jnp.sign(g)
+    agreement = sign * prev
     factor = jnp.where(agreement > 0, s.eta_plus, jnp.where(agreement < 0, s.eta_minus, 1))
     step = jnp.clip(step * factor, s.min_step_size, s.max_step_size)
-    g = jnp.where(agreement < 0, 0, g)
-    return step * jnp.sign(g), step, g
+    sign = jnp.where(agreement < 0, 0, sign)
+    return step * sign, step, sign
 
 
 @transformation(leaves="real")
@@ -41,7 +41,7 @@ def scale_by_rprop(
     """Steps by the sign of the gradient, by sizes that grow while it stays and shrink when it turns.
 
         step = clip(step * (eta_plus if g * prev > 0, eta_minus if < 0, else 1), min_step_size, max_step_size)
-        u = step * sign(g), but 0 where g * prev < 0
+        u = step * sign(g), but 0 where g * prev < 0;  prev = sign(u)
 
     Args:
       learning_rate: where the step sizes begin, >= 0.
@@ -54,9 +54,7 @@ def scale_by_rprop(
     """
 
     def init(params: Params) -> OptState:
-        start = jnp.asarray(learning_rate)
-        steps = jax.tree.map(lambda zero: zero + start.astype(zero.dtype), tree.zeros_like(params))
-        return ScaleByRpropState(steps, first_moment(params))
+        return ScaleByRpropState(second_moment(params, value=learning_rate), first_moment(params))
 
     def update(
         updates: Updates, state: ScaleByRpropState, params: Params | None = None

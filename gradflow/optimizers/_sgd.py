@@ -25,9 +25,12 @@ def sgd(
       accumulator_dtype: dtype of the trace; the parameters' by default.
       dampening: PyTorch's, in [0, 1]: what each gradient but the first leaves out of the trace.
 
+    Raises ValueError for dampening without momentum.
     Source: Robbins & Monro 1951; Polyak 1964 for momentum; Nesterov 1983 and Sutskever et al. 2013.
     """
     if momentum is None:
+        if dampening is not None:
+            raise ValueError("sgd: argument 'dampening' needs 'momentum', and 'momentum' is None")
         memory = identity()
     elif dampening is None:
         memory = trace(momentum, nesterov, accumulator_dtype)

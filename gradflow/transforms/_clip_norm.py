@@ -5,13 +5,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from gradflow._axes import AxisName, along, check_axis_name, global_size, sum_axes
+from gradflow._axes import AxisName, check_axis_name, global_size, sum_axes
 from gradflow._base import EmptyState, Pair, Params, Updates, transformation
 from gradflow._compose import init_empty_state
 from gradflow._hyper import NonNegative
-from gradflow._leafwise import leafwise
+from gradflow._leafwise import bind, leafwise
 from gradflow._report import report
-from gradflow.transforms._scaled_norm import clip_scalars, rescale_rule, scaled_norm
+from gradflow.transforms._scaled_norm import clip_scalars, rescale, rescale_rule, scaled_norm
 
 
 @transformation(reports=("norm", "factor"))
@@ -51,7 +51,7 @@ def clip_by_block_rms_rule(g: jax.Array, s: Any, *, axes: tuple[str, ...]) -> ja
     """u = min(1, threshold / rms(g)) * g."""
     size, power = scaled_norm(g, axes)
     rms = size / jnp.sqrt(jnp.asarray(max(global_size(g, axes), 1), size.dtype))
-    return clip_scalars(rms, power, s.threshold)["factor"] * (power * g)
+    return rescale(g, clip_scalars(rms, power, s.threshold)["factor"], power)
 
 
 @transformation
@@ -73,7 +73,7 @@ def clip_by_block_rms(threshold: NonNegative, *, axis_name: AxisName = None) -> 
     def update(
         updates: Updates, state: EmptyState, params: Params | None = None
     ) -> tuple[Updates, EmptyState]:
-        rule = along(clip_by_block_rms_rule, sum_axes(axis_name, updates))
+        rule = bind(clip_by_block_rms_rule, axes=sum_axes(axis_name, updates))
         return leafwise(rule, (updates,), threshold=threshold)[0], state
 
     return init_empty_state, update

@@ -8,7 +8,6 @@ import numpy as np
 
 from gradflow._axes import global_norm
 from gradflow._leafwise import Scalars, leafwise, safe_sqrt
-from gradflow.transforms._scale import scale_rule
 
 # Powers of two. The inverse of a norm outside of [SMALL, LARGE], or that inverse's derivative, could leave
 # the range of float32. Below SMALL squares vanish, too; above 2^64 they overflow.
@@ -27,11 +26,19 @@ def scaled_norm(updates: Any, axes: tuple[str, ...] = ()) -> tuple[jax.Array, ja
     power, shift, back = _powers(square)
 
     def again(updates: Any) -> jax.Array:
-        (moved,) = leafwise(scale_rule, (updates,), factor=shift)
+        (moved,) = leafwise(shift_rule, (updates,), shift=shift)
         return safe_sqrt(global_norm(moved, axes, squared=True).astype(square.dtype)) * back
 
     lost = (square < _SMALL**2) | (square == np.inf)
     return jax.lax.cond(lost, again, lambda _: safe_sqrt(square) * power, updates), power
+
+
+def shift_rule(g: jax.Array, s: Any) -> jax.Array:
+    """u = shift * g, with a factor that XLA takes for this leaf's own.
+
+    One that leaves of one shape share, XLA on CPU would write out in that shape.
+    """
+    return jax.lax.optimization_barrier((s.shift, jax.lax.stop_gradient(g)))[0] * g
 
 
 @jax.jit
@@ -55,6 +62,11 @@ def clip_scalars(size: jax.Array, power: jax.Array, limit: jax.Array) -> Scalars
     return {"factor": jnp.where(clipped, limit / jnp.where(clipped, size, 1), 1 / power)}
 
 
+def rescale(g: jax.Array, factor: jax.Array, power: jax.Array) -> jax.Array:
+    """`factor * power * g`, each product in range."""
+    return factor * (power * g)
+
+
 def rescale_rule(g: jax.Array, s: Any) -> jax.Array:
-    """u = factor * g, the factor in two parts that are each in range."""
-    return s.factor * (s.power * g)
+    """u = factor * power * g."""
+    return rescale(g, s.factor, s.power)

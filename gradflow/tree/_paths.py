@@ -67,6 +67,12 @@ def paths(tree: Any) -> list[str]:
     return [path_string(path) for path, _ in tree_util.tree_leaves_with_path(tree)]
 
 
+def leaves_by_path(tree: Any) -> dict[str, Any]:
+    """The leaves of a tree by path, None ones included."""
+    pairs, _ = tree_util.tree_flatten_with_path(tree, is_leaf=is_none)
+    return {path_string(path): leaf for path, leaf in pairs}
+
+
 def get_by_path(tree: Any, path: str) -> Any:
     """The leaf or subtree that stands at `path`.
 

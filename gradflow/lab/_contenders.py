@@ -1,0 +1,152 @@
+"""Who takes part in a comparison: names, factories and whole transformations, each with its rates."""
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from gradflow._address import addresses, replace
+from gradflow._base import GradientTransformation, as_transformation, own_factories
+from gradflow._expression import expression_of
+from gradflow.lab._names import unknown
+
+
+class Recipe(NamedTuple):
+    """A factory with some arguments, and the rate in the middle of its default grid."""
+
+    factory: str
+    arguments: Mapping[str, Any]
+    middle: float
+
+
+# The methods that every text teaches. The middles are where these methods' rates usually lie: a plain
+# gradient wants more than one that is divided by its root mean square, and a sign wants less.
+RECIPES = {
+    "sgd": Recipe("sgd", {}, 0.3),
+    "momentum": Recipe("sgd", {"momentum": 0.9}, 0.1),
+    "nesterov": Recipe("sgd", {"momentum": 0.9, "nesterov": True}, 0.1),
+    "adagrad": Recipe("adagrad", {}, 0.3),
+    "rmsprop": Recipe("rmsprop", {}, 1e-2),
+    "adadelta": Recipe("adadelta", {}, 10.0),
+    "adam": Recipe("adam", {}, 1e-2),
+    "adamw": Recipe("adamw", {}, 1e-2),
+    "nadam": Recipe("nadam", {}, 1e-2),
+    "adamax": Recipe("adamax", {}, 3e-2),
+    "amsgrad": Recipe("amsgrad", {}, 1e-2),
+    "lion": Recipe("lion", {}, 3e-3),
+}
+_BELOW, _ABOVE = 3, 2  # rates of a default grid below and above the middle
+
+
+class Contender(NamedTuple):
+    """A name, the transformation for a rate (a number or a tracer), and the rates to try.
+
+    The one rate None means that the transformation is run as it is.
+    """
+
+    name: str
+    build: Callable[[Any], GradientTransformation]
+    rates: tuple[float | None, ...]
+
+
+def _grid(middle: float) -> tuple[float, ...]:
+    """Half decades around the middle: 1, 3, 10, 30, ..."""
+    half = round(2 * math.log10(middle))
+    halves = range(half - _BELOW, half + _ABOVE + 1)
+    return tuple(float(f"{3 if k % 2 else 1}e{k // 2}") for k in halves)
+
+
+def optimizer_names() -> list[str]:
+    """Every name that `compare` knows: the recipes', and all optimizers that take a learning rate."""
+    own = own_factories()
+    names = {name for name, recipe in RECIPES.items() if recipe.factory in own}
+    for name, factory in own.items():
+        room = factory.body.__module__.split(".")[:2] == ["gradflow", "optimizers"]
+        if room and "learning_rate" in factory.hyperparameters and not name.startswith("scale_by_"):
+            names.add(name)
+    return sorted(names)
+
+
+def _named(name: str, rates: tuple[float, ...] | None) -> Contender:
+    if name not in optimizer_names():
+        raise unknown("optimizer", name, optimizer_names())
+    recipe = RECIPES.get(name, Recipe(name, {}, 1e-2))
+    factory = own_factories()[recipe.factory]
+
+    def build(rate: Any) -> GradientTransformation:
+        made: GradientTransformation = factory(learning_rate=rate, **recipe.arguments)
+        return made
+
+    return Contender(name, build, rates or _grid(recipe.middle))
+
+
+def _given(name: str, value: Any, rates: tuple[float, ...] | None) -> Contender:
+    if isinstance(value, str):
+        return _named(value, rates)._replace(name=name)
+    if not isinstance(value, tuple):
+        if not callable(value):
+            raise TypeError(
+                f"compare: the optimizer '{name}' must be a name, a transformation, or a function of "
+                f"learning_rate; got a {type(value).__name__}"
+            )
+        return Contender(
+            name,
+            lambda rate: as_transformation(value(learning_rate=rate), "compare", name),
+            rates or _grid(1e-2),
+        )
+    whole = as_transformation(value, "compare", f"the optimizer '{name}'")
+    parts = addresses(whole) if expression_of(whole) is not None else {}
+    # The outermost one: a named optimizer is asked for its own argument.
+    places = [address for address in parts if address.split(".")[-1] == "learning_rate"]
+    if len(places) != 1 or callable(parts[places[0]]):
+        return Contender(name, lambda rate: whole, (None,))
+    return Contender(
+        name, lambda rate: replace(whole, {places[0]: rate}), rates or _own_grid(parts[places[0]])
+    )
+
+
+def _name_of(value: Any) -> str:
+    """A name for an optimizer in a list: its own, or that of the factory that made it."""
+    expression = expression_of(value)
+    return value if isinstance(value, str) else str(getattr(expression or value, "name", repr(value)))
+
+
+def _own_grid(rate: Any) -> tuple[float, ...]:
+    """The grid around a transformation's own rate, where that is a positive number."""
+    return _grid(float(rate) if isinstance(rate, int | float) and rate > 0 else 1e-2)
+
+
+def check_rates(rates: Iterable[float] | None) -> tuple[float, ...] | None:
+    """The learning rates in rising order; a ValueError for one that is no positive finite number."""
+    if rates is None:
+        return None
+    found = tuple(sorted({float(rate) for rate in rates}))
+    if not found or not all(math.isfinite(rate) and rate > 0 for rate in found):
+        shown = ", ".join(f"{rate:g}" for rate in found) or "none"
+        raise ValueError(f"learning rates must be positive and finite, and at least one; got {shown}")
+    return found
+
+
+def contenders(optimizers: Any, learning_rates: Iterable[float] | None) -> list[Contender]:
+    """The contenders for `compare`'s arguments."""
+    rates = check_rates(learning_rates)
+    if optimizers is None:
+        known = optimizer_names()
+        optimizers = [name for name in RECIPES if name in known]
+    if isinstance(optimizers, str) or hasattr(optimizers, "_fields"):
+        optimizers = [optimizers]
+    if isinstance(optimizers, Mapping):
+        found = [_given(str(name), value, rates) for name, value in optimizers.items()]
+    elif isinstance(optimizers, Sequence):
+        found = [_given(_name_of(value), value, rates) for value in optimizers]
+    else:
+        raise TypeError(
+            "compare: argument 'optimizers' must be names, or a dict from a name to a transformation or a "
+            f"function of learning_rate; got a {type(optimizers).__name__}"
+        )
+    names = [contender.name for contender in found]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ValueError(f"each optimizer needs a name of its own (use a dict); twice: {', '.join(twice)}")
+    if not found:
+        raise ValueError("there is no optimizer to compare")
+    return found

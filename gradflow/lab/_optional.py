@@ -1,0 +1,15 @@
+"""The packages that only the lab uses, imported when they are first needed."""
+
+import importlib
+from typing import Any
+
+
+def optional(module: str, purpose: str) -> Any:
+    """The module of that name; an ImportError that says how to install it if it is missing."""
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        package = {"sklearn": "scikit-learn"}.get(module.split(".")[0], module.split(".")[0])
+        raise ImportError(
+            f'{purpose} needs {package}, which is not installed: pip install "gradflow-jax[lab]"'
+        ) from error

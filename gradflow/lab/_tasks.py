@@ -1,0 +1,216 @@
+"""Problems to train on: small models on real data that comes with installed packages."""
+
+import dataclasses
+import importlib
+import itertools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from gradflow.lab._names import unknown
+from gradflow.lab._optional import optional
+from gradflow.losses import sigmoid_binary_cross_entropy as binary_cross_entropy
+from gradflow.losses import softmax_cross_entropy_with_integer_labels as cross_entropy
+from gradflow.losses import squared_error
+
+Params = Any
+Batch = Any
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Task:
+    """A training problem.
+
+    - `init(key) -> params`: one start for each seed.
+    - `loss_fn(params, batch) -> scalar`: the mean over a batch.
+    - `train`, `test`: trees of arrays whose leading axis counts the examples. `test` may be None.
+    - `batch_size`: examples in a step; None when `train`'s leading axis counts whole batches already.
+    - `target`: the training loss whose first reaching is timed, fixed beforehand; None for no target.
+    - `score_fn(params, test) -> scalar`: what `score_name` says, higher is better. May be None.
+    - `steps`: how many are taken by default.
+    """
+
+    name: str
+    init: Callable[[jax.Array], Params]
+    loss_fn: Callable[[Params, Batch], jax.Array]
+    train: Batch
+    batch_size: int | None = 64
+    target: float | None = None
+    test: Batch = None
+    score_fn: Callable[[Params, Batch], jax.Array] | None = None
+    score_name: str = "score"
+    steps: int = 500
+
+
+def _mlp_init(*sizes: int) -> Callable[[jax.Array], Params]:
+    """Glorot & Bengio 2010: uniform weights of variance 2 / (fan in + fan out), zero biases."""
+
+    def init(key: jax.Array) -> Params:
+        layers = []
+        for fan_in, fan_out in itertools.pairwise(sizes):
+            key, own = jax.random.split(key)
+            limit = (6 / (fan_in + fan_out)) ** 0.5
+            kernel = jax.random.uniform(own, (fan_in, fan_out), minval=-limit, maxval=limit)
+            layers.append({"kernel": kernel, "bias": jnp.zeros((fan_out,), kernel.dtype)})
+        return layers
+
+    return init
+
+
+def _mlp(layers: Params, x: jax.Array) -> jax.Array:
+    for i, layer in enumerate(layers):
+        x = x @ layer["kernel"]
+        x = x + jnp.broadcast_to(layer["bias"], x.shape)
+        x = jax.nn.relu(x) if i < len(layers) - 1 else x
+    return x
+
+
+def _class_loss(params: Params, batch: Batch) -> jax.Array:
+    x, y = batch
+    return jnp.mean(cross_entropy(_mlp(params, x), y))
+
+
+def _class_accuracy(params: Params, batch: Batch) -> jax.Array:
+    x, y = batch
+    return jnp.mean(jnp.argmax(_mlp(params, x), axis=-1).astype(y.dtype) == y)
+
+
+def _binary_loss(params: Params, batch: Batch) -> jax.Array:
+    x, y = batch
+    return jnp.mean(binary_cross_entropy(_mlp(params, x)[:, 0], y))
+
+
+def _binary_accuracy(params: Params, batch: Batch) -> jax.Array:
+    x, y = batch
+    return jnp.mean((_mlp(params, x)[:, 0] > 0) == (y > 0.5))
+
+
+def _value_loss(params: Params, batch: Batch) -> jax.Array:
+    x, y = batch
+    return jnp.mean(squared_error(_mlp(params, x)[:, 0], y))
+
+
+def _r_squared(params: Params, batch: Batch) -> jax.Array:
+    _, y = batch
+    return 1 - _value_loss(params, batch) / jnp.mean((y - jnp.mean(y, keepdims=True)) ** 2)
+
+
+def _load(name: str, y_dtype: Any, floor: float = 0.0) -> tuple[Batch, Batch]:
+    """One of scikit-learn's data sets: four fifths to train, one fifth to test, inputs standardised.
+
+    Deviations below `floor` count as `floor`: pixels that are nearly always blank would be blown up.
+    """
+    datasets = optional("sklearn.datasets", f"the task '{name}'")
+    x, y = getattr(datasets, f"load_{name}")(return_X_y=True)
+    order = np.random.default_rng(0).permutation(len(x))
+    x, y = np.asarray(x, np.float32)[order], np.asarray(y, y_dtype)[order]
+    cut = len(x) * 4 // 5
+    mean, std = x[:cut].mean(axis=0, keepdims=True), x[:cut].std(axis=0, keepdims=True)
+    x = (x - mean) / np.maximum(std, floor)
+    if name == "diabetes":
+        y = (y - y[:cut].mean(keepdims=True)) / y[:cut].std(keepdims=True)
+    return (x[:cut], y[:cut]), (x[cut:], y[cut:])
+
+
+def _digits() -> Task:
+    train, test = _load("digits", np.int32, floor=1.0)
+    return Task(
+        "digits", _mlp_init(64, 32, 10), _class_loss, train, 64, 0.01,
+        test, _class_accuracy, "test accuracy",
+    )  # fmt: skip
+
+
+def _breast_cancer() -> Task:
+    train, test = _load("breast_cancer", np.float32)
+    return Task(
+        "breast_cancer", _mlp_init(30, 16, 1), _binary_loss, train, 32, 0.02,
+        test, _binary_accuracy, "test accuracy",
+    )  # fmt: skip
+
+
+def _diabetes() -> Task:
+    train, test = _load("diabetes", np.float32)
+    return Task(
+        "diabetes", _mlp_init(10, 16, 1), _value_loss, train, 32, 0.4,
+        test, _r_squared, "test R^2",
+    )  # fmt: skip
+
+
+_CONTEXT, _SYMBOLS, _CODE = 8, 64, 8
+
+
+def _text_init(key: jax.Array) -> Params:
+    first, second = jax.random.split(key)
+    table = 0.5 * jax.random.normal(first, (_SYMBOLS, _CODE))
+    return {"table": table, "layers": _mlp_init(_CONTEXT * _CODE, 64, _SYMBOLS)(second)}
+
+
+def _text_inputs(params: Params, windows: jax.Array) -> tuple[Params, Batch]:
+    codes = params["table"][windows[:, :-1]]
+    return params["layers"], (codes.reshape(len(windows), -1), windows[:, -1])
+
+
+def _text_loss(params: Params, batch: Batch) -> jax.Array:
+    return _class_loss(*_text_inputs(params, batch))
+
+
+def _text_accuracy(params: Params, batch: Batch) -> jax.Array:
+    return _class_accuracy(*_text_inputs(params, batch))
+
+
+def _text() -> Task:
+    """Python's own help topics: from eight characters the ninth. The rarer characters are one symbol."""
+    topics = importlib.import_module("pydoc_data.topics").topics
+    text = "\n".join(topics[name] for name in sorted(topics))
+    characters, counts = np.unique(np.array(list(text)), return_counts=True)
+    common = characters[np.argsort(-counts, kind="stable")][: _SYMBOLS - 1]
+    symbol = {character: i for i, character in enumerate(common)}
+    codes = np.array([symbol.get(character, _SYMBOLS - 1) for character in text], np.int32)
+    cut = len(codes) * 9 // 10
+    train = np.lib.stride_tricks.sliding_window_view(codes[:cut], _CONTEXT + 1)
+    test = np.lib.stride_tricks.sliding_window_view(codes[cut:], _CONTEXT + 1)
+    rng = np.random.default_rng(0)
+    train = train[rng.permutation(len(train))[:65536]]
+    test = test[rng.permutation(len(test))[:4096]]
+    return Task(
+        "text", _text_init, _text_loss, train, 128, 2.0,
+        test, _text_accuracy, "test accuracy", steps=1000,
+    )  # fmt: skip
+
+
+TASKS = {"digits": _digits, "breast_cancer": _breast_cancer, "diabetes": _diabetes, "text": _text}
+
+
+def task_named(name: str) -> Task:
+    """The task of that name; a ValueError with the near names for an unknown one."""
+    if name not in TASKS:
+        raise unknown("task", name, TASKS)
+    return TASKS[name]()
+
+
+def own_task(loss_fn: Any, params: Any, batches: Any, steps: int) -> Task:
+    """A user's problem as a task. `compare` says what the three may be."""
+    if loss_fn is None or params is None:
+        raise TypeError("compare: your own problem needs both loss_fn and params")
+    if not callable(loss_fn):
+        raise TypeError("compare: argument 'loss_fn' must be a function of (params, batch)")
+    is_function = callable(params) and jax.tree_util.all_leaves([params])
+    init = params if is_function else lambda key: params
+    if batches is None:
+        # One batch without contents: the loss is a function of the parameters alone.
+        return Task("your own", init, lambda p, _: loss_fn(p), np.zeros((1,), np.int32), None)
+    if isinstance(batches, list) or hasattr(batches, "__next__"):
+        taken = [batch for _, batch in zip(range(steps), batches, strict=False)]
+        if not taken:
+            raise ValueError("compare: argument 'batches' has no batch in it")
+        batches = jax.tree.map(lambda *leaves: np.stack(leaves), *taken)
+    lengths = {np.shape(leaf)[:1] for leaf in jax.tree.leaves(batches)}
+    if len(lengths) != 1 or lengths <= {(), (0,)}:
+        raise ValueError(
+            "compare: argument 'batches' must be a list of batches, or a tree of arrays whose common "
+            f"leading axis counts the batches; the leading axes are {sorted(lengths)}"
+        )
+    return Task("your own", init, loss_fn, jax.tree.map(np.asarray, batches), None)

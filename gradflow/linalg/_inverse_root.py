@@ -1,0 +1,167 @@
+"""Inverse roots of positive semi-definite matrices."""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from gradflow._dtypes import compute_dtype
+from gradflow._errors import describe
+from gradflow.linalg._arguments import at_least_zero, count, square
+from gradflow.linalg._power_iteration import dominant
+
+_NAME = "matrix_inverse_pth_root"
+
+
+def matrix_inverse_pth_root(
+    matrix: Any,
+    p: Any,
+    num_iters: Any = 100,
+    ridge_epsilon: Any = 1e-6,
+    error_tolerance: Any = 1e-6,
+    precision: Any = jax.lax.Precision.HIGHEST,
+) -> tuple[jax.Array, jax.Array]:
+    """`(matrix + r I)^(-1/p)` with `r = ridge_epsilon * largest eigenvalue`, and its error.
+
+    Coupled Newton: `T = ((p + 1) I - M) / p; X <- X T; M <- T^p M` keeps `X^-p M` fixed while `M`
+    goes to `I`. It stops after `num_iters`, once `error = max|M - I| <= error_tolerance`, or when
+    the error grows; a large error returned says that the matrix is not positive definite.
+
+    `matrix`: real (n, n), of which the symmetric part is used; positive semi-definite. `p`: an
+    integer >= 1. The root of zero, with the largest eigenvalue taken as one, is
+    `ridge_epsilon^(-1/p) I`. Derivatives are those of the exact root, by eigendecomposition (only
+    where they are asked for); the error has none.
+
+    Higham, "Functions of Matrices", SIAM 2008, eq. 7.18; as used by Anil, Gupta, Koren, Regan,
+    Singer, "Scalable Second Order Optimization for Deep Learning", 2020, arXiv 2002.09018.
+    """
+    matrix = square(_NAME, "matrix", matrix)
+    num_iters = count(_NAME, "num_iters", num_iters, traced=True)
+    dtype = compute_dtype(matrix.dtype)
+    ridge = at_least_zero(_NAME, "ridge_epsilon", ridge_epsilon, dtype)
+    tolerance = at_least_zero(_NAME, "error_tolerance", error_tolerance, dtype)
+    static_p, p = _exponent(p, dtype)
+    if matrix.size == 0:
+        return matrix, jnp.zeros((), dtype)
+    pair: tuple[jax.Array, jax.Array] = _ridged_root(
+        static_p, precision, matrix, p, num_iters, ridge, tolerance
+    )
+    return pair
+
+
+# A jit of its own, so that calls from outside of jit do not compile the loops again.
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _ridged_root(
+    static_p: int | None,
+    precision: Any,
+    matrix: jax.Array,
+    p: jax.Array,
+    num_iters: Any,
+    ridge: jax.Array,
+    tolerance: jax.Array,
+) -> tuple[jax.Array, jax.Array]:
+    dtype = tolerance.dtype
+    # In units of the largest element, so that norms neither overflow nor vanish.
+    a = matrix.astype(dtype)
+    s = jax.lax.stop_gradient(jnp.max(jnp.abs(a)))
+    limits = np.finfo(dtype)
+    s = jnp.where(s >= limits.tiny, jnp.minimum(s, limits.max / 16), 1)
+    a = (a + a.T) / (2 * s)
+    product = functools.partial(jnp.matmul, a, precision=precision)
+    start = jax.random.uniform(jax.random.key(0), (a.shape[0],), dtype, -1, 1)
+    _, v = jax.lax.stop_gradient(dominant(product, start, jnp.int32(100), tolerance))
+    # With v held fixed this has the eigenvalue's derivative, v v^T, and no loop to differentiate.
+    largest = jnp.vdot(v, product(v), precision=precision)
+    largest = jnp.where(largest > 0, largest, 1)
+    a = a + ridge * largest * jnp.eye(a.shape[0], dtype=dtype)
+    root, error = _inverse_root(static_p, precision, a, p, num_iters, tolerance)
+    return (root * s ** (-1 / p)).astype(matrix.dtype), error
+
+
+def _exponent(p: Any, dtype: Any) -> tuple[int | None, jax.Array]:
+    """`p` as a number known to the program, if it is, and as an operand."""
+    if isinstance(p, int | np.integer) and not isinstance(p, bool):
+        if p < 1:
+            raise ValueError(f"{_NAME}: expected p >= 1, got {p}")
+        return int(p), jnp.asarray(p, dtype)
+    integer = isinstance(p, jax.Array) and jnp.issubdtype(p.dtype, jnp.integer)
+    if not integer or p.ndim != 0:
+        raise TypeError(f"{_NAME}: expected `p` to be an integer, got {describe(p)}")
+    return None, p.astype(dtype)
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1))
+def _inverse_root(
+    static_p: int | None,
+    precision: Any,
+    a: jax.Array,
+    p: jax.Array,
+    num_iters: Any,
+    tolerance: jax.Array,
+) -> tuple[jax.Array, jax.Array]:
+    identity = jnp.eye(a.shape[0], dtype=a.dtype)
+    norm = jnp.sqrt(jnp.sum(a * a))
+    # The eigenvalues of M start in (0, (1 + p) / 2], inside the interval of convergence.
+    z = (1 + p) / (2 * jnp.where(norm > 0, norm, 1))
+    times = functools.partial(jnp.matmul, precision=precision)
+
+    def unfinished(carry: Any) -> Any:
+        i, _, _, error, _, last_error = carry
+        return (i < num_iters) & (error > tolerance) & (error <= 1.2 * last_error)
+
+    def step(carry: Any) -> Any:
+        i, x, m, error, _, _ = carry
+        t = ((p + 1) * identity - m) / p
+        new_m = times(_power(t, static_p, p, times), m)
+        return i + 1, times(x, t), new_m, jnp.max(jnp.abs(new_m - identity)), x, error
+
+    x, m = z ** (1 / p) * identity, z * a
+    error = jnp.max(jnp.abs(m - identity))
+    start = (jnp.int32(0), x, m, error, x, jnp.full_like(error, jnp.inf))
+    end: Any = jax.lax.while_loop(unfinished, step, start)
+    _, x, _, error, last_x, last_error = end
+    better: jax.Array = error <= last_error
+    return jnp.where(better, x, last_x), jnp.where(better, error, last_error)
+
+
+@_inverse_root.defjvp
+def _inverse_root_jvp(static_p: int | None, precision: Any, primals: Any, tangents: Any) -> Any:
+    root, error = _inverse_root(static_p, precision, *primals)
+    a, p = primals[:2]
+    w, v = jnp.linalg.eigh(a, symmetrize_input=False)
+    w = jnp.maximum(w, np.finfo(w.dtype).eps * jnp.max(jnp.abs(w)))
+    # The divided differences of w^(-1/p) (Daleckii and Krein), without cancellation.
+    high, low = jnp.maximum(w[:, None], w[None, :]), jnp.minimum(w[:, None], w[None, :])
+    r = jnp.log(low / high)
+    apart = r < 0
+    safe = jnp.where(apart, r, -1)
+    ratio = jnp.where(apart, jnp.expm1(-safe / p) / jnp.expm1(safe), -1 / p)
+    slope = high ** (-1 / p - 1) * ratio
+    times = functools.partial(jnp.matmul, precision=precision)
+    inner = times(times(v.T, tangents[0]), v)
+    return (root, error), (times(times(v, slope * inner), v.T), jnp.zeros_like(error))
+
+
+def _power(t: jax.Array, static_p: int | None, p: jax.Array, times: Any) -> jax.Array:
+    """`t^p` by repeated squaring."""
+    if static_p is not None:
+        result = None
+        while static_p:
+            if static_p & 1:
+                result = t if result is None else times(result, t)
+            static_p >>= 1
+            t = times(t, t) if static_p else t
+        assert result is not None
+        return result
+
+    def step(carry: Any) -> Any:
+        result, t, left = carry
+        result = jnp.where(left % 2 == 1, times(result, t), result)
+        return result, times(t, t), left // 2
+
+    identity = jnp.eye(t.shape[0], dtype=t.dtype)
+    start = (identity, t, p.astype(jnp.int32))
+    power: jax.Array = jax.lax.while_loop(lambda carry: carry[2] > 0, step, start)[0]
+    return power

@@ -1,0 +1,63 @@
+"""Integer labels: checked, looked up and compared.
+
+A label that is no class picks NaN, so that a wrong label never looks like a loss.
+"""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
+
+from gradflow._dtypes import DType, compute_dtype
+from gradflow.losses._inputs import integer, real
+
+
+def class_labels(function: str, labels: ArrayLike, shape: tuple[int, ...], axes: Sequence[int]) -> jax.Array:
+    """Integer `labels`, one for each slice of an array of `shape` along `axes`."""
+    array = integer(function, "labels", labels)
+    expected = tuple(n for i, n in enumerate(shape) if i not in axes)
+    if array.shape != expected:
+        raise ValueError(
+            f"{function}: labels must be class indices of shape {expected} "
+            f"for inputs of shape {shape}; got {array.shape}"
+        )
+    return array
+
+
+def flatten_axes(x: jax.Array, axes: Sequence[int]) -> tuple[jax.Array, int]:
+    """`x` with `axes` flattened in their order into one, and which one that is."""
+    if len(axes) == 1:
+        return x, axes[0]
+    batch = [i for i in range(x.ndim) if i not in axes]
+    x = x.transpose((*batch, *axes))
+    return x.reshape((*x.shape[: len(batch)], -1)), len(batch)
+
+
+def pick(x: jax.Array, labels: jax.Array, axis: int) -> jax.Array:
+    """The labelled entries of `x`, with a size of 1 left at `axis`."""
+    labels = jnp.where(labels < 0, x.shape[axis], labels)  # negative ones would wrap around
+    return jnp.take_along_axis(x, jnp.expand_dims(labels, axis), axis, mode="fill")
+
+
+def is_class(labels: jax.Array, shape: tuple[int, ...], axis: int) -> jax.Array:
+    """Where the labelled entries of an array of `shape` are."""
+    index = jnp.expand_dims(jnp.arange(shape[axis], dtype=np.int32), (*range(len(shape) - 1),))
+    return jnp.expand_dims(labels, axis) == jnp.moveaxis(index, -1, axis)
+
+
+def class_gaps(function: str, scores: ArrayLike, labels: ArrayLike) -> tuple[jax.Array, jax.Array, DType]:
+    """What losses of scores [..., classes] and labels [...] start from.
+
+    Returns:
+      scores - scores[label]; where the label is; the result's dtype.
+    """
+    x = real(function, "scores", scores)
+    if x.ndim == 0:
+        raise ValueError(f"{function}: scores must have shape [..., classes]; got ()")
+    out = x.dtype
+    x = x.astype(compute_dtype(out))
+    last = x.ndim - 1
+    indices = class_labels(function, labels, x.shape, (last,))
+    return x - pick(x, indices, last), is_class(indices, x.shape, last), out

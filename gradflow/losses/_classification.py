@@ -1,0 +1,206 @@
+"""Cross entropies of logits, and what bends them: focal and poly losses.
+
+Results have the promoted dtype of the floating-point inputs; arithmetic below 32 bits is done
+in float32. Integer and boolean `labels` are taken as numbers of the logits' dtype.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
+
+from gradflow._dtypes import DType, compute_dtype
+from gradflow.losses._classes import class_labels, flatten_axes, pick
+from gradflow.losses._inputs import Axis, axes_of, keep, mask_of, pair, parameter, real
+from gradflow.losses._logspace import log_softmax, peak_of, weigh
+
+_NAMES = ("logits", "labels")
+
+
+def _binary_cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
+    return labels * jax.nn.softplus(-logits) + (1.0 - labels) * jax.nn.softplus(logits)
+
+
+def sigmoid_binary_cross_entropy(logits: ArrayLike, labels: ArrayLike) -> jax.Array:
+    """Cross entropy of independent yes/no predictions, with p = sigmoid(logits):
+
+        loss = -labels * log(p) - (1 - labels) * log(1 - p)
+
+    Goodfellow et al. 2016, "Deep Learning", section 6.2.2.2.
+
+    Args:
+      logits: log odds, any shape.
+      labels: probabilities in [0, 1] (or 0 and 1), the same shape or a single one.
+
+    Returns:
+      One loss for each logit.
+
+    Raises:
+      ValueError: the shapes differ.
+      TypeError: logits are not real floating-point numbers.
+    """
+    x, y, out = pair("sigmoid_binary_cross_entropy", _NAMES, logits, labels, scalar=True)
+    return _binary_cross_entropy(x, y).astype(out)
+
+
+def sigmoid_focal_loss(
+    logits: ArrayLike, labels: ArrayLike, *, alpha: ArrayLike | None = None, gamma: ArrayLike = 2.0
+) -> jax.Array:
+    """Binary cross entropy weighted down where the prediction is right already.
+
+        miss = labels * (1 - p) + (1 - labels) * p          with p = sigmoid(logits)
+        loss = weight * miss**gamma * sigmoid_binary_cross_entropy(logits, labels)
+        weight = alpha * labels + (1 - alpha) * (1 - labels), or 1 when alpha is None
+
+    Lin et al. 2017, "Focal Loss for Dense Object Detection", arXiv:1708.02002.
+
+    Args:
+      logits: log odds, any shape.
+      labels: probabilities in [0, 1] (or 0 and 1), the same shape or a single one.
+      alpha: weight of the positive class in [0, 1]; a scalar, or broadcast to the logits.
+      gamma: how strongly easy examples count less, >= 0; 0 is plain cross entropy.
+
+    Returns:
+      One loss for each logit.
+
+    Raises:
+      ValueError: the shapes differ, or alpha or gamma is out of range.
+      TypeError: logits are not real floating-point numbers.
+    """
+    name = "sigmoid_focal_loss"
+    x, y, out = pair(name, _NAMES, logits, labels, scalar=True)
+    miss = y * jax.nn.sigmoid(-x) + (1.0 - y) * jax.nn.sigmoid(x)
+    # At a miss of 0 the cross entropy is 0 too, and the power may have no derivative.
+    miss = jnp.maximum(miss, float(np.finfo(x.dtype).tiny))
+    gamma = jnp.broadcast_to(parameter(name, "gamma", gamma, x, low=0.0), x.shape)
+    loss = _binary_cross_entropy(x, y) * jnp.power(miss, gamma)
+    if alpha is not None:
+        alpha = parameter(name, "alpha", alpha, x, low=0.0, high=1.0)
+        loss = loss * (alpha * y + (1.0 - alpha) * (1.0 - y))
+    return loss.astype(out)
+
+
+def _masked_log_softmax(
+    function: str, logits: ArrayLike, labels: ArrayLike, axis: Axis, where: ArrayLike | None
+) -> tuple[jax.Array, jax.Array, tuple[int, ...], DType]:
+    """Log probabilities and labels (0 where masked), the axes of the classes, result's dtype."""
+    x, y, out = pair(function, _NAMES, logits, labels)
+    axes = axes_of(function, axis, x.ndim)
+    mask = mask_of(function, where, x.shape, axes)
+    return log_softmax(x, axes, mask), keep(mask, y), axes, out
+
+
+def softmax_cross_entropy(
+    logits: ArrayLike, labels: ArrayLike, axis: Axis = -1, where: ArrayLike | None = None
+) -> jax.Array:
+    """Cross entropy of one choice among classes: -sum(labels * log(softmax(logits))).
+
+    A class with logit -inf and label 0 adds nothing. Goodfellow et al. 2016, "Deep Learning",
+    section 6.2.2.3.
+
+    Args:
+      logits: log probabilities up to a constant, shape [..., classes].
+      labels: probabilities of the classes (one-hot, say), the same shape.
+      axis: axis or axes of the classes; None means all.
+      where: elements to include, of the logits' shape or without `axis`; the softmax is over
+        these only, and a slice without any has loss 0.
+
+    Returns:
+      Losses of shape [...].
+
+    Raises:
+      ValueError: shapes, axis or where do not fit.
+      TypeError: logits are not real floating-point numbers.
+    """
+    log_p, y, axes, out = _masked_log_softmax("softmax_cross_entropy", logits, labels, axis, where)
+    return -jnp.sum(weigh(y, log_p), axes).astype(out)
+
+
+def safe_softmax_cross_entropy(logits: ArrayLike, labels: ArrayLike) -> jax.Array:
+    """`softmax_cross_entropy(logits, labels)`, which is safe for logits of -inf as well.
+
+    The name is the field's. Both count 0 * log(0) as 0.
+    """
+    log_p, y, axes, out = _masked_log_softmax("safe_softmax_cross_entropy", logits, labels, -1, None)
+    return -jnp.sum(weigh(y, log_p), axes).astype(out)
+
+
+def softmax_cross_entropy_with_integer_labels(
+    logits: ArrayLike, labels: ArrayLike, axis: Axis = -1, where: ArrayLike | None = None
+) -> jax.Array:
+    """Cross entropy of one choice among classes: -log(softmax(logits)[label]).
+
+    Args:
+      logits: log probabilities up to a constant, shape [..., classes].
+      labels: integer class indices, shape [...].
+      axis: axis or axes of the classes; for several, labels index their flattening in the
+        order given. None means all.
+      where: elements to include, of the logits' shape or without `axis`. A slice without any,
+        or whose label is left out, has loss 0.
+
+    Returns:
+      Losses >= 0 of shape [...], in the dtype of logits; NaN where a label is no class, -1
+      included.
+
+    Raises:
+      ValueError: shapes, axis or where do not fit.
+      TypeError: logits are not floating-point, or labels not integer.
+    """
+    name = "softmax_cross_entropy_with_integer_labels"
+    x = real(name, "logits", logits)
+    out = x.dtype
+    x = x.astype(compute_dtype(out))
+    axes = axes_of(name, axis, x.ndim)
+    indices = class_labels(name, labels, x.shape, axes)
+    mask = mask_of(name, where, x.shape, axes)
+    if mask is not None:
+        x = jnp.where(mask, x, -jnp.inf)
+    x, k = flatten_axes(x, axes)
+    peak = peak_of(x, (k,))
+    gap = pick(x, indices, k) - peak
+    if mask is not None:
+        mask, _ = flatten_axes(mask, axes)
+        left_out = ~(jnp.any(mask, k, keepdims=True) & pick(mask, indices, k))
+        gap = jnp.where(left_out, 0.0, gap)
+    total = jnp.sum(jnp.exp(x - peak), k, keepdims=True)
+    loss = jnp.log(jnp.where(total == 0, 1.0, total)) - gap
+    if mask is not None:
+        loss = jnp.where(left_out, 0.0, loss)
+    return jnp.squeeze(loss, k).astype(out)
+
+
+def poly_loss_cross_entropy(
+    logits: ArrayLike,
+    labels: ArrayLike,
+    *,
+    epsilon: ArrayLike = 2.0,
+    axis: Axis = -1,
+    where: ArrayLike | None = None,
+) -> jax.Array:
+    """Poly-1 loss, with p = softmax(logits):
+
+        loss = softmax_cross_entropy(logits, labels) + epsilon * sum(labels * (1 - p))
+
+    Leng et al. 2022, "PolyLoss", arXiv:2204.12511.
+
+    Args:
+      logits: log probabilities up to a constant, shape [..., classes].
+      labels: probabilities of the classes (one-hot, say), the same shape.
+      epsilon: coefficient of the first power of 1 - p, a scalar or broadcast to the result;
+        the paper uses 2 for image classification and -1 for detection.
+      axis: axis or axes of the classes; None means all.
+      where: elements to include, as in `softmax_cross_entropy`.
+
+    Returns:
+      Losses of shape [...].
+
+    Raises:
+      ValueError: shapes, axis or where do not fit.
+      TypeError: logits are not real floating-point numbers.
+    """
+    name = "poly_loss_cross_entropy"
+    log_p, y, axes, out = _masked_log_softmax(name, logits, labels, axis, where)
+    cross_entropy = -jnp.sum(weigh(y, log_p), axes)
+    missed = jnp.sum(y * -jnp.expm1(log_p), axes)
+    epsilon = parameter(name, "epsilon", epsilon, cross_entropy)
+    return (cross_entropy + epsilon * missed).astype(out)

@@ -1,0 +1,155 @@
+"""Turns what a caller passed into arrays of one dtype, or says what is wrong with it."""
+
+import math
+import operator
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike, DTypeLike
+
+from gradflow._dtypes import DType, compute_dtype, promote
+
+Axis = int | Sequence[int] | None
+
+
+def number(function: str, name: str, value: ArrayLike) -> jax.Array:
+    """`value` as an array of booleans, integers or real floating-point numbers."""
+    try:
+        array = jnp.asarray(value)
+    except (TypeError, ValueError) as error:
+        kind = type(value).__name__
+        raise TypeError(f"{function}: {name} must be an array of numbers; got {kind}") from error
+    kinds: tuple[DTypeLike, ...] = (jnp.floating, jnp.integer, np.bool_)
+    if not any(jnp.issubdtype(array.dtype, kind) for kind in kinds):
+        raise TypeError(f"{function}: {name} must hold real numbers; got dtype {array.dtype}")
+    return array
+
+
+def real(function: str, name: str, value: ArrayLike) -> jax.Array:
+    """`value` as an array of real floating-point numbers."""
+    array = number(function, name, value)
+    if not jnp.issubdtype(array.dtype, jnp.floating):
+        raise TypeError(f"{function}: {name} must be real floating-point numbers; got dtype {array.dtype}")
+    return array
+
+
+def integer(function: str, name: str, value: ArrayLike) -> jax.Array:
+    """`value` as an int32 array; only integer dtypes are accepted."""
+    array = number(function, name, value)
+    if not jnp.issubdtype(array.dtype, jnp.integer):
+        raise TypeError(f"{function}: {name} must be integers; got dtype {array.dtype}")
+    return array.astype(np.int32)
+
+
+def result_dtype(*arrays: jax.Array) -> DType:
+    """The promoted dtype of the floating-point `arrays`; the first of them is one.
+
+    Integers, booleans and Python numbers take part only where nothing else is there.
+    """
+    strong = [np.dtype(a.dtype) for a in arrays if jnp.issubdtype(a.dtype, jnp.floating) and not a.weak_type]
+    dtype = strong[0] if strong else np.dtype(arrays[0].dtype)
+    for other in strong[1:]:
+        dtype = promote(dtype, other)
+    return dtype
+
+
+def pair(
+    function: str,
+    names: tuple[str, str],
+    first: ArrayLike,
+    second: ArrayLike,
+    *,
+    scalar: bool = False,
+    reals: bool = False,
+) -> tuple[jax.Array, jax.Array, DType]:
+    """Two inputs of equal shape in the dtype to compute in, and the dtype of the result.
+
+    `scalar` lets the second one be a single number; `reals` refuses integers there.
+    """
+    a = real(function, names[0], first)
+    b = (real if reals else number)(function, names[1], second)
+    if not (scalar and b.ndim == 0):
+        same_shape(function, names[1], b, names[0], a.shape)
+    out = result_dtype(a, b)
+    work = compute_dtype(out)
+    return a.astype(work), jnp.broadcast_to(b.astype(work), a.shape), out
+
+
+def same_shape(function: str, name: str, array: jax.Array, other: str, shape: tuple[int, ...]) -> None:
+    """Raises a ValueError unless `array` has `shape`, that of the argument `other`."""
+    if array.shape != shape:
+        raise ValueError(f"{function}: {name} must have the shape of {other}, {shape}; got {array.shape}")
+
+
+def axes_of(function: str, axis: Axis, ndim: int) -> tuple[int, ...]:
+    """`axis` as distinct non-negative axes of an array with `ndim` of them; None is all."""
+    if axis is None:
+        return tuple(range(ndim))
+    try:
+        given = [operator.index(a) for a in (axis if isinstance(axis, Sequence) else (axis,))]
+    except TypeError as error:
+        raise TypeError(f"{function}: axis must be an int, a tuple of them or None; got {axis!r}") from error
+    axes = tuple(a + ndim if a < 0 else a for a in given)
+    if not all(0 <= a < ndim for a in axes) or len(set(axes)) < len(axes):
+        raise ValueError(
+            f"{function}: axis must name distinct axes of {ndim}-dimensional inputs; got {axis!r}"
+        )
+    return axes
+
+
+def mask_of(
+    function: str, where: ArrayLike | None, shape: tuple[int, ...], axes: Sequence[int]
+) -> jax.Array | None:
+    """`where` as booleans of `shape`; nonzero means included.
+
+    It may have that shape, ones in it, or lack `axes`, when it keeps or drops whole slices.
+    """
+    if where is None:
+        return None
+    mask = number(function, "where", where).astype(np.bool_)
+    if mask.ndim == len(shape) - len(axes) and mask.ndim != len(shape):
+        mask = jnp.expand_dims(mask, sorted(axes))
+    fits = mask.ndim == len(shape) and all(m in (1, n) for m, n in zip(mask.shape, shape, strict=True))
+    if not fits and mask.ndim > 0:
+        raise ValueError(
+            f"{function}: where must have the shape of the inputs, {shape}, "
+            f"or lack the axes {tuple(axes)}; got {np.shape(where)}"
+        )
+    return jnp.broadcast_to(mask, shape)
+
+
+def keep(mask: jax.Array | None, array: jax.Array) -> jax.Array:
+    """`array` with zeros where `mask` is False: values and gradients there are gone."""
+    return array if mask is None else jnp.where(mask, array, 0.0)
+
+
+def parameter(
+    function: str,
+    name: str,
+    value: ArrayLike,
+    like: jax.Array,
+    *,
+    low: float = -math.inf,
+    high: float = math.inf,
+    open_low: bool = False,
+) -> jax.Array:
+    """A hyper-parameter as an array of the dtype of `like`: a scalar, or broadcast to its shape.
+
+    Python and NumPy numbers are held to [low, high], or (low, high] with `open_low`.
+    """
+    if isinstance(value, int | float | np.number):
+        above = value > low if open_low else value >= low
+        if not (above and value <= high):
+            bounds = f"{'(' if open_low else '['}{low}, {high}]"
+            raise ValueError(f"{function}: {name} must lie in {bounds}; got {value}")
+    array = number(function, name, value).astype(like.dtype)
+    if array.ndim == 0:
+        return array
+    try:
+        return jnp.broadcast_to(array, like.shape)
+    except ValueError as error:
+        raise ValueError(
+            f"{function}: {name} must be a scalar or broadcast to {like.shape}; got {array.shape}"
+        ) from error

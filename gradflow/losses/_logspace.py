@@ -1,0 +1,46 @@
+"""Sums of exponentials, and products with logarithms, that neither overflow nor make a NaN."""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+
+
+def peak_of(x: jax.Array, axes: Sequence[int]) -> jax.Array:
+    """The largest entry along `axes`, kept as sizes of 1; 0 where it is infinite or missing.
+
+    Subtracting it before `exp` is arithmetic only: it takes no part in the gradient.
+    """
+    peak = jnp.max(jax.lax.stop_gradient(x), axes, keepdims=True, initial=-jnp.inf)
+    return jnp.where(jnp.isfinite(peak), peak, 0.0)
+
+
+def log_sum_exp(x: jax.Array, axes: Sequence[int], mask: jax.Array | None = None) -> jax.Array:
+    """log(sum(exp(x))) over the entries of `mask`; -inf, with zero gradients, when it has none."""
+    if mask is not None:
+        x = jnp.where(mask, x, -jnp.inf)
+    peak = peak_of(x, axes)
+    total = jnp.sum(jnp.exp(x - peak), axes, keepdims=True)
+    empty = total == 0
+    out = jnp.where(empty, -jnp.inf, peak + jnp.log(jnp.where(empty, 1.0, total)))
+    return jnp.squeeze(out, tuple(axes))
+
+
+def log_softmax(x: jax.Array, axes: Sequence[int], mask: jax.Array | None = None) -> jax.Array:
+    """x - log_sum_exp(x), with -inf for the entries outside `mask`."""
+    if mask is not None:
+        x = jnp.where(mask, x, -jnp.inf)
+    x = x - peak_of(x, axes)
+    total = jnp.sum(jnp.exp(x), axes, keepdims=True)
+    return x - jnp.log(jnp.where(total == 0, 1.0, total))
+
+
+def weigh(weights: jax.Array, logs: jax.Array) -> jax.Array:
+    """weights * logs, where 0 * log(0) is 0; the gradient of such an entry is 0 too."""
+    return weights * jnp.where((weights == 0) & (logs == -jnp.inf), 0.0, logs)
+
+
+def clamp(x: jax.Array, low: float, high: float) -> jax.Array:
+    """`x` held to the range that it has in exact arithmetic; the gradient passes as if it were."""
+    excess = jnp.where(x < low, low - x, jnp.where(x > high, high - x, 0.0))
+    return x + jax.lax.stop_gradient(excess)

@@ -1,0 +1,119 @@
+"""Losses of the difference between predictions and targets, element by element.
+
+All of them return an array of the shape of `predictions`, in the promoted dtype of the inputs;
+arithmetic below 32 bits is done in float32. `targets` has the same shape or is one number.
+"""
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+
+from gradflow._dtypes import DType
+from gradflow.losses._inputs import pair, parameter
+
+
+def _errors(function: str, predictions: ArrayLike, targets: ArrayLike | None) -> tuple[jax.Array, DType]:
+    names = ("predictions", "targets")
+    target = 0 if targets is None else targets
+    x, y, out = pair(function, names, predictions, target, scalar=True)
+    return x - y, out
+
+
+def squared_error(predictions: ArrayLike, targets: ArrayLike | None = None) -> jax.Array:
+    """Squared error: (predictions - targets)**2.
+
+    Args:
+      predictions: floating-point numbers of any shape.
+      targets: numbers of the same shape, or a single one; None means zeros.
+
+    Returns:
+      One loss for each element.
+
+    Raises:
+      ValueError: the shapes differ.
+      TypeError: predictions are not real floating-point numbers.
+    """
+    errors, out = _errors("squared_error", predictions, targets)
+    return jnp.square(errors).astype(out)
+
+
+def l2_loss(predictions: ArrayLike, targets: ArrayLike | None = None) -> jax.Array:
+    """Half the squared error, (predictions - targets)**2 / 2: its gradient is the error itself.
+
+    Args:
+      predictions: floating-point numbers of any shape.
+      targets: numbers of the same shape, or a single one; None means zeros.
+
+    Returns:
+      One loss for each element.
+
+    Raises:
+      ValueError: the shapes differ.
+      TypeError: predictions are not real floating-point numbers.
+    """
+    errors, out = _errors("l2_loss", predictions, targets)
+    return (0.5 * jnp.square(errors)).astype(out)
+
+
+def huber_loss(
+    predictions: ArrayLike, targets: ArrayLike | None = None, *, delta: ArrayLike = 1.0
+) -> jax.Array:
+    """Huber loss: error**2 / 2 where |error| <= delta, delta * (|error| - delta / 2) beyond.
+
+    The gradient is the error clipped to [-delta, delta] (Huber 1964, "Robust Estimation of a
+    Location Parameter").
+
+    Args:
+      predictions: floating-point numbers of any shape.
+      targets: numbers of the same shape, or a single one; None means zeros.
+      delta: where the parabola turns into lines, >= 0, in units of the error.
+
+    Returns:
+      One loss for each element.
+
+    Raises:
+      ValueError: the shapes differ, or delta is negative.
+      TypeError: predictions are not real floating-point numbers.
+    """
+    errors, out = _errors("huber_loss", predictions, targets)
+    delta = parameter("huber_loss", "delta", delta, errors, low=0.0)
+    size = jnp.abs(errors)
+    inner = jnp.minimum(size, delta)
+    return (0.5 * jnp.square(inner) + delta * (size - inner)).astype(out)
+
+
+@jax.custom_jvp
+def _log_cosh(x: jax.Array) -> jax.Array:
+    # Near zero the second form loses all its digits, and far from it the first one does.
+    size = jnp.abs(x)
+    near = -0.5 * jnp.log1p(-jnp.square(jnp.tanh(jnp.minimum(size, 1.0))))
+    far = size + jnp.log1p(jnp.exp(-2.0 * size)) - jnp.log(jnp.asarray(2.0, x.dtype))
+    return jnp.where(size < 1.0, near, far)
+
+
+@_log_cosh.defjvp
+def _log_cosh_jvp(primals: tuple[jax.Array], tangents: tuple[jax.Array]) -> tuple[jax.Array, jax.Array]:
+    (x,), (dx,) = primals, tangents
+    return _log_cosh(x), jnp.tanh(x) * dx
+
+
+def log_cosh(predictions: ArrayLike, targets: ArrayLike | None = None) -> jax.Array:
+    """Logarithm of the hyperbolic cosine of the error: log(cosh(predictions - targets)).
+
+    About error**2 / 2 near zero and |error| - log(2) far from it; its gradient is tanh(error).
+    All digits are kept for errors from 1e-18 to the largest ones (Chen et al. 2019, "Log
+    Hyperbolic Cosine Loss Improves Variational Auto-Encoder").
+
+    Args:
+      predictions: floating-point numbers of any shape.
+      targets: numbers of the same shape, or a single one; None means zeros.
+
+    Returns:
+      One loss for each element, never negative.
+
+    Raises:
+      ValueError: the shapes differ.
+      TypeError: predictions are not real floating-point numbers.
+    """
+    errors, out = _errors("log_cosh", predictions, targets)
+    return _log_cosh(errors).astype(out)

@@ -1,0 +1,176 @@
+"""Overlap of predicted and true regions: Dice's coefficient and Tversky's index."""
+
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+
+from gradflow._dtypes import compute_dtype
+from gradflow.losses._inputs import (
+    Axis,
+    axes_of,
+    number,
+    parameter,
+    real,
+    result_dtype,
+    same_shape,
+)
+
+Reduction = Literal["mean", "sum", "none"]
+
+
+def dice_loss(
+    predictions: ArrayLike,
+    targets: ArrayLike,
+    *,
+    class_weights: ArrayLike | None = None,
+    smooth: ArrayLike = 1.0,
+    alpha: ArrayLike = 0.5,
+    beta: ArrayLike = 0.5,
+    apply_softmax: bool = True,
+    reduction: Reduction = "mean",
+    ignore_background: bool = False,
+    axis: Axis = None,
+) -> jax.Array:
+    """One minus the overlap, with p the predicted and t the true membership, for each class:
+
+        wrong = alpha * sum(p * (1 - t)) + beta * sum((1 - p) * t)
+        loss = wrong / (sum(p * t) + wrong + smooth), or 0 where both are empty
+
+    Milletari et al. 2016, "V-Net", arXiv:1606.04797; Salehi et al. 2017 for alpha != beta.
+
+    Args:
+      predictions: logits, shape [batch, ..., classes]; one class means a sigmoid.
+      targets: one-hot or in [0, 1], the same shape; either may lack a single class's axis.
+      class_weights: factors of the losses, shape [classes].
+      smooth: >= 0.
+      alpha: weight of false positives, >= 0.
+      beta: weight of false negatives, >= 0.
+      apply_softmax: False when predictions are probabilities already.
+      reduction: "mean", "sum" or "none" over the classes.
+      ignore_background: leave out class 0, if there are others.
+      axis: axes to sum over; None means all but the first and the last.
+
+    Returns:
+      Losses of shape [batch], or [batch, classes], in the promoted dtype; errors as everywhere.
+    """
+    name = "dice_loss"
+    if reduction not in ("mean", "sum", "none"):
+        raise ValueError(f"{name}: reduction must be 'mean', 'sum' or 'none'; got {reduction!r}")
+    x = real(name, "predictions", predictions)
+    t = number(name, "targets", targets)
+    if t.ndim == x.ndim + 1:
+        x = x[..., None]
+    elif x.ndim == t.ndim + 1:
+        t = t[..., None]
+    same_shape(name, "targets", t, "predictions", x.shape)
+    if x.ndim == 0:
+        raise ValueError(f"{name}: predictions must have shape [batch, ..., classes]; got ()")
+    out = result_dtype(x, t)
+    work = compute_dtype(out)
+    x, t = x.astype(work), t.astype(work)
+    axes = tuple(range(1, x.ndim - 1)) if axis is None else axes_of(name, axis, x.ndim)
+    if x.ndim - 1 in axes:
+        raise ValueError(f"{name}: axis must not name the last axis, the classes; got {axis!r}")
+    p = x
+    if apply_softmax:
+        p = jax.nn.sigmoid(x) if x.shape[-1] == 1 else jax.nn.softmax(x, -1)
+
+    scalar = jnp.zeros((), work)
+    smooth = parameter(name, "smooth", smooth, scalar, low=0.0)
+    alpha = parameter(name, "alpha", alpha, scalar, low=0.0)
+    beta = parameter(name, "beta", beta, scalar, low=0.0)
+    wrong = alpha * jnp.sum(p * (1.0 - t), axes) + beta * jnp.sum((1.0 - p) * t, axes)
+    whole = jnp.sum(p * t, axes) + wrong + smooth
+    losses = wrong / jnp.where(whole == 0, 1.0, whole)
+    if class_weights is not None:
+        weights = number(name, "class_weights", class_weights).astype(work)
+        same_shape(name, "class_weights", weights, "the classes", x.shape[-1:])
+        losses = losses * weights.reshape((1,) * (losses.ndim - 1) + (-1,))
+    if ignore_background and x.shape[-1] > 1:
+        losses = losses[..., 1:]
+    if reduction == "mean":
+        losses = jnp.mean(losses, -1)
+    elif reduction == "sum":
+        losses = jnp.sum(losses, -1)
+    return losses.astype(out)
+
+
+def multiclass_generalized_dice_loss(
+    predictions: ArrayLike,
+    targets: ArrayLike,
+    *,
+    smooth: ArrayLike = 1.0,
+    apply_softmax: bool = True,
+    ignore_background: bool = False,
+) -> jax.Array:
+    """The mean of `dice_loss` over batch and classes, with rare classes weighted up:
+
+        weight = 1 / (size**2 + 1e-7) for each class, of size sum(targets); then mean(weight) = 1
+
+    After Sudre et al. 2017, "Generalised Dice Overlap", arXiv:1707.03237.
+
+    Args:
+      predictions: logits, shape [batch, ..., classes].
+      targets: one-hot or in [0, 1], the same shape.
+      smooth: >= 0, added to the overlap and to the whole.
+      apply_softmax: False when predictions are probabilities already.
+      ignore_background: leave out class 0, if there are others.
+
+    Returns:
+      A scalar, in the promoted dtype of the inputs.
+
+    Raises:
+      ValueError: the shapes differ, or smooth is negative.
+      TypeError: predictions are not real floating-point numbers.
+    """
+    name = "multiclass_generalized_dice_loss"
+    x = real(name, "predictions", predictions)
+    t = number(name, "targets", targets)
+    same_shape(name, "targets", t, "predictions", x.shape)
+    if x.ndim == 0:
+        raise ValueError(f"{name}: predictions must have shape [batch, ..., classes]; got ()")
+    out = result_dtype(x, t)
+    work = compute_dtype(out)
+    sizes = jnp.sum(t.astype(work), tuple(range(t.ndim - 1)))
+    weights = 1.0 / (jnp.square(sizes) + 1e-7)
+    losses = dice_loss(
+        x.astype(work),
+        t.astype(work),
+        class_weights=weights / jnp.mean(weights),
+        smooth=smooth,
+        apply_softmax=apply_softmax,
+        reduction="none",
+        ignore_background=ignore_background,
+    )
+    return jnp.mean(losses).astype(out)
+
+
+def binary_dice_loss(
+    predictions: ArrayLike,
+    targets: ArrayLike,
+    *,
+    smooth: ArrayLike = 1.0,
+    apply_sigmoid: bool = True,
+) -> jax.Array:
+    """`dice_loss` of one class, whose axis may be left out.
+
+    Args:
+      predictions: logits, shape [batch, ...] or [batch, ..., 1].
+      targets: membership in [0, 1], either of these shapes.
+      smooth: >= 0, added to the overlap and to the whole.
+      apply_sigmoid: False when predictions are probabilities already.
+
+    Returns:
+      Losses of shape [batch], in the promoted dtype of the inputs.
+
+    Raises:
+      ValueError: the shapes differ, or smooth is negative.
+      TypeError: predictions are not real floating-point numbers.
+    """
+    x = real("binary_dice_loss", "predictions", predictions)
+    t = number("binary_dice_loss", "targets", targets)
+    if x.ndim == t.ndim and x.shape[-1:] != (1,):
+        x, t = x[..., None], t[..., None]
+    return dice_loss(x, t, smooth=smooth, apply_softmax=apply_sigmoid)

@@ -1,0 +1,130 @@
+"""Losses of embeddings: what belongs together is close, the rest far away."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
+
+from gradflow._dtypes import compute_dtype
+from gradflow.losses._classes import class_labels
+from gradflow.losses._inputs import (
+    Axis,
+    axes_of,
+    parameter,
+    real,
+    result_dtype,
+    same_shape,
+)
+from gradflow.losses._logspace import log_sum_exp
+from gradflow.losses._similarity import inverse_norms
+
+
+def ntxent(embeddings: ArrayLike, labels: ArrayLike, temperature: ArrayLike = 0.07) -> jax.Array:
+    """Normalized temperature-scaled cross entropy, the mean over all positive pairs i, j:
+
+        s = cosine_similarity(embeddings[i], embeddings[j]) / temperature
+        loss[i, j] = -log(exp(s[i, j]) / (exp(s[i, j]) + sum over negatives k of exp(s[i, k])))
+
+    j is positive when its label is that of i and j != i, k negative when its label is another.
+    Chen et al. 2020, "A Simple Framework for Contrastive Learning", arXiv:2002.05709.
+
+    Args:
+      embeddings: shape [batch, features]; a zero vector has similarity 0 to all.
+      labels: integers, shape [batch]; equal for what belongs together.
+      temperature: unit of the similarity, > 0.
+
+    Returns:
+      A scalar >= 0 in the dtype of embeddings; 0 when there is no positive pair.
+
+    Raises:
+      ValueError: shapes do not fit, or temperature is not positive.
+      TypeError: embeddings are not floating-point, or labels not integer.
+    """
+    x = real("ntxent", "embeddings", embeddings)
+    if x.ndim != 2:
+        raise ValueError(f"ntxent: embeddings must have shape (batch, features); got {x.shape}")
+    group = class_labels("ntxent", labels, x.shape, (1,))
+    out = x.dtype
+    x = x.astype(compute_dtype(out))
+    scale = parameter("ntxent", "temperature", temperature, jnp.zeros((), x.dtype), low=0.0, open_low=True)
+    a, b = inverse_norms(x, (1,), jnp.zeros((), x.dtype))
+    directions = x * a * b
+    similarity = jnp.matmul(directions, directions.T, precision=jax.lax.Precision.HIGHEST) / scale
+    same = group[:, None] == group[None, :]
+    positive = same & ~jnp.eye(x.shape[0], dtype=np.bool_)
+    negatives = log_sum_exp(similarity, (1,), ~same)
+    losses = jax.nn.softplus(negatives[:, None] - similarity)
+    pairs = jnp.maximum(jnp.sum(positive, dtype=np.int32), 1).astype(x.dtype)
+    return (jnp.sum(jnp.where(positive, losses, 0.0)) / pairs).astype(out)
+
+
+def _distance(x: jax.Array, axes: tuple[int, ...], degree: jax.Array, eps: jax.Array) -> jax.Array:
+    """(sum(abs(x)**degree) + eps)**(1 / degree), with zero gradient where that is 0.
+
+    Lengths above 1 are divided out first, so that no power overflows. Any constant in their
+    place gives the same result, so they take no part in the gradient.
+    """
+    size = jnp.abs(x)
+    high = 0.25 / float(np.finfo(x.dtype).tiny)
+    scale = jnp.max(jax.lax.stop_gradient(size), axes, keepdims=True, initial=1.0)
+    scale = jnp.minimum(scale, high)
+    apart = size > 0
+    degrees = jnp.broadcast_to(degree, x.shape)
+    part = jnp.where(apart, size * (1.0 / scale), 1.0)
+    power = jnp.where(apart, jnp.power(part, degrees), 0.0)
+    scale = jnp.squeeze(scale, axes)
+    degrees = jnp.broadcast_to(degree, scale.shape)
+    total = jnp.sum(power, axes) + eps * jnp.power(scale, -degrees)
+    root = jnp.power(jnp.where(total > 0, total, 1.0), 1.0 / degrees)
+    return scale * jnp.where(total > 0, root, 0.0)
+
+
+def triplet_margin_loss(
+    anchors: ArrayLike,
+    positives: ArrayLike,
+    negatives: ArrayLike,
+    axis: Axis = -1,
+    norm_degree: ArrayLike = 2,
+    margin: ArrayLike = 1.0,
+    eps: ArrayLike = 1e-6,
+) -> jax.Array:
+    """Asks the positive to be closer to the anchor than the negative is, by a margin:
+
+        distance(x) = (sum(abs(x)**norm_degree) + eps)**(1 / norm_degree)
+        loss = max(distance(anchors - positives) - distance(anchors - negatives) + margin, 0)
+
+    Balntas et al. 2016, "Learning Shallow Convolutional Feature Descriptors with Triplet Losses".
+
+    Args:
+      anchors: shape [..., dim].
+      positives: what is to be near, the same shape.
+      negatives: what is to be far, the same shape.
+      axis: axis or axes that make up a vector; None means all.
+      norm_degree: any number > 0.
+      margin: in units of the distance, a scalar or broadcast to the result.
+      eps: >= 0; keeps the distance smooth at 0.
+
+    Returns:
+      Losses of shape [...], in the promoted dtype of the inputs.
+
+    Raises:
+      ValueError: shapes or axis do not fit, norm_degree is not positive, or eps is negative.
+      TypeError: an input is not real floating-point numbers.
+    """
+    name = "triplet_margin_loss"
+    a = real(name, "anchors", anchors)
+    p = real(name, "positives", positives)
+    n = real(name, "negatives", negatives)
+    same_shape(name, "positives", p, "anchors", a.shape)
+    same_shape(name, "negatives", n, "anchors", a.shape)
+    axes = axes_of(name, axis, a.ndim)
+    out = result_dtype(a, p, n)
+    work = compute_dtype(out)
+    a, p, n = a.astype(work), p.astype(work), n.astype(work)
+    scalar = jnp.zeros((), work)
+    finite = float(np.finfo(np.float32).max)
+    degree = parameter(name, "norm_degree", norm_degree, scalar, low=0.0, high=finite, open_low=True)
+    eps = parameter(name, "eps", eps, scalar, low=0.0)
+    near, far = _distance(a - p, axes, degree, eps), _distance(a - n, axes, degree, eps)
+    margin = parameter(name, "margin", margin, near)
+    return jnp.maximum(near - far + margin, 0.0).astype(out)

@@ -1,0 +1,197 @@
+"""The three ways to say what is batched: pieces, rows, and gradients of rows."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+
+from gradflow._errors import describe
+from gradflow.microbatching._accumulate import AccumulationType
+from gradflow.microbatching._batch import Batch, pick_batched
+from gradflow.microbatching._loop import accumulate, check_arguments
+
+
+class Aux(NamedTuple):
+    """What `micro_grad` returns beside the gradients, one row for each example."""
+
+    values: Any  # of the function
+    metrics: Any  # what metrics_fn made of the gradients
+    aux: Any  # the function's auxiliary output
+
+
+def microbatch(
+    fun: Callable[..., Any],
+    argnums: int | Sequence[int],
+    microbatch_size: int | None,
+    accumulator: Any = AccumulationType.SUM,
+    *,
+    argnames: str | Sequence[str] = (),
+    in_axes: int | Sequence[int] = 0,
+    num_real_microbatches: Any = None,
+) -> Callable[..., Any]:
+    """`fun`, called on `microbatch_size` rows at a time, its results accumulated.
+
+    `argnums`, `argnames`: the arguments, trees allowed, that have a batch axis, by position and by
+    keyword; `in_axes`: that axis, one for all or one for each (`argnums` first). Their size is a
+    multiple of `microbatch_size`; None calls `fun` once and returns what it returns.
+    `accumulator`: an `AccumulationType` or `Accumulator`, or a tree of them that is a prefix of
+    what `fun` returns. `num_real_microbatches`: how many pieces to run, at most all of them; it
+    may be traced (then without derivatives in reverse mode). Rows that did not run are zero under
+    CONCAT.
+    """
+    name = "microbatch"
+    names = (argnames,) if isinstance(argnames, str) else tuple(argnames)
+    numbers = (argnums,) if isinstance(argnums, int) else tuple(argnums)
+    axes = (in_axes,) * (len(numbers) + len(names)) if isinstance(in_axes, int) else tuple(in_axes)
+    if len(axes) != len(numbers) + len(names):
+        raise ValueError(
+            f"{name}: expected one axis in `in_axes` for each of `argnums` and `argnames`, which"
+            f" are {len(numbers) + len(names)}, got {len(axes)}"
+        )
+    check_arguments(name, fun, microbatch_size, accumulator, num_real_microbatches)
+    if microbatch_size is None:
+        return fun
+
+    def microbatched(*args: Any, **kwargs: Any) -> Any:
+        picked = pick_batched(name, numbers, names, args, kwargs)
+
+        def call(pieces: list[Any]) -> Any:
+            new_args, new_kwargs = list(args), dict(kwargs)
+            for (key, _), piece in zip(picked, pieces, strict=True):
+                if isinstance(key, str):
+                    new_kwargs[key] = piece
+                else:
+                    new_args[key] = piece
+            return fun(*new_args, **new_kwargs)
+
+        batch = [(f"argument {k!r}", v, axis) for (k, v), axis in zip(picked, axes, strict=True)]
+        return accumulate(
+            name, call, batch, microbatch_size, accumulator, num_real_microbatches, by_rows=False
+        )
+
+    return microbatched
+
+
+def micro_vmap(
+    fun: Callable[..., Any],
+    in_axes: int | Sequence[int | None] = 0,
+    out_axes: Any = 0,
+    *,
+    microbatch_size: int | None = None,
+    vmap_fn: Callable[..., Callable[..., Any]] = jax.vmap,
+    accumulator: Any = AccumulationType.CONCAT,
+    num_real_microbatches: Any = None,
+) -> Callable[..., Any]:
+    """`jax.vmap` over `microbatch_size` rows at a time; None maps over all of them at once.
+
+    `in_axes`: one axis for all positional arguments, or one, or None, for each; keyword arguments
+    are mapped along axis 0. `out_axes` must be 0. `vmap_fn(fun, in_axes, out_axes)`: another
+    `vmap`. `accumulator`: CONCAT returns every row, like `jax.vmap`; SUM and the means reduce the
+    rows. The rest is as in `microbatch`.
+    """
+    name = "micro_vmap"
+    if not isinstance(out_axes, int) or isinstance(out_axes, bool) or out_axes != 0:
+        raise ValueError(f"{name}: expected out_axes = 0, got {describe(out_axes)}")
+    if not isinstance(in_axes, int):
+        in_axes = tuple(in_axes) if isinstance(in_axes, Sequence) else (in_axes,)
+        if not all(axis is None or isinstance(axis, int) for axis in in_axes):
+            raise TypeError(
+                f"{name}: expected `in_axes` to be an int, or an int or None for each positional"
+                f" argument, got {describe(in_axes)}"
+            )
+    check_arguments(name, fun, microbatch_size, accumulator, num_real_microbatches)
+
+    def mapped(*args: Any, **kwargs: Any) -> Any:
+        axes = (in_axes,) * len(args) if isinstance(in_axes, int) else in_axes
+        if len(axes) != len(args):
+            raise ValueError(
+                f"{name}: expected {len(axes)} positional arguments, as many as `in_axes` has"
+                f" entries, got {len(args)}"
+            )
+        kept = [i for i, axis in enumerate(axes) if axis is not None]
+        batch: Batch = [(f"argument {i}", args[i], axis) for i, axis in enumerate(axes) if axis is not None]
+        batch += [(f"argument {key!r}", value, 0) for key, value in kwargs.items()]
+
+        # What is not mapped is closed over, so that it may be anything, not only arrays.
+        def one(*values: Any) -> Any:
+            new_args = list(args)
+            for i, value in zip(kept, values, strict=False):
+                new_args[i] = value
+            return fun(*new_args, **dict(zip(kwargs, values[len(kept) :], strict=True)))
+
+        rows = vmap_fn(one, tuple(axis for _, _, axis in batch), 0)
+        return accumulate(
+            name,
+            lambda pieces: rows(*pieces),
+            batch,
+            microbatch_size,
+            accumulator,
+            num_real_microbatches,
+            by_rows=True,
+        )
+
+    return mapped
+
+
+def micro_grad(
+    fun: Callable[..., Any],
+    has_aux: bool = False,
+    argnums: int | Sequence[int] = 0,
+    *,
+    batch_argnums: int | Sequence[int] = 1,
+    keep_batch_dim: bool = True,
+    microbatch_size: int | None = None,
+    accumulator: Any = AccumulationType.SUM,
+    transform_fn: Callable[[Any], Any] = lambda grads: grads,
+    metrics_fn: Callable[[Any], Any] = lambda grads: None,
+    num_real_microbatches: Any = None,
+) -> Callable[..., tuple[Any, Aux]]:
+    """Each example's gradient, transformed, then accumulated: `(accumulated, Aux)`.
+
+    The gradient of `fun` with respect to `argnums` is taken for one row of `batch_argnums` (and of
+    every keyword argument) at a time; with `keep_batch_dim`, `fun` sees that row as a batch of one.
+    `transform_fn(grads)` is accumulated, SUM by default; `metrics_fn(grads)`, the value and, with
+    `has_aux`, the auxiliary output come back for each example in `Aux(values, metrics, aux)`. The
+    rest is as in `microbatch`; None for `microbatch_size` takes all examples at once.
+
+    With `transform_fn` clipping: the per-example clipping of Abadi et al., "Deep Learning with
+    Differential Privacy", 2016, arXiv 1607.00133.
+    """
+    name = "micro_grad"
+    numbers = (batch_argnums,) if isinstance(batch_argnums, int) else tuple(batch_argnums)
+    if not numbers:
+        raise ValueError(f"{name}: expected at least one of `batch_argnums`, got none")
+    check_arguments(name, fun, microbatch_size, accumulator, num_real_microbatches)
+    for argument, value in (("transform_fn", transform_fn), ("metrics_fn", metrics_fn)):
+        if not callable(value):
+            raise TypeError(f"{name}: expected `{argument}` to be a function, got {describe(value)}")
+    derivative = jax.value_and_grad(fun, argnums, has_aux)
+
+    def graded(*args: Any, **kwargs: Any) -> tuple[Any, Aux]:
+        picked = pick_batched(name, numbers, (), args, kwargs) + list(kwargs.items())
+
+        def one(*rows: Any) -> tuple[Any, Aux]:
+            new_args, new_kwargs = list(args), {}
+            for (key, _), row in zip(picked, rows, strict=True):
+                value = jax.tree.map(lambda x: x[None], row) if keep_batch_dim else row
+                if isinstance(key, str):
+                    new_kwargs[key] = value
+                else:
+                    new_args[key] = value
+            value, grads = derivative(*new_args, **new_kwargs)
+            value, aux = value if has_aux else (value, None)
+            return transform_fn(grads), Aux(value, metrics_fn(grads), aux)
+
+        rows = jax.vmap(one)
+        result: tuple[Any, Aux] = accumulate(
+            name,
+            lambda pieces: rows(*pieces),
+            [(f"argument {key!r}", value, 0) for key, value in picked],
+            microbatch_size,
+            (accumulator, AccumulationType.CONCAT),
+            num_real_microbatches,
+            by_rows=True,
+        )
+        return result
+
+    return graded

@@ -1,0 +1,106 @@
+"""AdaBelief: Adam that divides by how far gradients stray from their average."""
+
+from typing import Any, NamedTuple
+
+import jax
+
+from gradflow._base import GradientTransformation, OptState, Pair, Params, Updates, transformation
+from gradflow._compose import chain
+from gradflow._hyper import Decay, NonNegative, Positive, Rate
+from gradflow._leafwise import abs_sq, leafwise, safe_sqrt
+from gradflow._select import MaskOrFn
+from gradflow._state import first_moment, increment, second_moment, zero_scalar
+from gradflow.optimizers._adam import adam_scalars
+from gradflow.transforms import add_decayed_weights, scale_by_learning_rate
+
+
+class ScaleByBeliefState(NamedTuple):
+    """Steps taken, the average of the gradient, and of its squared distance from that average."""
+
+    count: jax.Array  # type: ignore[assignment]  # the field's name for it, over tuple.count
+    mu: Updates
+    nu: Updates
+
+
+def belief_rule(g: jax.Array, mu: jax.Array, nu: jax.Array, s: Any) -> tuple[jax.Array, ...]:
+    """Zhuang et al. 2020, Algorithm 2."""
+    mu = s.b1 * mu + s.c1 * g
+    nu = s.b2 * nu + s.c2 * abs_sq(g - mu) + s.eps_root
+    return s.debias1 * mu / (safe_sqrt(s.debias2 * nu) + s.eps), mu, nu
+
+
+def nesterov_belief_rule(g: jax.Array, mu: jax.Array, nu: jax.Array, s: Any) -> tuple[jax.Array, ...]:
+    """The same with the momentum that the next step will have, as in `scale_by_adam`."""
+    mu = s.b1 * mu + s.c1 * g
+    nu = s.b2 * nu + s.c2 * abs_sq(g - mu) + s.eps_root
+    ahead = s.b1 * s.debias1_next * mu + s.c1 * s.debias1 * g
+    return ahead / (safe_sqrt(s.debias2 * nu) + s.eps), mu, nu
+
+
+@transformation
+def scale_by_belief(
+    b1: Decay = 0.9,
+    b2: Decay = 0.999,
+    eps: Positive = 1e-16,
+    eps_root: NonNegative = 1e-16,
+    *,
+    nesterov: bool = False,
+) -> Pair:
+    """Divides the averaged gradient by the root of the averaged square of its surprise.
+
+        mu = b1 * mu + (1 - b1) * g
+        nu = b2 * nu + (1 - b2) * |g - mu|^2 + eps_root
+        u = (mu / (1 - b1^t)) / (sqrt(nu / (1 - b2^t)) + eps)
+
+    Args:
+      b1: decay of the first moment, in [0, 1).
+      b2: decay of the second, in [0, 1).
+      eps: added outside the root, > 0.
+      eps_root: added to `nu` at every step, >= 0.
+      nesterov: looks one step ahead, as in `scale_by_adam`.
+
+    Source: Zhuang et al. 2020, arXiv:2010.07468.
+    """
+    rule = nesterov_belief_rule if nesterov else belief_rule
+
+    def init(params: Params) -> OptState:
+        return ScaleByBeliefState(zero_scalar(params), first_moment(params), second_moment(params))
+
+    def update(
+        updates: Updates, state: ScaleByBeliefState, params: Params | None = None
+    ) -> tuple[Updates, ScaleByBeliefState]:
+        count = increment(state.count)
+        u, mu, nu = leafwise(
+            rule, (updates, state.mu, state.nu), adam_scalars,
+            count=count, b1=b1, b2=b2, eps=eps, eps_root=eps_root,
+        )  # fmt: skip
+        return u, ScaleByBeliefState(count, mu, nu)
+
+    return init, update
+
+
+@transformation
+def adabelief(
+    learning_rate: Rate,
+    b1: Decay = 0.9,
+    b2: Decay = 0.999,
+    eps: Positive = 1e-16,
+    eps_root: NonNegative = 1e-16,
+    weight_decay: NonNegative | None = None,
+    weight_decay_mask: MaskOrFn | None = None,
+    *,
+    nesterov: bool = False,
+) -> GradientTransformation:
+    """AdaBelief: `scale_by_belief`, decoupled weight decay if there is any, then the learning rate.
+
+    Args:
+      weight_decay: as in `adamw`, >= 0; None has no stage for it.
+      weight_decay_mask: where to decay.
+
+    The others, and the source, as in `scale_by_belief`.
+    """
+    scaling = scale_by_belief(b1, b2, eps, eps_root, nesterov=nesterov)
+    rate = scale_by_learning_rate(learning_rate)
+    if weight_decay is None:
+        return chain(scaling, rate)
+    return chain(scaling, add_decayed_weights(weight_decay, weight_decay_mask), rate)

@@ -1,0 +1,125 @@
+"""Adan: Adam that also averages how the gradient changes."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from gradflow._base import GradientTransformation, OptState, Pair, Params, Updates, transformation
+from gradflow._compose import chain
+from gradflow._hyper import Decay, NonNegative, Positive, Rate
+from gradflow._leafwise import Scalars, abs_sq, leafwise, one_minus_power, safe_sqrt
+from gradflow._select import MaskOrFn
+from gradflow._state import first_moment, increment, second_moment, zero_scalar
+from gradflow.transforms import add_decayed_weights, scale_by_learning_rate
+
+
+class ScaleByAdanState(NamedTuple):
+    """The averages of gradient, change and square, the last gradient, and steps taken."""
+
+    m: Updates
+    v: Updates
+    n: Updates
+    g: Updates
+    t: jax.Array
+
+
+def adan_scalars(
+    t: jax.Array, b1: jax.Array, b2: jax.Array, b3: jax.Array, official: jax.Array, **_: jax.Array
+) -> Scalars:
+    """The decays' complements, the bias corrections of step `t` (from 1), and what the change weighs."""
+    c1, c2, c3 = 1 - b1, 1 - b2, 1 - b3
+    return {
+        "c1": c1,
+        "c2": c2,
+        "c3": c3,
+        "debias1": 1 / one_minus_power(c1, t),
+        "debias2": 1 / one_minus_power(c2, t),
+        "debias3": 1 / one_minus_power(c3, t),
+        "weight": jnp.where(official > 0, b2, c2),
+        "changed": jnp.where(t > 1, jnp.ones_like(c1), jnp.zeros_like(c1)),
+    }
+
+
+def adan_rule(
+    g: jax.Array, m: jax.Array, v: jax.Array, n: jax.Array, last: jax.Array, s: Any
+) -> tuple[jax.Array, ...]:
+    """Xie et al. 2022, Algorithm 1."""
+    change = s.changed * (g - last)
+    m = s.b1 * m + s.c1 * g
+    v = s.b2 * v + s.c2 * change
+    n = s.b3 * n + s.c3 * abs_sq(g + s.weight * change)
+    ahead = s.debias1 * m + s.weight * s.debias2 * v
+    # The copy: a state that is the very array of the gradients could not be donated beside them.
+    return ahead / (safe_sqrt(s.debias3 * n + s.eps_root) + s.eps), m, v, n, jnp.copy(g)
+
+
+@transformation
+def scale_by_adan(
+    b1: Decay = 0.98,
+    b2: Decay = 0.92,
+    b3: Decay = 0.99,
+    eps: Positive = 1e-8,
+    eps_root: NonNegative = 0.0,
+    *,
+    official_scaling: bool = False,
+) -> Pair:
+    """Adaptive Nesterov momentum.
+
+        d = g - g_before, 0 at the first step
+        m = b1 * m + (1 - b1) * g
+        v = b2 * v + (1 - b2) * d
+        n = b3 * n + (1 - b3) * |g + w * d|^2
+        u = (m / (1 - b1^t) + w * v / (1 - b2^t)) / (sqrt(n / (1 - b3^t) + eps_root) + eps)
+
+    Args:
+      b1: decay of the gradient's average, in [0, 1).
+      b2: decay of the change's average, in [0, 1).
+      b3: decay of the square's average, in [0, 1).
+      eps: added outside the root, > 0.
+      eps_root: added inside the root, >= 0.
+      official_scaling: `w = b2`, as in the paper and the authors' code; else `w = 1 - b2`, as in Optax.
+
+    The decays are one minus the paper's. Source: Xie et al. 2022, arXiv:2208.06677.
+    """
+
+    def init(params: Params) -> OptState:
+        m, v, last = (first_moment(params) for _ in range(3))
+        return ScaleByAdanState(m, v, second_moment(params), last, zero_scalar(params))
+
+    def update(
+        updates: Updates, state: ScaleByAdanState, params: Params | None = None
+    ) -> tuple[Updates, ScaleByAdanState]:
+        t = increment(state.t)
+        u, m, v, n, last = leafwise(
+            adan_rule, (updates, state.m, state.v, state.n, state.g), adan_scalars,
+            t=t, b1=b1, b2=b2, b3=b3, eps=eps, eps_root=eps_root, official=official_scaling,
+        )  # fmt: skip
+        return u, ScaleByAdanState(m, v, n, last, t)
+
+    return init, update
+
+
+@transformation
+def adan(
+    learning_rate: Rate,
+    b1: Decay = 0.98,
+    b2: Decay = 0.92,
+    b3: Decay = 0.99,
+    eps: Positive = 1e-8,
+    eps_root: NonNegative = 1e-8,
+    weight_decay: NonNegative = 0.0,
+    mask: MaskOrFn | None = None,
+    *,
+    official_scaling: bool = False,
+) -> GradientTransformation:
+    """Adan: `scale_by_adan`, decoupled weight decay as in `adamw`, then the learning rate.
+
+    Arguments and source as in `scale_by_adan` and `adamw`. The authors' weight decay divides the new
+    parameters by `1 + learning_rate * weight_decay` instead: the same to first order.
+    """
+    return chain(
+        scale_by_adan(b1, b2, b3, eps, eps_root, official_scaling=official_scaling),
+        add_decayed_weights(weight_decay, mask),
+        scale_by_learning_rate(learning_rate),
+    )

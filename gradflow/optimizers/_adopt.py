@@ -1,0 +1,118 @@
+"""ADOPT: Adam that divides by the second moment of earlier gradients, before it averages."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from gradflow._base import GradientTransformation, OptState, Pair, Params, Updates, transformation
+from gradflow._compose import chain
+from gradflow._hyper import Decay, Positive, Rate
+from gradflow._leafwise import Scalars, abs_sq, leafwise, safe_sqrt
+from gradflow._state import first_moment, increment, second_moment, zero_scalar
+from gradflow.optimizers._adam import ScaleByAdamState
+from gradflow.transforms import scale_by_learning_rate
+
+
+def adopt_scalars(count: jax.Array, b1: jax.Array, b2: jax.Array, **_: jax.Array) -> Scalars:
+    """What is kept and what is added; the first step, whose `count` is 0, only takes the square."""
+    first = count == 0
+    zero, one = jnp.zeros_like(b1), jnp.ones_like(b1)
+    return {
+        "keep1": jnp.where(first, one, b1),
+        "gain1": jnp.where(first, zero, 1 - b1),
+        "keep2": jnp.where(first, zero, b2),
+        "gain2": jnp.where(first, one, 1 - b2),
+    }
+
+
+def clipped_adopt_scalars(count: jax.Array, b1: jax.Array, b2: jax.Array, **_: jax.Array) -> Scalars:
+    """The same with the paper's bound."""
+    return {**adopt_scalars(count, b1, b2), "bound": count.astype(b1.dtype) ** 0.25}
+
+
+def adopt_rule(g: jax.Array, mu: jax.Array, nu: jax.Array, s: Any) -> tuple[jax.Array, ...]:
+    """Taniguchi et al. 2024, Algorithm 2."""
+    scaled = jnp.clip(g / jnp.maximum(safe_sqrt(nu), s.eps), -s.bound, s.bound)
+    mu = s.keep1 * mu + s.gain1 * scaled
+    return mu, mu, s.keep2 * nu + s.gain2 * abs_sq(g)
+
+
+def nesterov_adopt_rule(g: jax.Array, mu: jax.Array, nu: jax.Array, s: Any) -> tuple[jax.Array, ...]:
+    """The same with the momentum that the next step would have, were its gradient this one."""
+    scaled = jnp.clip(g / jnp.maximum(safe_sqrt(nu), s.eps), -s.bound, s.bound)
+    mu = s.keep1 * mu + s.gain1 * scaled
+    return s.keep1 * mu + s.gain1 * scaled, mu, s.keep2 * nu + s.gain2 * abs_sq(g)
+
+
+@transformation(leaves="real")
+def scale_by_adopt(
+    b1: Decay = 0.9,
+    b2: Decay = 0.9999,
+    eps: Positive = 1e-6,
+    mu_dtype: Any = None,
+    *,
+    nesterov: bool = False,
+    use_clipping: bool = True,
+    clip_value_fn: Callable[[jax.Array], Any] | None = None,
+) -> Pair:
+    """Averages gradients, each divided by the second moment of those before it.
+
+        mu = b1 * mu + (1 - b1) * clip(g / max(sqrt(nu), eps), -bound, bound)
+        u = mu
+        nu = b2 * nu + (1 - b2) * g^2
+
+    The first step only sets `nu = g^2`. So it converges for every b2, which Adam does not.
+
+    Args:
+      b1: decay of the momentum, in [0, 1).
+      b2: decay of the second moment, in [0, 1).
+      eps: least divisor, > 0; the paper's 1e-6.
+      mu_dtype: dtype of the momentum; the parameters' by default.
+      nesterov: looks one step ahead.
+      use_clipping: False has no bound.
+      clip_value_fn: count of steps taken -> bound; None is the paper's `count ** 0.25`.
+
+    Source: Taniguchi et al. 2024, arXiv:2411.02853.
+    """
+    rule = nesterov_adopt_rule if nesterov else adopt_rule
+
+    def init(params: Params) -> OptState:
+        return ScaleByAdamState(zero_scalar(params), first_moment(params, mu_dtype), second_moment(params))
+
+    def update(
+        updates: Updates, state: ScaleByAdamState, params: Params | None = None
+    ) -> tuple[Updates, ScaleByAdamState]:
+        trees, count = (updates, state.mu, state.nu), state.count
+        if use_clipping and clip_value_fn is None:
+            u, mu, nu = leafwise(rule, trees, clipped_adopt_scalars, count=count, b1=b1, b2=b2, eps=eps)
+        else:
+            # Without a bound there is still the largest number: no quotient becomes infinite.
+            bound = clip_value_fn(count) if use_clipping and clip_value_fn else 3e38
+            u, mu, nu = leafwise(rule, trees, adopt_scalars, count=count, b1=b1, b2=b2, eps=eps, bound=bound)
+        return u, ScaleByAdamState(increment(count), mu, nu)
+
+    return init, update
+
+
+@transformation
+def adopt(
+    learning_rate: Rate,
+    b1: Decay = 0.9,
+    b2: Decay = 0.9999,
+    eps: Positive = 1e-6,
+    mu_dtype: Any = None,
+    *,
+    nesterov: bool = False,
+    use_clipping: bool = True,
+    clip_value_fn: Callable[[jax.Array], Any] | None = None,
+) -> GradientTransformation:
+    """ADOPT: `scale_by_adopt`, then the learning rate. Arguments and source as there."""
+    return chain(
+        scale_by_adopt(
+            b1, b2, eps, mu_dtype,
+            nesterov=nesterov, use_clipping=use_clipping, clip_value_fn=clip_value_fn,
+        ),
+        scale_by_learning_rate(learning_rate),
+    )  # fmt: skip

@@ -1,0 +1,73 @@
+"""Fromage: steps in proportion to the norm of each layer, which must not grow from that."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from gradflow._axes import AxisName
+from gradflow._base import GradientTransformation, OptState, Pair, Params, Updates, transformation
+from gradflow._compose import chain
+from gradflow._hyper import NonNegative, Rate
+from gradflow._leafwise import Scalars, leafwise
+from gradflow._state import increment, zero_scalar
+from gradflow.transforms import ScaleByScheduleState, scale_by_learning_rate, scale_by_trust_ratio
+
+
+def shrink_scalars(learning_rate: jax.Array, **_: jax.Array) -> Scalars:
+    """`factor = 1 / sqrt(1 + learning_rate^2)`, and `loss = 1 - factor` to full precision."""
+    square = learning_rate * learning_rate
+    root = jnp.sqrt(1 + square)
+    return {"factor": 1 / root, "loss": square / (root * (1 + root))}
+
+
+def shrink_rule(g: jax.Array, p: jax.Array, s: Any) -> jax.Array:
+    """Bernstein et al. 2020, Algorithm 1: the last line's factor, of p + g."""
+    return s.factor * g - s.loss * p
+
+
+@transformation
+def shrink_by_learning_rate(learning_rate: Rate) -> Pair:
+    """Undoes the growth of parameters that step at right angles.
+
+        p + u = (p + g) / sqrt(1 + learning_rate^2)
+
+    Args:
+      learning_rate: the step's length over the parameters' norm, >= 0.
+
+    Needs `params`. Its state is the step count, as in `scale_by_learning_rate`.
+    Source: Bernstein et al. 2020, arXiv:2002.03432.
+    """
+
+    def init(params: Params) -> OptState:
+        return ScaleByScheduleState(zero_scalar(params))
+
+    def update(
+        updates: Updates, state: ScaleByScheduleState, params: Params
+    ) -> tuple[Updates, ScaleByScheduleState]:
+        (u,) = leafwise(shrink_rule, (updates, params), shrink_scalars, learning_rate=learning_rate)
+        return u, ScaleByScheduleState(increment(state.count))
+
+    return init, update
+
+
+@transformation
+def fromage(
+    learning_rate: Rate, min_norm: NonNegative = 1e-6, *, axis_name: AxisName = None
+) -> GradientTransformation:
+    """Fromage: `scale_by_trust_ratio`, the learning rate, then `shrink_by_learning_rate`.
+
+        p = (p - learning_rate * norm(p) / norm(g) * g) / sqrt(1 + learning_rate^2)
+
+    Args:
+      learning_rate: a number >= 0 or a schedule; the paper has 0.01.
+      min_norm: what a norm counts as at least, >= 0.
+      axis_name: for a call inside `shard_map`; see `scale_by_trust_ratio`.
+
+    Source: Bernstein et al. 2020, arXiv:2002.03432.
+    """
+    return chain(
+        scale_by_trust_ratio(min_norm, axis_name=axis_name),
+        scale_by_learning_rate(learning_rate),
+        shrink_by_learning_rate(learning_rate),
+    )

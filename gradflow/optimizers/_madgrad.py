@@ -1,0 +1,95 @@
+"""MADGRAD: dual averaging with a cube root, and momentum."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from gradflow import tree
+from gradflow._base import GradientTransformation, OptState, Pair, Params, Updates, transformation
+from gradflow._compose import chain
+from gradflow._hyper import Decay, NonNegative, Positive, Rate
+from gradflow._leafwise import Scalars, abs_sq, leafwise
+from gradflow._report import report
+from gradflow._state import increment, second_moment, wide, zero_scalar
+from gradflow.transforms import add_decayed_weights
+
+
+class MadgradState(NamedTuple):
+    """Steps taken, the weighted sums of squares and of gradients, and the first parameters."""
+
+    count: jax.Array  # type: ignore[assignment]  # the field's name for it, over tuple.count
+    grad_sum_sq: Updates
+    s: Updates
+    x0: Params
+
+
+def madgrad_scalars(
+    count: jax.Array, learning_rate: jax.Array, momentum: jax.Array, eps: jax.Array
+) -> Scalars:
+    """The weight of step `count`, which begins at 1, and what of the way to the target is gone."""
+    rate = learning_rate + eps
+    return {"weight": rate * jnp.sqrt(count.astype(rate.dtype)), "pace": 1 - momentum}
+
+
+def madgrad_rule(
+    g: jax.Array, grad_sum_sq: jax.Array, total: jax.Array, x0: jax.Array, p: jax.Array, s: Any
+) -> tuple[jax.Array, ...]:
+    """Defazio & Jelassi 2021, Algorithm 1."""
+    grad_sum_sq = grad_sum_sq + s.weight * abs_sq(g)
+    total = total + s.weight * g
+    # The cube root's slope is infinite at 0; where squares are beyond all numbers, the step is 0.
+    usable = (grad_sum_sq > 0) & (grad_sum_sq < jnp.inf)
+    root = jnp.where(usable, jnp.cbrt(jnp.where(usable, grad_sum_sq, 1)), 0) + s.eps
+    target = x0 - jnp.where(usable, total, 0) / root
+    return s.pace * (target - p), grad_sum_sq, total
+
+
+@transformation(reports=("learning_rate",))
+def scale_by_madgrad(learning_rate: Rate, momentum: Decay = 0.9, eps: Positive = 1e-6) -> Pair:
+    """A momentumized, adaptive, dual averaged gradient step. It descends: no learning rate follows.
+
+        weight = (learning_rate + eps) * sqrt(t)
+        grad_sum_sq = grad_sum_sq + weight * |g|^2
+        s = s + weight * g
+        u = (1 - momentum) * (x0 - s / (cbrt(grad_sum_sq) + eps) - p)
+
+    Args:
+      learning_rate: a number >= 0 or a schedule.
+      momentum: what is left of the way to the target, in [0, 1).
+      eps: > 0, added to the root, and to the rate as in the authors' code.
+
+    `x0` are the parameters that `init` was called with; `s` is held in float32 at least. Needs `params`.
+    Source: Defazio & Jelassi 2021, arXiv:2101.11075.
+    """
+
+    def init(params: Params) -> OptState:
+        total = jax.tree.map(lambda p: tree.zeros_like(p, wide(p.dtype)), params)
+        x0 = jax.tree.map(lambda p: jnp.array(p, p.dtype, copy=True), params)
+        return MadgradState(zero_scalar(params), second_moment(params), total, x0)
+
+    def update(updates: Updates, state: MadgradState, params: Params) -> tuple[Updates, MadgradState]:
+        report("learning_rate", learning_rate)
+        count = increment(state.count)
+        u, grad_sum_sq, total = leafwise(
+            madgrad_rule, (updates, state.grad_sum_sq, state.s, state.x0, params), madgrad_scalars,
+            count=count, learning_rate=learning_rate, momentum=momentum, eps=eps,
+        )  # fmt: skip
+        return u, MadgradState(count, grad_sum_sq, total, state.x0)
+
+    return init, update
+
+
+@transformation
+def madgrad(
+    learning_rate: Rate,
+    momentum: Decay = 0.9,
+    weight_decay: NonNegative = 0.0,
+    eps: Positive = 1e-6,
+) -> GradientTransformation:
+    """MADGRAD: an L2 penalty, then `scale_by_madgrad`. Arguments and source as there.
+
+    Args:
+      weight_decay: weight of the penalty, >= 0; smaller than for other optimizers, and often 0.
+    """
+    return chain(add_decayed_weights(weight_decay), scale_by_madgrad(learning_rate, momentum, eps))

@@ -1,0 +1,92 @@
+"""Optimistic descent: the gradient to come is guessed from how it changed."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from gradflow._base import GradientTransformation, OptState, Pair, Params, Updates, transformation
+from gradflow._compose import chain
+from gradflow._hyper import Decay, NonNegative, Positive, Rate
+from gradflow._leafwise import leafwise
+from gradflow._state import first_moment, zero_scalar
+from gradflow.optimizers._adam import scale_by_adam
+from gradflow.transforms import scale_by_learning_rate
+
+
+class ScaleByOptimisticGradientState(NamedTuple):
+    """Whether no step has been taken, and the last gradient."""
+
+    is_initial_step: jax.Array
+    previous_gradient: Updates
+
+
+def optimistic_rule(g: jax.Array, previous: jax.Array, s: Any) -> tuple[jax.Array, ...]:
+    """Mokhtari et al. 2019, equation 6, with rates of their own for gradient and change."""
+    change = jnp.where(s.first > 0, jnp.zeros_like(g), g - previous)
+    # The copy: a state that is the very array of the gradients could not be donated beside them.
+    return s.alpha * g + s.beta * change, jnp.copy(g)
+
+
+@transformation
+def scale_by_optimistic_gradient(alpha: NonNegative = 1.0, beta: NonNegative = 1.0) -> Pair:
+    """Adds the gradient's last change to the gradient.
+
+        u = alpha * g + beta * (g - g_before)        u = alpha * g at the first step
+
+    Args:
+      alpha: what the gradient weighs, >= 0.
+      beta: what the change weighs, >= 0.
+
+    Finds saddle points of games where gradient descent circles around them.
+    Source: Mokhtari et al. 2019, arXiv:1901.08511.
+    """
+
+    def init(params: Params) -> OptState:
+        return ScaleByOptimisticGradientState(zero_scalar(params, bool, True), first_moment(params))
+
+    def update(
+        updates: Updates, state: ScaleByOptimisticGradientState, params: Params | None = None
+    ) -> tuple[Updates, ScaleByOptimisticGradientState]:
+        u, previous = leafwise(
+            optimistic_rule, (updates, state.previous_gradient),
+            alpha=alpha, beta=beta, first=state.is_initial_step,
+        )  # fmt: skip
+        return u, ScaleByOptimisticGradientState(jnp.zeros_like(state.is_initial_step), previous)
+
+    return init, update
+
+
+@transformation
+def optimistic_gradient_descent(
+    learning_rate: Rate, alpha: NonNegative = 1.0, beta: NonNegative = 1.0
+) -> GradientTransformation:
+    """Optimistic gradient descent: `scale_by_optimistic_gradient`, then the learning rate.
+
+    Arguments and source as there.
+    """
+    return chain(scale_by_optimistic_gradient(alpha, beta), scale_by_learning_rate(learning_rate))
+
+
+@transformation
+def optimistic_adam_v2(
+    learning_rate: Rate,
+    *,
+    alpha: NonNegative = 1.0,
+    beta: NonNegative = 1.0,
+    b1: Decay = 0.9,
+    b2: Decay = 0.999,
+    eps: Positive = 1e-8,
+    eps_root: NonNegative = 0.0,
+    mu_dtype: Any = None,
+    nesterov: bool = True,
+) -> GradientTransformation:
+    """Optimistic Adam: `scale_by_adam`, `scale_by_optimistic_gradient` of that, then the learning rate.
+
+    Arguments as in these two. Source: Daskalakis et al. 2017, arXiv:1711.00141.
+    """
+    return chain(
+        scale_by_adam(b1, b2, eps, eps_root, mu_dtype, nesterov=nesterov),
+        scale_by_optimistic_gradient(alpha, beta),
+        scale_by_learning_rate(learning_rate),
+    )

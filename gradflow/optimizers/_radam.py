@@ -1,0 +1,127 @@
+"""RAdam: Adam that does without its second moment until that can be trusted."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from gradflow._base import GradientTransformation, OptState, Pair, Params, Updates, transformation
+from gradflow._compose import chain
+from gradflow._hyper import Decay, NonNegative, Positive, Rate
+from gradflow._leafwise import Scalars, abs_sq, leafwise, safe_sqrt
+from gradflow._state import first_moment, increment, second_moment, zero_scalar
+from gradflow.optimizers._adam import ScaleByAdamState, adam_scalars
+from gradflow.transforms import scale_by_learning_rate
+
+
+def average_length(c: jax.Array, count: jax.Array) -> jax.Array:
+    """How many squares a decaying average of `count` of them is worth; `c` is one minus its decay.
+
+    The paper's `rho_t = 2 / c - 1 - 2 * t * b2^t / (1 - b2^t)` is the small difference of numbers of size
+    `2 / c`. With `y = -log(b2)` it is `(2 / c - 1 - 2 / y) + 2 * t * (1 / (t * y) - 1 / (e^(t * y) - 1))`,
+    and both brackets have series where they cancel.
+    """
+    t = count.astype(c.dtype)
+    # At c = 1 the logarithm is infinite and the length 1; every branch not taken is kept finite.
+    inside = jnp.where(c < 1, c, jnp.full_like(c, 0.5))
+    z = -t * jnp.log1p(-inside)
+    far = jnp.clip(z, 0.1, 50)
+    series = 0.5 - z / 12 + z**3 / 720 - z**5 / 30240
+    centre = jnp.where(z < 0.1, series, jnp.where(z < 50, 1 / far - 1 / jnp.expm1(far), 1 / z))
+    large = jnp.maximum(inside, 0.01)
+    rest = jnp.where(
+        inside < 0.01,
+        inside / 6 + inside**2 / 12 + 19 * inside**3 / 360,
+        2 / large - 1 + 2 / jnp.log1p(-large),
+    )
+    return jnp.where(c < 1, rest + 2 * t * centre, jnp.ones_like(c))
+
+
+def radam_scalars(
+    count: jax.Array, b1: jax.Array, b2: jax.Array, threshold: jax.Array, **_: jax.Array
+) -> Scalars:
+    """Adam's scalars, and whether and by what to rectify."""
+    adam = adam_scalars(count, b1, b2)
+    length = average_length(adam["c2"], count)
+    longest = 2 / adam["c2"] - 1
+    adaptive = (length >= threshold) & (length > 4)
+    a, b = (jnp.where(adaptive, x, jnp.full_like(x, 5)) for x in (length, longest))
+    rectifier = jnp.sqrt((a - 4) * (a - 2) * b / ((b - 4) * (b - 2) * a))
+    return {**adam, "adaptive": adaptive, "rectifier": rectifier}
+
+
+def radam_rule(g: jax.Array, mu: jax.Array, nu: jax.Array, s: Any) -> tuple[jax.Array, ...]:
+    """Liu et al. 2019, Algorithm 2."""
+    mu = s.b1 * mu + s.c1 * g
+    nu = s.b2 * nu + s.c2 * abs_sq(g)
+    root = safe_sqrt(s.debias2 * nu + s.eps_root) + s.eps
+    return s.debias1 * mu * jnp.where(s.adaptive, s.rectifier / root, jnp.ones_like(root)), mu, nu
+
+
+def nesterov_radam_rule(g: jax.Array, mu: jax.Array, nu: jax.Array, s: Any) -> tuple[jax.Array, ...]:
+    """The same with the momentum that the next step will have, as in `scale_by_adam`."""
+    mu = s.b1 * mu + s.c1 * g
+    nu = s.b2 * nu + s.c2 * abs_sq(g)
+    root = safe_sqrt(s.debias2 * nu + s.eps_root) + s.eps
+    ahead = s.b1 * s.debias1_next * mu + s.c1 * s.debias1 * g
+    return ahead * jnp.where(s.adaptive, s.rectifier / root, jnp.ones_like(root)), mu, nu
+
+
+@transformation
+def scale_by_radam(
+    b1: Decay = 0.9,
+    b2: Decay = 0.999,
+    eps: Positive = 1e-8,
+    eps_root: NonNegative = 0.0,
+    threshold: Positive = 5.0,
+    *,
+    nesterov: bool = False,
+) -> Pair:
+    """`scale_by_adam` with the variance of its early steps rectified.
+
+        rho_inf = 2 / (1 - b2) - 1,  rho = rho_inf - 2 * t * b2^t / (1 - b2^t)
+        r = sqrt((rho - 4) * (rho - 2) * rho_inf / ((rho_inf - 4) * (rho_inf - 2) * rho))
+        u = r * scale_by_adam(g)                    where rho >= threshold
+        u = mu / (1 - b1^t)                         before
+
+    Args:
+      threshold: the length of the average from which the second moment is used, > 4; the authors' code
+        has 5.
+      nesterov: looks one step ahead.
+
+    The others as in `scale_by_adam`. Source: Liu et al. 2019, arXiv:1908.03265.
+    """
+    rule = nesterov_radam_rule if nesterov else radam_rule
+
+    def init(params: Params) -> OptState:
+        return ScaleByAdamState(zero_scalar(params), first_moment(params), second_moment(params))
+
+    def update(
+        updates: Updates, state: ScaleByAdamState, params: Params | None = None
+    ) -> tuple[Updates, ScaleByAdamState]:
+        count = increment(state.count)
+        u, mu, nu = leafwise(
+            rule, (updates, state.mu, state.nu), radam_scalars,
+            count=count, b1=b1, b2=b2, eps=eps, eps_root=eps_root, threshold=threshold,
+        )  # fmt: skip
+        return u, ScaleByAdamState(count, mu, nu)
+
+    return init, update
+
+
+@transformation
+def radam(
+    learning_rate: Rate,
+    b1: Decay = 0.9,
+    b2: Decay = 0.999,
+    eps: Positive = 1e-8,
+    eps_root: NonNegative = 0.0,
+    threshold: Positive = 5.0,
+    *,
+    nesterov: bool = False,
+) -> GradientTransformation:
+    """RAdam: `scale_by_radam`, then the learning rate. Arguments and source as there."""
+    return chain(
+        scale_by_radam(b1, b2, eps, eps_root, threshold, nesterov=nesterov),
+        scale_by_learning_rate(learning_rate),
+    )

@@ -1,0 +1,114 @@
+"""SM3: Adagrad that stores one number for each row and column in place of one for each element."""
+
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from gradflow._axes import refuse_varying
+from gradflow._base import (
+    GradientTransformation,
+    OptState,
+    Pair,
+    Params,
+    Updates,
+    check_like,
+    transformation,
+)
+from gradflow._compose import chain
+from gradflow._hyper import Decay, Fraction, Positive, Rate
+from gradflow._leafwise import Scalars, leafwise, safe_sqrt
+from gradflow._state import first_moment, second_moment
+from gradflow.transforms import scale_by_learning_rate
+from gradflow.tree._paths import is_none
+
+
+class ScaleBySM3State(NamedTuple):
+    """For each leaf a list of bounds along each of its axes, and the momentum."""
+
+    mu: Updates
+    nu: Updates
+
+
+def sm3_scalars(b1: jax.Array, b2: jax.Array, **_: jax.Array) -> Scalars:
+    """The complement of the momentum's decay, and what a new square weighs: all of it in a plain sum."""
+    return {"c1": 1 - b1, "gain": jnp.where(b2 < 1, 1 - b2, jnp.ones_like(b2))}
+
+
+def sm3_rule(g: jax.Array, nu: jax.Array, *bounds_and_s: Any) -> tuple[jax.Array, ...]:
+    """Anil et al. 2019, Algorithm SM3-II, its cover the rows, columns, ... of a tensor."""
+    *mu, s = bounds_and_s
+    if g.ndim > 1:
+        mu = [jnp.expand_dims(m, _others(axis, g.ndim)) for axis, m in enumerate(mu)]
+    accumulated = s.gain * (g * g) + s.b2 * functools.reduce(jnp.minimum, mu)
+    nu = s.b1 * nu + s.c1 * (g / safe_sqrt(accumulated + s.eps))
+    return nu, nu, *_bounds(accumulated)
+
+
+def _bounds(accumulated: jax.Array) -> list[jax.Array]:
+    """The largest accumulators along each axis; a vector or a scalar is its own bound."""
+    if accumulated.ndim < 2:
+        return [accumulated]
+    axes = (_others(axis, accumulated.ndim) for axis in range(accumulated.ndim))
+    return [jnp.max(accumulated, axis=others, initial=0.0) for others in axes]
+
+
+def _others(axis: int, ndim: int) -> tuple[int, ...]:
+    return tuple(other for other in range(ndim) if other != axis)
+
+
+@transformation(leaves="real")
+def scale_by_sm3(b1: Decay = 0.9, b2: Fraction = 1.0, eps: Positive = 1e-8) -> Pair:
+    """Divides the gradient by a bound on the root of the sum of its squares, and averages the quotients.
+
+        a[i, j] = min(mu[0][i], mu[1][j]) + g[i, j]^2
+        mu[0][i] = max over j of a[i, j],  mu[1][j] = max over i of a[i, j]
+        nu = b1 * nu + (1 - b1) * g / sqrt(a + eps)
+        u = nu
+
+    Args:
+      b1: decay of the momentum, in [0, 1).
+      b2: below 1 the sum of squares becomes a decaying average, `b2 * min(...) + (1 - b2) * g^2`; in
+        [0, 1].
+      eps: added inside the root, > 0.
+
+    A tensor of more axes has a bound for each; a vector has its own sum, as in Adagrad. Raises ValueError
+    inside `shard_map` where leaves differ along an axis: their rows would not be whole.
+    Source: Anil et al. 2019, arXiv:1901.11150.
+    """
+
+    def init(params: Params) -> OptState:
+        return ScaleBySM3State(jax.tree.map(_bounds, second_moment(params)), first_moment(params))
+
+    def update(
+        updates: Updates, state: ScaleBySM3State, params: Params | None = None
+    ) -> tuple[Updates, ScaleBySM3State]:
+        check_like("updates", updates, "state", state.nu)
+        refuse_varying("a maximum", [g for g in jax.tree.leaves(updates) if g.ndim > 1])
+        structure: Any
+        grads, structure = jax.tree.flatten(updates, is_leaf=is_none)
+        new = []
+        for g, nu, mu in zip(grads, *map(structure.flatten_up_to, (state.nu, state.mu)), strict=True):
+            if g is None:
+                new.append((None, nu, mu))
+                continue
+            u, nu, *mu = leafwise(sm3_rule, (g, nu, *mu), sm3_scalars, shapes=False, b1=b1, b2=b2, eps=eps)
+            new.append((u, nu, mu))
+        u, nu, mu = (structure.unflatten([leaf[k] for leaf in new]) for k in range(3))
+        return u, ScaleBySM3State(mu, nu)
+
+    return init, update
+
+
+@transformation
+def sm3(learning_rate: Rate, momentum: Decay = 0.9) -> GradientTransformation:
+    """SM3: `scale_by_sm3`, then the learning rate.
+
+    Args:
+      learning_rate: a number >= 0 or a schedule.
+      momentum: decay of the average of quotients, in [0, 1).
+
+    Source: Anil et al. 2019, arXiv:1901.11150.
+    """
+    return chain(scale_by_sm3(momentum), scale_by_learning_rate(learning_rate))

@@ -1,0 +1,113 @@
+"""The gradient over its standard deviation: the centred half of RMSProp."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from gradflow import tree
+from gradflow._base import OptState, Pair, Params, Updates, transformation
+from gradflow._hyper import Decay, InitialNonNegative, Positive
+from gradflow._leafwise import Scalars, abs_sq, leafwise, one_minus_power, safe_sqrt
+from gradflow._state import increment, second_moment, wide, zero_scalar
+
+
+class ScaleByRStdDevState(NamedTuple):
+    """The average of the gradient, and of its squared deviation from that average."""
+
+    mu: Updates
+    nu: Updates
+
+
+class ScaleByRStdDevWithCountState(NamedTuple):
+    """Steps taken, and the two averages: for the bias correction."""
+
+    count: jax.Array  # type: ignore[assignment]  # the field's name for it, over tuple.count
+    mu: Updates
+    nu: Updates
+
+
+def stddev_scalars(decay: jax.Array, **_: jax.Array) -> Scalars:
+    """The decay's complement, and what a deviation weighs."""
+    c = 1 - decay
+    return {"c": c, "weight": c * decay}
+
+
+def corrected_stddev_scalars(count: jax.Array, decay: jax.Array, **_: jax.Array) -> Scalars:
+    """The same for averages over `count` gradients in place of endlessly many."""
+    c = 1 - decay
+    total = one_minus_power(c, count)
+    # Before the first step there is no average; where `before` is 0, so is mu.
+    before = one_minus_power(c, count - 1)
+    known = before > jnp.zeros_like(before)
+    return {
+        "c": c,
+        "weight": c * decay * before / total,
+        "debias_before": 1 / jnp.where(known, before, jnp.ones_like(before)),
+        "debias": 1 / total,
+    }
+
+
+def stddev_rule(g: jax.Array, mu: jax.Array, nu: jax.Array, s: Any) -> tuple[jax.Array, ...]:
+    """Graves 2013, equations 38-45; `nu` is his `n - g^2`, summed so that nothing cancels."""
+    nu = s.decay * nu + s.weight * abs_sq(g - s.debias_before * mu)
+    mu = s.decay * mu + s.c * g
+    return g / (safe_sqrt(s.debias * nu + s.eps_in) + s.eps_out), mu, nu
+
+
+@transformation
+def scale_by_stddev(
+    decay: Decay = 0.9,
+    eps: Positive = 1e-8,
+    initial_scale: InitialNonNegative = 0.0,
+    eps_in_sqrt: bool = True,
+    bias_correction: bool = False,
+) -> Pair:
+    """Divides the gradient by its standard deviation.
+
+        nu = decay * (nu + (1 - decay) * |g - mu|^2)
+        mu = decay * mu + (1 - decay) * g
+        u = g / sqrt(nu + eps)          with eps_in_sqrt=False:  u = g / (sqrt(nu) + eps)
+
+    `nu` equals the average square less the squared average, and unlike that difference it cannot round
+    to a negative number. A constant gradient has no deviation: its updates grow to `g / sqrt(eps)`.
+
+    Args:
+      decay: of both averages, in [0, 1).
+      eps: > 0.
+      initial_scale: where `nu` begins, >= 0.
+      eps_in_sqrt: inside the root as in Keras, or outside as in PyTorch.
+      bias_correction: averages over the steps so far; its state also counts them.
+
+    Source: Graves 2013, arXiv:1308.0850.
+    """
+    inside, outside = (eps, 0.0) if eps_in_sqrt else (0.0, eps)
+
+    def init(params: Params) -> OptState:
+        # In half precision the average would stop short of the gradient, and the rest pass for deviation.
+        mu = jax.tree.map(lambda p: tree.zeros_like(p, wide(p.dtype)), params)
+        nu = second_moment(params, value=initial_scale)
+        if bias_correction:
+            return ScaleByRStdDevWithCountState(zero_scalar(params), mu, nu)
+        return ScaleByRStdDevState(mu, nu)
+
+    def update(
+        updates: Updates, state: ScaleByRStdDevState, params: Params | None = None
+    ) -> tuple[Updates, ScaleByRStdDevState]:
+        u, mu, nu = leafwise(
+            stddev_rule, (updates, state.mu, state.nu), stddev_scalars,
+            decay=decay, debias_before=1.0, debias=1.0, eps_in=inside, eps_out=outside,
+        )  # fmt: skip
+        return u, ScaleByRStdDevState(mu, nu)
+
+    def corrected_update(
+        updates: Updates, state: ScaleByRStdDevWithCountState, params: Params | None = None
+    ) -> tuple[Updates, ScaleByRStdDevWithCountState]:
+        count = increment(state.count)
+        u, mu, nu = leafwise(
+            stddev_rule, (updates, state.mu, state.nu), corrected_stddev_scalars,
+            count=count, decay=decay, eps_in=inside, eps_out=outside,
+        )  # fmt: skip
+        return u, ScaleByRStdDevWithCountState(count, mu, nu)
+
+    return init, corrected_update if bias_correction else update

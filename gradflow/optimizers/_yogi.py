@@ -1,0 +1,77 @@
+"""Yogi: Adam whose second moment moves by the new square, not towards it."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from gradflow import tree
+from gradflow._base import GradientTransformation, OptState, Pair, Params, Updates, transformation
+from gradflow._compose import chain
+from gradflow._hyper import Decay, InitialNonNegative, NonNegative, Positive, Rate
+from gradflow._leafwise import abs_sq, leafwise, safe_sqrt
+from gradflow._state import increment, second_moment, zero_scalar
+from gradflow.optimizers._adam import ScaleByAdamState, adam_scalars
+from gradflow.transforms import scale_by_learning_rate
+
+
+def yogi_rule(g: jax.Array, mu: jax.Array, nu: jax.Array, s: Any) -> tuple[jax.Array, ...]:
+    """Zaheer et al. 2018, Algorithm 2."""
+    mu = s.b1 * mu + s.c1 * g
+    square = abs_sq(g)
+    step = s.c2 * square
+    # Three cases and no product with a sign: a square beyond the largest number stays infinite.
+    nu = jnp.where(nu > square, nu - step, jnp.where(nu < square, nu + step, nu))
+    return s.debias1 * mu / (safe_sqrt(s.debias2 * nu + s.eps_root) + s.eps), mu, nu
+
+
+@transformation
+def scale_by_yogi(
+    b1: Decay = 0.9,
+    b2: Decay = 0.999,
+    eps: Positive = 1e-3,
+    eps_root: NonNegative = 0.0,
+    initial_accumulator_value: InitialNonNegative = 1e-6,
+) -> Pair:
+    """`scale_by_adam` whose second moment, where gradients vanish, falls slowly.
+
+        mu = b1 * mu + (1 - b1) * g
+        nu = nu - (1 - b2) * sign(nu - |g|^2) * |g|^2
+        u = (mu / (1 - b1^t)) / (sqrt(nu / (1 - b2^t) + eps_root) + eps)
+
+    Args:
+      b1: decay of the first moment, in [0, 1).
+      b2: one minus how much of a square the second moment moves by, in [0, 1).
+      eps: added outside the root, > 0; the paper's 1e-3.
+      eps_root: added inside the root, >= 0.
+      initial_accumulator_value: where both moments begin, >= 0.
+
+    Source: Zaheer et al. 2018, "Adaptive methods for nonconvex optimization".
+    """
+
+    def init(params: Params) -> OptState:
+        return ScaleByAdamState(
+            zero_scalar(params),
+            tree.full_like(params, initial_accumulator_value),
+            second_moment(params, value=initial_accumulator_value),
+        )
+
+    def update(
+        updates: Updates, state: ScaleByAdamState, params: Params | None = None
+    ) -> tuple[Updates, ScaleByAdamState]:
+        count = increment(state.count)
+        u, mu, nu = leafwise(
+            yogi_rule, (updates, state.mu, state.nu), adam_scalars,
+            count=count, b1=b1, b2=b2, eps=eps, eps_root=eps_root,
+        )  # fmt: skip
+        return u, ScaleByAdamState(count, mu, nu)
+
+    return init, update
+
+
+@transformation
+def yogi(
+    learning_rate: Rate, b1: Decay = 0.9, b2: Decay = 0.999, eps: Positive = 1e-3
+) -> GradientTransformation:
+    """Yogi: `scale_by_yogi`, then the learning rate. Arguments and source as there."""
+    return chain(scale_by_yogi(b1, b2, eps), scale_by_learning_rate(learning_rate))

@@ -1,0 +1,52 @@
+"""Euclidean projections of pytrees: the nearest point of a set, the tree taken as one long vector.
+
+`argmin_p |x - p|^2` over `p` in the set. What holds for every function here:
+
+- Leaves are real and floating point (integers are refused), `None` leaves stay `None`, and a tree
+  without any element is returned as it is. Each leaf keeps its dtype; below float32 the
+  arithmetic is float32.
+- A negative `scale` describes an empty set: a `ValueError` for a number, NaN for a jax array, whose
+  value may be traced and so unknown. A box with `lower > upper` likewise, but the array gives
+  `upper`.
+- Gradients are finite everywhere. A point on the boundary counts as inside (its derivative is the
+  identity's); a coordinate that a simplex or an l1 ball has just set to zero counts as zeroed.
+  Where several points are nearest (the centre of a sphere) one is chosen, as each function says,
+  and the derivative there is taken with that choice held fixed.
+"""
+
+from gradflow.projections._boxes import (
+    projection_box as projection_box,
+)
+from gradflow.projections._boxes import (
+    projection_hypercube as projection_hypercube,
+)
+from gradflow.projections._boxes import (
+    projection_linf_ball as projection_linf_ball,
+)
+from gradflow.projections._boxes import (
+    projection_non_negative as projection_non_negative,
+)
+from gradflow.projections._euclidean import (
+    projection_halfspace as projection_halfspace,
+)
+from gradflow.projections._euclidean import (
+    projection_hyperplane as projection_hyperplane,
+)
+from gradflow.projections._euclidean import (
+    projection_l2_ball as projection_l2_ball,
+)
+from gradflow.projections._euclidean import (
+    projection_l2_sphere as projection_l2_sphere,
+)
+from gradflow.projections._euclidean import (
+    projection_vector as projection_vector,
+)
+from gradflow.projections._simplex import (
+    projection_l1_ball as projection_l1_ball,
+)
+from gradflow.projections._simplex import (
+    projection_l1_sphere as projection_l1_sphere,
+)
+from gradflow.projections._simplex import (
+    projection_simplex as projection_simplex,
+)

@@ -1,0 +1,167 @@
+"""A tree as a list of leaves: read with care, reduced to one number, and written back."""
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from gradflow._dtypes import DType, compute_dtype, is_complex, is_inexact, promote
+from gradflow._errors import describe
+from gradflow.tree._paths import leaves_by_path, path_string, show
+from gradflow.tree._structure import explain_trees
+
+
+def is_none(x: Any) -> bool:
+    return x is None
+
+
+def is_number(x: Any) -> bool:
+    return isinstance(x, bool | int | float | np.number | np.ndarray | jax.Array)
+
+
+class Form(NamedTuple):
+    """What a list of leaves needs to become the caller's tree again."""
+
+    treedef: Any
+    dtypes: tuple[DType, ...]
+
+    @property
+    def widest(self) -> DType:
+        """The dtype of the scalars that concern all leaves."""
+        return functools.reduce(promote, self.dtypes, np.dtype(np.float32))
+
+
+def read(name: str, argument: str, tree: Any) -> tuple[list[jax.Array], Form]:
+    flat, treedef = jax.tree_util.tree_flatten_with_path(tree)
+    leaves = []
+    for path, leaf in flat:
+        if not is_number(leaf):
+            raise TypeError(
+                f"{name}: expected numbers or arrays as the leaves of `{argument}`, got"
+                f" {describe(leaf)} at {show(path_string(path))}"
+            )
+        dtype = jnp.result_type(leaf)
+        if not is_inexact(dtype) or is_complex(dtype):
+            raise TypeError(
+                f"{name}: expected real floating-point leaves in `{argument}`, got"
+                f" {describe(leaf)} at {show(path_string(path))}"
+            )
+        leaves.append(jnp.asarray(leaf, dtype=dtype))
+    return leaves, Form(treedef, tuple(leaf.dtype for leaf in leaves))
+
+
+Rule = Callable[..., list[jax.Array]]
+
+
+def project(rule: Rule, leaves: list[jax.Array], form: Form, *operands: Any) -> Any:
+    """The tree of `rule(leaves, *operands)`, computed in float32 at least, in its own dtypes."""
+    return jax.tree.unflatten(form.treedef, _compiled(rule, form.dtypes, leaves, operands))
+
+
+# One call for all the arithmetic: outside of jit, each operation would be dispatched by itself.
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _compiled(
+    rule: Rule, dtypes: tuple[DType, ...], leaves: list[jax.Array], operands: tuple[Any, ...]
+) -> list[jax.Array]:
+    wide = [leaf.astype(compute_dtype(leaf.dtype)) for leaf in leaves]
+    results = rule(wide, *operands)
+    return [x.astype(dtype) for x, dtype in zip(results, dtypes, strict=True)]
+
+
+def scalar(name: str, argument: str, value: Any, dtype: DType) -> jax.Array:
+    if not is_number(value) or np.ndim(value) != 0 or is_complex(jnp.result_type(value)):
+        raise TypeError(f"{name}: expected `{argument}` to be a real scalar, got {describe(value)}")
+    return jnp.asarray(value, dtype=dtype)
+
+
+def radius_of(name: str, scale: Any, form: Form) -> jax.Array:
+    """`scale` as an array; one that is negative is an error, or NaN when only XLA can see it."""
+    radius = scalar(name, "scale", scale, form.widest)
+    if isinstance(scale, jax.Array):
+        # Looking at the value of a jax array would wait for the device, so traced or not, XLA looks.
+        return jnp.where(radius >= 0, radius, jnp.nan)
+    if not scale >= 0:
+        raise ValueError(f"{name}: expected scale >= 0, got {scale}")
+    return radius
+
+
+def read_pair(name: str, x: Any, a: Any) -> tuple[list[jax.Array], list[jax.Array], Form]:
+    """The leaves of `x` and of `a`, which must be a tree of the same shapes, and the form of `x`."""
+    xs, form = read(name, "x", x)
+    others, other_form = read(name, "a", a)
+    if form.treedef != other_form.treedef:
+        raise ValueError(f"{name}: expected `a` to be a tree like `x`: {explain_trees('x', x, 'a', a)}")
+    for path, u, v in zip(_paths(x), xs, others, strict=True):
+        if u.shape != v.shape:
+            raise ValueError(
+                f"{name}: expected `a` to have the shape {u.shape} of `x` at {show(path)}, got {v.shape}"
+            )
+    return xs, others, form
+
+
+def _paths(tree: Any) -> list[str]:
+    return [path for path, leaf in leaves_by_path(tree).items() if leaf is not None]
+
+
+# Arithmetic on lists of leaves, in the widest of their dtypes.
+
+
+def _widest(leaves: list[jax.Array]) -> DType:
+    return functools.reduce(promote, [x.dtype for x in leaves], np.dtype(np.float32))
+
+
+def dot(xs: list[jax.Array], ys: list[jax.Array]) -> jax.Array:
+    widest = _widest(xs + ys)
+    terms = [jnp.sum(x.astype(widest) * y.astype(widest)) for x, y in zip(xs, ys, strict=True)]
+    return functools.reduce(jnp.add, terms, jnp.zeros((), widest))
+
+
+def _magnitude(leaves: list[jax.Array]) -> jax.Array:
+    """The largest absolute value, and 1 for a tree of zeros; a constant to differentiation.
+
+    Kept where its reciprocal is a normal number, as XLA may multiply by that.
+    """
+    widest = _widest(leaves)
+    parts = [jnp.max(jnp.abs(x), initial=0).astype(widest) for x in leaves]
+    largest = functools.reduce(jnp.maximum, parts, jnp.zeros((), widest))
+    limits = np.finfo(widest)
+    kept = jnp.where(largest < limits.tiny, 1, jnp.minimum(largest, limits.max / 16))
+    return jax.lax.stop_gradient(kept)
+
+
+class Scaled(NamedTuple):
+    """`x = s * leaves`: the squares of `leaves` neither overflow nor vanish."""
+
+    s: jax.Array
+    leaves: list[jax.Array]
+    square: jax.Array  # of the norm of `leaves`; 1 for zero, to be divided by
+    is_zero: jax.Array
+
+
+def scaled_down(leaves: list[jax.Array]) -> Scaled:
+    s = _magnitude(leaves)
+    scaled = [x / s.astype(x.dtype) for x in leaves]
+    square = dot(scaled, scaled)
+    is_zero = square == 0
+    return Scaled(s, scaled, jnp.where(is_zero, 1, square), is_zero)
+
+
+def times(factor: jax.Array, leaves: list[jax.Array]) -> list[jax.Array]:
+    return [factor.astype(x.dtype) * x for x in leaves]
+
+
+def as_vector(leaves: list[jax.Array]) -> jax.Array:
+    widest = _widest(leaves)
+    return jnp.concatenate([x.astype(widest).ravel() for x in leaves])
+
+
+def from_vector(vector: jax.Array, like: list[jax.Array]) -> list[jax.Array]:
+    parts = jnp.split(vector, np.cumsum([x.size for x in like])[:-1])
+    return [part.reshape(x.shape) for part, x in zip(parts, like, strict=True)]
+
+
+def is_empty(leaves: list[jax.Array]) -> bool:
+    return sum(x.size for x in leaves) == 0

@@ -1,0 +1,34 @@
+"""Schedules: functions from a count to a value. They are values too, and know no transformations.
+
+`count` is the number of updates made before this one, so N steps have the counts 0 to N - 1. It may be a
+number or an array of any shape, traced or not; below 0 it is taken for 0. The value is an array of its
+shape in float32 (float64 where jax has 64 bits enabled). One vocabulary of lengths, all plain integers:
+
+- steps: a number of updates.
+- `transition_steps`: how many steps a change takes: value(transition_begin + transition_steps) is the first
+  at the end value. In an exponential, the steps for one factor `decay_rate`; in a one-cycle, the cycle.
+- `transition_begin`: steps that pass before the change, at the initial value.
+- `warmup_steps`: steps below the peak: value(warmup_steps) is the first at the peak.
+- `decay_steps`: steps until the end value, counted from count 0: a warm-up before the decay is included.
+- boundary: the first step of the next piece.
+- `endpoint=False`: as above, so the last of N steps stops one short of the end value. `endpoint=True`: that
+  step, count N - 1, has the end value; the curve is that of one step fewer.
+
+The numbers (values, rates, powers, factors) may be numbers, scalar arrays, tracers, or schedules, which are
+asked at the same count.
+"""
+
+from gradflow.schedules._decay import constant_schedule as constant_schedule
+from gradflow.schedules._decay import cosine_decay_schedule as cosine_decay_schedule
+from gradflow.schedules._decay import exponential_decay as exponential_decay
+from gradflow.schedules._decay import linear_schedule as linear_schedule
+from gradflow.schedules._decay import polynomial_schedule as polynomial_schedule
+from gradflow.schedules._join import join_schedules as join_schedules
+from gradflow.schedules._join import sgdr_schedule as sgdr_schedule
+from gradflow.schedules._piecewise import cosine_onecycle_schedule as cosine_onecycle_schedule
+from gradflow.schedules._piecewise import linear_onecycle_schedule as linear_onecycle_schedule
+from gradflow.schedules._piecewise import piecewise_constant_schedule as piecewise_constant_schedule
+from gradflow.schedules._piecewise import piecewise_interpolate_schedule as piecewise_interpolate_schedule
+from gradflow.schedules._warmup import warmup_constant_schedule as warmup_constant_schedule
+from gradflow.schedules._warmup import warmup_cosine_decay_schedule as warmup_cosine_decay_schedule
+from gradflow.schedules._warmup import warmup_exponential_decay_schedule as warmup_exponential_decay_schedule

@@ -1,0 +1,155 @@
+"""What every schedule is made of: shapes between 0 and 1, and the call `count -> value`.
+
+A formula is a pure module-level function `(count, *, lengths and numbers) -> value`. `follow` binds one
+to its arguments and compiles it once for all schedules: lengths and numbers are operands, never constants.
+"""
+
+import functools
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from gradflow._base import Schedule
+from gradflow._errors import describe
+from gradflow._expression import show
+from gradflow._hyper import WholeNumber
+
+LAST_COUNT = 2**31 - 1
+
+
+class Length(WholeNumber):
+    """A number of steps: a whole number that a step count can reach."""
+
+    def check(self, owner: str, name: str, value: Any) -> None:
+        """Raises TypeError for what is no integer, ValueError for one out of range."""
+        super().check(owner, name, value)
+        if value > LAST_COUNT:
+            raise ValueError(f"{owner}: argument '{name}' must be at most {LAST_COUNT}; got {value}")
+
+
+Steps = Annotated[int, Length(1)]
+StepsOrNone = Annotated[int, Length(0)]
+
+
+def follow(
+    owner: str,
+    formula: Callable[..., jax.Array],
+    lengths: Mapping[str, int | tuple[int, ...]],
+    numbers: Mapping[str, Any],
+    **options: Any,
+) -> Schedule:
+    """The schedule `count -> formula(count, **lengths, **numbers, **options)` of the factory `owner`.
+
+    The formula gets counts >= 0, lengths in the type of the count, and numbers in the working float (a
+    schedule among them is asked first, at the same count); `options` are fixed. Its value is spread to the
+    count's shape.
+    """
+    fixed = {name: np.asarray(length, np.int32) for name, length in lengths.items()}
+    run = _compiled(formula, tuple(sorted(options.items())))
+
+    def value(count: Any) -> jax.Array:
+        count = read_count(owner, count)
+        return run(count, fixed, jax.tree.map(lambda x: as_operand(owner, x, count), dict(numbers)))
+
+    return value
+
+
+@functools.cache
+def _compiled(formula: Callable[..., jax.Array], options: tuple[tuple[str, Any], ...]) -> Callable[..., Any]:
+    def run(count: Any, lengths: dict[str, Any], numbers: dict[str, Any]) -> jax.Array:
+        count = standard_count(count)
+        lengths = {name: length.astype(count.dtype) for name, length in lengths.items()}
+        numbers = jax.tree.map(lambda x: x.astype(working_float()), numbers)
+        return jnp.broadcast_to(formula(count, **lengths, **numbers, **dict(options)), count.shape)
+
+    run.__name__ = run.__qualname__ = formula.__name__
+    return jax.jit(run)
+
+
+def working_float() -> np.dtype:
+    """The dtype of every schedule's value: float32, or float64 where jax has 64 bits enabled."""
+    return np.dtype(jax.dtypes.canonicalize_dtype(np.float64))
+
+
+def read_count(owner: str, count: Any) -> Any:
+    """A count as a strongly typed array; a TypeError for what is no number. Positions between steps pass."""
+    if isinstance(count, int) and not isinstance(count, bool):
+        return np.asarray(min(max(count, 0), LAST_COUNT), np.int32)
+    if isinstance(count, float):
+        return np.asarray(count, working_float())
+    if isinstance(count, jax.Array | np.ndarray | np.generic):
+        if jnp.issubdtype(count.dtype, jnp.integer):
+            return count if isinstance(count, jax.Array) else np.clip(count, 0, LAST_COUNT).astype(np.int32)
+        if jnp.issubdtype(count.dtype, jnp.floating):
+            return count if isinstance(count, jax.Array) else count.astype(working_float())
+    raise TypeError(f"{owner}: 'count' must be a whole number or an array of them; got {describe(count)}")
+
+
+def standard_count(count: Any) -> jax.Array:
+    """A count >= 0 as int32 (int64 stays), or in the working float if it is a floating one."""
+    if not jnp.issubdtype(count.dtype, jnp.integer):
+        return jnp.maximum(count.astype(working_float()), 0)
+    if jnp.issubdtype(count.dtype, jnp.unsignedinteger) and count.dtype.itemsize >= 4:
+        count = jnp.minimum(count, jnp.asarray(LAST_COUNT, count.dtype))
+    return jnp.maximum(count if count.dtype == np.int64 else count.astype(np.int32), 0)
+
+
+def as_operand(owner: str, value: Any, count: Any) -> Any:
+    """A number, array or tracer as an operand of a formula; for a schedule its value at `count`."""
+    if callable(value):
+        made = value(count)
+        if isinstance(made, bool) or not isinstance(made, int | float | np.ndarray | np.generic | jax.Array):
+            raise TypeError(f"{owner}: the schedule {show(value)} must return a number; got {describe(made)}")
+        value = made if isinstance(made, jax.Array) else np.asarray(made)
+        real = jnp.issubdtype(value.dtype, jnp.floating) or jnp.issubdtype(value.dtype, jnp.integer)
+        if not real or value.shape not in ((), count.shape):
+            raise ValueError(
+                f"{owner}: a schedule must return one real number for each count, and for counts of shape "
+                f"{count.shape} this one returned {describe(value)}"
+            )
+    return value if isinstance(value, jax.Array) else np.asarray(value, working_float())
+
+
+def last_step(owner: str, name: str, steps: int, endpoint: bool) -> int:
+    """The count at which a curve over `steps` steps has its end value."""
+    if endpoint and steps < 2:
+        raise ValueError(f"{owner}: argument '{name}' must be >= 2 with endpoint=True; got {steps}")
+    return steps - bool(endpoint)
+
+
+def ratio(count: jax.Array, steps: jax.Array) -> jax.Array:
+    """`count / steps` in the working float; `count` where there are no steps."""
+    return count.astype(working_float()) / jnp.maximum(steps, 1).astype(working_float())
+
+
+def progress(count: jax.Array, begin: Any, steps: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """How much of the way from `begin` over `steps` steps is done, and how much is left.
+
+    The two add up to one, and both keep their digits near 0: they are subtracted as integers. Of no steps
+    nothing is left.
+    """
+    n = jnp.clip(count - begin, 0, steps)
+    return ratio(n, steps), ratio(steps - n, steps)
+
+
+def cosine(done: jax.Array, left: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Progress along half a cosine wave: `left = (1 + cos(pi * done)) / 2`."""
+    return jnp.sin(jnp.pi / 2 * done) ** 2, jnp.sin(jnp.pi / 2 * left) ** 2
+
+
+def powered(done: jax.Array, left: jax.Array, power: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Progress whose remainder is `left ** power`; `done` keeps its digits through expm1 and log1p."""
+    early = done < 0.5
+    # Each logarithm is taken where it is finite, so that the gradient of neither is poisoned.
+    log_left = jnp.where(
+        early, jnp.log1p(-jnp.where(early, done, 0)), jnp.log(jnp.where(early | (left <= 0), 1, left))
+    )
+    return jnp.where(left > 0, -jnp.expm1(power * log_left), 1), jnp.power(left, power)
+
+
+def between(start: Any, end: Any, done: jax.Array, left: jax.Array) -> jax.Array:
+    """`start * left + end * done`: exactly `start` at done = 0, exactly `end` at left = 0."""
+    return jnp.where(left > 0.5, start + (end - start) * done, end + (start - end) * left)

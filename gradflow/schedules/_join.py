@@ -1,0 +1,129 @@
+"""One schedule after another: any of them, or cosine cycles with warm restarts."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from gradflow._base import Schedule, schedule
+from gradflow._errors import describe
+from gradflow.schedules._curves import (
+    LAST_COUNT,
+    Length,
+    as_operand,
+    read_count,
+    standard_count,
+    working_float,
+)
+from gradflow.schedules._warmup import warmup_cosine_decay_schedule
+
+
+@jax.jit
+def elapsed(count: Any, boundaries: Any) -> tuple[jax.Array, ...]:
+    """The count since 0 and since every boundary, 0 before it."""
+    count = standard_count(count)
+    return (count, *(jnp.maximum(count - boundary.astype(count.dtype), 0) for boundary in boundaries))
+
+
+@jax.jit
+def select_piece(count: Any, boundaries: Any, values: tuple[Any, ...]) -> jax.Array:
+    """The value of the last piece whose boundary is passed."""
+    count = standard_count(count)
+    first, *others = (value.astype(working_float()) for value in values)
+    value = jnp.broadcast_to(first, count.shape)
+    for boundary, other in zip(boundaries, others, strict=True):
+        value = jnp.where(count < boundary.astype(count.dtype), value, other)
+    return value
+
+
+def join(owner: str, schedules: Sequence[Schedule], boundaries: Sequence[int]) -> Schedule:
+    """The schedule of the factory `owner` that follows each of `schedules` up to its boundary."""
+    edges = np.asarray(boundaries, np.int32)
+
+    def value(count: Any) -> jax.Array:
+        count = read_count(owner, count)
+        counts = elapsed(count, edges)
+        values = [as_operand(owner, s, since) for s, since in zip(schedules, counts, strict=True)]
+        return select_piece(count, edges, tuple(values))
+
+    return value
+
+
+def _read_list(owner: str, name: str, value: Any, of: str) -> list[Any]:
+    if not isinstance(value, list | tuple) and not (isinstance(value, np.ndarray) and value.ndim == 1):
+        raise TypeError(f"{owner}: argument '{name}' must be a list of {of}; got {describe(value)}")
+    return list(value)
+
+
+@schedule
+def join_schedules(schedules: Sequence[Schedule], boundaries: Sequence[int]) -> Schedule:
+    """One schedule after another, each beginning at its own count 0.
+
+        value = schedules[0](count)                            while count < boundaries[0]
+        value = schedules[k](count - boundaries[k - 1])        from boundaries[k - 1] on
+
+    Args:
+      schedules: functions from a count to a number, one or more; all are asked at every step, those whose
+        turn has not come at count 0.
+      boundaries: first steps of the second schedule and of those after it, >= 0 and ascending.
+
+    Raises TypeError for other types, ValueError for boundaries out of order or of another number.
+    """
+    owner = "join_schedules"
+    pieces = _read_list(owner, "schedules", schedules, "schedules")
+    edges = _read_list(owner, "boundaries", boundaries, "whole numbers")
+    for index, piece in enumerate(pieces):
+        if not callable(piece) or isinstance(piece, type) or hasattr(piece, "__gradflow__"):
+            cure = ""
+            if hasattr(piece, "__gradflow__"):
+                cure = f". It is a factory: call it, as in {piece.__name__}(...)"
+            elif isinstance(piece, int | float | np.ndarray | np.generic | jax.Array):
+                cure = ". For a number write constant_schedule(number)"
+            raise TypeError(f"{owner}: schedules[{index}] must be a schedule; got {describe(piece)}{cure}")
+    if not pieces:
+        raise ValueError(f"{owner}: argument 'schedules' must have one schedule at least; got none")
+    if len(edges) != len(pieces) - 1:
+        raise ValueError(
+            f"{owner}: argument 'boundaries' must have one number fewer than there are schedules: expected "
+            f"{len(pieces) - 1} for {len(pieces)} schedules; got {len(edges)}"
+        )
+    for index, edge in enumerate(edges):
+        Length(0).check(owner, f"boundaries[{index}]", edge)
+        if index and edge <= edges[index - 1]:
+            raise ValueError(
+                f"{owner}: argument 'boundaries' must ascend; got {edges[index - 1]} and then {edge}"
+            )
+    return join(owner, pieces, edges)
+
+
+@schedule
+def sgdr_schedule(cosine_kwargs: Sequence[Mapping[str, Any]]) -> Schedule:
+    """Cosine cycles with warm restarts: one `warmup_cosine_decay_schedule` after another.
+
+    Args:
+      cosine_kwargs: the arguments of each cycle, as dicts; `decay_steps` is the cycle's length, after
+        which the next one begins.
+
+    Raises what `warmup_cosine_decay_schedule` raises, naming the cycle.
+    Source: Loshchilov & Hutter 2016, arXiv:1608.03983.
+    """
+    owner = "sgdr_schedule"
+    cycles: list[Schedule] = []
+    ends = [0]
+    for index, kwargs in enumerate(_read_list(owner, "cosine_kwargs", cosine_kwargs, "dicts")):
+        if type(kwargs) is not dict:
+            raise TypeError(f"{owner}: cosine_kwargs[{index}] must be a dict; got {describe(kwargs)}")
+        try:
+            cycles.append(warmup_cosine_decay_schedule(**kwargs))
+        except (TypeError, ValueError) as error:
+            raise type(error)(f"{owner}: cosine_kwargs[{index}]: {error}") from None
+        ends.append(ends[-1] + int(kwargs["decay_steps"]))
+    if not cycles:
+        raise ValueError(f"{owner}: argument 'cosine_kwargs' must have one cycle at least; got none")
+    if ends[-2] > LAST_COUNT:
+        raise ValueError(
+            f"{owner}: the last cycle must begin at most at {LAST_COUNT}; it begins at {ends[-2]}"
+        )
+    return join(owner, cycles, ends[1:-1])

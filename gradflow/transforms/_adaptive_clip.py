@@ -1,0 +1,117 @@
+"""Clipping by the ratio of gradient to parameter, unit by unit."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from gradflow._axes import refuse_varying
+from gradflow._base import EmptyState, Pair, Params, Updates, transformation
+from gradflow._compose import init_empty_state
+from gradflow._dtypes import compute_dtype, real_dtype
+from gradflow._errors import describe, path_string
+from gradflow._frames import stage_name
+from gradflow._hyper import NonNegative, Positive
+from gradflow._leafwise import abs_sq, bind, leafwise, safe_sqrt
+
+Axis = int | tuple[int, ...] | None
+
+
+def unitwise_norm(x: Any, axis: Axis = None) -> jax.Array:
+    """The 2-norm of each unit of a layer, in the shape of `x`.
+
+    Args:
+      x: an array.
+      axis: the axes along which a unit's numbers lie. By default those of its inputs: all axes of
+        vectors, the first one of matrices and of 3-D arrays (heads), all but the last of convolutions.
+
+    Neither overflows nor underflows on the way, and has derivative 0 at 0.
+    """
+    x = _widened(x)
+    size, power = _unit_norm(x, axis)
+    return jnp.broadcast_to(size / power, x.shape)
+
+
+def unitwise_clip(g_norm: Any, max_norm: Any, grad: Any, div_eps: Any = 1e-6) -> jax.Array:
+    """`grad`, times `max_norm / max(g_norm, div_eps)` where `g_norm` is larger than `max_norm`.
+
+    Args:
+      g_norm: norm of the unit that each number belongs to, in a shape that broadcasts to `grad`'s.
+      max_norm: the same for the largest norm allowed.
+      grad: an array.
+      div_eps: the smallest divisor, > 0.
+    """
+    grad, dtype = _widened(grad), jnp.asarray(grad).dtype
+    norm, limit, least = (
+        jnp.broadcast_to(jnp.asarray(x).astype(real_dtype(grad.dtype)), grad.shape)
+        for x in (g_norm, max_norm, div_eps)
+    )
+    clipped = norm > limit
+    factor = jnp.where(clipped, limit / jnp.where(clipped, jnp.maximum(norm, least), 1), 1)
+    return (factor.astype(grad.dtype) * grad).astype(dtype)
+
+
+def _widened(x: Any) -> jax.Array:
+    x = jnp.asarray(x)
+    return x.astype(compute_dtype(x.dtype))
+
+
+def _unit_norm(x: jax.Array, axis: Axis) -> tuple[jax.Array, jax.Array]:
+    """`(size, power)` of each unit, on axes of length 1; see `scaled_norm`."""
+    if axis is None:
+        many = sum(n > 1 for n in x.shape)
+        reduced = 1 if many > 1 and x.ndim in (2, 3) else x.ndim if many <= 1 else x.ndim - 1
+        axis = tuple(range(reduced))
+    largest = jax.lax.stop_gradient(jnp.max(jnp.abs(x), axis=axis, keepdims=True, initial=0))
+    # Brought into [2^-48, 2^48] the largest number of a unit, its square and its inverse are in range.
+    one = jnp.ones_like(largest)
+    power = jnp.where(largest < 2.0**-32, one * 2.0**80, jnp.where(largest > 2.0**32, one * 2.0**-80, one))
+    scaled = power.astype(x.dtype) * x
+    return safe_sqrt(jnp.sum(abs_sq(scaled), axis=axis, keepdims=True)), power
+
+
+def adaptive_clip_rule(g: jax.Array, p: jax.Array, s: Any, *, axis: Axis) -> jax.Array:
+    """Brock et al. 2021, equation 3, with the norms of units."""
+    size, power = _unit_norm(g, axis)
+    p_size, p_power = _unit_norm(p, axis)
+    limit = s.clipping * jnp.maximum(p_size / p_power, s.eps)
+    clipped = size > limit * power
+    factor = jnp.where(clipped, limit / jnp.where(clipped, size, 1), 1 / power)
+    return factor * (power * g)
+
+
+@transformation
+def adaptive_grad_clip(clipping: NonNegative, eps: Positive = 1e-3, axis: Any = None) -> Pair:
+    """Shrinks each unit's gradient to a share of the unit's own norm.
+
+        limit = clipping * max(|p_unit|, eps)
+        u_unit = min(1, limit / |g_unit|) * g_unit
+
+    Args:
+      clipping: largest ratio of norms, >= 0; 0.01 in the paper.
+      eps: what a parameter's norm counts as at least, > 0: parameters that begin at zero must move.
+      axis: the axes along which a unit's numbers lie; see `unitwise_norm`.
+
+    Needs `params`. Raises ValueError inside `shard_map` on updates that differ between devices, since a
+    unit may lie on several. Source: Brock et al. 2021, arXiv:2102.06171.
+    """
+    axes = axis if isinstance(axis, tuple) else (axis,)
+    if axis is not None and not all(isinstance(i, int | np.integer) for i in axes):
+        raise TypeError(
+            "adaptive_grad_clip: argument 'axis' must be None, a whole number or a tuple of them; "
+            f"got {describe(axis)}"
+        )
+
+    def update(updates: Updates, state: EmptyState, params: Params) -> tuple[Updates, EmptyState]:
+        refuse_varying("the norm of a unit", updates, params)
+        for path, leaf in jax.tree_util.tree_leaves_with_path(updates):
+            if axis is not None and not all(-leaf.ndim <= i < leaf.ndim for i in axes):
+                raise ValueError(
+                    f"{stage_name()}: the leaf at '{path_string(path)}' has no axis {axis}: its shape is "
+                    f"{leaf.shape}. Mask such leaves out with gradflow.masked"
+                )
+        rule = bind(adaptive_clip_rule, axis=axis)
+        return leafwise(rule, (updates, params), clipping=clipping, eps=eps)[0], state
+
+    return init_empty_state, update

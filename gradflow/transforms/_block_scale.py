@@ -1,0 +1,76 @@
+"""Steps in proportion to the parameters: the size of each leaf multiplies its update."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from gradflow._axes import AxisName, check_axis_name, global_norm, global_size, sum_axes
+from gradflow._base import EmptyState, Pair, Params, Updates, transformation
+from gradflow._compose import init_empty_state
+from gradflow._dtypes import is_complex
+from gradflow._hyper import NonNegative
+from gradflow._leafwise import bind, leafwise
+
+
+def block_norm_rule(g: jax.Array, p: jax.Array, s: Any, *, axes: tuple[str, ...]) -> jax.Array:
+    """u = max(norm(p), min_scale) * g."""
+    return _times(jnp.maximum(global_norm(p, axes), s.min_scale), g)
+
+
+def block_rms_rule(g: jax.Array, p: jax.Array, s: Any, *, axes: tuple[str, ...]) -> jax.Array:
+    """u = max(rms(p), min_scale) * g."""
+    return _times(jnp.maximum(block_rms(p, axes), s.min_scale), g)
+
+
+def block_rms(p: jax.Array, axes: tuple[str, ...] = ()) -> jax.Array:
+    """The root of the mean square of a leaf that is a piece along `axes`."""
+    norm = global_norm(p, axes)
+    return norm / jnp.sqrt(jnp.asarray(max(global_size(p, axes), 1), norm.dtype))
+
+
+def _times(factor: jax.Array, g: jax.Array) -> jax.Array:
+    """`factor * g`, finite where `g` is: an infinite step would make the next parameter, its norm NaN."""
+    largest = jnp.finfo(g.dtype).max
+    product = jnp.minimum(factor, largest) * g
+    if is_complex(g.dtype):
+        return product
+    return jnp.clip(product, jnp.minimum(g, -largest), jnp.maximum(g, largest))
+
+
+@transformation
+def scale_by_param_block_norm(min_scale: NonNegative = 1e-3, *, axis_name: AxisName = None) -> Pair:
+    """Multiplies each leaf's update by its parameter's norm: `u = max(norm(p), min_scale) * g`.
+
+    Args:
+      min_scale: the smallest factor, >= 0: parameters that begin at zero must move.
+      axis_name: for a call inside `shard_map`: the mesh axes along which leaves are pieces of the whole,
+        or `()` if every device holds the same parameters.
+
+    Needs `params`. Raises ValueError inside `shard_map` where leaves differ along an axis and no
+    `axis_name` is given.
+    """
+    return _scaling("scale_by_param_block_norm", block_norm_rule, min_scale, axis_name)
+
+
+@transformation
+def scale_by_param_block_rms(min_scale: NonNegative = 1e-3, *, axis_name: AxisName = None) -> Pair:
+    """Multiplies each leaf's update by the root mean square of its parameter.
+
+        u = max(sqrt(mean of |p|^2), min_scale) * g
+
+    Arguments and errors as in `scale_by_param_block_norm`. Needs `params`. Source: Shazeer & Stern
+    2018, arXiv:1804.04235, section 8.
+    """
+    return _scaling("scale_by_param_block_rms", block_rms_rule, min_scale, axis_name)
+
+
+def _scaling(name: str, rule: Callable[..., Any], min_scale: Any, axis_name: AxisName) -> Pair:
+    check_axis_name(name, axis_name)
+
+    def update(updates: Updates, state: EmptyState, params: Params) -> tuple[Updates, EmptyState]:
+        chosen = bind(rule, axes=sum_axes(axis_name, updates, params))
+        return leafwise(chosen, (updates, params), min_scale=min_scale)[0], state
+
+    return init_empty_state, update

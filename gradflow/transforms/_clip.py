@@ -1,0 +1,50 @@
+"""Clipping element by element."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from gradflow import tree
+from gradflow._base import EmptyState, Pair, Params, Updates, transformation
+from gradflow._compose import init_empty_state
+from gradflow._hyper import NonNegative
+from gradflow._leafwise import leafwise
+from gradflow._report import report
+
+
+def clip_rule(g: jax.Array, s: Any) -> jax.Array:
+    """u = min(max(g, -max_delta), max_delta)."""
+    return jnp.clip(g, -s.max_delta, s.max_delta)
+
+
+def beyond_rule(g: jax.Array, s: Any) -> jax.Array:
+    """1 where `clip_rule` changes something."""
+    return (jnp.abs(g) > s.max_delta).astype(g.dtype)
+
+
+@transformation(reports=("fraction",), leaves="real")
+def clip(max_delta: NonNegative) -> Pair:
+    """Limits every number: `u = min(max(g, -max_delta), max_delta)`.
+
+    Unlike `clip_by_global_norm` it turns the direction of the step.
+
+    Args:
+      max_delta: >= 0.
+
+    Reports `fraction`, of the numbers that were clipped. Complex leaves are refused: they have no order.
+    """
+
+    def update(
+        updates: Updates, state: EmptyState, params: Params | None = None
+    ) -> tuple[Updates, EmptyState]:
+        report("fraction", lambda: _fraction(updates, max_delta))
+        return leafwise(clip_rule, (updates,), max_delta=max_delta)[0], state
+
+    return init_empty_state, update
+
+
+def _fraction(updates: Updates, max_delta: Any) -> jax.Array:
+    (beyond,) = leafwise(beyond_rule, (updates,), max_delta=max_delta)
+    count = sum(leaf.size for leaf in jax.tree.leaves(beyond))
+    return tree.sum(beyond) / max(count, 1)

@@ -1,0 +1,11 @@
+"""The field's names for the states of stages that remember nothing."""
+
+from gradflow._base import EmptyState
+
+AdaptiveGradClipState = EmptyState
+AddDecayedWeightsState = EmptyState
+ClipByGlobalNormState = EmptyState
+ClipState = EmptyState
+NonNegativeParamsState = EmptyState
+ScaleByTrustRatioState = EmptyState
+ScaleState = EmptyState

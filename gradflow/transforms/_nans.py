@@ -1,0 +1,74 @@
+"""Zeros in the place of NaNs."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from gradflow import tree
+from gradflow._axes import AxisName, axes_of, check_axis_name, sum_axes
+from gradflow._base import OptState, Pair, Params, Updates, check_like, transformation
+from gradflow._leafwise import leafwise
+from gradflow._report import report
+from gradflow._state import zero_scalar
+
+
+class ZeroNansState(NamedTuple):
+    """Whether the last gradient had a NaN, for each leaf."""
+
+    found_nan: Any
+
+
+def zero_nans_rule(g: jax.Array, s: Any) -> jax.Array:
+    """u = 0 where g is NaN, else g."""
+    return jnp.where(jnp.isnan(g), jnp.zeros((), g.dtype), g)
+
+
+@jax.jit
+def _count(g: jax.Array) -> jax.Array:
+    return jnp.sum(jnp.isnan(g), dtype=np.int32)
+
+
+@transformation(reports=("count",))
+def zero_nans(*, axis_name: AxisName = None) -> Pair:
+    """Replaces NaNs by zeros, and remembers in which leaves there were some.
+
+    Infinities pass. For skipping the whole step instead see `apply_if_finite`.
+
+    Args:
+      axis_name: for a call inside `shard_map`: the mesh axes along which leaves are pieces of the whole,
+        or `()` if every device holds the same updates.
+
+    Reports `count`, of the NaNs. Raises ValueError inside `shard_map` where updates differ along an axis
+    and no `axis_name` is given: the state would differ, too.
+    """
+    check_axis_name("zero_nans", axis_name)
+
+    def init(params: Params) -> OptState:
+        return ZeroNansState(jax.tree.map(lambda p: zero_scalar(p, np.bool_), params))
+
+    def update(
+        updates: Updates, state: ZeroNansState, params: Params | None = None
+    ) -> tuple[Updates, ZeroNansState]:
+        axes = sum_axes(axis_name, updates)
+
+        def count(g: jax.Array) -> jax.Array:
+            names = axes_of(g, axes)
+            return jax.lax.psum(_count(g), names) if names else _count(g)
+
+        (u,) = leafwise(zero_nans_rule, (updates,))
+        counts = jax.tree.map(count, updates)
+        report("count", lambda: tree.sum(counts))
+        return u, ZeroNansState(_found(counts, state.found_nan))
+
+    return init, update
+
+
+def _found(counts: Any, before: Any) -> Any:
+    """Whether there were NaNs, where there is a gradient; elsewhere what was found last."""
+    check_like("state", before, "updates", jax.tree.map(lambda n: n > 0, counts))
+    return jax.tree.map(
+        lambda n, old: old if n is None or old is None else n > 0,
+        counts, before, is_leaf=lambda x: x is None,
+    )  # fmt: skip

@@ -1,0 +1,28 @@
+"""Parameters that stay at or above zero."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from gradflow._base import EmptyState, Pair, Params, Updates, transformation
+from gradflow._compose import init_empty_state
+from gradflow._leafwise import leafwise
+
+
+def nonnegative_rule(g: jax.Array, p: jax.Array, s: Any) -> jax.Array:
+    """u = max(g, -p)."""
+    return jnp.maximum(g, -p)
+
+
+@transformation(leaves="real")
+def keep_params_nonnegative() -> Pair:
+    """Shortens steps so that no parameter falls below zero: `u = max(g, -p)`. Put it last.
+
+    A parameter that is below zero already is lifted to zero. Needs `params`; complex ones are refused.
+    """
+
+    def update(updates: Updates, state: EmptyState, params: Params) -> tuple[Updates, EmptyState]:
+        return leafwise(nonnegative_rule, (updates, params))[0], state
+
+    return init_empty_state, update

@@ -1,0 +1,49 @@
+"""Updates of a given norm."""
+
+import jax
+import jax.numpy as jnp
+
+from gradflow._axes import AxisName, check_axis_name, sum_axes
+from gradflow._base import EmptyState, Pair, Params, Updates, transformation
+from gradflow._compose import init_empty_state
+from gradflow._hyper import Finite, NonNegative
+from gradflow._leafwise import Scalars, leafwise
+from gradflow._report import report
+from gradflow.transforms._scaled_norm import rescale_rule, scaled_norm
+
+
+def normalize_scalars(size: jax.Array, power: jax.Array, scale_factor: jax.Array, eps: jax.Array) -> Scalars:
+    """The factor by which `power * g` is multiplied."""
+    divisor = size + eps * power
+    return {"factor": scale_factor / jnp.where(divisor > 0, divisor, 1)}
+
+
+@transformation(reports=("norm",))
+def normalize_by_update_norm(
+    scale_factor: Finite = 1.0, eps: NonNegative = 1e-6, *, axis_name: AxisName = None
+) -> Pair:
+    """Divides the updates by their norm: `u = scale_factor * g / (norm + eps)`.
+
+    Args:
+      scale_factor: the norm that updates then have; a negative one descends.
+      eps: keeps small updates small, >= 0. Zero updates stay zero for every eps.
+      axis_name: for a call inside `shard_map`: the mesh axes along which leaves are pieces of the whole,
+        or `()` if every device holds the same updates. A leaf known to be replicated counts once.
+
+    Reports `norm`, of all leaves before the division. Raises ValueError inside `shard_map` where updates
+    differ along an axis and no `axis_name` is given.
+    """
+    check_axis_name("normalize_by_update_norm", axis_name)
+
+    def update(
+        updates: Updates, state: EmptyState, params: Params | None = None
+    ) -> tuple[Updates, EmptyState]:
+        size, power = scaled_norm(updates, sum_axes(axis_name, updates))
+        report("norm", lambda: size / power)
+        (u,) = leafwise(
+            rescale_rule, (updates,), normalize_scalars,
+            size=size, power=power, scale_factor=scale_factor, eps=eps,
+        )  # fmt: skip
+        return u, state
+
+    return init_empty_state, update

@@ -1,0 +1,86 @@
+"""Clipping the gradient of each example of a batch, and summing: for differential privacy."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from gradflow._base import Updates
+from gradflow._dtypes import compute_dtype, is_inexact
+from gradflow._errors import describe, path_string
+from gradflow.transforms._scaled_norm import clip_scalars, rescale, scaled_norm
+
+
+def per_example_global_norm_clip(grads: Updates, l2_norm_clip: Any) -> tuple[Updates, jax.Array]:
+    """Clips each example's gradient to a norm over all leaves, and sums over the examples.
+
+    Args:
+      grads: a tree whose leaves have the examples along their first axis.
+      l2_norm_clip: the largest norm, > 0; infinity clips nothing.
+
+    Returns the sum, a tree without that axis, and how many examples were clipped. Leaves narrower than
+    float32 are summed in it. Raises ValueError for leaves that differ in the number of examples.
+    Source: Abadi et al. 2016, arXiv:1607.00133.
+    """
+    leaves, structure = _examples("per_example_global_norm_clip", grads)
+    if not leaves:
+        return grads, jnp.zeros((), np.int32)
+    sums, count = _clip_and_sum(leaves, jnp.asarray(l2_norm_clip, np.float32))
+    return jax.tree.unflatten(structure, sums), count
+
+
+def per_example_layer_norm_clip(
+    grads: Updates, global_l2_norm_clip: Any, uniform: bool = True
+) -> tuple[Updates, Updates]:
+    """Clips each example's gradient leaf by leaf, and sums over the examples.
+
+    Args:
+      grads: a tree whose leaves have the examples along their first axis.
+      global_l2_norm_clip: the norm C that a whole example then has at most, > 0.
+      uniform: gives each of K leaves `C / sqrt(K)`; else a leaf with the share f of all numbers has
+        `C * sqrt(f)`.
+
+    Returns the sum, a tree without that axis, and for each leaf how many examples were clipped. Raises
+    ValueError for leaves that differ in the number of examples. Source: McMahan et al. 2018,
+    arXiv:1710.06963.
+    """
+    leaves, structure = _examples("per_example_layer_norm_clip", grads)
+    sizes = [leaf.size for leaf in leaves]
+    sums, counts = [], []
+    for leaf, size in zip(leaves, sizes, strict=True):
+        share = 1 / len(leaves) if uniform else size / max(sum(sizes), 1)
+        limit = jnp.asarray(global_l2_norm_clip, np.float32) * np.float32(share**0.5)
+        (total,), count = _clip_and_sum([leaf], limit)
+        sums.append(total)
+        counts.append(count)
+    return jax.tree.unflatten(structure, sums), jax.tree.unflatten(structure, counts)
+
+
+def _examples(who: str, grads: Updates) -> tuple[list[jax.Array], Any]:
+    """The leaves in float32 at least; raises ValueError unless all have as many examples."""
+    structure: Any
+    flat, structure = jax.tree_util.tree_flatten_with_path(grads)
+    leaves: list[jax.Array] = []
+    for path, leaf in flat:
+        x = jnp.asarray(leaf)
+        wanted = f"one of {leaves[0].shape[0]}" if leaves else "the examples"
+        if x.ndim == 0 or (leaves and x.shape[0] != leaves[0].shape[0]):
+            raise ValueError(
+                f"{who}: 'grads' must have {wanted} along the first axis of every leaf; "
+                f"at '{path_string(path)}' it has {describe(x)}"
+            )
+        leaves.append(x.astype(compute_dtype(x.dtype) if is_inexact(x.dtype) else np.float32))
+    return leaves, structure
+
+
+@jax.jit
+def _clip_and_sum(leaves: list[jax.Array], limit: jax.Array) -> tuple[list[jax.Array], jax.Array]:
+    def clip(example: list[jax.Array]) -> tuple[list[jax.Array], jax.Array]:
+        size, power = scaled_norm(example)
+        bound = limit.astype(size.dtype)
+        factor = clip_scalars(size, power, bound)["factor"]
+        return [rescale(x, factor, power) for x in example], size > bound * power
+
+    clipped, changed = jax.vmap(clip)(leaves)
+    return [jnp.sum(x, axis=0) for x in clipped], jnp.sum(changed, dtype=np.int32)

@@ -1,0 +1,58 @@
+"""The trust ratio of LARS and LAMB."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from gradflow._axes import AxisName, check_axis_name, global_norm, sum_axes
+from gradflow._base import EmptyState, Pair, Params, Updates, transformation
+from gradflow._compose import init_empty_state
+from gradflow._hyper import NonNegative
+from gradflow._leafwise import bind, leafwise
+from gradflow.transforms._scaled_norm import rescale, scaled_norm
+
+
+def trust_ratio_rule(g: jax.Array, p: jax.Array, s: Any, *, axes: tuple[str, ...]) -> jax.Array:
+    """You et al. 2017, equation 6; `power` keeps the ratio in range."""
+    size, power = scaled_norm(g, axes)
+    g_norm = jnp.maximum(size, s.min_norm * power)
+    p_norm = jnp.maximum(global_norm(p, axes), s.min_norm)
+    usable = (p_norm > 0) & (g_norm > 0)
+    divisor = jnp.where(usable, g_norm + s.eps * power, 1)
+    return rescale(g, jnp.where(usable, s.trust_coefficient * p_norm / divisor, 1 / power), power)
+
+
+@transformation
+def scale_by_trust_ratio(
+    min_norm: NonNegative = 0.0,
+    trust_coefficient: NonNegative = 1.0,
+    eps: NonNegative = 0.0,
+    *,
+    axis_name: AxisName = None,
+) -> Pair:
+    """Gives each leaf's update the norm of its parameter, times a coefficient.
+
+        u = trust_coefficient * norm(p) / (norm(g) + eps) * g
+        u = g                                                    where either norm is 0
+
+    Args:
+      min_norm: what a norm counts as at least, >= 0.
+      trust_coefficient: >= 0; 1 in LAMB, 0.001 in LARS.
+      eps: added to the divisor, >= 0.
+      axis_name: for a call inside `shard_map`: the mesh axes along which leaves are pieces of the whole,
+        or `()` if every device holds the same updates and parameters.
+
+    Needs `params`. Raises ValueError inside `shard_map` where leaves differ along an axis and no
+    `axis_name` is given. Source: You et al. 2017, arXiv:1708.03888; You et al. 2019, arXiv:1904.00962.
+    """
+    check_axis_name("scale_by_trust_ratio", axis_name)
+
+    def update(updates: Updates, state: EmptyState, params: Params) -> tuple[Updates, EmptyState]:
+        rule = bind(trust_ratio_rule, axes=sum_axes(axis_name, updates, params))
+        (u,) = leafwise(
+            rule, (updates, params), min_norm=min_norm, trust_coefficient=trust_coefficient, eps=eps
+        )
+        return u, state
+
+    return init_empty_state, update

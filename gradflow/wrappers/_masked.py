@@ -1,0 +1,117 @@
+"""A transformation of some leaves only."""
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import jax
+
+from gradflow import tree
+from gradflow._base import (
+    GradientTransformation,
+    OptState,
+    Pair,
+    Params,
+    Updates,
+    transformation,
+)
+from gradflow._errors import describe
+from gradflow._frames import stage_name
+from gradflow._select import MaskedNode, MaskOrFn, hide, is_absent, is_mask_function, resolve_mask
+
+
+class MaskedState(NamedTuple):
+    """The state of the inner transformation, which has a `MaskedNode` for every leaf left out."""
+
+    inner_state: OptState
+
+
+@transformation
+def masked(
+    inner: GradientTransformation,
+    mask: MaskOrFn,
+    *,
+    mask_compatible_extra_args: bool = False,
+    elsewhere: str = "pass",
+) -> Pair:
+    """Applies `inner` to the leaves where `mask` is True. The others have no state, and may be integers.
+
+    Args:
+      inner: any transformation; it sees a tree without the other leaves.
+      mask: tree of booleans (a prefix will do), or a function from the parameters to one. It is never
+        called on updates. Where `update` is called without parameters, what a function chose is read off
+        the state.
+      mask_compatible_extra_args: treats extra arguments that have the structure of the updates alike.
+      elsewhere: "pass" leaves the other updates as they come, which is no way to freeze parameters unless
+        another stage takes care of them; "zero" does freeze them.
+
+    Raises ValueError for a mask that does not fit, and in `update` without parameters if the mask is a
+    function and the state does not tell what it chose.
+    """
+    if elsewhere not in ("pass", "zero"):
+        raise ValueError(f"masked: argument 'elsewhere' must be 'pass' or 'zero'; got {describe(elsewhere)}")
+
+    def init(params: Params) -> OptState:
+        return MaskedState(inner.init(hide(resolve_mask(mask, params), params)))
+
+    def update(
+        updates: Updates, state: MaskedState, params: Params | None = None, **extra: Any
+    ) -> tuple[Updates, MaskedState]:
+        if params is not None or not is_mask_function(mask):
+            keep = resolve_mask(mask, updates if params is None else params)
+        else:
+            keep = _mask_in(state.inner_state, updates)
+        if mask_compatible_extra_args:
+            structure: Any = jax.tree.structure(updates)
+            extra = {
+                name: hide(keep, value) if jax.tree.structure(value) == structure else value
+                for name, value in extra.items()
+            }
+        visible = hide(keep, updates)
+        new, inner_state = inner.update(
+            visible, state.inner_state, None if params is None else hide(keep, params), **extra
+        )
+        return _reveal(keep, new, updates, elsewhere), MaskedState(inner_state)
+
+    return init, update
+
+
+def _reveal(keep: Any, new: Updates, old: Updates, elsewhere: str) -> Updates:
+    """The inner updates where `keep` is not False, there the old ones or zeros."""
+
+    def choose(k: bool | None, u: Any, g: Any) -> Any:
+        if k is not False:
+            return u
+        # The gradient of an integer, float0, is zero by its type.
+        given = elsewhere == "pass" or g is None or g.dtype == jax.dtypes.float0
+        return g if given else tree.zeros_like(g)
+
+    return jax.tree.map(choose, keep, new, old, is_leaf=lambda x: x is None)
+
+
+def _mask_in(state: OptState, updates: Updates) -> Any:
+    """What a mask chose, from the parts of a state that are built like the updates."""
+    flat, structure = jax.tree_util.tree_flatten_with_path(updates, is_leaf=is_absent)
+    found: set[tuple[bool, ...]] = set()
+    nodes = list(_subtrees(state))
+    # The state of one array is like any number of the state; and masks inside masks look alike.
+    if flat and flat[0][0] and not any(isinstance(node, MaskedState) for node in nodes):
+        for node in nodes:
+            here, _ = jax.tree_util.tree_flatten_with_path(node, is_leaf=is_absent)
+            if [path for path, _ in here] == [path for path, _ in flat] and all(
+                is_absent(x) or is_absent(g) or x.shape == g.shape
+                for (_, x), (_, g) in zip(here, flat, strict=True)
+            ):
+                found.add(tuple(not isinstance(x, MaskedNode) for _, x in here))
+    if len(found) != 1:
+        raise ValueError(
+            f"{stage_name()}: its mask is a function of the parameters, and the state does not tell what it "
+            "chose: call update(updates, state, params)"
+        )
+    return jax.tree.unflatten(structure, found.pop())
+
+
+def _subtrees(node: Any) -> Iterator[Any]:
+    yield node
+    for child in jax.tree.leaves(node, is_leaf=lambda x: x is not node):
+        if child is not node:
+            yield from _subtrees(child)

@@ -1,0 +1,94 @@
+"""Embeddings: without pairs, at zero, at one point, and far away."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from gradflow import losses
+from losses.cases import compare, nt_xent, triplet
+
+RNG = np.random.default_rng(6)
+ntxent = jax.jit(losses.ntxent)
+margin = jax.jit(losses.triplet_margin_loss, static_argnames="axis")
+
+
+def test_without_positives_or_without_negatives_there_is_nothing_to_learn() -> None:
+    x = jnp.asarray(RNG.normal(size=(4, 3)), jnp.float32)
+    for labels in ([0, 1, 2, 3], [7, 7, 7, 7]):
+        value, slope = jax.value_and_grad(ntxent)(x, jnp.asarray(labels))
+        assert value == 0
+        assert not np.any(slope)
+
+
+def test_a_zero_embedding_is_like_nothing_else() -> None:
+    x = RNG.normal(size=(4, 3))
+    labels = np.array([0, 0, 1, 1])
+    x[3] = 0
+    value, slope = jax.value_and_grad(ntxent)(jnp.asarray(x, jnp.float32), jnp.asarray(labels))
+    assert np.isfinite(value)
+    assert np.all(np.isfinite(slope))
+    x[3] = np.cross(x[0], x[1])
+    x[2] = np.cross(x[0] + x[3], x[1]) * 0 + x[2]
+    assert ntxent(jnp.zeros((4, 3)), jnp.asarray(labels)) == pytest.approx(np.log(3), rel=1e-6)
+
+
+@pytest.mark.parametrize("temperature", [0.005, 0.5, 100.0])
+def test_temperature(temperature: float) -> None:
+    x, labels = RNG.normal(size=(5, 3)), np.array([3, 1, 3, 1, 3])
+    expected = nt_xent(x, labels, temperature)
+    compare(ntxent(jnp.asarray(x, jnp.float32), jnp.asarray(labels), temperature), expected, rtol=1e-3)
+    for bad in (0.0, -1.0):
+        with pytest.raises(ValueError, match=r"ntxent: temperature must lie in \(0.0, inf\]"):
+            losses.ntxent(jnp.ones((2, 2)), jnp.asarray([0, 0]), bad)
+    with pytest.raises(
+        ValueError, match=r"ntxent: embeddings must have shape \(batch, features\); got \(2,\)"
+    ):
+        losses.ntxent(jnp.ones(2), jnp.asarray([0, 0]))
+
+
+@pytest.mark.parametrize("degree", [0.5, 1, 1.5, 2, 3, 7])
+def test_any_degree_of_the_norm(degree: float) -> None:
+    a, p, n = RNG.normal(size=(3, 6, 5))
+    floats = [jnp.asarray(v, jnp.float32) for v in (a, p, n)]
+    compare(margin(*floats, norm_degree=degree), triplet(a, p, n, degree, 1.0, 1e-6), rtol=1e-4, atol=1e-5)
+    compare(
+        margin(*floats, axis=0, norm_degree=degree),
+        triplet(a.T, p.T, n.T, degree, 1.0, 1e-6),
+        rtol=1e-4,
+        atol=1e-5,
+    )
+
+
+@pytest.mark.parametrize("eps", [1e-6, 0.0])
+@pytest.mark.parametrize("degree", [1.0, 1.5, 2.0, 3.0])
+def test_gradients_at_one_point_and_far_away_are_finite(degree: float, eps: float) -> None:
+    here = jnp.ones((4, 3), jnp.float32)
+    far = here.at[0, 0].set(1e30).at[1].set(-1e20).at[2].set(1.0 + 1e-6).at[3, 1].set(1e36)
+
+    @jax.jit
+    def f(*args: Any) -> Any:
+        return jax.value_and_grad(
+            lambda *args: margin(*args, norm_degree=degree, eps=eps, margin=3e36).sum(), (0, 1, 2)
+        )(*args)
+
+    for args in ((here, here, here), (here, far, here), (here, here, far)):
+        value, gradients = f(*args)
+        assert np.isfinite(value)
+        assert all(np.all(np.isfinite(g)) for g in gradients)
+
+
+def test_triplet_mistakes() -> None:
+    x = jnp.ones((3, 2), jnp.float32)
+    with pytest.raises(
+        ValueError, match=r"triplet_margin_loss: negatives must .* anchors, \(3, 2\); got \(3, 1\)"
+    ):
+        losses.triplet_margin_loss(x, x, x[:, :1])
+    for degree in (0, -2, float("inf")):
+        with pytest.raises(ValueError, match="triplet_margin_loss: norm_degree must lie in"):
+            losses.triplet_margin_loss(x, x, x, norm_degree=degree)
+    with pytest.raises(ValueError, match="triplet_margin_loss: eps must lie in"):
+        losses.triplet_margin_loss(x, x, x, eps=-1e-6)
+    assert losses.triplet_margin_loss(x.astype(jnp.float16), x, x).dtype == jnp.float32
