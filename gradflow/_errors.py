@@ -27,8 +27,3 @@ def describe(value: Any) -> str:
     if callable(value) and hasattr(value, "__name__"):
         return f"the function {value.__name__}"
     return f"a {type(value).__name__}"
-
-
-from gradflow.tree._paths import leaves_by_path as leaves_by_path  # noqa: E402
-from gradflow.tree._paths import path_string as path_string  # noqa: E402
-from gradflow.tree._structure import explain_trees as explain_trees  # noqa: E402

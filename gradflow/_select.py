@@ -62,7 +62,8 @@ def resolve_mask(mask: MaskOrFn, params: Any) -> Any:
         used.add(prefix)
         answers.append(wanted[prefix])
     for path in wanted:
-        if path not in used and not any(_segments(p)[: len(path)] == path for p, _ in flat):
+        # A bare True or False is for whatever there is, be it nothing.
+        if path and path not in used and not any(_segments(p)[: len(path)] == path for p, _ in flat):
             raise ValueError(
                 f"{stage_name()}: the mask has a leaf at '{'/'.join(path)}', where there is no parameter"
             )

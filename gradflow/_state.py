@@ -18,6 +18,9 @@ def zero_scalar(params: Any, dtype: Any = np.int32, value: float = 0) -> jax.Arr
     """
     leaves = [leaf for leaf in jax.tree.leaves(params) if isinstance(leaf, jax.Array)]
     scalar = np.asarray(value, dtype)
+    if jax.sharding.get_abstract_mesh().manual_axes:
+        # Inside shard_map it is the same on every device, which a barrier beside a piece would hide.
+        return jnp.asarray(scalar)
     if any(isinstance(leaf, jax.core.Tracer) for leaf in leaves):
         # Inside jit the mesh is known to the compiler alone, which drops unused parameters and their
         # mesh with them: the barrier is what makes the scalar depend on a parameter.

@@ -55,11 +55,11 @@ def _read(cost_matrix: Any) -> jax.Array:
             f"hungarian_algorithm: expected cost_matrix to be an array of shape (n, m), got"
             f" {describe(cost_matrix)}"
         )
-    cost = jax.lax.stop_gradient(jnp.asarray(cost_matrix))
-    known = is_inexact(cost.dtype) or jnp.issubdtype(cost.dtype, jnp.integer) or cost.dtype == bool
-    if not known or is_complex(cost.dtype):
+    dtype = cost_matrix.dtype
+    known = is_inexact(dtype) or jnp.issubdtype(dtype, jnp.integer) or dtype == bool
+    if not known or is_complex(dtype):
         raise TypeError(f"hungarian_algorithm: expected cost_matrix to be real, got {describe(cost_matrix)}")
-    return cost
+    return jax.lax.stop_gradient(jnp.asarray(cost_matrix))
 
 
 def _comparable(cost: jax.Array) -> jax.Array:

@@ -79,7 +79,8 @@ def test_integers_are_exact_beyond_float32():
     i, j = map(np.asarray, solve(cost))
     assert base[i, j].sum() == 0
     # Sums that leave 32 bits end too.
-    total(cost, solve(np.array([[2**31 - 1, -(2**31)], [-(2**31), 2**31 - 1]], np.int32)))
+    extreme = np.array([[2**31 - 1, -(2**31)], [-(2**31), 2**31 - 1]], np.int32)
+    total(extreme, solve(extreme))
 
 
 def test_forbidden_pairs_are_avoided():

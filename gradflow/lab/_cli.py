@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -24,17 +25,16 @@ examples:
   python -m gradflow compare --optimizers sgd,adam,lion --task text --steps 2000
   python -m gradflow compare --optimizers adam --learning-rates 1e-3,3e-3,1e-2 --seeds 10 --out results
 
-optimizers: {names}
+default optimizers:
+  {usual}
+
+all optimizers that can be named:
+  {names}
 """
 
 
 def _wrapped(names: Sequence[str]) -> str:
-    lines = [""]
-    for name in names:
-        if len(lines[-1]) + len(name) > 90:
-            lines.append("")
-        lines[-1] += name + ", "
-    return "\n  ".join(lines).removesuffix(", ")
+    return "\n  ".join(textwrap.wrap(", ".join(names), 100))
 
 
 def _numbers(text: str) -> list[float]:
@@ -61,14 +61,14 @@ def _parser() -> argparse.ArgumentParser:
         "compare",
         help="train optimizers side by side on real data and rank them",
         description="Trains optimizers side by side on real data and ranks them.",
-        epilog=_EPILOG.format(names=_wrapped(optimizer_names())),
+        epilog=_EPILOG.format(usual=_wrapped(list(RECIPES)), names=_wrapped(optimizer_names())),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = compare.add_argument
     add("--task", default="digits", metavar="NAME", help=f"{', '.join(TASKS)} (default: digits)")
     add(
         "--optimizers", type=lambda text: [word.strip() for word in text.split(",") if word.strip()],
-        metavar="A,B,...", help=f"names with commas between (default: {','.join(RECIPES)})",
+        metavar="A,B,...", help="names with commas between (default: see below)",
     )  # fmt: skip
     add(
         "--learning-rates", type=_numbers, metavar="X,Y,...",

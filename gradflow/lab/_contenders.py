@@ -61,7 +61,7 @@ def optimizer_names() -> list[str]:
     names = {name for name, recipe in RECIPES.items() if recipe.factory in own}
     for name, factory in own.items():
         room = factory.body.__module__.split(".")[:2] == ["gradflow", "optimizers"]
-        if room and "learning_rate" in factory.hyperparameters and not name.startswith("scale_by_"):
+        if room and "learning_rate" in factory.hyperparameters and "_by_" not in name:
             names.add(name)
     return sorted(names)
 

@@ -9,5 +9,5 @@ def unknown(kind: str, name: object, known: Iterable[str]) -> ValueError:
     known = sorted(known)
     near = difflib.get_close_matches(str(name).lower(), known, n=5, cutoff=0.5)
     if near:
-        return ValueError(f"no {kind} is called {name!r}; did you mean {' or '.join(near)}?")
+        return ValueError(f"no {kind} is called {name!r}; near ones: {', '.join(near)}")
     return ValueError(f"no {kind} is called {name!r}; there are {', '.join(known)}")

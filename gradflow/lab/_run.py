@@ -143,8 +143,11 @@ def run(plan: Plan, progress: bool = True) -> Iterator[Entry]:
 def _start(contender: Contender, rates: jax.Array, starts: Params) -> Any:
     """The parameters and states that all runs of a contender begin with."""
     repeated = jax.tree.map(lambda leaf: jnp.repeat(leaf[None], len(rates), axis=0), starts)
-    init = jax.vmap(jax.vmap(lambda rate, p: contender.build(rate).init(p), (None, 0)))
-    return repeated, init(rates, repeated)
+
+    def init(rate: jax.Array, params: Params) -> Any:
+        return contender.build(rate).init(params)
+
+    return repeated, jax.vmap(jax.vmap(init, (None, 0)))(rates, repeated)
 
 
 def _lower(plan: Plan, contender: Contender, starts: Params, shared: Any) -> _Ready:

@@ -3,6 +3,7 @@
 A label that is no class picks NaN, so that a wrong label never looks like a loss.
 """
 
+import math
 from collections.abc import Sequence
 
 import jax
@@ -31,8 +32,9 @@ def flatten_axes(x: jax.Array, axes: Sequence[int]) -> tuple[jax.Array, int]:
     if len(axes) == 1:
         return x, axes[0]
     batch = [i for i in range(x.ndim) if i not in axes]
+    flat = math.prod(x.shape[a] for a in axes)
     x = x.transpose((*batch, *axes))
-    return x.reshape((*x.shape[: len(batch)], -1)), len(batch)
+    return x.reshape((*x.shape[: len(batch)], flat)), len(batch)
 
 
 def pick(x: jax.Array, labels: jax.Array, axis: int) -> jax.Array:

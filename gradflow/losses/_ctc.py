@@ -101,7 +101,7 @@ def ctc_loss_with_forward_probs(
     log_label = jnp.take_along_axis(log_p, y[None], 2, mode="fill")
     log_blank = log_p[:, :, blank_id, None]
     both = jnp.stack([jnp.broadcast_to(log_blank, log_label.shape), log_label], 3)
-    log_symbol = jnp.concatenate([both.reshape((*both.shape[:2], -1)), log_blank], 2)
+    log_symbol = jnp.concatenate([both.reshape((*both.shape[:2], 2 * y.shape[1])), log_blank], 2)
     # Never over a label, nor over the blank that keeps two equal labels apart.
     symbols = jnp.full((y.shape[0], 2 * y.shape[1] + 1), blank_id, y.dtype).at[:, 1::2].set(y)
     may_skip = jnp.pad(symbols[:, 2:] != symbols[:, :-2], ((0, 0), (2, 0)))[:, : symbols.shape[1]]

@@ -46,7 +46,8 @@ def scale_by_acprop(
       eps: added outside the root, > 0.
       eps_root: added to `nu` at every step, >= 0.
 
-    The divisor knows nothing of `g`, and there is no momentum in the update.
+    The divisor knows nothing of `g`: after zero gradients it is as small as `eps_root` lets it be, and for
+    float16 the default lets it be too small. There is no momentum in the update.
     Source: Zhuang et al. 2021, arXiv:2110.05454.
     """
 

@@ -42,7 +42,8 @@ def madgrad_rule(
     usable = (grad_sum_sq > 0) & (grad_sum_sq < jnp.inf)
     root = jnp.where(usable, jnp.cbrt(jnp.where(usable, grad_sum_sq, 1)), 0) + s.eps
     target = x0 - jnp.where(usable, total, 0) / root
-    return s.pace * (target - p), grad_sum_sq, total
+    # The copy costs nothing when compiled with donation; without it two states would share a buffer.
+    return s.pace * (target - p), grad_sum_sq, total, jnp.copy(x0)
 
 
 @transformation(reports=("learning_rate",))
@@ -71,11 +72,11 @@ def scale_by_madgrad(learning_rate: Rate, momentum: Decay = 0.9, eps: Positive =
     def update(updates: Updates, state: MadgradState, params: Params) -> tuple[Updates, MadgradState]:
         report("learning_rate", learning_rate)
         count = increment(state.count)
-        u, grad_sum_sq, total = leafwise(
+        u, grad_sum_sq, total, x0 = leafwise(
             madgrad_rule, (updates, state.grad_sum_sq, state.s, state.x0, params), madgrad_scalars,
             count=count, learning_rate=learning_rate, momentum=momentum, eps=eps,
         )  # fmt: skip
-        return u, MadgradState(count, grad_sum_sq, total, state.x0)
+        return u, MadgradState(count, grad_sum_sq, total, x0)
 
     return init, update
 

@@ -6,7 +6,15 @@ import jax
 import jax.numpy as jnp
 
 from gradflow._axes import AxisName, check_axis_name, global_norm, sum_axes
-from gradflow._base import GradientTransformation, OptState, Pair, Params, Updates, transformation
+from gradflow._base import (
+    GradientTransformation,
+    OptState,
+    Pair,
+    Params,
+    Updates,
+    check_like,
+    transformation,
+)
 from gradflow._compose import chain
 from gradflow._dtypes import real_dtype
 from gradflow._hyper import Decay, NonNegative, Positive, Rate
@@ -79,6 +87,7 @@ def scale_by_novograd(
     def update(
         updates: Updates, state: ScaleByNovogradState, params: Params
     ) -> tuple[Updates, ScaleByNovogradState]:
+        check_like("updates", updates, "state", state.mu)
         count = increment(state.count)
         rule = bind(novograd_rule, axes=sum_axes(axis_name, updates))
         u, mu, nu = leafwise(

@@ -10,10 +10,11 @@ from gradflow._axes import refuse_varying
 from gradflow._base import EmptyState, Pair, Params, Updates, transformation
 from gradflow._compose import init_empty_state
 from gradflow._dtypes import compute_dtype, real_dtype
-from gradflow._errors import describe, path_string
+from gradflow._errors import describe
 from gradflow._frames import stage_name
 from gradflow._hyper import NonNegative, Positive
 from gradflow._leafwise import abs_sq, bind, leafwise, safe_sqrt
+from gradflow.tree._paths import path_string
 
 Axis = int | tuple[int, ...] | None
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from gradflow import tree
-from gradflow._axes import AxisName, axes_of, check_axis_name, refuse_varying, sum_axes
+from gradflow._axes import AxisName, axes_of, check_axis_name, sum_axes
 from gradflow._base import OptState, Pair, Params, Updates, transformation
 from gradflow._dtypes import compute_dtype
 from gradflow._errors import describe
@@ -65,7 +65,6 @@ def add_noise(eta: NonNegative, gamma: NonNegative, key: Any = None, *, axis_nam
         updates: Updates, state: AddNoiseState, params: Params | None = None
     ) -> tuple[Updates, AddNoiseState]:
         axes = sum_axes(axis_name, updates)
-        refuse_varying("the same noise", updates)
         count = increment(state.count)
         current = jax.random.wrap_key_data(state.rng_key, impl=jax.random.key_impl(key) if typed else None)
         now, later = jax.random.split(current)

@@ -8,8 +8,9 @@ import numpy as np
 
 from gradflow._base import Updates
 from gradflow._dtypes import compute_dtype, is_inexact
-from gradflow._errors import describe, path_string
+from gradflow._errors import describe
 from gradflow.transforms._scaled_norm import clip_scalars, rescale, scaled_norm
+from gradflow.tree._paths import path_string
 
 
 def per_example_global_norm_clip(grads: Updates, l2_norm_clip: Any) -> tuple[Updates, jax.Array]:

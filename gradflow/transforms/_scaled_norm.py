@@ -1,5 +1,6 @@
 """Norms that serve as divisors, from the smallest number to beyond the largest."""
 
+import functools
 from typing import Any
 
 import jax
@@ -15,6 +16,7 @@ _SMALL, _LARGE = 2.0**-30, 2.0**48
 _UP, _DOWN = 2.0**64, 2.0**-64
 
 
+@functools.partial(jax.jit, static_argnames="axes")
 def scaled_norm(updates: Any, axes: tuple[str, ...] = ()) -> tuple[jax.Array, jax.Array]:
     """`(size, power)`: the norm is `size / power`, with a power of two that keeps `size` in range.
 

@@ -12,6 +12,7 @@ from gradflow._base import (
     Pair,
     Params,
     Updates,
+    as_transformation,
     transformation,
 )
 from gradflow._errors import describe
@@ -47,6 +48,7 @@ def masked(
     Raises ValueError for a mask that does not fit, and in `update` without parameters if the mask is a
     function and the state does not tell what it chose.
     """
+    inner = as_transformation(inner, "masked", "argument 'inner'")
     if elsewhere not in ("pass", "zero"):
         raise ValueError(f"masked: argument 'elsewhere' must be 'pass' or 'zero'; got {describe(elsewhere)}")
 

@@ -179,7 +179,7 @@ def test_inside_shard_map_right_or_refused(case: str) -> None:
     def local(params: Any) -> Any:
         return step_of(tx)(params, tx.init(params))[0]
 
-    mapped = jax.shard_map(local, mesh=mesh, in_specs=(specs,), out_specs=specs)
+    mapped = jax.jit(jax.shard_map(local, mesh=mesh, in_specs=(specs,), out_specs=specs))
     try:
         moved = mapped(plain)
     except ValueError as error:

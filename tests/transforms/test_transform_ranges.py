@@ -1,5 +1,6 @@
 """Divisions by norms, from the smallest gradient to the largest, and what they cost."""
 
+import itertools
 from typing import Any
 
 import jax
@@ -13,18 +14,19 @@ from gradflow.transforms._scaled_norm import scaled_norm
 SIZES = [1e-37, 1e-30, 1e-15, 1e-9, 1.0, 1e9, 1e15, 1e19, 1e30, 1e38, 3e38]
 
 
-@pytest.mark.parametrize("value", SIZES)
 @pytest.mark.parametrize("count", [1, 3, 1000])
-def test_the_norm_in_two_parts(value: float, count: int) -> None:
-    g = {"a": jnp.full(count, value, jnp.float32), "b": jnp.zeros(2, jnp.float32)}
-    size, power = jax.jit(scaled_norm)(g)
-    expected = np.float64(np.float32(value)) * np.sqrt(count)
-    np.testing.assert_allclose(np.float64(size) / np.float64(power), expected, rtol=1e-6)
-    assert np.log2(power) == np.round(np.log2(power))
-    slope = jax.grad(lambda g: scaled_norm(g)[0] / scaled_norm(g)[1])(g)
-    if expected < 3e38:
-        np.testing.assert_allclose(slope["a"], 1 / np.sqrt(count), rtol=1e-5)
-    np.testing.assert_array_equal(slope["b"], np.zeros(2))
+def test_the_norm_in_two_parts(count: int) -> None:
+    slope_of = jax.jit(jax.grad(lambda g: scaled_norm(g)[0] / scaled_norm(g)[1]))
+    for value in SIZES:
+        g = {"a": jnp.full(count, value, jnp.float32), "b": jnp.zeros(2, jnp.float32)}
+        size, power = scaled_norm(g)
+        expected = np.float64(np.float32(value)) * np.sqrt(count)
+        np.testing.assert_allclose(np.float64(size) / np.float64(power), expected, rtol=1e-6)
+        assert np.log2(power) == np.round(np.log2(power))
+        slope = slope_of(g)
+        if expected < 3e38:
+            np.testing.assert_allclose(slope["a"], 1 / np.sqrt(count), rtol=1e-5)
+        np.testing.assert_array_equal(slope["b"], np.zeros(2))
 
 
 def test_numbers_of_all_sizes_at_once() -> None:
@@ -48,41 +50,33 @@ def test_norms_of_nothing_and_of_what_is_no_number() -> None:
     assert np.isnan(scaled_norm(jnp.asarray([jnp.nan, -jnp.inf]))[0])
 
 
-def unit(count: int) -> float:
-    return 1 / np.sqrt(count)
-
-
-@pytest.mark.parametrize("value", SIZES)
 @pytest.mark.parametrize("count", [1, 4, 1000])
-def test_what_has_norm_one_afterwards(value: float, count: int) -> None:
-    g = jnp.full(count, value, jnp.float32)
-    p = jnp.full(count, 1 / np.sqrt(count), jnp.float32)
-    stages = [gf.normalize_by_update_norm(eps=0.0), gf.scale_by_trust_ratio()]
-    if value >= 2:
-        stages += [
-            gf.clip_by_global_norm(1.0),
-            gf.clip_by_block_rms(1 / np.sqrt(count)),
-            gf.adaptive_grad_clip(1.0),
-        ]
-    for tx in stages:
-        u, _ = tx.update(g, tx.init(p), p)
-        np.testing.assert_allclose(u, unit(count), rtol=1e-5, err_msg=repr(tx))
+def test_what_has_norm_one_afterwards(count: int) -> None:
+    each = 1 / np.sqrt(count)
+    p = jnp.full(count, each, jnp.float32)
+    always = [gf.normalize_by_update_norm(eps=0.0), gf.scale_by_trust_ratio()]
+    clips = [gf.clip_by_global_norm(1.0), gf.clip_by_block_rms(each), gf.adaptive_grad_clip(1.0)]
+    for tx in (*always, *clips):
+        update = jax.jit(tx.update)
+        for value in SIZES:
+            if tx in always or value >= 2:
+                u, _ = update(jnp.full(count, value, jnp.float32), tx.init(p), p)
+                np.testing.assert_allclose(u, each, rtol=1e-5, err_msg=f"{tx} {value}")
 
 
-@pytest.mark.parametrize("value", SIZES)
-def test_what_is_not_clipped_is_untouched(value: float) -> None:
-    g = jnp.full(3, value, jnp.float32)
+def test_what_is_not_clipped_is_untouched() -> None:
     p = jnp.ones(3, jnp.float32)
     for tx in (gf.clip_by_global_norm(3e38), gf.clip_by_block_rms(3e38), gf.adaptive_grad_clip(1e38)):
-        if value >= 1e38:
-            continue
-        u, _ = tx.update(g, tx.init(p), p)
-        np.testing.assert_array_equal(u, g, err_msg=repr(tx))
+        update = jax.jit(tx.update)
+        for value in SIZES[:-2]:
+            g = jnp.full(3, value, jnp.float32)
+            u, _ = update(g, tx.init(p), p)
+            np.testing.assert_array_equal(u, g, err_msg=f"{tx} {value}")
 
 
 @pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16])
 def test_half_precision(dtype: Any) -> None:
-    g = {"a": jnp.full((2, 2), 300.0, dtype), "b": jnp.full(5, 60000.0, dtype)}
+    g = {"a": jnp.full((2, 2), 300.0, dtype), "b": jnp.full((2, 2), 60000.0, dtype)}
     p = jax.tree.map(lambda x: jnp.ones(x.shape, dtype), g)
     wide = jax.tree.map(lambda x: x.astype(jnp.float32), (g, p))
     for tx in (
@@ -90,8 +84,8 @@ def test_half_precision(dtype: Any) -> None:
         gf.normalize_by_update_norm(), gf.scale_by_trust_ratio(), gf.centralize(),
         gf.scale_by_param_block_rms(), gf.ema(0.999), gf.trace(0.0),
     ):  # fmt: skip
-        u, _ = tx.update(g, tx.init(p), p)
-        exact, _ = tx.update(wide[0], tx.init(wide[1]), wide[1])
+        u, _ = jax.jit(tx.update)(g, tx.init(p), p)
+        exact, _ = jax.jit(tx.update)(wide[0], tx.init(wide[1]), wide[1])
         for a, b in zip(jax.tree.leaves(u), jax.tree.leaves(exact), strict=True):
             assert a.dtype == dtype
             np.testing.assert_array_equal(a, b.astype(dtype), err_msg=repr(tx))
@@ -116,19 +110,17 @@ HYPER = {
 
 
 @pytest.mark.parametrize("name", HYPER)
-@pytest.mark.parametrize("value", [0.0, 1e-30, 1.0])
-@pytest.mark.parametrize("size", [0.0, 1e-30, 1.0, 1e30])
-def test_hypergradients_are_finite(name: str, value: float, size: float) -> None:
-    g = {"a": jnp.full((2, 2), size, jnp.float32), "b": jnp.full((0,), size, jnp.float32)}
-
+def test_hypergradients_are_finite(name: str) -> None:
     def loss(x: jax.Array, g: Any, p: Any) -> jax.Array:
         tx = HYPER[name](x)
         u, _ = tx.update(g, tx.init(p), p)
         return jnp.sum(jnp.tanh(u["a"])) + jnp.sum(u["b"])
 
-    for p in (jax.tree.map(jnp.ones_like, g), jax.tree.map(jnp.zeros_like, g)):
-        slopes = jax.jit(jax.grad(loss, argnums=(0, 2)))(jnp.float32(value), g, p)
-        assert all(np.all(np.isfinite(x)) for x in jax.tree.leaves(slopes)), slopes
+    slopes_of = jax.jit(jax.grad(loss, argnums=(0, 2)))
+    for value, size, parameter in itertools.product([0.0, 1e-30, 1.0], [0.0, 1e-30, 1.0, 1e30], [0.0, 1.0]):
+        g = {"a": jnp.full((2, 2), size, jnp.float32), "b": jnp.full((0,), size, jnp.float32)}
+        slopes = slopes_of(jnp.float32(value), g, jax.tree.map(lambda x, p=parameter: jnp.full_like(x, p), g))
+        assert all(np.all(np.isfinite(x)) for x in jax.tree.leaves(slopes)), (value, size, parameter)
 
 
 def test_a_limit_of_zero_gives_zeros() -> None:
@@ -167,12 +159,9 @@ def test_clipping_writes_no_copy_of_the_gradient() -> None:
         return int(memory.temp_size_in_bytes)
 
     assert scratch(gf.chain(gf.clip_by_global_norm(1.0), gf.adamw(1e-3))) < 0.01 * model
-    # The control: a clip that writes its result, as a select per element does.
-    select = gf.stateless(
-        lambda u, p: jax.tree.map(lambda x: jnp.where(gf.tree.norm(u) < 1.0, x, x / gf.tree.norm(u)), u)
-    )
-    barrier = gf.stateless(lambda u, p: jax.lax.optimization_barrier(u))
-    assert scratch(gf.chain(select, barrier, gf.adamw(1e-3))) > 0.5 * model
+    # The control, which must differ: a division and a select for every element.
+    optax = pytest.importorskip("optax")
+    assert scratch(gf.chain(optax.clip_by_global_norm(1.0), gf.adamw(1e-3))) > 0.5 * model
 
 
 def test_a_number_of_a_leaf_costs_a_multiplication_not_a_select() -> None:
