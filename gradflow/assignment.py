@@ -56,7 +56,7 @@ def _read(cost_matrix: Any) -> jax.Array:
             f" {describe(cost_matrix)}"
         )
     dtype = cost_matrix.dtype
-    known = is_inexact(dtype) or jnp.issubdtype(dtype, jnp.integer) or dtype == bool
+    known = is_inexact(dtype) or jnp.issubdtype(dtype, jnp.integer) or dtype.kind == "b"
     if not known or is_complex(dtype):
         raise TypeError(f"hungarian_algorithm: expected cost_matrix to be real, got {describe(cost_matrix)}")
     return jax.lax.stop_gradient(jnp.asarray(cost_matrix))

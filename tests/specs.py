@@ -66,12 +66,38 @@ VARIANTS: dict[str, Callable[[], Any]] = {
     "rmsprop-corrected": lambda: gf.rmsprop(0.1, bias_correction=True),
     "amsgrad-raw": lambda: gf.amsgrad(0.1, max_of_raw=True),
     "nadam-scheduled_momentum": lambda: gf.nadam(0.1, momentum_decay=0.004),
+    "rmsprop-centered-corrected": lambda: gf.rmsprop(
+        0.1, centered=True, eps_in_sqrt=False, bias_correction=True
+    ),
+    "amsgrad-uncorrected": lambda: gf.amsgrad(0.1, bias_correction_mu=False, bias_correction_nu=False),
     "lion-smooth": lambda: gf.chain(gf.scale_by_lion(mode="smooth"), gf.scale(-0.1)),
-    "masked-zero": lambda: gf.masked(_inner(), {"matrix": True}, elsewhere="zero"),
+    "lion-refined": lambda: gf.chain(gf.scale_by_lion(mode="refined"), gf.scale(-0.1)),
+    "adabelief-nesterov": lambda: gf.adabelief(0.1, weight_decay=0.01, nesterov=True),
+    "radam-nesterov": lambda: gf.radam(0.1, nesterov=True),
+    "adan-official": lambda: gf.adan(0.1, official_scaling=True),
+    "adopt-nesterov": lambda: gf.adopt(0.1, nesterov=True, clip_value_fn=lambda count: 0.5),
+    "adopt-unclipped": lambda: gf.adopt(0.1, use_clipping=False),
+    "sm3-averaging": lambda: gf.chain(gf.scale_by_sm3(b2=0.9), gf.scale(-0.1)),
+    "lars-mask": lambda: gf.lars(
+        0.1, 0.01, trust_ratio_mask=lambda p: jax.tree.map(lambda x: x.ndim > 1, p), nesterov=True
+    ),
+    "masked-zero": lambda: gf.masked(
+        _inner(), lambda p: jax.tree.map(lambda x: x.ndim > 1, p), elsewhere="zero"
+    ),
 }
 
 # (law, case) -> why the case departs from the law. Strict: a departure that is mended must be taken out.
-DEPARTURES: dict[tuple[str, str], str] = {}
+_FIRST_STEP_AFTER_ZEROS = (
+    "after zero gradients alone the rule divides by its eps, and float16 has no number that large"
+)
+DEPARTURES: dict[tuple[str, str], str] = {
+    ("zero gradients in float16", "acprop"): _FIRST_STEP_AFTER_ZEROS,
+    ("zero gradients in float16", "scale_by_acprop"): _FIRST_STEP_AFTER_ZEROS,
+    ("zero gradients in float16", "adopt-unclipped"): _FIRST_STEP_AFTER_ZEROS,
+    ("schedules follow the step", "MultiSteps"): (
+        "the stages inside count the steps that they take, and they take one in k calls"
+    ),
+}
 
 
 def _default(name: str) -> Any:

@@ -37,8 +37,18 @@ def normal(*shape, seed=0):
 # Newton-Schulz.
 
 
-@pytest.mark.parametrize("shape", [(6, 6), (4, 9), (9, 4), (1, 5), (5, 1), (1, 1), (48, 64)])
-@pytest.mark.parametrize("table", ["cubic", "quintic"])
+@pytest.mark.parametrize(
+    ("shape", "table"),
+    [
+        ((6, 6), "quintic"),
+        ((4, 9), "cubic"),
+        ((9, 4), "quintic"),
+        ((1, 5), "cubic"),
+        ((5, 1), "quintic"),
+        ((1, 1), "quintic"),
+        ((48, 64), "quintic"),
+    ],
+)
 def test_exact_tables_reach_the_polar_factor(shape, table):
     x = normal(*shape)
     np.testing.assert_allclose(newton_schulz(x, table), polar(x), atol=2e-5)
@@ -127,7 +137,7 @@ def test_matrices_without_elements(shape):
     assert newton_schulz(jnp.zeros(shape)).shape == shape
 
 
-@pytest.mark.parametrize("shape", [(5, 4, 6), (2, 3, 6, 4), (1, 4, 6), (1, 1, 6, 6)])
+@pytest.mark.parametrize("shape", [(2, 3, 6, 4), (1, 4, 6)])
 def test_leading_axes_are_a_loop(shape):
     x = normal(*shape)
     found = np.asarray(newton_schulz(x))
@@ -160,9 +170,9 @@ def test_matrices_of_one_shape_are_traced_once():
 def test_newton_schulz_dtypes():
     x = normal(8, 16)
     for dtype in (jnp.bfloat16, jnp.float16):
-        y = newton_schulz(x.astype(dtype), "quintic")
+        y = newton_schulz(x.astype(dtype))
         assert y.dtype == dtype
-        expected = newton_schulz(x.astype(dtype).astype(np.float32), "quintic")
+        expected = newton_schulz(x.astype(dtype).astype(np.float32))
         np.testing.assert_array_equal(y, expected.astype(dtype))
     low = newton_schulz(x, dtype=jnp.bfloat16)
     assert low.dtype == jnp.float32
@@ -170,18 +180,20 @@ def test_newton_schulz_dtypes():
     z = (normal(3, 5) + 1j * normal(3, 5, seed=1)).astype(np.complex64)
     np.testing.assert_allclose(newton_schulz(z, "quintic"), polar(z), atol=2e-5)
     with jax.enable_x64(True):
-        y = newton_schulz(jnp.asarray(x, jnp.float64), "cubic", 40, eps=0.0)
+        y = newton_schulz(jnp.asarray(x, jnp.float64), "quintic", 12, eps=0.0)
         np.testing.assert_allclose(y, polar(x), atol=1e-12)
 
 
 def test_newton_schulz_derivative():
+    weights = np.arange(12.0).reshape(3, 4)
     with jax.enable_x64(True):
-        x = jnp.asarray(normal(3, 4), jnp.float64)
-        f = jax.jit(lambda x: jnp.sum(newton_schulz(x, "cubic", 30) * jnp.arange(12.0).reshape(3, 4)))
-        steps = 1e-6 * np.eye(12).reshape(12, 3, 4)
-        expected = [(f(x + e) - f(x - e)) / 2e-6 for e in steps]
+        x = normal(3, 4).astype(np.float64)
+        f = jax.jit(lambda x: jnp.sum(newton_schulz(x, "quintic", 9) * weights))
+        moved = np.concatenate([x + e * np.eye(12).reshape(12, 3, 4) for e in (1e-6, -1e-6)])
+        values = jax.jit(jax.vmap(f))(moved)
+        expected = (values[:12] - values[12:]) / 2e-6
         np.testing.assert_allclose(jax.jit(jax.grad(f))(x).ravel(), expected, atol=1e-6)
-    slope = jax.jit(jax.grad(lambda c: newton_schulz(x.astype(jnp.float32), c).sum()))
+    slope = jax.jit(jax.grad(lambda c: newton_schulz(normal(3, 4), c).sum()))
     assert np.isfinite(slope(jnp.array([2.0, -1.5, 0.5]))).all()
 
 
@@ -195,7 +207,7 @@ def inverse_root(a, p, ridge=1e-6):
 
 
 @pytest.mark.parametrize("p", [1, 2, 3, 4, 8])
-@pytest.mark.parametrize("condition", [1, 10, 1e4])
+@pytest.mark.parametrize("condition", [1, 1e4])
 def test_inverse_root(p, condition):
     a = psd(12, condition).astype(np.float32)
     root, error = matrix_inverse_pth_root(a, p)

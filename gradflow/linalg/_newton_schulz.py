@@ -11,7 +11,7 @@ import numpy as np
 
 from gradflow._dtypes import DType, compute_dtype, is_complex, is_inexact, real_dtype
 from gradflow._errors import describe
-from gradflow.linalg._arguments import array, at_least_zero, count
+from gradflow.linalg._arguments import array, at_least_zero, count, is_number
 
 Triple = tuple[Any, Any, Any]
 
@@ -101,11 +101,13 @@ def _rows(coefficients: Any, steps: int | None) -> list[Triple]:
             raise ValueError(f"{name}: expected `coefficients` to be one of {names}, got {coefficients!r}")
         table: list[Any] = list(NEWTON_SCHULZ_TABLES[coefficients])
     else:
-        sized = isinstance(coefficients, Sequence | np.ndarray | jax.Array)
-        table = list(coefficients) if sized and np.ndim(coefficients) else []
-        if len(table) == 3 and all(np.ndim(row) == 0 for row in table):
-            table = [table] * (5 if steps is None else steps)
-        if (not table and steps != 0) or any(np.shape(row) != (3,) for row in table):
+        if _is_triple(coefficients):
+            table = [coefficients] * (5 if steps is None else steps)
+        elif isinstance(coefficients, Sequence) or np.ndim(coefficients) == 2:
+            table = list(coefficients)
+        else:
+            table = []
+        if (not table and steps != 0) or not all(map(_is_triple, table)):
             raise ValueError(
                 f"{name}: expected `coefficients` to be a name, three numbers, or rows of three"
                 f" numbers, got {describe(coefficients)}"
@@ -113,6 +115,13 @@ def _rows(coefficients: Any, steps: int | None) -> list[Triple]:
     if steps is None or not table:
         return [tuple(row) for row in table]
     return [tuple(table[min(i, len(table) - 1)]) for i in range(steps)]
+
+
+def _is_triple(row: Any) -> bool:
+    if isinstance(row, np.ndarray | jax.Array):
+        return row.shape == (3,)
+    scalars = isinstance(row, Sequence) and all(is_number(v) and np.ndim(v) == 0 for v in row)
+    return scalars and len(row) == 3
 
 
 # A jit of its own: matrices of one shape are traced once, wherever they stand in a tree.

@@ -53,7 +53,8 @@ def dice_loss(
       axis: axes to sum over; None means all but the first and the last.
 
     Returns:
-      Losses of shape [batch], or [batch, classes], in the promoted dtype; errors as everywhere.
+      Losses of shape [batch], or [batch, classes], in the promoted dtype of the inputs. Raises
+      ValueError where shapes, axis, reduction or a number do not fit.
     """
     name = "dice_loss"
     if reduction not in ("mean", "sum", "none"):

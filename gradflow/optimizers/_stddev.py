@@ -28,9 +28,9 @@ class ScaleByRStdDevWithCountState(NamedTuple):
 
 
 def stddev_scalars(decay: jax.Array, **_: jax.Array) -> Scalars:
-    """The decay's complement, and what a deviation weighs."""
+    """The decay's complement, and the root of what a squared deviation weighs."""
     c = 1 - decay
-    return {"c": c, "weight": c * decay}
+    return {"c": c, "root_weight": safe_sqrt(c * decay)}
 
 
 def corrected_stddev_scalars(count: jax.Array, decay: jax.Array, **_: jax.Array) -> Scalars:
@@ -42,7 +42,7 @@ def corrected_stddev_scalars(count: jax.Array, decay: jax.Array, **_: jax.Array)
     known = before > jnp.zeros_like(before)
     return {
         "c": c,
-        "weight": c * decay * before / total,
+        "root_weight": safe_sqrt(c * decay * before / total),
         "debias_before": 1 / jnp.where(known, before, jnp.ones_like(before)),
         "debias": 1 / total,
     }
@@ -50,7 +50,8 @@ def corrected_stddev_scalars(count: jax.Array, decay: jax.Array, **_: jax.Array)
 
 def stddev_rule(g: jax.Array, mu: jax.Array, nu: jax.Array, s: Any) -> tuple[jax.Array, ...]:
     """Graves 2013, equations 38-45; `nu` is his `n - g^2`, summed so that nothing cancels."""
-    nu = s.decay * nu + s.weight * abs_sq(g - s.debias_before * mu)
+    # Weighed before it is squared: at the first step the weight may be 0 and the square infinite.
+    nu = s.decay * nu + abs_sq(s.root_weight * (g - s.debias_before * mu))
     mu = s.decay * mu + s.c * g
     return g / (safe_sqrt(s.debias * nu + s.eps_in) + s.eps_out), mu, nu
 

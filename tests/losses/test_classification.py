@@ -11,8 +11,8 @@ from gradflow import losses
 from losses.cases import compare, cross_entropy, one_hot
 
 RNG = np.random.default_rng(4)
-INTEGER = losses.softmax_cross_entropy_with_integer_labels
-DENSE = [losses.softmax_cross_entropy, losses.safe_softmax_cross_entropy]
+INTEGER = jax.jit(losses.softmax_cross_entropy_with_integer_labels, static_argnames="axis")
+DENSE = [jax.jit(losses.softmax_cross_entropy), jax.jit(losses.safe_softmax_cross_entropy)]
 
 
 def test_binary_cross_entropy_keeps_its_digits() -> None:

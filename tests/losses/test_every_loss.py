@@ -131,6 +131,14 @@ def test_extreme_inputs_are_finite(case: Case) -> None:
         assert all(jnp.all(jnp.isfinite(g)) for g in gradients)
 
 
+@over_cases
+def test_an_empty_batch(case: Case) -> None:
+    args = [a[:0] if a.ndim else a for a in case.inputs(jnp.float32)]
+    out = jax.jit(case)(*args)
+    full = np.shape(case.reference(*case.args))
+    assert out.shape == ((0, *full[1:]) if full else ())
+
+
 LABELLED = [c for c in CASES if len(c.args) > 1 and c.args[1].dtype.kind == "i" and "ctc" not in c.name]
 
 

@@ -12,9 +12,9 @@ from losses.cases import compare, sparsemax
 
 RNG = np.random.default_rng(3)
 MULTICLASS = [
-    losses.multiclass_hinge_loss,
-    losses.multiclass_perceptron_loss,
-    losses.multiclass_sparsemax_loss,
+    jax.jit(losses.multiclass_hinge_loss),
+    jax.jit(losses.multiclass_perceptron_loss),
+    jax.jit(losses.multiclass_sparsemax_loss),
 ]
 over_multiclass = pytest.mark.parametrize("loss", MULTICLASS, ids=lambda loss: loss.__name__)
 
