@@ -6,14 +6,15 @@ The layers, each seeing only those above it:
 
     tree        arithmetic and paths on pytrees
     _base       GradientTransformation, and the decorators `transformation` and `schedule`
-    _leafwise   one rule for one leaf, applied over trees; `_report` listens, `_apply` ends a step
-    _compose    chain and its kin; `_select` says which leaves
+    _leafwise   one rule for one leaf, applied over trees; `_select` says which leaves, `_report` listens
+    _compose    chain and its kin; `_apply` ends a step
     schedules   step -> value
     transforms  building blocks: clipping, momentum, decay, noise, scaling
     wrappers    transformation -> transformation
     optimizers  one update rule a file, and the named optimizers
-    losses      predictions, targets -> loss
-    lab         compares optimizers on real data; `python -m gradflow` (imported only on demand)
+    losses      predictions, targets -> loss; beside it projections, perturbations, assignment,
+                microbatching and linalg
+    lab         compares optimizers on real data; `python -m gradflow`
 """
 
 import importlib
@@ -23,11 +24,17 @@ __version__ = "0.1.0"
 
 # The rooms that are reached by their own names, as `gradflow.losses.l2_loss`.
 _ROOMS = frozenset(
-    ("tree", "typing", "schedules", "transforms", "wrappers", "optimizers", "losses", "projections")
-) | {"perturbations", "assignment", "microbatching", "linalg", "lab"}
+    ("tree", "typing", "schedules", "transforms", "wrappers", "optimizers", "losses", "lab")
+) | {"projections", "perturbations", "assignment", "microbatching", "linalg"}
 
 if TYPE_CHECKING:
+    from gradflow import assignment as assignment
+    from gradflow import linalg as linalg
     from gradflow import losses as losses
+    from gradflow import microbatching as microbatching
+    from gradflow import perturbations as perturbations
+    from gradflow import projections as projections
+    from gradflow import schedules as schedules
     from gradflow import tree as tree
     from gradflow import typing as typing
     from gradflow._names import *

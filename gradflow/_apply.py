@@ -6,7 +6,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from gradflow._base import Params, Updates, check_like
+from gradflow._base import Params, Updates
+from gradflow._checks import check_like
 from gradflow._dtypes import compute_dtype, is_inexact, promote
 from gradflow._frames import entered
 from gradflow.tree._paths import is_none

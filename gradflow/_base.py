@@ -16,7 +16,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gradflow._dtypes import is_complex, is_inexact, promote
+from gradflow._checks import (
+    as_arrays,
+    check_like,
+    conform,
+    promote_to_params,
+    refuse_leaves,
+    refuse_near_misses,
+    refuse_state,
+)
+from gradflow._dtypes import is_inexact
 from gradflow._errors import describe
 from gradflow._expression import (
     Expression,
@@ -28,8 +37,6 @@ from gradflow._expression import (
 from gradflow._frames import entered, frames, stage_name
 from gradflow._hyper import Argument, read_argument
 from gradflow._state import increment, zero_scalar
-from gradflow.tree._paths import is_none, path_string, show
-from gradflow.tree._structure import explain_trees
 
 Params = Any
 Updates = Any
@@ -237,81 +244,6 @@ class _Part:
         return f"{self.stage.expression!r}.{'init' if isinstance(self, _Init) else 'update'}"
 
 
-def _as_array(leaf: Any) -> Any:
-    """Python and NumPy numbers become strongly typed jax arrays; all else stays as it is."""
-    if isinstance(leaf, jax.Array) or leaf is None:
-        return leaf
-    if isinstance(leaf, bool | int | float | complex):
-        return jnp.asarray(leaf, jnp.zeros((), type(leaf)).dtype)
-    if isinstance(leaf, np.ndarray | np.generic) and leaf.dtype.kind in "biufcV":
-        return jnp.asarray(leaf) if leaf.dtype != jax.dtypes.float0 else leaf
-    return leaf
-
-
-def _as_arrays(tree: Any) -> Any:
-    """A tree whose leaves are jax arrays wherever they can be."""
-    if all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(tree)):
-        return tree
-    return jax.tree.map(_as_array, tree)
-
-
-def _refuse_leaves(kind: str, what: str, tree: Any) -> None:
-    """Raises for the first leaf that a stage cannot do arithmetic on."""
-    for leaf in jax.tree.leaves(tree):
-        dtype = getattr(leaf, "dtype", None)
-        if not isinstance(dtype, np.dtype) or not is_inexact(dtype):
-            wanted = "floating-point or complex arrays"
-        elif kind == "real" and is_complex(dtype):
-            wanted = "real floating-point arrays"
-        else:
-            continue
-        flat, _ = jax.tree_util.tree_flatten_with_path(tree)
-        path = next(show(path_string(path)) for path, other in flat if other is leaf)
-        raise TypeError(
-            f"{stage_name()}: {what} must be {wanted}, or None where there is no update; the leaf at "
-            f"{path} is {describe(leaf)}"
-        )
-
-
-def check_like(what: str, tree: Any, other_what: str, other: Any, *, shapes: bool = True) -> None:
-    """Raises unless two trees have one structure (None beside anything is fine) and equal `shapes`."""
-    structure: Any
-    leaves, structure = jax.tree.flatten(tree)
-    other_leaves, other_structure = jax.tree.flatten(other)
-    if structure != other_structure:
-        leaves, structure = jax.tree.flatten(tree, is_leaf=is_none)
-        other_leaves, other_structure = jax.tree.flatten(other, is_leaf=is_none)
-        if structure != other_structure:
-            raise ValueError(
-                f"{stage_name()}: {what} and {other_what} must have one tree structure; "
-                + explain_trees(what, tree, other_what, other)
-            )
-    for index, (leaf, like) in enumerate(zip(leaves, other_leaves, strict=True)):
-        if shapes and leaf is not None and like is not None and np.shape(leaf) != np.shape(like):
-            placed = jax.tree.unflatten(structure, range(len(leaves)))
-            path = next(p for p, i in jax.tree_util.tree_leaves_with_path(placed) if i == index)
-            raise ValueError(
-                f"{stage_name()}: {what} and {other_what} must have equal shapes, and at "
-                f"{show(path_string(path))} they are {np.shape(leaf)} and {np.shape(like)}"
-            )
-
-
-def _promote_to_params(updates: Updates, params: Params) -> Updates:
-    """The updates, each leaf in the promoted dtype of itself and its parameter."""
-    grads, structure = jax.tree.flatten(updates, is_leaf=is_none)
-    values = jax.tree.leaves(params, is_leaf=is_none)
-    changed = False
-    for index, (g, p) in enumerate(zip(grads, values, strict=True)):
-        if not isinstance(g, jax.Array) or not isinstance(p, jax.Array) or g.dtype == p.dtype:
-            continue
-        if isinstance(p.dtype, np.dtype) and is_inexact(g.dtype) and is_inexact(p.dtype):
-            target = promote(g.dtype, p.dtype)
-            if target != g.dtype:
-                grads[index] = g.astype(target)
-                changed = True
-    return jax.tree.unflatten(structure, grads) if changed else updates
-
-
 class _Init(_Part):
     __slots__ = ()
 
@@ -322,9 +254,9 @@ class _Init(_Part):
             if outermost:
                 if any(isinstance(p, jax.ShapeDtypeStruct) for p in jax.tree.leaves(params)):
                     return jax.eval_shape(stage.init, params)
-                params = _as_arrays(params)
+                params = as_arrays(params)
             if stage.leaves not in (None, "any"):
-                _refuse_leaves(stage.leaves, "parameters", params)
+                refuse_leaves(stage.leaves, "parameters", params)
             return stage.init(params)
 
 
@@ -338,12 +270,12 @@ class _Update(_Part):
         outermost = not frames.stack
         with stage.entered():
             if outermost:
-                _refuse_near_misses(extra, stage.takes)
-                updates = _as_arrays(updates)
+                refuse_near_misses(extra, stage.takes)
+                updates = as_arrays(updates)
                 if params is not None:
-                    params = _as_arrays(params)
+                    params = as_arrays(params)
                     check_like("updates", updates, "params", params)
-                    updates = _promote_to_params(updates, params)
+                    updates = promote_to_params(updates, params)
             signature = stage.signature
             _check_call(signature, state, params, extra)
             if not signature.passes_all:
@@ -351,9 +283,9 @@ class _Update(_Part):
             if stage.leaves is None:
                 return cast(tuple[Updates, OptState], stage.update(updates, state, params, **extra))
             if stage.leaves != "any":
-                _refuse_leaves(stage.leaves, "updates", updates)
+                refuse_leaves(stage.leaves, "updates", updates)
             new_updates, new_state = stage.update(updates, state, params, **extra)
-            return _conform(new_updates, updates), new_state
+            return conform(new_updates, updates), new_state
 
 
 def _check_call(
@@ -373,67 +305,6 @@ def _check_call(
         inner = state.inner_state if isinstance(state, ScheduledState) else state
         if not isinstance(inner, signature.state_type):
             refuse_state(f"a {signature.state_type.__name__}", state)
-
-
-def refuse_state(expected: str, state: Any) -> None:
-    """Raises the error for a state that is not the called stage's own."""
-    raise TypeError(
-        f"{stage_name()}: 'state' must be {expected}, as its init returns it; got {describe(state)}. "
-        "The order is update(updates, state, params), and a state belongs to the transformation "
-        "whose init made it."
-    )
-
-
-def _conform(new: Updates, old: Updates) -> Updates:
-    """A stage's output: shapes must be the input's, and dtypes are made so."""
-    new_structure: Any
-    new_leaves, new_structure = jax.tree.flatten(new)
-    old_leaves, old_structure = jax.tree.flatten(old)
-    if new_structure != old_structure:
-        check_like("the updates that come out", new, "those that went in", old)
-        old_leaves = jax.tree.leaves(old, is_leaf=is_none)
-        new_leaves, new_structure = jax.tree.flatten(new, is_leaf=is_none)
-    changed = False
-    for index, (leaf, like) in enumerate(zip(new_leaves, old_leaves, strict=True)):
-        if leaf is like or leaf is None or like is None:
-            continue
-        if np.shape(leaf) != np.shape(like):
-            check_like("the updates that come out", new, "those that went in", old)
-        if isinstance(like, jax.Array) and leaf.dtype != like.dtype:
-            new_leaves[index] = leaf.astype(like.dtype)
-            changed = True
-    return jax.tree.unflatten(new_structure, new_leaves) if changed else new
-
-
-# Names that the field gives to extra arguments. One of them is never taken for another one misspelt.
-_VOCABULARY = frozenset(
-    ["value", "values", "grad", "grads", "value_fn", "grad_fn", "loss", "losses", "loss_fn", "key", "rng"]
-)
-
-
-def _one_edit_apart(a: str, b: str) -> bool:
-    """Whether one letter inserted, deleted, replaced or swapped with its neighbour makes a into b."""
-    if abs(len(a) - len(b)) > 1 or a == b:
-        return False
-    start = next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
-    if len(a) != len(b):
-        short, long = sorted((a, b), key=len)
-        return short[start:] == long[start + 1 :]
-    if a[start + 1 :] == b[start + 1 :]:
-        return True
-    return a[start : start + 2] == b[start : start + 2][::-1] and a[start + 2 :] == b[start + 2 :]
-
-
-def _refuse_near_misses(extra: Mapping[str, Any], known: frozenset[str]) -> None:
-    for name in extra:
-        if name in known or name in _VOCABULARY:
-            continue
-        for meant in known:
-            if meant not in extra and _one_edit_apart(name, meant):
-                raise TypeError(
-                    f"{stage_name()}: update got an extra argument '{name}' that no stage takes; "
-                    f"did you mean '{meant}'?"
-                )
 
 
 def _stage_of(tx: Any) -> _Stage | None:
@@ -549,6 +420,7 @@ class Factory:
     leaves: str
     parameters: Mapping[str, inspect.Parameter]
     checked: Mapping[str, Argument]
+    inner: tuple[str, ...]  # the arguments that must be transformations
     variadic: str | None
     public: list[Callable[..., Any]]  # the decorated function, known only after this record
 
@@ -578,8 +450,11 @@ class Factory:
         """The value for bound arguments; raises ValueError or TypeError naming one that is wrong."""
         frozen = {}
         for name, value in arguments.items():
-            named_dtype = isinstance(value, str) and name.endswith("dtype")
-            frozen[name] = jnp.dtype(value) if named_dtype else freeze(value, _adopt)
+            frozen[name] = freeze(value, _adopt)
+            if name.endswith("dtype") and value is not None:
+                frozen[name] = _read_dtype(self.name, name, frozen[name])
+            elif name in self.inner:
+                frozen[name] = as_transformation(frozen[name], self.name, f"argument '{name}'")
         for name, argument in self.checked.items():
             argument.check(self.name, name, frozen[name])
         return self.build(frozen)
@@ -622,13 +497,22 @@ class Factory:
         rest = named.pop(self.variadic)
         return self.body(*before, *rest, **named, **keywords)
 
+    def _floats(self, arguments: Mapping[str, Any]) -> dict[str, jax.Array]:
+        """The hyper-parameters that came as integer arrays, as the numbers that they stand for."""
+        given = {name: arguments[name] for name in self.hyperparameters}
+        return {
+            name: value.astype(np.float32)
+            for name, value in given.items()
+            if isinstance(value, jax.Array) and not is_inexact(value.dtype)
+        }
+
     def build(self, arguments: Mapping[str, Any]) -> Any:
         """The value for frozen arguments."""
         expression = Expression(self, arguments)
         if self.kind == "schedule":
             return ScheduleValue(expression, self.call_body(arguments))
         stages, arguments = _label_children(arguments)
-        made = self.call_body(arguments)
+        made = self.call_body({**arguments, **self._floats(arguments)})
         leaves: str | None = self.leaves
         # A pair with methods of its own, such as MultiSteps, stays of its own kind.
         kind = type(made) if isinstance(made, GradientTransformation) else GradientTransformation
@@ -648,6 +532,17 @@ class Factory:
                 leaves = None
         stage = _Stage(expression, made[0], made[1], tuple(stages), self.reports, leaves)
         return kind(_Init(stage), _Update(stage))
+
+
+def _read_dtype(owner: str, name: str, value: Any) -> np.dtype:
+    """A dtype argument, given as a dtype, a scalar type or a string."""
+    try:
+        dtype = jnp.dtype(value)
+    except TypeError:
+        dtype = None
+    if dtype is None or not is_inexact(dtype):
+        raise TypeError(f"{owner}: argument '{name}' must be a floating-point dtype; got {describe(value)}")
+    return np.dtype(dtype)
 
 
 def _label_children(arguments: Mapping[str, Any]) -> tuple[list[_Stage], Mapping[str, Any]]:
@@ -716,7 +611,12 @@ def _decorate(
         if (argument := read_argument(annotations.get(name))) is not None
     }
     variadic = next((n for n, p in parameters.items() if p.kind is p.VAR_POSITIONAL), None)
-    factory = Factory(body.__name__, body, kind, reports, leaves, parameters, checked, variadic, public=[])
+    inner = tuple(
+        name for name in parameters if name != variadic and annotations.get(name) is GradientTransformation
+    )
+    factory = Factory(
+        body.__name__, body, kind, reports, leaves, parameters, checked, inner, variadic, public=[]
+    )
 
     @functools.wraps(body)
     def make(*args: P.args, **kwargs: P.kwargs) -> Any:
@@ -771,7 +671,7 @@ def _plain(init: Any, update: Any) -> Pair:
 
 _PLAIN = Factory(
     "GradientTransformation", _plain, "transformation", (), "any",
-    inspect.signature(_plain).parameters, {}, None, public=[],
+    inspect.signature(_plain).parameters, {}, (), None, public=[],
 )  # fmt: skip
 _PLAIN.public.append(_plain)
 _plain.__gradflow__ = _PLAIN  # type: ignore[attr-defined]

@@ -20,9 +20,9 @@ from gradflow._base import (
     Params,
     Updates,
     as_transformation,
-    refuse_state,
     transformation,
 )
+from gradflow._checks import refuse_state
 
 
 @transformation(leaves="any")

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gradflow._base import check_like
+from gradflow._checks import check_like
 from gradflow._dtypes import compute_dtype, is_complex, is_inexact, promote, real_dtype
 from gradflow._frames import stage_name
 from gradflow.tree._paths import is_none, path_string, show

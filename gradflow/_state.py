@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from gradflow import tree
-from gradflow._dtypes import promote, real_dtype
+from gradflow._dtypes import is_complex, promote, real_dtype
 
 
 def zero_scalar(params: Any, dtype: Any = np.int32, value: float = 0) -> jax.Array:
@@ -41,8 +41,18 @@ def increment(count: jax.Array) -> jax.Array:
 
 
 def first_moment(params: Any, dtype: Any = None) -> Any:
-    """Zeros for an average of gradients, in the parameters' dtypes unless told otherwise."""
-    return tree.zeros_like(params, dtype)
+    """Zeros for an average of gradients, in the parameters' dtypes unless told otherwise.
+
+    Where a real dtype is asked for, a complex parameter's moment is complex all the same.
+    """
+    return jax.tree.map(lambda p: tree.zeros_like(p, moment_dtype(p.dtype, dtype)), params)
+
+
+def moment_dtype(own: np.dtype, asked: Any) -> np.dtype:
+    """The dtype asked for, or the parameter's own; never a real one for a complex parameter."""
+    if asked is None:
+        return own
+    return promote(asked, own) if is_complex(own) and not is_complex(asked) else asked
 
 
 def second_moment(params: Any, dtype: Any = None, value: Any = 0) -> Any:

@@ -121,13 +121,16 @@ def test_coefficients_in_every_form():
     np.testing.assert_allclose(newton_schulz(x, "cubic", 0, eps=norm), x / norm / 2, rtol=1e-5)
 
 
+newton_schulz_slope = jax.jit(jax.grad(lambda x, eps: newton_schulz(x, eps=eps).sum()))
+
+
 @pytest.mark.parametrize("value", [0.0, 1e-45, 1e-38, 1e-20, 3e38])
 def test_extreme_matrices(value):
     x = jnp.full((3, 4), value)
     for eps in (1e-7, 0.0):
         f = functools.partial(newton_schulz, eps=eps)
         assert np.isfinite(f(x)).all()
-        assert np.isfinite(jax.grad(lambda x: f(x).sum())(x)).all()  # noqa: B023
+        assert np.isfinite(newton_schulz_slope(x, eps)).all()
         if value in (1e-20, 3e38) and (eps == 0 or value > 1):
             np.testing.assert_allclose(f(x).sum() / np.sqrt(12), 0.9, atol=0.25)
 
@@ -141,7 +144,7 @@ def test_matrices_without_elements(shape):
 def test_leading_axes_are_a_loop(shape):
     x = normal(*shape)
     found = np.asarray(newton_schulz(x))
-    mapped = jax.vmap(newton_schulz)(x)
+    mapped = jax.jit(jax.vmap(newton_schulz))(x)
     for index in itertools.product(*map(range, shape[:-2])):
         expected = newton_schulz(x[index])
         np.testing.assert_allclose(found[index], expected, atol=1e-5)
@@ -206,7 +209,7 @@ def inverse_root(a, p, ridge=1e-6):
     return (v * (w + ridge * largest) ** (-1 / p)) @ v.T
 
 
-@pytest.mark.parametrize("p", [1, 2, 3, 4, 8])
+@pytest.mark.parametrize("p", [1, 2, 4, 7])
 @pytest.mark.parametrize("condition", [1, 1e4])
 def test_inverse_root(p, condition):
     a = psd(12, condition).astype(np.float32)
@@ -256,7 +259,7 @@ def test_inverse_root_derivative(p):
 
 @pytest.mark.parametrize("a", [np.eye(3), np.zeros((3, 3)), np.ones((3, 3))])
 def test_inverse_root_derivative_at_repeated_eigenvalues(a):
-    slope = jax.grad(lambda a: matrix_inverse_pth_root(a, 2, ridge_epsilon=1e-3)[0].sum())
+    slope = jax.jit(jax.grad(lambda a: matrix_inverse_pth_root(a, 2, ridge_epsilon=1e-3)[0].sum()))
     assert np.isfinite(slope(jnp.asarray(a, jnp.float32))).all()
 
 
@@ -353,7 +356,7 @@ def test_power_iteration_derivatives():
 
 @pytest.mark.parametrize("a", [np.zeros((2, 2)), np.eye(2), np.diag([1.0, -1.0])])
 def test_power_iteration_derivative_without_a_dominant_eigenvalue(a):
-    slope = jax.grad(lambda a: power_iteration(a)[0])(jnp.asarray(a, jnp.float32))
+    slope = jax.jit(jax.grad(lambda a: power_iteration(a)[0]))(jnp.asarray(a, jnp.float32))
     assert np.isfinite(slope).all()
 
 
@@ -434,7 +437,7 @@ def test_nnls_derivative_jit_and_vmap():
     expected[support] = np.linalg.pinv(a[:, support])
     found = jax.jit(jax.jacobian(lambda b: nnls(a, b, 500)))(b)
     np.testing.assert_allclose(found, expected, atol=1e-3)
-    assert np.isfinite(jax.grad(lambda a: nnls(a, b, 20).sum())(a)).all()
+    assert np.isfinite(jax.jit(jax.grad(lambda a: nnls(a, b, 20).sum()))(a)).all()
     batch = np.stack([b, -b])
     looped = np.stack([nnls(a, y, 100) for y in batch])
     np.testing.assert_allclose(jax.jit(jax.vmap(lambda y: nnls(a, y, 100)))(batch), looped, atol=1e-5)

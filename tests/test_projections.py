@@ -233,7 +233,7 @@ def test_extreme_scales():
     np.testing.assert_allclose(P.projection_simplex(near, 10.0), [1.0, 9.0, 0.0])
 
 
-@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16, jnp.float32])
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
 @pytest.mark.parametrize("name", ALL)
 def test_dtypes_come_back_and_arithmetic_is_wide(name, dtype):
     x = jnp.array([0.5, 3.0, -2.0, 0.125, 1.0, -0.25], dtype)

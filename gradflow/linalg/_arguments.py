@@ -22,7 +22,8 @@ def array(name: str, argument: str, x: Any, shape: str, complex_too: bool = Fals
     if not is_inexact(dtype) or (is_complex(dtype) and not complex_too):
         kind = "" if complex_too else "real "
         raise TypeError(f"{name}: expected `{argument}` to be {kind}floating point, got {describe(x)}")
-    if not shape.startswith("(...") and np.ndim(x) != shape.count(",") + (shape[-2] != ","):
+    sides = shape.strip("()").replace(",", " ").split()
+    if np.ndim(x) < 2 if "..." in sides else np.ndim(x) != len(sides):
         raise ValueError(f"{name}: expected `{argument}` of shape {shape}, got {describe(x)}")
     return jnp.asarray(x, dtype=dtype)
 

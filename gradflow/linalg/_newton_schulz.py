@@ -69,8 +69,6 @@ def newton_schulz(
     """
     name = "newton_schulz"
     matrix = array(name, "x", x, "(..., m, n)", complex_too=True)
-    if matrix.ndim < 2:
-        raise ValueError(f"{name}: expected `x` of shape (..., m, n), got {describe(x)}")
     rows = _rows(coefficients, steps)
     wide = compute_dtype(matrix.dtype)
     if safety is None:

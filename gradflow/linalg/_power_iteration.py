@@ -159,11 +159,12 @@ def _unit(v: Any, otherwise: Any) -> Any:
     widest = _widest(v)
     parts = [jnp.max(jnp.abs(x), initial=0).astype(widest) for x in jax.tree.leaves(v)]
     largest = functools.reduce(jnp.maximum, parts, jnp.zeros((), widest))
-    safe = jnp.where(largest > 0, largest, 1)
-    scaled = jax.tree.map(lambda x: x / safe.astype(x.dtype), v)
-    norm = jnp.sqrt(_dot(scaled, scaled))
-    norm = jnp.where(norm > 0, norm, 1)
-    return jax.tree.map(lambda x, y: jnp.where(largest == 0, y, x / norm.astype(x.dtype)), scaled, otherwise)
+    limits = np.finfo(widest)
+    s = jnp.where(largest >= limits.tiny, jnp.minimum(largest, limits.max / 16), 1)
+    scaled = jax.tree.map(lambda x: x / s.astype(x.dtype), v)
+    square = _dot(scaled, scaled)
+    norm = jnp.sqrt(jnp.where(square == 0, 1, square))
+    return jax.tree.map(lambda x, y: jnp.where(square == 0, y, x / norm.astype(x.dtype)), scaled, otherwise)
 
 
 def _solve_linear(linear: Callable[[Any], Any], target: Any) -> Any:

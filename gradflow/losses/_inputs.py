@@ -36,10 +36,13 @@ def real(function: str, name: str, value: ArrayLike) -> jax.Array:
 
 
 def integer(function: str, name: str, value: ArrayLike) -> jax.Array:
-    """`value` as an int32 array; only integer dtypes are accepted."""
+    """`value` as an int32 array, held to its range; only integer dtypes are accepted."""
     array = number(function, name, value)
     if not jnp.issubdtype(array.dtype, jnp.integer):
         raise TypeError(f"{function}: {name} must be integers; got dtype {array.dtype}")
+    if array.dtype.itemsize > 4:
+        low = -1 if jnp.issubdtype(array.dtype, jnp.signedinteger) else 0
+        array = jnp.clip(array, low, np.iinfo(np.int32).max)
     return array.astype(np.int32)
 
 

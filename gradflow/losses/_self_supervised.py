@@ -7,14 +7,7 @@ from jax.typing import ArrayLike
 
 from gradflow._dtypes import compute_dtype
 from gradflow.losses._classes import class_labels
-from gradflow.losses._inputs import (
-    Axis,
-    axes_of,
-    parameter,
-    real,
-    result_dtype,
-    same_shape,
-)
+from gradflow.losses._inputs import Axis, axes_of, parameter, real, result_dtype, same_shape
 from gradflow.losses._logspace import log_sum_exp
 from gradflow.losses._similarity import inverse_norms
 
@@ -43,7 +36,8 @@ def ntxent(embeddings: ArrayLike, labels: ArrayLike, temperature: ArrayLike = 0.
     x = real("ntxent", "embeddings", embeddings)
     if x.ndim != 2:
         raise ValueError(f"ntxent: embeddings must have shape (batch, features); got {x.shape}")
-    group = class_labels("ntxent", labels, x.shape, (1,))
+    class_labels("ntxent", labels, x.shape, (1,))
+    group = jnp.asarray(labels)  # as it came: any integers will do, however large
     out = x.dtype
     x = x.astype(compute_dtype(out))
     scale = parameter("ntxent", "temperature", temperature, jnp.zeros((), x.dtype), low=0.0, open_low=True)

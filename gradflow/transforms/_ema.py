@@ -4,11 +4,10 @@ from typing import Any, NamedTuple
 
 import jax
 
-from gradflow import tree
 from gradflow._base import OptState, Pair, Params, Updates, transformation
 from gradflow._hyper import Decay
 from gradflow._leafwise import Scalars, leafwise, one_minus_power
-from gradflow._state import increment, wide, zero_scalar
+from gradflow._state import first_moment, increment, wide, zero_scalar
 
 
 class EmaState(NamedTuple):
@@ -53,7 +52,7 @@ def ema(decay: Decay, debias: bool = True, accumulator_dtype: Any = None) -> Pai
     rule = debiased_ema_rule if debias else ema_rule
 
     def init(params: Params) -> OptState:
-        average = jax.tree.map(lambda p: tree.zeros_like(p, accumulator_dtype or wide(p.dtype)), params)
+        average = jax.tree.map(lambda p: first_moment(p, accumulator_dtype or wide(p.dtype)), params)
         return EmaState(zero_scalar(params), average)
 
     def update(updates: Updates, state: EmaState, params: Params | None = None) -> tuple[Updates, EmaState]:

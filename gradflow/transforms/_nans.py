@@ -8,7 +8,8 @@ import numpy as np
 
 from gradflow import tree
 from gradflow._axes import AxisName, axes_of, check_axis_name, sum_axes
-from gradflow._base import OptState, Pair, Params, Updates, check_like, transformation
+from gradflow._base import OptState, Pair, Params, Updates, transformation
+from gradflow._checks import check_like
 from gradflow._leafwise import leafwise
 from gradflow._report import report
 from gradflow._state import zero_scalar

@@ -12,7 +12,7 @@ from gradflow._base import GradientTransformation, OptState, Pair, Params, Updat
 from gradflow._hyper import Size
 from gradflow._leafwise import Scalars, leafwise
 from gradflow._report import report
-from gradflow._state import increment, zero_scalar
+from gradflow._state import first_moment, increment, zero_scalar
 from gradflow.wrappers._branch import update_if
 from gradflow.wrappers._guard import all_finite
 
@@ -100,7 +100,7 @@ def MultiSteps(  # noqa: N802  # the field's name
             mini_step=zero_scalar(params),
             gradient_step=zero_scalar(params),
             inner_opt_state=opt.init(params),
-            acc_grads=tree.zeros_like(params, accumulator_dtype),
+            acc_grads=first_moment(params, accumulator_dtype),
             skip_state=skip_state,
         )
 

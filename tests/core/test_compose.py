@@ -147,3 +147,11 @@ def test_incremental_and_periodic_updates() -> None:
         np.testing.assert_array_equal(moved["w"], expected)
     with pytest.raises(ValueError, match="incremental_update"):
         gf.incremental_update({"w": jnp.zeros(3)}, {"w": jnp.zeros(2)}, 0.5)
+
+
+@pytest.mark.parametrize(
+    "wrapper", [gf.with_metrics, lambda tx: gf.apply_if_finite(tx, 1), lambda tx: gf.MultiSteps(tx, 2)]
+)
+def test_wrappers_refuse_what_is_no_transformation(wrapper: Any) -> None:
+    with pytest.raises(TypeError, match="must be a transformation; got the function adam"):
+        wrapper(gf.adam)

@@ -129,3 +129,34 @@ def test_a_callable_pytree_is_a_mask_and_no_function() -> None:
     tx = gf.add_decayed_weights(1.0, Module(False))
     updates, _ = tx.update(Module(jnp.zeros(2)), tx.init(params), params)
     np.testing.assert_array_equal(updates.w, 0.0)
+
+
+@pytest.mark.parametrize("dtype", [jnp.int8, "int32", "nonsense", 3, bool])
+def test_wrong_dtypes(dtype: Any) -> None:
+    with pytest.raises(TypeError, match="adam: argument 'mu_dtype' must be a floating-point dtype"):
+        gf.adam(0.1, mu_dtype=dtype)
+
+
+def test_an_integer_array_is_the_number_that_it_stands_for() -> None:
+    params = {"w": jnp.ones(2)}
+    for make in (lambda b: gf.adam(0.1, b1=b), lambda b: gf.ema(b), lambda b: gf.scale(b)):
+        tx, plain = make(jnp.array(0)), make(0.0)
+        got, _ = tx.update(params, tx.init(params), params)
+        want, _ = plain.update(params, plain.init(params), params)
+        np.testing.assert_array_equal(got["w"], want["w"])
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: gf.trace(0.9, accumulator_dtype=jnp.float32),
+        lambda: gf.ema(0.9, debias=False, accumulator_dtype=jnp.float32),
+        lambda: gf.adam(0.1, mu_dtype=jnp.bfloat16),
+        lambda: gf.MultiSteps(gf.scale(1.0), 1),
+    ],
+)
+def test_a_real_accumulator_keeps_the_imaginary_part(make: Any) -> None:
+    params = {"w": jnp.full(2, 1j, jnp.complex64)}
+    tx = make()
+    updates, _ = tx.update(params, tx.init(params), params)
+    assert np.all(np.abs(np.imag(updates["w"])) > 0.05)

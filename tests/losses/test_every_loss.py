@@ -90,15 +90,20 @@ def test_low_precision_is_rounded_once(case: Case, dtype: Any) -> None:
 
     @jax.jit
     def run(*args: Any) -> Any:
-        (_, out), gradients = total(case)(*args)
-        return out, case(*[a.astype(jnp.float32) if a.dtype == dtype else a for a in args]), gradients
+        return case(*args), case(*[a.astype(jnp.float32) if a.dtype == dtype else a for a in args])
 
-    out, precise, gradients = run(*args)
+    out, precise = run(*args)
     assert out.dtype == dtype
     assert not out.weak_type
     compare(out, np.asarray(precise).astype(dtype), rtol=float(jnp.finfo(dtype).eps), atol=1e-6)
+
+
+@over_cases
+def test_gradients_in_float16(case: Case) -> None:
+    args = case.inputs(jnp.float16)
+    _, gradients = jax.jit(total(case))(*args)
     for i, gradient in zip(case.differentiable, gradients, strict=True):
-        assert gradient.dtype == dtype
+        assert gradient.dtype == jnp.float16
         assert gradient.shape == args[i].shape
         assert jnp.all(jnp.isfinite(gradient))
 
@@ -163,6 +168,15 @@ def test_a_label_that_is_no_class_gives_nan(case: Case) -> None:
         out = case(x, y.at[2].set(bad))
         assert np.isnan(out[2])
         compare(np.delete(out, 2), np.delete(case(x, y), 2), rtol=0)
+
+
+@pytest.mark.parametrize("case", INDEXED, ids=str)
+def test_large_labels_do_not_wrap_around(case: Case) -> None:
+    with jax.enable_x64(True):
+        x, y = case.inputs(jnp.float32)
+        for bad in (2**32 + 1, -(2**32) + 1):
+            assert np.isnan(case(x, y.astype(jnp.int64).at[2].set(bad))[2])
+        assert np.isnan(case(x, y.astype(jnp.uint64).at[2].set(2**32 + 1))[2])
 
 
 PAIRED = [c for c in CASES if len(c.args) == 2 and c.args[0].shape == c.args[1].shape]

@@ -30,9 +30,14 @@ def test_a_zero_embedding_is_like_nothing_else() -> None:
     value, slope = jax.value_and_grad(ntxent)(jnp.asarray(x, jnp.float32), jnp.asarray(labels))
     assert np.isfinite(value)
     assert np.all(np.isfinite(slope))
-    x[3] = np.cross(x[0], x[1])
-    x[2] = np.cross(x[0] + x[3], x[1]) * 0 + x[2]
     assert ntxent(jnp.zeros((4, 3)), jnp.asarray(labels)) == pytest.approx(np.log(3), rel=1e-6)
+
+
+def test_labels_may_be_any_integers() -> None:
+    with jax.enable_x64(True):
+        x = jnp.asarray(RNG.normal(size=(4, 3)))
+        large = jnp.asarray([5, 5 + 2**40, 5, 5 + 2**40])
+        compare(ntxent(x, large), ntxent(x, jnp.asarray([0, 1, 0, 1])), rtol=1e-12)
 
 
 @pytest.mark.parametrize("temperature", [0.005, 0.5, 100.0])
