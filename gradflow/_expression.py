@@ -154,8 +154,8 @@ class Maker(Protocol):
     def make(self, arguments: Mapping[str, Any]) -> Any:
         """Freezes and checks the arguments and calls the factory on them."""
 
-    def reference(self) -> Any:
-        """What a pickle stores for the factory."""
+    def reduce(self, arguments: Mapping[str, Any]) -> Any:
+        """What a pickle stores for a value that the factory made."""
 
 
 class Expression:

@@ -15,7 +15,7 @@ ROOMS = [
     "_dtypes _errors _frames _hyper",
     "tree",
     "_state _expression",
-    "_checks _base",
+    "_checks _stage _base",
     "_address _config _leafwise _report _select _axes",
     "_apply _compose",
     "typing linalg",

@@ -12,9 +12,9 @@ from gradflow._base import (
     Pair,
     Params,
     Updates,
-    check_like,
     transformation,
 )
+from gradflow._checks import check_like
 from gradflow._compose import chain
 from gradflow._dtypes import real_dtype
 from gradflow._hyper import Decay, NonNegative, Positive, Rate

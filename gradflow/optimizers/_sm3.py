@@ -13,9 +13,9 @@ from gradflow._base import (
     Pair,
     Params,
     Updates,
-    check_like,
     transformation,
 )
+from gradflow._checks import check_like
 from gradflow._compose import chain
 from gradflow._hyper import Decay, Fraction, Positive, Rate
 from gradflow._leafwise import Scalars, leafwise, safe_sqrt

@@ -48,7 +48,7 @@ def step_of(tx: Any) -> Any:
 @over_all("jit is eager")
 def test_jit_gives_the_eager_numbers(case: str) -> None:
     tx = build(case)
-    params, grads = filled(0), [filled(1), filled(2)]
+    params, grads = small(0), [small(1), small(2)]
     eager = run(tx, params, grads)
     compiled = jax.jit(lambda p, g: run(tx, p, g))(params, grads)
     assert_close(compiled, eager, rtol=2e-5)
@@ -97,7 +97,7 @@ def test_no_tracer_leaks(case: str) -> None:
 @over_all("one compilation")
 def test_one_compilation_for_many_steps(case: str) -> None:
     tx = build(case)
-    params = filled(0)
+    params = small(0)
     step = jax.jit(step_of(tx))
     state = tx.init(params)
     with compilations() as seen:

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from problems import filled, small
+from problems import small
 from specs import CASES, build, over_all
 
 import gradflow as gf
@@ -39,7 +39,7 @@ WITH_NUMBERS = [name for name in CASES if hyperparameters(build(name))]
 def test_numbers_arrays_tracers_and_schedules_agree(case: str) -> None:
     tx = build(case)
     numbers = hyperparameters(tx)
-    params, grads = filled(0), [filled(1), filled(2)]
+    params, grads = small(0), [small(1), small(2)]
     expected, _, _ = run(tx, params, grads)
     for convert in (np.float32, np.asarray, jnp.asarray, _as_schedule):
         same = gf.replace(tx, {address: convert(value) for address, value in numbers.items()})
@@ -59,7 +59,7 @@ def test_a_half_precision_number_is_taken_at_its_value(case: str) -> None:
     tx = build(case)
     numbers = hyperparameters(tx)
     rounded = {a: jnp.asarray(v, jnp.bfloat16) for a, v in numbers.items()}
-    params, grads = filled(0), [filled(1), filled(2)]
+    params, grads = small(0), [small(1), small(2)]
     try:
         actual, _, _ = run(gf.replace(tx, rounded), params, grads)
     except ValueError as error:

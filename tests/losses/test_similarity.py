@@ -53,16 +53,13 @@ def test_cosines_stay_in_their_range() -> None:
 
 
 def test_all_pairs_by_explicit_broadcasting() -> None:
-    table = losses.cosine_similarity(A[:, None], B[None])
+    a, b = np.asarray(A), np.asarray(B)
+    cosine = jax.jit(losses.cosine_similarity)
+    table = cosine(a[:, None], b[None])
     assert table.shape == (3, 3)
-    single = jax.jit(losses.cosine_similarity)
-    compare(table, [[single(a, b) for b in B] for a in A], rtol=1e-6)
+    compare(table, [[cosine(u, v) for v in b] for u in a], rtol=1e-6)
     where = np.array([True, False])[None, None]
-    compare(
-        losses.cosine_similarity(A[:, None], B[None], where=where),
-        np.sign(A[:, :1] * B[:, 0][None]),
-        rtol=1e-6,
-    )
+    compare(cosine(a[:, None], b[None], where=where), np.sign(a[:, :1] * b[:, 0][None]), rtol=1e-6)
     with pytest.raises(ValueError, match=r"cosine_distance: targets .*\(3, 2\).*got \(2,\)"):
         losses.cosine_distance(A, B[0])
     with pytest.raises(ValueError, match=r"cosine_similarity: targets .*\(3, 2\).*got \(3, 1\)"):
