@@ -51,7 +51,11 @@ def _adopt(value: Any) -> Any:
     init, update = value
     if not (callable(init) and callable(update)):
         raise TypeError(f"a transformation's init and update must be callable; got {describe(value)}")
-    return _PLAIN.build({"init": init, "update": update})
+    adopted = _PLAIN.build({"init": init, "update": update})
+    stage = adopted.update.stage
+    # A stranger's `params` without a default may still be optional to it.
+    stage.signature = stage.signature._replace(needs_params=False)
+    return adopted
 
 
 def as_transformation(value: Any, owner: str, place: str) -> GradientTransformation:

@@ -27,6 +27,11 @@ from gradflow._config import to_config as to_config
 from gradflow._report import collecting as collecting
 from gradflow._report import forward as forward
 from gradflow._report import report as report
+from gradflow.linalg import matrix_inverse_pth_root as matrix_inverse_pth_root
+from gradflow.linalg import nnls as nnls
+from gradflow.linalg import power_iteration as power_iteration
+from gradflow.losses import *
+from gradflow.microbatching import microbatch as microbatch
 from gradflow.optimizers import *
 from gradflow.schedules import *
 from gradflow.transforms import *

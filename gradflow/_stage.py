@@ -235,13 +235,12 @@ class InitPart(Part):
         stage = self.stage
         outermost = not frames.stack
         with stage.entered():
-            if outermost:
-                if any(isinstance(p, jax.ShapeDtypeStruct) for p in jax.tree.leaves(params)):
-                    return jax.eval_shape(stage.init, params)
+            abstract = any(isinstance(p, jax.ShapeDtypeStruct) for p in jax.tree.leaves(params))
+            if outermost and not abstract:
                 params = as_arrays(params)
             if stage.leaves not in (None, "any"):
                 refuse_leaves(stage.leaves, "parameters", params)
-            return stage.init(params)
+            return jax.eval_shape(stage.init, params) if abstract else stage.init(params)
 
 
 class UpdatePart(Part):

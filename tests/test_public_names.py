@@ -11,7 +11,7 @@ import gradflow as gf
 from gradflow._base import own_factories
 
 ROOMS = ["tree", "schedules", "transforms", "wrappers", "optimizers", "losses"]
-TOP_LEVEL_ROOMS = ["schedules", "transforms", "wrappers", "optimizers"]
+TOP_LEVEL_ROOMS = ["losses", "schedules", "transforms", "wrappers", "optimizers"]
 
 
 def public(module: ModuleType) -> dict[str, object]:

@@ -4,8 +4,9 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from gradflow import optimizers as room
 from gradflow._address import addresses, replace
-from gradflow._base import GradientTransformation, as_transformation, own_factories
+from gradflow._base import GradientTransformation, as_transformation
 from gradflow._expression import expression_of
 from gradflow.lab._names import unknown
 
@@ -57,11 +58,10 @@ def _grid(middle: float) -> tuple[float, ...]:
 
 def optimizer_names() -> list[str]:
     """Every name that `compare` knows: the recipes', and all optimizers that take a learning rate."""
-    own = own_factories()
-    names = {name for name, recipe in RECIPES.items() if recipe.factory in own}
-    for name, factory in own.items():
-        room = factory.body.__module__.split(".")[:2] == ["gradflow", "optimizers"]
-        if room and "learning_rate" in factory.hyperparameters and "_by_" not in name:
+    names = {name for name, recipe in RECIPES.items() if hasattr(room, recipe.factory)}
+    for name, value in vars(room).items():
+        factory = getattr(value, "__gradflow__", None)
+        if factory is not None and "learning_rate" in factory.hyperparameters and "_by_" not in name:
             names.add(name)
     return sorted(names)
 
@@ -70,7 +70,7 @@ def _named(name: str, rates: tuple[float, ...] | None) -> Contender:
     if name not in optimizer_names():
         raise unknown("optimizer", name, optimizer_names())
     recipe = RECIPES.get(name, Recipe(name, {}, 1e-2))
-    factory = own_factories()[recipe.factory]
+    factory = getattr(room, recipe.factory)
 
     def build(rate: Any) -> GradientTransformation:
         made: GradientTransformation = factory(learning_rate=rate, **recipe.arguments)

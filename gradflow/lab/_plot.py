@@ -53,12 +53,14 @@ class _Limits(NamedTuple):
 
 
 def _limits(comparison: Comparison) -> _Limits:
-    """From the least of the drawn losses, seven decades down at most, to just above the starting one."""
+    """From the least of the losses to draw, seven decades down at most, to just above the starting one."""
     runs = [np.asarray(entry.losses) for entry in comparison.entries]
     starts = [value for run in runs for value in run[..., 0].ravel() if math.isfinite(value)]
     start = max(starts, default=1.0)
     top = start + 0.5 * abs(start)
     drawn = [value for run in runs for value in _quantile(run, 0.5, axis=1).ravel() if math.isfinite(value)]
+    if comparison.target is not None:
+        drawn.append(comparison.target)
     low = min(drawn, default=0.1 * top)
     if low >= 0 and top > 0:
         return _Limits(max(low, 1e-7 * top), top, log=True)
@@ -104,7 +106,7 @@ def _draw_curves(axis: Any, comparison: Comparison) -> None:
         axis.axhline(comparison.target, color="0.4", linewidth=1)
         axis.annotate(
             f"target {comparison.target:g}", (1, comparison.target), xycoords=("axes fraction", "data"),
-            xytext=(-4, 4), textcoords="offset points", ha="right", fontsize=9, zorder=5,
+            annotation_clip=True, xytext=(-4, 4), textcoords="offset points", ha="right", fontsize=9, zorder=5,
             bbox={"boxstyle": "round,pad=0.15", "facecolor": "white", "edgecolor": "none", "alpha": 0.8},
         )  # fmt: skip
     _scale(axis, limits)

@@ -155,3 +155,17 @@ def test_incremental_and_periodic_updates() -> None:
 def test_wrappers_refuse_what_is_no_transformation(wrapper: Any) -> None:
     with pytest.raises(TypeError, match="must be a transformation; got the function adam"):
         wrapper(gf.adam)
+
+
+def test_a_plain_update_may_do_without_its_params() -> None:
+    def update(updates: Any, state: Any, params: Any) -> Any:
+        return updates, state
+
+    tx = gf.chain(gf.GradientTransformation(lambda params: (), update))
+    assert_close(tx.update(PARAMS, tx.init(PARAMS))[0], PARAMS)
+
+
+def test_abstract_integers_are_refused_like_concrete_ones() -> None:
+    for tx in (gf.scale_by_adam(), gf.chain(gf.adam(0.1))):
+        with pytest.raises(TypeError, match="the leaf at 'w' is int32"):
+            tx.init({"w": jax.ShapeDtypeStruct((2,), jnp.int32)})
