@@ -106,7 +106,7 @@ def _draw_curves(axis: Any, comparison: Comparison) -> None:
         axis.axhline(comparison.target, color="0.4", linewidth=1)
         axis.annotate(
             f"target {comparison.target:g}", (1, comparison.target), xycoords=("axes fraction", "data"),
-            annotation_clip=True, xytext=(-4, 4), textcoords="offset points", ha="right", fontsize=9, zorder=5,
+            annotation_clip=True, xytext=(-4, 4), textcoords="offset points", ha="right", fontsize=9,
             bbox={"boxstyle": "round,pad=0.15", "facecolor": "white", "edgecolor": "none", "alpha": 0.8},
         )  # fmt: skip
     _scale(axis, limits)

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from gradflow._apply import apply_updates
+from gradflow._errors import describe
 from gradflow.lab._contenders import Contender
 from gradflow.lab._optional import optional
 from gradflow.lab._plan import Plan
@@ -124,11 +125,7 @@ def run(plan: Plan, progress: bool = True) -> Iterator[Entry]:
         train, probe = jax.tree.map(jnp.asarray, (task.train, probe_of(task)))
         keys = jnp.stack([jax.random.key(seed) for seed in plan.seeds])
         starts = jax.vmap(lambda key: jax.tree.map(_strong, task.init(key)))(keys)
-        loss = jax.eval_shape(
-            lambda p: probe_loss(task, p, probe), jax.tree.map(lambda leaf: leaf[0], starts)
-        )
-        if not isinstance(loss, jax.ShapeDtypeStruct) or loss.shape != ():
-            raise TypeError(f"compare: loss_fn must return one number; it returned {loss}")
+        _check_loss(task, starts, train)
         order = jnp.asarray(np.stack([batch_order(task, seed, plan.steps) for seed in plan.seeds]))
         first = jax.vmap(lambda params: probe_loss(task, params, probe))(starts)
         shared = (order, train, probe)
@@ -138,6 +135,19 @@ def run(plan: Plan, progress: bool = True) -> Iterator[Entry]:
             ready.append(_lower(plan, contender, starts, shared))
         for one in ready:
             yield _train(plan, one, first, shared, bar)
+
+
+def _check_loss(task: Task, starts: Params, train: Batch) -> None:
+    """Raises TypeError for a loss that is not one number."""
+
+    def first(starts: Params, train: Batch) -> Any:
+        size: Any = slice(0, 1) if task.batch_size is not None else 0
+        params = jax.tree.map(lambda leaf: leaf[0], starts)
+        return task.loss_fn(params, jax.tree.map(lambda leaf: leaf[size], train))
+
+    loss = jax.eval_shape(first, starts, train)
+    if not isinstance(loss, jax.ShapeDtypeStruct) or loss.shape != ():
+        raise TypeError(f"compare: the loss must be one number; loss_fn returned {describe(loss)}")
 
 
 def _start(contender: Contender, rates: jax.Array, starts: Params) -> Any:

@@ -165,10 +165,12 @@ def _text() -> Task:
     """Python's own help topics: from eight characters the ninth. The rarer characters are one symbol."""
     topics = importlib.import_module("pydoc_data.topics").topics
     text = "\n".join(topics[name] for name in sorted(topics))
-    characters, counts = np.unique(np.array(list(text)), return_counts=True)
-    common = characters[np.argsort(-counts, kind="stable")][: _SYMBOLS - 1]
-    symbol = {character: i for i, character in enumerate(common)}
-    codes = np.array([symbol.get(character, _SYMBOLS - 1) for character in text], np.int32)
+    found = np.frombuffer(text.encode("utf-32-le"), np.uint32)
+    characters, places, counts = np.unique(found, return_inverse=True, return_counts=True)
+    symbols = np.full(len(characters), _SYMBOLS - 1, np.int32)
+    common = np.argsort(-counts, kind="stable")[: _SYMBOLS - 1]
+    symbols[common] = np.arange(len(common), dtype=np.int32)
+    codes = symbols[places]
     cut = len(codes) * 9 // 10
     train = np.lib.stride_tricks.sliding_window_view(codes[:cut], _CONTEXT + 1)
     test = np.lib.stride_tricks.sliding_window_view(codes[cut:], _CONTEXT + 1)

@@ -21,7 +21,7 @@ def match(first: Any, *others: Any, shapes: bool = True) -> tuple[list[tuple[Any
     for number, other in enumerate(others, 2):
         column, other_def = jax.tree.flatten(other, is_leaf=is_none)
         if other_def != treedef:
-            raise ValueError(f"trees differ: {_difference(first, other, number)}")
+            raise ValueError(_difference(first, other, number))
         columns.append(column)
     rows = list(zip(*columns, strict=True))
     if shapes:
@@ -48,15 +48,23 @@ def up_to(treedef: Any, tree: Any, name: str) -> list[Any]:
     raise ValueError(f"{name} differs at {show(path_string(path))}: expected {wanted}, got {got}")
 
 
+def _located(a: Any, b: Any) -> tuple[str, str, str]:
+    """Where two trees of different structure first differ, and what each has there."""
+    found = _first_difference(a, b, ())
+    path, mine, theirs = found or ((), str(jax.tree.structure(a)), str(jax.tree.structure(b)))
+    return show(path_string(path)), mine, theirs
+
+
 def explain_trees(name: str, tree: Any, other_name: str, other: Any) -> str:
-    """Where two trees that should have one structure first differ, and what each has there."""
-    found = _first_difference(tree, other, ())
-    path, mine, theirs = found or ((), str(jax.tree.structure(tree)), str(jax.tree.structure(other)))
-    return f"at {show(path_string(path))} {name} has {mine}, {other_name} has {theirs}"
+    """Where two trees that should have one structure first differ, in words."""
+    where, mine, theirs = _located(tree, other)
+    return f"at {where} {name} has {mine}, {other_name} has {theirs}"
 
 
 def _difference(a: Any, b: Any, number: int) -> str:
-    return explain_trees("the first", a, "the second" if number == 2 else f"tree number {number}", b)
+    where, expected, got = _located(a, b)
+    which = "the second tree" if number == 2 else f"tree number {number}"
+    return f"trees differ at {where}: expected {expected}, {which} has {got}"
 
 
 def _first_difference(
