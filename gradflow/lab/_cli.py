@@ -6,7 +6,7 @@ import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
-from gradflow.lab._contenders import RECIPES, optimizer_names
+from gradflow.lab._contenders import DEFAULTS, optimizer_names
 from gradflow.lab._optional import optional
 from gradflow.lab._plan import prepare
 from gradflow.lab._result import Entry
@@ -61,7 +61,7 @@ def _parser() -> argparse.ArgumentParser:
         "compare",
         help="train optimizers side by side on real data and rank them",
         description="Trains optimizers side by side on real data and ranks them.",
-        epilog=_EPILOG.format(usual=_wrapped(list(RECIPES)), names=_wrapped(optimizer_names())),
+        epilog=_EPILOG.format(usual=_wrapped(DEFAULTS), names=_wrapped(optimizer_names())),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = compare.add_argument

@@ -75,19 +75,20 @@ class Entry:
         return len(self.learning_rates) > 1 and self.best in (0, len(self.learning_rates) - 1)
 
     @property
-    def rank_key(self) -> tuple[float, float]:
-        """What entries are ranked by: the median steps to the target, then the median final loss."""
+    def rank_key(self) -> tuple[float, float, int]:
+        """What entries are ranked by: median steps to the target, median final loss, seeds that diverged."""
         b = self.best
         return _rank_key(self.steps_to_target[b], self.final_loss[b], self.diverged[b])
 
 
 def _rank_key(
     steps: Sequence[int | None], final: Sequence[float], diverged: Sequence[bool]
-) -> tuple[float, float]:
+) -> tuple[float, float, int]:
     """Medians over seeds; a run that did not get there counts as infinity."""
     return (
         median([math.inf if s is None else s for s in steps]),
         median([math.inf if bad else loss for loss, bad in zip(final, diverged, strict=True)]),
+        sum(diverged),
     )
 
 
@@ -136,7 +137,7 @@ class Comparison:
         """Everything, as JSON; numbers that are not finite are null there."""
         data = dataclasses.asdict(self)
         for rank, (entry, written) in enumerate(zip(self.entries, data["entries"], strict=True), 1):
-            steps, loss = entry.rank_key
+            steps, loss, _ = entry.rank_key
             written |= {
                 "rank": rank,
                 "best_rate": entry.best_rate,

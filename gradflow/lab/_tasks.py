@@ -28,7 +28,8 @@ class Task:
     - `loss_fn(params, batch) -> scalar`: the mean over a batch.
     - `train`, `test`: trees of arrays whose leading axis counts the examples. `test` may be None.
     - `batch_size`: examples in a step; None when `train`'s leading axis counts whole batches already.
-    - `target`: the training loss whose first reaching is timed, fixed beforehand; None for no target.
+    - `target`: the training loss whose first reaching is timed, one for all; None for no target. The
+      built-in ones were set by trial runs, low enough that most optimizers get there at different steps.
     - `score_fn(params, test) -> scalar`: what `score_name` says, higher is better. May be None.
     - `steps`: how many are taken by default.
     """

@@ -241,7 +241,15 @@ def test_wrong_values(arguments, message):
         ({"loss_fn": quadratic}, "both loss_fn and params"),
         ({"loss_fn": 3, "params": start}, "'loss_fn' must be a function"),
         ({"loss_fn": lambda p, b: p["w"], "params": start, "batches": BATCHES}, "one number"),
-        ({"optimizers": {"a": lambda learning_rate: 3}, "steps": 1}, "'a' cannot be compared here.*must be"),
+        (
+            {
+                "optimizers": {"a": lambda learning_rate: 3},
+                "loss_fn": quadratic,
+                "params": start,
+                "batches": BATCHES,
+            },
+            "'a' cannot be compared here.*must be",
+        ),
     ],
 )
 def test_wrong_types(arguments, message):

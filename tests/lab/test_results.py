@@ -43,17 +43,22 @@ def test_steps_to_the_target_are_the_first_evaluation_at_or_below_it():
     assert FAST.diverged == [[False] * 3, [True] * 3]
     assert FAST.best_rate == 0.1
     assert FAST.expression == "fast(0.1)"
-    assert FAST.rank_key == (20, 0.2)
+    assert FAST.rank_key == (20, 0.2, 0)
 
 
 def test_without_anyone_there_the_best_rate_has_the_least_loss():
     assert SLOW.best_rate == 1.0
-    assert SLOW.rank_key == (math.inf, 1.6)
+    assert SLOW.rank_key == (math.inf, 1.6, 0)
 
 
 def test_a_diverged_seed_counts_as_never():
     assert HALF.steps_to_target == [[30, None, None]]
-    assert HALF.rank_key == (math.inf, 1.0)
+    assert HALF.rank_key == (math.inf, 1.0, 1)
+
+
+def test_where_most_seeds_diverge_at_every_rate_the_best_has_the_fewest():
+    gone, stays = [2, 3, 4, 5], [2, 1, 1, 1]
+    assert entry("shaky", [[gone] * 3, [gone, gone, stays]]).best_rate == 1.0
 
 
 def test_a_run_that_met_the_target_and_then_diverged_did_not_reach_it():
