@@ -12,11 +12,17 @@ A = jnp.asarray([[3.0, 4.0], [1.0, 0.0], [0.0, -2.0]], jnp.float32)
 B = jnp.asarray([[4.0, 3.0], [0.0, 5.0], [0.0, 2.0]], jnp.float32)
 
 
+SIMILARITY = jax.jit(losses.cosine_similarity)
+TOTAL = jax.jit(jax.value_and_grad(lambda a: losses.cosine_similarity(a, B).sum()))
+
+
 @pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16, jnp.float32])
 @pytest.mark.parametrize("epsilon", [0.0, 1e-3])
 def test_zero_vectors_have_similarity_zero_and_finite_gradients(dtype: jnp.dtype, epsilon: float) -> None:
     zero, other = jnp.zeros((2, 3), dtype), jnp.asarray([[1, 2, 2], [0, 0, 0]], dtype)
-    f = jax.value_and_grad(lambda a, b: losses.cosine_similarity(a, b, epsilon=epsilon).sum(), (0, 1))
+    f = jax.jit(
+        jax.value_and_grad(lambda a, b: losses.cosine_similarity(a, b, epsilon=epsilon).sum(), (0, 1))
+    )
     value, (left, right) = f(zero, other)
     assert value == 0
     # Below epsilon the vector is divided by epsilon, so that it can leave zero.
@@ -37,9 +43,9 @@ def test_epsilon_bounds_the_length() -> None:
 @pytest.mark.parametrize("scale", [1e-37, 1e-30, 1e-19, 1e19, 1e37, 6e37])
 def test_length_does_not_matter(scale: float) -> None:
     s = np.float32(scale)
-    value, gradient = jax.value_and_grad(lambda a: losses.cosine_similarity(a, B).sum())(A * s)
-    compare(losses.cosine_similarity(A * s, B), [24 / 25, 0, -1], rtol=1e-6, atol=1e-6)
-    exact = jax.grad(lambda a: losses.cosine_similarity(a, B).sum())(A)
+    value, gradient = TOTAL(A * s)
+    compare(SIMILARITY(A * s, B), [24 / 25, 0, -1], rtol=1e-6, atol=1e-6)
+    _, exact = TOTAL(A)
     if scale < 1e36:  # beyond, the gradient is below the smallest normal number
         compare(np.asarray(gradient, np.float64) * scale, exact, rtol=1e-5, atol=1e-6)
     assert np.isfinite(value)
@@ -54,12 +60,11 @@ def test_cosines_stay_in_their_range() -> None:
 
 def test_all_pairs_by_explicit_broadcasting() -> None:
     a, b = np.asarray(A), np.asarray(B)
-    cosine = jax.jit(losses.cosine_similarity)
-    table = cosine(a[:, None], b[None])
+    table = SIMILARITY(a[:, None], b[None])
     assert table.shape == (3, 3)
-    compare(table, [[cosine(u, v) for v in b] for u in a], rtol=1e-6)
+    compare(table, [[SIMILARITY(u, v) for v in b] for u in a], rtol=1e-6)
     where = np.array([True, False])[None, None]
-    compare(cosine(a[:, None], b[None], where=where), np.sign(a[:, :1] * b[:, 0][None]), rtol=1e-6)
+    compare(SIMILARITY(a[:, None], b[None], where=where), np.sign(a[:, :1] * b[:, 0][None]), rtol=1e-6)
     with pytest.raises(ValueError, match=r"cosine_distance: targets .*\(3, 2\).*got \(2,\)"):
         losses.cosine_distance(A, B[0])
     with pytest.raises(ValueError, match=r"cosine_similarity: targets .*\(3, 2\).*got \(3, 1\)"):
