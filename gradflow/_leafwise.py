@@ -43,8 +43,8 @@ def leafwise(
     Returns as many trees as the rule returns values. Raises ValueError naming the first leaf where the
     trees' structures or shapes differ.
     """
-    for number, tree in enumerate(trees[1:], start=1):
-        check_like("updates", trees[0], "state" if number else "", tree, shapes=shapes)
+    for tree in trees[1:]:
+        check_like("updates", trees[0], "state", tree, shapes=shapes)
     structure: Any
     first, structure = jax.tree.flatten(trees[0])
     columns = [first, *(jax.tree.leaves(tree) for tree in trees[1:])]

@@ -8,8 +8,6 @@ import pytest
 from problems import small
 from specs import build, leaf_policy, over_all
 
-import gradflow as gf
-
 WRONG_GRADIENTS = {
     "a leaf is missing": lambda g: {"kernel": g["kernel"]},
     "a leaf too many": lambda g: {**g, "extra": g["bias"]},
@@ -38,9 +36,6 @@ def test_wrong_gradients_are_refused_by_path(case: str, mistake: str) -> None:
 def test_the_state_of_another_transformation_is_refused(case: str) -> None:
     tx = build(case)
     params, grads = small(0), small(1)
-
-    class OtherState(gf.EmptyState):
-        """Nobody's state."""
 
     for wrong in ({"not": "a state"}, params, None, 3, (1, 2, 3, 4, 5, 6, 7)):
         with pytest.raises((ValueError, TypeError)) as caught:
