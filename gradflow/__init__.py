@@ -25,10 +25,11 @@ __version__ = "0.1.0"
 # The rooms that are reached by their own names, as `gradflow.losses.l2_loss`.
 _ROOMS = frozenset(
     ("tree", "typing", "schedules", "transforms", "wrappers", "optimizers", "losses", "lab")
-) | {"projections", "perturbations", "assignment", "microbatching", "linalg"}
+) | {"projections", "perturbations", "assignment", "microbatching", "linalg", "compat"}
 
 if TYPE_CHECKING:
     from gradflow import assignment as assignment
+    from gradflow import compat as compat
     from gradflow import linalg as linalg
     from gradflow import losses as losses
     from gradflow import microbatching as microbatching

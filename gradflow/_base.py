@@ -21,10 +21,10 @@ from gradflow._dtypes import is_inexact
 from gradflow._errors import describe
 from gradflow._expression import Expression, children, expression_of, freeze, map_values
 from gradflow._hyper import Argument, read_argument
+from gradflow._stage import TREES, InitPart, Stage, UpdatePart, stage_of
 from gradflow._stage import EmptyState as EmptyState
 from gradflow._stage import GradientTransformation as GradientTransformation
 from gradflow._stage import GradientTransformationExtraArgs as GradientTransformationExtraArgs
-from gradflow._stage import InitPart, Stage, UpdatePart, stage_of
 from gradflow._stage import OptState as OptState
 from gradflow._stage import Pair as Pair
 from gradflow._stage import Params as Params
@@ -76,20 +76,20 @@ def as_transformation(value: Any, owner: str, place: str) -> GradientTransformat
     raise TypeError(f"{owner}: {place} must be a transformation; got {describe(value)}.{cure}")
 
 
-class ScheduleValue:
-    """A function from a step to a value that prints, compares and pickles as the call that made it."""
+class FunctionValue:
+    """A function that prints, compares and pickles as the call that made it."""
 
     __slots__ = ("__weakref__", "_function", "expression")
 
-    def __init__(self, expression: Expression, function: Schedule) -> None:
+    def __init__(self, expression: Expression, function: Callable[..., Any]) -> None:
         self.expression = expression
         self._function = function
 
-    def __call__(self, count: Any) -> jax.Array:
-        return cast(jax.Array, self._function(count))
+    def __call__(self, argument: Any) -> Any:
+        return self._function(argument)
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, ScheduleValue) and self.expression == other.expression
+        return isinstance(other, FunctionValue) and self.expression == other.expression
 
     def __hash__(self) -> int:
         return hash(self.expression)
@@ -97,15 +97,24 @@ class ScheduleValue:
     def __repr__(self) -> str:
         return repr(self.expression)
 
-    def __copy__(self) -> "ScheduleValue":
+    def __copy__(self) -> "FunctionValue":
         return self
 
-    def __deepcopy__(self, memo: Any) -> "ScheduleValue":
+    def __deepcopy__(self, memo: Any) -> "FunctionValue":
         return self
 
     def __reduce__(self) -> Any:
         return self.expression.maker.reduce(self.expression.arguments)
 
+
+class ScheduleValue(FunctionValue):
+    """A function from a step to a value."""
+
+    __slots__ = ()
+
+
+# What a factory makes of the function that its body returns, by the factory's kind.
+FUNCTION_KINDS: dict[str, type[FunctionValue]] = {"schedule": ScheduleValue}
 
 _OWN: dict[str, "Factory"] = {}  # gradflow's own factories, by name
 
@@ -135,7 +144,7 @@ class Factory:
 
     name: str
     body: Callable[..., Any]
-    kind: str  # "transformation" or "schedule"
+    kind: str  # "transformation", "schedule" or "selector"
     reports: tuple[str, ...]
     leaves: str
     parameters: Mapping[str, inspect.Parameter]
@@ -143,6 +152,8 @@ class Factory:
     inner: tuple[str, ...]  # the arguments that must be transformations
     variadic: str | None
     public: list[Callable[..., Any]]  # the decorated function, known only after this record
+    trees: str | None = None
+    steps: str | None = "count"
 
     @functools.cached_property
     def _positional(self) -> tuple[str, ...]:
@@ -230,8 +241,8 @@ class Factory:
     def build(self, arguments: Mapping[str, Any]) -> Any:
         """The value for frozen arguments."""
         expression = Expression(self, arguments)
-        if self.kind == "schedule":
-            return ScheduleValue(expression, self.call_body(arguments))
+        if self.kind in FUNCTION_KINDS:
+            return FUNCTION_KINDS[self.kind](expression, self.call_body(arguments))
         stages, arguments = _label_children(arguments)
         made = self.call_body({**arguments, **self._floats(arguments)})
         leaves: str | None = self.leaves
@@ -251,7 +262,7 @@ class Factory:
                 made = _follow_schedules(self, arguments, scheduled)
             if stages:
                 leaves = None
-        stage = Stage(expression, made[0], made[1], tuple(stages), self.reports, leaves)
+        stage = Stage(expression, made[0], made[1], tuple(stages), self.reports, leaves, self.trees)
         return kind(InitPart(stage), UpdatePart(stage))
 
 
@@ -276,7 +287,7 @@ def _label_children(arguments: Mapping[str, Any]) -> tuple[list[Stage], Mapping[
     stages: list[Stage] = []
 
     def label(value: Any) -> Any:
-        if isinstance(value, ScheduleValue):
+        if isinstance(value, FunctionValue):
             return value
         twin = cast(Stage, stage_of(value)).labelled(next(labels))
         stages.append(cast(Stage, stage_of(twin)))
@@ -290,16 +301,20 @@ def _follow_schedules(
 ) -> Pair:
     """A stage whose arguments are its schedules' values at its own step count.
 
-    A state with a field `count` is asked for the step; another is kept beside a counter.
+    A state with a field that counts steps is asked for the step; another is kept beside a counter.
     """
     once = {name for name in schedules if factory.checked[name].kind.at_init}
     _, update = factory.call_body(arguments)
+
+    def step_of(state: OptState) -> Any:
+        field = "count" if isinstance(state, ScheduledState) else factory.steps
+        return getattr(state, field) if field in getattr(state, "_fields", ()) else None  # type: ignore[arg-type]
 
     def follow_init(params: Params) -> OptState:
         first = {name: schedule(zero_scalar(params)) for name, schedule in schedules.items()}
         init, _ = factory.call_body({**arguments, **first})
         state = init(params)
-        if "count" in getattr(state, "_fields", ()) or once == set(schedules):
+        if step_of(state) is not None or once == set(schedules):
             return state
         return ScheduledState(zero_scalar(params), state)
 
@@ -307,11 +322,12 @@ def _follow_schedules(
     def follow_update(
         updates: Updates, state: OptState, params: Params | None = None, **extra: Any
     ) -> tuple[Updates, OptState]:
-        if "count" not in getattr(state, "_fields", ()):
+        step = step_of(state)
+        if step is None:
             if once != set(schedules):
                 refuse_state("a state with a step count", state)
             return cast(tuple[Updates, OptState], update(updates, state, params, **extra))
-        values = {name: schedule(state.count) for name, schedule in schedules.items()}
+        values = {name: schedule(step) for name, schedule in schedules.items()}
         _, now = factory.call_body({**arguments, **values})
         if not isinstance(state, ScheduledState):
             return cast(tuple[Updates, OptState], now(updates, state, params, **extra))
@@ -321,9 +337,15 @@ def _follow_schedules(
     return follow_init, follow_update
 
 
-def _decorate(
-    body: Callable[P, Any], kind: str, reports: tuple[str, ...] = (), leaves: str = "inexact"
+def decorate(
+    body: Callable[P, Any],
+    kind: str,
+    reports: tuple[str, ...] = (),
+    leaves: str = "inexact",
+    trees: str | None = None,
+    steps: str | None = "count",
 ) -> Callable[P, Any]:
+    """A factory of values of a kind, by the function that makes their working parts."""
     parameters = inspect.signature(body).parameters
     annotations = body.__annotations__
     checked = {
@@ -336,7 +358,7 @@ def _decorate(
         name for name in parameters if name != variadic and annotations.get(name) is GradientTransformation
     )
     factory = Factory(
-        body.__name__, body, kind, reports, leaves, parameters, checked, inner, variadic, public=[]
+        body.__name__, body, kind, reports, leaves, parameters, checked, inner, variadic, [], trees, steps
     )
 
     @functools.wraps(body)
@@ -358,9 +380,21 @@ def transformation(
 ) -> Callable[P, GradientTransformation]: ...
 @overload
 def transformation(
-    *, reports: tuple[str, ...] = (), leaves: str = "inexact"
+    *,
+    reports: tuple[str, ...] = (),
+    leaves: str = "inexact",
+    trees: str | None = None,
+    steps: str | None = "count",
 ) -> Callable[[Callable[P, Pair | GradientTransformation]], Callable[P, GradientTransformation]]: ...
-def transformation(body: Any = None, /, *, reports: tuple[str, ...] = (), leaves: str = "inexact") -> Any:
+def transformation(
+    body: Any = None,
+    /,
+    *,
+    reports: tuple[str, ...] = (),
+    leaves: str = "inexact",
+    trees: str | None = None,
+    steps: str | None = "count",
+) -> Any:
     """Makes a function that returns `(init, update)` a factory of transformations, which are values.
 
     The factory's calls print, compare, hash, pickle and can be rebuilt with other arguments. Arguments
@@ -373,17 +407,25 @@ def transformation(body: Any = None, /, *, reports: tuple[str, ...] = (), leaves
         its state's type, and leave `params` without a default when it needs them: all three are checked.
       reports: names that the update passes to `gradflow.report`.
       leaves: "inexact" or "real" refuses other leaves by path; "any" takes what comes.
+      trees: whether updates, parameters and what comes out are "alike"; or share their "structure" alone,
+        as where an axis is summed over; or "differ", and the stage checks them itself. By default alike,
+        as far as the transformations among the arguments allow.
+      steps: the field of the state that counts steps, for schedules; None if there is none.
     """
     if leaves not in ("inexact", "real", "any"):
         raise ValueError(f"transformation: 'leaves' must be 'inexact', 'real' or 'any'; got {leaves!r}")
+    if trees not in (None, *TREES):
+        raise ValueError(f"transformation: 'trees' must be one of {', '.join(TREES)}; got {trees!r}")
     if body is None:
-        return functools.partial(_decorate, kind="transformation", reports=reports, leaves=leaves)
-    return _decorate(body, "transformation", reports, leaves)
+        return functools.partial(
+            decorate, kind="transformation", reports=reports, leaves=leaves, trees=trees, steps=steps
+        )
+    return decorate(body, "transformation", reports, leaves, trees, steps)
 
 
 def schedule(body: Callable[P, Schedule], /) -> Callable[P, Schedule]:
     """Makes a function that returns `count -> value` a factory of schedules, which are values."""
-    return _decorate(body, "schedule")
+    return decorate(body, "schedule")
 
 
 def _plain(init: Any, update: Any) -> Pair:

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gradflow._base import own_factories, own_factory
+from gradflow._base import Factory, own_factories, own_factory
 from gradflow._errors import describe
 from gradflow._expression import expression_of
 
@@ -67,7 +67,20 @@ def _encode(value: Any, address: str) -> Any:
     if type(value) is dict:
         pairs = [[_encode(k, address), _encode(v, f"{address}.{k}")] for k, v in value.items()]
         return {"dict": pairs}
+    factory = getattr(value, "__gradflow__", None)
+    if factory is not None and factory is own_factory(factory.name):
+        return {"function": factory.name}
     raise TypeError(f"to_config: '{address}' is {describe(value)}, which is no plain data")
+
+
+def _own(name: Any) -> Factory:
+    factory = own_factory(str(name))
+    if factory is None:
+        near = difflib.get_close_matches(str(name), own_factories())
+        raise ValueError(
+            f"from_config: gradflow has no factory '{name}'" + (f"; near: {', '.join(near)}" if near else "")
+        )
+    return factory
 
 
 def _decode(data: Any) -> Any:
@@ -75,14 +88,10 @@ def _decode(data: Any) -> Any:
         return tuple(_decode(item) for item in data)
     if not isinstance(data, Mapping):
         return data
+    if "function" in data:
+        return _own(data["function"]).public[0]
     if "factory" in data:
-        factory = own_factory(data["factory"])
-        if factory is None:
-            near = difflib.get_close_matches(str(data["factory"]), own_factories())
-            raise ValueError(
-                f"from_config: gradflow has no factory '{data['factory']}'"
-                + (f"; near: {', '.join(near)}" if near else "")
-            )
+        factory = _own(data["factory"])
         arguments = {name: _decode(value) for name, value in data.get("arguments", {}).items()}
         rest = arguments.pop(factory.variadic, ()) if factory.variadic else ()
         return factory(*rest, **arguments)

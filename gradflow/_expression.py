@@ -1,7 +1,7 @@
 """The expression that made a value: a factory's name and its arguments.
 
-An expression prints, compares, hashes and can be taken apart; transformations and schedules are
-values because each carries one.
+An expression prints, compares, hashes and can be taken apart; transformations, schedules and
+selectors are values because each carries one.
 """
 
 import collections
@@ -68,7 +68,7 @@ def freeze(value: Any, adopt: Callable[[Any], Any] = lambda value: value) -> Any
         return adopted if adopted is not value else type(value)(*(freeze(v, adopt) for v in value))
     if isinstance(value, list | tuple):
         return tuple(freeze(item, adopt) for item in value)
-    if type(value) is dict:
+    if isinstance(value, Mapping):
         return {key: freeze(item, adopt) for key, item in value.items()}
     if isinstance(value, set):
         return frozenset(value)
@@ -111,7 +111,7 @@ def show(value: Any) -> str:
     """An argument as one would type it."""
     expression = expression_of(value)
     if expression is not None:
-        return repr(expression)
+        return repr(value)
     if isinstance(value, jax.core.Tracer):
         return f"Tracer({describe(value)})"
     if isinstance(value, jax.Array):
@@ -145,7 +145,7 @@ class Maker(Protocol):
 
     @property
     def kind(self) -> str:
-        """What it makes: "transformation" or "schedule"."""
+        """What it makes: "transformation", "schedule" or "selector"."""
 
     @property
     def variadic(self) -> str | None:
@@ -212,6 +212,8 @@ class Child(NamedTuple):
 def _find(value: Any, labels: tuple[str, ...], slot: tuple[Any, ...]) -> Iterator[Child]:
     expression = expression_of(value)
     if expression is not None:
+        if expression.maker.kind == "selector":
+            return  # an argument like others: nobody edits the inside of one
         if expression.maker.kind == "transformation":
             labels = labels[1:]  # the argument's name tells a schedule's part, and nothing of a stage
         yield Child(".".join((*labels, expression.name)), slot, value)

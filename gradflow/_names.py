@@ -27,6 +27,14 @@ from gradflow._config import to_config as to_config
 from gradflow._report import collecting as collecting
 from gradflow._report import forward as forward
 from gradflow._report import report as report
+from gradflow._selectors import Selector as Selector
+from gradflow._selectors import all_of as all_of
+from gradflow._selectors import any_of as any_of
+from gradflow._selectors import dtype as dtype
+from gradflow._selectors import ndim as ndim
+from gradflow._selectors import none_of as none_of
+from gradflow._selectors import paths as paths
+from gradflow._selectors import size as size
 from gradflow.linalg import matrix_inverse_pth_root as matrix_inverse_pth_root
 from gradflow.linalg import nnls as nnls
 from gradflow.linalg import power_iteration as power_iteration
@@ -35,6 +43,11 @@ from gradflow.microbatching import microbatch as microbatch
 from gradflow.optimizers import *
 from gradflow.schedules import *
 from gradflow.transforms import *
+from gradflow.tree import bias_correction as bias_correction
+from gradflow.tree import map_params as tree_map_params
+from gradflow.tree import update_infinity_moment as update_infinity_moment
+from gradflow.tree import update_moment as update_moment
+from gradflow.tree import update_moment_per_elem_norm as update_moment_per_elem_norm
 from gradflow.typing import ArrayTree as ArrayTree
 from gradflow.typing import MaskOrFn as MaskOrFn
 from gradflow.typing import OptState as OptState

@@ -24,10 +24,11 @@ def _trace_state() -> Any:
 
 
 class Collector:
-    """What was reported while it listened: scalars by stage path and name, `adamw.norm`."""
+    """What was reported while it listened: scalars by stage path and name, `adamw.norm`; and notes."""
 
     def __init__(self) -> None:
         self.values: dict[str, jax.Array] = {}
+        self.notes: dict[str, jax.Array] = {}
         self._depth = len(frames.stack[-1].path) if frames.stack else 0
         self._trace = _trace_state()
 
@@ -40,6 +41,11 @@ class Collector:
                 "or collect inside with gradflow.collecting and forward what it collected"
             )
         self.values[".".join((*path[self._depth :], name))] = value
+
+    def note(self, name: str, value: Any) -> None:
+        """Keeps a value under a name that is unique by itself, unless it belongs to an inner trace."""
+        if _trace_state() == self._trace:
+            self.notes[name] = value
 
 
 @contextmanager
@@ -84,6 +90,12 @@ def report(name: str, value: Any | Callable[[], Any]) -> None:
     if scalar.shape != ():
         raise ValueError(f"{stage_name()}: report('{name}') takes a scalar; got shape {scalar.shape}")
     frames.collectors[-1].take(frame.path, name, scalar.astype(jnp.float32))
+
+
+def note(name: str, value: Any) -> None:
+    """Tells whoever listens a value that is no stage's report, such as what a schedule answered."""
+    if frames.collectors:
+        frames.collectors[-1].note(name, value)
 
 
 def forward(values: Mapping[str, jax.Array]) -> None:

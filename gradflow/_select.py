@@ -1,20 +1,19 @@
-"""Which leaves: masks, given as trees of booleans or as functions of the parameters."""
+"""Which leaves: masks and labels, given as trees or as functions of the parameters."""
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from collections.abc import Callable, Collection, Hashable
+from typing import Any
 
 import jax
 import numpy as np
 
 from gradflow._errors import describe
 from gradflow._frames import stage_name
+from gradflow._selectors import MaskedNode as MaskedNode
+from gradflow._selectors import is_absent as is_absent
+from gradflow._selectors import paths as paths
 from gradflow.tree._paths import is_none, path_string
 
 MaskOrFn = Any | Callable[[Any], Any]
-
-
-class MaskedNode(NamedTuple):
-    """Stands in the place of a leaf that is left out; holds nothing."""
 
 
 def is_mask_function(mask: MaskOrFn) -> bool:
@@ -28,24 +27,51 @@ def is_mask_function(mask: MaskOrFn) -> bool:
 def resolve_mask(mask: MaskOrFn, params: Any) -> Any:
     """`mask` as a tree of the structure of `params`, with a bool at every leaf.
 
-    A function is called on the parameters. A tree may be a prefix: a bool stands for all that is below
-    it. Only paths count, so a list matches a tuple. It may speak of leaves that are None or left out by
-    another mask: if it does not, these have None.
+    A function, such as a selector, is called on the parameters. A tree may be a prefix: a bool stands for
+    all that is below it. Only paths count, so a list matches a tuple. It may speak of leaves that are None
+    or left out by another mask: if it does not, these have None.
 
     Raises TypeError for leaves that are no booleans, ValueError naming the first leaf of the
     parameters that the mask leaves out, or of the mask that no parameter answers to.
     """
-    chosen = mask(params) if is_mask_function(mask) else mask
-    wanted: dict[tuple[str, ...], bool] = {}
+    if isinstance(mask, str):
+        mask = paths(mask)
+
+    def check(path: str, leaf: Any) -> None:
+        if not isinstance(leaf, bool | np.bool_):
+            raise TypeError(
+                f"{stage_name()}: a mask's leaves must be True or False; at '{path}' it has {describe(leaf)}"
+            )
+
+    return _resolve("mask", mask(params) if is_mask_function(mask) else mask, params, check)
+
+
+def resolve_labels(labels: Any, known: Collection[Hashable], params: Any) -> Any:
+    """`labels`, a tree or a function of the parameters, as a tree of the structure of `params`.
+
+    A tree may be a prefix, as in `resolve_mask`. Raises ValueError for a label that is not `known` and for
+    parameters and labels that do not fit.
+    """
+
+    def check(path: str, leaf: Any) -> None:
+        if leaf not in known:
+            raise ValueError(
+                f"{stage_name()}: the label {leaf!r} at '{path}' names no transformation; "
+                f"there are {', '.join(map(repr, known))}"
+            )
+
+    is_function = callable(labels) and jax.tree_util.all_leaves([labels])
+    return _resolve("tree of labels", labels(params) if is_function else labels, params, check)
+
+
+def _resolve(what: str, chosen: Any, params: Any, check: Callable[[str, Any], None]) -> Any:
+    """The leaves of `chosen`, each checked, at those of `params` that they stand for."""
+    wanted: dict[tuple[str, ...], Any] = {}
     for path, leaf in jax.tree_util.tree_flatten_with_path(chosen, is_leaf=is_none)[0]:
         if leaf is None:
             continue
-        if not isinstance(leaf, bool | np.bool_):
-            raise TypeError(
-                f"{stage_name()}: a mask's leaves must be True or False; at '{path_string(path)}' it "
-                f"has {describe(leaf)}"
-            )
-        wanted[_segments(path)] = bool(leaf)
+        check(path_string(path), leaf)
+        wanted[_segments(path)] = bool(leaf) if isinstance(leaf, np.bool_) else leaf
     flat, structure = jax.tree_util.tree_flatten_with_path(params, is_leaf=is_absent)
     used: set[tuple[str, ...]] = set()
     answers: list[Any] = []
@@ -57,15 +83,15 @@ def resolve_mask(mask: MaskOrFn, params: Any) -> Any:
             continue
         if prefix is None:
             raise ValueError(
-                f"{stage_name()}: the mask says nothing of the parameter at '{path_string(path)}'"
+                f"{stage_name()}: the {what} says nothing of the parameter at '{path_string(path)}'"
             )
         used.add(prefix)
         answers.append(wanted[prefix])
     for path in wanted:
-        # A bare True or False is for whatever there is, be it nothing.
+        # A bare leaf is for whatever there is, be it nothing.
         if path and path not in used and not any(_segments(p)[: len(path)] == path for p, _ in flat):
             raise ValueError(
-                f"{stage_name()}: the mask has a leaf at '{'/'.join(path)}', where there is no parameter"
+                f"{stage_name()}: the {what} has a leaf at '{'/'.join(path)}', where there is no parameter"
             )
     return jax.tree.unflatten(structure, answers)
 
@@ -83,11 +109,6 @@ def fill_in(tree: Any, other: Any) -> Any:
 def hide(keep: Any, tree: Any) -> Any:
     """`tree` with a `MaskedNode` in the place of each leaf where the resolved mask `keep` is False."""
     return jax.tree.map(lambda k, x: MaskedNode() if k is False else x, keep, tree, is_leaf=is_none)
-
-
-def is_absent(x: Any) -> bool:
-    """Whether a node of a tree stands in the place of a leaf that is not there."""
-    return x is None or isinstance(x, MaskedNode)
 
 
 def _segments(path: tuple[Any, ...]) -> tuple[str, ...]:

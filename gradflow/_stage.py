@@ -152,12 +152,16 @@ def _read_update(update: Callable[..., Any]) -> Signature:
     return Signature(frozenset(names), (), passes_all, False, state_type)
 
 
+# How far updates, parameters and what comes out must be alike, from the strictest.
+TREES = ("alike", "structure", "differ")
+
+
 class Stage:
     """All that one transformation knows of itself; shared by its init and its update."""
 
     __slots__ = (
         "children", "expression", "init", "label", "leaves", "own_reports", "reports", "signature",
-        "takes", "update",
+        "takes", "trees", "update",
     )  # fmt: skip
 
     def __init__(
@@ -168,6 +172,7 @@ class Stage:
         children: tuple["Stage", ...],
         reports: tuple[str, ...],
         leaves: str | None,
+        trees: str | None,
     ) -> None:
         self.expression = expression
         self.init = init
@@ -179,6 +184,8 @@ class Stage:
         self.signature = _read_update(update)
         # `leaves` says which leaves a stage does arithmetic on; None for one that leaves it to others.
         self.leaves = leaves
+        # A stage that says nothing of its trees is checked only as far as those inside it allow.
+        self.trees = trees or max((child.trees for child in children), key=TREES.index, default=TREES[0])
         self.own_reports = frozenset(reports)
         self.takes = self.signature.extra.union(*(child.takes for child in children))
         if isinstance(update, UpdatePart):
@@ -257,8 +264,10 @@ class UpdatePart(Part):
                 updates = as_arrays(updates)
                 if params is not None:
                     params = as_arrays(params)
-                    check_like("updates", updates, "params", params)
-                    updates = promote_to_params(updates, params)
+                    if stage.trees != "differ":
+                        shapes = stage.trees == "alike"
+                        check_like("updates", updates, "params", params, shapes=shapes)
+                        updates = promote_to_params(updates, params)
             signature = stage.signature
             _check_call(signature, state, params, extra)
             if not signature.passes_all:
@@ -268,6 +277,8 @@ class UpdatePart(Part):
             if stage.leaves != "any":
                 refuse_leaves(stage.leaves, "updates", updates)
             new_updates, new_state = stage.update(updates, state, params, **extra)
+            if stage.trees != "alike":
+                return new_updates, new_state
             return conform(new_updates, updates), new_state
 
 

@@ -34,6 +34,11 @@ def zero_scalar(params: Any, dtype: Any = np.int32, value: float = 0) -> jax.Arr
     return jnp.array(scalar)
 
 
+def place(value: jax.Array, params: Any) -> jax.Array:
+    """A value where `zero_scalar` puts one: replicated on the parameters' mesh."""
+    return zero_scalar(params, value.dtype) + value
+
+
 def increment(count: jax.Array) -> jax.Array:
     """`count + 1`, staying at the last number of its type instead of wrapping to a negative one."""
     last = np.asarray(np.iinfo(count.dtype).max, count.dtype)

@@ -6,7 +6,7 @@ kind that no other factory has.
 
 import inspect
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +17,8 @@ from gradflow._base import own_factories, stages_of
 
 # Values for required arguments, by name.
 ARGUMENTS: dict[str, Any] = {
+    "max_backtracking_steps": 10,
+    "max_linesearch_steps": 10,
     "learning_rate": 0.1,
     "step_size": -0.5,
     "step_size_fn": 0.5,
@@ -36,18 +38,98 @@ def _inner() -> Any:
     return gf.chain(gf.trace(0.9), gf.scale_by_learning_rate(0.1))
 
 
+def _by_rank(params: Any) -> Any:
+    return jax.tree.map(lambda p: "matrix" if p.ndim == 2 else "other", params)
+
+
+def _largest(tree: Any) -> Any:
+    """A measurement of any tree: the largest number of each leaf of floats."""
+
+    def largest(x: jax.Array) -> jax.Array | None:
+        return jnp.max(jnp.abs(x), initial=0) if jnp.issubdtype(x.dtype, jnp.inexact) else None
+
+    return jax.tree.map(largest, tree)
+
+
+def _signs(tree: Any) -> Any:
+    """A measurement shaped like the tree, of another dtype."""
+    return jax.tree.map(lambda x: x == x, tree)
+
+
+class SlowState(NamedTuple):
+    """The state of a transformation of `LookaheadParams`, and the slow ones."""
+
+    inner_state: Any
+    slow: Any
+
+
+@gf.transformation(trees="alike")
+def with_slow_weights(inner: gf.GradientTransformation, params_type: type = gf.LookaheadParams) -> Any:
+    """Keeps the slow weights in the state, so that parameters are trees like any others."""
+
+    def init(params: Any) -> Any:
+        pair = params_type.init_synced(params)
+        return SlowState(inner.init(pair), pair.slow)
+
+    def update(updates: Any, state: SlowState, params: Any, **extra: Any) -> Any:
+        updates, inner_state = inner.update(updates, state.inner_state, params_type(params, state.slow))
+        return updates.fast, SlowState(inner_state, gf.apply_updates(state.slow, updates.slow))
+
+    return init, update
+
+
+@gf.transformation(trees="alike")
+def with_examples(
+    inner: gf.GradientTransformation, batch: Callable[[Any], Any] = lambda g: jnp.stack([g, g])
+) -> Any:
+    """Gives a transformation of examples' gradients a batch of equal ones."""
+
+    def update(updates: Any, state: Any, params: Any = None, **extra: Any) -> Any:
+        return inner.update(jax.tree.map(batch, updates), state, params, **extra)
+
+    return inner.init, update
+
+
 # Factories whose arguments are transformations, masks or functions of trees.
 EXAMPLES: dict[str, Callable[[], Any]] = {
+    "scale_by_muon": lambda: gf.masked(gf.scale_by_muon(), gf.ndim(2)),
+    "scale_by_shape": lambda: gf.masked(gf.scale_by_shape(), gf.ndim(2)),
     "chain": lambda: gf.chain(gf.clip_by_global_norm(1.0), gf.adamw(0.01)),
     "named_chain": lambda: gf.named_chain(("clip", gf.clip(0.5)), ("adam", gf.adam(0.01))),
     "stateless": lambda: gf.stateless(lambda u, p: gf.tree.scale(0.5, u)),
     "stateless_with_tree_map": lambda: gf.stateless_with_tree_map(lambda u, p: u * 0.5),
     "masked": lambda: gf.masked(_inner(), lambda p: jax.tree.map(lambda x: x.ndim > 1, p)),
+    "injected": lambda: gf.inject_hyperparams(gf.adamw)(
+        learning_rate=gf.linear_schedule(0.1, 0.0, 100), weight_decay=0.01
+    ),
+    "tunable": lambda: gf.tunable(
+        gf.chain(gf.clip_by_global_norm(1.0), gf.adamw(gf.linear_schedule(0.1, 0.0, 100)))
+    ),
+    "partition": lambda: gf.partition({"matrix": _inner(), "other": gf.adam(0.01)}, _by_rank),
+    "freeze": lambda: gf.freeze(gf.ndim(1)),
+    "selective_transform": lambda: gf.selective_transform(_inner(), freeze_mask=gf.ndim(1)),
     "with_metrics": lambda: gf.with_metrics(_inner()),
+    # Half of its way, since after the whole of it to the minimum of the laws' loss differences are roundings.
+    "lbfgs": lambda: gf.lbfgs(0.5),
+    "mechanize": lambda: gf.mechanize(_inner()),
     "apply_if_finite": lambda: gf.apply_if_finite(_inner(), 2),
     "MultiSteps": lambda: gf.MultiSteps(_inner(), 2),
     "add_noise": lambda: gf.add_noise(0.01, 0.55, key=0),
     "noisy_sgd": lambda: gf.noisy_sgd(0.1, key=0),
+    "lookahead": lambda: with_slow_weights(gf.lookahead(_inner(), 2, 0.5)),
+    "schedule_free": lambda: gf.schedule_free(gf.sgd(0.1), 0.1),
+    "sam": lambda: gf.sam(_inner(), gf.chain(gf.normalize(), gf.sgd(0.05))),
+    "conditionally_transform": lambda: gf.conditionally_transform(_inner(), lambda step: step % 2 == 0),
+    "conditionally_mask": lambda: gf.conditionally_mask(_inner(), lambda step: step % 2 == 0),
+    "split_real_and_imaginary": lambda: gf.split_real_and_imaginary(_inner()),
+    "flatten": lambda: gf.flatten(_inner()),
+    "snapshot": lambda: gf.snapshot("largest", _largest),
+    "monitor": lambda: gf.monitor({"ema": gf.ema(0.9), "trace": gf.trace(0.9)}),
+    "measure_with_ema": lambda: gf.monitor({"largest": gf.measure_with_ema(_largest, 0.9)}),
+    "differentially_private_aggregate": lambda: with_examples(
+        gf.differentially_private_aggregate(1.0, 0.1, key=0)
+    ),
+    "dpsgd": lambda: with_examples(gf.dpsgd(0.1, 1.0, 0.1, key=0, momentum=0.9)),
 }
 
 # Arguments whose other values take another path through a factory.
@@ -78,25 +160,113 @@ VARIANTS: dict[str, Callable[[], Any]] = {
     "adopt-nesterov": lambda: gf.adopt(0.1, nesterov=True, clip_value_fn=lambda count: 0.5),
     "adopt-unclipped": lambda: gf.adopt(0.1, use_clipping=False),
     "sm3-averaging": lambda: gf.chain(gf.scale_by_sm3(b2=0.9), gf.scale(-0.1)),
+    "lookahead-reset": lambda: with_slow_weights(gf.lookahead(gf.adam(0.1), 2, 0.5, reset_state=True)),
+    "split_real_and_imaginary-adam": lambda: gf.split_real_and_imaginary(gf.adam(0.1)),
+    "snapshot-signs": lambda: gf.snapshot("signs", _signs),
+    "flatten-adamw": lambda: gf.flatten(gf.chain(gf.clip_by_global_norm(1.0), gf.adamw(0.1))),
+    "reduce_on_plateau-windows": lambda: gf.reduce_on_plateau(
+        0.5, patience=1, atol=0.1, cooldown=1, accumulation_size=2, min_scale=0.2
+    ),
+    "sam-three": lambda: gf.sam(_inner(), gf.adam(0.05), 3, reset_state=False),
+    "sam-opaque": lambda: gf.sam(_inner(), gf.chain(gf.normalize(), gf.sgd(0.05)), opaque_mode=True),
+    "schedule_free_sgd-warmup": lambda: gf.schedule_free_sgd(0.1, warmup_steps=2, weight_decay=0.01),
+    "schedule_free_adamw-half": lambda: gf.schedule_free_adamw(0.1, 3, state_dtype=jnp.bfloat16),
     "lars-mask": lambda: gf.lars(
         0.1, 0.01, trust_ratio_mask=lambda p: jax.tree.map(lambda x: x.ndim > 1, p), nesterov=True
     ),
+    "adafactor-factored": lambda: gf.adafactor(
+        0.1, min_dim_size_to_factor=2, momentum=0.9, weight_decay_rate=0.01
+    ),
+    "adafactor-given_decay": lambda: gf.chain(
+        gf.scale_by_factored_rms(min_dim_size_to_factor=1, decay_rate_fn=lambda step, rate: 0.9),
+        gf.scale(-0.1),
+    ),
+    "partition-selectors": lambda: gf.partition(
+        {gf.ndim(2) & ~gf.size(at_least=10**6): gf.adamw(0.1, mask=gf.ndim(2)), "**": gf.sgd(0.1)}
+    ),
+    "masked-selector": lambda: gf.masked(_inner(), ~gf.paths("**/bias", "**/table", "**/key", required=False)),
+    "prodigy-official": lambda: gf.prodigy(
+        beta3=0.9,
+        weight_decay=0.1,
+        safeguard_warmup=True,
+        weight_decay_mask=lambda p: jax.tree.map(lambda x: x.ndim > 1, p),
+        use_bias_correction=False,
+    ),
+    "dadapt_adamw-official": lambda: gf.dadapt_adamw(weight_decay=0.1, use_bias_correction=False),
+    "polyak_sgd-positive": lambda: gf.polyak_sgd(0.5, 0.5, f_min=1.0, eps=0.1, variant="sps+"),
+    "muon-adaptive": lambda: gf.muon(
+        0.1, 2 * ((3.4445, -4.775, 2.0315),), adaptive=True, nesterov=False, consistent_rms=0.2
+    ),
+    "muon-torch": lambda: gf.muon(0.1, "polar_express", weight_decay=0.01, bias_correction=False),
+    "muon-spectral": lambda: gf.muon(0.1, "cubic", preconditioning="spectral"),
+    "muon-aol": lambda: gf.muon(0.1, ns_steps=4, preconditioning="aol"),
+    "muon-schatten": lambda: gf.muon(0.1, ns_steps=4, preconditioning="schatten"),
+    "momo-adapted": lambda: gf.momo(0.5, lower_bound=-1.0, weight_decay=0.1, adapt_lower_bound=True),
+    "momo_adam-adapted": lambda: gf.momo_adam(
+        0.5, lower_bound=-1.0, weight_decay=0.1, adapt_lower_bound=True
+    ),
+    "dog-distance": lambda: gf.dog(init_step=("distance", 0.01), weight_decay=0.1),
+    "dog-learning_rate": lambda: gf.dog(0.5, init_step=("learning_rate", 0.01)),
+    "dowg-distance": lambda: gf.dowg(0.5, init_estim_sq_dist=0.1, weight_decay=0.1),
+    "cocob-decay": lambda: gf.cocob(
+        alpha=2.0, weight_decay=0.1, mask=lambda p: jax.tree.map(lambda x: x.ndim > 1, p)
+    ),
+    "mechanize-polyak": lambda: gf.mechanize(gf.polyak_sgd(), weight_decay=0.0, s_init=0.1, num_betas=2),
+    "sophia-each_step": lambda: gf.sophia(0.1, update_interval=1, clip_threshold=None, gamma=1.0),
+    "galore-projected": lambda: gf.galore(0.1, rank=2, update_proj_gap=2, scale=0.25, weight_decay=0.01),
+    "galore-lion": lambda: gf.galore(0.1, 1, base_optimizer=gf.scale_by_lion()),
     "masked-zero": lambda: gf.masked(
         _inner(), lambda p: jax.tree.map(lambda x: x.ndim > 1, p), elsewhere="zero"
     ),
 }
 
+
+def quadratic(params: Any) -> jax.Array:
+    """Half the squared norm of the parameters: the loss of the laws, in float32 at least."""
+    return 0.5 * gf.tree.norm(params, squared=True)
+
+
+# Extra arguments of update, by name, for the transformations that take them.
+EXTRA: dict[str, Callable[[Any, Any], Any]] = {
+    "value": lambda params, grads: quadratic(params),
+    "grad": lambda params, grads: grads,
+    "value_fn": lambda params, grads: quadratic,
+    "grad_fn": lambda params, grads: lambda params, i: grads,
+    "obj_fn": lambda params, grads: quadratic,
+}
+
+# Cases that leave out vectors, of whatever dtype, before a stage sees them.
+LEAVES_VECTORS_OUT = {
+    "masked", "masked-zero", "masked-selector", "selective_transform", "scale_by_muon", "scale_by_shape",
+}  # fmt: skip
+
+_LOSS_OF_ANOTHER_GRADIENT = (
+    "the law's gradients are not those of its loss, and no step lowers it as much as they promise"
+)
+
 # (law, case) -> why the case departs from the law. Strict: a departure that is mended must be taken out.
 _FIRST_STEP_AFTER_ZEROS = (
     "after zero gradients alone the rule divides by its eps, and float16 has no number that large"
+)
+_INNER_STEPS = "the stages inside count the steps that they take, and they take one in k calls"
+_READ_BACK = (
+    "a plain b2 >= 0.5 reads the momentum back from the new one, a traced one cannot: equal but for rounding, "
+    "which a smooth sign shows"
 )
 DEPARTURES: dict[tuple[str, str], str] = {
     ("zero gradients in float16", "acprop"): _FIRST_STEP_AFTER_ZEROS,
     ("zero gradients in float16", "scale_by_acprop"): _FIRST_STEP_AFTER_ZEROS,
     ("zero gradients in float16", "adopt-unclipped"): _FIRST_STEP_AFTER_ZEROS,
-    ("schedules follow the step", "MultiSteps"): (
-        "the stages inside count the steps that they take, and they take one in k calls"
+    ("tunable is plain bit for bit, float32", "lion-smooth"): _READ_BACK,
+    ("tunable is plain bit for bit, float32", "lion-refined"): _READ_BACK,
+    ("schedules follow the step", "MultiSteps"): _INNER_STEPS,
+    ("schedules follow the step", "lookahead-reset"): (
+        "the fast optimizer's state begins anew at each synchronisation, and with it its count of steps"
     ),
+    ("schedules follow the step", "sam"): _INNER_STEPS,
+    ("schedules follow the step", "sam-three"): _INNER_STEPS,
+    ("schedules follow the step", "conditionally_transform"): _INNER_STEPS,
+    ("schedules follow the step", "conditionally_mask"): _INNER_STEPS,
 }
 
 

@@ -8,6 +8,9 @@ from gradflow.optimizers._adabelief import scale_by_belief as scale_by_belief
 from gradflow.optimizers._adadelta import ScaleByAdaDeltaState as ScaleByAdaDeltaState
 from gradflow.optimizers._adadelta import adadelta as adadelta
 from gradflow.optimizers._adadelta import scale_by_adadelta as scale_by_adadelta
+from gradflow.optimizers._adafactor import FactoredState as FactoredState
+from gradflow.optimizers._adafactor import adafactor as adafactor
+from gradflow.optimizers._adafactor import scale_by_factored_rms as scale_by_factored_rms
 from gradflow.optimizers._adagrad import ScaleByRssState as ScaleByRssState
 from gradflow.optimizers._adagrad import adagrad as adagrad
 from gradflow.optimizers._adagrad import scale_by_rss as scale_by_rss
@@ -29,16 +32,50 @@ from gradflow.optimizers._adopt import scale_by_adopt as scale_by_adopt
 from gradflow.optimizers._amsgrad import ScaleByAmsgradState as ScaleByAmsgradState
 from gradflow.optimizers._amsgrad import amsgrad as amsgrad
 from gradflow.optimizers._amsgrad import scale_by_amsgrad as scale_by_amsgrad
+from gradflow.optimizers._cocob import COCOBState as COCOBState
+from gradflow.optimizers._cocob import cocob as cocob
+from gradflow.optimizers._cocob import scale_by_cocob as scale_by_cocob
+from gradflow.optimizers._dadapt_adamw import DAdaptAdamWState as DAdaptAdamWState
+from gradflow.optimizers._dadapt_adamw import dadapt_adamw as dadapt_adamw
+from gradflow.optimizers._dog import DoGState as DoGState
+from gradflow.optimizers._dog import dog as dog
+from gradflow.optimizers._dog import scale_by_dog as scale_by_dog
+from gradflow.optimizers._dpsgd import dpsgd as dpsgd
+from gradflow.optimizers._dowg import DoWGState as DoWGState
+from gradflow.optimizers._dowg import dowg as dowg
+from gradflow.optimizers._dowg import scale_by_dowg as scale_by_dowg
 from gradflow.optimizers._fromage import fromage as fromage
 from gradflow.optimizers._fromage import shrink_by_learning_rate as shrink_by_learning_rate
+from gradflow.optimizers._galore import GaLoreDimensionNumbers as GaLoreDimensionNumbers
+from gradflow.optimizers._galore import GaLoreState as GaLoreState
+from gradflow.optimizers._galore import galore as galore
+from gradflow.optimizers._galore import scale_by_galore as scale_by_galore
 from gradflow.optimizers._lamb import lamb as lamb
 from gradflow.optimizers._lamb import lars as lars
+from gradflow.optimizers._layerwise_dog import (
+    ScaleByDistanceOverGradientsState as ScaleByDistanceOverGradientsState,
+)
+from gradflow.optimizers._layerwise_dog import (
+    scale_by_distance_over_gradients as scale_by_distance_over_gradients,
+)
+from gradflow.optimizers._lbfgs import ScaleByLBFGSState as ScaleByLBFGSState
+from gradflow.optimizers._lbfgs import lbfgs as lbfgs
+from gradflow.optimizers._lbfgs import scale_by_lbfgs as scale_by_lbfgs
 from gradflow.optimizers._lion import ScaleByLionState as ScaleByLionState
 from gradflow.optimizers._lion import lion as lion
 from gradflow.optimizers._lion import scale_by_lion as scale_by_lion
 from gradflow.optimizers._madgrad import MadgradState as MadgradState
 from gradflow.optimizers._madgrad import madgrad as madgrad
 from gradflow.optimizers._madgrad import scale_by_madgrad as scale_by_madgrad
+from gradflow.optimizers._momo import MomoState as MomoState
+from gradflow.optimizers._momo import momo as momo
+from gradflow.optimizers._momo_adam import MomoAdamState as MomoAdamState
+from gradflow.optimizers._momo_adam import momo_adam as momo_adam
+from gradflow.optimizers._muon import MuonDimensionNumbers as MuonDimensionNumbers
+from gradflow.optimizers._muon import MuonState as MuonState
+from gradflow.optimizers._muon import muon as muon
+from gradflow.optimizers._muon import scale_by_muon as scale_by_muon
+from gradflow.optimizers._muon import scale_by_shape as scale_by_shape
 from gradflow.optimizers._nadam import ScaleByNadamState as ScaleByNadamState
 from gradflow.optimizers._nadam import nadam as nadam
 from gradflow.optimizers._nadam import nadamw as nadamw
@@ -50,6 +87,10 @@ from gradflow.optimizers._optimistic import ScaleByOptimisticGradientState as Sc
 from gradflow.optimizers._optimistic import optimistic_adam_v2 as optimistic_adam_v2
 from gradflow.optimizers._optimistic import optimistic_gradient_descent as optimistic_gradient_descent
 from gradflow.optimizers._optimistic import scale_by_optimistic_gradient as scale_by_optimistic_gradient
+from gradflow.optimizers._polyak import polyak_sgd as polyak_sgd
+from gradflow.optimizers._polyak import scale_by_polyak as scale_by_polyak
+from gradflow.optimizers._prodigy import ProdigyState as ProdigyState
+from gradflow.optimizers._prodigy import prodigy as prodigy
 from gradflow.optimizers._radam import radam as radam
 from gradflow.optimizers._radam import scale_by_radam as scale_by_radam
 from gradflow.optimizers._rmsprop import ScaleByRmsState as ScaleByRmsState
@@ -59,6 +100,8 @@ from gradflow.optimizers._rmsprop import scale_by_rms as scale_by_rms
 from gradflow.optimizers._rprop import ScaleByRpropState as ScaleByRpropState
 from gradflow.optimizers._rprop import rprop as rprop
 from gradflow.optimizers._rprop import scale_by_rprop as scale_by_rprop
+from gradflow.optimizers._schedule_free import schedule_free_adamw as schedule_free_adamw
+from gradflow.optimizers._schedule_free import schedule_free_sgd as schedule_free_sgd
 from gradflow.optimizers._sgd import noisy_sgd as noisy_sgd
 from gradflow.optimizers._sgd import sgd as sgd
 from gradflow.optimizers._sign import sign_sgd as sign_sgd
@@ -73,6 +116,11 @@ from gradflow.optimizers._simplified_ademamix import simplified_ademamix as simp
 from gradflow.optimizers._sm3 import ScaleBySM3State as ScaleBySM3State
 from gradflow.optimizers._sm3 import scale_by_sm3 as scale_by_sm3
 from gradflow.optimizers._sm3 import sm3 as sm3
+from gradflow.optimizers._sophia import HutchinsonState as HutchinsonState
+from gradflow.optimizers._sophia import SophiaState as SophiaState
+from gradflow.optimizers._sophia import hutchinson_estimator_diag_hessian as hutchinson_estimator_diag_hessian
+from gradflow.optimizers._sophia import scale_by_sophia as scale_by_sophia
+from gradflow.optimizers._sophia import sophia as sophia
 from gradflow.optimizers._stddev import ScaleByRStdDevState as ScaleByRStdDevState
 from gradflow.optimizers._stddev import ScaleByRStdDevWithCountState as ScaleByRStdDevWithCountState
 from gradflow.optimizers._stddev import scale_by_stddev as scale_by_stddev

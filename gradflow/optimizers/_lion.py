@@ -1,14 +1,16 @@
 """Lion: the sign of a momentum that is read before it is averaged."""
 
+from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from gradflow._base import GradientTransformation, OptState, Pair, Params, Updates, transformation
 from gradflow._compose import chain
 from gradflow._hyper import Decay, NonNegative, Positive, Rate
-from gradflow._leafwise import Scalars, leafwise
+from gradflow._leafwise import Scalars, bind, leafwise
 from gradflow._select import MaskOrFn
 from gradflow._state import first_moment, increment, zero_scalar
 from gradflow.transforms import add_decayed_weights, scale_by_learning_rate
@@ -22,26 +24,37 @@ class ScaleByLionState(NamedTuple):
 
 
 def lion_scalars(b1: jax.Array, b2: jax.Array, **_: jax.Array) -> Scalars:
-    """The decays' complements."""
-    return {"c1": 1 - b1, "c2": 1 - b2}
+    """The decays' complements, and the weights that make the mixture of the new momentum and g."""
+    c1, c2 = 1 - b1, 1 - b2
+    back = b1 / jnp.where(b2 > 0, b2, jnp.ones_like(b2))
+    return {"c1": c1, "c2": c2, "back": back, "rest": c1 - back * c2}
 
 
-def lion_rule(g: jax.Array, mu: jax.Array, s: Any) -> tuple[jax.Array, ...]:
-    """Chen et al. 2023, Program 1."""
-    return jnp.sign(s.b1 * mu + s.c1 * g), s.b2 * mu + s.c2 * g
+def lion_rule(
+    g: jax.Array, mu: jax.Array, s: Any, *, sign: Callable[..., jax.Array], read_back: bool
+) -> tuple[jax.Array, ...]:
+    """Chen et al. 2023, Program 1; with `read_back` the old momentum is `(mu_new - c2 * g) / b2`."""
+    new = s.b2 * mu + s.c2 * g
+    mixed = s.back * new + s.rest * g if read_back else s.b1 * mu + s.c1 * g
+    return sign(mixed, s), new
 
 
-def smooth_lion_rule(g: jax.Array, mu: jax.Array, s: Any) -> tuple[jax.Array, ...]:
-    """The same with a sign that passes through zero smoothly."""
-    return jnp.tanh(s.smooth_beta * (s.b1 * mu + s.c1 * g)), s.b2 * mu + s.c2 * g
+def hard(x: jax.Array, s: Any) -> jax.Array:
+    """The sign."""
+    return jnp.sign(x)
 
 
-def refined_lion_rule(g: jax.Array, mu: jax.Array, s: Any) -> tuple[jax.Array, ...]:
-    """The same with a sign that is linear around zero."""
-    return jnp.clip(s.b1 * mu + s.c1 * g, -1, 1), s.b2 * mu + s.c2 * g
+def smooth(x: jax.Array, s: Any) -> jax.Array:
+    """A sign that passes through zero smoothly."""
+    return jnp.tanh(s.smooth_beta * x)
 
 
-_RULES = {"hard": lion_rule, "smooth": smooth_lion_rule, "refined": refined_lion_rule}
+def refined(x: jax.Array, s: Any) -> jax.Array:
+    """A sign that is linear around zero."""
+    return jnp.clip(x, -1, 1)
+
+
+_SIGNS = {"hard": hard, "smooth": smooth, "refined": refined}
 
 
 @transformation(leaves="real")
@@ -65,11 +78,15 @@ def scale_by_lion(
       mode: "hard" is the sign; "smooth" has `tanh(smooth_beta * x)`, "refined" `clip(x, -1, 1)`.
       smooth_beta: steepness of the smooth sign, > 0.
 
-    Source: Chen et al. 2023, arXiv:2302.06675.
+    Where `b2` is a plain number >= 0.5 the mixture is made of the new momentum, which is the same up to
+    rounding and spares a copy of the state; where momentum and gradient cancel but for rounding, the sign
+    may be another. Source: Chen et al. 2023, arXiv:2302.06675.
     """
-    if mode not in _RULES:
-        raise ValueError(f"scale_by_lion: argument 'mode' must be one of {sorted(_RULES)}; got {mode!r}")
-    rule = _RULES[mode]
+    if mode not in _SIGNS:
+        raise ValueError(f"scale_by_lion: argument 'mode' must be one of {sorted(_SIGNS)}; got {mode!r}")
+    # A small b2 would magnify the rounding, and nobody knows how large one is that is traced.
+    read_back = isinstance(b2, int | float | np.ndarray | np.generic) and float(b2) >= 0.5
+    rule = bind(lion_rule, sign=_SIGNS[mode], read_back=read_back)
 
     def init(params: Params) -> OptState:
         return ScaleByLionState(zero_scalar(params), first_moment(params, mu_dtype))

@@ -29,6 +29,9 @@ from gradflow.schedules._piecewise import cosine_onecycle_schedule as cosine_one
 from gradflow.schedules._piecewise import linear_onecycle_schedule as linear_onecycle_schedule
 from gradflow.schedules._piecewise import piecewise_constant_schedule as piecewise_constant_schedule
 from gradflow.schedules._piecewise import piecewise_interpolate_schedule as piecewise_interpolate_schedule
+from gradflow.schedules._stateful import StatefulSchedule as StatefulSchedule
+from gradflow.schedules._stateful import WrappedSchedule as WrappedSchedule
+from gradflow.schedules._stateful import WrappedScheduleState as WrappedScheduleState
 from gradflow.schedules._warmup import warmup_constant_schedule as warmup_constant_schedule
 from gradflow.schedules._warmup import warmup_cosine_decay_schedule as warmup_cosine_decay_schedule
 from gradflow.schedules._warmup import warmup_exponential_decay_schedule as warmup_exponential_decay_schedule

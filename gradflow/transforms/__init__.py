@@ -3,6 +3,15 @@
 from gradflow.transforms._adaptive_clip import adaptive_grad_clip as adaptive_grad_clip
 from gradflow.transforms._adaptive_clip import unitwise_clip as unitwise_clip
 from gradflow.transforms._adaptive_clip import unitwise_norm as unitwise_norm
+from gradflow.transforms._backtracking_linesearch import (
+    BacktrackingLinesearchInfo as BacktrackingLinesearchInfo,
+)
+from gradflow.transforms._backtracking_linesearch import (
+    ScaleByBacktrackingLinesearchState as ScaleByBacktrackingLinesearchState,
+)
+from gradflow.transforms._backtracking_linesearch import (
+    scale_by_backtracking_linesearch as scale_by_backtracking_linesearch,
+)
 from gradflow.transforms._block_scale import scale_by_param_block_norm as scale_by_param_block_norm
 from gradflow.transforms._block_scale import scale_by_param_block_rms as scale_by_param_block_rms
 from gradflow.transforms._centralize import centralize as centralize
@@ -12,6 +21,12 @@ from gradflow.transforms._clip_norm import clip_by_global_norm as clip_by_global
 from gradflow.transforms._dampened_trace import DampenedTraceState as DampenedTraceState
 from gradflow.transforms._dampened_trace import dampened_trace as dampened_trace
 from gradflow.transforms._decay import add_decayed_weights as add_decayed_weights
+from gradflow.transforms._differential_privacy import (
+    DifferentiallyPrivateAggregateState as DifferentiallyPrivateAggregateState,
+)
+from gradflow.transforms._differential_privacy import (
+    differentially_private_aggregate as differentially_private_aggregate,
+)
 from gradflow.transforms._ema import EmaState as EmaState
 from gradflow.transforms._ema import ema as ema
 from gradflow.transforms._empty_states import AdaptiveGradClipState as AdaptiveGradClipState
@@ -19,16 +34,25 @@ from gradflow.transforms._empty_states import AddDecayedWeightsState as AddDecay
 from gradflow.transforms._empty_states import ClipByGlobalNormState as ClipByGlobalNormState
 from gradflow.transforms._empty_states import ClipState as ClipState
 from gradflow.transforms._empty_states import NonNegativeParamsState as NonNegativeParamsState
+from gradflow.transforms._empty_states import NormalizeState as NormalizeState
 from gradflow.transforms._empty_states import ScaleByTrustRatioState as ScaleByTrustRatioState
 from gradflow.transforms._empty_states import ScaleState as ScaleState
+from gradflow.transforms._monitor import MonitorState as MonitorState
+from gradflow.transforms._monitor import SnapshotState as SnapshotState
+from gradflow.transforms._monitor import measure_with_ema as measure_with_ema
+from gradflow.transforms._monitor import monitor as monitor
+from gradflow.transforms._monitor import snapshot as snapshot
 from gradflow.transforms._nans import ZeroNansState as ZeroNansState
 from gradflow.transforms._nans import zero_nans as zero_nans
 from gradflow.transforms._noise import AddNoiseState as AddNoiseState
 from gradflow.transforms._noise import add_noise as add_noise
 from gradflow.transforms._nonnegative import keep_params_nonnegative as keep_params_nonnegative
+from gradflow.transforms._normalize import normalize as normalize
 from gradflow.transforms._normalize import normalize_by_update_norm as normalize_by_update_norm
 from gradflow.transforms._per_example import per_example_global_norm_clip as per_example_global_norm_clip
 from gradflow.transforms._per_example import per_example_layer_norm_clip as per_example_layer_norm_clip
+from gradflow.transforms._reduce_on_plateau import ReduceLROnPlateauState as ReduceLROnPlateauState
+from gradflow.transforms._reduce_on_plateau import reduce_on_plateau as reduce_on_plateau
 from gradflow.transforms._scale import ScaleByScheduleState as ScaleByScheduleState
 from gradflow.transforms._scale import scale as scale
 from gradflow.transforms._scale import scale_by_learning_rate as scale_by_learning_rate
@@ -37,3 +61,7 @@ from gradflow.transforms._sign import scale_by_sign as scale_by_sign
 from gradflow.transforms._trace import TraceState as TraceState
 from gradflow.transforms._trace import trace as trace
 from gradflow.transforms._trust_ratio import scale_by_trust_ratio as scale_by_trust_ratio
+from gradflow.transforms._value_and_grad import value_and_grad_from_state as value_and_grad_from_state
+from gradflow.transforms._zoom_linesearch import ScaleByZoomLinesearchState as ScaleByZoomLinesearchState
+from gradflow.transforms._zoom_linesearch import ZoomLinesearchInfo as ZoomLinesearchInfo
+from gradflow.transforms._zoom_linesearch import scale_by_zoom_linesearch as scale_by_zoom_linesearch

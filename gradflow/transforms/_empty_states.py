@@ -7,5 +7,6 @@ AddDecayedWeightsState = EmptyState
 ClipByGlobalNormState = EmptyState
 ClipState = EmptyState
 NonNegativeParamsState = EmptyState
+NormalizeState = EmptyState
 ScaleByTrustRatioState = EmptyState
 ScaleState = EmptyState

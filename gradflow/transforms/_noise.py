@@ -6,15 +6,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gradflow import tree
-from gradflow._axes import AxisName, axes_of, check_axis_name, sum_axes
+from gradflow._axes import AxisName, check_axis_name, sum_axes
 from gradflow._base import OptState, Pair, Params, Updates, transformation
-from gradflow._dtypes import compute_dtype
-from gradflow._errors import describe
 from gradflow._hyper import NonNegative
 from gradflow._leafwise import Scalars, leafwise, safe_sqrt
 from gradflow._report import report
 from gradflow._state import increment, zero_scalar
+from gradflow.transforms._keys import check_key, key_state, next_key, normal_like
 
 
 class AddNoiseState(NamedTuple):
@@ -51,45 +49,23 @@ def add_noise(eta: NonNegative, gamma: NonNegative, key: Any = None, *, axis_nam
     Source: Neelakantan et al. 2015, arXiv:1511.06807.
     """
     check_axis_name("add_noise", axis_name)
-    if isinstance(key, bool) or not isinstance(key, int | np.integer | jax.Array):
-        raise TypeError(f"add_noise: argument 'key' must be a PRNG key or an integer; got {describe(key)}")
-    typed = isinstance(key, jax.Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
-    if isinstance(key, jax.Array) and (key.ndim != 0 if typed else key.dtype != np.uint32 or key.ndim != 1):
-        raise TypeError(f"add_noise: argument 'key' must be one PRNG key or an integer; got {describe(key)}")
+    check_key("add_noise", key)
 
     def init(params: Params) -> OptState:
-        data = key if isinstance(key, jax.Array) and not typed else jax.random.key_data(_typed(key))
-        return AddNoiseState(zero_scalar(params), zero_scalar(params, data.dtype) + data)
+        return AddNoiseState(zero_scalar(params), key_state(key, params))
 
     def update(
         updates: Updates, state: AddNoiseState, params: Params | None = None
     ) -> tuple[Updates, AddNoiseState]:
         axes = sum_axes(axis_name, updates)
         count = increment(state.count)
-        current = jax.random.wrap_key_data(state.rng_key, impl=jax.random.key_impl(key) if typed else None)
-        now, later = jax.random.split(current)
-        keys = tree.split_key_like(now, updates)
-        samples = jax.tree.map(lambda k, g: _sample(k, g, axes), keys, updates)
+        now, later = next_key(key, state.rng_key)
+        samples = normal_like(now, updates, axes)
         report("deviation", lambda: _deviation(eta, gamma, count))
         (u,) = leafwise(noise_rule, (updates, samples), noise_scalars, eta=eta, gamma=gamma, count=count)
-        return u, AddNoiseState(count, jax.random.key_data(later))
+        return u, AddNoiseState(count, later)
 
     return init, update
-
-
-def _typed(key: Any) -> Any:
-    return key if isinstance(key, jax.Array) else jax.random.key(key)
-
-
-def _sample(key: Any, g: jax.Array, axes: tuple[str, ...]) -> Any:
-    """Normal numbers for a leaf; different ones on each device that holds a piece of it."""
-    for name in axes_of(g, axes):
-        key = jax.random.fold_in(key, jax.lax.axis_index(name))
-    return tree.random_like(key, g, _normal)
-
-
-def _normal(key: Any, shape: tuple[int, ...], dtype: Any) -> jax.Array:
-    return jax.random.normal(key, shape, compute_dtype(dtype))
 
 
 def _deviation(eta: Any, gamma: Any, count: jax.Array) -> jax.Array:

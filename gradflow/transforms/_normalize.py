@@ -4,12 +4,20 @@ import jax
 import jax.numpy as jnp
 
 from gradflow._axes import AxisName, check_axis_name, sum_axes
-from gradflow._base import EmptyState, Pair, Params, Updates, transformation
+from gradflow._base import (
+    EmptyState,
+    GradientTransformation,
+    Pair,
+    Params,
+    Updates,
+    transformation,
+)
 from gradflow._compose import init_empty_state
 from gradflow._hyper import Finite, NonNegative
 from gradflow._leafwise import Scalars, leafwise
 from gradflow._report import report
 from gradflow.transforms._scaled_norm import rescale_rule, scaled_norm
+
 
 
 def normalize_scalars(size: jax.Array, power: jax.Array, scale_factor: jax.Array, eps: jax.Array) -> Scalars:
@@ -47,3 +55,12 @@ def normalize_by_update_norm(
         return u, state
 
     return init_empty_state, update
+
+
+@transformation
+def normalize(*, axis_name: AxisName = None) -> GradientTransformation:
+    """Divides the updates by their norm: `u = g / norm`. Zero updates stay zero.
+
+    `normalize_by_update_norm` with `eps=0`; `axis_name` and reports as there.
+    """
+    return normalize_by_update_norm(eps=0.0, axis_name=axis_name)

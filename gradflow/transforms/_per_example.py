@@ -1,5 +1,6 @@
 """Clipping the gradient of each example of a batch, and summing: for differential privacy."""
 
+import functools
 from typing import Any
 
 import jax
@@ -7,9 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from gradflow._base import Updates
-from gradflow._dtypes import compute_dtype, is_inexact
+from gradflow._dtypes import compute_dtype, is_inexact, promote
 from gradflow._errors import describe
-from gradflow.transforms._scaled_norm import clip_scalars, rescale, scaled_norm
+from gradflow._leafwise import abs_sq, safe_sqrt
+from gradflow.transforms._scaled_norm import clip_scalars, is_lost, powers, rescale
 from gradflow.tree._paths import path_string
 
 
@@ -77,11 +79,33 @@ def _examples(who: str, grads: Updates) -> tuple[list[jax.Array], Any]:
 
 @jax.jit
 def _clip_and_sum(leaves: list[jax.Array], limit: jax.Array) -> tuple[list[jax.Array], jax.Array]:
-    def clip(example: list[jax.Array]) -> tuple[list[jax.Array], jax.Array]:
-        size, power = scaled_norm(example)
-        bound = limit.astype(size.dtype)
-        factor = clip_scalars(size, power, bound)["factor"]
-        return [rescale(x, factor, power) for x in example], size > bound * power
+    size, power = scaled_norms(leaves)
+    bound = limit.astype(size.dtype)
+    factor = clip_scalars(size, power, bound)["factor"]
+    clipped = [rescale(x, _along(factor, x), _along(power, x)) for x in leaves]
+    return [jnp.sum(x, axis=0) for x in clipped], jnp.sum(size > bound * power, dtype=np.int32)
 
-    clipped, changed = jax.vmap(clip)(leaves)
-    return [jnp.sum(x, axis=0) for x in clipped], jnp.sum(changed, dtype=np.int32)
+
+def scaled_norms(leaves: list[jax.Array]) -> tuple[jax.Array, jax.Array]:
+    """`scaled_norm` of each example, whose numbers lie along the first axis of every leaf."""
+    square = _squares(leaves)
+    power, shift, back = powers(square)
+
+    def again(leaves: list[jax.Array]) -> jax.Array:
+        shifted = [_along(jax.lax.stop_gradient(shift), x) * x for x in leaves]
+        return safe_sqrt(_squares(shifted)) * back
+
+    # One branch for all examples: under vmap both branches would be computed.
+    return jax.lax.cond(jnp.any(is_lost(square)), again, lambda _: safe_sqrt(square) * power, leaves), power
+
+
+def _squares(leaves: list[jax.Array]) -> jax.Array:
+    """The sum of squares of each example, in the widest of the leaves' dtypes."""
+    sums = [jnp.sum(abs_sq(x), axis=tuple(range(1, x.ndim))) for x in leaves]
+    widest = functools.reduce(promote, [x.dtype for x in sums])
+    return functools.reduce(jnp.add, [x.astype(widest) for x in sums])
+
+
+def _along(scalars: jax.Array, x: jax.Array) -> jax.Array:
+    """One number for each example, to be multiplied with a leaf."""
+    return jnp.expand_dims(scalars.astype(x.dtype), tuple(range(1, x.ndim)))

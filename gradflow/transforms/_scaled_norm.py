@@ -25,14 +25,13 @@ def scaled_norm(updates: Any, axes: tuple[str, ...] = ()) -> tuple[jax.Array, ja
     derivative at zero is zero.
     """
     square = global_norm(updates, axes, squared=True)
-    power, shift, back = _powers(square)
+    power, shift, back = powers(square)
 
     def again(updates: Any) -> jax.Array:
         (moved,) = leafwise(shift_rule, (updates,), shift=shift)
         return safe_sqrt(global_norm(moved, axes, squared=True).astype(square.dtype)) * back
 
-    lost = (square < _SMALL**2) | (square == np.inf)
-    return jax.lax.cond(lost, again, lambda _: safe_sqrt(square) * power, updates), power
+    return jax.lax.cond(is_lost(square), again, lambda _: safe_sqrt(square) * power, updates), power
 
 
 def shift_rule(g: jax.Array, s: Any) -> jax.Array:
@@ -43,8 +42,13 @@ def shift_rule(g: jax.Array, s: Any) -> jax.Array:
     return jax.lax.optimization_barrier((s.shift, jax.lax.stop_gradient(g)))[0] * g
 
 
+def is_lost(square: jax.Array) -> jax.Array:
+    """Whether digits of this sum of squares vanished, or it overflowed."""
+    return (square < _SMALL**2) | (square == np.inf)
+
+
 @jax.jit
-def _powers(square: jax.Array) -> tuple[jax.Array, ...]:
+def powers(square: jax.Array) -> tuple[jax.Array, ...]:
     """For `size`; and for a second reading: what to multiply by before squaring, and afterwards."""
     small, large = square < _SMALL**2, square > _LARGE**2
     # Before squaring the largest numbers are brought to the quarter of their exponent.

@@ -1,7 +1,7 @@
 """A transformation of some leaves only."""
 
-from collections.abc import Iterator
-from typing import Any, NamedTuple
+from collections.abc import Hashable, Iterator, Mapping
+from typing import Any, NamedTuple, NoReturn
 
 import jax
 
@@ -92,7 +92,34 @@ def _reveal(keep: Any, new: Updates, old: Updates, elsewhere: str) -> Updates:
 
 def _mask_in(state: OptState, updates: Updates) -> Any:
     """What a mask chose, from the parts of a state that are built like the updates."""
-    flat, structure = jax.tree_util.tree_flatten_with_path(updates, is_leaf=is_absent)
+    chosen = _chosen_in(state, updates)
+    if chosen is None:
+        _refuse_unknown("mask")
+    structure: Any = jax.tree.structure(updates, is_leaf=is_absent)
+    return structure.unflatten(chosen)
+
+
+def labels_in(states: Mapping[Hashable, MaskedState], updates: Updates) -> Any:
+    """Which leaf has which label, from the states of all of them; one of these may be silent."""
+    leaves: list[Any]
+    structure: Any
+    leaves, structure = jax.tree.flatten(updates, is_leaf=is_absent)
+    chosen = {label: _chosen_in(state.inner_state, updates) for label, state in states.items()}
+    silent = [label for label, own in chosen.items() if own is None]
+    if len(silent) > 1:
+        _refuse_unknown("labels")
+    answers: list[Any] = []
+    for index, leaf in enumerate(leaves):
+        owners = [label for label, own in chosen.items() if own is not None and own[index]] or silent
+        if len(owners) != 1 and not is_absent(leaf):
+            _refuse_unknown("labels")
+        answers.append(owners[0] if len(owners) == 1 else leaf)
+    return structure.unflatten(answers)
+
+
+def _chosen_in(state: OptState, updates: Updates) -> tuple[bool, ...] | None:
+    """For each leaf of the updates whether a state has anything of it; None if the state does not tell."""
+    flat, _ = jax.tree_util.tree_flatten_with_path(updates, is_leaf=is_absent)
     found: set[tuple[bool, ...]] = set()
     nodes = list(_subtrees(state))
     # The state of one array is like any number of the state; and masks inside masks look alike.
@@ -104,12 +131,15 @@ def _mask_in(state: OptState, updates: Updates) -> Any:
                 for (_, x), (_, g) in zip(here, flat, strict=True)
             ):
                 found.add(tuple(not isinstance(x, MaskedNode) for _, x in here))
-    if len(found) != 1:
-        raise ValueError(
-            f"{stage_name()}: its mask is a function of the parameters, and the state does not tell what it "
-            "chose: call update(updates, state, params)"
-        )
-    return jax.tree.unflatten(structure, found.pop())
+    return found.pop() if len(found) == 1 else None
+
+
+def _refuse_unknown(what: str) -> NoReturn:
+    verb = "is a function" if what == "mask" else "are found by functions"
+    raise ValueError(
+        f"{stage_name()}: its {what} {verb} of the parameters, and the state does not tell what was chosen, "
+        "so this stage needs the parameters: call update(updates, state, params)"
+    )
 
 
 def _subtrees(node: Any) -> Iterator[Any]:

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from gradflow import tree
 from gradflow._base import GradientTransformation, OptState, Pair, Params, Updates, transformation
-from gradflow._report import below, collecting, declared_reports, forward, is_collecting, report
+from gradflow._report import below, collecting, declared_reports, forward, is_collecting, note, report
 from gradflow._state import zero_scalar
 
 
@@ -44,6 +44,8 @@ def with_metrics(inner: GradientTransformation) -> Pair:
         values |= {n: value for n, value in below(inner, heard.values).items() if n in values}
         values["gradient_norm"] = tree.norm(updates).astype(jnp.float32)
         values["update_norm"] = tree.norm(new_updates).astype(jnp.float32)
+        for name, value in heard.notes.items():
+            note(name, value)
         if is_collecting():
             for name in _OWN:
                 report(name, values[name])

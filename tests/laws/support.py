@@ -5,8 +5,15 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from specs import EXTRA
 
 import gradflow as gf
+
+
+def extras(tx: Any, params: Any, grads: Any) -> dict[str, Any]:
+    """The extra arguments that a transformation takes, such as the loss; none for most."""
+    taken = sorted(tx.update.stage.takes & EXTRA.keys())
+    return {name: EXTRA[name](params, grads) for name in taken}
 
 
 def run(tx: Any, params: Any, gradients: list[Any], state: Any = None) -> tuple[list[Any], Any, Any]:
@@ -14,7 +21,7 @@ def run(tx: Any, params: Any, gradients: list[Any], state: Any = None) -> tuple[
     state = tx.init(params) if state is None else state
     history = []
     for g in gradients:
-        updates, state = tx.update(g, state, params)
+        updates, state = tx.update(g, state, params, **extras(tx, params, g))
         params = gf.apply_updates(params, updates)
         history.append(updates)
     return history, params, state

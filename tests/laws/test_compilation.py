@@ -13,7 +13,7 @@ from problems import MIXED, filled, small
 from specs import build, over_all
 
 import gradflow as gf
-from laws.support import assert_close, avals, run
+from laws.support import assert_close, avals, extras, run
 
 COMPILED = "/jax/core/compile/backend_compile_duration"
 
@@ -39,7 +39,7 @@ def step_of(tx: Any) -> Any:
 
     def step(params: Any, state: Any) -> tuple[Any, Any]:
         grads = jax.tree.map(lambda p: 0.1 * p, params)
-        updates, state = tx.update(grads, state, params)
+        updates, state = tx.update(grads, state, params, **extras(tx, params, grads))
         return gf.apply_updates(params, updates), state
 
     return step

@@ -8,6 +8,8 @@ import pytest
 from problems import small
 from specs import build, leaf_policy, over_all
 
+from laws.support import extras
+
 WRONG_GRADIENTS = {
     "a leaf is missing": lambda g: {"kernel": g["kernel"]},
     "a leaf too many": lambda g: {**g, "extra": g["bias"]},
@@ -25,7 +27,7 @@ def test_wrong_gradients_are_refused_by_path(case: str, mistake: str) -> None:
     params, grads = small(0), small(1)
     state = tx.init(params)
     with pytest.raises((ValueError, TypeError)) as caught:
-        tx.update(WRONG_GRADIENTS[mistake](grads), state, params)
+        tx.update(WRONG_GRADIENTS[mistake](grads), state, params, **extras(tx, params, grads))
     message = str(caught.value)
     assert any(name in message for name in ("bias", "kernel", "extra", "a list")), message
     assert "Array(" not in message
@@ -39,7 +41,7 @@ def test_the_state_of_another_transformation_is_refused(case: str) -> None:
 
     for wrong in ({"not": "a state"}, params, None, 3, (1, 2, 3, 4, 5, 6, 7)):
         with pytest.raises((ValueError, TypeError)) as caught:
-            tx.update(grads, wrong, params)
+            tx.update(grads, wrong, params, **extras(tx, params, grads))
         message = str(caught.value)
         assert "state" in message
         assert "Array(" not in message
@@ -51,10 +53,10 @@ def test_swapped_arguments_are_refused(case: str) -> None:
     params, grads = small(0), small(1)
     state = tx.init(params)
     with pytest.raises((ValueError, TypeError)):
-        tx.update(grads, params, state)
+        tx.update(grads, params, state, **extras(tx, params, grads))
     if jax.tree.leaves(state):
         with pytest.raises((ValueError, TypeError)):
-            tx.update(state, grads, params)
+            tx.update(state, grads, params, **extras(tx, params, grads))
 
 
 @over_all("state of other parameters")
@@ -68,12 +70,14 @@ def test_the_state_of_other_parameters_is_refused(case: str) -> None:
     if all(leaf.shape not in ((2, 2), (5,)) for leaf in jax.tree.leaves(state)):
         return
     with pytest.raises(ValueError, match=r"bias|kernel"):
-        tx.update(grads, state, params)
+        tx.update(grads, state, params, **extras(tx, params, grads))
 
 
 @over_all("stray extra arguments")
 def test_extra_arguments_that_nobody_takes_are_tolerated(case: str) -> None:
     tx = build(case)
     params: Any = small(0)
-    updates, _ = tx.update(small(1), tx.init(params), params, batch_statistics=None, epoch=3)
+    grads = small(1)
+    extra = {**extras(tx, params, grads), "batch_statistics": None, "epoch": 3}
+    updates, _ = tx.update(grads, tx.init(params), params, **extra)
     assert jax.tree.structure(updates) == jax.tree.structure(params)

@@ -11,9 +11,8 @@ from problems import small
 from specs import CASES, build, over_all
 
 import gradflow as gf
-from gradflow._base import own_factories
 from gradflow._expression import expression_of
-from laws.support import assert_close, assert_finite, run
+from laws.support import assert_close, assert_finite, extras, run
 
 
 def hyperparameters(tx: Any) -> dict[str, float]:
@@ -22,7 +21,7 @@ def hyperparameters(tx: Any) -> dict[str, float]:
     for address, value in gf.addresses(tx).items():
         expression = expression_of(value)
         if expression is not None and expression.maker.kind == "transformation":
-            for name in own_factories()[expression.name].hyperparameters:
+            for name in expression.maker.hyperparameters:
                 if isinstance(expression.arguments[name], int | float):
                     found[f"{address}.{name}"] = float(expression.arguments[name])
     return found
@@ -118,6 +117,27 @@ def test_a_schedule_is_asked_at_the_count_of_steps_taken(case: str) -> None:
     state = scheduled.init(params)
     for t, g in enumerate(grads):
         now = gf.replace(tx, {a: _as_schedule(values[t]) for a, values in steps.items()})
-        updates, state = now.update(g, state, params)
+        updates, state = now.update(g, state, params, **extras(tx, params, g))
         params = gf.apply_updates(params, updates)
         assert_close(actual[t], updates, rtol=2e-5)
+
+
+def _changes_no_bit(case: str, dtype: Any) -> None:
+    tx = build(case)
+    params, grads = small(0, dtype), small(1, dtype)
+    tuned = gf.tunable(tx)
+    state, plain = tuned.init(params), tx.init(params)
+    for _ in range(2):
+        ours, state = tuned.update(grads, state, params, **extras(tx, params, grads))
+        expected, plain = tx.update(grads, plain, params, **extras(tx, params, grads))
+        jax.tree.map(np.testing.assert_array_equal, ours, expected)
+
+
+@over_all("tunable is plain bit for bit, float32", WITH_NUMBERS)
+def test_numbers_in_the_state_change_no_bit(case: str) -> None:
+    _changes_no_bit(case, jnp.float32)
+
+
+@over_all("tunable is plain bit for bit, bfloat16", WITH_NUMBERS)
+def test_numbers_in_the_state_change_no_bit_in_half_precision(case: str) -> None:
+    _changes_no_bit(case, jnp.bfloat16)

@@ -16,7 +16,7 @@ from specs import CASES, build, over_all
 
 import gradflow as gf
 from gradflow._base import own_factories
-from laws.support import assert_close, avals, run
+from laws.support import assert_close, avals, extras, run
 
 
 def has_functions(value: Any) -> bool:
@@ -113,7 +113,7 @@ def test_a_rebuilt_transformation_does_not_retrace(case: str) -> None:
     def step(tx: Any, grads: Any, state: Any, params: Any) -> Any:
         nonlocal traces
         traces += 1
-        return tx.update(grads, state, params)
+        return tx.update(grads, state, params, **extras(tx, params, grads))
 
     compiled = jax.jit(step, static_argnums=0)
     params, grads = small(0), small(1)
@@ -131,9 +131,10 @@ def test_state_survives_pickle_and_flax(case: str) -> None:
     restored = pickle.loads(pickle.dumps(jax.device_get(state)))
     data = flax.serialization.to_bytes(state)
     other = flax.serialization.from_bytes(tx.init(params), data)
-    expected, _ = tx.update(grads, state, params)
+    extra = extras(tx, params, grads)
+    expected, _ = tx.update(grads, state, params, **extra)
     for again in (restored, other):
-        actual, _ = tx.update(grads, jax.tree.map(jnp.asarray, again), params)
+        actual, _ = tx.update(grads, jax.tree.map(jnp.asarray, again), params, **extra)
         assert_close(actual, expected)
 
 

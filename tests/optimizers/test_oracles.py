@@ -16,7 +16,18 @@ FILES = {
     path.stem: json.loads(path.read_text())
     for path in sorted((Path(__file__).parents[1] / "oracles").glob("*.json"))
 }
-STANDARD = [n for n, d in FILES.items() if d["kind"] == "optimizer" and d["protocol"] == "standard"]
+
+# What of the state and the parameters is compared with what of the file.
+View = Callable[[Any, Any], Any]
+PROTOCOLS: dict[str, dict[str, View]] = {
+    "standard": {"trajectory": lambda state, params: params},
+    "lookahead": {"trajectory": lambda state, params: params.fast},
+    "schedule_free": {
+        "trajectory": lambda state, params: params,
+        "eval_trajectory": gf.schedule_free_eval_params,
+    },
+}
+CASES = [n for n, d in FILES.items() if d["kind"] == "optimizer" and d["protocol"] in PROTOCOLS]
 
 
 def call(spec: Any) -> Any:
@@ -38,23 +49,27 @@ def arrays(tree: dict[str, Any]) -> dict[str, jax.Array]:
     return {name: jnp.asarray(np.asarray(values, np.float64)) for name, values in tree.items()}
 
 
-@pytest.mark.parametrize("case", STANDARD)
+@pytest.mark.parametrize("case", CASES)
 def test_trajectory(case: str, record_property: Callable[[str, object], None]) -> None:
     data, worst = FILES[case], 0.0
     with jax.enable_x64(True):
         tx = call(data["gradflow"])
-        params = arrays(data["params0"])
+        params: Any = arrays(data["params0"])
+        if data["protocol"] == "lookahead":
+            params = gf.LookaheadParams.init_synced(params)
         state = tx.init(params)
         step = jax.jit(tx.update)
-        for t, (grads, expected) in enumerate(zip(data["grads"], data["trajectory"], strict=True)):
+        for t, grads in enumerate(data["grads"]):
             updates, state = step(arrays(grads), state, params)
             params = gf.apply_updates(params, updates)
-            for name, values in expected.items():
-                error = float(np.max(np.abs(np.asarray(params[name]) - np.asarray(values))))
-                worst = max(worst, error)
-                assert error <= data["tolerance"], f"step {t}, leaf {name}: off by {error:.1e}"
+            for what, view in PROTOCOLS[data["protocol"]].items():
+                actual = view(state, params)
+                for name, values in data[what][t].items():
+                    error = float(np.max(np.abs(np.asarray(actual[name]) - np.asarray(values))))
+                    worst = max(worst, error)
+                    assert error <= data["tolerance"], f"{what}, step {t}, leaf {name}: off by {error:.1e}"
     record_property("largest error", worst)
 
 
 def test_there_are_oracles() -> None:
-    assert len(STANDARD) >= 35
+    assert len(CASES) >= 35

@@ -1,0 +1,181 @@
+"""Functions that stay finite, with finite derivatives, where the plain ones do not."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from gradflow._dtypes import compute_dtype, is_complex, is_inexact, promote, real_dtype
+from gradflow._errors import describe
+from gradflow._state import increment
+
+
+def safe_increment(count: Any) -> jax.Array:
+    """`count + 1`, staying at the largest number of its type where that would wrap or round.
+
+    Args:
+      count: a step counter: a real number or array, of integers as a rule.
+    """
+    count = jnp.asarray(count)
+    if jnp.issubdtype(count.dtype, jnp.integer):
+        return increment(count)
+    if not jnp.issubdtype(count.dtype, jnp.floating):
+        raise TypeError(f"safe_increment: 'count' must be a real number; got {describe(count)}")
+    one = jnp.ones((), count.dtype)
+    last = jnp.asarray(jnp.finfo(count.dtype).max, count.dtype)
+    return jnp.where(count < last, count + one, last)
+
+
+safe_int32_increment = safe_increment
+
+
+def safe_norm(
+    x: Any,
+    min_norm: Any,
+    ord: int | float | str | None = None,
+    axis: int | tuple[int, ...] | None = None,
+    keepdims: bool = False,
+) -> jax.Array:
+    """`max(norm(x), min_norm)`, with derivative 0 wherever the norm is at most `min_norm`, at 0 too.
+
+    Args:
+      x: an array of inexact numbers.
+      min_norm: the least result, >= 0.
+      ord, axis, keepdims: as for `jnp.linalg.norm`.
+
+    Below float32 the norm is taken in float32; the result has the dtype of `x`.
+    """
+    x = _inexact("safe_norm", x)
+    low = real_dtype(compute_dtype(x.dtype))
+    wide = x.astype(promote(x.dtype, low))
+    floor = jnp.asarray(min_norm, low)
+    small = jnp.linalg.norm(jax.lax.stop_gradient(wide), ord=ord, axis=axis, keepdims=True) <= floor
+    inside = jnp.where(small, _away_from_zero(wide, ord, axis), wide)
+    norm = jnp.linalg.norm(inside, ord=ord, axis=axis, keepdims=keepdims)
+    small = jnp.reshape(small, norm.shape)
+    return jnp.where(small, floor, norm).astype(real_dtype(x.dtype))
+
+
+def _away_from_zero(x: jax.Array, ord: Any, axis: Any) -> jax.Array:
+    """An array like `x` at which its norm has a derivative: to be differentiated in its place."""
+    axes = axis if axis is not None else tuple(range(x.ndim))
+    if ord is None or not isinstance(axes, tuple) or len(axes) != 2:
+        return jnp.ones_like(x)
+    # Singular values must differ from each other.
+    rows, columns = (jax.lax.broadcasted_iota(np.int32, x.shape, a % x.ndim) for a in axes)
+    return jnp.where(rows == columns, rows + 1, 0).astype(x.dtype)
+
+
+def safe_root_mean_squares(x: Any, min_rms: Any) -> jax.Array:
+    """`max(sqrt(mean(|x|^2)), min_rms)`, with derivative 0 wherever the root is at most `min_rms`, at 0 too.
+
+    Args:
+      x: an array of inexact numbers; an empty one has root 0.
+      min_rms: the least result, >= 0.
+
+    Below float32 the root is taken in float32; the result has the dtype of `x`.
+    """
+    x = _inexact("safe_root_mean_squares", x)
+    low = real_dtype(compute_dtype(x.dtype))
+    wide = x.astype(promote(x.dtype, low))
+    floor = jnp.asarray(min_rms, low)
+    square = wide.real**2 + wide.imag**2 if is_complex(wide.dtype) else wide**2
+    mean = jnp.sum(square) / max(x.size, 1)
+    usable = mean > 0
+    root = jnp.where(usable, jnp.sqrt(jnp.where(usable, mean, 1)), 0)
+    return jnp.where(root <= floor, floor, root).astype(real_dtype(x.dtype))
+
+
+def scale_gradient(inputs: Any, scale: Any) -> Any:
+    """`inputs` as they are, through which gradients come multiplied by `scale`.
+
+    Args:
+      inputs: a tree of inexact arrays.
+      scale: a number; 0 stops gradients, -1 reverses them.
+    """
+    arrays = jax.tree.map(jnp.asarray, inputs)
+    return jax.tree.map(lambda x: _scaled(x, jnp.asarray(scale)) if is_inexact(x.dtype) else x, arrays)
+
+
+@jax.custom_jvp
+def _scaled(x: jax.Array, scale: jax.Array) -> jax.Array:
+    return x
+
+
+@_scaled.defjvp
+def _scaled_jvp(primals: Any, tangents: Any) -> Any:
+    (x, scale), (dx, _) = primals, tangents
+    return x, dx * scale.astype(x.dtype)
+
+
+@jax.tree_util.register_pytree_node_class
+class MultiNormalDiagFromLogScale:
+    """Normal numbers that are independent of each other, by their means and logarithmic deviations."""
+
+    def __init__(self, loc: Any, log_scale: Any) -> None:
+        self._loc = loc
+        self._log_scale = log_scale
+
+    @property
+    def log_scale(self) -> Any:
+        """The logarithms of the standard deviations."""
+        return self._log_scale
+
+    @property
+    def params(self) -> list[Any]:
+        """`[loc, log_scale]`."""
+        return [self._loc, self._log_scale]
+
+    def sample(self, shape: tuple[int, ...], key: Any) -> jax.Array:
+        """Samples, differentiable in the parameters, in an array of shape `(*shape, *parameters' shape)`."""
+        loc, log_scale = jnp.broadcast_arrays(self._loc, self._log_scale)
+        noise = jax.random.normal(key, (*shape, *loc.shape), loc.dtype)
+        lead = (None,) * len(shape)
+        return loc[lead] + jnp.exp(log_scale)[lead] * noise
+
+    def log_prob(self, x: Any) -> jax.Array:
+        """The logarithm of the density at `x`, an array of the shape of one sample, or of many."""
+        loc, log_scale = jnp.broadcast_arrays(self._loc, self._log_scale)
+        x = jnp.asarray(x, loc.dtype)
+        lead = (None,) * (x.ndim - loc.ndim)
+        distance = (x - loc[lead]) * jnp.exp(-log_scale)[lead]
+        terms = -0.5 * distance**2 - log_scale[lead] - 0.5 * np.log(2 * np.pi)
+        return jnp.sum(terms, axis=tuple(range(-loc.ndim, 0)))
+
+    def tree_flatten(self) -> tuple[list[Any], None]:
+        """The parameters are the leaves."""
+        return self.params, None
+
+    @classmethod
+    def tree_unflatten(cls, _: None, parts: list[Any]) -> "MultiNormalDiagFromLogScale":
+        """From the leaves, whatever they are."""
+        return cls(*parts)
+
+
+def multi_normal(loc: Any, log_scale: Any) -> MultiNormalDiagFromLogScale:
+    """A distribution of independent normal numbers with means `loc` and deviations `exp(log_scale)`.
+
+    Args:
+      loc: an array, or a number.
+      log_scale: one of a shape that broadcasts with it.
+
+    The result has `sample(shape, key)`, `log_prob(x)`, summed over all axes of the parameters, `params` and
+    `log_scale`. Raises ValueError for shapes that do not broadcast.
+    """
+    loc, log_scale = _inexact("multi_normal", loc), _inexact("multi_normal", log_scale)
+    try:
+        jnp.broadcast_shapes(loc.shape, log_scale.shape)
+    except ValueError:
+        raise ValueError(
+            f"multi_normal: 'loc' and 'log_scale' must have shapes that broadcast; got {loc.shape} and "
+            f"{log_scale.shape}"
+        ) from None
+    return MultiNormalDiagFromLogScale(loc, log_scale)
+
+
+def _inexact(owner: str, x: Any) -> jax.Array:
+    x = jnp.asarray(x)
+    if not is_inexact(x.dtype):
+        raise TypeError(f"{owner}: expected floating-point or complex numbers; got {describe(x)}")
+    return x

@@ -1,0 +1,216 @@
+"""Adafactor: second moments of matrices by their rows and columns alone."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from gradflow import tree
+from gradflow._axes import refuse_varying
+from gradflow._base import GradientTransformation, OptState, Pair, Params, Updates, transformation
+from gradflow._checks import check_like
+from gradflow._compose import chain
+from gradflow._dtypes import real_dtype
+from gradflow._hyper import Decay, Finite, NonNegative, Positive, Rate, Size
+from gradflow._leafwise import Scalars, abs_sq, as_scalar, bind, leafwise, safe_sqrt
+from gradflow._select import MaskOrFn
+from gradflow._state import increment, wide, zero_scalar
+from gradflow.transforms import (
+    add_decayed_weights,
+    clip_by_block_rms,
+    ema,
+    scale,
+    scale_by_learning_rate,
+    scale_by_param_block_rms,
+)
+
+
+class FactoredState(NamedTuple):
+    """Steps taken, and for each leaf the averages of squares: by rows and columns, or of each element.
+
+    What a leaf has no use for is a zero of shape (1,).
+    """
+
+    count: jax.Array  # type: ignore[assignment]  # the field's name for it, over tuple.count
+    v_row: Updates
+    v_col: Updates
+    v: Updates
+
+
+class _Axes(NamedTuple):
+    """Which axes of a leaf are factored: the longest and the second longest."""
+
+    longest: int
+    second: int
+
+
+def _factored_axes(shape: tuple[int, ...], factored: bool, min_size: int) -> _Axes | None:
+    """The two longest axes, later ones first, or None where the second is shorter than `min_size`."""
+    if not factored or len(shape) < 2:
+        return None
+    *_, second, longest = np.argsort(shape, stable=True).tolist()
+    return _Axes(longest, second) if shape[second] >= min_size else None
+
+
+def power_decay_scalars(count: jax.Array, decay_rate: jax.Array, offset: jax.Array, **_: Any) -> Scalars:
+    """`b = 1 - t^-decay_rate`, its complement first, which has all its digits; no average before t = 1."""
+    t = jnp.maximum(count.astype(offset.dtype) - offset + 1, 1)
+    c = jnp.exp(-decay_rate * jnp.log(t))
+    return {"b": 1 - c, "c": c}
+
+
+def given_decay_scalars(b: jax.Array, **_: Any) -> Scalars:
+    """The complement of a decay that a user's function gave."""
+    return {"c": 1 - b}
+
+
+def factored_rms_rule(
+    g: jax.Array, v_row: jax.Array, v_col: jax.Array, v: jax.Array, s: Any, *, factored: bool, min_size: int
+) -> tuple[jax.Array, ...]:
+    """Shazeer & Stern 2018, Algorithm 4; a leaf of few elements has its own averages, Algorithm 5."""
+    # Squares of the largest numbers are infinite, and infinity over infinity is no number.
+    square = jnp.minimum(abs_sq(g), jnp.finfo(v.dtype).max / 4) + s.epsilon
+    axes = _factored_axes(g.shape, factored, min_size)
+    # The copies cost nothing when compiled with donation; without them two states would share a buffer.
+    if axes is None:
+        v = s.b * v + s.c * square
+        return g / safe_sqrt(v), jnp.copy(v_row), jnp.copy(v_col), v
+    v_row = s.b * v_row + s.c * _mean(square, axes.longest)
+    v_col = s.b * v_col + s.c * _mean(square, axes.second)
+    rest = axes.second - (axes.second > axes.longest)
+    mean = jnp.expand_dims(_mean(v_row, rest), rest)
+    # A quotient of the two would vanish where one row's squares are far below the mean.
+    by_row = jnp.expand_dims(1 / safe_sqrt(v_row), axes.longest)
+    by_col = jnp.expand_dims(1 / safe_sqrt(v_col), axes.second)
+    return g * by_row * (jnp.expand_dims(safe_sqrt(mean), axes.longest) * by_col), v_row, v_col, jnp.copy(v)
+
+
+def _mean(x: jax.Array, axis: int) -> jax.Array:
+    """The mean along an axis, finite where all of `x` is."""
+    return jnp.sum(x * (1 / x.shape[axis]), axis=axis)
+
+
+@transformation
+def scale_by_factored_rms(
+    factored: bool = True,
+    decay_rate: NonNegative = 0.8,
+    step_offset: Finite = 0,
+    min_dim_size_to_factor: Size = 128,
+    epsilon: Positive = 1e-30,
+    decay_rate_fn: Callable[[jax.Array, Any], Any] | None = None,
+) -> Pair:
+    """Divides the gradient by the root of its averaged square, of which rows and columns alone are kept.
+
+        b = 1 - t^-decay_rate,  t = 1, 2, ...
+        v_row = b * v_row + (1 - b) * mean over columns of (|g|^2 + epsilon)
+        v_col = b * v_col + (1 - b) * mean over rows of (|g|^2 + epsilon)
+        u = g / sqrt(v_row * v_col / mean(v_row))
+
+    Args:
+      factored: False keeps an average for every element, `u = g / sqrt(v)`.
+      decay_rate: >= 0; the larger, the longer the memory.
+      step_offset: at which count of steps t is 1, for fine-tuning; until then `b = 0`.
+      min_dim_size_to_factor: the two longest axes are factored where both have as many elements, >= 1;
+        other leaves have an average for every element.
+      epsilon: added to the squares, > 0.
+      decay_rate_fn: `(count - step_offset, decay_rate) -> b` in place of the power, in [0, 1).
+
+    Averages are held in float32 at least. Raises ValueError inside `shard_map` where a factored leaf is a
+    piece: its rows would not be whole. Source: Shazeer & Stern 2018, arXiv:1804.04235.
+    """
+    rule = bind(factored_rms_rule, factored=factored, min_size=min_dim_size_to_factor)
+
+    def axes_of(x: Any) -> _Axes | None:
+        return _factored_axes(x.shape, factored, min_dim_size_to_factor)
+
+    def parts(zeros: Any, unused: Any) -> tuple[Any, Any, Any]:
+        """What a leaf keeps; sums of zeros lie where the sums of its gradients will."""
+        axes = axes_of(zeros)
+        if axes is None:
+            return unused(), unused(), zeros
+        return jnp.sum(zeros, axis=axes.longest), jnp.sum(zeros, axis=axes.second), unused()
+
+    def init(params: Params) -> OptState:
+        def leaf(p: Any) -> tuple[Any, Any, Any]:
+            dtype = wide(real_dtype(p.dtype))
+            return parts(tree.zeros_like(p, dtype), lambda: zero_scalar(p, dtype).reshape(1))
+
+        return FactoredState(zero_scalar(params), *_columns(leaf, params))
+
+    def update(
+        updates: Updates, state: FactoredState, params: Params | None = None
+    ) -> tuple[Updates, FactoredState]:
+        def leaf(g: Any) -> Any:
+            return jax.eval_shape(lambda: parts(jnp.zeros(g.shape), lambda: jnp.zeros(1)))
+
+        columns = _columns(leaf, updates)
+        for have, want in zip((state.v, state.v_row, state.v_col), (columns[2], *columns[:2]), strict=True):
+            check_like("what the updates need", want, "state", have)
+        refuse_varying("a mean", [g for g in jax.tree.leaves(updates) if axes_of(g)])
+        trees, numbers = (updates, *state[1:]), {"epsilon": epsilon}
+        if decay_rate_fn is None:
+            numbers.update(count=state.count, decay_rate=decay_rate, offset=step_offset)
+            new = leafwise(rule, trees, power_decay_scalars, shapes=False, **numbers)
+        else:
+            dtype = jnp.zeros((), float).dtype
+            step = state.count.astype(dtype) - as_scalar(step_offset, dtype)
+            b = decay_rate_fn(step, as_scalar(decay_rate, dtype))
+            new = leafwise(rule, trees, given_decay_scalars, shapes=False, b=b, **numbers)
+        return new[0], FactoredState(increment(state.count), *new[1:])
+
+    return init, update
+
+
+def _columns(f: Callable[[Any], tuple[Any, ...]], updates: Any) -> tuple[Any, ...]:
+    """The three trees of what `f` makes of each leaf."""
+    leaves, structure = jax.tree.flatten(updates)
+    made = [f(leaf) for leaf in leaves]
+    return tuple(jax.tree.unflatten(structure, [m[k] for m in made]) for k in range(3))
+
+
+@transformation
+def adafactor(
+    learning_rate: Rate | None = None,
+    min_dim_size_to_factor: Size = 128,
+    decay_rate: NonNegative = 0.8,
+    decay_offset: Finite = 0,
+    multiply_by_parameter_scale: bool = True,
+    clipping_threshold: NonNegative | None = 1.0,
+    momentum: Decay | None = None,
+    dtype_momentum: Any = "float32",
+    weight_decay_rate: NonNegative | None = None,
+    eps: Positive = 1e-30,
+    factored: bool = True,
+    weight_decay_mask: MaskOrFn | None = None,
+) -> GradientTransformation:
+    """Adafactor: Adam with little memory, whose steps are in proportion to the parameters.
+
+        u = clip_by_block_rms(scale_by_factored_rms(g))
+        u = -(ema(learning_rate * max(rms(p), 0.001) * u) + weight_decay_rate * p)
+
+    Args:
+      learning_rate: relative to the parameters, so larger than Adam's; a number >= 0 or a schedule. None is 1.
+      multiply_by_parameter_scale: False makes the learning rate absolute.
+      clipping_threshold: largest root mean square of a leaf's `u`, >= 0; None does not clip.
+      momentum: decay of the average of steps, in [0, 1); None has none, and no memory for it.
+      dtype_momentum: dtype of that average.
+      weight_decay_rate: >= 0, not multiplied by the learning rate; None has no decay.
+      weight_decay_mask: tree of booleans, or a function from the parameters to one: where to decay.
+
+    The others (`decay_offset` is `step_offset`) and the source as in `scale_by_factored_rms`.
+    """
+    stages = [
+        scale_by_factored_rms(factored, decay_rate, decay_offset, min_dim_size_to_factor, eps)
+    ]  # fmt: skip
+    if clipping_threshold is not None:
+        stages.append(clip_by_block_rms(clipping_threshold))
+    stages.append(scale_by_learning_rate(1.0 if learning_rate is None else learning_rate, flip_sign=False))
+    if multiply_by_parameter_scale:
+        stages.append(scale_by_param_block_rms())
+    if momentum is not None:
+        stages.append(ema(momentum, debias=False, accumulator_dtype=dtype_momentum))
+    if weight_decay_rate is not None:
+        stages.append(add_decayed_weights(weight_decay_rate, weight_decay_mask))
+    return chain(*stages, scale(-1.0))

@@ -1,0 +1,104 @@
+"""COCOB: every parameter bets on its gradient's sign, and what it has won decides how far it goes."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from gradflow import tree
+from gradflow._base import GradientTransformation, OptState, Pair, Params, Updates, transformation
+from gradflow._compose import chain
+from gradflow._hyper import NonNegative, Positive, Rate
+from gradflow._leafwise import leafwise
+from gradflow._select import MaskOrFn
+from gradflow._state import second_moment, wide
+from gradflow.optimizers._estimate import InitialPositive
+from gradflow.transforms import add_decayed_weights, scale_by_learning_rate
+
+
+class COCOBState(NamedTuple):
+    """The first parameters, minus the sum of gradients, their largest size, the sum of sizes, the reward."""
+
+    init_particles: Params
+    cumulative_gradients: Updates
+    scale: Updates
+    subgradients: Updates
+    reward: Updates
+
+
+def cocob_rule(
+    g: jax.Array,
+    p0: jax.Array,
+    theta: jax.Array,
+    scale: jax.Array,
+    total: jax.Array,
+    reward: jax.Array,
+    p: jax.Array,
+    s: Any,
+) -> tuple[jax.Array, ...]:
+    """Orabona & Tommasi 2017, Algorithm 2."""
+    scale = jnp.maximum(scale, jnp.abs(g))
+    total = total + jnp.abs(g)
+    reward = jnp.maximum(reward - g * (p - p0), 0)
+    theta = theta - g
+    # theta / (L * max(G + L, alpha * L)) * (L + R), in units of L so that no product overflows.
+    wealth = (1 + reward / scale) / jnp.maximum(total / scale + 1, s.alpha)
+    target = p0 + theta / scale * wealth
+    # The copy costs nothing when compiled with donation; without it two states would share a buffer.
+    return target - p, jnp.copy(p0), theta, scale, total, reward
+
+
+@transformation(leaves="real")
+def scale_by_cocob(alpha: Positive = 100.0, eps: InitialPositive = 1e-8) -> Pair:
+    """Coin betting, each number of a parameter for itself. It descends: no learning rate follows.
+
+        L = max(L, |g|),  G = G + |g|,  theta = theta - g
+        R = max(R - g * (p - p0), 0)
+        u = p0 + theta / (L * max(G + L, alpha * L)) * (L + R) - p
+
+    Args:
+      alpha: > 0; the first steps are at most `1 / alpha` of what has been won.
+      eps: the first L, > 0.
+
+    In the state L is called `scale`, G `subgradients`, theta `cumulative_gradients`, R `reward`. Needs
+    `params`.
+    Source: Orabona & Tommasi 2017, arXiv:1705.07795.
+    """
+
+    def init(params: Params) -> OptState:
+        theta, total, reward = (
+            jax.tree.map(lambda p: tree.zeros_like(p, wide(p.dtype)), params) for _ in range(3)
+        )
+        start = jax.tree.map(lambda p: jnp.array(p, p.dtype, copy=True), params)
+        return COCOBState(start, theta, second_moment(params, value=eps), total, reward)
+
+    def update(updates: Updates, state: COCOBState, params: Params) -> tuple[Updates, COCOBState]:
+        u, *new = leafwise(cocob_rule, (updates, *state, params), alpha=alpha)
+        return u, COCOBState(*new)
+
+    return init, update
+
+
+@transformation
+def cocob(
+    learning_rate: Rate = 1.0,
+    alpha: Positive = 100.0,
+    eps: InitialPositive = 1e-8,
+    weight_decay: NonNegative = 0.0,
+    mask: MaskOrFn | None = None,
+) -> GradientTransformation:
+    """COCOB: an L2 penalty, then gradients times the learning rate, then `scale_by_cocob`.
+
+    Args:
+      learning_rate: a number >= 0 or a schedule. It weighs gradients against each other; a constant changes
+        nothing, because the rule does not depend on the gradients' scale.
+      weight_decay: weight of the penalty, >= 0.
+      mask: where to decay; see `add_decayed_weights`.
+
+    The other arguments and the source are as in `scale_by_cocob`.
+    """
+    return chain(
+        add_decayed_weights(weight_decay, mask),
+        scale_by_learning_rate(learning_rate, flip_sign=False),
+        scale_by_cocob(alpha, eps),
+    )

@@ -1,0 +1,116 @@
+"""D-Adaptation: AdamW whose learning rate is a lower bound of the distance to the solution."""
+
+from typing import Any, NamedTuple
+
+import jax
+
+from gradflow import tree
+from gradflow._axes import refuse_varying
+from gradflow._base import OptState, Pair, Params, Updates, transformation
+from gradflow._hyper import NonNegative, Positive, Rate
+from gradflow._leafwise import Scalars, abs_sq, as_scalar, leafwise, safe_sqrt
+from gradflow._report import report
+from gradflow._state import increment, second_moment, wide, zero_scalar
+from gradflow.optimizers._estimate import InitialPositive, bias_factor, check_betas, larger, scalar_dtype
+
+
+class DAdaptAdamWState(NamedTuple):
+    """Average steps and squares, the average of gradients times their rates, and the estimate."""
+
+    exp_avg: Updates
+    exp_avg_sq: Updates
+    grad_sum: Updates
+    estim_lr: jax.Array
+    numerator_weighted: jax.Array
+    count: jax.Array  # type: ignore[assignment]  # the field's name for it, over tuple.count
+
+
+def dadapt_scalars(rate: jax.Array, b1: jax.Array, b2: jax.Array, b3: jax.Array, **_: jax.Array) -> Scalars:
+    """What a new gradient and its square weigh in the averages."""
+    return {"gain": rate * (1 - b1), "gain_sq": 1 - b2, "gain_sum": rate * (1 - b3)}
+
+
+def dadapt_direction_rule(exp_avg_sq: jax.Array, grad_sum: jax.Array, s: Any) -> tuple[jax.Array, ...]:
+    """The average of gradients, in units of the root of the average square before this step."""
+    return exp_avg_sq, grad_sum / (safe_sqrt(exp_avg_sq) + s.eps)
+
+
+def dadapt_adamw_rule(
+    g: jax.Array, exp_avg: jax.Array, exp_avg_sq: jax.Array, grad_sum: jax.Array, p: jax.Array, s: Any
+) -> tuple[jax.Array, ...]:
+    """Defazio & Mishchenko 2023, Algorithm 5, with decoupled weight decay."""
+    exp_avg = s.b1 * exp_avg + s.gain * g
+    exp_avg_sq = s.b2 * exp_avg_sq + s.gain_sq * abs_sq(g)
+    grad_sum = s.b3 * grad_sum + s.gain_sum * g
+    u = -(exp_avg / (safe_sqrt(exp_avg_sq) + s.eps) + s.rate * s.weight_decay * p)
+    return u, exp_avg, exp_avg_sq, grad_sum
+
+
+@transformation(reports=("estim_lr", "learning_rate"))
+def dadapt_adamw(
+    learning_rate: Rate = 1.0,
+    betas: tuple[Any, Any] = (0.9, 0.999),
+    eps: Positive = 1e-8,
+    estim_lr0: InitialPositive = 1e-6,
+    weight_decay: NonNegative = 0.0,
+    *,
+    use_bias_correction: bool = True,
+) -> Pair:
+    """AdamW with the rate `d * learning_rate`, where d, a bound on the distance to go, only grows.
+
+        rate = d * learning_rate * sqrt(1 - b2^t) / (1 - b1^t),  b3 = sqrt(b2)
+        r = b3 * r + (1 - b3) * rate * <g, grad_sum / (sqrt(v) + eps)>       with the old grad_sum and v
+        m = b1 * m + (1 - b1) * rate * g,  v = b2 * v + (1 - b2) * |g|^2
+        grad_sum = b3 * grad_sum + (1 - b3) * rate * g
+        d = max(d, r / ((1 - b3) * |grad_sum|_1))
+        u = -m / (sqrt(v) + eps) - rate * weight_decay * p
+
+    Args:
+      learning_rate: >= 0, a number or schedule; 1 is right for most, the schedule's shape still matters.
+      betas: two numbers in [0, 1).
+      estim_lr0: the first d, > 0, below the right rate.
+      use_bias_correction: False gives the authors' default, without the roots in `rate`.
+
+    Where `grad_sum` is 0 d stays. Needs `params`. Refused inside `shard_map`.
+    Source: Defazio & Mishchenko 2023, arXiv:2301.07733.
+    """
+    check_betas("dadapt_adamw", betas)
+    b1, b2 = betas
+
+    def init(params: Params) -> OptState:
+        dtype = scalar_dtype(params)
+        d = zero_scalar(params, dtype) + as_scalar(estim_lr0, dtype)
+        zeros = [jax.tree.map(lambda p: tree.zeros_like(p, wide(p.dtype)), params) for _ in range(2)]
+        return DAdaptAdamWState(
+            zeros[0], second_moment(params), zeros[1], d, zero_scalar(params, dtype), zero_scalar(params)
+        )
+
+    def update(updates: Updates, state: DAdaptAdamWState, params: Params) -> tuple[Updates, DAdaptAdamWState]:
+        refuse_varying("a sum", updates, params)
+        count, d, dtype = increment(state.count), state.estim_lr, state.estim_lr.dtype
+        b3, rest = b3_scalars(as_scalar(b2, dtype))
+        rate = d * as_scalar(learning_rate, dtype)
+        if use_bias_correction:
+            rate = rate * bias_factor(b1, b2, count, dtype)
+        _, direction = leafwise(dadapt_direction_rule, (state.exp_avg_sq, state.grad_sum), eps=eps)
+        gain = tree.vdot(updates, direction).real.astype(dtype)
+        numerator = b3 * state.numerator_weighted + rest * rate * gain
+        u, exp_avg, exp_avg_sq, grad_sum = leafwise(
+            dadapt_adamw_rule,
+            (updates, state.exp_avg, state.exp_avg_sq, state.grad_sum, params), dadapt_scalars,
+            rate=rate, b1=b1, b2=b2, b3=b3, eps=eps, weight_decay=weight_decay,
+        )  # fmt: skip
+        size = rest * tree.norm(grad_sum, 1).astype(dtype)
+        d = larger(d, numerator, size)
+        report("estim_lr", d)
+        report("learning_rate", rate)
+        return u, DAdaptAdamWState(exp_avg, exp_avg_sq, grad_sum, d, numerator, count)
+
+    return init, update
+
+
+@jax.jit
+def b3_scalars(b2: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """`sqrt(b2)` and its complement, which keeps its digits near 1."""
+    b3 = safe_sqrt(b2)
+    return b3, (1 - b2) / (1 + b3)

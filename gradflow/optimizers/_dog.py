@@ -1,0 +1,131 @@
+"""DoG: SGD whose step is the distance gone so far over the root of the sum of squared gradient norms."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from gradflow import tree
+from gradflow._axes import refuse_varying
+from gradflow._base import GradientTransformation, OptState, Pair, Params, Updates, transformation
+from gradflow._checks import check_like
+from gradflow._compose import chain, identity
+from gradflow._errors import describe
+from gradflow._hyper import NonNegative, Positive, Rate
+from gradflow._leafwise import as_scalar, leafwise
+from gradflow._report import report
+from gradflow._select import MaskOrFn
+from gradflow._state import zero_scalar
+from gradflow.optimizers._estimate import POSITIVE, scalar_dtype
+from gradflow.transforms import add_decayed_weights, scale_by_learning_rate
+
+INIT_STEPS = ("distance", "learning_rate", "heuristic")
+
+
+class DoGState(NamedTuple):
+    """Whether no gradient came yet, the first parameters, the greatest distance, the norms' squares."""
+
+    is_init_step: jax.Array
+    init_params: Params
+    max_dist: jax.Array
+    sum_sq_norm_grads: jax.Array
+
+
+def anchored_rule(g: jax.Array, p0: jax.Array, s: Any) -> tuple[jax.Array, ...]:
+    """u = step * g."""
+    # The copy costs nothing when compiled with donation; without it two states would share a buffer.
+    return s.step * g, jnp.copy(p0)
+
+
+def check_init_step(owner: str, init_step: Any) -> None:
+    """Raises TypeError or ValueError unless `init_step` is a pair of a known word and a number > 0."""
+    if not isinstance(init_step, tuple) or len(init_step) != 2:
+        raise TypeError(
+            f"{owner}: argument 'init_step' must be a pair such as ('heuristic', 1e-6); "
+            f"got {describe(init_step)}"
+        )
+    kind, size = init_step
+    if kind not in INIT_STEPS:
+        raise ValueError(
+            f"{owner}: argument 'init_step[0]' must be one of {', '.join(map(repr, INIT_STEPS))}; "
+            f"got {describe(kind)}"
+        )
+    if callable(size):
+        raise TypeError(
+            f"{owner}: argument 'init_step[1]' must be a number > 0, not a schedule; got {describe(size)}"
+        )
+    POSITIVE.check(owner, "init_step[1]", size)
+
+
+@transformation(reports=("distance", "step"))
+def scale_by_dog(init_step: tuple[str, Any] = ("heuristic", 1e-6), eps: Positive = 1e-8) -> Pair:
+    """Multiplies by the greatest distance from the start over the root of the sum of squared norms.
+
+        max_dist = max(max_dist, |p - p0|)
+        total = total + |g|^2
+        u = max_dist / sqrt(total + eps) * g
+
+    Args:
+      init_step: ("distance", d) sets the first `max_dist`; ("heuristic", r) sets it to `r * (1 + |p0|)`, for
+        which r = 1e-6 is advised, 1e-4 with batch normalization; ("learning_rate", step) sets the step of
+        the first gradient that is not 0. The numbers are > 0.
+      eps: > 0.
+
+    Needs `params`. Reports `distance` and `step`. Refused inside `shard_map`.
+    Source: Ivgi, Hinder, Carmon 2023, arXiv:2302.12022.
+    """
+    check_init_step("scale_by_dog", init_step)
+    kind, size = init_step
+
+    def init(params: Params) -> OptState:
+        refuse_varying("a norm", params)
+        dtype = scalar_dtype(params)
+        dist = zero_scalar(params, dtype)
+        if kind == "distance":
+            dist = dist + as_scalar(size, dtype)
+        elif kind == "heuristic":
+            dist = dist + as_scalar(size, dtype) * (1 + tree.norm(params).astype(dtype))
+        start = jax.tree.map(lambda p: jnp.array(p, p.dtype, copy=True), params)
+        return DoGState(zero_scalar(params, bool, True), start, dist, zero_scalar(params, dtype))
+
+    def update(updates: Updates, state: DoGState, params: Params) -> tuple[Updates, DoGState]:
+        refuse_varying("a norm", updates, params)
+        dtype = state.max_dist.dtype
+        check_like("updates", updates, "state", state.init_params)
+        dist = jnp.maximum(state.max_dist, tree.norm(tree.sub(state.init_params, params)).astype(dtype))
+        total = state.sum_sq_norm_grads + tree.norm(updates, squared=True).astype(dtype)
+        step = dist / jnp.sqrt(total + as_scalar(eps, dtype))
+        if kind == "learning_rate":
+            step = jnp.where(state.is_init_step, as_scalar(size, dtype), step)
+        report("distance", dist)
+        report("step", step)
+        u, start = leafwise(anchored_rule, (updates, state.init_params), step=step)
+        # A first gradient of 0 does not end the beginning: nothing has moved, and the distance may be 0.
+        return u, DoGState(state.is_init_step & (total <= 0), start, dist, total)
+
+    return init, update
+
+
+@transformation
+def dog(
+    learning_rate: Rate = 1.0,
+    init_step: tuple[str, Any] = ("heuristic", 1e-6),
+    eps: Positive = 1e-8,
+    weight_decay: NonNegative | None = None,
+    mask: MaskOrFn | None = None,
+) -> GradientTransformation:
+    """DoG: an L2 penalty, then `scale_by_dog`, then the learning rate. Arguments and source as there.
+
+    Args:
+      learning_rate: a number >= 0 or a schedule; the authors advise 1.
+      weight_decay: weight of the penalty, >= 0, or None for no penalty.
+      mask: where to decay; see `add_decayed_weights`.
+
+    The authors advise to average the parameters.
+    """
+    check_init_step("dog", init_step)
+    return chain(
+        identity() if weight_decay is None else add_decayed_weights(weight_decay, mask),
+        scale_by_dog(init_step, eps),
+        scale_by_learning_rate(learning_rate),
+    )

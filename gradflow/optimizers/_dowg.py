@@ -1,0 +1,90 @@
+"""DoWG: DoG with gradients weighted by the distances at which they were taken."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from gradflow import tree
+from gradflow._axes import refuse_varying
+from gradflow._base import GradientTransformation, OptState, Pair, Params, Updates, transformation
+from gradflow._checks import check_like
+from gradflow._compose import chain, identity
+from gradflow._hyper import NonNegative, Positive, Rate
+from gradflow._leafwise import as_scalar, leafwise, safe_sqrt
+from gradflow._report import report
+from gradflow._select import MaskOrFn
+from gradflow._state import zero_scalar
+from gradflow.optimizers._dog import anchored_rule
+from gradflow.optimizers._estimate import InitialPositive, scalar_dtype
+from gradflow.transforms import add_decayed_weights, scale_by_learning_rate
+
+
+class DoWGState(NamedTuple):
+    """The first parameters, the weighted sum of squared norms, the greatest squared distance."""
+
+    init_params: Params
+    weighted_sq_norm_grads: jax.Array
+    estim_sq_dist: jax.Array
+
+
+@transformation(reports=("distance", "step"))
+def scale_by_dowg(init_estim_sq_dist: InitialPositive | None = None, eps: Positive = 1e-4) -> Pair:
+    """Multiplies by the squared distance gone over the root of the sum of squared norms that it weighs.
+
+        sq_dist = max(sq_dist, |p - p0|^2)
+        total = total + sq_dist * |g|^2
+        u = sq_dist / (sqrt(total) + eps) * g
+
+    Args:
+      init_estim_sq_dist: the first `sq_dist`, > 0; `eps` by default.
+      eps: > 0.
+
+    Needs `params`. Reports `distance` and `step`. Refused inside `shard_map`.
+    Source: Khaled, Mishchenko, Jin 2023, arXiv:2305.16284.
+    """
+
+    def init(params: Params) -> OptState:
+        dtype = scalar_dtype(params)
+        first = eps if init_estim_sq_dist is None else init_estim_sq_dist
+        start = jax.tree.map(lambda p: jnp.array(p, p.dtype, copy=True), params)
+        sq_dist = zero_scalar(params, dtype) + as_scalar(first, dtype)
+        return DoWGState(start, zero_scalar(params, dtype), sq_dist)
+
+    def update(updates: Updates, state: DoWGState, params: Params) -> tuple[Updates, DoWGState]:
+        refuse_varying("a norm", updates, params)
+        check_like("updates", updates, "state", state.init_params)
+        dtype = state.estim_sq_dist.dtype
+        gone = tree.norm(tree.sub(state.init_params, params), squared=True).astype(dtype)
+        sq_dist = jnp.maximum(state.estim_sq_dist, gone)
+        square = tree.norm(updates, squared=True).astype(dtype)
+        total = state.weighted_sq_norm_grads + sq_dist * square
+        step = sq_dist / (safe_sqrt(total) + as_scalar(eps, dtype))
+        report("distance", lambda: jnp.sqrt(sq_dist))
+        report("step", step)
+        u, start = leafwise(anchored_rule, (updates, state.init_params), step=step)
+        return u, DoWGState(start, total, sq_dist)
+
+    return init, update
+
+
+@transformation
+def dowg(
+    learning_rate: Rate = 1.0,
+    init_estim_sq_dist: InitialPositive | None = None,
+    eps: Positive = 1e-4,
+    weight_decay: NonNegative | None = None,
+    mask: MaskOrFn | None = None,
+) -> GradientTransformation:
+    """DoWG: an L2 penalty, then `scale_by_dowg`, then the learning rate. Arguments and source as there.
+
+    Args:
+      learning_rate: a number >= 0 or a schedule; the authors advise 1.
+      weight_decay: weight of the penalty, >= 0, or None for no penalty.
+      mask: where to decay; see `add_decayed_weights`.
+    """
+    return chain(
+        identity() if weight_decay is None else add_decayed_weights(weight_decay, mask),
+        scale_by_dowg(init_estim_sq_dist, eps),
+        scale_by_learning_rate(learning_rate),
+    )

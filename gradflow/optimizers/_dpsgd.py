@@ -1,0 +1,36 @@
+"""Gradient descent with differential privacy."""
+
+from typing import Any
+
+from gradflow._base import GradientTransformation, transformation
+from gradflow._compose import chain
+from gradflow._hyper import Fraction, NonNegative, Positive, Rate
+from gradflow.optimizers._sgd import sgd
+from gradflow.transforms import differentially_private_aggregate
+
+
+@transformation
+def dpsgd(
+    learning_rate: Rate,
+    l2_norm_clip: Positive,
+    noise_multiplier: NonNegative,
+    key: Any = None,
+    momentum: Fraction | None = None,
+    nesterov: bool = False,
+) -> GradientTransformation:
+    """DP-SGD: `differentially_private_aggregate`, then `sgd`. Takes gradients with an axis of examples.
+
+    Args:
+      learning_rate: a number >= 0 or a schedule.
+      l2_norm_clip: the largest norm of one example's gradient, > 0.
+      noise_multiplier: standard deviation of the noise as a multiple of that, >= 0.
+      key: a PRNG key, `jax.random.key(0)`, or an integer seed.
+      momentum: decay of the sum of gradients, in [0, 1]; None has no state for it.
+      nesterov: looks one step ahead.
+
+    The privacy that this buys is for the caller to account for. Source: Abadi et al. 2016, arXiv:1607.00133.
+    """
+    return chain(
+        differentially_private_aggregate(l2_norm_clip, noise_multiplier, key),
+        sgd(learning_rate, momentum, nesterov),
+    )

@@ -1,0 +1,220 @@
+"""GaLore: any optimizer of gradients, its state kept in a subspace of few dimensions for each matrix."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from gradflow import tree
+from gradflow._axes import refuse_varying
+from gradflow._base import (
+    GradientTransformation,
+    OptState,
+    Pair,
+    Params,
+    Updates,
+    as_transformation,
+    stages_of,
+    transformation,
+)
+from gradflow._checks import check_like
+from gradflow._compose import chain
+from gradflow._hyper import NonNegative, Rate, Size
+from gradflow._leafwise import bind
+from gradflow._select import MaskOrFn, fill_in, is_absent
+from gradflow._state import increment, zero_scalar
+from gradflow.optimizers._adam import scale_by_adam
+from gradflow.optimizers._matrices import (
+    MatrixAxes,
+    gathered,
+    leafwise_matrices,
+    resolve_axes,
+    to_matrices,
+)
+from gradflow.transforms import add_decayed_weights, scale_by_learning_rate
+from gradflow.tree._paths import is_none
+
+
+class GaLoreDimensionNumbers(NamedTuple):
+    """Which axes of a leaf a matrix takes and gives; it has as many matrices as the others count."""
+
+    reduction_axis: Sequence[int] | int = 0
+    output_axis: Sequence[int] | int = 1
+
+
+class GaLoreState(NamedTuple):
+    """Steps taken, the base optimizer's state, and a basis for each matrix; None where there is none."""
+
+    count: jax.Array  # type: ignore[assignment]  # the field's name for it, over tuple.count
+    base_optimizer_state: OptState
+    projector: Any
+
+
+def project_rule(
+    g: jax.Array, basis: jax.Array, s: Any, *, axes: MatrixAxes, gap: int
+) -> tuple[jax.Array, ...]:
+    """Zhao et al. 2024, Algorithm 2: the gradient in the basis, which is renewed every `gap` steps."""
+    rank = basis.shape[-1]
+
+    def both(g: jax.Array) -> tuple[jax.Array, jax.Array]:
+        x, _ = to_matrices(g, axes)
+        # A basis of zeros is none yet: the gradients so far were zero, as behind a layer that is.
+        due = (s.count % gap == 0) | ~jnp.any(basis[..., 0] != 0)
+        new = jax.lax.cond(due, lambda: _leading(x, basis, rank), lambda: jnp.copy(basis))
+        return (jnp.conj(new.mT) @ x if _is_wide(x) else x @ new), new
+
+    return gathered(both, g)
+
+
+def _leading(x: jax.Array, old: jax.Array, rank: int) -> jax.Array:
+    """The leading singular vectors on the shorter side of each matrix, or the old ones if it is zero."""
+    x = jax.lax.stop_gradient(x)  # where singular values are equal the vectors have no derivative
+    largest = jnp.max(jnp.abs(x), axis=(-2, -1), keepdims=True)
+    usable = jnp.clip(largest, jnp.finfo(largest.dtype).tiny, jnp.finfo(largest.dtype).max / 16)
+    x = x / usable.astype(x.dtype)
+    left, right = (x, jnp.conj(x.mT)) if _is_wide(x) else (jnp.conj(x.mT), x)
+    _, vectors = jnp.linalg.eigh(jnp.matmul(left, right, precision="highest"))
+    vectors = vectors[..., ::-1][..., :rank]
+    # A vector is as good as its opposite: the one whose largest element is positive, on every machine.
+    sizes = jnp.abs(vectors)
+    pivot = jnp.take_along_axis(vectors, jnp.argmax(sizes, axis=-2, keepdims=True), axis=-2)
+    vectors = vectors * (jnp.conj(pivot) / jnp.abs(pivot))
+    return jnp.where(largest > 0, vectors.astype(old.dtype), old)
+
+
+def restore_rule(
+    u: jax.Array, basis: jax.Array, g: jax.Array, s: Any, *, axes: MatrixAxes
+) -> tuple[jax.Array, ...]:
+    """u = scale * basis @ u, in the shape of the gradient."""
+
+    def whole(g: jax.Array) -> jax.Array:
+        x, back = to_matrices(g, axes)
+        return back(s.scale * (basis @ u if _is_wide(x) else u @ jnp.conj(basis.mT)))
+
+    return gathered(whole, g), basis, g
+
+
+def _is_wide(x: jax.Array) -> bool:
+    return x.shape[-2] <= x.shape[-1]
+
+
+def _shapes(leaf: Any, axes: MatrixAxes, rank: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The shapes of a leaf's basis and of its gradient in that basis."""
+    batch = tuple(leaf.shape[i] for i in axes.batch(leaf.ndim))
+    m, n = axes.sizes(leaf.shape)
+    return ((*batch, m, rank), (*batch, rank, n)) if m <= n else ((*batch, n, rank), (*batch, m, rank))
+
+
+@transformation
+def scale_by_galore(
+    rank: Size = 128,
+    update_proj_gap: Size = 200,
+    scale: NonNegative = 1.0,
+    base_optimizer: GradientTransformation | None = None,
+    weight_dimension_numbers: Any = None,
+) -> Pair:
+    """Shows the gradients of matrices to another transformation in a subspace, and takes its steps back.
+
+        P = the first `rank` left singular vectors of g, every `update_proj_gap` steps
+        u = scale * P @ base_optimizer(P^T @ g)
+
+    For a matrix of more rows than columns they are the right ones, `u = scale * base_optimizer(g @ P) @ P^T`.
+
+    Args:
+      rank: dimensions of the subspaces, >= 1. Leaves that are no matrices, and those whose shorter side is not
+        longer than `rank`, go to the base optimizer as they are.
+      update_proj_gap: steps from one choice of P to the next, >= 1.
+      scale: of the steps in subspaces, >= 0; the paper's alpha, 0.25 there.
+      base_optimizer: any transformation that needs no parameters; None is `scale_by_adam()`.
+      weight_dimension_numbers: `GaLoreDimensionNumbers`, a tree of them and of None (a prefix will do), or a
+        function from the parameters to one. By default leaves of two axes are matrices.
+
+    A zero gradient chooses no P; the next one does. Raises ValueError for a base optimizer that needs
+    parameters, and inside `shard_map` for pieces of a matrix. Source: Zhao et al. 2024, arXiv:2403.03507.
+    """
+    base = scale_by_adam() if base_optimizer is None else base_optimizer
+    base = as_transformation(base, "scale_by_galore", "argument 'base_optimizer'")
+    for stage in stages_of(base):
+        if stage.signature.needs_params:
+            raise ValueError(
+                f"scale_by_galore: argument 'base_optimizer' must do without parameters, and "
+                f"{stage.expression.name} needs them; for weight decay use galore(weight_decay=...)"
+            )
+    project = bind(project_rule, gap=update_proj_gap)
+
+    def axes_of(params: Params) -> Any:
+        axes = resolve_axes(weight_dimension_numbers, params, GaLoreDimensionNumbers, at_least=2)
+        return jax.tree.map(
+            lambda a, p: a if is_absent(a) or min(a.sizes(p.shape)) > rank else None,
+            axes, params, is_leaf=is_absent,
+        )  # fmt: skip
+
+    def init(params: Params) -> OptState:
+        def low(a: Any, p: Any) -> Any:
+            if not isinstance(a, MatrixAxes):
+                return p
+            # A sum of zeros lies where the gradients in the basis will.
+            x, _ = to_matrices(tree.zeros_like(p), a)
+            return jnp.broadcast_to(
+                jnp.sum(x, axis=-2 if _is_wide(x) else -1, keepdims=True), _shapes(p, a, rank)[1]
+            )
+
+        def basis(a: Any, p: Any) -> Any:
+            if not isinstance(a, MatrixAxes):
+                return None if not is_absent(a) else a
+            return jnp.broadcast_to(zero_scalar(p, p.dtype), _shapes(p, a, rank)[0])
+
+        axes = axes_of(params)
+        proxies, bases = (jax.tree.map(f, axes, params, is_leaf=is_absent) for f in (low, basis))
+        return GaLoreState(zero_scalar(params), base.init(proxies), bases)
+
+    def update(
+        updates: Updates, state: GaLoreState, params: Params | None = None, **extra: Any
+    ) -> tuple[Updates, GaLoreState]:
+        axes = axes_of(updates if params is None else params)
+        matrices = jax.tree.map(lambda a, g: None if a is None else g, axes, updates, is_leaf=is_absent)
+        refuse_varying("a singular vector", matrices)
+        wanted = jax.tree.map(
+            lambda a, g: g if is_absent(g) else jax.ShapeDtypeStruct(_shapes(g, a, rank)[0], g.dtype),
+            axes, matrices, is_leaf=is_absent,
+        )  # fmt: skip
+        check_like("what the updates need", wanted, "the state's projector", state.projector)
+        low, projector = leafwise_matrices(
+            project, axes, (matrices, state.projector), None, shapes=False, count=state.count
+        )
+        low, base_state = base.update(fill_in(low, updates), state.base_optimizer_state, None, **extra)
+        seen = jax.tree.map(lambda a, u: None if a is None else u, axes, low, is_leaf=is_absent)
+        u, *_ = leafwise_matrices(
+            restore_rule, axes, (seen, projector, matrices), None, shapes=False, scale=scale
+        )
+        return fill_in(u, low), GaLoreState(increment(state.count), base_state, projector)
+
+    return init, update
+
+
+@transformation
+def galore(
+    learning_rate: Rate,
+    rank: Size = 128,
+    update_proj_gap: Size = 200,
+    scale: NonNegative = 1.0,
+    base_optimizer: GradientTransformation | None = None,
+    weight_decay: NonNegative = 0.0,
+    mask: MaskOrFn | None = None,
+    weight_dimension_numbers: Any = None,
+) -> GradientTransformation:
+    """GaLore: `scale_by_galore`, decoupled weight decay, then the learning rate.
+
+    Args:
+      learning_rate: a number >= 0 or a schedule; the base optimizer should have none of its own.
+      weight_decay: >= 0, of whole parameters.
+      mask: tree of booleans, or a function from the parameters to one: where to decay.
+
+    The others and the source as in `scale_by_galore`.
+    """
+    return chain(
+        scale_by_galore(rank, update_proj_gap, scale, base_optimizer, weight_dimension_numbers),
+        add_decayed_weights(weight_decay, mask),
+        scale_by_learning_rate(learning_rate),
+    )

@@ -1,0 +1,84 @@
+"""L-DoG: DoG for each layer by itself."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from gradflow._axes import AxisName, check_axis_name, global_norm, sum_axes
+from gradflow._base import OptState, Pair, Params, Updates, transformation
+from gradflow._checks import check_like
+from gradflow._dtypes import real_dtype
+from gradflow._hyper import Finite, Positive
+from gradflow._leafwise import as_scalar, bind, leafwise
+from gradflow._state import moment_dtype, wide, zero_scalar
+from gradflow.optimizers._estimate import InitialPositive
+
+
+class ScaleByDistanceOverGradientsState(NamedTuple):
+    """For each leaf the greatest distance from its start, the sum of squared norms, and the start."""
+
+    max_dist: Updates
+    grad_sum_of_squares: Updates
+    init_params: Params
+
+
+def layerwise_rule(
+    g: jax.Array, dist: jax.Array, total: jax.Array, p0: jax.Array, p: jax.Array, s: Any, *, axes: Any
+) -> tuple[jax.Array, ...]:
+    """Ivgi et al. 2023, section 4.3: DoG for each layer by itself."""
+    dist = jnp.maximum(dist, global_norm(p - p0, axes))
+    total = total + global_norm(g, axes, squared=True)
+    return s.global_scale * (dist / jnp.sqrt(total + s.eps)) * g, dist, total, jnp.copy(p0)
+
+
+@transformation
+def scale_by_distance_over_gradients(
+    reps_rel: InitialPositive = 1e-6,
+    eps: Positive = 1e-8,
+    param_dtype: Any = jnp.float32,
+    global_scale: Finite = 1.0,
+    *,
+    axis_name: AxisName = None,
+) -> Pair:
+    """DoG for each leaf by itself, as L-DoG: `scale_by_dog` with the heuristic, its norms those of a leaf.
+
+    Args:
+      reps_rel: the first distance is `reps_rel * (1 + |p0|)`; > 0.
+      eps: added to the sum of squared norms, > 0.
+      param_dtype: dtype of the first parameters in the state.
+      global_scale: multiplies all steps; 1, or -1 to descend without a learning rate.
+      axis_name: for a call inside `shard_map`; see `scale_by_trust_ratio`. `init` must be called there, too.
+
+    Needs `params`. Source: Ivgi, Hinder, Carmon 2023, arXiv:2302.12022.
+    """
+    check_axis_name("scale_by_distance_over_gradients", axis_name)
+
+    def init(params: Params) -> OptState:
+        axes = sum_axes(axis_name, params)
+
+        def first(p: jax.Array) -> jax.Array:
+            dtype = wide(real_dtype(p.dtype))
+            norm = global_norm(p, axes).astype(dtype)
+            return zero_scalar(p, dtype) + as_scalar(reps_rel, dtype) * (1 + norm)
+
+        def start(p: jax.Array) -> jax.Array:
+            return jnp.array(p, moment_dtype(p.dtype, param_dtype), copy=True)
+
+        total = jax.tree.map(lambda p: zero_scalar(p, wide(real_dtype(p.dtype))), params)
+        return ScaleByDistanceOverGradientsState(
+            jax.tree.map(first, params), total, jax.tree.map(start, params)
+        )
+
+    def update(
+        updates: Updates, state: ScaleByDistanceOverGradientsState, params: Params
+    ) -> tuple[Updates, ScaleByDistanceOverGradientsState]:
+        check_like("updates", updates, "state", state.init_params)
+        u, dist, total, start = leafwise(
+            bind(layerwise_rule, axes=sum_axes(axis_name, updates, params)),
+            (updates, state.max_dist, state.grad_sum_of_squares, state.init_params, params),
+            shapes=False, eps=eps, global_scale=global_scale,
+        )  # fmt: skip
+        return u, ScaleByDistanceOverGradientsState(dist, total, start)
+
+    return init, update

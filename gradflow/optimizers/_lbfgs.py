@@ -1,0 +1,251 @@
+"""L-BFGS: the inverse Hessian, as far as the last few steps tell."""
+
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from gradflow import tree
+from gradflow._axes import refuse_varying
+from gradflow._base import GradientTransformation, OptState, Pair, Params, Updates, transformation
+from gradflow._checks import check_like
+from gradflow._compose import chain, identity
+from gradflow._dtypes import promote
+from gradflow._frames import stage_name
+from gradflow._hyper import Rate, Size
+from gradflow._state import increment, wide, zero_scalar
+from gradflow.transforms import scale_by_learning_rate, scale_by_zoom_linesearch
+from gradflow.tree._leaves import accumulator, path_at
+from gradflow.tree._paths import is_none
+
+Arrays = list[jax.Array]
+
+
+class ScaleByLBFGSState(NamedTuple):
+    """Steps taken, the last parameters and gradient, and a ring of their differences.
+
+    `weights_memory` has `1 / <dp, dg>` for each pair of differences, and 0 for one that is not used.
+    """
+
+    count: jax.Array  # type: ignore[assignment]  # the field's name for it, over tuple.count
+    params: Params
+    updates: Updates
+    diff_params_memory: Any
+    diff_updates_memory: Any
+    weights_memory: jax.Array
+
+
+class _Memory(NamedTuple):
+    steps: Arrays  # differences of parameters, the ring along the first axis
+    turns: Arrays  # differences of gradients
+    weights: jax.Array
+    newest: jax.Array
+
+
+def _dot(xs: Arrays, ys: Arrays, dtype: np.dtype) -> jax.Array:
+    """Re<x, y>, over all leaves."""
+    total = jnp.zeros((), dtype)
+    for x, y in zip(xs, ys, strict=True):
+        kind = promote(promote(x.dtype, y.dtype), dtype)
+        total = total + jnp.sum((x.astype(kind).conj() * y.astype(kind)).real.astype(dtype))
+    return total
+
+
+def _add_scaled(xs: Arrays, factor: jax.Array, ys: Arrays) -> Arrays:
+    return [x + factor.astype(x.dtype) * y for x, y in zip(xs, ys, strict=True)]
+
+
+def _slot(memory: Arrays, index: jax.Array) -> Arrays:
+    return [jax.lax.dynamic_index_in_dim(leaf, index, 0, keepdims=False) for leaf in memory]
+
+
+def _put(memory: Arrays, index: jax.Array, values: Arrays) -> Arrays:
+    return [
+        jax.lax.dynamic_update_index_in_dim(leaf, value.astype(leaf.dtype), index, 0)
+        for leaf, value in zip(memory, values, strict=True)
+    ]
+
+
+def _remember(memory: _Memory, step: Arrays, turn: Arrays, dtype: np.dtype) -> _Memory:
+    """The memory with a new pair, of weight 0 if the gradient did not grow along the step.
+
+    After a step that led nowhere it is empty: its direction has failed.
+    """
+    tiny = np.finfo(dtype).eps
+    curvature = _dot(step, turn, dtype)
+    sizes = jnp.sqrt(_dot(step, step, dtype)), jnp.sqrt(_dot(turn, turn, dtype))
+    usable = (curvature > tiny * sizes[0] * sizes[1]) & (sizes[1] > 0) & (sizes[1] < jnp.inf)
+    weight = 1 / jnp.where(usable, curvature, 1)
+    usable &= weight < jnp.inf
+    weights = memory.weights.at[memory.newest].set(jnp.where(usable, weight, 0))
+    weights = jnp.where(sizes[0] > 0, weights, 0)
+    return _Memory(
+        _put(memory.steps, memory.newest, step), _put(memory.turns, memory.newest, turn), weights, memory.newest
+    )
+
+
+def two_loops(g: Arrays, memory: _Memory, scale: jax.Array, dtype: np.dtype) -> Arrays:
+    """`H g` for the inverse Hessian that the memory makes of `scale` times the identity.
+
+    Nocedal & Wright 2006, algorithm 7.4.
+    """
+    size = memory.weights.shape[0]
+
+    def backward(age: jax.Array, carry: tuple[Arrays, jax.Array]) -> tuple[Arrays, jax.Array]:
+        q, shares = carry
+        slot = (memory.newest - age) % size
+        share = memory.weights[slot] * _dot(_slot(memory.steps, slot), q, dtype)
+        return _add_scaled(q, -share, _slot(memory.turns, slot)), shares.at[slot].set(share)
+
+    def forward(turn: jax.Array, r: Arrays) -> Arrays:
+        slot = (memory.newest + 1 + turn) % size
+        share = memory.weights[slot] * _dot(_slot(memory.turns, slot), r, dtype)
+        return _add_scaled(r, shares[slot] - share, _slot(memory.steps, slot))
+
+    q, shares = jax.lax.fori_loop(np.int32(0), np.int32(size), backward, (g, jnp.zeros_like(memory.weights)))
+    return jax.lax.fori_loop(np.int32(0), np.int32(size), forward, [scale.astype(x.dtype) * x for x in q])
+
+
+def _scale(g: Arrays, memory: _Memory, scale_init_precond: bool, dtype: np.dtype) -> jax.Array:
+    """What the identity is multiplied by at the far end of the memory.
+
+    The curvature of the latest pair that is used; before there is one, what makes a step of length 1 at most.
+    """
+    if not scale_init_precond:
+        return jnp.ones((), dtype)
+    size = memory.weights.shape[0]
+    slots = (memory.newest - jnp.arange(size, dtype=np.int32)) % size
+    latest = slots[jnp.argmax(memory.weights[slots] > 0)]
+    weight, turn = memory.weights[latest], _slot(memory.turns, latest)
+    some = weight > 0
+    curvature = jnp.where(some, weight, 1) * _dot(turn, turn, dtype)
+    return jnp.where(some, 1 / jnp.where(some, curvature, 1), _unit_scale(g, dtype))
+
+
+def _unit_scale(g: Arrays, dtype: np.dtype) -> jax.Array:
+    """`min(1, 1 / |g|)`, above 0 for a square of the norm that is beyond all numbers, too."""
+    return jax.lax.rsqrt(jnp.clip(_dot(g, g, dtype), 1, np.finfo(dtype).max))
+
+
+@functools.partial(jax.jit, static_argnames="scale_init_precond")
+def _step(
+    grads: list[jax.Array | None], params: Arrays, state: ScaleByLBFGSState, scale_init_precond: bool
+) -> tuple[Arrays, Arrays, Arrays, ScaleByLBFGSState]:
+    """The direction, what to keep of parameters and gradient, and the memory."""
+    dtype = state.weights_memory.dtype
+    last_params, last = jax.tree.leaves(state.params), jax.tree.leaves(state.updates)
+    # Where there is no gradient nothing is known to have changed.
+    kept = [was if g is None else g.astype(was.dtype) for g, was in zip(grads, last, strict=True)]
+    g = [jnp.zeros_like(k) if given is None else k for given, k in zip(grads, kept, strict=True)]
+    turn = [new - was for new, was in zip(kept, last, strict=True)]
+    step = [p.astype(x.dtype) - was.astype(x.dtype) for p, was, x in zip(params, last_params, g, strict=True)]
+    begun = state.count > 0
+    step = [jnp.where(begun, x, 0) for x in step]
+    size = state.weights_memory.shape[0]
+    memory = _Memory(
+        jax.tree.leaves(state.diff_params_memory),
+        jax.tree.leaves(state.diff_updates_memory),
+        state.weights_memory,
+        (state.count - 1) % size,
+    )
+    memory = _remember(memory, step, turn, dtype)
+    direction = two_loops(g, memory, _scale(g, memory, scale_init_precond, dtype), dtype)
+    slope = _dot(g, direction, dtype)
+    descends = (slope > 0) & (slope < jnp.inf)
+    plain = _unit_scale(g, dtype)
+    direction = [
+        jnp.where(descends, d, plain.astype(x.dtype) * x) for d, x in zip(direction, g, strict=True)
+    ]
+    new = ScaleByLBFGSState(
+        increment(state.count), None, None, memory.steps, memory.turns, memory.weights
+    )
+    return direction, [jnp.copy(p) for p in params], [jnp.copy(k) for k in kept], new
+
+
+@transformation
+def scale_by_lbfgs(memory_size: Size = 10, scale_init_precond: bool = True) -> Pair:
+    """Multiplies by an inverse Hessian made of the last differences of parameters and gradients.
+
+        s = p - p_last,  y = g - g_last
+        H = (I - s y' / y's) H (I - y s' / y's) + s s' / y's    for each pair kept, the oldest first
+        u = H g
+
+    Args:
+      memory_size: pairs kept, >= 1; each is as large as the parameters, twice.
+      scale_init_precond: the first H is `y's / y'y` times the identity, and before there is a pair
+        `min(1, 1 / |g|)`; False for the identity.
+
+    A pair along which the gradient does not grow (y's not above rounding) is not used. The memory is held in
+    float32 at least. Complex numbers count as pairs of real ones; the gradient is then the conjugate of
+    `jax.grad`'s. Needs `params`. Source: Nocedal & Wright 2006, algorithms 7.4 and 7.5.
+    """
+
+    def init(params: Params) -> OptState:
+        def ring(p: jax.Array) -> jax.Array:
+            zeros = tree.zeros_like(p, wide(p.dtype))
+            return jnp.broadcast_to(zeros[None], (memory_size, *p.shape))
+
+        dtype = wide(accumulator(jax.tree.leaves(params), real=True))
+        weights = zero_scalar(params, dtype)
+        return ScaleByLBFGSState(
+            count=zero_scalar(params),
+            params=tree.zeros_like(params),
+            updates=jax.tree.map(lambda p: tree.zeros_like(p, wide(p.dtype)), params),
+            diff_params_memory=jax.tree.map(ring, params),
+            diff_updates_memory=jax.tree.map(ring, params),
+            weights_memory=jnp.broadcast_to(weights, (memory_size,)),
+        )
+
+    def update(
+        updates: Updates, state: ScaleByLBFGSState, params: Params
+    ) -> tuple[Updates, ScaleByLBFGSState]:
+        refuse_varying("the inner products of L-BFGS", updates, params)
+        check_like("updates", updates, "state", state.params)
+        grads, structure = jax.tree.flatten(updates, is_leaf=is_none)
+        places = jax.tree.leaves(state.params, is_leaf=is_none)
+        for index, (g, place) in enumerate(zip(grads, places, strict=True)):
+            if g is not None and place is None:
+                raise ValueError(
+                    f"{stage_name()}: there is a gradient at '{path_at(updates, index)}', where params have None"
+                )
+        present = [index for index, place in enumerate(places) if place is not None]
+        given = [grads[index] for index in present]
+        direction, kept_params, kept, new = _step(given, jax.tree.leaves(params), state, scale_init_precond)
+        for index, d in zip(present, direction, strict=True):
+            if grads[index] is not None:
+                grads[index] = d.astype(grads[index].dtype)
+        like = jax.tree.structure(state.params)
+        fields = (kept_params, kept, new.diff_params_memory, new.diff_updates_memory)
+        trees = (jax.tree.unflatten(like, field) for field in fields)
+        return jax.tree.unflatten(structure, grads), ScaleByLBFGSState(new.count, *trees, new.weights_memory)
+
+    return init, update
+
+
+@transformation
+def lbfgs(
+    learning_rate: Rate | None = None,
+    memory_size: Size = 10,
+    scale_init_precond: bool = True,
+    linesearch: GradientTransformation | None = scale_by_zoom_linesearch(  # noqa: B008  # a value
+        max_linesearch_steps=20, initial_guess_strategy="one"
+    ),
+) -> GradientTransformation:
+    """L-BFGS: `scale_by_lbfgs`, then minus the learning rate, then a line search.
+
+    Args:
+      learning_rate: None for 1, as a line search has it; else a number >= 0 or a schedule.
+      memory_size, scale_init_precond: as in `scale_by_lbfgs`.
+      linesearch: a transformation that chooses the step size, or None: the learning rate alone.
+
+    With a line search `update` needs the extra arguments `value`, `grad` and `value_fn`; take value and
+    gradient from `value_and_grad_from_state`, `make_step` or `minimize`, which do not evaluate them twice.
+    Sources: Liu & Nocedal 1989; Nocedal & Wright 2006, chapters 3 and 7.
+    """
+    return chain(
+        scale_by_lbfgs(memory_size, scale_init_precond),
+        scale_by_learning_rate(1.0 if learning_rate is None else learning_rate),
+        identity() if linesearch is None else linesearch,
+    )

@@ -1,0 +1,127 @@
+"""MoMo-Adam: Adam with a Polyak step along the average of the losses' linear models."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from gradflow import tree
+from gradflow._axes import refuse_varying
+from gradflow._base import OptState, Pair, Params, Updates, transformation
+from gradflow._hyper import Decay, Finite, NonNegative, Positive, Rate
+from gradflow._leafwise import Scalars, abs_sq, as_scalar, leafwise, one_minus_power, safe_sqrt
+from gradflow._report import report
+from gradflow._state import increment, second_moment, wide, zero_scalar
+from gradflow.optimizers._estimate import scalar_dtype
+from gradflow.optimizers._loss_value import loss_value
+from gradflow.optimizers._momo import Model, average, model_step
+
+
+class MomoAdamState(NamedTuple):
+    """Averages of gradients, squares, losses and products <g, p>; the losses' bound below; steps taken."""
+
+    exp_avg: Updates
+    exp_avg_sq: Updates
+    barf: jax.Array
+    gamma: jax.Array
+    lb: jax.Array
+    count: jax.Array  # type: ignore[assignment]  # the field's name for it, over tuple.count
+
+
+def momo_adam_scalars(b1: jax.Array, b2: jax.Array, **_: jax.Array) -> Scalars:
+    """The weights of a new gradient and of its square."""
+    return {"c1": 1 - b1, "c2": 1 - b2}
+
+
+def momo_adam_average_rule(
+    g: jax.Array, exp_avg: jax.Array, exp_avg_sq: jax.Array, s: Any
+) -> tuple[jax.Array, ...]:
+    """Adam's moments."""
+    return g, s.b1 * exp_avg + s.c1 * g, s.b2 * exp_avg_sq + s.c2 * abs_sq(g)
+
+
+def direction_scalars(b2: jax.Array, count: jax.Array, **_: jax.Array) -> Scalars:
+    """What the weights in the average square add up to."""
+    return {"corr2": one_minus_power(1 - b2, count)}
+
+
+def direction_rule(exp_avg: jax.Array, exp_avg_sq: jax.Array, s: Any) -> jax.Array:
+    """The average gradient in units of Adam's denominator."""
+    return exp_avg / (safe_sqrt(exp_avg_sq / s.corr2) + s.eps)
+
+
+def momo_adam_rule(g: jax.Array, direction: jax.Array, p: jax.Array, s: Any) -> jax.Array:
+    """Schaipp et al. 2023, Algorithm 2: `p + u = (p - step * direction) / shrink`."""
+    del g
+    return -(s.step * direction + s.decay * p) / s.shrink
+
+
+@transformation(reports=("step", "lower_bound"))
+def momo_adam(
+    learning_rate: Rate = 1e-2,
+    b1: Decay = 0.9,
+    b2: Decay = 0.999,
+    eps: Positive = 1e-8,
+    lower_bound: Finite = 0.0,
+    weight_decay: NonNegative = 0.0,
+    adapt_lower_bound: bool = False,
+) -> Pair:
+    """Adam whose step reaches `lower_bound` on the average linear model, if it may go so far.
+
+        d = b1 * d + (1 - b1) * g, barf of value and gamma of <g, p> alike;  v = b2 * v + (1 - b2) * |g|^2
+        w = 1 - b1^t, shrink = 1 + learning_rate * weight_decay, D = sqrt(v / (1 - b2^t)) + eps
+        gap = max(0, shrink * (barf - gamma - w * lb) + <d, p>)
+        step = min(learning_rate / w, gap / <d, d / D>)
+        p = (p - step * d / D) / shrink
+
+    Args:
+      learning_rate: the longest step, >= 0, better too large than too small.
+      b1: decay of the averages, in [0, 1).
+      b2: decay of the average square, in [0, 1).
+      eps: > 0.
+      lower_bound: of the loss; 0 is right for most losses.
+      weight_decay: >= 0.
+      adapt_lower_bound: estimates the lowest loss on the way, never below `lower_bound`.
+
+    `update` needs `params` and the extra argument `value`, the loss that the gradient is of. Reports `step`
+    and `lower_bound`. Refused inside `shard_map`. Source: Schaipp et al. 2023, arXiv:2305.07583.
+    """
+
+    def init(params: Params) -> OptState:
+        dtype = scalar_dtype(params)
+        exp_avg = jax.tree.map(lambda p: tree.zeros_like(p, wide(p.dtype)), params)
+        lb = zero_scalar(params, dtype) + as_scalar(lower_bound, dtype)
+        barf, gamma = zero_scalar(params, dtype), zero_scalar(params, dtype)
+        return MomoAdamState(exp_avg, second_moment(params), barf, gamma, lb, zero_scalar(params))
+
+    def update(
+        updates: Updates, state: MomoAdamState, params: Params, *, value: Any
+    ) -> tuple[Updates, MomoAdamState]:
+        refuse_varying("a sum", updates, params)
+        count, dtype = increment(state.count), state.barf.dtype
+        rate, floor, decay = (as_scalar(number, dtype) for number in (learning_rate, lower_bound, b1))
+        shrink = 1 + rate * as_scalar(weight_decay, dtype)
+        _, exp_avg, exp_avg_sq = leafwise(
+            momo_adam_average_rule, (updates, state.exp_avg, state.exp_avg_sq), momo_adam_scalars,
+            b1=b1, b2=b2,
+        )  # fmt: skip
+        barf = average(loss_value(value, dtype), state.barf, decay)
+        gamma = average(tree.vdot(updates, params).real.astype(dtype), state.gamma, decay)
+        (direction,) = leafwise(
+            direction_rule, (exp_avg, exp_avg_sq), direction_scalars, b2=b2, count=count, eps=eps
+        )
+        square = tree.vdot(exp_avg, direction).real.astype(dtype)
+        product = tree.vdot(exp_avg, params).real.astype(dtype)
+        weight = one_minus_power(jnp.asarray(1 - decay), count)
+        lb = state.lb if adapt_lower_bound else tree.full_like(state.lb, floor)
+        step, lb = model_step(
+            Model(barf, gamma, product, safe_sqrt(square), weight), lb, floor, rate, shrink,
+            adapt=adapt_lower_bound,
+        )  # fmt: skip
+        report("step", step)
+        report("lower_bound", lb)
+        trees = (updates, direction, params)
+        (u,) = leafwise(momo_adam_rule, trees, step=step, decay=shrink - 1, shrink=shrink)
+        return u, MomoAdamState(exp_avg, exp_avg_sq, barf, gamma, lb, count)
+
+    return init, update

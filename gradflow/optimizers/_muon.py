@@ -1,0 +1,381 @@
+"""Muon: the momentum of a matrix with all its singular values made one."""
+
+import functools
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from gradflow._axes import refuse_varying
+from gradflow._base import (
+    EmptyState,
+    GradientTransformation,
+    OptState,
+    Pair,
+    Params,
+    Updates,
+    transformation,
+)
+from gradflow._compose import chain, init_empty_state
+from gradflow._errors import describe
+from gradflow._frames import stage_name
+from gradflow._hyper import Decay, NonNegative, Positive, Rate, Size
+from gradflow._leafwise import Scalars, bind, one_minus_power, safe_sqrt
+from gradflow._select import MaskOrFn, is_absent
+from gradflow._state import first_moment, increment, zero_scalar
+from gradflow.linalg import NEWTON_SCHULZ_TABLES, newton_schulz
+from gradflow.optimizers._adam import adamw
+from gradflow.optimizers._matrices import (
+    MatrixAxes,
+    gathered,
+    leafwise_matrices,
+    resolve_axes,
+    to_matrices,
+)
+from gradflow.transforms import add_decayed_weights, scale_by_learning_rate
+from gradflow.tree._paths import path_string, show
+from gradflow.wrappers import partition
+
+
+class MuonDimensionNumbers(NamedTuple):
+    """Which axes of a leaf a matrix takes and gives; it has as many matrices as the others count."""
+
+    reduction_axis: Sequence[int] | int = 0
+    output_axis: Sequence[int] | int = 1
+
+
+class MuonState(NamedTuple):
+    """Steps taken, the momentum, and the polynomials' coefficients, which are there to be read."""
+
+    count: jax.Array  # type: ignore[assignment]  # the field's name for it, over tuple.count
+    mu: Updates
+    ns_coeffs: jax.Array
+
+
+_JORDAN = (3.4445, -4.775, 2.0315)
+_PRECONDITIONINGS = ("frobenius", "spectral", "aol", "schatten")
+
+
+def muon_scalars(count: jax.Array, beta: jax.Array, **_: Any) -> Scalars:
+    """The decay's complement and the bias corrections of step `count`, which begins at 1."""
+    c = 1 - beta
+    return {
+        "c": c,
+        "debias": 1 / one_minus_power(c, count),
+        "debias_next": 1 / one_minus_power(c, count + 1),
+    }
+
+
+class _Options(NamedTuple):
+    """What shapes the computation."""
+
+    nesterov: bool
+    adaptive: bool
+    preconditioning: str
+    bias_correction: bool
+    ns_dtype: np.dtype | None
+    cubic: tuple[bool, ...]  # the steps whose polynomial has no term of the fifth power
+
+
+def muon_rule(
+    g: jax.Array, mu: jax.Array, s: Any, *, axes: MatrixAxes, options: _Options
+) -> tuple[jax.Array, ...]:
+    """Jordan et al. 2024, Algorithm 2."""
+    mu = s.beta * mu + s.c * g
+    debias, debias_next = (s.debias, s.debias_next) if options.bias_correction else (1, 1)
+    m = s.beta * debias_next * mu + s.c * debias * g if options.nesterov else debias * mu
+    x, back = to_matrices(m, axes)
+    if x.size == 0:
+        return m, mu
+    return back(gathered(functools.partial(_orthogonal, s, options), x)), mu
+
+
+def _orthogonal(s: Any, options: _Options, x: jax.Array) -> jax.Array:
+    rows = [(k[0], k[1], 0.0 if cubic else k[2]) for k, cubic in zip(s.ns_coeffs, options.cubic, strict=True)]
+    polynomials = functools.partial(newton_schulz, coefficients=rows, dtype=options.ns_dtype)
+
+    def one(x: jax.Array) -> jax.Array:
+        x, eps, safety = _precondition(options.preconditioning, x, s.eps)
+        return polynomials(x, eps=eps, safety=s.margin * safety)
+
+    if options.preconditioning == "frobenius":
+        y = polynomials(x, eps=s.eps, safety=s.margin)
+    elif x.size == math.prod(x.shape[-2:]):
+        y = one(x.reshape(x.shape[-2:])).reshape(x.shape)
+    else:
+        y = jax.vmap(one)(x.reshape(-1, *x.shape[-2:])).reshape(x.shape)
+    return y * _dual_norm(x, y) if options.adaptive else y
+
+
+def _precondition(how: str, x: jax.Array, eps: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """A matrix and the `eps` and `safety` with which its Frobenius norm becomes the bound asked for."""
+    x, largest = _unit(x)
+    adjoint = jnp.conj(x.T)
+    wide = x.shape[0] <= x.shape[1]
+    gram = jnp.matmul(x, adjoint) if wide else jnp.matmul(adjoint, x)
+    if how == "aol":
+        # With these rows (or columns) no singular value is above one (Prach & Lampert 2022, theorem 1).
+        sizes = safe_sqrt(jnp.sum(jnp.abs(gram), axis=-1)) + eps / largest
+        factors = 1 / jnp.where(sizes > 0, sizes, 1)
+        x = x * (factors[:, None] if wide else factors[None, :]).astype(x.dtype)
+        bound, eps = jnp.ones_like(eps), jnp.zeros_like(eps)
+    elif how == "schatten":
+        bound, eps = safe_sqrt(safe_sqrt(jnp.sum(jnp.real(gram * jnp.conj(gram))))), eps / largest
+    else:
+        bound, eps = safe_sqrt(jnp.maximum(jnp.linalg.eigvalsh(gram)[-1], 0)), eps / largest
+    norm = safe_sqrt(jnp.sum(jnp.real(x * jnp.conj(x))))
+    return x, eps, jnp.where(norm > 0, bound / jnp.where(norm > 0, norm, 1), 1)
+
+
+def _unit(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """`x` with its largest element made one, so that its squares are numbers, and that element's size."""
+    largest = jax.lax.stop_gradient(jnp.max(jnp.abs(x)))
+    limits = jnp.finfo(largest.dtype)
+    largest = jnp.where(largest >= limits.tiny, jnp.minimum(largest, limits.max / 16), 1)
+    return x / largest.astype(x.dtype), largest
+
+
+def _dual_norm(x: jax.Array, y: jax.Array) -> jax.Array:
+    """The sum of the singular values of each `x`, of which `y` is the orthogonal factor."""
+    scaled, largest = _unit(x)
+    norm = largest * jnp.sum(jnp.real(jnp.conj(scaled) * y), axis=(-2, -1), keepdims=True)
+    return jnp.minimum(norm, jnp.finfo(norm.dtype).max / 16).astype(y.dtype)
+
+
+def _table(ns_coeffs: Any, ns_steps: int) -> tuple[Any, Any, tuple[bool, ...], float]:
+    """Coefficients as the state has them and as one row for each step; which have no `c`; and a margin."""
+    margin = 1.0
+    if isinstance(ns_coeffs, str):
+        if ns_coeffs not in NEWTON_SCHULZ_TABLES:
+            raise ValueError(
+                f"scale_by_muon: argument 'ns_coeffs' must be three numbers, rows of three numbers or one of "
+                f"{', '.join(NEWTON_SCHULZ_TABLES)}; got {ns_coeffs!r}"
+            )
+        # Made for singular values up to one exactly, which rounding must not leave.
+        margin = 1.02 if ns_coeffs == "polar_express" else margin
+        ns_coeffs = NEWTON_SCHULZ_TABLES[ns_coeffs]
+    shape = np.shape(ns_coeffs) if isinstance(ns_coeffs, np.ndarray | jax.Array) else _shape(ns_coeffs)
+    if shape != (3,) and (len(shape) != 2 or shape[0] < 1 or shape[1] != 3):
+        raise ValueError(
+            "scale_by_muon: argument 'ns_coeffs' must be three numbers, or rows of three numbers, one for each "
+            f"step; got {describe(ns_coeffs)}"
+        )
+    given = [ns_coeffs] * ns_steps if len(shape) == 1 else ns_coeffs
+    cubic = tuple(isinstance(row[2], int | float) and row[2] == 0 for row in given)
+    table = _stack(ns_coeffs)
+    rows = (
+        table if len(shape) == 2 else (jnp if isinstance(table, jax.Array) else np).stack([table] * ns_steps)
+    )
+    return table, rows, cubic, margin
+
+
+def _shape(rows: Any) -> tuple[int, ...]:
+    """The shape of nested sequences of scalars; (-1,) for anything else."""
+    if not isinstance(rows, Sequence):
+        return () if np.ndim(rows) == 0 else (-1,)
+    shapes = {_shape(row) for row in rows}
+    return (len(rows), *shapes.pop()) if len(shapes) == 1 else (-1,)
+
+
+def _stack(rows: Any) -> Any:
+    """Nested sequences of numbers as an array: NumPy's, unless there is a jax array among them."""
+    if isinstance(rows, jax.Array):
+        return rows
+    if any(isinstance(x, jax.Array) for x in jax.tree.leaves(rows)):
+        dtype = jnp.zeros((), float).dtype
+        return jnp.stack([_stack(x) if isinstance(x, Sequence) else jnp.asarray(x, dtype) for x in rows])
+    return np.asarray(rows, np.float64)
+
+
+@transformation
+def scale_by_muon(
+    ns_coeffs: Any = _JORDAN,
+    ns_steps: Size = 5,
+    beta: Decay = 0.95,
+    eps: Positive = 1e-8,
+    mu_dtype: Any = None,
+    *,
+    nesterov: bool = True,
+    adaptive: bool = False,
+    preconditioning: str = "frobenius",
+    weight_dimension_numbers: Any = None,
+    bias_correction: bool = True,
+    ns_dtype: Any = None,
+) -> Pair:
+    """Averages the gradients of a matrix and takes the orthogonal factor of the average.
+
+        mu = beta * mu + (1 - beta) * g
+        m = beta * mu / (1 - beta^(t+1)) + (1 - beta) * g / (1 - beta^t)      without nesterov: mu / (1 - beta^t)
+        u = newton_schulz(m), nearly U V^T for m = U S V^T
+
+    Args:
+      ns_coeffs: of the polynomials a x + b x^3 + c x^5: (a, b, c), or one such row for each step, or a name in
+        `linalg.NEWTON_SCHULZ_TABLES`: "keller", the default's; "polar_express", ...
+      ns_steps: how often one row is applied, >= 1; of rows each is applied once.
+      beta: decay of the average, in [0, 1).
+      eps: added to the norm by which m is divided first, > 0.
+      mu_dtype: dtype of the average; the parameters' by default.
+      adaptive: multiplies u by the sum of the singular values of m (Bernstein & Newhouse 2024, arXiv:2409.20325).
+      preconditioning: that norm: "frobenius"; closer to the largest singular value, so that fewer steps do,
+        "schatten" (4-norm), "aol" (one for each row, arXiv:2208.03160) and "spectral" (exact, dear).
+      weight_dimension_numbers: `MuonDimensionNumbers`, a tree of them (a prefix will do), or a function from the
+        parameters to one. By default every leaf must have two axes.
+      bias_correction: False leaves the divisions by 1 - beta^t out (PyTorch, Jordan).
+      ns_dtype: dtype of the matrix products, such as bfloat16; float32 at least by default.
+
+    Raises ValueError for a leaf that is no matrix, and inside `shard_map` for pieces of one.
+    Source: Jordan et al. 2024, kellerjordan.github.io/posts/muon.
+    """  # noqa: D205
+    if preconditioning not in _PRECONDITIONINGS:
+        raise ValueError(
+            f"scale_by_muon: argument 'preconditioning' must be one of {', '.join(_PRECONDITIONINGS)}; "
+            f"got {describe(preconditioning)}"
+        )
+    table, rows, cubic, margin = _table(ns_coeffs, ns_steps)
+    options = _Options(nesterov, adaptive, preconditioning, bias_correction, ns_dtype, cubic)
+    rule = bind(muon_rule, options=options)
+
+    def init(params: Params) -> OptState:
+        _axes_of(weight_dimension_numbers, params)
+        dtype = jnp.zeros((), float).dtype
+        coefficients = zero_scalar(params, dtype) + jnp.asarray(table, dtype)
+        return MuonState(zero_scalar(params), first_moment(params, mu_dtype), coefficients)
+
+    def update(updates: Updates, state: MuonState, params: Params | None = None) -> tuple[Updates, MuonState]:
+        axes = _axes_of(weight_dimension_numbers, updates if params is None else params)
+        refuse_varying("an orthogonal factor", updates)
+        count = increment(state.count)
+        u, mu = leafwise_matrices(
+            rule, axes, (updates, state.mu), muon_scalars,
+            count=count, beta=beta, eps=eps, ns_coeffs=rows, margin=margin,
+        )  # fmt: skip
+        return u, MuonState(count, mu, jnp.copy(state.ns_coeffs))
+
+    return init, update
+
+
+def _axes_of(numbers: Any, params: Params) -> Any:
+    """Every leaf's axes; raises ValueError naming the first leaf that is no matrix."""
+    axes = resolve_axes(numbers, params, MuonDimensionNumbers)
+    for (path, a), p in zip(
+        jax.tree_util.tree_flatten_with_path(axes, is_leaf=is_absent)[0],
+        jax.tree.leaves(params, is_leaf=is_absent),
+        strict=True,
+    ):
+        if a is None and p is not None:
+            raise ValueError(
+                f"{stage_name()}: the parameter at {show(path_string(path))} of shape {p.shape} is no matrix. Pass "
+                "weight_dimension_numbers, leave it out with masked, or use muon, which gives Adam to such ones"
+            )
+    return axes
+
+
+def shape_rule(g: jax.Array, s: Any, *, axes: MatrixAxes) -> jax.Array:
+    """u = sqrt(max(1, fan_out / fan_in)) * g."""
+    fan_in, fan_out = axes.sizes(g.shape)
+    return math.sqrt(max(1, fan_out / max(fan_in, 1))) * g
+
+
+def consistent_shape_rule(g: jax.Array, s: Any, *, axes: MatrixAxes) -> jax.Array:
+    """u = consistent_rms * sqrt(max(fan_in, fan_out)) * g."""
+    return s.consistent_rms * math.sqrt(max(axes.sizes(g.shape))) * g
+
+
+@transformation
+def scale_by_shape(weight_dimension_numbers: Any = None, consistent_rms: NonNegative | None = None) -> Pair:
+    """Multiplies the update of a matrix by what its shape says.
+
+        u = sqrt(max(1, fan_out / fan_in)) * g                    with consistent_rms None
+        u = consistent_rms * sqrt(max(fan_in, fan_out)) * g       otherwise
+
+    Args:
+      weight_dimension_numbers: as in `scale_by_muon`.
+      consistent_rms: the root mean square that an orthogonal update is to have, >= 0: 0.2 is that of AdamW.
+
+    Raises ValueError for a leaf that is no matrix. Sources: Jordan et al. 2024; Liu et al. 2025,
+    arXiv:2502.16982.
+    """
+
+    def update(
+        updates: Updates, state: EmptyState, params: Params | None = None
+    ) -> tuple[Updates, EmptyState]:
+        axes = _axes_of(weight_dimension_numbers, updates if params is None else params)
+        refuse_varying("the shape", updates)
+        if consistent_rms is None:
+            return leafwise_matrices(shape_rule, axes, (updates,))[0], state
+        scaled = leafwise_matrices(
+            consistent_shape_rule, axes, (updates,), None, consistent_rms=consistent_rms
+        )
+        return scaled[0], state
+
+    return init_empty_state, update
+
+
+def _labels(numbers: Any, params: Params) -> Any:
+    """ "muon" for matrices, "adam" for all else."""
+    axes = resolve_axes(numbers, params, MuonDimensionNumbers)
+    return jax.tree.map(
+        lambda p, a: p if is_absent(p) else "adam" if a is None else "muon", params, axes, is_leaf=is_absent
+    )
+
+
+@transformation
+def muon(
+    learning_rate: Rate,
+    ns_coeffs: Any = _JORDAN,
+    ns_steps: Size = 5,
+    beta: Decay = 0.95,
+    eps: Positive = 1e-8,
+    weight_decay: NonNegative = 0.0,
+    weight_decay_mask: MaskOrFn | None = None,
+    mu_dtype: Any = None,
+    *,
+    nesterov: bool = True,
+    adaptive: bool = False,
+    preconditioning: str = "frobenius",
+    adam_b1: Decay = 0.9,
+    adam_b2: Decay = 0.999,
+    adam_eps_root: NonNegative = 0.0,
+    adam_weight_decay: NonNegative = 0.0,
+    adam_learning_rate: Rate | None = None,
+    muon_weight_dimension_numbers: Any = None,
+    consistent_rms: NonNegative | None = None,
+    bias_correction: bool = True,
+    ns_dtype: Any = None,
+) -> GradientTransformation:
+    """Muon for matrices, AdamW for all else.
+
+        matrices:  u = -learning_rate * (scale_by_shape(scale_by_muon(g)) + weight_decay * p)
+        others:    adamw(adam_learning_rate, adam_b1, adam_b2, eps, ..., adam_weight_decay)
+
+    Args:
+      learning_rate: a number >= 0 or a schedule.
+      weight_decay: >= 0; PyTorch's default is 0.1.
+      weight_decay_mask: tree of booleans, or a function from the parameters to one: where to decay matrices.
+      adam_learning_rate: None is the learning rate.
+      muon_weight_dimension_numbers: tree of `MuonDimensionNumbers`, and None for what goes to Adam, or a function
+        from the parameters to one. By default leaves of two axes go to Muon; embeddings and heads
+        should not.
+      consistent_rms: 0.2 lets Muon share AdamW's learning rate and decay; see `scale_by_shape`.
+
+    The others and the source as in `scale_by_muon`. `bias_correction=False` is PyTorch's Muon.
+    """
+    matrices = chain(
+        scale_by_muon(
+            ns_coeffs, ns_steps, beta, eps, mu_dtype, nesterov=nesterov, adaptive=adaptive,
+            preconditioning=preconditioning, weight_dimension_numbers=muon_weight_dimension_numbers,
+            bias_correction=bias_correction, ns_dtype=ns_dtype,
+        ),
+        scale_by_shape(muon_weight_dimension_numbers, consistent_rms),
+        add_decayed_weights(weight_decay, weight_decay_mask),
+        scale_by_learning_rate(learning_rate),
+    )  # fmt: skip
+    others = adamw(
+        learning_rate if adam_learning_rate is None else adam_learning_rate,
+        adam_b1, adam_b2, eps, adam_eps_root, mu_dtype, adam_weight_decay, nesterov=nesterov,
+    )  # fmt: skip
+    labels: Callable[[Params], Any] = functools.partial(_labels, muon_weight_dimension_numbers)
+    return partition({"muon": matrices, "adam": others}, labels)

@@ -1,0 +1,99 @@
+"""Polyak's step: as far as the gradient must be followed to reach the lowest loss there is."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from gradflow._axes import AxisName, check_axis_name, global_norm, sum_axes
+from gradflow._base import EmptyState, GradientTransformation, Pair, Params, Updates, transformation
+from gradflow._compose import chain, init_empty_state
+from gradflow._errors import describe
+from gradflow._hyper import Finite, NonNegative, Rate
+from gradflow._leafwise import as_scalar, leafwise
+from gradflow._report import report
+from gradflow.optimizers._loss_value import loss_value
+from gradflow.transforms import scale_by_learning_rate
+
+VARIANTS = ("sps", "sps+")
+
+
+@jax.jit
+def polyak_step(gap: jax.Array, norm: jax.Array, limit: jax.Array, eps: jax.Array) -> jax.Array:
+    """`min(limit, gap / (norm^2 + eps))`, and 0 for a zero gradient; no square is ever taken."""
+    some = norm > 0
+    size = jnp.where(some, norm, 1)
+    # The barrier keeps XLA from making the square out of two divisions.
+    share = jax.lax.optimization_barrier(gap / size)
+    return jnp.where(some, jnp.minimum(share / (size + eps / size), limit), 0)
+
+
+def polyak_rule(g: jax.Array, s: Any) -> jax.Array:
+    """u = step * g."""
+    return s.step * g
+
+
+@transformation(reports=("step",))
+def scale_by_polyak(
+    f_min: Finite = 0.0,
+    max_learning_rate: Rate = 1.0,
+    eps: NonNegative = 0.0,
+    variant: str = "sps",
+    *,
+    axis_name: AxisName = None,
+) -> Pair:
+    """Multiplies by the step that would reach `f_min` if the loss were linear.
+
+        step = min(max_learning_rate, (value - f_min) / (|g|^2 + eps))
+        u = step * g
+
+    Args:
+      f_min: the lowest value of the loss, or a bound below it.
+      max_learning_rate: the longest step, >= 0.
+      eps: >= 0; the step is 0 for a zero gradient all the same.
+      variant: "sps", or "sps+", which takes no step where the loss is below `f_min`; "sps" goes uphill there.
+      axis_name: for a call inside `shard_map`; see `clip_by_global_norm`.
+
+    `update` needs the extra argument `value`, the loss that the gradient is of. Reports `step`.
+    Sources: Loizou et al. 2021, arXiv:2002.10542; "sps+": Garrigos et al. 2023, arXiv:2307.14528.
+    """
+    check_axis_name("scale_by_polyak", axis_name)
+    if variant not in VARIANTS:
+        raise ValueError(
+            f"scale_by_polyak: argument 'variant' must be 'sps' or 'sps+'; got {describe(variant)}"
+        )
+
+    def update(
+        updates: Updates, state: EmptyState, params: Params | None = None, *, value: Any
+    ) -> tuple[Updates, EmptyState]:
+        norm = global_norm(updates, sum_axes(axis_name, updates))
+        gap = loss_value(value, norm.dtype) - as_scalar(f_min, norm.dtype)
+        if variant == "sps+":
+            gap = jnp.maximum(gap, 0)
+        limit, small = (as_scalar(number, norm.dtype) for number in (max_learning_rate, eps))
+        step = polyak_step(gap, norm, limit, small)
+        report("step", step)
+        return leafwise(polyak_rule, (updates,), step=step)[0], state
+
+    return init_empty_state, update
+
+
+@transformation
+def polyak_sgd(
+    max_learning_rate: Rate = 1.0,
+    scaling: Rate = 1.0,
+    f_min: Finite = 0.0,
+    eps: NonNegative = 0.0,
+    variant: str = "sps",
+    *,
+    axis_name: AxisName = None,
+) -> GradientTransformation:
+    """SGD with Polyak's step: `scale_by_polyak`, then minus `scaling`. Arguments and source as there.
+
+    Args:
+      scaling: >= 0, a number or a schedule; it multiplies the step, `max_learning_rate` included.
+    """
+    return chain(
+        scale_by_polyak(f_min, max_learning_rate, eps, variant, axis_name=axis_name),
+        scale_by_learning_rate(scaling),
+    )

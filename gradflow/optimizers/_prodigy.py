@@ -1,0 +1,138 @@
+"""Prodigy: Adam whose learning rate is an estimate of the distance to the solution."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from gradflow import tree
+from gradflow._axes import refuse_varying
+from gradflow._base import OptState, Pair, Params, Updates, transformation
+from gradflow._hyper import Decay, NonNegative, Positive, Rate
+from gradflow._leafwise import Scalars, abs_sq, as_scalar, leafwise, safe_sqrt
+from gradflow._report import report
+from gradflow._select import MaskOrFn, fill_in, keep_where, resolve_mask
+from gradflow._state import increment, second_moment, wide, zero_scalar
+from gradflow.optimizers._estimate import bias_factor, check_betas, larger, scalar_dtype
+
+
+class ProdigyState(NamedTuple):
+    """Moments in units of the estimate, the gradients' weighted sum, the first parameters, the estimate."""
+
+    exp_avg: Updates
+    exp_avg_sq: Updates
+    grad_sum: Updates
+    params0: Params
+    estim_lr: jax.Array
+    numerator_weighted: jax.Array
+    count: jax.Array  # type: ignore[assignment]  # the field's name for it, over tuple.count
+
+
+def prodigy_scalars(d: jax.Array, b1: jax.Array, b2: jax.Array, **_: jax.Array) -> Scalars:
+    """What a new gradient and its square weigh in the moments."""
+    return {"gain": d * (1 - b1), "gain_sq": d * d * (1 - b2)}
+
+
+def prodigy_moments_rule(
+    g: jax.Array, exp_avg: jax.Array, exp_avg_sq: jax.Array, grad_sum: jax.Array, params0: jax.Array, s: Any
+) -> tuple[jax.Array, ...]:
+    """Mishchenko & Defazio 2023, Algorithm 4, but for the step."""
+    exp_avg = s.b1 * exp_avg + s.gain * g
+    exp_avg_sq = s.b2 * exp_avg_sq + s.gain_sq * abs_sq(g)
+    grad_sum = s.b3 * grad_sum + s.weight * g
+    # The copy costs nothing when compiled with donation; without it two states would share a buffer.
+    return g, exp_avg, exp_avg_sq, grad_sum, jnp.copy(params0)
+
+
+def prodigy_step_rule(
+    g: jax.Array, exp_avg: jax.Array, exp_avg_sq: jax.Array, p: jax.Array, s: Any
+) -> jax.Array:
+    """The step of Algorithm 4, with decoupled weight decay."""
+    del g
+    return -s.rate * (exp_avg / (safe_sqrt(exp_avg_sq) + s.d * s.eps) + s.weight_decay * p)
+
+
+@transformation(reports=("estim_lr", "learning_rate"))
+def prodigy(
+    learning_rate: Rate = 1.0,
+    betas: tuple[Any, Any] = (0.9, 0.999),
+    beta3: Decay | None = None,
+    eps: Positive = 1e-8,
+    estim_lr0: Positive = 1e-6,
+    estim_lr_coef: Positive = 1.0,
+    weight_decay: NonNegative = 0.0,
+    safeguard_warmup: bool = False,
+    weight_decay_mask: MaskOrFn | None = None,
+    *,
+    use_bias_correction: bool = True,
+) -> Pair:
+    """Adam with the rate `d * learning_rate`, where d, an estimate of the distance to go, only grows.
+
+        rate = d * learning_rate * sqrt(1 - b2^t) / (1 - b1^t)
+        weight = d / estim_lr0 * rate
+        r = b3 * r + weight * <g, p0 - p>,  grad_sum = b3 * grad_sum + weight * g
+        m = b1 * m + (1 - b1) * d * g,  v = b2 * v + (1 - b2) * d^2 * |g|^2
+        d = max(d, estim_lr_coef * r / |grad_sum|_1)
+        u = -rate * (m / (sqrt(v) + d * eps) + weight_decay * p)
+
+    Args:
+      learning_rate: >= 0, a number or schedule; 1 is right for most, the schedule's shape still matters.
+      betas: two numbers in [0, 1).
+      beta3: in [0, 1); sqrt(b2) by default.
+      estim_lr0: the first d, > 0, below the right rate.
+      safeguard_warmup: leaves `learning_rate` out of the weight in `grad_sum`, so that d does not run
+        away while the rate is warmed up.
+      weight_decay_mask: where to decay; see `add_decayed_weights`.
+      use_bias_correction: False gives the authors' default, without the roots in `rate`.
+
+    Where `grad_sum` is 0 d stays. Needs `params`. Refused inside `shard_map`.
+    Source: Mishchenko & Defazio 2023, arXiv:2306.06101.
+    """
+    check_betas("prodigy", betas)
+    b1, b2 = betas
+
+    def init(params: Params) -> OptState:
+        if weight_decay_mask is not None:
+            resolve_mask(weight_decay_mask, params)  # a wrong mask is an error here, not at the first step
+        dtype = scalar_dtype(params)
+        d = zero_scalar(params, dtype) + as_scalar(estim_lr0, dtype)
+        zeros = [jax.tree.map(lambda p: tree.zeros_like(p, wide(p.dtype)), params) for _ in range(2)]
+        params0 = jax.tree.map(lambda p: jnp.array(p, p.dtype, copy=True), params)
+        return ProdigyState(
+            zeros[0], second_moment(params), zeros[1], params0, d, zero_scalar(params, dtype),
+            zero_scalar(params),
+        )  # fmt: skip
+
+    def update(updates: Updates, state: ProdigyState, params: Params) -> tuple[Updates, ProdigyState]:
+        refuse_varying("a sum", updates, params)
+        count, d, dtype = increment(state.count), state.estim_lr, state.estim_lr.dtype
+        b3 = safe_sqrt(jnp.asarray(as_scalar(b2, dtype))) if beta3 is None else as_scalar(beta3, dtype)
+        rate = d * as_scalar(learning_rate, dtype)
+        if use_bias_correction:
+            rate = rate * bias_factor(b1, b2, count, dtype)
+        # Quotients of the sums do not change with it, but their numbers would be too small without.
+        relative = d / as_scalar(estim_lr0, dtype)
+        _, exp_avg, exp_avg_sq, grad_sum, params0 = leafwise(
+            prodigy_moments_rule,
+            (updates, state.exp_avg, state.exp_avg_sq, state.grad_sum, state.params0), prodigy_scalars,
+            d=d, b1=b1, b2=b2, b3=b3, weight=relative * (d if safeguard_warmup else rate),
+        )  # fmt: skip
+        gain = tree.vdot(updates, tree.sub(state.params0, params)).real.astype(dtype)
+        numerator = b3 * state.numerator_weighted + relative * rate * gain
+        size = tree.norm(grad_sum, 1).astype(dtype)
+        d = larger(d, as_scalar(estim_lr_coef, dtype) * numerator, size)
+        report("estim_lr", d)
+        report("learning_rate", rate)
+        step = {"rate": rate, "d": d, "eps": eps}
+        trees = (updates, exp_avg, exp_avg_sq, params)
+        if weight_decay_mask is None:
+            (u,) = leafwise(prodigy_step_rule, trees, weight_decay=weight_decay, **step)
+        else:
+            keep = resolve_mask(weight_decay_mask, params)
+            (u,) = leafwise(prodigy_step_rule, trees, weight_decay=0.0, **step)
+            chosen = (keep_where(keep, updates), *trees[1:])
+            (decayed,) = leafwise(prodigy_step_rule, chosen, weight_decay=weight_decay, **step)
+            u = fill_in(decayed, u)
+        return u, ProdigyState(exp_avg, exp_avg_sq, grad_sum, params0, d, numerator, count)
+
+    return init, update

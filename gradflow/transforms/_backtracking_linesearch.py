@@ -1,0 +1,152 @@
+"""A line search that shrinks its step until the loss decreases enough: Armijo's condition."""
+
+from typing import Annotated, Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from gradflow import tree
+from gradflow._base import OptState, Pair, Params, Updates, transformation
+from gradflow._hyper import Fraction, Interval, NonNegative, Positive, ScalarOrSchedule, Size
+from gradflow._leafwise import as_scalar
+from gradflow._report import report
+from gradflow._state import zero_scalar
+from gradflow.transforms._line import (
+    Point,
+    first_rate,
+    like,
+    line_along,
+    number_dtype,
+    print_search,
+    scaled,
+)
+
+
+class _Growth(Interval):
+    """A number >= 1; infinity, too."""
+
+    def __init__(self) -> None:
+        super().__init__(1.0)
+
+    def contains(self, number: float) -> bool:
+        return number >= self.low
+
+
+Growth = Annotated[ScalarOrSchedule, _Growth()]
+
+
+class BacktrackingLinesearchInfo(NamedTuple):
+    """Evaluations of the last search, and by how much its step misses the condition; 0 if it does not."""
+
+    num_linesearch_steps: jax.Array
+    decrease_error: jax.Array
+
+
+class ScaleByBacktrackingLinesearchState(NamedTuple):
+    """The last search's step size, the loss and, if it is kept, its gradient where it ended; how it went."""
+
+    learning_rate: jax.Array
+    value: jax.Array
+    grad: Updates | None
+    info: BacktrackingLinesearchInfo
+
+
+class _Search(NamedTuple):
+    steps: jax.Array
+    trial: jax.Array
+    best: Point
+    grad: Any  # at `best`
+    done: jax.Array
+
+
+@transformation(reports=("learning_rate", "evaluations"))
+def scale_by_backtracking_linesearch(
+    max_backtracking_steps: Size,
+    slope_rtol: Fraction = 1e-4,
+    decrease_factor: Fraction = 0.8,
+    increase_factor: Growth = 1.5,
+    max_learning_rate: Positive = 1.0,
+    atol: NonNegative = 0.0,
+    rtol: NonNegative = 0.0,
+    store_grad: bool = False,
+    verbose: bool = False,
+) -> Pair:
+    """Multiplies the updates by a step size, shrunk until the loss is low enough.
+
+        f(p + rate * u) <= f(p) + rtol * |f(p)| + slope_rtol * rate * <u, grad> + atol
+
+    Args:
+      max_backtracking_steps: evaluations of the loss at most, >= 1.
+      slope_rtol: in [0, 1].
+      decrease_factor: by which the step shrinks, in [0, 1].
+      increase_factor: >= 1, what the last step size is multiplied by for the first trial of the next search;
+        1 keeps it, `inf` begins at `max_learning_rate`.
+      max_learning_rate: > 0.
+      atol, rtol: slack, >= 0.
+      store_grad: evaluates the gradient with the loss and keeps it for `value_and_grad_from_state`.
+      verbose: prints each search.
+
+    `update` needs the extra arguments `value`, `grad` (as `jax.grad` gives it) and `value_fn`, which is called
+    with the parameters and those of the other extra arguments that it names. A loss that is no number is too
+    high. Where no step passes, the lowest loss seen counts, be it with rate 0.
+    Source: Nocedal & Wright 2006, algorithm 3.1.
+    """
+
+    def init(params: Params) -> OptState:
+        dtype = number_dtype(params)
+        return ScaleByBacktrackingLinesearchState(
+            learning_rate=zero_scalar(params, dtype, 1),
+            value=zero_scalar(params, dtype, jnp.inf),
+            grad=tree.zeros_like(params) if store_grad else None,
+            info=BacktrackingLinesearchInfo(
+                num_linesearch_steps=zero_scalar(params), decrease_error=zero_scalar(params, dtype, jnp.inf)
+            ),
+        )
+
+    def update(
+        updates: Updates,
+        state: ScaleByBacktrackingLinesearchState,
+        params: Params,
+        *,
+        value: Any,
+        grad: Any,
+        value_fn: Any,
+        **extra: Any,
+    ) -> tuple[Updates, ScaleByBacktrackingLinesearchState]:
+        line = line_along(updates, params, value, grad, value_fn, extra, state.grad)
+        start = line.start
+        numbers = (slope_rtol, decrease_factor, increase_factor, max_learning_rate, atol, rtol)
+        part, shrink, growth, limit, absolute, relative = (
+            jax.lax.stop_gradient(as_scalar(number, line.dtype)) for number in numbers
+        )
+        level = jnp.abs(start.value)
+        slack = absolute + relative * jnp.where(level < jnp.inf, level, 0)
+
+        def decrease_error(at: Point) -> jax.Array:
+            expected = start.value + part * at.rate * jnp.minimum(start.slope, 0)
+            return jnp.maximum(at.value - expected - slack, 0)
+
+        def turn(search: _Search) -> _Search:
+            value, slope, grad = line.evaluate(search.trial)
+            here = Point(search.trial, value, slope)
+            usable = jnp.isfinite(value) & jnp.isfinite(slope)
+            accepted = usable & (decrease_error(here) <= 0)
+            keep = accepted | (usable & (value < search.best.value))
+            best, kept = jax.tree.map(
+                lambda new, old: jnp.where(keep, new, old), (here, grad), (search.best, search.grad)
+            )
+            return _Search(search.steps + 1, search.trial * shrink, best, kept, accepted)
+
+        first = jnp.minimum(first_rate(state.learning_rate, limit, line.dtype) * growth, limit)
+        begin = _Search(jnp.zeros((), jnp.int32), first, start, line.grad, jnp.asarray(False))
+        found = jax.lax.while_loop(lambda s: ~s.done & (s.steps < max_backtracking_steps), turn, begin)
+        best = found.best
+        info = BacktrackingLinesearchInfo(found.steps, decrease_error(best))
+        if verbose:
+            print_search("scale_by_backtracking_linesearch", best, info)
+        report("learning_rate", best.rate)
+        report("evaluations", found.steps)
+        new_state = ScaleByBacktrackingLinesearchState(best.rate, best.value, found.grad, info)
+        return scaled(updates, best.rate), like(new_state, state)
+
+    return init, update

@@ -1,0 +1,81 @@
+"""Gradients of examples made into one that tells little of any example."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from gradflow._axes import refuse_varying
+from gradflow._base import OptState, Pair, Params, Updates, transformation
+from gradflow._checks import check_like
+from gradflow._errors import describe
+from gradflow._frames import stage_name
+from gradflow._hyper import NonNegative, Positive
+from gradflow._leafwise import Scalars, leafwise
+from gradflow._report import report
+from gradflow.transforms._keys import check_key, key_state, next_key, normal_like
+from gradflow.transforms._per_example import per_example_global_norm_clip
+
+
+class DifferentiallyPrivateAggregateState(NamedTuple):
+    """The data of the PRNG key of the next step."""
+
+    rng_key: jax.Array
+
+
+def private_scalars(l2_norm_clip: jax.Array, noise_multiplier: jax.Array, size: jax.Array) -> Scalars:
+    """The standard deviation of the noise on the sum, and what makes a mean of that."""
+    return {"deviation": l2_norm_clip * noise_multiplier, "share": 1 / size}
+
+
+def private_rule(total: jax.Array, sample: jax.Array, s: Any) -> jax.Array:
+    """Abadi et al. 2016, Algorithm 1."""
+    return s.share * (total + s.deviation * sample)
+
+
+@transformation(trees="structure", reports=("clipped",))
+def differentially_private_aggregate(
+    l2_norm_clip: Positive, noise_multiplier: NonNegative, key: Any = None
+) -> Pair:
+    """Clips the gradient of each example, adds noise to the sum, and divides by the number of examples.
+
+        g[i] = g[i] * min(1, l2_norm_clip / |g[i]|)
+        u = (sum of g[i] + l2_norm_clip * noise_multiplier * N(0, 1)) / examples
+
+    Gradients come with the examples along a first axis, as from `jax.vmap(jax.grad(loss), (None, 0))`, and
+    leave without it: it must be the first stage of a chain.
+
+    Args:
+      l2_norm_clip: the largest norm of one example's gradient over all leaves, > 0.
+      noise_multiplier: standard deviation of the noise as a multiple of that, >= 0.
+      key: a PRNG key, `jax.random.key(0)`, or an integer seed.
+
+    Reports `clipped`, the share of examples that were. Raises TypeError for anything else as key, and
+    ValueError for leaves without the axis or of different numbers of examples, and inside `shard_map`.
+    Source: Abadi et al. 2016, arXiv:1607.00133.
+    """
+    check_key("differentially_private_aggregate", key)
+
+    def init(params: Params) -> OptState:
+        return DifferentiallyPrivateAggregateState(key_state(key, params))
+
+    def update(
+        updates: Updates, state: DifferentiallyPrivateAggregateState, params: Params | None = None
+    ) -> tuple[Updates, DifferentiallyPrivateAggregateState]:
+        refuse_varying("a norm", updates)
+        total, clipped = per_example_global_norm_clip(updates, l2_norm_clip)
+        if params is not None:
+            check_like("one example's gradient", total, "params", params)
+        examples = next((g.shape[0] for g in jax.tree.leaves(updates)), 1)
+        if examples == 0:
+            raise ValueError(f"{stage_name()}: there is no example: {describe(jax.tree.leaves(updates)[0])}")
+        now, later = next_key(key, state.rng_key)
+        (u,) = leafwise(
+            private_rule, (total, normal_like(now, total)), private_scalars,
+            l2_norm_clip=l2_norm_clip, noise_multiplier=noise_multiplier, size=float(examples),
+        )  # fmt: skip
+        report("clipped", lambda: clipped.astype(jnp.float32) / examples)
+        u = jax.tree.map(lambda x, g: x.astype(g.dtype), u, updates)
+        return u, DifferentiallyPrivateAggregateState(later)
+
+    return init, update

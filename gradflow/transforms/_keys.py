@@ -1,0 +1,62 @@
+"""PRNG keys as arguments and as state."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from gradflow import tree
+from gradflow._axes import axes_of
+from gradflow._base import Params, Updates
+from gradflow._dtypes import compute_dtype
+from gradflow._errors import describe
+from gradflow._state import zero_scalar
+
+
+def check_key(owner: str, key: Any) -> None:
+    """Raises TypeError unless `key` is one PRNG key or an integer, the seed of one."""
+    integer = isinstance(key, int | np.integer) and not isinstance(key, bool)
+    if integer or (isinstance(key, jax.Array) and (key.ndim == 0 if _is_typed(key) else _is_data(key))):
+        return
+    raise TypeError(f"{owner}: argument 'key' must be one PRNG key or an integer; got {describe(key)}")
+
+
+def key_state(key: Any, params: Params) -> jax.Array:
+    """The key's data, plain integers that can be saved anywhere, on the parameters' devices."""
+    data = key if isinstance(key, jax.Array) and not _is_typed(key) else jax.random.key_data(_typed(key))
+    return zero_scalar(params, data.dtype) + data
+
+
+def next_key(key: Any, state: jax.Array) -> tuple[Any, jax.Array]:
+    """A key for now, and the state for later, of the kind of `key`."""
+    impl = jax.random.key_impl(key) if isinstance(key, jax.Array) and _is_typed(key) else None
+    now, later = jax.random.split(jax.random.wrap_key_data(state, impl=impl))
+    return now, jax.random.key_data(later)
+
+
+def normal_like(key: Any, updates: Updates, axes: tuple[str, ...] = ()) -> Updates:
+    """Normal numbers for every leaf, in float32 at least; on each device along `axes` others."""
+
+    def sample(key: Any, g: jax.Array) -> Any:
+        for name in axes_of(g, axes):
+            key = jax.random.fold_in(key, jax.lax.axis_index(name))
+        return tree.random_like(key, g, _normal)
+
+    return jax.tree.map(sample, tree.split_key_like(key, updates), updates)
+
+
+def _normal(key: Any, shape: tuple[int, ...], dtype: Any) -> jax.Array:
+    return jax.random.normal(key, shape, compute_dtype(dtype))
+
+
+def _is_typed(key: jax.Array) -> bool:
+    return bool(jnp.issubdtype(key.dtype, jax.dtypes.prng_key))
+
+
+def _is_data(key: jax.Array) -> bool:
+    return key.dtype == np.uint32 and key.ndim == 1
+
+
+def _typed(key: Any) -> Any:
+    return key if isinstance(key, jax.Array) else jax.random.key(key)

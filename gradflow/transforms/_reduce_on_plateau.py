@@ -1,0 +1,129 @@
+"""A factor on the updates that falls when the loss stops falling."""
+
+from typing import Annotated, Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from gradflow._base import OptState, Pair, Params, Updates, transformation
+from gradflow._errors import describe
+from gradflow._frames import stage_name
+from gradflow._hyper import Fraction, Index, Interval, NonNegative, ScalarOrSchedule, Size
+from gradflow._leafwise import leafwise
+from gradflow._report import report
+from gradflow._state import increment, zero_scalar
+from gradflow.transforms._scale import scale_rule
+from gradflow.tree._leaves import accumulator
+
+Shrinking = Annotated[ScalarOrSchedule, Interval(0.0, 1.0, low_open=True, high_open=True)]
+
+
+class ReduceLROnPlateauState(NamedTuple):
+    """The factor, the best value, values since it, values of the pause still to come, and of the window in
+    hand how many values there are and their mean."""
+
+    scale: jax.Array
+    best_value: jax.Array
+    plateau_count: jax.Array
+    cooldown_count: jax.Array
+    count: jax.Array  # type: ignore[assignment]  # the field's name for it, over tuple.count
+    avg_value: jax.Array
+
+
+@jax.jit
+def follow_value(state: ReduceLROnPlateauState, value: jax.Array, s: dict[str, Any]) -> ReduceLROnPlateauState:
+    """The state after one more value."""
+    best = state.best_value
+    known = best < jnp.inf
+    base = jnp.where(known, best, 0)
+    # A value that is no number is no better than the best one, and no worse than it need be.
+    value = jnp.where(jnp.isfinite(value), value, best)
+    count = increment(state.count)
+    mean = jnp.where(count > 1, state.avg_value, 0)
+    # The infinity that stands for no value so far would make the difference no number.
+    finite = (value < jnp.inf) & (mean < jnp.inf)
+    step = (jnp.where(finite, value, 0) - jnp.where(finite, mean, 0)) / count.astype(mean.dtype)
+    mean = jnp.where(finite, mean + step, jnp.inf)
+    full = count >= s["accumulation_size"]
+
+    threshold = jnp.where(known, base - s["rtol"] * jnp.abs(base) - s["atol"], jnp.inf)
+    improved = mean < threshold
+    paused = state.cooldown_count > 0
+    plateau = jnp.where(improved | paused, 0, increment(state.plateau_count))
+    reduced = plateau >= s["patience"]
+    lower = jnp.minimum(state.scale, jnp.maximum(state.scale * s["factor"], s["min_scale"]))
+    pause = jnp.where(paused, state.cooldown_count - 1, jnp.where(reduced, s["cooldown"], 0))
+    return ReduceLROnPlateauState(
+        scale=jnp.where(full & reduced, lower, state.scale),
+        best_value=jnp.where(full & improved, mean, best),
+        plateau_count=jnp.where(full, jnp.where(reduced, 0, plateau), state.plateau_count),
+        cooldown_count=jnp.where(full, pause, state.cooldown_count),
+        count=jnp.where(full, 0, count),
+        avg_value=jnp.where(full, 0, mean),
+    )
+
+
+@transformation(reports=("scale",), steps=None)
+def reduce_on_plateau(
+    factor: Shrinking = 0.1,
+    patience: Size = 10,
+    rtol: Fraction = 1e-4,
+    atol: NonNegative = 0.0,
+    cooldown: Index = 0,
+    accumulation_size: Size = 1,
+    min_scale: Fraction = 0.0,
+) -> Pair:
+    """Multiplies updates by a scale, which is multiplied by `factor` when the loss has stopped falling.
+
+    A value is better than the best one if it is below `best - rtol * |best| - atol`. The loss comes with each
+    call: `update(updates, state, params, value=loss)`.
+
+    Args:
+      factor: in (0, 1).
+      patience: values in a row that are not better, after which the scale falls, >= 1.
+      rtol: in [0, 1].
+      atol: >= 0.
+      cooldown: values after a fall that are not counted against patience, >= 0.
+      accumulation_size: values whose mean counts as one, >= 1; for the losses of small batches.
+      min_scale: the scale does not fall below it; in [0, 1].
+
+    A value that is NaN or infinite counts like the best one so far: as no improvement. Reports `scale`.
+    Raises TypeError without `value`. Its defaults are those of PyTorch's ReduceLROnPlateau.
+    """
+
+    def init(params: Params) -> OptState:
+        dtype = accumulator(jax.tree.leaves(params), real=True)
+        return ReduceLROnPlateauState(
+            scale=zero_scalar(params, np.float32, 1.0),
+            best_value=zero_scalar(params, dtype, np.inf),
+            plateau_count=zero_scalar(params),
+            cooldown_count=zero_scalar(params),
+            count=zero_scalar(params),
+            avg_value=zero_scalar(params, dtype),
+        )
+
+    def update(
+        updates: Updates, state: ReduceLROnPlateauState, params: Params | None = None, *, value: Any
+    ) -> tuple[Updates, ReduceLROnPlateauState]:
+        if np.shape(value) != ():
+            raise ValueError(f"{stage_name()}: 'value' must be a scalar, the loss; got {describe(value)}")
+        wide, narrow = state.best_value.dtype, state.scale.dtype
+        state = follow_value(
+            state,
+            jnp.asarray(value, wide),
+            {
+                "factor": jnp.asarray(factor, narrow),
+                "min_scale": jnp.asarray(min_scale, narrow),
+                "rtol": jnp.asarray(rtol, wide),
+                "atol": jnp.asarray(atol, wide),
+                "patience": patience,
+                "cooldown": cooldown,
+                "accumulation_size": accumulation_size,
+            },
+        )
+        report("scale", state.scale)
+        (u,) = leafwise(scale_rule, (updates,), factor=state.scale)
+        return u, state
+
+    return init, update

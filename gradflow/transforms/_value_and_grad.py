@@ -1,0 +1,74 @@
+"""A loss and its gradient, which a line search may have left in the state."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from gradflow import tree
+from gradflow._base import OptState, Params, Updates
+
+
+def value_and_grad_from_state(
+    value_fn: Callable[..., Any],
+) -> Callable[..., tuple[jax.Array, Updates]]:
+    """`jax.value_and_grad` that looks into the state first.
+
+    Args:
+      value_fn: `f(params, *args, **kwargs)`, a real scalar.
+
+    Returns `g(params, *args, state=state, **kwargs) -> value, grad`. A line search's state, anywhere inside
+    `state`, has both at the point where the search ended; they are taken if the value is finite, as it is
+    not before the first step, and computed otherwise. So they must be of the same arguments: with another
+    batch use `jax.value_and_grad`.
+
+    `g` raises ValueError for a state that has no value and gradient, KeyError for one that has several.
+    """
+
+    def value_and_grad(params: Params, *args: Any, state: OptState, **kwargs: Any) -> Any:
+        value, grad = stored_value_and_grad(state)
+        if value is None or grad is None:
+            raise ValueError(
+                "value_and_grad_from_state: the state has no value and gradient; a line search keeps them, "
+                "scale_by_backtracking_linesearch with store_grad=True"
+            )
+        return reuse(value_fn, value, grad, params, args, kwargs)
+
+    return value_and_grad
+
+
+def stored_value_and_grad(state: OptState) -> tuple[Any, Any]:
+    """What a line search left in the state; None for what it did not."""
+    return tree.get(state, "value", filtering=is_kept), tree.get(state, "grad", filtering=is_kept)
+
+
+def is_kept(path: Any, found: Any) -> bool:
+    """Whether a path of the state leads to a field of a line search's own."""
+    return bool(path) and getattr(path[-1], "tuple_name", "").endswith("LinesearchState")
+
+
+def reuse(
+    value_fn: Callable[..., Any], value: Any, grad: Any, params: Params, args: Any, kwargs: Any
+) -> tuple[jax.Array, Updates]:
+    """The stored value and gradient where the value is finite, else those of `value_fn`."""
+    compute = jax.value_and_grad(value_fn)
+    value_like, grad_like = jax.eval_shape(compute, params, *args, **kwargs)
+
+    def stored() -> tuple[jax.Array, Updates]:
+        return value.astype(value_like.dtype), jax.tree.map(lambda g, x: g.astype(x.dtype), grad, grad_like)
+
+    def computed() -> tuple[jax.Array, Updates]:
+        found, slopes = compute(params, *args, **kwargs)
+        return jnp.asarray(found, value_like.dtype), slopes
+
+    result: tuple[jax.Array, Updates] = jax.lax.cond(jnp.isfinite(value), stored, computed)
+    return result
+
+
+def plant(state: OptState, value: Any, grad: Any) -> OptState:
+    """The state with a value and gradient as if a line search had ended there."""
+    old_value, old_grad = stored_value_and_grad(state)
+    value = jnp.asarray(value).astype(old_value.dtype)
+    grad = jax.tree.map(lambda new, old: new.astype(old.dtype), grad, old_grad)
+    return tree.set(state, is_kept, value=value, grad=grad)

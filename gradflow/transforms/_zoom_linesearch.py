@@ -1,0 +1,269 @@
+"""A line search for a lower loss and a flatter slope: the strong Wolfe conditions."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from gradflow import tree
+from gradflow._base import OptState, Pair, Params, Updates, transformation
+from gradflow._errors import describe
+from gradflow._hyper import Fraction, NonNegative, Positive, Size
+from gradflow._leafwise import as_scalar
+from gradflow._report import report
+from gradflow._state import zero_scalar
+from gradflow.transforms._line import (
+    Line,
+    Point,
+    first_rate,
+    like,
+    line_along,
+    number_dtype,
+    print_search,
+    scaled,
+)
+
+STRATEGIES = ("keep", "one")
+
+_MARGIN = 0.1  # of the interval, at either end, where no trial is made
+_RETREAT = 0.25  # of the way to a point where the loss is no number
+_REACH = 5.0  # growths at most in one go
+
+
+class ZoomLinesearchInfo(NamedTuple):
+    """Evaluations of the last search, and by how much its step misses the two conditions; 0 if it does not."""
+
+    num_linesearch_steps: jax.Array
+    decrease_error: jax.Array
+    curvature_error: jax.Array
+
+
+class ScaleByZoomLinesearchState(NamedTuple):
+    """The last search's step size, the loss and its gradient where it ended, and how it went."""
+
+    learning_rate: jax.Array
+    value: jax.Array
+    grad: Updates
+    info: ZoomLinesearchInfo
+
+
+class _Options(NamedTuple):
+    growth: jax.Array
+    precision: jax.Array
+    most: int
+
+
+class _Criteria(NamedTuple):
+    """The two conditions. Losses nearer to each other than `noise` are told apart by their slopes."""
+
+    slope_rtol: jax.Array
+    curv_rtol: jax.Array
+    tol: jax.Array
+    approx_dec_rtol: jax.Array | None
+
+    def noise(self, start: Point) -> jax.Array:
+        if self.approx_dec_rtol is None:
+            return jnp.zeros_like(start.value)
+        level = jnp.abs(start.value)
+        return self.approx_dec_rtol * jnp.where(level < jnp.inf, level, 0)
+
+    def decrease_error(self, start: Point, at: Point) -> jax.Array:
+        rise = at.value - start.value
+        descent = jnp.minimum(start.slope, 0)
+        error = rise - self.slope_rtol * at.rate * descent
+        if self.approx_dec_rtol is not None:
+            flatter = at.slope - (2 * self.slope_rtol - 1) * descent
+            error = jnp.minimum(error, jnp.maximum(rise - self.noise(start), flatter))
+        return jnp.maximum(error - self.tol, 0)
+
+    def curvature_error(self, start: Point, at: Point) -> jax.Array:
+        error = jnp.abs(at.slope) - self.curv_rtol * jnp.abs(start.slope)
+        return jnp.maximum(error - self.tol, 0)
+
+
+class _Search(NamedTuple):
+    """A search under way; `grad` is the gradient at its best point.
+
+    Its other numbers are one array, so that compiled they are one operation, not a dozen: the next trial, NaN
+    when the search has ended; the start; `low`, where the loss has decreased and the slope points to `high`;
+    `high`, which is too far, at infinity until a trial was; and the best point.
+    """
+
+    steps: jax.Array
+    numbers: jax.Array
+    grad: Any
+
+    def unpack(self) -> tuple[jax.Array, Point, Point, Point, Point]:
+        trial, *rest = self.numbers
+        start, low, high, best = (Point(*rest[i : i + 3]) for i in range(0, 12, 3))
+        return trial, start, low, high, best
+
+
+def _pack(trial: jax.Array, *points: Point) -> jax.Array:
+    """The numbers of a search. Selected by index, since XLA does not fuse a concatenation of scalars."""
+    numbers = [trial, *(number for point in points for number in point)]
+    index = np.arange(len(numbers))
+    packed = jnp.broadcast_to(trial, index.shape)
+    for place, number in enumerate(numbers):
+        packed = jnp.where(index == place, number, packed)
+    return packed
+
+
+def _select(condition: jax.Array, new: Point, old: Point) -> Point:
+    return Point(*(jnp.where(condition, a, b) for a, b in zip(new, old, strict=True)))
+
+
+def _between(low: Point, high: Point, noise: jax.Array) -> jax.Array:
+    """The minimum of the cubic through two points with their slopes; of a parabola where values are noise.
+
+    Nocedal & Wright 2006, equation 3.59, kept off both ends.
+    """
+    width = high.rate - low.rate
+    rise = high.value - low.value
+    ease = low.slope + high.slope - 3 * rise / width
+    root = jnp.sign(width) * jnp.sqrt(jnp.maximum(ease * ease - low.slope * high.slope, 0))
+    cubic = 1 - (high.slope + root - ease) / (high.slope - low.slope + 2 * root)
+    parabola = low.slope / (low.slope - high.slope)
+    part = jnp.where(jnp.abs(rise) <= noise, parabola, cubic)
+    part = jnp.where(jnp.isfinite(part), jnp.clip(part, _MARGIN, 1 - _MARGIN), 0.5)
+    # Where the loss is no number, nothing is known but that it is too far.
+    known = jnp.isfinite(high.value) & jnp.isfinite(high.slope)
+    return low.rate + jnp.where(known, part, _RETREAT) * width
+
+
+def _beyond(low: Point, here: Point, growth: jax.Array) -> jax.Array:
+    """Where the slope would be zero if it went on as from `low` to `here`, kept between two growths."""
+    flat = here.rate - here.slope * (here.rate - low.rate) / (here.slope - low.slope)
+    most = _REACH * growth * here.rate
+    return jnp.clip(jnp.where(here.slope > low.slope, flat, most), growth * here.rate, most)
+
+
+def _search(line: Line, test: _Criteria, first: jax.Array, limit: jax.Array, options: _Options) -> _Search:
+    """Brackets a step that passes, then zooms in on it, with one evaluation a turn.
+
+    Nocedal & Wright's algorithms 3.5 and 3.6 are one loop over an interval that begins as (0, infinity).
+    """
+
+    def turn(search: _Search) -> _Search:
+        at, start, low, high, best = search.unpack()
+        value, slope, grad = line.evaluate(at)
+        here = Point(at, value, slope)
+        noise = test.noise(start)
+        usable = jnp.isfinite(value) & jnp.isfinite(slope)
+        decreases = usable & (test.decrease_error(start, here) <= 0)
+        accepted = decreases & (test.curvature_error(start, here) <= 0)
+        too_far = ~decreases | (value > low.value + noise)
+        turned = slope * jnp.sign(high.rate - low.rate) >= 0
+        new_high = _select(too_far, here, _select(turned, low, high))
+        new_low = _select(too_far, low, here)
+        trial = jnp.where(
+            new_high.rate < jnp.inf,
+            _between(new_low, new_high, noise),
+            jnp.minimum(_beyond(low, here, options.growth), limit),
+        )
+        narrow = (jnp.abs(new_high.rate - new_low.rate) <= options.precision) & (new_low.rate > 0)
+        no_room = (trial == new_low.rate) | (trial == new_high.rate)
+        better = (value < best.value) | (~too_far & (value <= best.value + noise))
+        keep = accepted | (usable & better)
+        trial = jnp.where(accepted | narrow | no_room, jnp.nan, trial)
+        return _Search(
+            search.steps + 1,
+            _pack(trial, start, new_low, new_high, _select(keep, here, best)),
+            jax.tree.map(lambda new, old: jnp.where(keep, new, old), grad, search.grad),
+        )
+
+    start = line.start
+    far = start._replace(rate=jnp.full_like(start.rate, jnp.inf))
+    numbers = _pack(jnp.minimum(first, limit), start, start, far, start)
+    begin = _Search(jnp.zeros((), jnp.int32), numbers, line.grad)
+    return jax.lax.while_loop(lambda s: (s.steps < options.most) & (s.numbers[0] >= 0), turn, begin)
+
+
+@transformation(reports=("learning_rate", "evaluations"))
+def scale_by_zoom_linesearch(
+    max_linesearch_steps: Size,
+    max_learning_rate: Positive | None = None,
+    tol: NonNegative = 0.0,
+    increase_factor: Positive = 2.0,
+    slope_rtol: Fraction = 1e-4,
+    curv_rtol: Fraction = 0.9,
+    approx_dec_rtol: NonNegative | None = 1e-6,
+    stepsize_precision: NonNegative = 1e-5,
+    initial_guess_strategy: str = "keep",
+    verbose: bool = False,
+) -> Pair:
+    """Multiplies the updates by a step size at which the loss is lower and its slope flatter.
+
+        f(p + rate * u) <= f(p) + slope_rtol * rate * <u, grad> + tol
+        |<u, grad f(p + rate * u)>| <= curv_rtol * |<u, grad>| + tol
+
+    Args:
+      max_linesearch_steps: evaluations of the loss and its gradient at most, >= 1.
+      max_learning_rate: > 0, or None.
+      tol: slack of both conditions, >= 0.
+      increase_factor: by which a step that is too short grows at least.
+      slope_rtol, curv_rtol: in [0, 1], the former the smaller.
+      approx_dec_rtol: where the loss changes by less than this times itself, slopes judge the decrease
+        (Hager & Zhang 2005); None for never.
+      stepsize_precision: the width of an interval that is not searched further, >= 0.
+      initial_guess_strategy: "one", or "keep" for the last step size.
+      verbose: prints each search.
+
+    `update` needs the extra arguments `value`, `grad` (as `jax.grad` gives it) and `value_fn`, which is called
+    with the parameters and those of the other extra arguments that it names. Where no step passes, the lowest
+    loss seen counts, be it with rate 0. Source: Nocedal & Wright 2006, algorithms 3.5 and 3.6.
+    """
+    if initial_guess_strategy not in STRATEGIES:
+        raise ValueError(
+            "scale_by_zoom_linesearch: argument 'initial_guess_strategy' must be 'keep' or 'one'; got "
+            f"{describe(initial_guess_strategy)}"
+        )
+
+    def init(params: Params) -> OptState:
+        dtype = number_dtype(params)
+        return ScaleByZoomLinesearchState(
+            learning_rate=zero_scalar(params, dtype, 1),
+            value=zero_scalar(params, dtype, jnp.inf),
+            grad=tree.zeros_like(params),
+            info=ZoomLinesearchInfo(
+                num_linesearch_steps=zero_scalar(params),
+                decrease_error=zero_scalar(params, dtype, jnp.inf),
+                curvature_error=zero_scalar(params, dtype, jnp.inf),
+            ),
+        )
+
+    def update(
+        updates: Updates,
+        state: ScaleByZoomLinesearchState,
+        params: Params,
+        *,
+        value: Any,
+        grad: Any,
+        value_fn: Any,
+        **extra: Any,
+    ) -> tuple[Updates, ScaleByZoomLinesearchState]:
+        line = line_along(updates, params, value, grad, value_fn, extra, state.grad)
+        dtype = line.dtype
+        numbers = (slope_rtol, curv_rtol, tol, approx_dec_rtol, increase_factor, stepsize_precision)
+        slope, curvature, slack, noise, growth, precision = (
+            None if number is None else jax.lax.stop_gradient(as_scalar(number, dtype)) for number in numbers
+        )
+        limit = jnp.inf if max_learning_rate is None else max_learning_rate
+        limit = jax.lax.stop_gradient(as_scalar(limit, dtype))
+        test = _Criteria(slope, curvature, slack, noise)
+        one = jnp.ones((), dtype)
+        first = one if initial_guess_strategy == "one" else first_rate(state.learning_rate, one, dtype)
+        found = _search(line, test, first, limit, _Options(growth, precision, max_linesearch_steps))
+        _, start, _, _, best = found.unpack()
+        info = ZoomLinesearchInfo(
+            found.steps, test.decrease_error(start, best), test.curvature_error(start, best)
+        )
+        if verbose:
+            print_search("scale_by_zoom_linesearch", best, info)
+        report("learning_rate", best.rate)
+        report("evaluations", found.steps)
+        new_state = ScaleByZoomLinesearchState(best.rate, best.value, found.grad, info)
+        return scaled(updates, best.rate), like(new_state, state)
+
+    return init, update

@@ -1,0 +1,89 @@
+"""All leaves as one vector."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
+
+from gradflow._axes import refuse_varying
+from gradflow._base import GradientTransformation, OptState, Pair, Params, Updates, transformation
+from gradflow._checks import check_like, refuse_leaves
+from gradflow._dtypes import is_complex
+from gradflow.tree._create import alike
+from gradflow.tree._leaves import common_dtype
+from gradflow.tree._paths import is_none
+
+
+@transformation
+def flatten(inner: GradientTransformation) -> Pair:
+    """Shows `inner` all leaves as one vector, in the promoted dtype of all.
+
+    For rules that are meant for a vector, such as a norm of the whole or a quasi-Newton method; and for very
+    many small leaves, since one long operation costs less than a thousand short ones. Where leaves are large,
+    or sharded in different ways, the vector is two copies more and has to be gathered.
+
+    Args:
+      inner: its state is one vector long; extra arguments reach it as they are.
+
+    The updates have the shapes, dtypes and shardings of the leaves. A gradient that is None counts as zero,
+    and its update is None. Raises ValueError inside `shard_map` where leaves differ along an axis.
+    """
+
+    def init(params: Params) -> OptState:
+        refuse_leaves("inexact", "parameters", params)
+        return inner.init(_vector(jax.tree.leaves(params)))
+
+    def update(
+        updates: Updates, state: OptState, params: Params | None = None, **extra: Any
+    ) -> tuple[Updates, OptState]:
+        refuse_leaves("inexact", "updates", updates)
+        refuse_varying("a vector", updates)
+        grads: list[Any]
+        structure: Any
+        grads, structure = jax.tree.flatten(updates, is_leaf=is_none)
+        likes = grads
+        if params is not None:
+            check_like("updates", updates, "params", params)
+            likes = jax.tree.leaves(params, is_leaf=is_none)
+        here = [i for i, like in enumerate(likes) if like is not None]
+        # Without a gradient there is none to take the dtype from either.
+        dtype = common_dtype(g.dtype for g in grads if g is not None)
+        pieces = [jnp.zeros(likes[i].shape, dtype) if grads[i] is None else grads[i] for i in here]
+        vector = _vector(pieces)
+        new, state = inner.update(
+            vector, state, None if params is None else _vector([likes[i] for i in here]), **extra
+        )
+        out: list[Any] = list(grads)
+        offset = 0
+        for i in here:
+            size = int(np.prod(likes[i].shape))
+            if grads[i] is not None:
+                out[i] = _piece(new[offset : offset + size], grads[i])
+            offset += size
+        return structure.unflatten(out), state
+
+    return init, update
+
+
+def _vector(leaves: list[jax.Array]) -> jax.Array:
+    """The leaves one behind the other."""
+    dtype = common_dtype(x.dtype for x in leaves)
+    parts = [jnp.reshape(_gathered(x).astype(dtype), -1) for x in leaves]
+    return jnp.concatenate(parts) if parts else jnp.zeros(0, dtype)
+
+
+def _gathered(x: jax.Array) -> jax.Array:
+    """A leaf that can be concatenated with others: types that say how they are sharded would differ."""
+    mesh = jax.typeof(x).sharding.mesh
+    if not mesh.explicit_axes:
+        return x
+    return jax.sharding.reshard(x, NamedSharding(mesh, PartitionSpec(*[None] * x.ndim)))
+
+
+def _piece(part: jax.Array, like: jax.Array) -> jax.Array:
+    """A part of the vector with the shape, dtype and sharding of the leaf that it is for."""
+    if is_complex(part.dtype) and not is_complex(like.dtype):
+        part = part.real
+    return alike(like, jnp.reshape(part, like.shape).astype(like.dtype))

@@ -1,0 +1,158 @@
+"""The hyper-parameters of one factory in the state, where a training loop reads and writes them."""
+
+import functools
+import inspect
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from gradflow._base import (
+    GradientTransformation,
+    OptState,
+    Pair,
+    Params,
+    Updates,
+    as_transformation,
+    transformation,
+)
+from gradflow._checks import refuse_state
+from gradflow._dtypes import is_inexact, promote, real_dtype
+from gradflow._errors import describe
+from gradflow._state import increment, place, wide, zero_scalar
+from gradflow.schedules import StatefulSchedule, WrappedSchedule
+
+
+class InjectStatefulHyperparamsState(NamedTuple):
+    """Steps taken, the hyper-parameters in force, the states of schedules, and the inner state."""
+
+    count: jax.Array  # type: ignore[assignment]  # the field's name for it, over tuple.count
+    hyperparams: dict[str, jax.Array]
+    hyperparams_states: dict[str, Any]
+    inner_state: OptState
+
+
+def inject_hyperparams(
+    inner_factory: Callable[..., GradientTransformation],
+    static_args: str | Iterable[str] = (),
+    hyperparam_dtype: Any = None,
+) -> Callable[..., GradientTransformation]:
+    """A factory like `inner_factory` that keeps its numeric arguments in the state.
+
+        tx = inject_hyperparams(adam)(learning_rate=1e-3)
+        state.hyperparams["learning_rate"]          # what is in force; assign to it to change it
+
+    Arguments that are schedules, of the step or stateful, are asked at every step: what is assigned to
+    them lasts until the next one. `tunable` does this for all stages of an expression at once.
+
+    Args:
+      inner_factory: a factory of transformations, or any function that returns one.
+      static_args: names of arguments that stay as they are, such as functions that are no schedules.
+      hyperparam_dtype: dtype of the numbers; by default the widest of the parameters, float32 at least, since
+        a decay of 0.999 is 1 in bfloat16.
+
+    Raises ValueError for a static argument that the factory does not have.
+    """
+    if not callable(inner_factory):
+        raise TypeError(f"inject_hyperparams: takes a factory, as adam; got {describe(inner_factory)}")
+    static = (static_args,) if isinstance(static_args, str) else tuple(static_args)
+    signature = inspect.signature(inner_factory)
+    unknown = [name for name in static if name not in signature.parameters]
+    if unknown:
+        raise ValueError(
+            f"inject_hyperparams: static_args has {unknown}; the arguments are {list(signature.parameters)}"
+        )
+
+    @functools.wraps(inner_factory)
+    def make(*args: Any, **kwargs: Any) -> GradientTransformation:
+        bound = signature.bind(*args, **kwargs)
+        bound.apply_defaults()
+        return injected(inner_factory, dict(bound.arguments), static, hyperparam_dtype)
+
+    # It makes other values than the factory that it is named after.
+    make.__dict__.pop("__gradflow__", None)
+    return make
+
+
+@transformation
+def injected(
+    inner_factory: Callable[..., GradientTransformation],
+    arguments: Mapping[str, Any],
+    static_args: tuple[str, ...] = (),
+    hyperparam_dtype: Any = None,
+) -> Pair:
+    """What `inject_hyperparams(inner_factory)` makes of these arguments."""
+    factory = getattr(inner_factory, "__gradflow__", None)
+    schedules: dict[str, StatefulSchedule] = {}
+    numbers, fixed = {}, {}
+    for name, value in arguments.items():
+        ours = factory is None or name in factory.hyperparameters
+        if name in static_args or not ours or isinstance(value, bool | np.bool_):
+            fixed[name] = value
+        elif isinstance(value, StatefulSchedule):
+            schedules[name] = value
+        elif callable(value) and not isinstance(value, type):
+            schedules[name] = WrappedSchedule(value)
+        elif isinstance(value, int | float | np.ndarray | np.generic | jax.Array):
+            numbers[name] = value
+        else:
+            fixed[name] = value
+
+    def build(hyperparams: Mapping[str, jax.Array]) -> GradientTransformation:
+        made = inner_factory(**fixed, **hyperparams)
+        return as_transformation(made, "inject_hyperparams", "what the factory returns")
+
+    if factory is not None and all(isinstance(s, WrappedSchedule) for s in schedules.values()):
+        inner_factory(**arguments)  # so that a wrong argument is refused here and not at init
+
+    def init(params: Params) -> OptState:
+        dtype = hyperparam_dtype or widest_dtype(params)
+        states = {name: schedule.init() for name, schedule in schedules.items()}
+        states = jax.tree.map(lambda x: place(x, params), states)
+        values = {**numbers, **{name: schedules[name](state) for name, state in states.items()}}
+        hyperparams = {
+            name: place(jnp.asarray(value, _number_dtype(value, dtype)), params)
+            for name, value in values.items()
+        }
+        return InjectStatefulHyperparamsState(
+            zero_scalar(params), hyperparams, states, build(hyperparams).init(params)
+        )
+
+    def update(
+        updates: Updates,
+        state: InjectStatefulHyperparamsState,
+        params: Params | None = None,
+        **extra: Any,
+    ) -> tuple[Updates, InjectStatefulHyperparamsState]:
+        if set(state.hyperparams) != {*numbers, *schedules}:
+            refuse_state(f"the hyper-parameters {', '.join([*numbers, *schedules])}", state)
+        dtype = hyperparam_dtype or widest_dtype(updates if params is None else params)
+        asked = {n: s(state.hyperparams_states[n], **extra) for n, s in schedules.items()}
+        # Copies, so that the states before and after never share a buffer.
+        hyperparams = {
+            name: jnp.array(value, _number_dtype(value, dtype), copy=True)
+            for name, value in {**state.hyperparams, **asked}.items()
+        }
+        states = {n: s.update(state.hyperparams_states[n], **extra) for n, s in schedules.items()}
+        updates, inner_state = build(hyperparams).update(updates, state.inner_state, params, **extra)
+        count = increment(state.count)
+        return updates, InjectStatefulHyperparamsState(count, hyperparams, states, inner_state)
+
+    return init, update
+
+
+def widest_dtype(params: Params) -> np.dtype:
+    """The dtype for numbers beside these parameters: float32, or float64 where one of them has it."""
+    dtype = np.dtype(np.float32)
+    for leaf in jax.tree.leaves(params):
+        if is_inexact(leaf.dtype):
+            dtype = promote(dtype, wide(real_dtype(leaf.dtype)))
+    return dtype
+
+
+def _number_dtype(value: Any, dtype: np.dtype) -> np.dtype:
+    """Floats are held in `dtype`, and integers as integers."""
+    own = jnp.asarray(value).dtype
+    return dtype if is_inexact(own) else own

@@ -1,0 +1,117 @@
+"""Lookahead: fast weights explore, slow weights follow them now and then."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from gradflow._apply import apply_updates
+from gradflow._base import GradientTransformation, OptState, Pair, Params, Updates, transformation
+from gradflow._checks import check_like, promote_to_params
+from gradflow._errors import describe
+from gradflow._frames import stage_name
+from gradflow._hyper import Fraction, Size
+from gradflow._leafwise import Scalars, leafwise
+from gradflow._report import report
+from gradflow._state import increment, zero_scalar
+
+
+class LookaheadParams(NamedTuple):
+    """The parameters at which gradients are taken, and those that follow them."""
+
+    fast: Params
+    slow: Params
+
+    @classmethod
+    def init_synced(cls, params: Params) -> "LookaheadParams":
+        """Both from one tree; the slow ones are copies, so that both may be donated."""
+        return cls(params, jax.tree.map(lambda p: jnp.array(p, copy=True), params))
+
+
+class LookaheadState(NamedTuple):
+    """The state of the fast optimizer, and its steps since the last synchronisation."""
+
+    fast_state: OptState
+    steps_since_sync: jax.Array
+
+
+def lookahead_scalars(synced: jax.Array, slow_step_size: jax.Array) -> Scalars:
+    """What of the fast step is left, and which part of the way the slow weights go."""
+    step = synced.astype(slow_step_size.dtype)
+    return {"synced": step, "pace": step * slow_step_size}
+
+
+def lookahead_rule(
+    u: jax.Array, _: jax.Array, fast: jax.Array, slow: jax.Array, s: Any
+) -> tuple[jax.Array, jax.Array]:
+    """Zhang et al. 2019, Algorithm 1, for both sets of weights."""
+    way = fast + u - slow
+    together = slow + s.pace * way - fast
+    synced = s.synced > 0
+    return jnp.where(synced, together, u), jnp.where(synced, s.pace * way, 0)
+
+
+@transformation(trees="differ", reports=("synced",))
+def lookahead(
+    fast_optimizer: GradientTransformation,
+    sync_period: Size,
+    slow_step_size: Fraction,
+    reset_state: bool = False,
+) -> Pair:
+    """Every `sync_period` steps slow weights go a part of the way to the fast ones, which then start there.
+
+        fast = fast + u                                       u: the update of `fast_optimizer`
+        every sync_period steps:  slow = fast = slow + slow_step_size * (fast - slow)
+
+    Parameters and updates are `LookaheadParams`; gradients are those of `params.fast` alone:
+
+        params = LookaheadParams.init_synced(weights)
+        updates, state = tx.update(grad(loss)(params.fast), state, params)
+
+    Args:
+      fast_optimizer: takes the steps; extra arguments reach it.
+      sync_period: steps between synchronisations, >= 1.
+      slow_step_size: in [0, 1]; 0.5 in the paper.
+      reset_state: begins the state of `fast_optimizer` anew at each synchronisation.
+
+    Use `params.slow` for evaluation. Reports `synced`. Raises TypeError for other parameters.
+    Source: Zhang et al. 2019, arXiv:1907.08610.
+    """
+
+    def init(params: Params) -> OptState:
+        _check_params(params)
+        return LookaheadState(fast_optimizer.init(params.fast), zero_scalar(params))
+
+    def update(
+        updates: Updates, state: LookaheadState, params: Params, **extra: Any
+    ) -> tuple[Updates, LookaheadState]:
+        _check_params(params)
+        check_like("updates", updates, "the fast parameters", params.fast)
+        updates = promote_to_params(updates, params.fast)
+        updates, fast_state = fast_optimizer.update(updates, state.fast_state, params.fast, **extra)
+        steps = increment(state.steps_since_sync)
+        synced = steps >= sync_period
+        # The slow updates, too, are held in the dtype of the fast ones.
+        fast, slow = leafwise(
+            lookahead_rule, (updates, updates, params.fast, params.slow), lookahead_scalars,
+            synced=synced, slow_step_size=slow_step_size,
+        )  # fmt: skip
+        if reset_state:
+            fast_state = jax.lax.cond(
+                synced,
+                lambda old: fast_optimizer.init(apply_updates(params.fast, fast)),
+                lambda old: old,
+                fast_state,
+            )
+        report("synced", synced)
+        return LookaheadParams(fast, slow), LookaheadState(fast_state, jnp.where(synced, 0, steps))
+
+    return init, update
+
+
+def _check_params(params: Params) -> None:
+    if not isinstance(params, LookaheadParams):
+        raise TypeError(
+            f"{stage_name()}: the parameters must be LookaheadParams, as from "
+            f"LookaheadParams.init_synced(params); got {describe(params)}"
+        )

@@ -1,0 +1,190 @@
+"""Different transformations for different parameters."""
+
+import functools
+from collections.abc import Hashable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+
+from gradflow._base import (
+    GradientTransformation,
+    OptState,
+    Pair,
+    Params,
+    Updates,
+    as_transformation,
+    transformation,
+)
+from gradflow._checks import refuse_state
+from gradflow._compose import set_to_zero
+from gradflow._errors import describe
+from gradflow._expression import show
+from gradflow._frames import stage_name
+from gradflow._select import MaskOrFn, hide, is_absent, resolve_labels, resolve_mask
+from gradflow._selectors import Selector, as_selector, located
+from gradflow.wrappers._masked import MaskedState, labels_in, masked
+
+
+class PartitionState(NamedTuple):
+    """The state of each transformation by label, with a `MaskedNode` for every leaf that is not its own."""
+
+    inner_states: Mapping[Hashable, MaskedState]
+
+
+MultiTransformState = PartitionState
+
+
+@transformation
+def partition(
+    transforms: Mapping[Hashable, GradientTransformation],
+    param_labels: Any = None,
+    *,
+    mask_compatible_extra_args: bool = False,
+) -> Pair:
+    """Applies to each parameter the transformation of its label.
+
+        partition({"**/embedding": sgd(0.1), ndim(2): muon(0.02), "**": adamw(1e-3)})
+        partition({"body": adamw(1e-3), "head": sgd(0.1)}, {"encoder": "body", "out": "head"})
+
+    Args:
+      transforms: transformations by label; without `param_labels`, by pattern of paths or by selector, of
+        which the first that chooses a parameter has it.
+      param_labels: tree of labels (a prefix will do), or a function from the parameters to one. It is never
+        called on updates. Where `update` is called without parameters, what was chosen is read off the
+        state.
+      mask_compatible_extra_args: treats extra arguments that have the structure of the updates alike.
+
+    Raises ValueError for a label that names no transformation, for a parameter that no label or pattern is
+    for, and for a pattern that matches no parameter.
+    """
+    if not isinstance(transforms, Mapping) or not transforms:
+        raise TypeError(
+            f"partition: 'transforms' must be a dict of transformations; got {describe(transforms)}"
+        )
+    stages = {
+        key if param_labels is not None or isinstance(key, str) else show(key): as_transformation(
+            tx, "partition", f"the value for {key!r}"
+        )
+        for key, tx in transforms.items()
+    }
+    if param_labels is None:
+        selectors = dict(zip(stages, map(_selector, transforms), strict=True))
+
+    def labels_of(params: Params) -> Any:
+        if param_labels is None:
+            return _first_match(selectors, params)
+        return resolve_labels(param_labels, stages, params)
+
+    def init(params: Params) -> OptState:
+        labels = labels_of(params)
+        return PartitionState(
+            {label: MaskedState(tx.init(_part(labels, label, params))) for label, tx in stages.items()}
+        )
+
+    def update(
+        updates: Updates, state: PartitionState, params: Params | None = None, **extra: Any
+    ) -> tuple[Updates, PartitionState]:
+        if not isinstance(state.inner_states, Mapping) or set(state.inner_states) != set(stages):
+            refuse_state(f"a PartitionState of {', '.join(map(repr, stages))}", state)
+        if params is not None:
+            labels = labels_of(params)
+        elif param_labels is not None and not callable(param_labels):
+            labels = labels_of(updates)
+        else:
+            labels = labels_in(state.inner_states, updates)
+        structure: Any = jax.tree.structure(updates)
+        alike = {
+            name: value
+            for name, value in extra.items()
+            if mask_compatible_extra_args and jax.tree.structure(value) == structure
+        }
+        new_states = {}
+        parts = []
+        for label, tx in stages.items():
+            own = {**extra, **{name: _part(labels, label, value) for name, value in alike.items()}}
+            inner = state.inner_states[label]
+            part, new = tx.update(
+                _part(labels, label, updates),
+                inner.inner_state if isinstance(inner, MaskedState) else refuse_state("a MaskedState", inner),
+                None if params is None else _part(labels, label, params),
+                **own,
+            )
+            parts.append(part)
+            new_states[label] = MaskedState(new)
+        order = list(stages)
+        merged = jax.tree.map(
+            lambda label, *of_each: label if is_absent(label) else of_each[order.index(label)],
+            labels, *parts, is_leaf=is_absent,
+        )  # fmt: skip
+        return merged, PartitionState(new_states)
+
+    return init, update
+
+
+multi_transform = partition
+
+
+def _selector(key: Any) -> Selector:
+    try:
+        return as_selector(key)
+    except TypeError:
+        raise TypeError(
+            f"partition: without 'param_labels' a key must be a pattern of paths or a selector; "
+            f"got {describe(key)}"
+        ) from None
+
+
+def _first_match(selectors: Mapping[Hashable, Selector], params: Params) -> Any:
+    """The tree of the labels whose selectors choose a parameter first."""
+    parameters, structure = located(params)
+    choices = {label: selector.choose(parameters) for label, selector in selectors.items()}
+    answers: list[Any] = []
+    for index, parameter in enumerate(parameters):
+        label = next((label for label, chosen in choices.items() if chosen[index]), None)
+        if label is None and not is_absent(parameter.leaf):
+            raise ValueError(
+                f"{stage_name()}: nothing chooses the parameter at '{'/'.join(parameter.path)}'; there are "
+                f"{', '.join(map(repr, selectors))}. '**' as the last key chooses all that is left"
+            )
+        answers.append(parameter.leaf if is_absent(parameter.leaf) else label)
+    return jax.tree.unflatten(structure, answers)
+
+
+def _part(labels: Any, label: Hashable, tree: Any) -> Any:
+    """`tree` with a `MaskedNode` for each leaf of another label."""
+    mine = jax.tree.map(lambda own: own if is_absent(own) else own == label, labels, is_leaf=is_absent)
+    return hide(mine, tree)
+
+
+@transformation
+def freeze(mask: MaskOrFn) -> GradientTransformation:
+    """Zero updates where `mask` is True; the others pass. It holds no state.
+
+    Behind an optimizer; one that should hold no state for frozen parameters goes into `selective_transform`.
+
+    Args:
+      mask: tree of booleans (a prefix will do), a function from the parameters to one, a selector, or a
+        pattern: `freeze("encoder/**")`.
+    """
+    return masked(set_to_zero(), mask)
+
+
+@transformation
+def selective_transform(
+    optimizer: GradientTransformation, *, freeze_mask: MaskOrFn
+) -> GradientTransformation:
+    """Applies `optimizer` where `freeze_mask` is False; elsewhere updates are zero and there is no state.
+
+    Args:
+      optimizer: for the parameters that are trained.
+      freeze_mask: as the mask of `freeze`.
+    """
+    labels = functools.partial(_frozen_labels, freeze_mask)
+    return partition({"freeze": set_to_zero(), "train": optimizer}, labels)
+
+
+def _frozen_labels(mask: MaskOrFn, params: Params) -> Any:
+    return jax.tree.map(
+        lambda frozen: frozen if is_absent(frozen) else "freeze" if frozen else "train",
+        resolve_mask(mask, params), is_leaf=is_absent,
+    )  # fmt: skip

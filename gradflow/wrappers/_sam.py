@@ -1,0 +1,114 @@
+"""Sharpness-aware minimisation: the gradient is taken where the loss nearby is worst."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from gradflow import tree
+from gradflow._apply import apply_updates
+from gradflow._axes import AxisName, check_axis_name
+from gradflow._base import GradientTransformation, OptState, Pair, Params, Updates, transformation
+from gradflow._checks import as_arrays, check_like, promote_to_params
+from gradflow._hyper import Size
+from gradflow._leafwise import leafwise
+from gradflow._report import report
+from gradflow._state import increment, zero_scalar
+from gradflow.wrappers._branch import update_if
+
+
+class SAMState(NamedTuple):
+    """Calls since the last step, the states of the optimizer and of its adversary, and the parameters to
+    come back to; None for these in opaque mode."""
+
+    steps_since_sync: jax.Array
+    opt_state: OptState
+    adv_state: OptState
+    cache: Params | None
+
+
+def keep_rule(p: jax.Array, cache: jax.Array, s: Any) -> jax.Array:
+    """The parameters of the round's first call."""
+    return jnp.where(s.first, p, cache)
+
+
+def sam_rule(u: jax.Array, adversarial: jax.Array, cache: jax.Array, p: jax.Array, s: Any) -> jax.Array:
+    """Foret et al. 2020, Algorithm 1: up with the adversary, or back and one step down."""
+    return jnp.where(s.last, cache - p + u, -adversarial)
+
+
+@transformation(reports=("adversarial",))
+def sam(
+    optimizer: GradientTransformation,
+    adv_optimizer: GradientTransformation,
+    sync_period: Size = 2,
+    reset_state: bool = True,
+    opaque_mode: bool = False,
+    batch_axis_name: AxisName = None,
+) -> Pair:
+    """Climbs with `adv_optimizer`, takes the gradient there, and steps with it from where the climb began.
+
+        sam(sgd(0.1), chain(normalize(), sgd(rho)))           the paper's, with radius rho
+
+    Of `sync_period` calls all but the last climb, and show in the parameters: each needs a gradient of its
+    own, and the parameters after the last are those to evaluate.
+
+    Args:
+      optimizer: takes the steps. Extra arguments reach both.
+      adv_optimizer: its updates are taken with the other sign.
+      sync_period: calls in a round, >= 1; with 1 there is no climb.
+      reset_state: begins the adversary's state anew after each round.
+      opaque_mode: a whole round in one call of `update(grads, state, params, grad_fn=...)`, where
+        `grad_fn(params, i)` is the gradient after climb number i, from 0.
+      batch_axis_name: axes over which the gradients of `grad_fn` are averaged.
+
+    A gradient of zero does not move, whatever `adv_optimizer` divides by. Reports `adversarial`, whether the
+    call climbed. Raises TypeError in opaque mode without `grad_fn`.
+    Source: Foret et al. 2020, arXiv:2010.01412.
+    """
+    check_axis_name("sam", batch_axis_name)
+
+    def init(params: Params) -> OptState:
+        cache = None if opaque_mode else jax.tree.map(lambda p: jnp.array(p, copy=True), params)
+        return SAMState(zero_scalar(params), optimizer.init(params), adv_optimizer.init(params), cache)
+
+    def update(
+        updates: Updates, state: SAMState, params: Params, **extra: Any
+    ) -> tuple[Updates, SAMState]:
+        first = state.steps_since_sync == 0
+        last = state.steps_since_sync >= sync_period - 1
+        (kept,) = leafwise(keep_rule, (params, state.cache), first=first)
+        climb, adv_state = update_if(~last, adv_optimizer, updates, state.adv_state, params, extra)
+        u, opt_state = update_if(last, optimizer, updates, state.opt_state, kept, extra)
+        (u,) = leafwise(sam_rule, (u, climb, kept, params), last=last)
+        if reset_state:
+            adv_state = jax.lax.cond(last, lambda old: adv_optimizer.init(kept), lambda old: old, adv_state)
+        report("adversarial", ~last)
+        steps = jnp.where(last, 0, increment(state.steps_since_sync))
+        return u, SAMState(steps, opt_state, adv_state, kept)
+
+    def opaque_update(
+        updates: Updates,
+        state: SAMState,
+        params: Params,
+        *,
+        grad_fn: Callable[[Params, int], Updates],
+        **extra: Any,
+    ) -> tuple[Updates, SAMState]:
+        moved, adv_state = params, state.adv_state
+        for i in range(sync_period - 1):
+            climb, adv_state = adv_optimizer.update(updates, adv_state, moved, **extra)
+            moved = apply_updates(moved, tree.scale(-1, climb))
+            updates = as_arrays(grad_fn(moved, i))
+            if batch_axis_name is not None:
+                updates = jax.lax.pmean(updates, batch_axis_name)
+            check_like("the gradients of 'grad_fn'", updates, "params", params)
+            updates = promote_to_params(updates, params)
+        u, opt_state = optimizer.update(updates, state.opt_state, params, **extra)
+        if reset_state:
+            adv_state = adv_optimizer.init(params)
+        report("adversarial", jnp.asarray(False))
+        return u, SAMState(jnp.zeros_like(state.steps_since_sync), opt_state, adv_state, None)
+
+    return init, opaque_update if opaque_mode else update

@@ -1,0 +1,172 @@
+"""Schedule-free learning: averaging in the place of a decaying learning rate."""
+
+from typing import Annotated, Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from gradflow._base import GradientTransformation, OptState, Pair, Params, Updates, transformation
+from gradflow._errors import describe
+from gradflow._hyper import Interval, NonNegative, Rate, ScalarOrSchedule
+from gradflow._leafwise import Scalars, leafwise
+from gradflow._report import report
+from gradflow._select import is_absent
+from gradflow._state import increment, moment_dtype, wide, zero_scalar
+from gradflow.tree._leaves import accumulator
+from gradflow.tree._structure import explain_trees
+
+# The averages are not stored, but solved for: without them in the mixture there is no trace of them.
+Mixture = Annotated[ScalarOrSchedule, Interval(0.0, 1.0, low_open=True)]
+
+
+class ScheduleFreeState(NamedTuple):
+    """The mixture of the last step, the sum of weights, steps taken, the largest rate so far, the state of
+    the base optimizer, and the points that it has reached."""
+
+    b1: jax.Array
+    weight_sum: jax.Array
+    step_count: jax.Array
+    max_lr: jax.Array
+    base_optimizer_state: OptState
+    z: Params
+
+
+@jax.jit
+def schedule_free_scalars(max_lr: jax.Array, weight_sum: jax.Array, weight_lr_power: jax.Array) -> Scalars:
+    """The weight of the new point in the average, and the sum of all weights."""
+    moving = max_lr > 0
+    power = jnp.where(moving, max_lr, 1) ** weight_lr_power
+    weight = jnp.where(moving, power, jnp.where(weight_lr_power > 0, 0, 1))
+    weight_sum = weight_sum + weight
+    positive = weight_sum > 0
+    share = jnp.where(positive, weight / jnp.where(positive, weight_sum, 1), 0)
+    return {"share": share, "weight_sum": weight_sum}
+
+
+def average_of(y: jax.Array, z: jax.Array, b1: jax.Array) -> jax.Array:
+    """The average x of which `y = b1 * x + (1 - b1) * z`; y itself for b1 = 0."""
+    mixed = b1 > 0
+    return jnp.where(mixed, (y - (1 - b1) * z) / jnp.where(mixed, b1, 1), y)
+
+
+def schedule_free_rule(u: jax.Array, z: jax.Array, y: jax.Array, s: Any) -> tuple[jax.Array, jax.Array]:
+    """Defazio et al. 2024, equations 3 to 5."""
+    x = average_of(y, z, s.b1_before)
+    z = z + u
+    x = x + s.share * (z - x)
+    return x + (1 - s.b1) * (z - x) - y, z
+
+
+def average_rule(y: jax.Array, z: jax.Array, s: Any) -> jax.Array:
+    """x = (y - (1 - b1) * z) / b1."""
+    return average_of(y, z, s.b1)
+
+
+@transformation(steps="step_count", reports=("learning_rate", "share"))
+def schedule_free(
+    base_optimizer: GradientTransformation,
+    learning_rate: Rate,
+    b1: Mixture = 0.9,
+    weight_lr_power: NonNegative = 2.0,
+    state_dtype: Any = None,
+) -> Pair:
+    """Evaluates an average `x` of the base optimizer's points `z`, and takes gradients between both, at `y`.
+
+        z = z + u                                         u: the update of `base_optimizer`
+        x = x + share * (z - x)                           share = weight / sum of weights
+        y = b1 * x + (1 - b1) * z                         weight = (largest rate so far) ^ weight_lr_power
+
+    The parameters are y. For evaluation use `schedule_free_eval_params(state, params)`, which is x.
+
+    Args:
+      base_optimizer: takes the steps, with the same learning rate and no momentum of its own.
+      learning_rate: the rate of `base_optimizer`, for the weights: a number >= 0 or a schedule that warms up
+        and does not decay; asked at the count of steps taken, from 0.
+      b1: in (0, 1]; takes the place of momentum. At 0 the average could not be told from the parameters.
+      weight_lr_power: >= 0; 0 weighs all points alike.
+      state_dtype: dtype of z; float32 at least by default, since it is a sum of small steps.
+
+    Reports `learning_rate` and `share`. Source: Defazio et al. 2024, arXiv:2405.15682.
+    """
+
+    def init(params: Params) -> OptState:
+        base_state = base_optimizer.init(params)  # refuses leaves that are no numbers
+        dtype = accumulator(jax.tree.leaves(params), real=True)
+        return ScheduleFreeState(
+            b1=zero_scalar(params, dtype) + jnp.asarray(b1, dtype),
+            weight_sum=zero_scalar(params, dtype),
+            step_count=zero_scalar(params),
+            max_lr=zero_scalar(params, dtype),
+            base_optimizer_state=base_state,
+            z=jax.tree.map(lambda p: jnp.array(p, _dtype_of_z(p, state_dtype), copy=True), params),
+        )
+
+    def update(
+        updates: Updates, state: ScheduleFreeState, params: Params, **extra: Any
+    ) -> tuple[Updates, ScheduleFreeState]:
+        updates, base_state = base_optimizer.update(updates, state.base_optimizer_state, params, **extra)
+        dtype = state.max_lr.dtype
+        max_lr = jnp.maximum(state.max_lr, jnp.asarray(learning_rate, dtype))
+        scalars = schedule_free_scalars(max_lr, state.weight_sum, jnp.asarray(weight_lr_power, dtype))
+        updates, z = leafwise(
+            schedule_free_rule, (updates, state.z, params),
+            share=scalars["share"], b1=b1, b1_before=state.b1,
+        )  # fmt: skip
+        report("learning_rate", learning_rate)
+        report("share", scalars["share"])
+        return updates, ScheduleFreeState(
+            b1=jnp.zeros_like(state.b1) + jnp.asarray(b1, dtype),
+            weight_sum=scalars["weight_sum"],
+            step_count=increment(state.step_count),
+            max_lr=max_lr,
+            base_optimizer_state=base_state,
+            z=z,
+        )
+
+    return init, update
+
+
+def _dtype_of_z(p: jax.Array, state_dtype: Any) -> Any:
+    return wide(p.dtype) if state_dtype is None else moment_dtype(p.dtype, state_dtype)
+
+
+def schedule_free_eval_params(state: OptState, params: Params) -> Params:
+    """The averages at which a model trained with `schedule_free` is evaluated, in the parameters' dtypes.
+
+    Args:
+      state: the state of `schedule_free`, or one that has it anywhere inside. There may be several, each for
+        its own leaves of the parameters; the other leaves stay as they are.
+      params: the parameters that `state` was made for, as they are now.
+
+    Raises ValueError where there is none, and where two claim the same leaf.
+    """
+    found = [
+        part
+        for part in jax.tree.leaves(state, is_leaf=lambda x: isinstance(x, ScheduleFreeState))
+        if isinstance(part, ScheduleFreeState)
+    ]
+    if not found:
+        raise ValueError(
+            "schedule_free_eval_params: 'state' must be the state of a schedule_free transformation, or "
+            f"have one inside; got {describe(state)}. The order is (state, params)"
+        )
+    leaves, structure = jax.tree.flatten(params, is_leaf=is_absent)
+    averages = list(leaves)
+    claimed: set[int] = set()
+    for part in found:
+        try:
+            points = structure.flatten_up_to(part.z)
+        except ValueError:
+            raise ValueError(
+                "schedule_free_eval_params: 'params' must be the tree that 'state' was made for; "
+                + explain_trees("params", params, "the state's z", part.z)
+            ) from None
+        mine = [i for i, z in enumerate(points) if not (is_absent(z) or is_absent(leaves[i]))]
+        if claimed.intersection(mine):
+            raise ValueError("schedule_free_eval_params: 'state' has two averages for the same leaf")
+        claimed.update(mine)
+        pairs = ([leaves[i] for i in mine], [points[i] for i in mine])
+        (found_averages,) = leafwise(average_rule, pairs, b1=part.b1)
+        for i, x in zip(mine, found_averages, strict=True):
+            averages[i] = x
+    return structure.unflatten(averages)

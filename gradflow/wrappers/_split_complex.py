@@ -1,0 +1,62 @@
+"""Complex numbers as pairs of real ones."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from gradflow._base import GradientTransformation, OptState, Pair, Params, Updates, transformation
+
+
+class SplitRealAndImaginaryArrays(NamedTuple):
+    """The two parts of a complex array."""
+
+    real: jax.Array
+    imaginary: jax.Array
+
+
+class SplitRealAndImaginaryState(NamedTuple):
+    """The inner state, which has two leaves for every complex parameter."""
+
+    inner_state: OptState
+
+
+@transformation
+def split_real_and_imaginary(inner: GradientTransformation) -> Pair:
+    """Shows `inner` every complex leaf as two real ones, so that each part has moments of its own.
+
+    `inner` then need not know of complex numbers. Rules that take absolute values differ: Adam, which by
+    itself has one second moment `|g|^2` for a complex number, has one for each part under this.
+    """
+
+    def init(params: Params) -> OptState:
+        return SplitRealAndImaginaryState(inner.init(split(params)))
+
+    def update(
+        updates: Updates, state: SplitRealAndImaginaryState, params: Params | None = None, **extra: Any
+    ) -> tuple[Updates, SplitRealAndImaginaryState]:
+        parts = None if params is None else split(params)
+        updates, inner_state = inner.update(split(updates), state.inner_state, parts, **extra)
+        return join(updates), SplitRealAndImaginaryState(inner_state)
+
+    return init, update
+
+
+def split(tree: Any) -> Any:
+    """The tree with a pair of real arrays in the place of each complex one."""
+
+    def parts(x: Any) -> Any:
+        # Random keys, whose dtype is of another kind, are for the inner transformation to refuse.
+        is_complex = jnp.issubdtype(x.dtype, jnp.complexfloating)
+        return SplitRealAndImaginaryArrays(x.real, x.imag) if is_complex else x
+
+    return jax.tree.map(parts, tree)
+
+
+def join(tree: Any) -> Any:
+    """The tree that was split."""
+
+    def whole(x: Any) -> Any:
+        return jax.lax.complex(x.real, x.imaginary) if isinstance(x, SplitRealAndImaginaryArrays) else x
+
+    return jax.tree.map(whole, tree, is_leaf=lambda x: isinstance(x, SplitRealAndImaginaryArrays))

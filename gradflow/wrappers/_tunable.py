@@ -1,0 +1,245 @@
+"""All hyper-parameters of an expression in the state: read, changed, swept and differentiated there."""
+
+import difflib
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple, TypeVar, cast
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from gradflow._address import addresses, replace
+from gradflow._base import (
+    Factory,
+    GradientTransformation,
+    OptState,
+    Pair,
+    Params,
+    Updates,
+    own_factories,
+    transformation,
+)
+from gradflow._checks import refuse_state
+from gradflow._dtypes import is_inexact
+from gradflow._expression import expression_of
+from gradflow._report import collecting, forward, is_collecting, note
+from gradflow._state import place, zero_scalar
+from gradflow.wrappers._inject import InjectStatefulHyperparamsState, widest_dtype
+
+S = TypeVar("S")
+
+
+class TunableState(NamedTuple):
+    """The numbers in force by name, what the schedules last answered, and the inner state."""
+
+    hyperparams: dict[str, jax.Array]
+    scheduled: dict[str, jax.Array]
+    inner_state: OptState
+
+
+class Told:
+    """A schedule that tells what it answers."""
+
+    def __init__(self, name: str, schedule: Callable[[Any], Any]) -> None:
+        self.name = name
+        self.schedule = schedule
+
+    def __call__(self, count: Any) -> Any:
+        value = self.schedule(count)
+        note(self.name, value)
+        return value
+
+
+@transformation
+def tunable(inner: GradientTransformation) -> Pair:
+    """Carries every numeric hyper-parameter of `inner`, and of all stages inside it, in the state.
+
+        tx = tunable(chain(clip_by_global_norm(1.0), adamw(1e-3)))
+        hyperparams(state)   # {"clip_by_global_norm.max_norm": 1.0, "adamw.learning_rate": 0.001, ...}
+        state = set_hyperparams(state, {"adamw.learning_rate": 3e-4})   # compiles nothing anew
+
+    The numbers are leaves of the state, so they may be swept with `jax.vmap` and differentiated. They are
+    held in float32, in float64 beside such parameters; updates are those of `inner`, bit for bit.
+    Schedules stay in charge of what they drive. Numbers that only `init` reads are not among them.
+
+    Args:
+      inner: a transformation made by factories.
+    """
+    numbers, schedules = _hyperparameters(inner)
+
+    def init(params: Params) -> OptState:
+        dtype = widest_dtype(params)
+        zero = zero_scalar(params)
+        return TunableState(
+            {name: place(jnp.asarray(value, dtype), params) for name, (_, value) in numbers.items()},
+            {n: place(jnp.asarray(s(zero), dtype), params) for n, (_, s) in schedules.items()},
+            inner.init(params),
+        )
+
+    def update(
+        updates: Updates, state: TunableState, params: Params | None = None, **extra: Any
+    ) -> tuple[Updates, TunableState]:
+        if set(state.hyperparams) != set(numbers) or set(state.scheduled) != set(schedules):
+            refuse_state(f"the hyper-parameters {', '.join([*numbers, *schedules]) or '(none)'}", state)
+        changes: dict[str, Any] = {numbers[name][0]: value for name, value in state.hyperparams.items()}
+        changes |= {address: Told(name, schedule) for name, (address, schedule) in schedules.items()}
+        now = replace(inner, changes)
+        with collecting() as heard:
+            updates, inner_state = now.update(updates, state.inner_state, params, **extra)
+        if is_collecting():
+            forward(heard.values)
+            for name, value in heard.notes.items():
+                if name not in schedules:
+                    note(name, value)
+        # Copies, so that the states before and after never share a buffer.
+        hyperparams = {name: jnp.array(value, copy=True) for name, value in state.hyperparams.items()}
+        scheduled = {}
+        for name, last in state.scheduled.items():
+            told = jnp.asarray(heard.notes.get(name, last), last.dtype)
+            # A stage that was not called had nothing to ask its schedule.
+            scheduled[name] = jnp.where(jnp.isnan(told), last, told)
+        return updates, TunableState(hyperparams, scheduled, inner_state)
+
+    return init, update
+
+
+Numbers = dict[str, tuple[str, Any]]
+
+
+def _hyperparameters(tx: GradientTransformation) -> tuple[Numbers, Numbers]:
+    """The numbers and the schedules of an expression: by name, the address and what stands there."""
+    parts = addresses(tx)
+    numbers: Numbers = {}
+    schedules: Numbers = {}
+    for address, value in parts.items():
+        expression = expression_of(value)
+        if expression is None or expression.maker.kind != "transformation":
+            continue
+        factory = cast(Factory, expression.maker)
+        for argument in factory.hyperparameters:
+            if factory.checked[argument].kind.at_init:
+                continue
+            at = f"{address}.{argument}"
+            given = expression.arguments[argument]
+            if callable(given):
+                schedules[_short(at, parts)] = at, given
+            elif given is not None:
+                numbers[_short(at, parts)] = at, given
+    return numbers, schedules
+
+
+def _short(address: str, known: Iterable[str]) -> str:
+    """The shortest end of an address that names its stage and nothing else."""
+    words = address.split(".")
+    for length in range(2, len(words)):
+        end = ".".join(words[-length:])
+        if sum(other == end or other.endswith("." + end) for other in known) == 1:
+            return end
+    return address
+
+
+def hyperparams(state: OptState) -> dict[str, jax.Array]:
+    """The hyper-parameters in force, by name, those driven by schedules as they were at the last step.
+
+    Raises ValueError for a state that keeps none: wrap the transformation in `tunable`.
+    """
+    found: dict[str, jax.Array] = {}
+    for part in _keepers("hyperparams", state):
+        own = {**part.hyperparams, **getattr(part, "scheduled", {})}
+        doubled = [name for name in own if name in found]
+        if doubled:
+            raise ValueError(f"hyperparams: several stages of this state keep '{doubled[0]}'")
+        found |= own
+    return found
+
+
+def set_hyperparams(state: S, changes: Mapping[str, Any]) -> S:
+    """The state with some hyper-parameters changed: `set_hyperparams(state, {"adamw.learning_rate": 3e-4})`.
+
+    Any unique end of a name will do. A value is a number, or an array of the shape of the one in the
+    state, traced or not. Nothing is compiled anew.
+
+    Raises ValueError for an unknown name (near ones are listed), an ambiguous one, one that a schedule
+    drives, and a value out of range; TypeError for what is no number.
+    """
+    keepers = _keepers("set_hyperparams", state)
+    driven = [name for part in keepers for name in _driven(part)]
+    names = [name for part in keepers for name in part.hyperparams if name not in _driven(part)]
+    wanted: dict[str, Any] = {}
+    for name, value in changes.items():
+        full = _resolve(name, names, driven)
+        if full in wanted:
+            raise ValueError(f"set_hyperparams: '{name}' is given twice")
+        wanted[full] = value
+
+    def change(part: Any) -> Any:
+        if not isinstance(part, TunableState | InjectStatefulHyperparamsState):
+            return part
+        own = {
+            name: _converted(name, wanted[name], old) if name in wanted else old
+            for name, old in part.hyperparams.items()
+        }
+        return part._replace(hyperparams=own, inner_state=_map_keepers(change, part.inner_state))
+
+    return _map_keepers(change, state)
+
+
+def _map_keepers(function: Callable[[Any], Any], state: Any) -> Any:
+    return jax.tree.map(
+        function, state, is_leaf=lambda x: isinstance(x, TunableState | InjectStatefulHyperparamsState)
+    )
+
+
+def _keepers(caller: str, state: OptState) -> list[Any]:
+    """The parts of a state that keep hyper-parameters, the outer ones first."""
+    found: list[Any] = []
+
+    def visit(part: Any) -> Any:
+        if isinstance(part, TunableState | InjectStatefulHyperparamsState):
+            found.append(part)
+            _map_keepers(visit, part.inner_state)
+        return part
+
+    _map_keepers(visit, state)
+    if not found:
+        raise ValueError(
+            f"{caller}: this state keeps no hyper-parameters; wrap the transformation in tunable(...)"
+        )
+    return found
+
+
+def _driven(part: Any) -> list[str]:
+    if isinstance(part, TunableState):
+        return list(part.scheduled)
+    return [name for name in part.hyperparams if name in part.hyperparams_states]
+
+
+def _resolve(name: str, names: list[str], driven: list[str]) -> str:
+    known = [*names, *driven]
+    matches = [full for full in known if full == name] or [f for f in known if f.endswith("." + name)]
+    if len(matches) > 1:
+        raise ValueError(f"set_hyperparams: '{name}' is ambiguous: it is the end of {', '.join(matches)}")
+    if not matches:
+        near = difflib.get_close_matches(name, known, n=4, cutoff=0.5) or known
+        raise ValueError(
+            f"set_hyperparams: no hyper-parameter is called '{name}'; there are {', '.join(near)}"
+        )
+    if matches[0] in driven:
+        raise ValueError(
+            f"set_hyperparams: '{matches[0]}' is driven by a schedule, which would overwrite the number; "
+            "replace the schedule in the expression: gradflow.replace(tx, {name: ...})"
+        )
+    return matches[0]
+
+
+def _converted(name: str, value: Any, old: jax.Array) -> jax.Array:
+    owner, _, argument = name.rpartition(".")
+    factory = own_factories().get(owner.split(".")[-1].split("[")[0])
+    if np.shape(value) == () and factory is not None and argument in factory.checked:
+        factory.checked[argument].check("set_hyperparams", name, value)
+    array = jnp.asarray(value)
+    if not (is_inexact(array.dtype) or jnp.issubdtype(array.dtype, jnp.integer)):
+        raise TypeError(f"set_hyperparams: '{name}' must be a number; got {array.dtype}")
+    if array.shape not in ((), old.shape):
+        raise ValueError(f"set_hyperparams: '{name}' has shape {old.shape} in this state; got {array.shape}")
+    return jnp.broadcast_to(array.astype(old.dtype), old.shape)

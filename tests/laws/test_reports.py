@@ -1,0 +1,30 @@
+"""Reports: every declared one is heard, and listening changes no update."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from problems import small
+from specs import build, over_all
+
+import gradflow as gf
+from gradflow._report import declared_reports
+from laws.support import extras
+
+
+@over_all("reports")
+def test_declared_reports_are_heard_and_change_nothing(case: str) -> None:
+    tx = build(case)
+    params, grads = small(0), small(1)
+    listening = gf.with_metrics(tx)
+
+    def step(tx: Any, state: Any) -> Any:
+        return tx.update(grads, state, params, **extras(tx, params, grads))
+
+    expected, _ = jax.jit(lambda state: step(tx, state))(tx.init(params))
+    updates, state = jax.jit(lambda state: step(listening, state))(listening.init(params))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-7), updates, expected)
+    heard = gf.metrics(state)
+    assert {"gradient_norm", "update_norm", *declared_reports(tx)} == set(heard)
+    assert all(value.dtype == jnp.float32 for value in heard.values())
