@@ -12,8 +12,10 @@ The layers, each seeing only those above it:
     transforms  building blocks: clipping, momentum, decay, noise, scaling
     wrappers    transformation -> transformation
     optimizers  one update rule a file, and the named optimizers
+    _step       make_step and minimize: a loss and any optimizer
     losses      predictions, targets -> loss; beside it projections, perturbations, assignment,
-                microbatching and linalg
+                microbatching, linalg and numerics
+    compat      the same names under the field's module names
     lab         compares optimizers on real data; `python -m gradflow`
 """
 
@@ -25,10 +27,20 @@ __version__ = "0.1.0"
 # The rooms that are reached by their own names, as `gradflow.losses.l2_loss`.
 _ROOMS = frozenset(
     ("tree", "typing", "schedules", "transforms", "wrappers", "optimizers", "losses", "lab")
-) | {"projections", "perturbations", "assignment", "microbatching", "linalg", "compat"}
+) | {
+    "projections",
+    "perturbations",
+    "assignment",
+    "microbatching",
+    "linalg",
+    "numerics",
+    "checkpoint",
+    "compat",
+}
 
 if TYPE_CHECKING:
     from gradflow import assignment as assignment
+    from gradflow import checkpoint as checkpoint
     from gradflow import compat as compat
     from gradflow import linalg as linalg
     from gradflow import losses as losses

@@ -55,6 +55,8 @@ def _adopt(value: Any) -> Any:
     stage = adopted.update.stage
     # A stranger's `params` without a default may still be optional to it.
     stage.signature = stage.signature._replace(needs_params=False)
+    # A kind of pair may say that its trees are not alike.
+    stage.trees = getattr(type(value), "trees", stage.trees)
     return adopted
 
 

@@ -68,8 +68,9 @@ def _encode(value: Any, address: str) -> Any:
         pairs = [[_encode(k, address), _encode(v, f"{address}.{k}")] for k, v in value.items()]
         return {"dict": pairs}
     factory = getattr(value, "__gradflow__", None)
-    if factory is not None and factory is own_factory(factory.name):
-        return {"function": factory.name}
+    name = getattr(factory, "name", None)
+    if name is not None and own_factory(name) is factory:
+        return {"function": name}
     raise TypeError(f"to_config: '{address}' is {describe(value)}, which is no plain data")
 
 

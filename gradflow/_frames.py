@@ -18,6 +18,7 @@ class _Frames(threading.local):
     def __init__(self) -> None:
         self.stack: list[Frame] = []
         self.collectors: list[Any] = []
+        self.inits: list[Any] | None = None  # who was initialised with what, while somebody asks
 
 
 frames = _Frames()

@@ -22,8 +22,8 @@ from gradflow.transforms._value_and_grad import plant, stored_value_and_grad
 class MinimizeResult(NamedTuple):
     """Where a minimisation ended, and how.
 
-    `gradient_norm` is the largest absolute value in the gradient at `params`; `evaluations` counts calls of the
-    function, with or without its gradient, those of line searches included.
+    `gradient_norm` is the largest absolute value in the gradient at `params`; `evaluations` counts calls of
+    the function, with or without its gradient, those of line searches included.
     """
 
     params: Params
@@ -100,9 +100,7 @@ def _solve(
 
     def step(now: _Progress) -> _Progress:
         grad = stored_value_and_grad(now.state)[1] if keeps else now.grad
-        updates, state = tx.update(
-            ascent(grad), now.state, now.params, **told_to(tx, loss, now.value, grad)
-        )
+        updates, state = tx.update(ascent(grad), now.state, now.params, **told_to(tx, loss, now.value, grad))
         params = apply_updates(now.params, updates)
         spent = _searched(state)
         if keeps:

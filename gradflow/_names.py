@@ -14,6 +14,9 @@ from gradflow._base import TransformUpdateExtraArgsFn as TransformUpdateExtraArg
 from gradflow._base import TransformUpdateFn as TransformUpdateFn
 from gradflow._base import schedule as schedule
 from gradflow._base import transformation as transformation
+from gradflow._check import CheckResult as CheckResult
+from gradflow._check import Finding as Finding
+from gradflow._check import check as check
 from gradflow._compose import chain as chain
 from gradflow._compose import identity as identity
 from gradflow._compose import init_empty_state as init_empty_state
@@ -24,6 +27,8 @@ from gradflow._compose import stateless_with_tree_map as stateless_with_tree_map
 from gradflow._compose import with_extra_args_support as with_extra_args_support
 from gradflow._config import from_config as from_config
 from gradflow._config import to_config as to_config
+from gradflow._minimize import MinimizeResult as MinimizeResult
+from gradflow._minimize import minimize as minimize
 from gradflow._report import collecting as collecting
 from gradflow._report import forward as forward
 from gradflow._report import report as report
@@ -35,11 +40,25 @@ from gradflow._selectors import ndim as ndim
 from gradflow._selectors import none_of as none_of
 from gradflow._selectors import paths as paths
 from gradflow._selectors import size as size
+from gradflow._step import StepResult as StepResult
+from gradflow._step import make_step as make_step
+from gradflow.checkpoint import LoadReport as LoadReport
+from gradflow.checkpoint import load_state_dict as load_state_dict
+from gradflow.checkpoint import state_dict as state_dict
+from gradflow._summary import Summary as Summary
+from gradflow._summary import SummaryRow as SummaryRow
+from gradflow._summary import summary as summary
 from gradflow.linalg import matrix_inverse_pth_root as matrix_inverse_pth_root
 from gradflow.linalg import nnls as nnls
 from gradflow.linalg import power_iteration as power_iteration
 from gradflow.losses import *
 from gradflow.microbatching import microbatch as microbatch
+from gradflow.numerics import multi_normal as multi_normal
+from gradflow.numerics import safe_increment as safe_increment
+from gradflow.numerics import safe_increment as safe_int32_increment
+from gradflow.numerics import safe_norm as safe_norm
+from gradflow.numerics import safe_root_mean_squares as safe_root_mean_squares
+from gradflow.numerics import scale_gradient as scale_gradient
 from gradflow.optimizers import *
 from gradflow.schedules import *
 from gradflow.transforms import *

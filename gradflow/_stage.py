@@ -185,7 +185,7 @@ class Stage:
         # `leaves` says which leaves a stage does arithmetic on; None for one that leaves it to others.
         self.leaves = leaves
         # A stage that says nothing of its trees is checked only as far as those inside it allow.
-        self.trees = trees or max((child.trees for child in children), key=TREES.index, default=TREES[0])
+        self.trees: str = trees or max((child.trees for child in children), key=TREES.index, default=TREES[0])
         self.own_reports = frozenset(reports)
         self.takes = self.signature.extra.union(*(child.takes for child in children))
         if isinstance(update, UpdatePart):
@@ -247,7 +247,10 @@ class InitPart(Part):
                 params = as_arrays(params)
             if stage.leaves not in (None, "any"):
                 refuse_leaves(stage.leaves, "parameters", params)
-            return jax.eval_shape(stage.init, params) if abstract else stage.init(params)
+            state = jax.eval_shape(stage.init, params) if abstract else stage.init(params)
+            if frames.inits is not None:
+                frames.inits.append((stage_name(), stage, params, state))
+            return state
 
 
 class UpdatePart(Part):

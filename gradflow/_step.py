@@ -24,13 +24,17 @@ class StepResult(NamedTuple):
 
 
 def make_step(
-    loss_fn: Callable[..., Any], tx: GradientTransformation, *, has_aux: bool = False, same_batch: bool = False
+    loss_fn: Callable[..., Any],
+    tx: GradientTransformation,
+    *,
+    has_aux: bool = False,
+    same_batch: bool = False,
 ) -> Callable[..., tuple[Params, OptState, StepResult]]:
     """`step(params, state, *batch, **extra) -> params, state, StepResult(value, aux)` for any optimizer.
 
-    The loss and its gradient are computed once. Transformations that ask for them are told: `value`, `grad`
-    (as `jax.grad` gives it), `value_fn(params)` and `grad_fn(params, index)`, both on this batch. `extra` is
-    handed on to `tx.update`. Complex gradients are conjugated first, so that their negative descends.
+    The loss and its gradient are computed once. A stage that asks is told `value`, `grad` as `jax.grad` gives
+    it, `value_fn(params)`, also as `obj_fn`, and `grad_fn(params, index)`, all on this batch. `extra` goes on
+    to `tx.update`. Complex gradients are conjugated first, so that their negative descends.
 
     Args:
       loss_fn: `f(params, *batch)`, a real scalar, or a pair `(scalar, aux)` with `has_aux`.
@@ -49,7 +53,9 @@ def make_step(
     tx = as_transformation(tx, "make_step", "argument 'tx'")
     kept = same_batch and ends_in_search(tx)
 
-    def step(params: Params, state: OptState, *batch: Any, **extra: Any) -> tuple[Params, OptState, StepResult]:
+    def step(
+        params: Params, state: OptState, *batch: Any, **extra: Any
+    ) -> tuple[Params, OptState, StepResult]:
         def loss(params: Params) -> Any:
             return loss_fn(params, *batch)[0] if has_aux else loss_fn(params, *batch)
 
@@ -78,22 +84,24 @@ def told_to(
 ) -> dict[str, Any]:
     """Those of the extra arguments of `make_step` that a stage of `tx` takes.
 
-    All of them where a stage is another library's, of which it is not known.
+    Where a stage is another library's, which does not say, also the usual ones.
     """
     known = {
         "value": value,
         "grad": grad,
         "value_fn": loss,
+        "obj_fn": loss,
         "grad_fn": lambda params, index=0: ascent(jax.grad(loss)(params)),
     }
     stages = list(stages_of(tx))
-    if any(stage.expression.name == "GradientTransformation" for stage in stages) or not stages:
-        return known
-    return {name: known[name] for name in known if name in stages[0].takes}
+    taken = set().union(*(stage.takes for stage in stages))
+    if any(stage.expression.name == "GradientTransformation" for stage in stages):
+        taken |= {"value", "grad", "value_fn"}
+    return {name: known[name] for name in known if name in taken}
 
 
 def ends_in_search(tx: GradientTransformation) -> bool:
-    """Whether the updates that come out are a line search's own, so that what it keeps is of where they lead."""
+    """Whether a line search is the last stage, so that what it keeps is of where the updates lead."""
     stage: Stage | None = stage_of(tx)
     while stage is not None and stage.expression.name not in _SEARCHES:
         is_row = stage.expression.name in ("chain", "named_chain") or isinstance(stage.update, UpdatePart)

@@ -90,6 +90,12 @@ def with_examples(
     return inner.init, update
 
 
+def _variance(last: Any) -> Any:
+    return gf.process(
+        gf.identity(), gf.get_per_element_mean_and_sum_sq_diff_grads(), last, aggregator_has_aux=True
+    )
+
+
 # Factories whose arguments are transformations, masks or functions of trees.
 EXAMPLES: dict[str, Callable[[], Any]] = {
     "scale_by_muon": lambda: gf.masked(gf.scale_by_muon(), gf.ndim(2)),
@@ -105,12 +111,15 @@ EXAMPLES: dict[str, Callable[[], Any]] = {
     "tunable": lambda: gf.tunable(
         gf.chain(gf.clip_by_global_norm(1.0), gf.adamw(gf.linear_schedule(0.1, 0.0, 100)))
     ),
+    "with_param_ema": lambda: gf.with_param_ema(_inner(), 0.9),
+    "with_swa": lambda: gf.with_swa(_inner(), 1, 2),
+    "with_lawa": lambda: gf.with_lawa(_inner(), 2),
     "partition": lambda: gf.partition({"matrix": _inner(), "other": gf.adam(0.01)}, _by_rank),
     "freeze": lambda: gf.freeze(gf.ndim(1)),
     "selective_transform": lambda: gf.selective_transform(_inner(), freeze_mask=gf.ndim(1)),
     "with_metrics": lambda: gf.with_metrics(_inner()),
-    # Half of its way, since after the whole of it to the minimum of the laws' loss differences are roundings.
-    "lbfgs": lambda: gf.lbfgs(0.5),
+    # Short steps: at the minimum of the laws' loss nothing is left but roundings.
+    "lbfgs": lambda: gf.lbfgs(linesearch=gf.scale_by_zoom_linesearch(20, 1.0, initial_guess_strategy="one")),
     "mechanize": lambda: gf.mechanize(_inner()),
     "apply_if_finite": lambda: gf.apply_if_finite(_inner(), 2),
     "MultiSteps": lambda: gf.MultiSteps(_inner(), 2),
@@ -130,6 +139,19 @@ EXAMPLES: dict[str, Callable[[], Any]] = {
         gf.differentially_private_aggregate(1.0, 0.1, key=0)
     ),
     "dpsgd": lambda: with_examples(gf.dpsgd(0.1, 1.0, 0.1, key=0, momentum=0.9)),
+    "average_per_element_updates": lambda: with_examples(gf.average_per_element_updates()),
+    "accumulate_avg_updates": lambda: gf.accumulate_avg_updates(2),
+    "average_incrementally_updates": lambda: with_examples(gf.average_incrementally_updates(0, 2)),
+    "get_per_element_mean_and_sum_sq_diff_grads": lambda: with_examples(_variance(gf.identity())),
+    "track_per_element_mean_and_variance_with_ema": lambda: with_examples(
+        _variance(gf.track_per_element_mean_and_variance_with_ema())
+    ),
+    "process": lambda: with_examples(
+        gf.process(gf.clip(0.5), gf.average_incrementally_updates(0, 2), _inner())
+    ),
+    "add_mean_variance_to_opt": lambda: with_examples(
+        gf.add_mean_variance_to_opt(gf.adam(0.1), accumulation_steps=2)
+    ),
 }
 
 # Arguments whose other values take another path through a factory.
@@ -215,6 +237,14 @@ VARIANTS: dict[str, Callable[[], Any]] = {
     "sophia-each_step": lambda: gf.sophia(0.1, update_interval=1, clip_threshold=None, gamma=1.0),
     "galore-projected": lambda: gf.galore(0.1, rank=2, update_proj_gap=2, scale=0.25, weight_decay=0.01),
     "galore-lion": lambda: gf.galore(0.1, 1, base_optimizer=gf.scale_by_lion()),
+    "lbfgs-backtracking": lambda: gf.lbfgs(
+        0.5, 3, linesearch=gf.scale_by_backtracking_linesearch(10, store_grad=True)
+    ),
+    "lbfgs-rate": lambda: gf.lbfgs(0.1, scale_init_precond=False, linesearch=None),
+    "zoom-exact": lambda: gf.chain(
+        gf.scale(-1.0),
+        gf.scale_by_zoom_linesearch(10, 5.0, approx_dec_rtol=None, initial_guess_strategy="one"),
+    ),
     "masked-zero": lambda: gf.masked(
         _inner(), lambda p: jax.tree.map(lambda x: x.ndim > 1, p), elsewhere="zero"
     ),
@@ -259,6 +289,10 @@ DEPARTURES: dict[tuple[str, str], str] = {
     ("zero gradients in float16", "adopt-unclipped"): _FIRST_STEP_AFTER_ZEROS,
     ("tunable is plain bit for bit, float32", "lion-smooth"): _READ_BACK,
     ("tunable is plain bit for bit, float32", "lion-refined"): _READ_BACK,
+    ("large float16", "scale_by_backtracking_linesearch"): _LOSS_OF_ANOTHER_GRADIENT,
+    ("large float16", "scale_by_zoom_linesearch"): _LOSS_OF_ANOTHER_GRADIENT,
+    ("large float16", "lbfgs-backtracking"): _LOSS_OF_ANOTHER_GRADIENT,
+    ("large float16", "zoom-exact"): _LOSS_OF_ANOTHER_GRADIENT,
     ("schedules follow the step", "MultiSteps"): _INNER_STEPS,
     ("schedules follow the step", "lookahead-reset"): (
         "the fast optimizer's state begins anew at each synchronisation, and with it its count of steps"
@@ -267,6 +301,8 @@ DEPARTURES: dict[tuple[str, str], str] = {
     ("schedules follow the step", "sam-three"): _INNER_STEPS,
     ("schedules follow the step", "conditionally_transform"): _INNER_STEPS,
     ("schedules follow the step", "conditionally_mask"): _INNER_STEPS,
+    ("schedules follow the step", "process"): _INNER_STEPS,
+    ("schedules follow the step", "add_mean_variance_to_opt"): _INNER_STEPS,
 }
 
 

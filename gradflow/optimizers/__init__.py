@@ -40,10 +40,10 @@ from gradflow.optimizers._dadapt_adamw import dadapt_adamw as dadapt_adamw
 from gradflow.optimizers._dog import DoGState as DoGState
 from gradflow.optimizers._dog import dog as dog
 from gradflow.optimizers._dog import scale_by_dog as scale_by_dog
-from gradflow.optimizers._dpsgd import dpsgd as dpsgd
 from gradflow.optimizers._dowg import DoWGState as DoWGState
 from gradflow.optimizers._dowg import dowg as dowg
 from gradflow.optimizers._dowg import scale_by_dowg as scale_by_dowg
+from gradflow.optimizers._dpsgd import dpsgd as dpsgd
 from gradflow.optimizers._fromage import fromage as fromage
 from gradflow.optimizers._fromage import shrink_by_learning_rate as shrink_by_learning_rate
 from gradflow.optimizers._galore import GaLoreDimensionNumbers as GaLoreDimensionNumbers

@@ -117,8 +117,8 @@ def scale_by_factored_rms(
       epsilon: added to the squares, > 0.
       decay_rate_fn: `(count - step_offset, decay_rate) -> b` in place of the power, in [0, 1).
 
-    Averages are held in float32 at least. Raises ValueError inside `shard_map` where a factored leaf is a
-    piece: its rows would not be whole. Source: Shazeer & Stern 2018, arXiv:1804.04235.
+    Averages are held in float32 at least. Raises ValueError inside `shard_map` where a matrix is a piece:
+    its rows would not be whole. Source: Shazeer & Stern 2018, arXiv:1804.04235.
     """
     rule = bind(factored_rms_rule, factored=factored, min_size=min_dim_size_to_factor)
 
@@ -148,7 +148,8 @@ def scale_by_factored_rms(
         columns = _columns(leaf, updates)
         for have, want in zip((state.v, state.v_row, state.v_col), (columns[2], *columns[:2]), strict=True):
             check_like("what the updates need", want, "state", have)
-        refuse_varying("a mean", [g for g in jax.tree.leaves(updates) if axes_of(g)])
+        # Also for those that are too small: a piece does not tell how large the whole is.
+        refuse_varying("a mean", [g for g in jax.tree.leaves(updates) if factored and g.ndim > 1])
         trees, numbers = (updates, *state[1:]), {"epsilon": epsilon}
         if decay_rate_fn is None:
             numbers.update(count=state.count, decay_rate=decay_rate, offset=step_offset)
@@ -191,7 +192,7 @@ def adafactor(
         u = -(ema(learning_rate * max(rms(p), 0.001) * u) + weight_decay_rate * p)
 
     Args:
-      learning_rate: relative to the parameters, so larger than Adam's; a number >= 0 or a schedule. None is 1.
+      learning_rate: relative to the parameters, so larger than Adam's: a number >= 0, a schedule; None is 1.
       multiply_by_parameter_scale: False makes the learning rate absolute.
       clipping_threshold: largest root mean square of a leaf's `u`, >= 0; None does not clip.
       momentum: decay of the average of steps, in [0, 1); None has none, and no memory for it.

@@ -33,7 +33,6 @@ from gradflow.optimizers._matrices import (
     to_matrices,
 )
 from gradflow.transforms import add_decayed_weights, scale_by_learning_rate
-from gradflow.tree._paths import is_none
 
 
 class GaLoreDimensionNumbers(NamedTuple):
@@ -122,8 +121,8 @@ def scale_by_galore(
     For a matrix of more rows than columns they are the right ones, `u = scale * base_optimizer(g @ P) @ P^T`.
 
     Args:
-      rank: dimensions of the subspaces, >= 1. Leaves that are no matrices, and those whose shorter side is not
-        longer than `rank`, go to the base optimizer as they are.
+      rank: dimensions of the subspaces, >= 1. Leaves that are no matrices, or whose shorter side is no
+        longer, go to the base optimizer as they are.
       update_proj_gap: steps from one choice of P to the next, >= 1.
       scale: of the steps in subspaces, >= 0; the paper's alpha, 0.25 there.
       base_optimizer: any transformation that needs no parameters; None is `scale_by_adam()`.
@@ -145,6 +144,9 @@ def scale_by_galore(
 
     def axes_of(params: Params) -> Any:
         axes = resolve_axes(weight_dimension_numbers, params, GaLoreDimensionNumbers, at_least=2)
+        matrices = jax.tree.map(lambda a, p: None if a is None else p, axes, params, is_leaf=is_absent)
+        # Also for those that are too small: a piece does not tell how large the whole is.
+        refuse_varying("a singular vector", matrices)
         return jax.tree.map(
             lambda a, p: a if is_absent(a) or min(a.sizes(p.shape)) > rank else None,
             axes, params, is_leaf=is_absent,
@@ -174,7 +176,6 @@ def scale_by_galore(
     ) -> tuple[Updates, GaLoreState]:
         axes = axes_of(updates if params is None else params)
         matrices = jax.tree.map(lambda a, g: None if a is None else g, axes, updates, is_leaf=is_absent)
-        refuse_varying("a singular vector", matrices)
         wanted = jax.tree.map(
             lambda a, g: g if is_absent(g) else jax.ShapeDtypeStruct(_shapes(g, a, rank)[0], g.dtype),
             axes, matrices, is_leaf=is_absent,

@@ -82,7 +82,10 @@ def _remember(memory: _Memory, step: Arrays, turn: Arrays, dtype: np.dtype) -> _
     weights = memory.weights.at[memory.newest].set(jnp.where(usable, weight, 0))
     weights = jnp.where(sizes[0] > 0, weights, 0)
     return _Memory(
-        _put(memory.steps, memory.newest, step), _put(memory.turns, memory.newest, turn), weights, memory.newest
+        _put(memory.steps, memory.newest, step),
+        _put(memory.turns, memory.newest, turn),
+        weights,
+        memory.newest,
     )
 
 
@@ -132,8 +135,8 @@ def _unit_scale(g: Arrays, dtype: np.dtype) -> jax.Array:
 @functools.partial(jax.jit, static_argnames="scale_init_precond")
 def _step(
     grads: list[jax.Array | None], params: Arrays, state: ScaleByLBFGSState, scale_init_precond: bool
-) -> tuple[Arrays, Arrays, Arrays, ScaleByLBFGSState]:
-    """The direction, what to keep of parameters and gradient, and the memory."""
+) -> tuple[Any, ...]:
+    """The direction, and the fields of the next state but its count."""
     dtype = state.weights_memory.dtype
     last_params, last = jax.tree.leaves(state.params), jax.tree.leaves(state.updates)
     # Where there is no gradient nothing is known to have changed.
@@ -155,13 +158,9 @@ def _step(
     slope = _dot(g, direction, dtype)
     descends = (slope > 0) & (slope < jnp.inf)
     plain = _unit_scale(g, dtype)
-    direction = [
-        jnp.where(descends, d, plain.astype(x.dtype) * x) for d, x in zip(direction, g, strict=True)
-    ]
-    new = ScaleByLBFGSState(
-        increment(state.count), None, None, memory.steps, memory.turns, memory.weights
-    )
-    return direction, [jnp.copy(p) for p in params], [jnp.copy(k) for k in kept], new
+    direction = [jnp.where(descends, d, plain.astype(x.dtype) * x) for d, x in zip(direction, g, strict=True)]
+    kept_params = [jnp.copy(p) for p in params]
+    return direction, kept_params, kept, memory.steps, memory.turns, memory.weights
 
 
 @transformation
@@ -208,18 +207,19 @@ def scale_by_lbfgs(memory_size: Size = 10, scale_init_precond: bool = True) -> P
         for index, (g, place) in enumerate(zip(grads, places, strict=True)):
             if g is not None and place is None:
                 raise ValueError(
-                    f"{stage_name()}: there is a gradient at '{path_at(updates, index)}', where params have None"
+                    f"{stage_name()}: there is a gradient at '{path_at(updates, index)}', where params or "
+                    "state have None"
                 )
         present = [index for index, place in enumerate(places) if place is not None]
         given = [grads[index] for index in present]
-        direction, kept_params, kept, new = _step(given, jax.tree.leaves(params), state, scale_init_precond)
+        direction, *kept, weights = _step(given, jax.tree.leaves(params), state, scale_init_precond)
         for index, d in zip(present, direction, strict=True):
             if grads[index] is not None:
                 grads[index] = d.astype(grads[index].dtype)
         like = jax.tree.structure(state.params)
-        fields = (kept_params, kept, new.diff_params_memory, new.diff_updates_memory)
-        trees = (jax.tree.unflatten(like, field) for field in fields)
-        return jax.tree.unflatten(structure, grads), ScaleByLBFGSState(new.count, *trees, new.weights_memory)
+        new_params, new_updates, steps, turns = (jax.tree.unflatten(like, leaves) for leaves in kept)
+        new_state = ScaleByLBFGSState(increment(state.count), new_params, new_updates, steps, turns, weights)
+        return jax.tree.unflatten(structure, grads), new_state
 
     return init, update
 

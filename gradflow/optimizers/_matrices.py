@@ -66,8 +66,8 @@ def resolve_axes(numbers: Any, params: Any, kind: type, *, at_least: int = 0) ->
 
     `numbers` is None (leaves of two axes are matrices), one `kind` for all leaves, a tree of them, of
     which a prefix will do and None says that a leaf is no matrix, or a function from params to such a tree.
-    Only paths count. Leaves of fewer axes than `at_least` are no matrices. Raises TypeError for what is none of these, ValueError naming the leaf for axes that
-    it does not have and for a leaf that the tree leaves out.
+    Only paths count. Leaves of fewer axes than `at_least` are no matrices. Raises TypeError for what is
+    none of these, ValueError naming the leaf for axes that it does not have and for a leaf left out.
     """
     if callable(numbers) and jax.tree_util.all_leaves([numbers]):
         numbers = numbers(params)
@@ -95,8 +95,8 @@ def resolve_axes(numbers: Any, params: Any, kind: type, *, at_least: int = 0) ->
             continue
         if prefix is None:
             raise ValueError(
-                f"{stage_name()}: the dimension numbers say nothing of the parameter at {show('/'.join(names))}; "
-                "None is for a parameter that is no matrix"
+                f"{stage_name()}: the dimension numbers say nothing of the parameter at "
+                f"{show('/'.join(names))}; None is for a parameter that is no matrix"
             )
         spec = given[prefix] if leaf.ndim >= at_least else None
         answers.append(_axes(spec, leaf, "/".join(names)) if isinstance(spec, kind) else None)

@@ -2,7 +2,7 @@
 
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -56,6 +56,19 @@ class MuonState(NamedTuple):
 
 
 _JORDAN = (3.4445, -4.775, 2.0315)
+_NAMED: Mapping[str, Any] = {
+    **NEWTON_SCHULZ_TABLES,
+    "standard": _JORDAN,  # the field's names for the default, and for the rows of Ahn et al. 2025
+    "dion": (
+        (4.0848, -6.8946, 2.9270),
+        (3.9505, -6.3029, 2.6377),
+        (3.7418, -5.5913, 2.3037),
+        (2.8769, -3.1427, 1.2046),
+        (2.8366, -3.0525, 1.2012),
+    ),
+}
+# Made for singular values of at most one exactly, which rounding must not leave: the paper's factor.
+_MARGINS = {"polar_express": 1.02}
 _PRECONDITIONINGS = ("frobenius", "spectral", "aol", "schatten")
 
 
@@ -145,49 +158,38 @@ def _dual_norm(x: jax.Array, y: jax.Array) -> jax.Array:
     return jnp.minimum(norm, jnp.finfo(norm.dtype).max / 16).astype(y.dtype)
 
 
-def _table(ns_coeffs: Any, ns_steps: int) -> tuple[Any, Any, tuple[bool, ...], float]:
-    """Coefficients as the state has them and as one row for each step; which have no `c`; and a margin."""
-    margin = 1.0
-    if isinstance(ns_coeffs, str):
-        if ns_coeffs not in NEWTON_SCHULZ_TABLES:
-            raise ValueError(
-                f"scale_by_muon: argument 'ns_coeffs' must be three numbers, rows of three numbers or one of "
-                f"{', '.join(NEWTON_SCHULZ_TABLES)}; got {ns_coeffs!r}"
-            )
-        # Made for singular values up to one exactly, which rounding must not leave.
-        margin = 1.02 if ns_coeffs == "polar_express" else margin
-        ns_coeffs = NEWTON_SCHULZ_TABLES[ns_coeffs]
-    shape = np.shape(ns_coeffs) if isinstance(ns_coeffs, np.ndarray | jax.Array) else _shape(ns_coeffs)
+def _table(ns_coeffs: Any, ns_steps: int) -> tuple[Any, Any]:
+    """The coefficients as the state has them, and one row of them for each step."""
+    if isinstance(ns_coeffs, str) and ns_coeffs not in _NAMED:
+        raise ValueError(
+            f"scale_by_muon: argument 'ns_coeffs' must be three numbers, rows of three numbers or one of "
+            f"{', '.join(_NAMED)}; got {ns_coeffs!r}"
+        )
+    table = _NAMED[ns_coeffs] if isinstance(ns_coeffs, str) else ns_coeffs
+    shape = _shape(table)
     if shape != (3,) and (len(shape) != 2 or shape[0] < 1 or shape[1] != 3):
         raise ValueError(
-            "scale_by_muon: argument 'ns_coeffs' must be three numbers, or rows of three numbers, one for each "
-            f"step; got {describe(ns_coeffs)}"
+            "scale_by_muon: argument 'ns_coeffs' must be three numbers, or rows of three numbers, one for "
+            f"each step; got {describe(ns_coeffs)}"
         )
-    given = [ns_coeffs] * ns_steps if len(shape) == 1 else ns_coeffs
-    cubic = tuple(isinstance(row[2], int | float) and row[2] == 0 for row in given)
-    table = _stack(ns_coeffs)
-    rows = (
-        table if len(shape) == 2 else (jnp if isinstance(table, jax.Array) else np).stack([table] * ns_steps)
-    )
-    return table, rows, cubic, margin
+    return table, [table] * ns_steps if len(shape) == 1 else table
 
 
 def _shape(rows: Any) -> tuple[int, ...]:
-    """The shape of nested sequences of scalars; (-1,) for anything else."""
+    """The shape of an array or of nested sequences of scalars; (-1,) for anything else."""
     if not isinstance(rows, Sequence):
-        return () if np.ndim(rows) == 0 else (-1,)
+        return tuple(np.shape(rows)) if hasattr(rows, "shape") or isinstance(rows, float | int) else (-1,)
     shapes = {_shape(row) for row in rows}
     return (len(rows), *shapes.pop()) if len(shapes) == 1 else (-1,)
 
 
-def _stack(rows: Any) -> Any:
+def _stack(rows: Any, dtype: Any) -> Any:
     """Nested sequences of numbers as an array: NumPy's, unless there is a jax array among them."""
-    if isinstance(rows, jax.Array):
-        return rows
-    if any(isinstance(x, jax.Array) for x in jax.tree.leaves(rows)):
-        dtype = jnp.zeros((), float).dtype
-        return jnp.stack([_stack(x) if isinstance(x, Sequence) else jnp.asarray(x, dtype) for x in rows])
-    return np.asarray(rows, np.float64)
+    if not any(isinstance(x, jax.Array) for x in jax.tree.leaves(rows)):
+        return np.asarray(rows, dtype)
+    if isinstance(rows, Sequence):
+        return jnp.stack([jnp.asarray(_stack(row, dtype)) for row in rows])
+    return rows.astype(dtype)
 
 
 @transformation
@@ -208,49 +210,53 @@ def scale_by_muon(
     """Averages the gradients of a matrix and takes the orthogonal factor of the average.
 
         mu = beta * mu + (1 - beta) * g
-        m = beta * mu / (1 - beta^(t+1)) + (1 - beta) * g / (1 - beta^t)      without nesterov: mu / (1 - beta^t)
+        m = beta * mu / (1 - beta^(t+1)) + (1 - beta) * g / (1 - beta^t)
         u = newton_schulz(m), nearly U V^T for m = U S V^T
 
     Args:
-      ns_coeffs: of the polynomials a x + b x^3 + c x^5: (a, b, c), or one such row for each step, or a name in
-        `linalg.NEWTON_SCHULZ_TABLES`: "keller", the default's; "polar_express", ...
-      ns_steps: how often one row is applied, >= 1; of rows each is applied once.
+      ns_coeffs: of the polynomials a x + b x^3 + c x^5: (a, b, c), such a row for each step, or a name in
+        `linalg.NEWTON_SCHULZ_TABLES`, such as "polar_express".
+      ns_steps: how often a single row is applied, >= 1.
       beta: decay of the average, in [0, 1).
       eps: added to the norm by which m is divided first, > 0.
       mu_dtype: dtype of the average; the parameters' by default.
-      adaptive: multiplies u by the sum of the singular values of m (Bernstein & Newhouse 2024, arXiv:2409.20325).
-      preconditioning: that norm: "frobenius"; closer to the largest singular value, so that fewer steps do,
-        "schatten" (4-norm), "aol" (one for each row, arXiv:2208.03160) and "spectral" (exact, dear).
-      weight_dimension_numbers: `MuonDimensionNumbers`, a tree of them (a prefix will do), or a function from the
-        parameters to one. By default every leaf must have two axes.
-      bias_correction: False leaves the divisions by 1 - beta^t out (PyTorch, Jordan).
+      nesterov: False has `m = mu / (1 - beta^t)`.
+      adaptive: multiplies u by the sum of m's singular values (Bernstein & Newhouse 2024, arXiv:2409.20325).
+      preconditioning: that norm: "frobenius", or nearer to the largest singular value: "schatten" (4-norm),
+        "aol" (one for each row, arXiv:2208.03160), "spectral" (exact, dear).
+      weight_dimension_numbers: `MuonDimensionNumbers`, a tree of them (a prefix will do), or a function
+        from the parameters to one. By default every leaf must have two axes.
+      bias_correction: False leaves the divisions by 1 - beta^t out, as PyTorch does.
       ns_dtype: dtype of the matrix products, such as bfloat16; float32 at least by default.
 
     Raises ValueError for a leaf that is no matrix, and inside `shard_map` for pieces of one.
     Source: Jordan et al. 2024, kellerjordan.github.io/posts/muon.
-    """  # noqa: D205
+    """
     if preconditioning not in _PRECONDITIONINGS:
         raise ValueError(
             f"scale_by_muon: argument 'preconditioning' must be one of {', '.join(_PRECONDITIONINGS)}; "
             f"got {describe(preconditioning)}"
         )
-    table, rows, cubic, margin = _table(ns_coeffs, ns_steps)
+    table, rows = _table(ns_coeffs, ns_steps)
+    margin = _MARGINS.get(ns_coeffs, 1.0) if isinstance(ns_coeffs, str) else 1.0
+    cubic = tuple(isinstance(row[2], int | float) and row[2] == 0 for row in rows)
     options = _Options(nesterov, adaptive, preconditioning, bias_correction, ns_dtype, cubic)
     rule = bind(muon_rule, options=options)
 
     def init(params: Params) -> OptState:
         _axes_of(weight_dimension_numbers, params)
         dtype = jnp.zeros((), float).dtype
-        coefficients = zero_scalar(params, dtype) + jnp.asarray(table, dtype)
+        coefficients = zero_scalar(params, dtype) + _stack(table, dtype)
         return MuonState(zero_scalar(params), first_moment(params, mu_dtype), coefficients)
 
     def update(updates: Updates, state: MuonState, params: Params | None = None) -> tuple[Updates, MuonState]:
         axes = _axes_of(weight_dimension_numbers, updates if params is None else params)
         refuse_varying("an orthogonal factor", updates)
         count = increment(state.count)
+        coefficients = _stack(rows, jnp.zeros((), float).dtype)
         u, mu = leafwise_matrices(
             rule, axes, (updates, state.mu), muon_scalars,
-            count=count, beta=beta, eps=eps, ns_coeffs=rows, margin=margin,
+            count=count, beta=beta, eps=eps, ns_coeffs=coefficients, margin=margin,
         )  # fmt: skip
         return u, MuonState(count, mu, jnp.copy(state.ns_coeffs))
 
@@ -267,8 +273,9 @@ def _axes_of(numbers: Any, params: Params) -> Any:
     ):
         if a is None and p is not None:
             raise ValueError(
-                f"{stage_name()}: the parameter at {show(path_string(path))} of shape {p.shape} is no matrix. Pass "
-                "weight_dimension_numbers, leave it out with masked, or use muon, which gives Adam to such ones"
+                f"{stage_name()}: the parameter at {show(path_string(path))} of shape {p.shape} is no "
+                "matrix. Pass weight_dimension_numbers, leave it out with masked, or use muon, which has "
+                "Adam for it"
             )
     return axes
 
@@ -356,9 +363,9 @@ def muon(
       weight_decay: >= 0; PyTorch's default is 0.1.
       weight_decay_mask: tree of booleans, or a function from the parameters to one: where to decay matrices.
       adam_learning_rate: None is the learning rate.
-      muon_weight_dimension_numbers: tree of `MuonDimensionNumbers`, and None for what goes to Adam, or a function
-        from the parameters to one. By default leaves of two axes go to Muon; embeddings and heads
-        should not.
+      muon_weight_dimension_numbers: tree of `MuonDimensionNumbers`, and of None for what goes to Adam, or a
+        function from the parameters to one. By default leaves of two axes go to Muon; embeddings and
+        heads should not.
       consistent_rms: 0.2 lets Muon share AdamW's learning rate and decay; see `scale_by_shape`.
 
     The others and the source as in `scale_by_muon`. `bias_correction=False` is PyTorch's Muon.

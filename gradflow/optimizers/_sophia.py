@@ -166,9 +166,10 @@ def scale_by_sophia(
         due = state.count % update_interval == 0
         both = (state.nu, state.hessian_fn_state)
         _, (nu, inner) = update_if(due, averaged, updates, both, params, extra, elsewhere="pass")
-        bound = {} if clip_threshold is None else {"clip_threshold": clip_threshold}
-        trees, numbers = (updates, state.mu, nu), {"count": count, "b1": b1, "eps": eps, "gamma": gamma}
-        u, mu = leafwise(rule, trees, sophia_scalars, **numbers, **bound)
+        bound: dict[str, Any] = {} if clip_threshold is None else {"clip_threshold": clip_threshold}
+        u, mu = leafwise(
+            rule, (updates, state.mu, nu), sophia_scalars, count=count, b1=b1, eps=eps, gamma=gamma, **bound
+        )
         report("win_rate", lambda: _win_rate(u, clip_threshold))
         if verbose and print_win_rate_every_n_steps:
             jax.lax.cond(

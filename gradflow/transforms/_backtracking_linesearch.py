@@ -86,7 +86,7 @@ def scale_by_backtracking_linesearch(
       store_grad: evaluates the gradient with the loss and keeps it for `value_and_grad_from_state`.
       verbose: prints each search.
 
-    `update` needs the extra arguments `value`, `grad` (as `jax.grad` gives it) and `value_fn`, which is called
+    `update` needs the extra arguments `value`, `grad` as `jax.grad` gives it, and `value_fn`, which is called
     with the parameters and those of the other extra arguments that it names. A loss that is no number is too
     high. Where no step passes, the lowest loss seen counts, be it with rate 0.
     Source: Nocedal & Wright 2006, algorithm 3.1.

@@ -12,7 +12,7 @@ from gradflow._apply import apply_updates
 from gradflow._axes import refuse_varying
 from gradflow._base import Params, Updates
 from gradflow._checks import check_like
-from gradflow._dtypes import is_complex, promote, real_dtype
+from gradflow._dtypes import is_complex, promote
 from gradflow._errors import describe
 from gradflow._frames import stage_name
 from gradflow._leafwise import leafwise

@@ -54,9 +54,7 @@ def snapshot(measure_name: str, measure: Measure) -> Pair:
     numbers are NaN (integers 0). Raises ValueError if the measurement changes its structure or shapes.
     """
     if not isinstance(measure_name, str):
-        raise TypeError(
-            f"snapshot: argument 'measure_name' must be a string; got {describe(measure_name)}"
-        )
+        raise TypeError(f"snapshot: argument 'measure_name' must be a string; got {describe(measure_name)}")
     _check_callable("snapshot", measure)
 
     def init(params: Params) -> OptState:

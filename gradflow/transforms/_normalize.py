@@ -19,7 +19,6 @@ from gradflow._report import report
 from gradflow.transforms._scaled_norm import rescale_rule, scaled_norm
 
 
-
 def normalize_scalars(size: jax.Array, power: jax.Array, scale_factor: jax.Array, eps: jax.Array) -> Scalars:
     """The factor by which `power * g` is multiplied."""
     divisor = size + eps * power

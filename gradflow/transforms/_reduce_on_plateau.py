@@ -32,7 +32,9 @@ class ReduceLROnPlateauState(NamedTuple):
 
 
 @jax.jit
-def follow_value(state: ReduceLROnPlateauState, value: jax.Array, s: dict[str, Any]) -> ReduceLROnPlateauState:
+def follow_value(
+    state: ReduceLROnPlateauState, value: jax.Array, s: dict[str, Any]
+) -> ReduceLROnPlateauState:
     """The state after one more value."""
     best = state.best_value
     known = best < jnp.inf

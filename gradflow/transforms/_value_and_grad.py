@@ -21,13 +21,16 @@ def value_and_grad_from_state(
     Returns `g(params, *args, state=state, **kwargs) -> value, grad`. A line search's state, anywhere inside
     `state`, has both at the point where the search ended; they are taken if the value is finite, as it is
     not before the first step, and computed otherwise. So they must be of the same arguments: with another
-    batch use `jax.value_and_grad`.
+    batch use `jax.value_and_grad`. Taken from a state they are constants for differentiation.
 
-    `g` raises ValueError for a state that has no value and gradient, KeyError for one that has several.
+    Other states with fields `value` and `grad` serve as well. `g` raises ValueError for a state that has no
+    value and gradient, KeyError for one that has several.
     """
 
     def value_and_grad(params: Params, *args: Any, state: OptState, **kwargs: Any) -> Any:
         value, grad = stored_value_and_grad(state)
+        if value is None:
+            value, grad = tree.get(state, "value"), tree.get(state, "grad")
         if value is None or grad is None:
             raise ValueError(
                 "value_and_grad_from_state: the state has no value and gradient; a line search keeps them, "

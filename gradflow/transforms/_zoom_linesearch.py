@@ -26,13 +26,13 @@ from gradflow.transforms._line import (
 
 STRATEGIES = ("keep", "one")
 
-_MARGIN = 0.1  # of the interval, at either end, where no trial is made
+_MARGIN = 0.05  # of the interval, at either end, where no trial is made
 _RETREAT = 0.25  # of the way to a point where the loss is no number
 _REACH = 5.0  # growths at most in one go
 
 
 class ZoomLinesearchInfo(NamedTuple):
-    """Evaluations of the last search, and by how much its step misses the two conditions; 0 if it does not."""
+    """Evaluations of the last search, and by how much its step misses either condition; 0 if it does not."""
 
     num_linesearch_steps: jax.Array
     decrease_error: jax.Array
@@ -51,6 +51,7 @@ class ScaleByZoomLinesearchState(NamedTuple):
 class _Options(NamedTuple):
     growth: jax.Array
     precision: jax.Array
+    limit: jax.Array
     most: int
 
 
@@ -139,7 +140,7 @@ def _beyond(low: Point, here: Point, growth: jax.Array) -> jax.Array:
     return jnp.clip(jnp.where(here.slope > low.slope, flat, most), growth * here.rate, most)
 
 
-def _search(line: Line, test: _Criteria, first: jax.Array, limit: jax.Array, options: _Options) -> _Search:
+def _search(line: Line, test: _Criteria, first: jax.Array, options: _Options) -> _Search:
     """Brackets a step that passes, then zooms in on it, with one evaluation a turn.
 
     Nocedal & Wright's algorithms 3.5 and 3.6 are one loop over an interval that begins as (0, infinity).
@@ -160,7 +161,7 @@ def _search(line: Line, test: _Criteria, first: jax.Array, limit: jax.Array, opt
         trial = jnp.where(
             new_high.rate < jnp.inf,
             _between(new_low, new_high, noise),
-            jnp.minimum(_beyond(low, here, options.growth), limit),
+            jnp.minimum(_beyond(low, here, options.growth), options.limit),
         )
         narrow = (jnp.abs(new_high.rate - new_low.rate) <= options.precision) & (new_low.rate > 0)
         no_room = (trial == new_low.rate) | (trial == new_high.rate)
@@ -175,7 +176,7 @@ def _search(line: Line, test: _Criteria, first: jax.Array, limit: jax.Array, opt
 
     start = line.start
     far = start._replace(rate=jnp.full_like(start.rate, jnp.inf))
-    numbers = _pack(jnp.minimum(first, limit), start, start, far, start)
+    numbers = _pack(jnp.minimum(first, options.limit), start, start, far, start)
     begin = _Search(jnp.zeros((), jnp.int32), numbers, line.grad)
     return jax.lax.while_loop(lambda s: (s.steps < options.most) & (s.numbers[0] >= 0), turn, begin)
 
@@ -210,7 +211,7 @@ def scale_by_zoom_linesearch(
       initial_guess_strategy: "one", or "keep" for the last step size.
       verbose: prints each search.
 
-    `update` needs the extra arguments `value`, `grad` (as `jax.grad` gives it) and `value_fn`, which is called
+    `update` needs the extra arguments `value`, `grad` as `jax.grad` gives it, and `value_fn`, which is called
     with the parameters and those of the other extra arguments that it names. Where no step passes, the lowest
     loss seen counts, be it with rate 0. Source: Nocedal & Wright 2006, algorithms 3.5 and 3.6.
     """
@@ -245,16 +246,25 @@ def scale_by_zoom_linesearch(
     ) -> tuple[Updates, ScaleByZoomLinesearchState]:
         line = line_along(updates, params, value, grad, value_fn, extra, state.grad)
         dtype = line.dtype
-        numbers = (slope_rtol, curv_rtol, tol, approx_dec_rtol, increase_factor, stepsize_precision)
-        slope, curvature, slack, noise, growth, precision = (
-            None if number is None else jax.lax.stop_gradient(as_scalar(number, dtype)) for number in numbers
+
+        def fixed(number: Any) -> Any:
+            return jax.lax.stop_gradient(as_scalar(number, dtype))
+
+        test = _Criteria(
+            fixed(slope_rtol),
+            fixed(curv_rtol),
+            fixed(tol),
+            None if approx_dec_rtol is None else fixed(approx_dec_rtol),
         )
-        limit = jnp.inf if max_learning_rate is None else max_learning_rate
-        limit = jax.lax.stop_gradient(as_scalar(limit, dtype))
-        test = _Criteria(slope, curvature, slack, noise)
+        options = _Options(
+            growth=fixed(increase_factor),
+            precision=fixed(stepsize_precision),
+            limit=fixed(jnp.inf if max_learning_rate is None else max_learning_rate),
+            most=max_linesearch_steps,
+        )
         one = jnp.ones((), dtype)
         first = one if initial_guess_strategy == "one" else first_rate(state.learning_rate, one, dtype)
-        found = _search(line, test, first, limit, _Options(growth, precision, max_linesearch_steps))
+        found = _search(line, test, first, options)
         _, start, _, _, best = found.unpack()
         info = ZoomLinesearchInfo(
             found.steps, test.decrease_error(start, best), test.curvature_error(start, best)

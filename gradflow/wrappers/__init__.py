@@ -30,6 +30,12 @@ from gradflow.wrappers._mechanize import mechanize as mechanize
 from gradflow.wrappers._metrics import MetricsState as MetricsState
 from gradflow.wrappers._metrics import metrics as metrics
 from gradflow.wrappers._metrics import with_metrics as with_metrics
+from gradflow.wrappers._param_average import LawaState as LawaState
+from gradflow.wrappers._param_average import ParamEmaState as ParamEmaState
+from gradflow.wrappers._param_average import SwaState as SwaState
+from gradflow.wrappers._param_average import with_lawa as with_lawa
+from gradflow.wrappers._param_average import with_param_ema as with_param_ema
+from gradflow.wrappers._param_average import with_swa as with_swa
 from gradflow.wrappers._partition import MultiTransformState as MultiTransformState
 from gradflow.wrappers._partition import PartitionState as PartitionState
 from gradflow.wrappers._partition import freeze as freeze
@@ -47,3 +53,4 @@ from gradflow.wrappers._tunable import TunableState as TunableState
 from gradflow.wrappers._tunable import hyperparams as hyperparams
 from gradflow.wrappers._tunable import set_hyperparams as set_hyperparams
 from gradflow.wrappers._tunable import tunable as tunable
+from gradflow.wrappers._views import eval_params as eval_params

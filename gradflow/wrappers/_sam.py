@@ -73,9 +73,7 @@ def sam(
         cache = None if opaque_mode else jax.tree.map(lambda p: jnp.array(p, copy=True), params)
         return SAMState(zero_scalar(params), optimizer.init(params), adv_optimizer.init(params), cache)
 
-    def update(
-        updates: Updates, state: SAMState, params: Params, **extra: Any
-    ) -> tuple[Updates, SAMState]:
+    def update(updates: Updates, state: SAMState, params: Params, **extra: Any) -> tuple[Updates, SAMState]:
         first = state.steps_since_sync == 0
         last = state.steps_since_sync >= sync_period - 1
         (kept,) = leafwise(keep_rule, (params, state.cache), first=first)

@@ -10,10 +10,9 @@ from gradflow._errors import describe
 from gradflow._hyper import Interval, NonNegative, Rate, ScalarOrSchedule
 from gradflow._leafwise import Scalars, leafwise
 from gradflow._report import report
-from gradflow._select import is_absent
 from gradflow._state import increment, moment_dtype, wide, zero_scalar
 from gradflow.tree._leaves import accumulator
-from gradflow.tree._structure import explain_trees
+from gradflow.wrappers._views import averaged, averages
 
 # The averages are not stored, but solved for: without them in the mixture there is no trace of them.
 Mixture = Annotated[ScalarOrSchedule, Interval(0.0, 1.0, low_open=True)]
@@ -140,33 +139,18 @@ def schedule_free_eval_params(state: OptState, params: Params) -> Params:
 
     Raises ValueError where there is none, and where two claim the same leaf.
     """
-    found = [
-        part
-        for part in jax.tree.leaves(state, is_leaf=lambda x: isinstance(x, ScheduleFreeState))
-        if isinstance(part, ScheduleFreeState)
-    ]
-    if not found:
+    averages_at = averaged("schedule_free_eval_params", state, params, (ScheduleFreeState,))
+    if averages_at is None:
         raise ValueError(
             "schedule_free_eval_params: 'state' must be the state of a schedule_free transformation, or "
             f"have one inside; got {describe(state)}. The order is (state, params)"
         )
-    leaves, structure = jax.tree.flatten(params, is_leaf=is_absent)
-    averages = list(leaves)
-    claimed: set[int] = set()
-    for part in found:
-        try:
-            points = structure.flatten_up_to(part.z)
-        except ValueError:
-            raise ValueError(
-                "schedule_free_eval_params: 'params' must be the tree that 'state' was made for; "
-                + explain_trees("params", params, "the state's z", part.z)
-            ) from None
-        mine = [i for i, z in enumerate(points) if not (is_absent(z) or is_absent(leaves[i]))]
-        if claimed.intersection(mine):
-            raise ValueError("schedule_free_eval_params: 'state' has two averages for the same leaf")
-        claimed.update(mine)
-        pairs = ([leaves[i] for i in mine], [points[i] for i in mine])
-        (found_averages,) = leafwise(average_rule, pairs, b1=part.b1)
-        for i, x in zip(mine, found_averages, strict=True):
-            averages[i] = x
-    return structure.unflatten(averages)
+    return averages_at
+
+
+def _read(params: list[Any], z: list[Any], state: ScheduleFreeState) -> list[Any]:
+    (found,) = leafwise(average_rule, (params, z), b1=state.b1)
+    return list(found)
+
+
+averages(ScheduleFreeState, "z", _read)

@@ -15,7 +15,8 @@ RNG = np.random.default_rng(0)
 
 def examples(count: int, size: float = 1.0) -> Any:
     shapes = {"w": (count, 2, 3), "b": (count, 3)}
-    return {**{k: jnp.asarray(size * RNG.normal(size=s), jnp.float32) for k, s in shapes.items()}, "none": None}
+    drawn = {k: jnp.asarray(size * RNG.normal(size=s), jnp.float32) for k, s in shapes.items()}
+    return {**drawn, "none": None}
 
 
 @pytest.mark.parametrize("limit", [0.5, 3.0, 100.0])
@@ -95,7 +96,7 @@ def test_mistakes_are_named() -> None:
     state = tx.init(PARAMS)
     with pytest.raises(ValueError, match="'grads' must have one of 4 along the first axis of every leaf; at"):
         tx.update({**examples(4), "w": jnp.ones((3, 2, 3))}, state, PARAMS)
-    with pytest.raises(ValueError, match=r"one example's gradient and params must have equal shapes, and at 'b'"):
+    with pytest.raises(ValueError, match="one example's gradient and params must have equal shapes"):
         tx.update({**examples(4), "b": jnp.ones((4, 2))}, state, PARAMS)
     with pytest.raises(ValueError, match=r"must have one tree structure"):
         tx.update({"w": jnp.ones((4, 2, 3))}, state, PARAMS)

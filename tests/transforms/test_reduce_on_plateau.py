@@ -24,7 +24,14 @@ def scales(values: Any, **options: Any) -> list[float]:
 
 
 def by_hand(
-    values: Any, factor: float, patience: int, rtol: float, atol: float, cooldown: int, size: int, least: float
+    values: Any,
+    factor: float,
+    patience: int,
+    rtol: float,
+    atol: float,
+    cooldown: int,
+    size: int,
+    least: float,
 ) -> list[float]:
     scale, best, bad, pause, out, window = 1.0, np.inf, 0, 0, [], []
     for value in values:

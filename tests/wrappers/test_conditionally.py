@@ -13,7 +13,9 @@ PARAMS = {"w": jnp.ones(3), "b": None}
 GRADS = {"w": jnp.full(3, 2.0), "b": None}
 
 
-@pytest.mark.parametrize(("make", "otherwise"), [(gf.conditionally_transform, 2.0), (gf.conditionally_mask, 0.0)])
+@pytest.mark.parametrize(
+    ("make", "otherwise"), [(gf.conditionally_transform, 2.0), (gf.conditionally_mask, 0.0)]
+)
 def test_the_chosen_steps_alone(make: Any, otherwise: float) -> None:
     tx = make(gf.trace(1.0), lambda step: step % 3 == 1)
     state = tx.init(PARAMS)

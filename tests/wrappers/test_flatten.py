@@ -69,7 +69,7 @@ def test_updates_are_sharded_like_the_leaves(kind: AxisType) -> None:
 
 def test_mistakes_are_named_by_path() -> None:
     tx = gf.flatten(gf.sgd(0.1))
-    with pytest.raises(TypeError, match="flatten: parameters must be floating-point.* at 'ids'"):
+    with pytest.raises(TypeError, match=r"flatten: parameters must be floating-point.* at 'ids'"):
         tx.init({"ids": jnp.arange(3)})
     with pytest.raises(ValueError, match="equal shapes, and at 's'"):
         tx.update({**PARAMS, "s": jnp.ones(3)}, tx.init(PARAMS), PARAMS)

@@ -62,9 +62,9 @@ def test_only_the_last_call_moves_the_optimizer_and_a_reset_the_adversary() -> N
 
 
 def test_gradients_of_zero_do_not_move() -> None:
+    zero = {"w": jnp.zeros(3)}
     for opaque in (False, True):
         tx = make(opaque_mode=opaque)
-        zero = {"w": jnp.zeros(3)}
         state, params = tx.init(START), START
         for _ in range(2):
             updates, state = tx.update(zero, state, params, grad_fn=lambda p, i: zero)

@@ -1,0 +1,79 @@
+"""Axes of examples."""
+
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from gradflow._axes import refuse_varying
+from gradflow._dtypes import compute_dtype
+from gradflow._errors import describe
+from gradflow._frames import stage_name
+from gradflow._leafwise import abs_sq
+from gradflow.aggregating._aggregator import PerElementUpdates
+from gradflow.tree._paths import path_string, show
+
+
+def check_axis(owner: str, axis: Any) -> tuple[int, ...]:
+    """The axes as a tuple; raises TypeError unless they are whole numbers."""
+    axes = tuple(axis) if isinstance(axis, list | tuple) else (axis,)
+    if not axes or not all(isinstance(a, int | np.integer) and not isinstance(a, bool) for a in axes):
+        raise TypeError(
+            f"{owner}: argument 'per_elt_axis' must be a whole number, or several; got {describe(axis)}"
+        )
+    return axes
+
+
+def get_batch_size_from_per_elt_updates(
+    per_elt_updates: PerElementUpdates, per_elt_axis: int | list[int] | tuple[int, ...]
+) -> int:
+    """The number of examples in gradients that have one, or several, axes of them.
+
+    Args:
+      per_elt_updates: a tree of arrays.
+      per_elt_axis: the axes of the examples, the same for every leaf.
+
+    An empty tree has none. Raises ValueError naming a leaf without these axes, or with another number.
+    """
+    axes = check_axis("get_batch_size_from_per_elt_updates", per_elt_axis)
+    size: int | None = None
+    for path, leaf in jax.tree_util.tree_leaves_with_path(per_elt_updates):
+        if not all(-leaf.ndim <= a < leaf.ndim for a in axes):
+            wanted = f"examples along {'axis' if len(axes) == 1 else 'axes'} {', '.join(map(str, axes))}"
+        else:
+            here = math.prod(leaf.shape[a] for a in axes)
+            if size is None and here == 0:
+                wanted = "at least one example"
+            elif size in (None, here):
+                size = here
+                continue
+            else:
+                wanted = f"{size} examples, as others have"
+        raise ValueError(
+            f"{stage_name()}: the gradients must have {wanted}; at {show(path_string(path))} there is "
+            f"{describe(leaf)}"
+        )
+    return size or 0
+
+
+def means(per_elt_updates: PerElementUpdates, axes: tuple[int, ...]) -> Any:
+    """The mean over examples of every leaf, in its own dtype."""
+    get_batch_size_from_per_elt_updates(per_elt_updates, axes)
+    refuse_varying("a mean", per_elt_updates)
+    return jax.tree.map(lambda g: _mean(g, axes), per_elt_updates)
+
+
+def _mean(g: jax.Array, axes: tuple[int, ...]) -> jax.Array:
+    return jnp.mean(g.astype(compute_dtype(g.dtype)), axis=axes).astype(g.dtype)
+
+
+def squared_deviations(per_elt_updates: PerElementUpdates, axes: tuple[int, ...]) -> Any:
+    """The sum over examples of the squared distances from their mean, in float32 at least."""
+
+    def deviations(g: jax.Array) -> jax.Array:
+        wide = g.astype(compute_dtype(g.dtype))
+        return jnp.sum(abs_sq(wide - jnp.mean(wide, axis=axes, keepdims=True)), axis=axes)
+
+    return jax.tree.map(deviations, per_elt_updates)

@@ -1,0 +1,71 @@
+"""Gradients of examples through a chain of three."""
+
+from typing import Any, cast
+
+from gradflow import tree
+from gradflow._base import GradientTransformation, OptState, Pair, Params, Updates, transformation
+from gradflow._checks import check_like, promote_to_params, refuse_state
+from gradflow._errors import describe
+from gradflow._frames import stage_name
+from gradflow._stage import stage_of
+from gradflow.aggregating._aggregator import Aggregator
+from gradflow.wrappers._branch import update_if
+
+
+@transformation
+def process(
+    preprocessor: GradientTransformation,
+    aggregator: GradientTransformation,
+    postprocessor: GradientTransformation,
+    aggregator_has_aux: bool = False,
+) -> Pair | Aggregator:
+    """Transforms gradients of examples, makes one of them, and transforms that.
+
+        process(stateless(clip_each), average_per_element_updates(), adam(1e-3))
+
+    The state is the tuple of the three states.
+
+    Args:
+      preprocessor: sees the gradients of examples, with their axes.
+      aggregator: an `Aggregator`, whose updates have not these axes, or any transformation. Where its state
+        has a field `ready`, as `accumulate_avg_updates` has, the last stage waits for it with zero updates.
+      postprocessor: an optimizer as a rule. Extra arguments reach all three.
+      aggregator_has_aux: the aggregator's updates are a pair `(updates, aux)`, and the dict `aux` goes to the
+        postprocessor as extra arguments.
+    """
+
+    def init(params: Params) -> OptState:
+        return preprocessor.init(params), aggregator.init(params), postprocessor.init(params)
+
+    def update(
+        updates: Updates, state: OptState, params: Params | None = None, **extra: Any
+    ) -> tuple[Updates, OptState]:
+        if not isinstance(state, tuple) or hasattr(state, "_fields") or len(state) != 3:
+            refuse_state("a tuple of 3 states", state)
+        if params is not None:
+            check_like("updates", updates, "params", params, shapes=False)
+            updates = promote_to_params(updates, params)
+        before, within, after = state
+        updates, before = preprocessor.update(updates, before, params, **extra)
+        updates, within = aggregator.update(updates, within, params, **extra)
+        if aggregator_has_aux:
+            if not (isinstance(updates, tuple) and len(updates) == 2 and isinstance(updates[1], dict)):
+                raise TypeError(
+                    f"{stage_name()}: with 'aggregator_has_aux' the aggregator's updates must be a pair "
+                    f"(updates, dict); got {describe(updates)}"
+                )
+            updates, aux = updates
+            extra = {**extra, **aux}
+        if params is not None:
+            check_like("aggregated updates", updates, "params", params)
+        ready = tree.get(within, "ready")
+        if ready is None:
+            updates, after = postprocessor.update(updates, after, params, **extra)
+        else:
+            updates, after = update_if(ready, postprocessor, updates, after, params, extra)
+        return updates, (before, within, after)
+
+    # Whether there are axes of examples shows in the aggregator.
+    if cast(Any, stage_of(aggregator)).trees == "alike":
+        return init, update
+    return Aggregator(init, update)

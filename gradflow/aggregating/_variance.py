@@ -1,0 +1,241 @@
+"""How far the gradients of examples lie apart."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from gradflow import tree
+from gradflow._base import (
+    EmptyState,
+    GradientTransformation,
+    OptState,
+    Pair,
+    Params,
+    Updates,
+    transformation,
+)
+from gradflow._compose import chain, identity, init_empty_state
+from gradflow._errors import describe
+from gradflow._hyper import Decay, Size
+from gradflow._leafwise import Scalars, abs_sq, leafwise, one_minus_power
+from gradflow._state import first_moment, increment, second_moment, wide, zero_scalar
+from gradflow.aggregating._aggregator import Aggregator
+from gradflow.aggregating._examples import (
+    check_axis,
+    get_batch_size_from_per_elt_updates,
+    means,
+    squared_deviations,
+)
+from gradflow.aggregating._process import process
+
+
+class PerElementMeanAndSumSqDiffGradsState(NamedTuple):
+    """Batches in hand, whether the last call let the results out, and these: the mean of the gradients, and
+    the sum of their squared distances from it."""
+
+    micro_step: jax.Array
+    ready: jax.Array
+    mean_grads: Updates
+    sum_sq_diff_grads: Updates
+
+
+class PerElementMeanAndVarianceEMAState(NamedTuple):
+    """Steps taken, the decay, and the averages of mean and variance, which begin at zero."""
+
+    count: jax.Array  # type: ignore[assignment]  # the field's name for it, over tuple.count
+    ema_decay: jax.Array
+    mean_grads_ema: Updates
+    variance_grads_ema: Updates
+
+
+def joining_scalars(micro_step: jax.Array, size: jax.Array, ready: jax.Array) -> Scalars:
+    """What of the last batches counts, and the weights of the new one."""
+    before = micro_step.astype(size.dtype)
+    share = 1 / (before + 1)
+    return {
+        "keep": (before > 0).astype(size.dtype),
+        "share": share,
+        "between": before * size * share,
+        "out": ready.astype(size.dtype),
+    }
+
+
+def joining_rule(
+    g: jax.Array, apart: jax.Array, mean: jax.Array, total: jax.Array, s: Any
+) -> tuple[jax.Array, ...]:
+    """Chan, Golub & LeVeque 1979: mean and squared distances of two samples taken together."""
+    # Selected, not multiplied by 0: the square of a large number may be infinite.
+    later = s.keep > 0
+    mean = jnp.where(later, mean, 0)
+    delta = g - mean
+    mean = mean + s.share * delta
+    total = apart + jnp.where(later, total + s.between * abs_sq(delta), 0)
+    out = s.out > 0
+    return jnp.where(out, mean, 0), jnp.where(out, total, 0), mean, total
+
+
+@transformation(trees="differ")
+def get_per_element_mean_and_sum_sq_diff_grads(
+    per_elt_axis: int | Sequence[int] = 0, accumulation_steps: Size = 1
+) -> Pair:
+    """For `process` with `aggregator_has_aux`: the examples' mean gradient, and how far they lie apart.
+
+    Its updates are a pair: the mean, and `{"sum_sq_diff_grads": ..., "sample_size": ...}`, the sum of squared
+    distances from the mean and the number of examples.
+
+    Args:
+      per_elt_axis: the axis of examples, or the axes.
+      accumulation_steps: batches taken together, >= 1; until the last of them the results are zero.
+    """
+    axes = check_axis("get_per_element_mean_and_sum_sq_diff_grads", per_elt_axis)
+
+    def update(
+        updates: Updates, state: EmptyState, params: Params | None = None, **_: Any
+    ) -> tuple[Updates, EmptyState]:
+        mean, apart, size = _measure(updates, axes)
+        return (mean, {"sum_sq_diff_grads": apart, "sample_size": jnp.asarray(size, np.int32)}), state
+
+    def init(params: Params) -> OptState:
+        return PerElementMeanAndSumSqDiffGradsState(
+            micro_step=zero_scalar(params),
+            ready=zero_scalar(params, bool, False),
+            mean_grads=jax.tree.map(lambda p: first_moment(p, wide(p.dtype)), params),
+            sum_sq_diff_grads=second_moment(params),
+        )
+
+    def accumulating_update(
+        updates: Updates,
+        state: PerElementMeanAndSumSqDiffGradsState,
+        params: Params | None = None,
+        **_: Any,
+    ) -> tuple[Updates, PerElementMeanAndSumSqDiffGradsState]:
+        mean, apart, size = _measure(updates, axes)
+        step = increment(state.micro_step)
+        ready = step >= accumulation_steps
+        mean, apart, mean_grads, total = leafwise(
+            joining_rule, (mean, apart, state.mean_grads, state.sum_sq_diff_grads), joining_scalars,
+            micro_step=state.micro_step, size=float(size), ready=ready.astype(np.int32),
+        )  # fmt: skip
+        aux = {"sum_sq_diff_grads": apart, "sample_size": jnp.where(ready, size * step, 0)}
+        new_state = PerElementMeanAndSumSqDiffGradsState(jnp.where(ready, 0, step), ready, mean_grads, total)
+        return (mean, aux), new_state
+
+    if accumulation_steps == 1:
+        return Aggregator(init_empty_state, update)
+    return Aggregator(init, accumulating_update)
+
+
+def _measure(updates: Updates, axes: tuple[int, ...]) -> tuple[Updates, Updates, int]:
+    size = get_batch_size_from_per_elt_updates(updates, axes)
+    return means(updates, axes), squared_deviations(updates, axes), size
+
+
+def averaging_scalars(ema_decay: jax.Array, sample_size: jax.Array) -> Scalars:
+    """The decay's complement, and what makes a variance of squared distances: 0 for a single example."""
+    others = jnp.maximum(sample_size - 1, 1).astype(ema_decay.dtype)
+    return {"c": 1 - ema_decay, "per_degree": 1 / others}
+
+
+def averaging_rule(
+    g: jax.Array, mean: jax.Array, variance: jax.Array, apart: jax.Array, s: Any
+) -> tuple[jax.Array, ...]:
+    """Both averages, and the gradient as it is."""
+    mean = s.ema_decay * mean + s.c * g
+    return g, mean, s.ema_decay * variance + s.c * s.per_degree * apart
+
+
+@transformation
+def track_per_element_mean_and_variance_with_ema(ema_decay: Decay = 0.9) -> Pair:
+    """Averages the mean gradient and the examples' variance over steps; updates pass as they come.
+
+    Needs the extra arguments `sum_sq_diff_grads` and `sample_size`, which `process` hands on from
+    `get_per_element_mean_and_sum_sq_diff_grads`. Read the averages with
+    `get_unbiased_mean_and_variance_ema(state)`.
+
+    Args:
+      ema_decay: of both averages, in [0, 1).
+    """
+
+    def init(params: Params) -> OptState:
+        return PerElementMeanAndVarianceEMAState(
+            count=zero_scalar(params),
+            ema_decay=zero_scalar(params, np.float32) + jnp.asarray(ema_decay, np.float32),
+            mean_grads_ema=jax.tree.map(lambda p: first_moment(p, wide(p.dtype)), params),
+            variance_grads_ema=second_moment(params),
+        )
+
+    def update(
+        updates: Updates,
+        state: PerElementMeanAndVarianceEMAState,
+        params: Params | None = None,
+        *,
+        sum_sq_diff_grads: Any,
+        sample_size: Any,
+    ) -> tuple[Updates, PerElementMeanAndVarianceEMAState]:
+        u, mean, variance = leafwise(
+            averaging_rule,
+            (updates, state.mean_grads_ema, state.variance_grads_ema, sum_sq_diff_grads), averaging_scalars,
+            ema_decay=ema_decay, sample_size=jnp.asarray(sample_size, np.int32),
+        )  # fmt: skip
+        decay = jnp.zeros_like(state.ema_decay) + jnp.asarray(ema_decay, np.float32)
+        return u, PerElementMeanAndVarianceEMAState(increment(state.count), decay, mean, variance)
+
+    return init, update
+
+
+def debiasing_scalars(ema_decay: jax.Array, count: jax.Array) -> Scalars:
+    """The inverse of the sum of weights so far; 0 before the first."""
+    weights = one_minus_power(1 - ema_decay, count)
+    return {"debias": jnp.where(weights > 0, 1 / jnp.where(weights > 0, weights, 1), 0)}
+
+
+def debiasing_rule(average: jax.Array, s: Any) -> jax.Array:
+    """The average as if it had not begun at zero."""
+    return s.debias * average
+
+
+def get_unbiased_mean_and_variance_ema(state: OptState) -> tuple[Updates, Updates]:
+    """The averages kept by `track_per_element_mean_and_variance_with_ema` anywhere in a state.
+
+    Zeros before the first step. Raises ValueError where there is none, KeyError where there are several.
+    """
+    kept = tree.get(state, "PerElementMeanAndVarianceEMAState")
+    if kept is None:
+        raise ValueError(
+            "get_unbiased_mean_and_variance_ema: 'state' must have a PerElementMeanAndVarianceEMAState "
+            f"inside; got {describe(state)}"
+        )
+    averages = (kept.mean_grads_ema, kept.variance_grads_ema)
+    (mean,), (variance,) = (
+        leafwise(debiasing_rule, (a,), debiasing_scalars, ema_decay=kept.ema_decay, count=kept.count)
+        for a in averages
+    )
+    return mean, variance
+
+
+@transformation
+def add_mean_variance_to_opt(
+    opt: GradientTransformation,
+    ema_decay: Decay = 0.9,
+    per_elt_axis: int | Sequence[int] = 0,
+    accumulation_steps: Size = 1,
+) -> GradientTransformation:
+    """`opt` on the mean of examples' gradients, with averages of that mean and of their variance on the side.
+
+    Args:
+      opt: takes the steps.
+      ema_decay: of both averages, in [0, 1).
+      per_elt_axis: the axis of examples, or the axes.
+      accumulation_steps: batches taken together for one step, >= 1.
+
+    Read the averages with `get_unbiased_mean_and_variance_ema(state)`.
+    """
+    return process(
+        identity(),
+        get_per_element_mean_and_sum_sq_diff_grads(per_elt_axis, accumulation_steps),
+        chain(track_per_element_mean_and_variance_with_ema(ema_decay), opt),
+        aggregator_has_aux=True,
+    )

@@ -1,0 +1,173 @@
+"""Which entry of a mapping goes to which leaf of a state."""
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping
+from itertools import takewhile
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+
+from gradflow._dtypes import is_inexact
+from gradflow.checkpoint._places import Place
+from gradflow.tree._paths import near
+
+
+class Entry(NamedTuple):
+    """A place, the dtype there, and whether it is a moment: something that is kept for one parameter."""
+
+    place: Place
+    dtype: Any
+    moment: bool
+
+
+Entries = Mapping[str, Entry]
+
+
+def entry(place: Place, dtype: Any, known: frozenset[str]) -> Entry:
+    """The entry for a place, where `known` are the paths of the parameters."""
+    # Where the parameters are one array, all paths are empty, and counters are told by their dtype.
+    moment = parameter_of(place, known) is not None and bool(place.path or is_inexact(jnp.dtype(dtype)))
+    return Entry(place, dtype, moment)
+
+
+def parameter_of(place: Place, known: frozenset[str]) -> str | None:
+    """The path of the parameter for which something is kept: one array, or several as by SM3."""
+    words = place.path.split("/") if place.path else []
+    above = ("/".join(words[:n]) for n in range(len(words), -1, -1))
+    return next((path for path in above if path in known), None)
+
+
+class Matching:
+    """The names of a state and the entries of a mapping as they find each other, in `pairs`.
+
+    What has the same name and rule is a pair. Moments without a namesake go to the same rule, field and
+    path, counters along with the moments of their stage, and other numbers as moments do.
+    """
+
+    def __init__(self, wanted: Entries, saved: Entries, d: Mapping[str, Any], strict: bool) -> None:
+        self.wanted, self.saved, self.d, self.strict = wanted, saved, d, strict
+        self.pairs = {
+            name: name
+            for name, mine in wanted.items()
+            if name in saved and saved[name].place.rule == mine.place.rule
+        }
+        self._match_the_rest(moments=True)
+        self._bring_counters()
+        self._match_the_rest(moments=False)
+
+    def _match_the_rest(self, moments: bool) -> None:
+        used = set(self.pairs.values())
+        homes: dict[Any, list[str]] = defaultdict(list)
+        free: dict[Any, list[str]] = defaultdict(list)
+        for name, mine in self.wanted.items():
+            if mine.moment == moments and name not in self.pairs:
+                homes[mine.place[1:]].append(name)
+        for name, old in self.saved.items():
+            if old.moment == moments and name not in used:
+                free[old.place[1:]].append(name)
+        for what, names in homes.items():
+            names, others = self._pair_nearest(names, free[what])
+            if not names or not others:
+                continue
+            if not moments and self._are_equal(others):
+                # A stage was divided, or several were made one: they have counted the same.
+                self.pairs.update(dict.fromkeys(names, others[0]))
+            elif self.strict:
+                raise ValueError(
+                    f"load_state_dict: nothing tells which of {some(others)} goes to {some(names)}. Rename "
+                    "the entries to the names where they go, or begin these anew with strict=False"
+                )
+
+    def _pair_nearest(self, names: list[str], others: list[str]) -> tuple[list[str], list[str]]:
+        """Pairs those who are each other's only nearest by the labels that they share; returns the rest."""
+        while names and others:
+            shared = {
+                (n, o): _shared(self.wanted[n].place, self.saved[o].place) for n in names for o in others
+            }
+            best = max(shared.values())
+            nearest = [pair for pair, count in shared.items() if count == best]
+            mine, theirs = (Counter(side) for side in zip(*nearest, strict=True))
+            sure = {n: o for n, o in nearest if mine[n] == theirs[o] == 1}
+            if not sure:
+                break
+            self.pairs.update(sure)
+            names = [n for n in names if n not in sure]
+            others = [o for o in others if o not in sure.values()]
+        return names, others
+
+    def _are_equal(self, names: list[str]) -> bool:
+        return all(np.array_equal(self.d[names[0]], self.d[name]) for name in names[1:])
+
+    def _bring_counters(self) -> None:
+        counters: dict[Any, dict[Any, str]] = defaultdict(dict)
+        for name, old in self.saved.items():
+            if not old.moment:
+                counters[old.place[:2]][old.place[2:]] = name
+        sources: dict[Any, dict[Any, None]] = defaultdict(dict)
+        for name, old_name in self.pairs.items():
+            if self.wanted[name].moment:
+                sources[self.wanted[name].place[:2]][self.saved[old_name].place[:2]] = None
+        for name, mine in self.wanted.items():
+            if mine.moment:
+                continue
+            what = mine.place[2:]
+            found = [counters[stage][what] for stage in sources[mine.place[:2]] if what in counters[stage]]
+            if not found or found == [self.pairs.get(name)]:
+                continue
+            if self.strict and not self._are_equal(found):
+                raise ValueError(
+                    f"load_state_dict: the moments for '{'.'.join(mine.place.stage)}' come from stages that "
+                    f"differ in '{mine.place.field}': {some(found)}. strict=False takes the first"
+                )
+            self.pairs[name] = found[0]
+
+
+def _shared(place: Place, other: Place) -> int:
+    """How many labels two places share, counted from the stage outwards."""
+    both = zip(reversed(place.stage), reversed(other.stage), strict=False)
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], both))
+
+
+def refuse_loss(
+    wanted: Entries, saved: Entries, kept: Mapping[str, str], dropped: Iterable[str], known: frozenset[str]
+) -> None:
+    """Raises if moments are lost to a rule that is not theirs, or for parameters that nobody knows."""
+    per_parameter = {mine.place[1:3] for mine in wanted.values() if mine.moment}
+    for name in dropped:
+        place = saved[name].place
+        if place[1:3] in per_parameter and parameter_of(place, known) is None:
+            raise ValueError(
+                f"load_state_dict: '{name}' is for a parameter that is not there. {near(place.path, known)} "
+                "Nothing was loaded; strict=False drops what has no home"
+            )
+    lost = _without(saved, kept.values())
+    begun = _without(wanted, kept)
+    for (stage, rule), olds in lost.items():
+        for (other, new_rule), news in begun.items():
+            if rule != new_rule and not {p.path for p in olds} & {p.path for p in news}:
+                continue
+            fields = ", ".join(sorted({p.field for p in olds}))
+            why = f"{rule} is not {new_rule}" if rule != new_rule else "it keeps them in another form"
+            raise ValueError(
+                f"load_state_dict: '{'.'.join(other)}' is in the place of '{'.'.join(stage)}', whose moments "
+                f"({fields}) it cannot take: {why}. Nothing was loaded; strict=False drops "
+                f"{some([p.name for p in olds])} and begins anew"
+            )
+
+
+def _without(entries: Entries, kept: Iterable[str]) -> dict[Any, list[Place]]:
+    """The moments of the stages none of whose moments were kept, by stage and rule."""
+    moments: dict[Any, list[Place]] = defaultdict(list)
+    for each in entries.values():
+        if each.moment:
+            moments[each.place[:2]].append(each.place)
+    for name in kept:
+        moments.pop(entries[name].place[:2], None)
+    return moments
+
+
+def some(names: Iterable[str]) -> str:
+    """The first of many names, for a message."""
+    names = list(names)
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")

@@ -1,0 +1,199 @@
+"""A state as a mapping of named arrays, and back."""
+
+import json
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from gradflow._base import GradientTransformation, OptState, Params, as_transformation
+from gradflow._config import to_config
+from gradflow._errors import describe
+from gradflow.checkpoint._matching import Entries, Entry, Matching, entry, refuse_loss, some
+from gradflow.checkpoint._places import Place, locate
+from gradflow.tree._paths import near, paths
+
+FORMAT = 1
+KEY = "gradflow_state"
+
+
+class LoadReport(NamedTuple):
+    """What `load_state_dict` kept, by name in the state the name of the entry, began anew, and dropped."""
+
+    kept: dict[str, str]
+    new: tuple[str, ...]
+    dropped: tuple[str, ...]
+
+    def __str__(self) -> str:
+        moved = [f"{name} (from {old})" for name, old in self.kept.items() if name != old]
+        lists = {"of these moved": moved, "new": self.new, "dropped": self.dropped}
+        return "; ".join([f"kept {len(self.kept)}", *(f"{k}: {some(v)}" for k, v in lists.items() if v)])
+
+
+def state_dict(tx: GradientTransformation, state: OptState) -> dict[str, Any]:
+    """The state of `tx` as a flat mapping from names to arrays, for files and for other transformations.
+
+        np.savez("state.npz", **state_dict(tx, state))
+        safetensors.flax.save_file(state_dict(tx, state), "state.safetensors")
+
+    A name is stage, field and parameter, `chain.adamw.scale_by_adam.mu/encoder/kernel`. It depends neither
+    on the place in a chain, unless siblings are alike, nor on whether a number or a schedule was given. The
+    arrays are those of the state, not copies; of PRNG keys it is their data.
+
+    The entry `gradflow_state` is JSON in bytes: `json.loads(d["gradflow_state"].tobytes())` has the version
+    of the format, what `tx` prints as, and under "config" what `from_config` reads; None there if `tx` is
+    no plain data, as where a function is among its arguments.
+
+    Raises ValueError for the state of another transformation, and for one that was donated.
+    """
+    tx = as_transformation(tx, "state_dict", "the first argument")
+    leaves, arrays = {}, {}
+    for name, (place, value) in locate(tx, state, "state_dict")[0].items():
+        _refuse_deleted("state_dict", name, value)
+        key = str(jax.random.key_impl(value)) if _is_key(value) else None
+        value = value if key is None else jax.random.key_data(value)
+        arrays[name] = value if isinstance(value, jax.Array) else np.asarray(value)
+        leaves[name] = {**place._asdict(), "dtype": arrays[name].dtype.name, "key": key}
+    header = {KEY: FORMAT, "expression": repr(tx), "config": _config(tx), "leaves": leaves}
+    return {KEY: np.frombuffer(json.dumps(header).encode(), np.uint8), **arrays}
+
+
+def load_state_dict(
+    tx: GradientTransformation, params: Params, d: Mapping[str, Any], *, strict: bool = True
+) -> tuple[OptState, LoadReport]:
+    """A state of `tx` for `params` with all that `d` has for it, and a report: kept, new, dropped.
+
+        state, report = load_state_dict(tx, params, np.load("state.npz"))
+        state, report = load_state_dict(new_tx, params, state_dict(old_tx, state))    # surgery
+
+    What has the same name is kept, and so is what an edit moved: a moment goes to the same rule for the
+    same parameter, and the counters of its stage go with it. What is new is as `tx.init` makes it. All
+    arrays are copies, placed as `tx.init` places them.
+
+    Args:
+      d: from `state_dict`, or what a file gives. Entries may be renamed by hand.
+      strict: refuses to lose the moments of a rule that was replaced by another, as adam by adabelief, and
+        those of unknown parameters; False drops and reports them. Stages that come or go, and parameters that
+        are frozen or thawed, are only reported.
+
+    Raises ValueError naming an entry of another shape or dtype, unknown, missing or ambiguous ones, and a
+    format that is newer.
+    """
+    tx = as_transformation(tx, "load_state_dict", "the first argument")
+    if any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(params)):
+        raise TypeError("load_state_dict: needs arrays as parameters: the state is placed as they are")
+    known = frozenset(paths(params))
+    located, structure = locate(tx, tx.init(params), "load_state_dict")
+    wanted = {name: entry(place, jnp.asarray(leaf).dtype, known) for name, (place, leaf) in located.items()}
+    saved, keys = _read(d, wanted, known, strict)
+    values = {}
+    for name, old in Matching(wanted, saved, d, strict).pairs.items():
+        value = _fitted(name, old, d[old], saved[old].dtype, keys.get(old), located[name].leaf, strict)
+        if value is not None:
+            values[name] = old, value
+    kept = {name: values[name][0] for name in located if name in values}
+    used = set(kept.values())
+    new = tuple(name for name in located if name not in kept)
+    dropped = tuple(name for name in d if name != KEY and name not in used)
+    if strict:
+        refuse_loss(wanted, saved, kept, dropped, known)
+    leaves = [_like(values[name][1], leaf) if name in kept else leaf for name, (_, leaf) in located.items()]
+    return jax.tree.unflatten(structure, leaves), LoadReport(kept, new, dropped)
+
+
+def _config(tx: GradientTransformation) -> Any:
+    try:
+        config = to_config(tx)
+        json.dumps(config)
+    except TypeError:
+        return None
+    return config
+
+
+def _read(
+    d: Mapping[str, Any], wanted: Entries, known: frozenset[str], strict: bool
+) -> tuple[dict[str, Entry], dict[str, str]]:
+    """The entries of a mapping, and how the PRNG keys among them are made of their data."""
+    if not isinstance(d, Mapping):
+        raise TypeError(f"load_state_dict: takes a mapping from state_dict or a file; got {describe(d)}")
+    if KEY not in d:
+        raise ValueError(f"load_state_dict: there is no entry '{KEY}', so this is not from state_dict")
+    try:
+        header = json.loads(np.asarray(d[KEY], np.uint8).tobytes())
+        version = header[KEY]
+    except (ValueError, KeyError, TypeError):
+        raise ValueError(f"load_state_dict: the entry '{KEY}' is damaged") from None
+    if version != FORMAT:
+        raise ValueError(
+            f"load_state_dict: this state has format {version!r}, and this version of gradflow reads format "
+            f"{FORMAT}: read it with the version that wrote it, or a newer one"
+        )
+    leaves = header["leaves"]
+    strange = [name for name in d if name != KEY and name not in leaves]
+    unknown = [name for name in strange if name not in wanted]
+    missing = [name for name in leaves if name not in d]
+    if strict and unknown:
+        raise ValueError(
+            f"load_state_dict: unknown names: {some(unknown)}. {near(unknown[0], wanted)} strict=False drops "
+            "them"
+        )
+    if strict and missing and not strange:
+        raise ValueError(
+            f"load_state_dict: entries are missing: {some(missing)}. strict=False begins them anew"
+        )
+    entries = {name: wanted[name] for name in strange if name in wanted}  # renamed by hand
+    for name, about in leaves.items():
+        if name in d:
+            place = Place(tuple(about["stage"]), about["rule"], about["field"], about["path"])
+            entries[name] = entry(place, about["dtype"], known)
+    return entries, {name: about["key"] for name, about in leaves.items() if about["key"]}
+
+
+def _is_key(value: Any) -> bool:
+    return isinstance(value, jax.Array) and jnp.issubdtype(value.dtype, jax.dtypes.prng_key)
+
+
+def _refuse_deleted(caller: str, name: str, value: Any) -> None:
+    tracer = isinstance(value, jax.core.Tracer)
+    if isinstance(value, jax.Array) and not tracer and value.is_deleted():
+        raise ValueError(
+            f"{caller}: the array of '{name}' was donated or deleted: this state is stale; take the one that "
+            "the last update returned"
+        )
+
+
+def _fitted(name: str, old: str, value: Any, dtype: Any, key: str | None, fresh: Any, strict: bool) -> Any:
+    """An entry as an array of the shape and dtype that the state has there; None if it is to begin anew."""
+    _refuse_deleted("load_state_dict", old, value)
+    if not isinstance(value, jax.Array):
+        value = np.asarray(value)
+        if value.dtype.kind == "V":  # npz files know NumPy's own dtypes only
+            value = value.view(jnp.dtype(dtype))
+    if _is_key(fresh) and value.dtype == np.uint32:
+        key = key or str(jax.random.key_impl(fresh))
+        value = jax.random.wrap_key_data(jnp.asarray(value), impl=key)
+    fresh = fresh if isinstance(fresh, jax.Array) else np.asarray(fresh)
+    if value.shape == fresh.shape and value.dtype == fresh.dtype:
+        return value
+    if not strict:
+        return None
+    whence = "" if name == old else f" (from '{old}')"
+    raise ValueError(
+        f"load_state_dict: '{name}'{whence} must be {describe(fresh)}; got {describe(value)}. Nothing was "
+        "loaded; strict=False begins it anew"
+    )
+
+
+def _like(value: Any, fresh: Any) -> Any:
+    """A copy of an array, placed as `fresh` is."""
+    if not isinstance(fresh, jax.Array):
+        return np.array(value)
+    if isinstance(fresh, jax.core.Tracer) or isinstance(value, jax.core.Tracer):
+        return jnp.array(value, copy=True)
+    if fresh.committed:
+        return jax.device_put(value, fresh.sharding, may_alias=False)
+    if isinstance(value, jax.Array) and (value.sharding == fresh.sharding or _is_key(value)):
+        return jnp.array(value, copy=True)
+    return jnp.array(np.asarray(value), copy=True)

@@ -1,0 +1,162 @@
+"""check: each thing that runs and is wrong is found, with its stage and a cure; what is right is not blamed."""
+
+import re
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import pytest
+from laws.support import extras
+from specs import CASES, build
+
+import gradflow as gf
+
+PARAMS = {"layer": {"kernel": jnp.ones((3, 2)), "bias": jnp.ones(2)}, "out": jnp.ones((2, 2))}
+
+
+class Kept(NamedTuple):
+    value: Any
+
+
+@gf.transformation
+def weak() -> Any:
+    def init(params: Any) -> Any:
+        return Kept(jnp.asarray(0.0))
+
+    def update(updates: Any, state: Any, params: Any = None) -> Any:
+        return gf.tree.scale(-0.1, updates), Kept(jnp.float32(1.0))
+
+    return init, update
+
+
+@gf.transformation
+def aliasing() -> Any:
+    def init(params: Any) -> Any:
+        return Kept(params)
+
+    def update(updates: Any, state: Any, params: Any = None) -> Any:
+        return gf.tree.scale(-0.1, updates), state
+
+    return init, update
+
+
+COSINE = gf.warmup_cosine_decay_schedule
+
+WRONG: dict[str, tuple[Any, str, str, str]] = {
+    "no rate": (gf.scale_by_adam(), "scale_by_adam", "no learning rate is applied", "scale_by_learning_rate"),
+    "climbs": (
+        gf.chain(gf.sgd(0.1), gf.scale(-1.0)),
+        "chain",
+        "along the gradient, so the loss climbs",
+        "negative",
+    ),
+    "twice": (
+        gf.chain(gf.adam(0.1), gf.scale_by_learning_rate(0.1)),
+        "chain.scale_by_learning_rate",
+        r"a second time, after chain\.adam\.scale_by_learning_rate",
+        "Leave one",
+    ),
+    "clip behind": (
+        gf.chain(gf.sgd(0.1), gf.clip_by_global_norm(1.0)),
+        "chain.clip_by_global_norm",
+        "clips behind the learning rate",
+        "in front",
+    ),
+    "decay": (gf.adamw(0.1), "adamw.add_decayed_weights", "1 of 3, as 'layer/bias'", "mask=gradflow.ndim"),
+    "narrow": (
+        gf.chain(gf.trace(0.999, accumulator_dtype=jnp.bfloat16), gf.scale(-0.1)),
+        "chain.trace",
+        r"'trace/layer/bias' in bfloat16 with decay = 0\.999",
+        "float32",
+    ),
+    "one group": (
+        gf.partition({"out": gf.scale_by_adam(), "**": gf.sgd(0.1)}),
+        "partition",
+        "no learning rate .* at 'out'",
+        "scale_by_learning_rate",
+    ),
+    "still": (
+        gf.chain(gf.adam(0.1), gf.set_to_zero()),
+        "chain",
+        "do not move the parameters",
+        "rate of zero",
+    ),
+    "weak type": (
+        weak(),
+        "weak",
+        r"'value' is float32\[\] \(weak\) from init and float32\[\]",
+        "compile anew",
+    ),
+    "aliases": (aliasing(), "aliasing", "cannot be donated twice", "copy=True"),
+    "needs more": (gf.momo(), "momo", "a step fails: .*'value'", "extra arguments"),
+    "warm-up": (
+        gf.sgd(COSINE(0.0, 1.0, 500, 900)),
+        "sgd.learning_rate",
+        "500 steps of warm-up .* in 100",
+        "Shorten",
+    ),
+    "short": (
+        gf.sgd(COSINE(0.0, 1.0, 5, 50)),
+        "sgd.learning_rate",
+        "ends after 50 of 100 steps",
+        "total number",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_what_is_wrong_is_found(name: str) -> None:
+    tx, stage, problem, cure = WRONG[name]
+    result = gf.check(tx, PARAMS, steps=100)
+    assert not result.ok
+    finding = result.findings[0] if name != "twice" else result.findings[-1]
+    assert stage in finding.stage
+    assert re.search(problem, finding.problem), result
+    assert cure in finding.cure
+    assert str(finding) in str(result)
+
+
+def test_gradients_of_another_shape_or_tree() -> None:
+    grads = {**PARAMS, "out": jnp.ones((4, 2, 2))}
+    (finding,) = gf.check(gf.sgd(0.1), PARAMS, grads).findings
+    assert "at 'out' the gradient is float32[4,2,2] and the parameter float32[2,2]" in finding.problem
+    (finding,) = gf.check(gf.sgd(0.1), PARAMS, {"layer": PARAMS["layer"]}).findings
+    assert "at 'out'" in finding.problem
+
+
+def test_abstract_parameters_are_checked_without_a_step() -> None:
+    shapes = jax.eval_shape(lambda: PARAMS)
+    result = gf.check(gf.chain(gf.adamw(0.1), gf.clip(1.0)), shapes)
+    assert [f.stage for f in result.findings] == ["chain.clip", "chain.adamw.add_decayed_weights"]
+
+
+RIGHT: dict[str, Any] = {
+    "clip, decay on kernels": gf.chain(gf.clip_by_global_norm(1.0), gf.adamw(0.1, mask=gf.ndim(at_least=2))),
+    "held back": gf.MultiSteps(gf.sgd(0.1), 20),
+    "warm-up from zero": gf.sgd(gf.linear_schedule(0.0, 1.0, 10)),
+    "guarded": gf.apply_if_finite(gf.lion(0.1, weight_decay=0.0), 3),
+    "another library's pair": gf.GradientTransformation(*gf.sgd(0.1)),
+}
+
+
+@pytest.mark.parametrize("name", RIGHT)
+def test_what_is_right_is_not_blamed(name: str) -> None:
+    result = gf.check(RIGHT[name], PARAMS)
+    assert result.ok, result
+    assert str(result) == "check: nothing found"
+
+
+NAMED = [
+    name
+    for name in CASES
+    if name in dir(gf.optimizers)
+    and not name.startswith("scale_by")
+    and name not in ("dpsgd", "shrink_by_learning_rate")
+]
+
+
+@pytest.mark.parametrize("name", NAMED)
+def test_no_optimizer_climbs_or_is_blamed_for_its_state(name: str) -> None:
+    tx = build(name)
+    result = gf.check(tx, PARAMS, **extras(tx, PARAMS, PARAMS))
+    assert [f for f in result.findings if "add_decayed_weights" not in f.stage] == []

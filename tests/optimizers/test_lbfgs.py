@@ -1,0 +1,138 @@
+"""L-BFGS against the dense update of the inverse Hessian, and what it does where curvature fails."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import gradflow as gf
+from gradflow._minimize import minimize
+
+
+def rosenbrock(x: jax.Array) -> jax.Array:
+    return jnp.sum(100 * jnp.square(x[1:] - jnp.square(x[:-1])) + jnp.square(1 - x[:-1]))
+
+
+def dense_direction(pairs: list[tuple[np.ndarray, np.ndarray]], g: np.ndarray, scaled: bool) -> np.ndarray:
+    """`H g`, with H updated pair by pair as a matrix: Nocedal & Wright 2006, equations 6.17 and 7.20."""
+    eye = np.eye(g.size)
+    if not pairs:
+        return g * min(1.0, 1 / np.linalg.norm(g)) if scaled else g
+    s, y = pairs[-1]
+    inverse = eye * (s @ y) / (y @ y) if scaled else eye
+    for s, y in pairs:
+        rho = 1 / (s @ y)
+        left = eye - rho * np.outer(s, y)
+        inverse = left @ inverse @ left.T + rho * np.outer(s, s)
+    return inverse @ g
+
+
+@pytest.mark.parametrize("scaled", [True, False])
+def test_two_loops_are_the_dense_inverse_hessian(scaled: bool) -> None:
+    rng = np.random.default_rng(0)
+    root = rng.normal(size=(6, 6))
+    hessian = root @ root.T + np.eye(6)
+    with jax.enable_x64(True):
+        tx = gf.scale_by_lbfgs(memory_size=3, scale_init_precond=scaled)
+
+        def as_tree(x: np.ndarray) -> Any:
+            return {"a": jnp.asarray(x[:4].reshape(2, 2)), "b": (None, jnp.asarray(x[4:]))}
+
+        state = tx.init(as_tree(np.zeros(6)))
+        pairs: list[Any] = []
+        before = None
+        for _ in range(7):  # more steps than the memory holds
+            x = rng.normal(size=6)
+            g = hessian @ x
+            if before is not None:
+                pairs = [*pairs, (x - before[0], g - before[1])][-3:]
+            before = x, g
+            u, state = tx.update(as_tree(g), state, as_tree(x))
+            actual = np.concatenate([np.ravel(u["a"]), u["b"][1]])
+            np.testing.assert_allclose(actual, dense_direction(pairs, g, scaled), rtol=1e-9)
+
+
+def test_a_pair_without_curvature_is_left_out() -> None:
+    tx = gf.scale_by_lbfgs(memory_size=2)
+    x, g = jnp.asarray([1.0, 2.0]), jnp.asarray([0.5, 0.25])
+    _, state = tx.update(g, tx.init(x), x)
+    _, state = tx.update(2 * g, state, x + g)  # the gradient grew along the step
+    weights = np.asarray(state.weights_memory)
+    u, state = tx.update(g, state, x + 2 * g)  # and now it shrank
+    assert np.count_nonzero(weights) == np.count_nonzero(state.weights_memory) == 1
+    s, y = np.asarray(g, np.float64), np.asarray(g, np.float64)
+    np.testing.assert_allclose(u, dense_direction([(s, y)], np.asarray(g, np.float64), True), rtol=1e-5)
+
+
+def test_a_step_that_led_nowhere_empties_the_memory() -> None:
+    tx = gf.scale_by_lbfgs()
+    x, g = jnp.asarray([1.0, 2.0]), jnp.asarray([0.5, 0.25])
+    _, state = tx.update(g, tx.init(x), x)
+    _, state = tx.update(2 * g, state, x + g)
+    u, state = tx.update(2 * g, state, x + g)
+    assert not np.any(state.weights_memory)
+    np.testing.assert_allclose(u, 2 * g / np.linalg.norm(2 * g))
+
+
+def test_the_first_state_has_the_type_of_all_later_ones() -> None:
+    """The peer's state changes type in its first step."""
+    tx = gf.lbfgs()
+
+    def step(carry: Any, _: Any) -> tuple[Any, jax.Array]:
+        x, state = carry
+        value, grad = gf.value_and_grad_from_state(rosenbrock)(x, state=state)
+        u, state = tx.update(grad, state, x, value=value, grad=grad, value_fn=rosenbrock)
+        return (gf.apply_updates(x, u), state), value
+
+    x = jnp.full((6,), -1.0)
+    (x, _), values = jax.lax.scan(step, (x, tx.init(x)), length=60)
+    assert np.all(np.diff(values) <= 1e-6)
+    assert rosenbrock(x) < 1e-6
+
+
+def test_a_complex_parameter_is_two_real_ones() -> None:
+    target = jnp.asarray([1.0 + 2.0j, -0.5j])
+    weight = jnp.asarray([1.0, 30.0])
+
+    def loss(z: jax.Array) -> jax.Array:
+        gap = z - target
+        return jnp.sum(weight * (jnp.square(gap.real) + 3 * jnp.square(gap.imag)))
+
+    def real_loss(x: jax.Array) -> jax.Array:
+        return loss(jax.lax.complex(x[0], x[1]))
+
+    found = minimize(loss, jnp.zeros((2,), jnp.complex64), max_steps=4, tol=0.0)
+    pairs = minimize(real_loss, jnp.zeros((2, 2)), max_steps=4, tol=0.0)
+    np.testing.assert_allclose(
+        found.params, np.asarray(pairs.params[0]) + 1j * np.asarray(pairs.params[1]), rtol=1e-4, atol=1e-4
+    )
+    assert int(found.evaluations) == int(pairs.evaluations)
+    assert minimize(loss, jnp.zeros((2,), jnp.complex64), tol=1e-3).converged
+
+
+@pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16])
+def test_half_precision_parameters_have_a_wide_memory(dtype: Any) -> None:
+    tx = gf.lbfgs()
+    params = {"a": jnp.ones((3,), dtype), "b": None}
+    state = tx.init(params)
+    assert state[0].diff_params_memory["a"].dtype == state[0].updates["a"].dtype == jnp.float32
+    assert state[0].params["a"].dtype == state[2].grad["a"].dtype == dtype
+    assert state[2].value.dtype == jnp.float32
+    result = minimize(lambda p: jnp.sum(jnp.square(p["a"].astype(jnp.float32) - 0.5)), params)
+    assert result.params["a"].dtype == dtype
+    np.testing.assert_array_equal(result.params["a"], jnp.full((3,), 0.5, dtype))
+
+
+def test_without_a_line_search_the_rate_alone_counts() -> None:
+    def loss(x: jax.Array) -> jax.Array:
+        return jnp.sum(jnp.square(x) * jnp.asarray([1.0, 10.0]))
+
+    result = minimize(loss, jnp.asarray([1.0, 1.0]), gf.lbfgs(0.5, linesearch=None), max_steps=100)
+    assert result.converged
+    assert result.evaluations == result.steps + 1
+    x = jnp.ones((2,))
+    state = gf.lbfgs().init(x)
+    with pytest.raises(TypeError, match="'value'"):
+        gf.lbfgs().update(x, state, x)
