@@ -1,5 +1,6 @@
 """Muon on the matrices of six transformer layers. `python -m benchmarks.muon [--quick]`."""
 
+import functools
 import sys
 from collections.abc import Iterator
 from typing import Any
@@ -49,13 +50,13 @@ def muon(quick: bool) -> Iterator[Row]:
         tx, apply = made[which]
         if cold:
             jax.clear_caches()
-        return jax.jit(_step(tx, apply)).trace(leaves, tx.init(leaves), leaves)
+        return jax.jit(_step(tx, apply)).trace(leaves, tx.init(leaves), leaves).jaxpr.jaxpr
 
     for layers, cold in ((count, True), (count, False), (8 * count, True)):
         many = jax.tree.map(jnp.zeros_like, _layers(layers, 16))
-        ratio = interleaved(*(lambda i=i: trace(i, many, cold) and None for i in (0, 1)), 7)
+        ratio = interleaved(*(functools.partial(trace, i, many, cold) for i in (0, 1)), 7)
         yield Row("muon", f"trace, {layers} layers, {'cold' if cold else 'warm'}", ratio)
-    counts = [equations(trace(i, params, True).jaxpr.jaxpr) for i in (0, 1)]
+    counts = [equations(trace(i, params, True)) for i in (0, 1)]
     yield Row("muon", f"equations, {count} layers", None, *counts)
     model = sum(x.nbytes for x in jax.tree.leaves(params))
     scratch = []

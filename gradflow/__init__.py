@@ -39,6 +39,7 @@ _ROOMS = frozenset(
 }
 
 if TYPE_CHECKING:
+    from gradflow import aggregating as aggregating
     from gradflow import assignment as assignment
     from gradflow import checkpoint as checkpoint
     from gradflow import compat as compat

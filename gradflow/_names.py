@@ -48,6 +48,7 @@ from gradflow.checkpoint import state_dict as state_dict
 from gradflow._summary import Summary as Summary
 from gradflow._summary import SummaryRow as SummaryRow
 from gradflow._summary import summary as summary
+from gradflow.aggregating import *
 from gradflow.linalg import matrix_inverse_pth_root as matrix_inverse_pth_root
 from gradflow.linalg import nnls as nnls
 from gradflow.linalg import power_iteration as power_iteration

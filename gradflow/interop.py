@@ -7,7 +7,7 @@ nnx.Optimizer, equinox, haiku, optimistix, orbax. `to_optax` is for those that l
 import functools
 import importlib
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +17,7 @@ from gradflow._base import GradientTransformation, OptState, Params, as_transfor
 from gradflow._base import ScheduledState as ScheduledState
 from gradflow._dtypes import is_complex, is_inexact
 from gradflow._errors import describe
+from gradflow._stage import stage_of
 from gradflow._state import place
 from gradflow.tree._paths import children, segment, show
 
@@ -42,7 +43,10 @@ def from_optax(tx: Any) -> GradientTransformation:
     that its update does not take are left out. Every wrapper and factory does this to what it is given.
     """
     whole = getattr(tx, "gradient_transformation", None)  # Optax's MultiSteps is no pair
-    return as_transformation(whole() if callable(whole) else tx, "from_optax", "the argument")
+    tx = whole() if callable(whole) else tx
+    if isinstance(tx, tuple) and len(tx) == 2 and stage_of(cast(GradientTransformation, tx)) is not None:
+        return GradientTransformation(*tx)  # gradflow's own, back from to_optax
+    return as_transformation(tx, "from_optax", "the argument")
 
 
 def from_optax_state(
@@ -302,7 +306,7 @@ def _signs(reader: _Reader, path: str, state: Any) -> Any:
 def _deviations(reader: _Reader, path: str, state: Any) -> Any:
     """gradflow keeps the average squared deviation, and Optax the average square."""
     whole: Any = 1.0
-    if hasattr(state, "count"):
+    if "count" in state._fields:
         decay = reader.argument(path, "scale_by_stddev", "decay")
         decay = decay(jnp.maximum(state.count - 1, 0)) if callable(decay) else decay
         whole = jnp.where(state.count == 0, 1.0, 1 - decay**state.count)

@@ -30,16 +30,21 @@ def params_of(*names: str) -> Any:
 
 def trained(tx: Any, params: Any, steps: int = 3) -> tuple[Any, Any]:
     state = tx.init(params)
-    for i in range(steps):
-        grads = jax.tree.map(lambda p: p + 0.1 * i, params)  # noqa: B023
-        updates, state = tx.update(grads, state, params)
+    for _ in range(steps):
+        updates, state = tx.update(jax.tree.map(jnp.sin, params), state, params)
         params = gf.apply_updates(params, updates)
     return params, state
 
 
+@pytest.fixture
+def standard_promotion() -> Any:
+    with jax.numpy_dtype_promotion("standard"):
+        yield
+
+
 def moved(old: Any, new: Any, params: Any = None, strict: bool = True) -> tuple[dict[str, Any], Any, Any]:
     """What `old` saved, and what `new` made of it."""
-    params, state = trained(old, params or params_of())
+    params, state = trained(old, params_of() if params is None else params)
     d = gf.state_dict(old, state)
     state, report = gf.load_state_dict(new, params, d, strict=strict)
     new.update(params, state, params)  # it is a state that works
@@ -86,7 +91,7 @@ def test_equal_siblings_are_numbered_and_labels_kept() -> None:
         ("slow", gf.chain(gf.trace(0.9), gf.trace(0.99))),
         (
             "parts",
-            gf.partition({"x": gf.ema(0.9), gf.ndim(2): gf.trace(0.9)} if False else {"**": gf.ema(0.9)}),
+            gf.partition({"**": gf.ema(0.9)}),
         ),
     )
     assert names(gf.state_dict(tx, tx.init({"w": jnp.ones(2)}))) == [
@@ -100,7 +105,7 @@ def test_equal_siblings_are_numbered_and_labels_kept() -> None:
 def test_keys_that_are_written_alike_are_told_apart() -> None:
     params = {"a/b": jnp.full(2, 1.0), "a": {"b": jnp.full(2, 2.0)}}
     tx = gf.trace(0.9)
-    state = jax.tree.map(jnp.add, tx.init(params), (params,) and gf.TraceState(params))
+    state = gf.TraceState(params)
     d = gf.state_dict(tx, state)
     assert names(d) == ["trace.trace/a/b", "trace.trace/a/b~2"]
     loaded, _ = gf.load_state_dict(tx, params, d)
@@ -343,8 +348,9 @@ def test_parameters_that_are_frozen_or_thawed_are_reported() -> None:
     other = gf.selective_transform(gf.adam(0.1), freeze_mask={"a": False, "b": True})
     _, e, report = moved(some, other)
     stage = "selective_transform.train.adam.scale_by_adam"
-    assert report.dropped == (f"{stage}.mu/b", f"{stage}.nu/b")
-    assert report.new == (f"{stage}.mu/a", f"{stage}.nu/a")
+    # All moments are new, so the steps for which they are corrected are counted anew.
+    assert report.dropped == (f"{stage}.count", f"{stage}.mu/b", f"{stage}.nu/b")
+    assert report.new == (f"{stage}.count", f"{stage}.mu/a", f"{stage}.nu/a")
     assert_equal(e[f"{stage}.mu/a"], np.zeros((2, 3)))
 
 
@@ -405,7 +411,11 @@ def test_one_array_for_all_parameters() -> None:
         (gf.sgd(0.1, momentum=0.9), gf.adam(0.1), r"moments \(trace\) it cannot take"),
         (gf.sgd(0.1, momentum=0.9), gf.sgd(0.1, momentum=0.9, dampening=0.5), "trace is not dampened_trace"),
         (gf.adam(0.1), gf.flatten(gf.adam(0.1)), "it keeps them in another form"),
-        (gf.flatten(gf.adam(0.1)), gf.adam(0.1), r"must be float32\[2,3\]|another form|not there"),
+        (
+            gf.flatten(gf.adam(0.1)),
+            gf.adam(0.1),
+            r"'flatten\.adam\.scale_by_adam\.mu' is for a parameter that",
+        ),
         (gf.chain(gf.trace(0.9), gf.trace(0.5)), gf.trace(0.9), r"nothing tells which of chain\.trace\[0\]"),
         (gf.galore(0.1, 1), gf.galore(0.1, 1, base_optimizer=gf.scale_by_lion()), "scale_by_lion"),
         (
@@ -415,6 +425,7 @@ def test_one_array_for_all_parameters() -> None:
         ),
     ],
 )
+@pytest.mark.usefixtures("standard_promotion")
 def test_moments_of_another_rule_are_refused(old: Any, new: Any, words: str) -> None:
     with pytest.raises(ValueError, match=words):
         moved(old, new)
@@ -488,7 +499,8 @@ def test_entries_may_be_renamed_by_hand(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("tx", "other", "words"),
     [
-        (gf.adam(0.1), gf.sgd(0.1), "'adam' keeps a tuple of"),
+        (gf.adam(0.1), gf.sgd(0.1), r"'adam\.scale_by_adam' keeps a ScaleByAdamState; got a Em"),
+        (gf.adamw(0.1, mask=None), gf.trace(0.1), r"'adamw' keeps a tuple of . states; got a TraceState"),
         (
             gf.scale_by_adam(),
             gf.scale_by_belief(),
@@ -553,6 +565,7 @@ def test_wrappers_of_others_are_looked_through() -> None:
     assert_equal(e["counting.adam.scale_by_adam.mu/a"], d["adam.scale_by_adam.mu/a"])
 
 
+@pytest.mark.usefixtures("standard_promotion")
 def test_chains_of_others_keep_their_moments() -> None:
     old = gf.chain(gf.with_extra_args_support(optax.adamw(0.1)))
     new = gf.apply_if_finite(gf.with_extra_args_support(optax.adamw(0.1)), 2)

@@ -1,14 +1,14 @@
 """Optax there and back: transformations in each other's wrappers, and runs that change the library.
 
 Every call of CALLS is for both libraries. A run begins in Optax and ends in gradflow; it must end where
-Optax alone would have ended. OTHERWISE says of what else it must be the end, and why.
+Optax alone would have ended, unless OTHERWISE has a reason.
 """
 
-import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -16,7 +16,7 @@ import pytest
 
 import gradflow as gf
 from gradflow import interop
-from gradflow._base import own_factories
+from gradflow._base import own_factories, stages_of
 
 optax = pytest.importorskip("optax")
 flax_serialization = pytest.importorskip("flax.serialization")
@@ -164,17 +164,24 @@ CALLS: dict[str, Callable[[Any], Any]] = {
     "flatten": lambda o: o.flatten(o.adamw(0.01)),
 }
 
-# Of what a run that changes from Optax to gradflow is the end, if not of the same run in Optax alone.
-OTHERWISE: dict[str, tuple[str, str]] = {}
+# Calls whose run goes another way in gradflow from the same state.
+OTHERWISE: dict[str, str] = {
+    "rprop": "Optax is one step late",
+    "add_noise": "other noise from the same key",
+    "noisy_sgd": "other noise from the same key",
+    "differentially_private_aggregate": "other noise from the same key",
+}
 
-# Names of both libraries that no call above is made of, or nothing is in their states.
-NOT_CALLED: frozenset[str] = frozenset()
-
-
-def _loss(params: Any) -> jax.Array:
-    curved = [jnp.sum(jnp.cosh(jnp.abs(p)) + jnp.abs(p - 0.3) ** 2) for p in jax.tree.leaves(params)]
-    return jnp.sum(jnp.stack(curved))
-
+# What both libraries have and no call above is made of. There is nothing in their states.
+STATELESS = frozenset(
+    """clip_by_block_rms identity keep_params_nonnegative normalize_by_update_norm scale_by_polyak
+    scale_by_param_block_norm scale_by_param_block_rms set_to_zero stateless stateless_with_tree_map""".split()
+)
+# What no call above is made of, for another reason.
+APART: dict[str, str] = {
+    "MultiSteps": "a class in Optax, whose call above is followed by gradient_transformation()",
+    "dpsgd": "a chain of what is above",
+}
 
 # What the update is told beside the gradient, where it is told anything.
 _TOLD: dict[str, tuple[str, ...]] = {
@@ -184,9 +191,30 @@ _TOLD: dict[str, tuple[str, ...]] = {
 }
 
 
-def _start(dtype: Any = np.float64) -> Any:
+@pytest.fixture
+def lenient() -> Iterator[None]:
+    """Optax mixes dtypes as it pleases."""
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        yield
+
+
+@pytest.fixture
+def x64() -> Iterator[None]:
+    with jax.enable_x64(True):
+        yield
+
+
+def _loss(params: Any) -> jax.Array:
+    curved = [jnp.sum(jnp.cosh(jnp.abs(p)) + jnp.abs(p - 0.3) ** 2) for p in jax.tree.leaves(params)]
+    return jnp.sum(jnp.stack(curved))
+
+
+def _start(case: str = "", dtype: Any = np.float64) -> Any:
     rng = np.random.default_rng(0)
-    return {"w": jnp.asarray(rng.normal(size=(3, 4)), dtype), "b": jnp.asarray(rng.normal(size=3), dtype)}
+    # GaLore projects the longer side in Optax and the shorter one in gradflow.
+    shape = (4, 4) if case == "galore" else (3, 4)
+    params = {"w": jnp.asarray(rng.normal(size=shape), dtype), "b": jnp.asarray(rng.normal(size=3), dtype)}
+    return optax.LookaheadParams.init_synced(params) if case == "lookahead" else params
 
 
 class Run(NamedTuple):
@@ -207,8 +235,6 @@ def _runner(case: str, tx: Any) -> Callable[[Run, int], Run]:
         if case == "differentially_private_aggregate":
             grad = jax.tree.map(lambda g: jnp.stack([g, 0.5 * g]), grad)
         updates, state = tx.update(grad, state, params, **{name: told[name] for name in _TOLD.get(case, ())})
-        if case == "lookahead":
-            updates = type(params)(*updates)
         return Run(optax.apply_updates(params, updates), state)
 
     def run(begin: Run, steps: int) -> Run:
@@ -219,29 +245,319 @@ def _runner(case: str, tx: Any) -> Callable[[Run, int], Run]:
     return run
 
 
-def _error(a: Any, b: Any) -> float:
-    pairs = zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
-    return max(float(jnp.max(jnp.abs(x - y))) for x, y in pairs)
+def _largest(tree: Any) -> float:
+    return max(float(jnp.max(jnp.abs(x))) for x in jax.tree.leaves(tree))
+
+
+def _distance(a: Any, b: Any) -> float:
+    return _largest(jax.tree.map(lambda x, y: jnp.asarray(x - y), a, b))
 
 
 def _form(tree: Any) -> Any:
     return jax.tree.map(lambda x: (x.shape, x.dtype, x.weak_type), tree)
 
 
+def _begun(call: Callable[[Any], Any], case: str, dtype: Any = np.float64) -> tuple[Any, Run]:
+    """Optax's transformation, and a run that it began."""
+    theirs = call(Peer())
+    start = _start(case, dtype)
+    return theirs, _runner(case, theirs)(Run(start, theirs.init(start)), 3)
+
+
+@pytest.mark.usefixtures("lenient", "x64")
 @pytest.mark.parametrize("case", CALLS)
 def test_a_run_changes_from_optax_to_gradflow(case: str) -> None:
-    with jax.enable_x64(True), jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
-        theirs, ours = CALLS[case](Peer()), CALLS[case](gf)
-        start = _start()
-        if case == "lookahead":
-            start = optax.LookaheadParams.init_synced(start)
-        run = _runner(case, theirs)
-        half = run(Run(start, theirs.init(start)), 3)
-        whole = run(half, 3)
-        params = gf.LookaheadParams(*half.params) if case == "lookahead" else half.params
-        state = interop.from_optax_state(ours, half.state, params)
-        assert _form(state) == _form(jax.eval_shape(ours.init, params))
-        end = _runner(case, ours)(Run(params, state), 3)
-        moved = _error(whole.params, half.params)
-        print(case, _error(end.params, whole.params) / moved)
-        assert _error(end.params, whole.params) < 1e-6 * moved
+    theirs, half = _begun(CALLS[case], case)
+    ours = CALLS[case](gf)
+    params = gf.LookaheadParams(*half.params) if case == "lookahead" else half.params
+    state = interop.from_optax_state(ours, half.state, params)
+    assert _form(state) == _form(jax.eval_shape(ours.init, params))
+    end = _runner(case, ours)(Run(params, state), 3)
+    assert np.isfinite(_largest(end.params))
+    if case not in OTHERWISE:
+        whole = _runner(case, theirs)(half, 3)
+        apart, moved = (_distance(x, tuple(whole.params)) for x in (tuple(end.params), tuple(half.params)))
+        assert apart < 1e-6 * moved
+
+
+def test_every_name_of_both_libraries_is_called() -> None:
+    peer = Peer()
+    both = {
+        name
+        for name, factory in own_factories().items()
+        if factory.kind == "transformation" and hasattr(peer, name)
+    }
+    called = {stage.expression.name for call in CALLS.values() for stage in stages_of(call(gf))}
+    assert both - called == STATELESS | set(APART)
+    start = _start(dtype=np.float32)
+    for name in STATELESS & both:
+        required = {"threshold": 1.0, "f": lambda u, p: u}
+        factory = own_factories()[name]
+        needed = [n for n, p in factory.parameters.items() if p.default is p.empty]
+        tx = getattr(gf, name)(**{n: required[n] for n in needed})
+        assert not jax.tree.leaves(tx.init(start)), name
+
+
+@pytest.mark.usefixtures("lenient")
+def test_rprop_keeps_signs_where_optax_keeps_steps() -> None:
+    theirs, ours = optax.rprop(0.01), gf.rprop(0.01)
+    params = _start(dtype=np.float32)
+    their_state, our_state = theirs.init(params), ours.init(params)
+    for seed in range(4):
+        grad = jax.tree.map(lambda p, s=seed: jax.random.normal(jax.random.key(s), p.shape), params)
+        _, their_state = theirs.update(grad, their_state, params)
+        _, our_state = ours.update(grad, our_state, params)
+    chex.assert_trees_all_close(interop.from_optax_state(ours, their_state, params), our_state)
+
+
+@pytest.mark.usefixtures("lenient")
+def test_noise_goes_on_from_the_same_key() -> None:
+    theirs, half = _begun(CALLS["add_noise"], "", np.float32)
+    state = interop.from_optax_state(CALLS["add_noise"](gf), half.state, half.params)
+    assert int(state[0].count) == 3
+    np.testing.assert_array_equal(state[0].rng_key, jax.random.key_data(half.state[0].rng_key))
+
+
+@pytest.mark.usefixtures("lenient")
+@pytest.mark.parametrize("case", ["adamw", "adafactor", "amsgrad", "schedule_free_adamw", "prodigy", "lion"])
+def test_half_precision_moments_become_what_gradflow_keeps(case: str) -> None:
+    _, half = _begun(CALLS[case], case, jnp.bfloat16)
+    ours = CALLS[case](gf)
+    state = interop.from_optax_state(ours, half.state, half.params)
+    assert _form(state) == _form(jax.eval_shape(ours.init, half.params))
+    ours.update(half.params, state, half.params)
+
+
+@pytest.mark.usefixtures("lenient")
+def test_moments_of_complex_parameters_become_real() -> None:
+    params = {"z": jnp.asarray([1.0 + 2.0j, -0.5j])}
+    theirs = optax.adam(0.1)
+    _, state = theirs.update(params, theirs.init(params), params)
+    taken = interop.from_optax_state(gf.adam(0.1), state, params)
+    assert taken[0].nu["z"].dtype == np.float32
+    np.testing.assert_allclose(taken[0].nu["z"], 0.001 * np.asarray([5.0, 0.25]), rtol=1e-4)
+
+
+@pytest.mark.usefixtures("lenient")
+def test_a_state_may_come_as_dicts_and_lists() -> None:
+    def call(o: Any) -> Any:
+        return o.chain(o.clip_by_global_norm(1.0), o.masked(o.trace(0.9), _is_matrix), o.adamw(_schedule(o)))
+
+    _, half = _begun(call, "", np.float32)
+    ours = call(gf)
+    expected = interop.from_optax_state(ours, half.state, half.params)
+    plain = flax_serialization.to_state_dict(half.state)
+    assert isinstance(plain, dict)
+    as_lists = [{}, {"inner_state": plain["1"]["inner_state"]}, [plain["2"]["0"], None, plain["2"]["2"]]]
+    for state in (plain, as_lists, jax.tree.map(np.asarray, half.state)):
+        chex.assert_trees_all_equal(interop.from_optax_state(ours, state, half.params), expected)
+
+
+def test_counts_are_found_beside_and_within_and_given() -> None:
+    params = _start(dtype=np.float32)
+    five = jnp.asarray(5, jnp.int32)
+    adam = optax.adam(0.1).init(params)
+    adam = (adam[0]._replace(count=five), *adam[1:])
+    ours = gf.chain(gf.adam(0.1), gf.scale_by_learning_rate(0.5))
+    state = interop.from_optax_state(ours, (adam, optax.EmptyState()), params)
+    assert [int(c) for _, c in gf.tree.get_all_with_path(state, "count")] == [5, 5, 5]
+
+    inner = optax.MultiSteps(optax.sgd(0.1), 4).init(params)._replace(gradient_step=five, mini_step=five - 2)
+    tx = gf.chain(gf.MultiSteps(gf.sgd(0.1), 4), gf.scale_by_learning_rate(0.1))
+    state = interop.from_optax_state(tx, (inner, optax.EmptyState()), params)
+    assert int(state[0].inner_opt_state[1].count) == 5
+    assert int(state[1].count) == 0  # micro-batches are counted by nobody
+
+    plain = optax.sgd(0.1).init(params)
+    assert int(interop.from_optax_state(gf.sgd(0.1), plain, params)[1].count) == 0
+    scheduled = gf.sgd(gf.linear_schedule(0.1, 0.0, 10))
+    assert int(interop.from_optax_state(scheduled, plain, params, count=7)[1].count) == 7
+    with pytest.raises(ValueError, match=r"pass count="):
+        interop.from_optax_state(scheduled, plain, params)
+
+
+def test_a_schedule_that_optax_does_not_have_finds_its_count() -> None:
+    params = _start(dtype=np.float32)
+    adam = optax.scale_by_adam().init(params)._replace(count=jnp.asarray(3, jnp.int32))
+    tx = gf.chain(gf.scale_by_adam(), gf.trace(gf.linear_schedule(0.5, 0.9, 10)))
+    state = interop.from_optax_state(tx, (adam, optax.trace(0.5).init(params)), params)
+    assert isinstance(state[1], gf.ScheduledState)
+    assert int(state[1].count) == 3
+
+
+def test_nothing_is_shared_with_the_state_that_was_read() -> None:
+    params = _start(dtype=np.float32)
+    theirs = optax.adam(0.1).init(params)
+    ours = interop.from_optax_state(gf.adam(0.1), theirs, params)
+    pointers = [leaf.unsafe_buffer_pointer() for leaf in jax.tree.leaves((params, theirs, ours))]
+    assert len(set(pointers)) == len(pointers)
+
+
+def test_it_works_under_jit_and_on_abstract_parameters() -> None:
+    params = _start(dtype=np.float32)
+    theirs = optax.adam(0.1).init(params)
+    tx = gf.adam(0.1)
+    expected = interop.from_optax_state(tx, theirs, params)
+    shapes = jax.eval_shape(lambda: params)
+    chex.assert_trees_all_equal(interop.from_optax_state(tx, theirs, shapes), expected)
+    chex.assert_trees_all_equal(
+        jax.jit(lambda s, p: interop.from_optax_state(tx, s, p))(theirs, params), expected
+    )
+
+
+def test_counts_lie_on_the_mesh_of_the_parameters() -> None:
+    mesh = jax.make_mesh((8,), ("x",), axis_types=(jax.sharding.AxisType.Auto,))
+    along = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("x"))
+    params = {"w": jax.device_put(jnp.ones((8, 2)), along)}
+    tx = gf.adam(0.1)
+    state = interop.from_optax_state(tx, optax.adam(0.1).init(params), params)
+    assert jax.tree.map(lambda x: x.sharding, state) == jax.tree.map(lambda x: x.sharding, tx.init(params))
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "message"),
+    [
+        ("adam", "sgd", r"at '0/count' of the state gradflow keeps int32\[\], and Optax nothing"),
+        ("sgd", "adam", "at '0' of the state gradflow keeps nothing, and Optax a tree of 5 arrays"),
+        ("adam", "lion", "at '0' of the state gradflow keeps ScaleByAdamState, and Optax ScaleByLionState"),
+        ("adagrad", "rmsprop", "at '0' .* keeps ScaleByRssState, and Optax ScaleByRmsState"),
+    ],
+)
+def test_another_optimizer_is_refused(ours: str, theirs: str, message: str) -> None:
+    params = _start(dtype=np.float32)
+    with pytest.raises(ValueError, match=message):
+        interop.from_optax_state(getattr(gf, ours)(0.1), getattr(optax, theirs)(0.1).init(params), params)
+
+
+def test_other_parameters_are_refused_by_path() -> None:
+    params = _start(dtype=np.float32)
+    state = optax.adam(0.1).init(params)
+    other = {**params, "b": jnp.ones(5)}
+    with pytest.raises(ValueError, match=r"at '0/mu/b' .* gradflow keeps float32\[5\], and Optax float32\[3\]"):
+        interop.from_optax_state(gf.adam(0.1), state, other)
+    with pytest.raises(ValueError, match=r"at '0/mu' .* gradflow keeps b, c, w, and Optax b, w"):
+        interop.from_optax_state(gf.adam(0.1), state, {**params, "c": jnp.ones(1)})
+    with pytest.raises(ValueError, match=r"at '0/mu' .* gradflow keeps w, and Optax b, w"):
+        interop.from_optax_state(gf.adam(0.1), state, {"w": params["w"]})
+    broken = (state[0]._replace(count=jnp.ones(())), *state[1:])
+    with pytest.raises(ValueError, match=r"at '0/count' .* gradflow keeps int32\[\], and Optax float32\[\]"):
+        interop.from_optax_state(gf.adam(0.1), broken, params)
+    with pytest.raises(TypeError, match=r"argument 'tx' must be a transformation.*call it, as in adam"):
+        interop.from_optax_state(gf.adam, state, params)
+
+
+def test_what_must_be_known_of_a_stage_must_be_alike() -> None:
+    params = _start(dtype=np.float32)
+
+    def call(o: Any) -> Any:
+        stages = [o.MultiSteps(o.sgd(0.1), k).gradient_transformation() for k in (2, 3)]
+        return o.chain(*stages)
+
+    with pytest.raises(ValueError, match=r"the argument 'every_k_schedule' of MultiSteps must be known"):
+        interop.from_optax_state(call(gf), call(optax).init(params), params)
+
+
+# Transformations in each other's wrappers.
+
+
+def _gradients(params: Any, steps: int = 4) -> list[Any]:
+    keys = jax.random.split(jax.random.key(1), steps)
+    return [jax.tree.map(lambda p, k=k: jax.random.normal(k, p.shape), params) for k in keys]
+
+
+def _path(tx: Any, params: Any) -> Any:
+    """Where some steps with given gradients lead."""
+    state = tx.init(params)
+    for grad in _gradients(params):
+        updates, state = tx.update(grad, state, params)
+        params = optax.apply_updates(params, updates)
+    return params
+
+
+WRAPPERS: dict[str, Callable[[Any, Any], Any]] = {
+    "chain": lambda o, tx: o.chain(o.clip_by_global_norm(1.0), tx),
+    "MultiSteps": lambda o, tx: o.MultiSteps(tx, 2),
+    "multi_transform": lambda o, tx: o.multi_transform({"matrix": tx, "rest": o.sgd(0.1)}, _by_rank),
+    "masked": lambda o, tx: o.masked(tx, _is_matrix),
+    "apply_if_finite": lambda o, tx: o.apply_if_finite(tx, 2),
+    "flatten": lambda o, tx: o.flatten(tx),
+}
+
+
+@pytest.mark.usefixtures("lenient")
+@pytest.mark.parametrize("wrapper", WRAPPERS)
+def test_each_library_wraps_the_others(wrapper: str) -> None:
+    params = _start(dtype=np.float32)
+    wrap = WRAPPERS[wrapper]
+    expected = _path(wrap(optax, optax.adam(0.1)), params)
+    for tx in (
+        wrap(optax, gf.adam(0.1)),
+        wrap(optax, interop.to_optax(gf.adam(0.1))),
+        wrap(gf, interop.from_optax(optax.adam(0.1))),
+        wrap(gf, optax.adam(0.1)),
+    ):
+        chex.assert_trees_all_close(_path(tx, params), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_selectors_see_through_the_masks_of_optax() -> None:
+    params = {"a": {"kernel": jnp.ones((2, 2)), "bias": jnp.ones(2)}, "b": {"bias": jnp.ones(2)}}
+    decayed = gf.chain(gf.add_decayed_weights(0.5, mask=~gf.paths("**/bias")), gf.scale(-1.0))
+    labels = {"a": "ours", "b": "theirs"}
+    tx = optax.multi_transform({"ours": interop.to_optax(decayed), "theirs": optax.sgd(1.0)}, labels)
+    updates, _ = tx.update(jax.tree.map(jnp.zeros_like, params), tx.init(params), params)
+    assert float(updates["a"]["kernel"][0, 0]) == -0.5
+    assert float(updates["a"]["bias"][0]) == float(updates["b"]["bias"][0]) == 0
+
+
+def test_extra_arguments_go_through_optax() -> None:
+    params = jnp.ones(3)
+    tx = interop.to_optax(gf.momo(1.0))
+    assert isinstance(tx, optax.GradientTransformationExtraArgs)
+    chained = optax.chain(optax.identity(), tx)
+    updates, _ = chained.update(params, chained.init(params), params, value=jnp.float32(1.5))
+    np.testing.assert_allclose(updates, -0.5 * params, rtol=1e-6)
+
+
+def test_extra_arguments_that_optax_does_not_take_are_left_out() -> None:
+    params = jnp.ones(3)
+    tx = gf.chain(interop.from_optax(optax.trace(0.9)), gf.momo(1.0))
+    updates, _ = tx.update(params, tx.init(params), params, value=jnp.float32(1.5))
+    np.testing.assert_allclose(updates, -0.5 * params, rtol=1e-6)
+
+
+def test_from_optax_is_a_value() -> None:
+    pair = optax.adam(0.1)
+    tx = interop.from_optax(pair)
+    assert isinstance(tx, gf.GradientTransformation)
+    assert tx == interop.from_optax(pair) != interop.from_optax(optax.adam(0.1))
+    assert hash(tx) == hash(interop.from_optax(pair))
+    assert repr(tx).startswith("GradientTransformation(init=")
+    assert interop.from_optax(tx) is tx
+    assert type(tx.init({"w": jnp.ones(2)})[0]) is optax.ScaleByAdamState
+    assert "GradientTransformation" in " ".join(gf.addresses(gf.chain(tx, gf.scale(2.0))))
+
+
+def test_from_optax_takes_what_is_no_pair() -> None:
+    params = _start(dtype=np.float32)
+    with jax.numpy_dtype_promotion("standard"):
+        tx = interop.from_optax(optax.MultiSteps(optax.sgd(0.1), 2))
+        updates, _ = tx.update(params, tx.init(params), params)
+    assert not any(leaf.any() for leaf in jax.tree.leaves(updates))
+    with pytest.raises(TypeError, match=r"from_optax: the argument must be a transformation; got 3"):
+        interop.from_optax(3)
+    with pytest.raises(TypeError, match=r"to_optax: the argument must be a transformation.*A schedule goes"):
+        interop.to_optax(gf.constant_schedule(0.1))
+
+
+def test_there_and_back_is_the_same_value() -> None:
+    tx = gf.adamw(1e-3)
+    assert interop.from_optax(interop.to_optax(tx)) == tx
+
+
+def test_without_optax_the_rest_works(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "optax", None)
+    with pytest.raises(ImportError, match=r"to_optax: Optax is not installed: pip install optax"):
+        interop.to_optax(gf.sgd(0.1))
+    params = {"w": jnp.ones(2)}
+    state = interop.from_optax_state(gf.sgd(0.1, momentum=0.9), [{"trace": params}, {}], params)
+    chex.assert_trees_all_equal(state[0].trace, params)

@@ -18,17 +18,27 @@ class Entry(NamedTuple):
 
     place: Place
     dtype: Any
-    moment: bool
+    moment: bool = False
 
 
 Entries = Mapping[str, Entry]
 
 
-def entry(place: Place, dtype: Any, known: frozenset[str]) -> Entry:
-    """The entry for a place, where `known` are the paths of the parameters."""
-    # Where the parameters are one array, all paths are empty, and counters are told by their dtype.
-    moment = parameter_of(place, known) is not None and bool(place.path or is_inexact(jnp.dtype(dtype)))
-    return Entry(place, dtype, moment)
+def find_moments(wanted: Entries, saved: Entries, known: frozenset[str]) -> tuple[Entries, Entries]:
+    """The entries of both sides with their moments marked; `known` are the paths of the parameters."""
+
+    def is_moment(each: Entry) -> bool:
+        # Where the parameters are one array, all paths are empty, and counters are told by their dtype.
+        own = parameter_of(each.place, known) is not None
+        return own and bool(each.place.path or is_inexact(jnp.dtype(each.dtype)))
+
+    # A field that has moments on one side has them on the other, such as those that `flatten` laid together.
+    fields = {each.place[1:3] for side in (wanted, saved) for each in side.values() if is_moment(each)}
+    marked = (
+        {name: each._replace(moment=each.place[1:3] in fields) for name, each in side.items()}
+        for side in (wanted, saved)
+    )
+    return next(marked), next(marked)
 
 
 def parameter_of(place: Place, known: frozenset[str]) -> str | None:
@@ -42,7 +52,8 @@ class Matching:
     """The names of a state and the entries of a mapping as they find each other, in `pairs`.
 
     What has the same name and rule is a pair. Moments without a namesake go to the same rule, field and
-    path, counters along with the moments of their stage, and other numbers as moments do.
+    path. Counters go with the moments of their stage, and begin anew where all of these do; those of stages
+    without moments find their home as moments do.
     """
 
     def __init__(self, wanted: Entries, saved: Entries, d: Mapping[str, Any], strict: bool) -> None:
@@ -52,6 +63,7 @@ class Matching:
             for name, mine in wanted.items()
             if name in saved and saved[name].place.rule == mine.place.rule
         }
+        self.anew: set[str] = set()
         self._match_the_rest(moments=True)
         self._bring_counters()
         self._match_the_rest(moments=False)
@@ -61,7 +73,7 @@ class Matching:
         homes: dict[Any, list[str]] = defaultdict(list)
         free: dict[Any, list[str]] = defaultdict(list)
         for name, mine in self.wanted.items():
-            if mine.moment == moments and name not in self.pairs:
+            if mine.moment == moments and name not in self.pairs and name not in self.anew:
                 homes[mine.place[1:]].append(name)
         for name, old in self.saved.items():
             if old.moment == moments and name not in used:
@@ -104,12 +116,16 @@ class Matching:
         for name, old in self.saved.items():
             if not old.moment:
                 counters[old.place[:2]][old.place[2:]] = name
-        sources: dict[Any, dict[Any, None]] = defaultdict(dict)
+        sources: dict[Any, dict[Any, None]] = {m.place[:2]: {} for m in self.wanted.values() if m.moment}
         for name, old_name in self.pairs.items():
             if self.wanted[name].moment:
                 sources[self.wanted[name].place[:2]][self.saved[old_name].place[:2]] = None
         for name, mine in self.wanted.items():
-            if mine.moment:
+            if mine.moment or mine.place[:2] not in sources:
+                continue
+            if not sources[mine.place[:2]]:
+                self.anew.add(name)
+                self.pairs.pop(name, None)
                 continue
             what = mine.place[2:]
             found = [counters[stage][what] for stage in sources[mine.place[:2]] if what in counters[stage]]
@@ -145,8 +161,10 @@ def refuse_loss(
     begun = _without(wanted, kept)
     for (stage, rule), olds in lost.items():
         for (other, new_rule), news in begun.items():
-            if rule != new_rule and not {p.path for p in olds} & {p.path for p in news}:
-                continue
+            before, now = ({p.path for p in places} for places in (olds, news))
+            in_another_form = rule == new_rule and not before | now <= known
+            if not before & now and not in_another_form:
+                continue  # for other parameters
             fields = ", ".join(sorted({p.field for p in olds}))
             why = f"{rule} is not {new_rule}" if rule != new_rule else "it keeps them in another form"
             raise ValueError(

@@ -18,6 +18,7 @@ from gradflow.tree._paths import children, path_string, segment
 from gradflow.wrappers._inject import InjectStatefulHyperparamsState
 
 Keys = tuple[Any, ...]
+FOREIGN = "GradientTransformation"  # the rule of whatever no factory made
 
 
 class Place(NamedTuple):
@@ -84,7 +85,7 @@ def _place(owner: Owner, keys: Keys) -> Place:
     stage, rule, node = owner
     end, inside = 0, True
     while inside and end < len(keys):
-        if end and hasattr(node, "_fields"):
+        if (end or owner.rule == FOREIGN) and hasattr(node, "_fields"):
             rule = f"{owner.rule}:{type(node).__name__}"
         is_state = type(node) is tuple or "state" in segment(keys[end])
         node = dict(children(node)[0])[keys[end]]

@@ -11,7 +11,7 @@ import numpy as np
 from gradflow._base import GradientTransformation, OptState, Params, as_transformation
 from gradflow._config import to_config
 from gradflow._errors import describe
-from gradflow.checkpoint._matching import Entries, Entry, Matching, entry, refuse_loss, some
+from gradflow.checkpoint._matching import Entries, Entry, Matching, find_moments, refuse_loss, some
 from gradflow.checkpoint._places import Place, locate
 from gradflow.tree._paths import near, paths
 
@@ -86,8 +86,9 @@ def load_state_dict(
         raise TypeError("load_state_dict: needs arrays as parameters: the state is placed as they are")
     known = frozenset(paths(params))
     located, structure = locate(tx, tx.init(params), "load_state_dict")
-    wanted = {name: entry(place, jnp.asarray(leaf).dtype, known) for name, (place, leaf) in located.items()}
-    saved, keys = _read(d, wanted, known, strict)
+    wanted: Entries = {name: Entry(place, jnp.asarray(leaf).dtype) for name, (place, leaf) in located.items()}
+    saved, keys = _read(d, wanted, strict)
+    wanted, saved = find_moments(wanted, saved, known)
     values = {}
     for name, old in Matching(wanted, saved, d, strict).pairs.items():
         value = _fitted(name, old, d[old], saved[old].dtype, keys.get(old), located[name].leaf, strict)
@@ -112,9 +113,7 @@ def _config(tx: GradientTransformation) -> Any:
     return config
 
 
-def _read(
-    d: Mapping[str, Any], wanted: Entries, known: frozenset[str], strict: bool
-) -> tuple[dict[str, Entry], dict[str, str]]:
+def _read(d: Mapping[str, Any], wanted: Entries, strict: bool) -> tuple[Entries, dict[str, str]]:
     """The entries of a mapping, and how the PRNG keys among them are made of their data."""
     if not isinstance(d, Mapping):
         raise TypeError(f"load_state_dict: takes a mapping from state_dict or a file; got {describe(d)}")
@@ -147,7 +146,7 @@ def _read(
     for name, about in leaves.items():
         if name in d:
             place = Place(tuple(about["stage"]), about["rule"], about["field"], about["path"])
-            entries[name] = entry(place, about["dtype"], known)
+            entries[name] = Entry(place, jnp.dtype(about["dtype"]))
     return entries, {name: about["key"] for name, about in leaves.items() if about["key"]}
 
 

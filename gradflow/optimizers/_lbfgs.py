@@ -79,7 +79,8 @@ def _remember(memory: _Memory, step: Arrays, turn: Arrays, dtype: np.dtype) -> _
     usable = (curvature > tiny * sizes[0] * sizes[1]) & (sizes[1] > 0) & (sizes[1] < jnp.inf)
     weight = 1 / jnp.where(usable, curvature, 1)
     usable &= weight < jnp.inf
-    weights = memory.weights.at[memory.newest].set(jnp.where(usable, weight, 0))
+    slots = jnp.arange(memory.weights.size, dtype=np.int32)
+    weights = jnp.where(slots == memory.newest, jnp.where(usable, weight, 0), memory.weights)
     weights = jnp.where(sizes[0] > 0, weights, 0)
     return _Memory(
         _put(memory.steps, memory.newest, step),

@@ -90,7 +90,8 @@ class _Options(NamedTuple):
     preconditioning: str
     bias_correction: bool
     ns_dtype: np.dtype | None
-    cubic: tuple[bool, ...]  # the steps whose polynomial has no term of the fifth power
+    ns_steps: int
+    cubic: tuple[bool, ...]  # of each row of coefficients, whether it has no term of the fifth power
 
 
 def muon_rule(
@@ -107,8 +108,12 @@ def muon_rule(
 
 
 def _orthogonal(s: Any, options: _Options, x: jax.Array) -> jax.Array:
-    rows = [(k[0], k[1], 0.0 if cubic else k[2]) for k, cubic in zip(s.ns_coeffs, options.cubic, strict=True)]
-    polynomials = functools.partial(newton_schulz, coefficients=rows, dtype=options.ns_dtype)
+    rows = [
+        (getattr(s, f"a{i}"), getattr(s, f"b{i}"), 0.0 if cubic else getattr(s, f"c{i}"))
+        for i, cubic in enumerate(options.cubic)
+    ]
+    table = rows * (options.ns_steps // len(rows))
+    polynomials = functools.partial(newton_schulz, coefficients=table, dtype=options.ns_dtype)
 
     def one(x: jax.Array) -> jax.Array:
         x, eps, safety = _precondition(options.preconditioning, x, s.eps)
@@ -158,8 +163,8 @@ def _dual_norm(x: jax.Array, y: jax.Array) -> jax.Array:
     return jnp.minimum(norm, jnp.finfo(norm.dtype).max / 16).astype(y.dtype)
 
 
-def _table(ns_coeffs: Any, ns_steps: int) -> tuple[Any, Any]:
-    """The coefficients as the state has them, and one row of them for each step."""
+def _table(ns_coeffs: Any) -> tuple[Any, Any]:
+    """The coefficients as the state has them, and as rows."""
     if isinstance(ns_coeffs, str) and ns_coeffs not in _NAMED:
         raise ValueError(
             f"scale_by_muon: argument 'ns_coeffs' must be three numbers, rows of three numbers or one of "
@@ -172,7 +177,7 @@ def _table(ns_coeffs: Any, ns_steps: int) -> tuple[Any, Any]:
             "scale_by_muon: argument 'ns_coeffs' must be three numbers, or rows of three numbers, one for "
             f"each step; got {describe(ns_coeffs)}"
         )
-    return table, [table] * ns_steps if len(shape) == 1 else table
+    return table, table if len(shape) == 2 else (table,)
 
 
 def _shape(rows: Any) -> tuple[int, ...]:
@@ -237,10 +242,11 @@ def scale_by_muon(
             f"scale_by_muon: argument 'preconditioning' must be one of {', '.join(_PRECONDITIONINGS)}; "
             f"got {describe(preconditioning)}"
         )
-    table, rows = _table(ns_coeffs, ns_steps)
+    table, rows = _table(ns_coeffs)
     margin = _MARGINS.get(ns_coeffs, 1.0) if isinstance(ns_coeffs, str) else 1.0
     cubic = tuple(isinstance(row[2], int | float) and row[2] == 0 for row in rows)
-    options = _Options(nesterov, adaptive, preconditioning, bias_correction, ns_dtype, cubic)
+    steps = len(rows) if rows is table else ns_steps
+    options = _Options(nesterov, adaptive, preconditioning, bias_correction, ns_dtype, steps, cubic)
     rule = bind(muon_rule, options=options)
 
     def init(params: Params) -> OptState:
@@ -253,10 +259,11 @@ def scale_by_muon(
         axes = _axes_of(weight_dimension_numbers, updates if params is None else params)
         refuse_varying("an orthogonal factor", updates)
         count = increment(state.count)
-        coefficients = _stack(rows, jnp.zeros((), float).dtype)
+        # Each a number of its own, which costs the program nothing, where a row would have to be cut up.
+        coefficients = {f"{name}{i}": row[k] for i, row in enumerate(rows) for k, name in enumerate("abc")}
         u, mu = leafwise_matrices(
             rule, axes, (updates, state.mu), muon_scalars,
-            count=count, beta=beta, eps=eps, ns_coeffs=coefficients, margin=margin,
+            count=count, beta=beta, eps=eps, margin=margin, **coefficients,
         )  # fmt: skip
         return u, MuonState(count, mu, jnp.copy(state.ns_coeffs))
 
