@@ -13,6 +13,7 @@ The layers, each seeing only those above it:
     wrappers    transformation -> transformation
     optimizers  one update rule a file, and the named optimizers
     _step       make_step and minimize: a loss and any optimizer
+    checkpoint  a state by name: files, and expressions edited mid-run
     losses      predictions, targets -> loss; beside it projections, perturbations, assignment,
                 microbatching, linalg and numerics
     compat      the same names under the field's module names
@@ -36,6 +37,7 @@ _ROOMS = frozenset(
     "numerics",
     "checkpoint",
     "compat",
+    "interop",
 }
 
 if TYPE_CHECKING:
@@ -43,6 +45,7 @@ if TYPE_CHECKING:
     from gradflow import assignment as assignment
     from gradflow import checkpoint as checkpoint
     from gradflow import compat as compat
+    from gradflow import interop as interop
     from gradflow import linalg as linalg
     from gradflow import losses as losses
     from gradflow import microbatching as microbatching

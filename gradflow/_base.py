@@ -185,7 +185,7 @@ class Factory:
         frozen = {}
         for name, value in arguments.items():
             frozen[name] = freeze(value, _adopt)
-            if name.endswith("dtype") and value is not None:
+            if "dtype" in name.split("_") and value is not None:
                 frozen[name] = _read_dtype(self.name, name, frozen[name])
             elif name in self.inner:
                 frozen[name] = as_transformation(frozen[name], self.name, f"argument '{name}'")

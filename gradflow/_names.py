@@ -42,13 +42,13 @@ from gradflow._selectors import paths as paths
 from gradflow._selectors import size as size
 from gradflow._step import StepResult as StepResult
 from gradflow._step import make_step as make_step
-from gradflow.checkpoint import LoadReport as LoadReport
-from gradflow.checkpoint import load_state_dict as load_state_dict
-from gradflow.checkpoint import state_dict as state_dict
 from gradflow._summary import Summary as Summary
 from gradflow._summary import SummaryRow as SummaryRow
 from gradflow._summary import summary as summary
 from gradflow.aggregating import *
+from gradflow.checkpoint import LoadReport as LoadReport
+from gradflow.checkpoint import load_state_dict as load_state_dict
+from gradflow.checkpoint import state_dict as state_dict
 from gradflow.linalg import matrix_inverse_pth_root as matrix_inverse_pth_root
 from gradflow.linalg import nnls as nnls
 from gradflow.linalg import power_iteration as power_iteration

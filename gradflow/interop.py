@@ -7,7 +7,7 @@ nnx.Optimizer, equinox, haiku, optimistix, orbax. `to_optax` is for those that l
 import functools
 import importlib
 from collections.abc import Callable, Mapping
-from typing import Any, cast
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -44,7 +44,8 @@ def from_optax(tx: Any) -> GradientTransformation:
     """
     whole = getattr(tx, "gradient_transformation", None)  # Optax's MultiSteps is no pair
     tx = whole() if callable(whole) else tx
-    if isinstance(tx, tuple) and len(tx) == 2 and stage_of(cast(GradientTransformation, tx)) is not None:
+    is_pair = isinstance(tx, tuple) and len(tx) == 2
+    if is_pair and not isinstance(tx, GradientTransformation) and stage_of(GradientTransformation(*tx)):
         return GradientTransformation(*tx)  # gradflow's own, back from to_optax
     return as_transformation(tx, "from_optax", "the argument")
 

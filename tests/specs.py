@@ -115,6 +115,7 @@ EXAMPLES: dict[str, Callable[[], Any]] = {
     "with_swa": lambda: gf.with_swa(_inner(), 1, 2),
     "with_lawa": lambda: gf.with_lawa(_inner(), 2),
     "partition": lambda: gf.partition({"matrix": _inner(), "other": gf.adam(0.01)}, _by_rank),
+    "scale_by_path": lambda: gf.scale_by_path({gf.ndim(2): 0.5}),
     "freeze": lambda: gf.freeze(gf.ndim(1)),
     "selective_transform": lambda: gf.selective_transform(_inner(), freeze_mask=gf.ndim(1)),
     "with_metrics": lambda: gf.with_metrics(_inner()),
@@ -245,6 +246,7 @@ VARIANTS: dict[str, Callable[[], Any]] = {
         gf.scale(-1.0),
         gf.scale_by_zoom_linesearch(10, 5.0, approx_dec_rtol=None, initial_guess_strategy="one"),
     ),
+    "with_metrics-groups": lambda: gf.with_metrics(_inner(), {"matrices": gf.ndim(2), "rest": ~gf.ndim(2)}),
     "masked-zero": lambda: gf.masked(
         _inner(), lambda p: jax.tree.map(lambda x: x.ndim > 1, p), elsewhere="zero"
     ),

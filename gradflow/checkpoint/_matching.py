@@ -5,7 +5,6 @@ from collections.abc import Iterable, Mapping
 from itertools import takewhile
 from typing import Any, NamedTuple
 
-import jax.numpy as jnp
 import numpy as np
 
 from gradflow._dtypes import is_inexact
@@ -14,10 +13,11 @@ from gradflow.tree._paths import near
 
 
 class Entry(NamedTuple):
-    """A place, the dtype there, and whether it is a moment: something that is kept for one parameter."""
+    """A place, what its array is, and whether it is a moment: what a rule has learnt of the parameters."""
 
     place: Place
     dtype: Any
+    shape: tuple[int, ...]
     moment: bool = False
 
 
@@ -29,10 +29,11 @@ def find_moments(wanted: Entries, saved: Entries, known: frozenset[str]) -> tupl
 
     def is_moment(each: Entry) -> bool:
         # Where the parameters are one array, all paths are empty, and counters are told by their dtype.
-        own = parameter_of(each.place, known) is not None
-        return own and bool(each.place.path or is_inexact(jnp.dtype(each.dtype)))
+        number = is_inexact(each.dtype)
+        own = parameter_of(each.place, known) is not None and bool(each.place.path or number)
+        return own or (number and each.shape != ())
 
-    # A field that has moments on one side has them on the other, such as those that `flatten` laid together.
+    # A field that has moments on one side has them on the other.
     fields = {each.place[1:3] for side in (wanted, saved) for each in side.values() if is_moment(each)}
     marked = (
         {name: each._replace(moment=each.place[1:3] in fields) for name, each in side.items()}
@@ -149,10 +150,12 @@ def refuse_loss(
     wanted: Entries, saved: Entries, kept: Mapping[str, str], dropped: Iterable[str], known: frozenset[str]
 ) -> None:
     """Raises if moments are lost to a rule that is not theirs, or for parameters that nobody knows."""
-    per_parameter = {mine.place[1:3] for mine in wanted.values() if mine.moment}
+    per_parameter = {
+        m.place[1:3] for m in wanted.values() if m.moment and parameter_of(m.place, known) is not None
+    }
     for name in dropped:
         place = saved[name].place
-        if place[1:3] in per_parameter and parameter_of(place, known) is None:
+        if place.path and place[1:3] in per_parameter and parameter_of(place, known) is None:
             raise ValueError(
                 f"load_state_dict: '{name}' is for a parameter that is not there. {near(place.path, known)} "
                 "Nothing was loaded; strict=False drops what has no home"
@@ -162,9 +165,9 @@ def refuse_loss(
     for (stage, rule), olds in lost.items():
         for (other, new_rule), news in begun.items():
             before, now = ({p.path for p in places} for places in (olds, news))
-            in_another_form = rule == new_rule and not before | now <= known
+            in_another_form = rule == new_rule and not (before | now) <= known
             if not before & now and not in_another_form:
-                continue  # for other parameters
+                continue  # they are for other parameters
             fields = ", ".join(sorted({p.field for p in olds}))
             why = f"{rule} is not {new_rule}" if rule != new_rule else "it keeps them in another form"
             raise ValueError(
@@ -175,13 +178,13 @@ def refuse_loss(
 
 
 def _without(entries: Entries, kept: Iterable[str]) -> dict[Any, list[Place]]:
-    """The moments of the stages none of whose moments were kept, by stage and rule."""
+    """By stage and rule, the moments for parameters of which it keeps none."""
+    places = {name: each.place for name, each in entries.items() if each.moment}
+    has_some = {(*places[name][:2], places[name].path) for name in kept if name in places}
     moments: dict[Any, list[Place]] = defaultdict(list)
-    for each in entries.values():
-        if each.moment:
-            moments[each.place[:2]].append(each.place)
-    for name in kept:
-        moments.pop(entries[name].place[:2], None)
+    for place in places.values():
+        if (*place[:2], place.path) not in has_some:
+            moments[place[:2]].append(place)
     return moments
 
 

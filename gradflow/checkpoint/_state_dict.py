@@ -14,6 +14,7 @@ from gradflow._errors import describe
 from gradflow.checkpoint._matching import Entries, Entry, Matching, find_moments, refuse_loss, some
 from gradflow.checkpoint._places import Place, locate
 from gradflow.tree._paths import near, paths
+from gradflow.wrappers import LookaheadParams
 
 FORMAT = 1
 KEY = "gradflow_state"
@@ -53,9 +54,8 @@ def state_dict(tx: GradientTransformation, state: OptState) -> dict[str, Any]:
     for name, (place, value) in locate(tx, state, "state_dict")[0].items():
         _refuse_deleted("state_dict", name, value)
         key = str(jax.random.key_impl(value)) if _is_key(value) else None
-        value = value if key is None else jax.random.key_data(value)
-        arrays[name] = value if isinstance(value, jax.Array) else np.asarray(value)
-        leaves[name] = {**place._asdict(), "dtype": arrays[name].dtype.name, "key": key}
+        arrays[name] = array = _array(value if key is None else jax.random.key_data(value))
+        leaves[name] = {**place._asdict(), "dtype": array.dtype.name, "shape": array.shape, "key": key}
     header = {KEY: FORMAT, "expression": repr(tx), "config": _config(tx), "leaves": leaves}
     return {KEY: np.frombuffer(json.dumps(header).encode(), np.uint8), **arrays}
 
@@ -69,8 +69,8 @@ def load_state_dict(
         state, report = load_state_dict(new_tx, params, state_dict(old_tx, state))    # surgery
 
     What has the same name is kept, and so is what an edit moved: a moment goes to the same rule for the
-    same parameter, and the counters of its stage go with it. What is new is as `tx.init` makes it. All
-    arrays are copies, placed as `tx.init` places them.
+    same parameter, and the counters of its stage go with it. The numbers of `tunable` are state like any
+    other. What is new is as `tx.init` makes it; arrays are copies, placed as `tx.init` places them.
 
     Args:
       d: from `state_dict`, or what a file gives. Entries may be renamed by hand.
@@ -84,23 +84,31 @@ def load_state_dict(
     tx = as_transformation(tx, "load_state_dict", "the first argument")
     if any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(params)):
         raise TypeError("load_state_dict: needs arrays as parameters: the state is placed as they are")
-    known = frozenset(paths(params))
+    known = frozenset(paths(params.fast if isinstance(params, LookaheadParams) else params))
     located, structure = locate(tx, tx.init(params), "load_state_dict")
-    wanted: Entries = {name: Entry(place, jnp.asarray(leaf).dtype) for name, (place, leaf) in located.items()}
-    saved, keys = _read(d, wanted, strict)
-    wanted, saved = find_moments(wanted, saved, known)
-    values = {}
-    for name, old in Matching(wanted, saved, d, strict).pairs.items():
-        value = _fitted(name, old, d[old], saved[old].dtype, keys.get(old), located[name].leaf, strict)
-        if value is not None:
-            values[name] = old, value
-    kept = {name: values[name][0] for name in located if name in values}
+    fresh = {name: _array(leaf) for name, (_, leaf) in located.items()}
+    mine = {name: Entry(place, fresh[name].dtype, fresh[name].shape) for name, (place, _) in located.items()}
+    theirs, keys = _read(d, mine, strict)
+    wanted, saved = find_moments(mine, theirs, known)
+    candidates = saved
+    while True:
+        pairs = Matching(wanted, candidates, d, strict).pairs
+        values = {
+            name: _fitted(name, old, d[old], saved[old].dtype, keys.get(old), fresh[name], strict)
+            for name, old in pairs.items()
+        }
+        unfit = {pairs[name] for name, value in values.items() if value is None}
+        if not unfit:
+            break
+        # Again without them, so that counters are not kept beside moments that begin anew.
+        candidates = {name: old for name, old in candidates.items() if name not in unfit}
+    kept = {name: pairs[name] for name in located if name in pairs}
     used = set(kept.values())
     new = tuple(name for name in located if name not in kept)
     dropped = tuple(name for name in d if name != KEY and name not in used)
     if strict:
         refuse_loss(wanted, saved, kept, dropped, known)
-    leaves = [_like(values[name][1], leaf) if name in kept else leaf for name, (_, leaf) in located.items()]
+    leaves = [_like(values[name], leaf) if name in kept else leaf for name, (_, leaf) in located.items()]
     return jax.tree.unflatten(structure, leaves), LoadReport(kept, new, dropped)
 
 
@@ -146,8 +154,12 @@ def _read(d: Mapping[str, Any], wanted: Entries, strict: bool) -> tuple[Entries,
     for name, about in leaves.items():
         if name in d:
             place = Place(tuple(about["stage"]), about["rule"], about["field"], about["path"])
-            entries[name] = Entry(place, jnp.dtype(about["dtype"]))
+            entries[name] = Entry(place, jnp.dtype(about["dtype"]), tuple(about["shape"]))
     return entries, {name: about["key"] for name, about in leaves.items() if about["key"]}
+
+
+def _array(value: Any) -> Any:
+    return value if isinstance(value, jax.Array) else np.asarray(value)
 
 
 def _is_key(value: Any) -> bool:
@@ -173,7 +185,6 @@ def _fitted(name: str, old: str, value: Any, dtype: Any, key: str | None, fresh:
     if _is_key(fresh) and value.dtype == np.uint32:
         key = key or str(jax.random.key_impl(fresh))
         value = jax.random.wrap_key_data(jnp.asarray(value), impl=key)
-    fresh = fresh if isinstance(fresh, jax.Array) else np.asarray(fresh)
     if value.shape == fresh.shape and value.dtype == fresh.dtype:
         return value
     if not strict:

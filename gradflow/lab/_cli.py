@@ -10,7 +10,8 @@ from gradflow.lab._contenders import DEFAULTS, optimizer_names
 from gradflow.lab._optional import optional
 from gradflow.lab._plan import prepare
 from gradflow.lab._result import Entry
-from gradflow.lab._run import CannotRunError, run
+from gradflow.lab._program import CannotRunError
+from gradflow.lab._run import run
 from gradflow.lab._tasks import TASKS
 
 _PROGRAM = "python -m gradflow"

@@ -41,6 +41,7 @@ from gradflow.wrappers._partition import PartitionState as PartitionState
 from gradflow.wrappers._partition import freeze as freeze
 from gradflow.wrappers._partition import multi_transform as multi_transform
 from gradflow.wrappers._partition import partition as partition
+from gradflow.wrappers._partition import scale_by_path as scale_by_path
 from gradflow.wrappers._partition import selective_transform as selective_transform
 from gradflow.wrappers._sam import SAMState as SAMState
 from gradflow.wrappers._sam import sam as sam

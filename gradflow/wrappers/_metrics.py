@@ -1,5 +1,6 @@
 """Reports of all stages, kept in the state where a training loop can read them."""
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -8,6 +9,8 @@ import jax.numpy as jnp
 from gradflow import tree
 from gradflow._base import GradientTransformation, OptState, Pair, Params, Updates, transformation
 from gradflow._report import below, collecting, declared_reports, forward, is_collecting, note, report
+from gradflow._select import keep_where
+from gradflow._selectors import as_selector
 from gradflow._state import zero_scalar
 
 
@@ -18,20 +21,34 @@ class MetricsState(NamedTuple):
     inner_state: OptState
 
 
-_OWN = ("gradient_norm", "update_norm")
+_OWN = ("gradient_norm", "update_norm", "parameter_norm", "update_ratio", "nonfinite")
+_OF_A_GROUP = _OWN[:-1]
 
 
 @transformation(reports=_OWN)
-def with_metrics(inner: GradientTransformation) -> Pair:
-    """Keeps what the stages inside report, and the norms of gradient and update, in the state.
+def with_metrics(inner: GradientTransformation, groups: Mapping[str, Any] | None = None) -> Pair:
+    """Keeps what the stages inside report, and norms of gradient, update and parameters, in the state.
+
+        gradient_norm, update_norm, parameter_norm    2-norms over all leaves
+        update_ratio                                  update_norm / parameter_norm
+        nonfinite                                     entries of the gradient that are NaN or infinite
 
     Read them with `metrics(state)`: float32 scalars by stage and name, `clip_by_global_norm.norm`, NaN
-    until the first update and for a stage that was not run. The structure never changes, so the state
-    goes through jit, scan and cond.
+    until the first update, for a stage that was not run, and for parameters that are not given. The structure
+    never changes, so the state goes through jit, scan and cond. Without this wrapper no report is computed.
+
+    Args:
+      inner: any transformation.
+      groups: names of groups of parameters, each with a pattern of paths or a selector, for norms of their
+        own: `{"encoder": "encoder/**"}` gives `encoder/gradient_norm`. Groups may overlap.
     """
-    names = (*_OWN, *declared_reports(inner))
+    chosen = {name: as_selector(group) for name, group in (groups or {}).items()}
+    of_groups = [f"{group}/{name}" for group in chosen for name in _OF_A_GROUP]
+    names = (*_OWN, *of_groups, *declared_reports(inner))
 
     def init(params: Params) -> OptState:
+        for selector in chosen.values():
+            selector(params)  # so that a wrong pattern is an error here and not at the first step
         blank = {name: zero_scalar(params, jnp.float32, float("nan")) for name in names}
         return MetricsState(blank, inner.init(params))
 
@@ -42,8 +59,14 @@ def with_metrics(inner: GradientTransformation) -> Pair:
             new_updates, inner_state = inner.update(updates, state.inner_state, params, **extra)
         values = dict.fromkeys(names, jnp.full((), jnp.nan, jnp.float32))
         values |= {n: value for n, value in below(inner, heard.values).items() if n in values}
-        values["gradient_norm"] = tree.norm(updates).astype(jnp.float32)
-        values["update_norm"] = tree.norm(new_updates).astype(jnp.float32)
+        values |= _norms(updates, new_updates, params)
+        values["nonfinite"] = _count_nonfinite(updates, values["gradient_norm"])
+        for group, selector in chosen.items():
+            keep = selector(updates if params is None else params)
+            own = (
+                None if part is None else keep_where(keep, part) for part in (updates, new_updates, params)
+            )
+            values |= {f"{group}/{name}": value for name, value in _norms(*own).items()}
         for name, value in heard.notes.items():
             note(name, value)
         if is_collecting():
@@ -53,6 +76,30 @@ def with_metrics(inner: GradientTransformation) -> Pair:
         return new_updates, MetricsState(values, inner_state)
 
     return init, update
+
+
+def _norms(grads: Updates, updates: Updates, params: Params | None) -> dict[str, jax.Array]:
+    found = {
+        "gradient_norm": tree.norm(grads).astype(jnp.float32),
+        "update_norm": tree.norm(updates).astype(jnp.float32),
+    }
+    if params is not None:
+        size = tree.norm(params).astype(jnp.float32)
+        found["parameter_norm"] = size
+        found["update_ratio"] = jnp.where(
+            size > 0, found["update_norm"] / jnp.where(size > 0, size, 1), jnp.nan
+        )
+    return found
+
+
+def _count_nonfinite(grads: Updates, norm: jax.Array) -> jax.Array:
+    """How many entries are not finite; the gradient is read again only where its norm says that some are."""
+
+    def count(grads: Updates) -> jax.Array:
+        bad = [jnp.sum(~jnp.isfinite(g), dtype=jnp.int32) for g in jax.tree.leaves(grads)]
+        return jnp.sum(jnp.stack(bad)).astype(jnp.float32) if bad else jnp.zeros((), jnp.float32)
+
+    return jax.lax.cond(jnp.isfinite(norm), lambda _: jnp.zeros((), jnp.float32), count, grads)
 
 
 def metrics(state: OptState) -> dict[str, jax.Array]:

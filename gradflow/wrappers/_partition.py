@@ -16,12 +16,13 @@ from gradflow._base import (
     transformation,
 )
 from gradflow._checks import refuse_state
-from gradflow._compose import set_to_zero
+from gradflow._compose import identity, set_to_zero
 from gradflow._errors import describe
 from gradflow._expression import show
 from gradflow._frames import stage_name
 from gradflow._select import MaskOrFn, hide, is_absent, resolve_labels, resolve_mask
-from gradflow._selectors import Selector, as_selector, located
+from gradflow._selectors import Selector, as_selector, located, paths
+from gradflow.transforms import scale
 from gradflow.wrappers._masked import MaskedState, labels_in, masked
 
 
@@ -167,6 +168,27 @@ def freeze(mask: MaskOrFn) -> GradientTransformation:
         pattern: `freeze("encoder/**")`.
     """
     return masked(set_to_zero(), mask)
+
+
+@transformation
+def scale_by_path(factors: Mapping[Any, Any]) -> GradientTransformation:
+    """Multiplies updates by a factor for each part of the parameters; the rest passes as it comes.
+
+        chain(adamw(1e-3), scale_by_path({"encoder/**": 0.1, "**/bias": 2.0}))
+
+    Behind an optimizer the factors multiply its learning rate.
+
+    Args:
+      factors: numbers or schedules by pattern of paths or selector; the first that matches wins.
+
+    Raises ValueError for a pattern that matches no parameter.
+    """
+    if not isinstance(factors, Mapping) or not factors:
+        raise TypeError(f"scale_by_path: 'factors' must be a dict of numbers; got {describe(factors)}")
+    return partition({**{key: scale(factor) for key, factor in factors.items()}, _REST: identity()})
+
+
+_REST = paths("**", required=False)
 
 
 @transformation

@@ -30,7 +30,8 @@ def test_metrics_are_named_by_stage_and_hold_the_values() -> None:
     state = tx.init(PARAMS)
     names = {
         "totals[0].total", "totals[0].twice", "totals[1].total", "totals[1].twice",
-        "adam.scale_by_learning_rate.learning_rate", "gradient_norm", "update_norm",
+        "adam.scale_by_learning_rate.learning_rate",
+        "gradient_norm", "update_norm", "parameter_norm", "update_ratio", "nonfinite",
     }  # fmt: skip
     assert set(gf.metrics(state)) == names
     assert all(np.isnan(v) and v.dtype == jnp.float32 for v in gf.metrics(state).values())
@@ -57,7 +58,7 @@ def test_in_scan_and_cond() -> None:
 def test_collectors_nest_and_pass_on() -> None:
     inner = gf.with_metrics(totals())
     outer = gf.with_metrics(gf.chain(inner, gf.scale(3.0)))
-    _, state = outer.update(PARAMS, outer.init(PARAMS))
+    _, state = outer.update(PARAMS, outer.init(PARAMS), PARAMS)
     seen = gf.metrics(state)
     assert seen["with_metrics.totals.total"] == 3.0
     assert not any(np.isnan(v) for v in seen.values())

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from problems import filled, small
-from specs import build, leaf_policy, over_all
+from specs import build, over_all
 
 import gradflow as gf
 from laws.support import avals
@@ -65,8 +65,6 @@ def test_what_is_put_around_a_stage_loses_nothing(case: str) -> None:
 @over_all("state by name, awkward trees")
 def test_awkward_trees_have_names(case: str) -> None:
     tx, params = build(case), filled(0)
-    if leaf_policy(case) != "any" and case in ("scale_by_muon", "scale_by_shape"):
-        params = {"matrix": params["matrix"]}
     state = numbered(tx.init(params))
     d = gf.state_dict(tx, state)
     assert len(d) == 1 + len(jax.tree.leaves(state))

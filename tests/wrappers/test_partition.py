@@ -144,3 +144,21 @@ def test_schedules_and_addresses_reach_into_parts() -> None:
     faster = gf.replace(tx, {"sgd.learning_rate": 0.7})
     updates, _ = faster.update(GRADS, faster.init(PARAMS), PARAMS)
     np.testing.assert_allclose(updates["head"]["kernel"], -0.7, rtol=1e-6)
+
+
+def test_factors_by_path() -> None:
+    tx = gf.chain(gf.sgd(1.0), gf.scale_by_path({"**/bias": 2.0, "body/**": gf.linear_schedule(0.5, 0.1, 4)}))
+    params = {**PARAMS, "head": {"kernel": jnp.ones((2, 3))}}
+    grads = jax.tree.map(jnp.ones_like, params)
+    updates, state = tx.update(grads, tx.init(params), params)
+    np.testing.assert_allclose(updates["body"]["bias"], -2.0)
+    np.testing.assert_allclose(updates["body"]["kernel"], -0.5)
+    np.testing.assert_allclose(updates["head"]["kernel"], -1.0)
+    updates, _ = tx.update(grads, state, params)
+    np.testing.assert_allclose(updates["body"]["kernel"], -0.4)
+    with pytest.raises(ValueError, match="'haed/\\*\\*' matches no parameter"):
+        gf.scale_by_path({"haed/**": 1.0}).init(params)
+    with pytest.raises(TypeError, match="'factors' must be a dict"):
+        gf.scale_by_path(2.0)
+    with pytest.raises((TypeError, ValueError), match="step_size"):
+        gf.scale_by_path({"**": "twice"})
