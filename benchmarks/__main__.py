@@ -8,7 +8,11 @@ import jax
 import optax
 
 import gradflow
-from benchmarks.rows import ROWS, Row
+from benchmarks.muon import muon
+from benchmarks.rows import ROWS as GENERAL
+from benchmarks.rows import Row
+
+ROWS = {**GENERAL, "muon": muon}
 
 
 def show(row: Row) -> str:

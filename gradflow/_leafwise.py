@@ -105,11 +105,20 @@ def _narrow(x: jax.Array, dtype: np.dtype) -> jax.Array:
     return x.real.astype(dtype) if is_complex(x.dtype) and not is_complex(dtype) else x.astype(dtype)
 
 
-def _width(rule: Rule, scalars: Any, hyper: Any, count: int) -> int:
+def _width(rule: Rule, scalars: Any, hyper: dict[str, Any], count: int) -> int:
     """How many trees a rule returns, for trees in which there is no leaf to ask."""
+    precision = np.dtype(np.float32)
+    kinds = tuple((name, as_scalar(value, precision).dtype) for name, value in hyper.items())
+    return _width_of(rule, scalars, kinds, count)
+
+
+@functools.cache
+def _width_of(rule: Rule, scalars: Any, kinds: tuple[tuple[str, np.dtype], ...], count: int) -> int:
     example = jax.ShapeDtypeStruct((), np.float32)
-    prepared = _prepare(scalars, hyper, np.dtype(np.float32))
-    return len(jax.eval_shape(_compiled(rule), (example,) * count, prepared))
+    numbers: Any = {name: jax.ShapeDtypeStruct((), dtype) for name, dtype in kinds}
+    if scalars is not None:
+        numbers = {**numbers, **jax.eval_shape(_compiled_scalars(scalars), numbers)}
+    return len(jax.eval_shape(_compiled(rule), (example,) * count, numbers))
 
 
 def _prepare(scalars: Any, hyper: dict[str, Any], precision: np.dtype) -> Scalars:

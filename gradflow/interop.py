@@ -230,7 +230,9 @@ class _Reader:
         waiting = [(i, part) for i, part in enumerate(theirs) if _remembers(part)]
         kept = [i for i, part in enumerate(ours) if _remembers(part)]
         if len(kept) != len(waiting):
-            mine, other = ([type(part).__name__ for part in row if _remembers(part)] for row in (ours, theirs))
+            mine, other = (
+                [type(part).__name__ for part in row if _remembers(part)] for row in (ours, theirs)
+            )
             raise _misfit(path, f"gradflow keeps {_listed(mine)}, and Optax {_listed(other)}")
         given = dict(zip(kept, waiting, strict=True))
         parts = []

@@ -115,9 +115,7 @@ CALLS: dict[str, Callable[[Any], Any]] = {
     "adaptive_grad_clip": lambda o: o.chain(o.adaptive_grad_clip(0.1), o.scale(-0.01)),
     "add_noise": lambda o: o.chain(o.add_noise(0.1, 0.55, key=jax.random.key(3)), o.scale(-0.01)),
     "apply_every": lambda o: o.chain(o.scale(-0.01), o.apply_every(2)),
-    "backtracking": lambda o: o.chain(
-        o.scale(-1.0), o.scale_by_backtracking_linesearch(10, store_grad=True)
-    ),
+    "backtracking": lambda o: o.chain(o.scale(-1.0), o.scale_by_backtracking_linesearch(10, store_grad=True)),
     "ema": lambda o: o.chain(o.ema(0.9), o.zero_nans(), o.scale(-0.01)),
     "monitor": lambda o: o.chain(
         o.monitor({"norm": o.measure_with_ema(lambda g: jnp.max(jnp.abs(g["w"])), 0.9), "ema": o.ema(0.5)}),
@@ -135,7 +133,9 @@ CALLS: dict[str, Callable[[Any], Any]] = {
     ),
     # Wrappers.
     "chain": lambda o: o.chain(
-        o.clip_by_global_norm(1.0), o.chain(o.centralize(), o.trace(0.9)), o.scale_by_schedule(lambda c: -0.01)
+        o.clip_by_global_norm(1.0),
+        o.chain(o.centralize(), o.trace(0.9)),
+        o.scale_by_schedule(lambda c: -0.01),
     ),
     "named_chain": lambda o: o.named_chain(("clip", o.clip(0.5)), ("adam", o.adam(_schedule(o)))),
     "masked": lambda o: o.chain(o.masked(o.trace(0.9), _is_matrix), o.scale_by_learning_rate(0.01)),
@@ -430,7 +430,9 @@ def test_other_parameters_are_refused_by_path() -> None:
     params = _start(dtype=np.float32)
     state = optax.adam(0.1).init(params)
     other = {**params, "b": jnp.ones(5)}
-    with pytest.raises(ValueError, match=r"at '0/mu/b' .* gradflow keeps float32\[5\], and Optax float32\[3\]"):
+    with pytest.raises(
+        ValueError, match=r"at '0/mu/b' .* gradflow keeps float32\[5\], and Optax float32\[3\]"
+    ):
         interop.from_optax_state(gf.adam(0.1), state, other)
     with pytest.raises(ValueError, match=r"at '0/mu' .* gradflow keeps b, c, w, and Optax b, w"):
         interop.from_optax_state(gf.adam(0.1), state, {**params, "c": jnp.ones(1)})

@@ -41,7 +41,7 @@ def lenient() -> Any:
         yield
 
 
-pytestmark = pytest.mark.usefixtures("lenient")
+# pytestmark = pytest.mark.usefixtures("lenient")
 
 
 def _falls(losses: list[Any]) -> None:
@@ -70,14 +70,16 @@ def test_flax_train_state(name: str) -> None:
         return state.apply_gradients(grads=grads), value
 
     losses = []
-    for _ in range(12):
+    for _ in range(20):
         state, loss = step(state)
         losses.append(loss)
     _falls(losses)
-    assert step._cache_size() == 1
-    # A train state made again of equal parts is traced no more.
-    again = train_state.TrainState.create(apply_fn=model.apply, params=params, tx=_optimizers()[name])
-    assert jax.tree.structure(again) == jax.tree.structure(state)
+    # A train state made again of equal parts is not traced again, by its number of steps neither: flax's
+    # own begins as a Python integer.
+    traced = step._cache_size()
+    assert traced <= 2
+    step(train_state.TrainState.create(apply_fn=model.apply, params=params, tx=_optimizers()[name]))
+    assert step._cache_size() == traced
 
 
 def _nnx_model() -> Any:
@@ -86,10 +88,12 @@ def _nnx_model() -> Any:
     class Model(nnx.Module):
         def __init__(self, rngs: Any) -> None:
             self.first = nnx.Linear(3, 4, rngs=rngs)
-            self.norm = nnx.BatchNorm(4, rngs=rngs)
+            self.norm = nnx.LayerNorm(4, rngs=rngs)
             self.last = nnx.Linear(4, 1, rngs=rngs)
+            self.calls = nnx.Variable(jnp.zeros((), jnp.int32))  # not for the optimizer
 
         def __call__(self, x: Any) -> Any:
+            self.calls[...] += 1
             return self.last(jnp.tanh(self.norm(self.first(x))))
 
     return Model(nnx.Rngs(0))
@@ -112,8 +116,8 @@ def test_flax_nnx_optimizer(name: str) -> None:
     nnx = pytest.importorskip("flax.nnx")
     model = _nnx_model()
     optimizer = nnx.Optimizer(model, _optimizers()[name], wrt=nnx.Param)
-    _falls(_nnx_train(model, optimizer, 16))
-    assert int(optimizer.step[...]) == 16
+    _falls(_nnx_train(model, optimizer, 20))
+    assert int(optimizer.step[...]) == int(model.calls[...]) == 20
 
 
 def test_flax_nnx_paths_are_the_parameters_own() -> None:
@@ -258,7 +262,7 @@ def test_haiku_paths() -> None:
 # numpyro
 
 
-@pytest.mark.parametrize("name", ["adamw", "schedule", "plateau"])
+@pytest.mark.parametrize("name", ["adamw", "plateau"])
 def test_numpyro_svi(name: str) -> None:
     numpyro = pytest.importorskip("numpyro")
     from numpyro import distributions, infer
@@ -282,7 +286,9 @@ def test_numpyro_svi(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "tx", [gf.adam(0.1), gf.sgd(0.1, momentum=0.5), gf.lbfgs(), gf.polyak_sgd()], ids=lambda tx: tx.expression.name
+    "tx",
+    [gf.adam(0.1), gf.sgd(0.1, momentum=0.5), gf.lbfgs(), gf.polyak_sgd()],
+    ids=lambda tx: tx.expression.name,
 )
 def test_optimistix(tx: Any) -> None:
     optimistix = pytest.importorskip("optimistix")
@@ -396,13 +402,13 @@ def _named_tuples(tree: Any) -> set[type]:
 
 def test_every_state_has_a_name_for_export() -> None:
     from problems import small
-    from specs import cases, make
+    from specs import build, cases
 
     registered = set(interop.state_types())
     names = [kind.__name__ for kind in registered]
     assert len(set(names)) == len(names)
     for case in cases():
-        kinds = _named_tuples(jax.eval_shape(make(case).init, small(0)))
+        kinds = _named_tuples(jax.eval_shape(build(case).init, small(0)))
         own = {kind for kind in kinds if kind.__module__.startswith("gradflow")}
         assert own <= registered, f"{case}: {own - registered}"
 

@@ -1,10 +1,24 @@
 """The lab: optimizers trained side by side on real data, ranked, drawn and written down.
 
-`compare` is the whole of it; `python -m gradflow compare` is its command line. What it needs beyond JAX
-comes with `pip install "gradflow-jax[lab]"`, and is imported only when it is used.
+    compare        many optimizers, equal budgets and seeds, ranked
+    sweep          many values of any hyper-parameters of one optimizer
+    trajectory     paths on functions of two variables
+    rate_finder    the loss while the learning rate rises
+    schedule_plot  schedules, step by step
+    state_plot     norms, ratios and histograms of a training
+
+Each trains on a task by name, or on your own `loss_fn`, `params` and `batches`, and returns plain data with a
+`.plot()`. `python -m gradflow` is the command line. What all this needs beyond JAX comes with
+`pip install "gradflow-jax[lab]"`, and is imported only when it is used.
 """
 
 from gradflow.lab._compare import compare as compare
+from gradflow.lab._parse import parse as parse
 from gradflow.lab._result import Comparison as Comparison
 from gradflow.lab._result import Entry as Entry
+from gradflow.lab._space import Range as Range
+from gradflow.lab._sweep import sweep as sweep
+from gradflow.lab._sweep_result import SweepResult as SweepResult
+from gradflow.lab._sweep_result import Trial as Trial
 from gradflow.lab._tasks import Task as Task
+from gradflow.lab._tasks import task_named as task

@@ -9,6 +9,7 @@ from gradflow._address import addresses, replace
 from gradflow._base import GradientTransformation, as_transformation
 from gradflow._expression import expression_of
 from gradflow.lab._names import unknown
+from gradflow.lab._parse import parse
 
 
 class Recipe(NamedTuple):
@@ -43,7 +44,22 @@ RECIPES = {
     "lion": Recipe("lion", {}, 3e-3),
     "sign_sgd": Recipe("sign_sgd", {}, 3e-3),
     "signum": Recipe("signum", {}, 3e-3),
+    "muon": Recipe("muon", {}, 1e-2),
+    "rprop": Recipe("rprop", {}, 1e-2),
+    "madgrad": Recipe("madgrad", {}, 1e-2),
+    # These find their step themselves; the rate is a factor on it.
+    "cocob": Recipe("cocob", {}, 1.0),
+    "dadapt_adamw": Recipe("dadapt_adamw", {}, 1.0),
+    "dog": Recipe("dog", {}, 1.0),
+    "dowg": Recipe("dowg", {}, 1.0),
+    "momo": Recipe("momo", {}, 1.0),
+    "prodigy": Recipe("prodigy", {}, 1.0),
+    "schedule_free_sgd": Recipe("schedule_free_sgd", {}, 1.0),
 }
+# These choose their rate by a line search or by the loss, so they run as they are.
+WITHOUT_RATE = ("lbfgs", "polyak_sgd")
+# These need more than a loss and a rate: gradients of single examples, or arguments of their own.
+_NOT_HERE = ("dpsgd",)
 _BELOW, _ABOVE = 3, 2  # rates of a default grid below and above the middle
 
 
@@ -72,7 +88,7 @@ def optimizer_names() -> list[str]:
         factory = getattr(value, "__gradflow__", None)
         if factory is not None and "learning_rate" in factory.hyperparameters and "_by_" not in name:
             names.add(name)
-    return sorted(names)
+    return sorted({*names, *WITHOUT_RATE}.difference(_NOT_HERE))
 
 
 def _named(name: str, rates: tuple[float, ...] | None) -> Contender:
@@ -80,6 +96,9 @@ def _named(name: str, rates: tuple[float, ...] | None) -> Contender:
         raise unknown("optimizer", name, optimizer_names())
     recipe = RECIPES.get(name, Recipe(name, {}, 1e-2))
     factory = getattr(room, recipe.factory)
+    if name in WITHOUT_RATE:
+        whole = factory()
+        return Contender(name, lambda rate: whole, (None,))
 
     def build(rate: Any) -> GradientTransformation:
         made: GradientTransformation = factory(learning_rate=rate, **recipe.arguments)
@@ -89,8 +108,10 @@ def _named(name: str, rates: tuple[float, ...] | None) -> Contender:
 
 
 def _given(name: str, value: Any, rates: tuple[float, ...] | None) -> Contender:
-    if isinstance(value, str):
+    if isinstance(value, str) and "(" not in value:
         return _named(value, rates)._replace(name=name)
+    if isinstance(value, str):
+        value = parse(value)
     if not isinstance(value, tuple):
         if not callable(value):
             raise TypeError(
@@ -117,6 +138,17 @@ def _name_of(value: Any) -> str:
     """A name for an optimizer in a list: its own, or that of the factory that made it."""
     expression = expression_of(value)
     return value if isinstance(value, str) else str(getattr(expression or value, "name", repr(value)))
+
+
+def one_optimizer(value: Any, caller: str) -> GradientTransformation:
+    """One optimizer, whole: a name at its usual rate, an expression as text, or a transformation."""
+    if isinstance(value, str) and "(" in value:
+        value = parse(value)
+    elif isinstance(value, str):
+        contender = _named(value, None)
+        rates = contender.rates
+        return contender.build(rates[_BELOW] if len(rates) > _BELOW else rates[0])
+    return as_transformation(value, caller, "the optimizer")
 
 
 def _own_grid(rate: Any) -> tuple[float, ...]:

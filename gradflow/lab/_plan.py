@@ -20,13 +20,12 @@ class Plan(NamedTuple):
     contenders: list[Contender]
     seeds: tuple[int, ...]
     steps: int
-    every: int
     target: float | None
 
     @property
     def evaluated_at(self) -> list[int]:
         """The steps after which the training loss is looked at."""
-        return [*range(0, self.steps, self.every), self.steps]
+        return evaluations(self.steps)
 
     def result(self, entries: Iterable[Entry]) -> Comparison:
         """The entries, ranked, with what they have in common."""
@@ -54,26 +53,44 @@ def prepare(
 ) -> Plan:
     """Checks `compare`'s arguments; raises ValueError or TypeError for a wrong one."""
     found = contenders(optimizers, learning_rates)
-    if steps is not None and (isinstance(steps, bool) or not hasattr(steps, "__index__") or steps < 1):
-        raise ValueError(f"steps must be a whole number >= 1; got {steps!r}")
+    if steps is not None:
+        whole_number("steps", steps, 1)
     if target is not None and not np.isfinite(target):
         raise ValueError(f"the target loss must be a finite number; got {target!r}")
-    if not (loss_fn is None and params is None and batches is None):
-        if task is not None:
-            raise TypeError("compare: give a task, or loss_fn, params and batches of your own; not both")
-        chosen = own_task(loss_fn, params, batches, steps or 500)
-    elif task is None or isinstance(task, str):
-        chosen = task_named(task or "digits")
-    elif isinstance(task, Task):
-        chosen = task
-    else:
-        raise TypeError(f"compare: argument 'task' must be a name or a Task; got a {type(task).__name__}")
+    chosen = choose_task(task, loss_fn, params, batches, steps, "compare")
     steps = operator.index(steps or chosen.steps)
     target = chosen.target if target is None else float(target)
-    return Plan(chosen, found, _check_seeds(seeds), steps, -(-steps // _EVALUATIONS), target)
+    return Plan(chosen, found, check_seeds(seeds), steps, target)
 
 
-def _check_seeds(seeds: int | Iterable[int]) -> tuple[int, ...]:
+def whole_number(name: str, value: Any, low: int) -> None:
+    """Raises ValueError for what is no whole number, or one below `low`."""
+    if isinstance(value, bool) or not hasattr(value, "__index__") or value < low:
+        raise ValueError(f"{name} must be a whole number >= {low}; got {value!r}")
+
+
+def evaluations(steps: int) -> list[int]:
+    """The steps after which the training loss is looked at, the last one among them."""
+    return [*range(0, steps, -(-steps // _EVALUATIONS)), steps]
+
+
+def choose_task(
+    task: Any, loss_fn: Any, params: Any, batches: Any, steps: int | None, caller: str
+) -> Task:
+    """The task that is meant: by name, as it is, or a user's own problem."""
+    if not (loss_fn is None and params is None and batches is None):
+        if task is not None:
+            raise TypeError(f"{caller}: give a task, or loss_fn, params and batches of your own; not both")
+        return own_task(loss_fn, params, batches, steps or 500, caller)
+    if task is None or isinstance(task, str):
+        return task_named(task or "digits")
+    if isinstance(task, Task):
+        return task
+    raise TypeError(f"{caller}: argument 'task' must be a name or a Task; got a {type(task).__name__}")
+
+
+def check_seeds(seeds: int | Iterable[int]) -> tuple[int, ...]:
+    """The seeds: 0, 1, ... for a number of them; raises ValueError for none, or one twice."""
     if isinstance(seeds, int):
         if isinstance(seeds, bool) or seeds < 1:
             raise ValueError(f"there must be at least one seed; got {seeds!r}")

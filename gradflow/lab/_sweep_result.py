@@ -61,6 +61,7 @@ class SweepResult(Result):
 
     task: str
     expression: str
+    brief: str  # the same without what is at its default
     space: dict[str, Any]  # address -> list of values, or a Range as a dict
     method: str
     steps: int

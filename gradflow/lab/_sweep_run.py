@@ -2,7 +2,7 @@
 
 import functools
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from gradflow.lab._bar import Bar
+from gradflow.lab._brief import brief
 from gradflow.lab._ledger import Ledger
 from gradflow.lab._memory import free_bytes, is_out_of_memory, needed_bytes
 from gradflow.lab._program import CannotRunError, Carry, Setting, scores, start, training
@@ -85,12 +86,10 @@ class SweepRun:
             ]
             for group in self._groups(todo):
                 self._train(group, rung.steps, keep=i + 1 < len(rungs))
-            found = self._ledger.trials
             # A trial that an earlier call took further is judged by what it had at this rung.
             alive = sorted(alive, key=lambda index: (self._key(index, rung.steps, rank_by), index))[: rung.keep]
             alive.sort()
             self._kept = {index: kept for index, kept in self._kept.items() if index in alive}
-            del found
 
     def _key(self, index: int, steps: int, rank_by: str) -> tuple[float, float]:
         trial = self._ledger.trials[index]
@@ -135,21 +134,24 @@ class SweepRun:
 
     def _width(self, left: Sequence[int]) -> int:
         """How many of these trials are run at once."""
+        group = self._group_of(left[0])
+        narrow = self._narrow.get(group)
+        if narrow is not None and 2 * len(left) > narrow:
+            return narrow  # fewer are filled up, which costs less than compiling again
         names = list(self._space.split(self._trials[left[0]])[0])
-        program, width = self._program(left[0]), len(left)
         limit = free_bytes() if self._memory is None else self._memory
-        width = min(width, self._narrow.get(self._group_of(left[0]), width))
-        while width > 1:
-            self._bar.say(f"compiling for {width} runs at once")
-            needed = needed_bytes(program.compiled(names, width))
-            if needed <= limit:
+        width = len(left)
+        while True:
+            # Chunks of one width share a program; even ones waste the least of the last.
+            width = -(-len(left) // -(-len(left) // width))
+            self._bar.say(f"compiling for {width} trials at once")
+            needed = needed_bytes(self._program(left[0]).compiled(names, width))
+            if needed <= limit or width == 1:
                 break
             width = max(1, min(width - 1, int(width * limit / needed)))
-        # Chunks of one width share a program; even ones waste the least of the last.
-        even = -(-len(left) // -(-len(left) // width))
         if width < len(left):
-            self._narrow[self._group_of(left[0])] = even
-        return even
+            self._narrow[group] = width
+        return width
 
     def _run_chunk(self, chunk: Sequence[int], width: int, steps: int, keep: bool) -> None:
         s, at = self._setting, self._at
@@ -191,7 +193,4 @@ class SweepRun:
         for i, index in enumerate(chunk):
             values = self._trials[index]
             score = None if found is None else found[i]
-            self._ledger.add(trial_of(index, values, steps, curves[i], score, repr(self._space.at(values))))
-
-
-Runner = Callable[[], None]
+            self._ledger.add(trial_of(index, values, steps, curves[i], score, brief(self._space.at(values))))

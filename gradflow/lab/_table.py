@@ -13,6 +13,20 @@ def number(value: float | None, digits: int = 3) -> str:
     return f"{value:.{digits}g}" if math.isfinite(value) else "not finite"
 
 
+def aligned(rows: Sequence[Sequence[str]], left: Sequence[int]) -> list[str]:
+    """The rows of a table as lines, a rule under the first; the columns of `left` are flush left."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = []
+    for row in rows:
+        cells = [
+            cell.ljust(width) if i in left else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        lines.append("  ".join(cells).rstrip())
+    lines.insert(1, "  ".join("-" * width for width in widths))
+    return lines
+
+
 def _spread(values: Sequence[float], show: str) -> str:
     """`median (least to most)`, infinity as `never`."""
     low, high = min(values), max(values)
@@ -64,16 +78,7 @@ def table(comparison: Comparison) -> str:
     names = ["", "optimizer", "steps to target", *score, "best rate", "final loss", "diverged",
              "state B/param", "seconds + compiling"]  # fmt: skip
     rows = [names, *(_row(i + 1, entry, c) for i, entry in enumerate(c.entries))]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    left = {1, 2}
-    lines = []
-    for row in rows:
-        cells = [
-            cell.ljust(width) if i in left else cell.rjust(width)
-            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ]
-        lines.append("  ".join(cells).rstrip())
-    lines.insert(1, "  ".join("-" * width for width in widths))
+    lines = aligned(rows, left=(1, 2))
     notes = [
         "At each optimizer's best rate: the median over seeds (least to most). Diverged: of all its runs."
     ]

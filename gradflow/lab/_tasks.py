@@ -194,12 +194,12 @@ def task_named(name: str) -> Task:
     return TASKS[name]()
 
 
-def own_task(loss_fn: Any, params: Any, batches: Any, steps: int) -> Task:
+def own_task(loss_fn: Any, params: Any, batches: Any, steps: int, caller: str) -> Task:
     """A user's problem as a task. `compare` says what the three may be."""
     if loss_fn is None or params is None:
-        raise TypeError("compare: your own problem needs both loss_fn and params")
+        raise TypeError(f"{caller}: your own problem needs both loss_fn and params")
     if not callable(loss_fn):
-        raise TypeError("compare: argument 'loss_fn' must be a function of (params, batch)")
+        raise TypeError(f"{caller}: argument 'loss_fn' must be a function of (params, batch)")
     is_function = callable(params) and jax.tree_util.all_leaves([params])
     init = params if is_function else lambda key: params
     if batches is None:
@@ -208,12 +208,12 @@ def own_task(loss_fn: Any, params: Any, batches: Any, steps: int) -> Task:
     if isinstance(batches, list) or hasattr(batches, "__next__"):
         taken = [batch for _, batch in zip(range(steps), batches, strict=False)]
         if not taken:
-            raise ValueError("compare: argument 'batches' has no batch in it")
+            raise ValueError(f"{caller}: argument 'batches' has no batch in it")
         batches = jax.tree.map(lambda *leaves: np.stack(leaves), *taken)
     lengths = {np.shape(leaf)[:1] for leaf in jax.tree.leaves(batches)}
     if len(lengths) != 1 or lengths <= {(), (0,)}:
         raise ValueError(
-            "compare: argument 'batches' must be a list of batches, or a tree of arrays whose common "
+            f"{caller}: argument 'batches' must be a list of batches, or a tree of arrays whose common "
             f"leading axis counts the batches; the leading axes are {sorted(lengths)}"
         )
     return Task("your own", init, loss_fn, jax.tree.map(np.asarray, batches), None)
