@@ -1,12 +1,13 @@
 """What a call of a transformation is checked for: trees that fit, leaves that count, a state of its own."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from gradflow import _cures
 from gradflow._dtypes import is_complex, is_inexact, promote
 from gradflow._errors import describe
 from gradflow._frames import stage_name
@@ -46,11 +47,19 @@ def refuse_leaves(kind: str, what: str, tree: Any) -> None:
         path = next(show(path_string(path)) for path, other in flat if other is leaf)
         raise TypeError(
             f"{stage_name()}: {what} must be {wanted}, or None where there is no update; the leaf at "
-            f"{path} is {describe(leaf)}"
+            f"{path} is {describe(leaf)}.{_cures.of_leaf(leaf)}"
         )
 
 
-def check_like(what: str, tree: Any, other_what: str, other: Any, *, shapes: bool = True) -> None:
+def check_like(
+    what: str,
+    tree: Any,
+    other_what: str,
+    other: Any,
+    *,
+    shapes: bool = True,
+    cure: Callable[[], str] = str,
+) -> None:
     """Raises unless two trees have one structure (None beside anything is fine) and equal `shapes`."""
     structure: Any
     leaves, structure = jax.tree.flatten(tree)
@@ -61,7 +70,8 @@ def check_like(what: str, tree: Any, other_what: str, other: Any, *, shapes: boo
         if structure != other_structure:
             raise ValueError(
                 f"{stage_name()}: {what} and {other_what} must have one tree structure; "
-                + explain_trees(what, tree, other_what, other)
+                + f"{explain_trees(what, tree, other_what, other)}."
+                + (cure() or _cures.of_trees(what, other_what))
             )
     for index, (leaf, like) in enumerate(zip(leaves, other_leaves, strict=True)):
         if shapes and leaf is not None and like is not None and np.shape(leaf) != np.shape(like):
@@ -69,7 +79,8 @@ def check_like(what: str, tree: Any, other_what: str, other: Any, *, shapes: boo
             path = next(p for p, i in jax.tree_util.tree_leaves_with_path(placed) if i == index)
             raise ValueError(
                 f"{stage_name()}: {what} and {other_what} must have equal shapes, and at "
-                f"{show(path_string(path))} they are {np.shape(leaf)} and {np.shape(like)}"
+                f"{show(path_string(path))} they are {np.shape(leaf)} and {np.shape(like)}."
+                + _cures.of_shapes(np.shape(leaf), np.shape(like))
             )
 
 
@@ -92,9 +103,8 @@ def promote_to_params(updates: Any, params: Any) -> Any:
 def refuse_state(expected: str, state: Any) -> None:
     """Raises the error for a state that is not the called stage's own."""
     raise TypeError(
-        f"{stage_name()}: 'state' must be {expected}, as its init returns it; got {describe(state)}. "
-        "The order is update(updates, state, params), and a state belongs to the transformation "
-        "whose init made it."
+        f"{stage_name()}: 'state' must be {expected}, as its init returns it; got {describe(state)}."
+        + _cures.of_state(state)
     )
 
 

@@ -17,7 +17,7 @@ def describe(value: Any) -> str:
     if isinstance(value, type):
         return f"the class {value.__name__}"
     if isinstance(value, tuple) and hasattr(value, "_fields"):
-        return f"a {type(value).__name__}"
+        return with_article(type(value).__name__)
     if isinstance(value, dict):
         keys = [str(key) for key in value]
         shown = ", ".join(keys[:4]) + (", ..." if len(keys) > 4 else "")
@@ -26,4 +26,9 @@ def describe(value: Any) -> str:
         return f"a {type(value).__name__} of length {len(value)}"
     if callable(value) and hasattr(value, "__name__"):
         return f"the function {value.__name__}"
-    return f"a {type(value).__name__}"
+    return with_article(type(value).__name__)
+
+
+def with_article(name: str) -> str:
+    """A name of a class with its article: `an EmptyState`."""
+    return f"{'an' if name[:1] in 'AEIOaeio' else 'a'} {name}"

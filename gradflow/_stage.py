@@ -4,12 +4,14 @@ Nothing here computes an update: a stage names itself for errors and reports, ch
 with, and sees to it that its updates have the right shapes and dtypes.
 """
 
+import functools
 import inspect
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple, Protocol, cast
 
 import jax
 
+from gradflow import _cures
 from gradflow._checks import (
     as_arrays,
     check_like,
@@ -19,6 +21,7 @@ from gradflow._checks import (
     refuse_near_misses,
     refuse_state,
 )
+from gradflow._errors import with_article
 from gradflow._expression import Expression, show
 from gradflow._frames import entered, frames, stage_name
 
@@ -269,7 +272,8 @@ class UpdatePart(Part):
                     params = as_arrays(params)
                     if stage.trees != "differ":
                         shapes = stage.trees == "alike"
-                        check_like("updates", updates, "params", params, shapes=shapes)
+                        cure = functools.partial(_cures.of_order, updates, state, params)
+                        check_like("updates", updates, "params", params, shapes=shapes, cure=cure)
                         updates = promote_to_params(updates, params)
             signature = stage.signature
             _check_call(signature, state, params, extra)
@@ -301,7 +305,7 @@ def _check_call(
     if signature.state_type is not None:
         inner = state.inner_state if isinstance(state, ScheduledState) else state
         if not isinstance(inner, signature.state_type):
-            refuse_state(f"a {signature.state_type.__name__}", state)
+            refuse_state(with_article(signature.state_type.__name__), state)
 
 
 def stage_of(tx: Any) -> Stage | None:

@@ -207,7 +207,9 @@ VARIANTS: dict[str, Callable[[], Any]] = {
     "partition-selectors": lambda: gf.partition(
         {gf.ndim(2) & ~gf.size(at_least=10**6): gf.adamw(0.1, mask=gf.ndim(2)), "**": gf.sgd(0.1)}
     ),
-    "masked-selector": lambda: gf.masked(_inner(), ~gf.paths("**/bias", "**/table", "**/key", required=False)),
+    "masked-selector": lambda: gf.masked(
+        _inner(), ~gf.paths("**/bias", "**/table", "**/key", required=False)
+    ),
     "prodigy-official": lambda: gf.prodigy(
         beta3=0.9,
         weight_decay=0.1,

@@ -173,8 +173,7 @@ OTHERWISE: dict[str, str] = {
 
 # What both libraries have and no call above is made of. There is nothing in their states.
 STATELESS = frozenset(
-    """keep_params_nonnegative scale_by_param_block_norm stateless
-    stateless_with_tree_map""".split()
+    ["keep_params_nonnegative", "scale_by_param_block_norm", "stateless", "stateless_with_tree_map"]
 )
 # What no call above is made of, for another reason.
 APART: dict[str, str] = {
@@ -268,9 +267,10 @@ def test_a_run_changes_from_optax_to_gradflow(case: str) -> None:
     theirs, half = _begun(CALLS[case], case)
     ours = CALLS[case](gf)
     params = gf.LookaheadParams(*half.params) if case == "lookahead" else half.params
-    state = interop.from_optax_state(ours, half.state, params)
+    with jax.numpy_dtype_promotion("strict"), jax.numpy_rank_promotion("raise"):
+        state = interop.from_optax_state(ours, half.state, params)
+        end = _runner(case, ours)(Run(params, state), 3)
     assert _form(state) == _form(jax.eval_shape(ours.init, params))
-    end = _runner(case, ours)(Run(params, state), 3)
     assert np.isfinite(_largest(end.params))
     if case not in OTHERWISE:
         whole = _runner(case, theirs)(half, 3)
@@ -309,7 +309,7 @@ def test_rprop_keeps_signs_where_optax_keeps_steps() -> None:
 
 @pytest.mark.usefixtures("lenient")
 def test_noise_goes_on_from_the_same_key() -> None:
-    theirs, half = _begun(CALLS["add_noise"], "", np.float32)
+    _, half = _begun(CALLS["add_noise"], "", np.float32)
     state = interop.from_optax_state(CALLS["add_noise"](gf), half.state, half.params)
     assert int(state[0].count) == 3
     np.testing.assert_array_equal(state[0].rng_key, jax.random.key_data(half.state[0].rng_key))

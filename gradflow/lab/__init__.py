@@ -13,12 +13,24 @@ Each trains on a task by name, or on your own `loss_fn`, `params` and `batches`,
 """
 
 from gradflow.lab._compare import compare as compare
+from gradflow.lab._landscapes import LANDSCAPES as LANDSCAPES
+from gradflow.lab._landscapes import Landscape as Landscape
 from gradflow.lab._parse import parse as parse
+from gradflow.lab._rate_finder import RateCurve as RateCurve
+from gradflow.lab._rate_finder import rate_finder as rate_finder
 from gradflow.lab._result import Comparison as Comparison
 from gradflow.lab._result import Entry as Entry
+from gradflow.lab._schedule_plot import ScheduleCurves as ScheduleCurves
+from gradflow.lab._schedule_plot import schedule_plot as schedule_plot
 from gradflow.lab._space import Range as Range
+from gradflow.lab._state_plot import Histogram as Histogram
+from gradflow.lab._state_plot import StateHistory as StateHistory
+from gradflow.lab._state_plot import state_plot as state_plot
 from gradflow.lab._sweep import sweep as sweep
 from gradflow.lab._sweep_result import SweepResult as SweepResult
 from gradflow.lab._sweep_result import Trial as Trial
 from gradflow.lab._tasks import Task as Task
 from gradflow.lab._tasks import task_named as task
+from gradflow.lab._trajectory import Path as Path
+from gradflow.lab._trajectory import Trajectories as Trajectories
+from gradflow.lab._trajectory import trajectory as trajectory

@@ -8,6 +8,7 @@ from gradflow import optimizers as room
 from gradflow._address import addresses, replace
 from gradflow._base import GradientTransformation, as_transformation
 from gradflow._expression import expression_of
+from gradflow.lab._brief import brief
 from gradflow.lab._names import unknown
 from gradflow.lab._parse import parse
 
@@ -107,7 +108,7 @@ def _named(name: str, rates: tuple[float, ...] | None) -> Contender:
     return Contender(name, build, rates or _grid(recipe.middle))
 
 
-def _given(name: str, value: Any, rates: tuple[float, ...] | None) -> Contender:
+def _given(name: str, value: Any, rates: tuple[float, ...] | None, caller: str) -> Contender:
     if isinstance(value, str) and "(" not in value:
         return _named(value, rates)._replace(name=name)
     if isinstance(value, str):
@@ -115,19 +116,19 @@ def _given(name: str, value: Any, rates: tuple[float, ...] | None) -> Contender:
     if not isinstance(value, tuple):
         if not callable(value):
             raise TypeError(
-                f"compare: the optimizer '{name}' must be a name, a transformation, or a function of "
+                f"{caller}: the optimizer '{name}' must be a name, a transformation, or a function of "
                 f"learning_rate; got a {type(value).__name__}"
             )
         return Contender(
             name,
-            lambda rate: as_transformation(value(learning_rate=rate), "compare", name),
+            lambda rate: as_transformation(value(learning_rate=rate), caller, name),
             rates or _grid(1e-2),
         )
-    whole = as_transformation(value, "compare", f"the optimizer '{name}'")
+    whole = as_transformation(value, caller, f"the optimizer '{name}'")
     parts = addresses(whole) if expression_of(whole) is not None else {}
     # The outermost one: a named optimizer is asked for its own argument.
     places = [address for address in parts if address.split(".")[-1] == "learning_rate"]
-    if len(places) != 1 or callable(parts[places[0]]):
+    if caller == "trajectory" or len(places) != 1 or callable(parts[places[0]]):
         return Contender(name, lambda rate: whole, (None,))
     return Contender(
         name, lambda rate: replace(whole, {places[0]: rate}), rates or _own_grid(parts[places[0]])
@@ -151,6 +152,21 @@ def one_optimizer(value: Any, caller: str) -> GradientTransformation:
     return as_transformation(value, caller, "the optimizer")
 
 
+def rate_builder(value: Any, caller: str) -> tuple[str, Callable[[Any], GradientTransformation]]:
+    """A name, and the optimizer for a learning rate, in the place of the one that it has."""
+    if isinstance(value, str) and "(" not in value:
+        contender = _named(value, None)
+        if contender.rates == (None,):
+            raise ValueError(f"{caller}: '{value}' chooses its learning rate itself")
+        return value, contender.build
+    whole = one_optimizer(value, caller)
+    found = [] if expression_of(whole) is None else list(addresses(whole))
+    places = [address for address in found if address.split(".")[-1] == "learning_rate"]
+    if len(places) != 1:
+        raise ValueError(f"{caller}: the optimizer must have one learning_rate; it has {len(places)}")
+    return brief(whole), lambda rate: replace(whole, {places[0]: rate})
+
+
 def _own_grid(rate: Any) -> tuple[float, ...]:
     """The grid around a transformation's own rate, where that is a positive number."""
     return _grid(float(rate) if isinstance(rate, int | float) and rate > 0 else 1e-2)
@@ -167,8 +183,10 @@ def check_rates(rates: Iterable[float] | None) -> tuple[float, ...] | None:
     return found
 
 
-def contenders(optimizers: Any, learning_rates: Iterable[float] | None) -> list[Contender]:
-    """The contenders for `compare`'s arguments."""
+def contenders(
+    optimizers: Any, learning_rates: Iterable[float] | None, caller: str = "compare"
+) -> list[Contender]:
+    """The contenders for the arguments of `compare`; for `trajectory` whole transformations run as they are."""
     rates = check_rates(learning_rates)
     if optimizers is None:
         known = optimizer_names()
@@ -176,12 +194,12 @@ def contenders(optimizers: Any, learning_rates: Iterable[float] | None) -> list[
     if isinstance(optimizers, str) or hasattr(optimizers, "_fields"):
         optimizers = [optimizers]
     if isinstance(optimizers, Mapping):
-        found = [_given(str(name), value, rates) for name, value in optimizers.items()]
+        found = [_given(str(name), value, rates, caller) for name, value in optimizers.items()]
     elif isinstance(optimizers, Sequence):
-        found = [_given(_name_of(value), value, rates) for value in optimizers]
+        found = [_given(_name_of(value), value, rates, caller) for value in optimizers]
     else:
         raise TypeError(
-            "compare: argument 'optimizers' must be names, or a dict from a name to a transformation or a "
+            f"{caller}: argument 'optimizers' must be names, or a dict from a name to a transformation or a "
             f"function of learning_rate; got a {type(optimizers).__name__}"
         )
     names = [contender.name for contender in found]

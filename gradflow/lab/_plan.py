@@ -74,9 +74,7 @@ def evaluations(steps: int) -> list[int]:
     return [*range(0, steps, -(-steps // _EVALUATIONS)), steps]
 
 
-def choose_task(
-    task: Any, loss_fn: Any, params: Any, batches: Any, steps: int | None, caller: str
-) -> Task:
+def choose_task(task: Any, loss_fn: Any, params: Any, batches: Any, steps: int | None, caller: str) -> Task:
     """The task that is meant: by name, as it is, or a user's own problem."""
     if not (loss_fn is None and params is None and batches is None):
         if task is not None:

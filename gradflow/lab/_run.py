@@ -55,9 +55,7 @@ def _lower(contender: Contender, setting: Setting) -> _Ready:
     params, state = carry
     size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
     count = sum(leaf.size for leaf in jax.tree.leaves(params))
-    return _Ready(
-        contender, rates, lambda: begin(rates, len(rates), setting.starts), lowered, size / count
-    )
+    return _Ready(contender, rates, lambda: begin(rates, len(rates), setting.starts), lowered, size / count)
 
 
 def _train(plan: Plan, ready: _Ready, setting: Setting, bar: Bar) -> Entry:

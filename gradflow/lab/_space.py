@@ -32,7 +32,9 @@ class Range:
         if self.scale not in _SCALES:
             raise ValueError(f"Range: scale must be one of {', '.join(_SCALES)}; got {self.scale!r}")
         if not (math.isfinite(self.low) and math.isfinite(self.high) and self.low < self.high):
-            raise ValueError(f"Range: low must be below high, both finite; got {self.low!r} and {self.high!r}")
+            raise ValueError(
+                f"Range: low must be below high, both finite; got {self.low!r} and {self.high!r}"
+            )
         if self.scale == "log" and self.low <= 0:
             raise ValueError(f"Range: on a logarithmic scale low must be above 0; got {self.low!r}")
         if self.scale == "decay" and self.high >= 1:
@@ -83,7 +85,9 @@ class Axis(NamedTuple):
         """The values as plain data."""
         if isinstance(self.values, Range):
             return dataclasses.asdict(self.values)
-        return [value if isinstance(value, int | float | str | None) else repr(value) for value in self.values]
+        return [
+            value if isinstance(value, int | float | str | None) else repr(value) for value in self.values
+        ]
 
 
 Values = dict[str, Any]  # by address

@@ -57,7 +57,9 @@ def _draw_curves(axis: Any, result: SweepResult, limits: Limits) -> None:
     over = " (median over seeds)" if len(result.seeds) > 1 else ""
     axis.set(xlabel="step", ylabel=f"training loss{over}", title=f"the best {min(_BEST, len(result.trials))}")
     if result.trials:
-        axis.legend(fontsize=8, handlelength=3.5, loc="upper center", bbox_to_anchor=(0.5, -0.13), frameon=False)
+        axis.legend(
+            fontsize=8, handlelength=3.5, loc="upper center", bbox_to_anchor=(0.5, -0.13), frameon=False
+        )
     grid(axis)
 
 

@@ -38,12 +38,16 @@ class Trial:
     @property
     def final_loss(self) -> float:
         """The median over seeds of the last training loss; infinite where most seeds diverged."""
-        return median([math.inf if bad else run[-1] for run, bad in zip(self.losses, self.diverged, strict=True)])
+        return median(
+            [math.inf if bad else run[-1] for run, bad in zip(self.losses, self.diverged, strict=True)]
+        )
 
     @property
     def final_score(self) -> float | None:
         """The median over seeds of the score."""
-        return None if self.score is None else median([s if math.isfinite(s) else -math.inf for s in self.score])
+        return (
+            None if self.score is None else median([s if math.isfinite(s) else -math.inf for s in self.score])
+        )
 
     def key(self, rank_by: str) -> tuple[float, float]:
         """What trials are ranked by: who has diverged comes last, then who was stopped early."""
@@ -157,7 +161,10 @@ def trial_of(
     """A trial of arrays."""
     return Trial(
         index=index,
-        values={name: value if isinstance(value, int | float | str | None) else repr(value) for name, value in values.items()},
+        values={
+            name: value if isinstance(value, int | float | str | None) else repr(value)
+            for name, value in values.items()
+        },
         steps=steps,
         losses=np.asarray(losses, float).tolist(),
         score=None if score is None else np.asarray(score, float).tolist(),

@@ -87,7 +87,9 @@ class SweepRun:
             for group in self._groups(todo):
                 self._train(group, rung.steps, keep=i + 1 < len(rungs))
             # A trial that an earlier call took further is judged by what it had at this rung.
-            alive = sorted(alive, key=lambda index: (self._key(index, rung.steps, rank_by), index))[: rung.keep]
+            alive = sorted(alive, key=lambda index: (self._key(index, rung.steps, rank_by), index))[
+                : rung.keep
+            ]
             alive.sort()
             self._kept = {index: kept for index, kept in self._kept.items() if index in alive}
 

@@ -1,5 +1,6 @@
 """The trials of a sweep as a text table."""
 
+import math
 from typing import Any
 
 from gradflow.lab._brief import short
@@ -18,10 +19,10 @@ def table(result: SweepResult, top: int) -> str:
     names = ["", *r.space, "final loss", *score, "steps", "diverged"]
     rows = [names, *(_row(i + 1, trial, result) for i, trial in enumerate(r.trials[:top]))]
     lines = aligned(rows, left=())
-    lost = sum(1 for trial in r.trials if all(trial.diverged))
+    lost = sum(math.isinf(trial.final_loss) for trial in r.trials)
     notes = [f"... and {len(r.trials) - top} more."] if len(r.trials) > top else []
     if lost:
-        notes.append(f"{lost} of {len(r.trials)} trials diverged at every seed.")
+        notes.append(f"{lost} of {len(r.trials)} trials diverged.")
     ends = [name for name in r.space if _is_at_the_end(result, name)]
     if ends:
         notes.append(f"The best is at the end of the range of {', '.join(ends)}: beyond it may be better.")
@@ -43,7 +44,11 @@ def _row(rank: int, trial: Trial, result: SweepResult) -> list[str]:
 
 def shown(value: Any) -> str:
     """A value as a cell shows it."""
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
+    if not isinstance(value, float):
+        return str(value)
+    if 0.9 < value < 1:  # a decay: what counts is its distance from 1
+        return f"{value:.{1 - math.floor(math.log10(1 - value))}f}".rstrip("0")
+    return f"{value:.3g}"
 
 
 def _is_at_the_end(result: SweepResult, name: str) -> bool:

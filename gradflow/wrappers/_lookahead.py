@@ -111,7 +111,9 @@ def lookahead(
 
 def _check_params(params: Params) -> None:
     if not isinstance(params, LookaheadParams):
+        foreign = getattr(params, "_fields", None) == LookaheadParams._fields
+        cure = "LookaheadParams(*params)" if foreign else "LookaheadParams.init_synced(params)"
         raise TypeError(
-            f"{stage_name()}: the parameters must be LookaheadParams, as from "
-            f"LookaheadParams.init_synced(params); got {describe(params)}"
+            f"{stage_name()}: the parameters must be gradflow's LookaheadParams, as from {cure}; "
+            f"got {describe(params)}"
         )

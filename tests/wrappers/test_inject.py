@@ -121,7 +121,7 @@ def test_it_is_a_value() -> None:
         (
             lambda: gf.inject_hyperparams(gf.adam, static_args="b3"),
             ValueError,
-            r"\['b3'\], the arguments",
+            r"\['b3'\]; the arguments",
         ),
         (lambda: gf.inject_hyperparams(gf.adam(0.1)), TypeError, "takes a factory, as adam; got"),
         (lambda: gf.inject_hyperparams(gf.adam)(-0.1), ValueError, "adam: argument 'learning_rate' must be"),

@@ -1,0 +1,175 @@
+"""`rate_finder`: the loss while the learning rate rises, from much too small to much too large."""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Callable, Iterable
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from gradflow._step import make_step
+from gradflow.lab._brief import short
+from gradflow.lab._contenders import rate_builder
+from gradflow.lab._data import Result
+from gradflow.lab._plan import check_seeds, choose_task, whole_number
+from gradflow.lab._program import CannotRunError, set_up
+from gradflow.lab._style import COLOURS, Limits, grid, new_figure, quantile
+from gradflow.lab._tasks import Task
+
+_FALL = 0.95  # of the first loss; a curve that never falls below it suggests nothing
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class RateCurve(Result):
+    """The loss of the batch at each step, the learning rate of that step, and what they suggest."""
+
+    file_name: ClassVar[str] = "rate_finder"
+
+    task: str
+    optimizer: str
+    learning_rates: list[float]
+    losses: list[list[float]]  # [seed][step]
+    smoothed: list[float]  # an average of the median over seeds
+    steepest: float | None  # where the smoothed loss falls fastest
+    lowest: float | None  # where it is least
+    suggestion: float | None  # None where it never falls
+
+    def __str__(self) -> str:
+        if self.suggestion is None:
+            return f"{self.task}, {self.optimizer}: the loss never fell; try other ends, low and high"
+        return (
+            f"{self.task}, {self.optimizer}: try a learning rate of {self.suggestion:.2g} "
+            f"(steepest at {self.steepest:.2g}, lowest at {self.lowest:.2g})"
+        )
+
+    __repr__ = __str__
+
+    def _draw(self) -> Any:
+        figure = new_figure(7.5, 4.6)
+        axis = figure.subplots()
+        runs = np.asarray(self.losses)
+        first = runs[:, :5]
+        limits = Limits.of(first, np.asarray([v for v in self.smoothed if math.isfinite(v)]))
+        for i, run in enumerate(runs):
+            label = "a seed's batches" if i == 0 else None
+            axis.plot(self.learning_rates, limits.drawable(run), color="0.75", linewidth=0.8, label=label)
+        axis.plot(
+            self.learning_rates, limits.drawable(np.asarray(self.smoothed)), color=COLOURS[0], linewidth=2.2,
+            label="smoothed median",
+        )  # fmt: skip
+        marks = [("steepest", self.steepest, "o", COLOURS[1]), ("lowest", self.lowest, "s", COLOURS[2])]
+        for name, rate, marker, colour in marks:
+            if rate is not None:
+                height = limits.inside(self.smoothed[self.learning_rates.index(rate)])
+                axis.plot(
+                    [rate], [height], marker, color=colour, markersize=10, markeredgecolor="black",
+                    label=f"{name}: {rate:.2g}", zorder=4, linestyle="",
+                )  # fmt: skip
+        if self.suggestion is not None:
+            axis.axvline(self.suggestion, color="0.3", linestyle="--", linewidth=1, label="suggestion")
+        limits.apply(axis)
+        axis.set_xscale("log")
+        axis.set(xlabel="learning rate, rising by the step", ylabel="training loss of the batch")
+        axis.set_title(f"{self.task}: {short(self.optimizer, 60)}")
+        axis.legend(fontsize=9)
+        grid(axis)
+        return figure
+
+
+def rate_finder(
+    optimizer: Any = "adam",
+    *,
+    task: str | Task | None = None,
+    loss_fn: Callable[..., Any] | None = None,
+    params: Any = None,
+    batches: Any = None,
+    low: float = 1e-6,
+    high: float = 10.0,
+    steps: int = 200,
+    seeds: int | Iterable[int] = 3,
+) -> RateCurve:
+    """Raises the learning rate from `low` to `high` while training, and watches the loss.
+
+        rate_finder("adamw", loss_fn=loss_fn, params=params, batches=batches).plot()
+
+    Args:
+      optimizer: a name, an expression as text, or a transformation with one `learning_rate`, which is replaced.
+      task, loss_fn, params, batches: as in `compare`.
+      low, high: the first rate and the last, with a constant factor from step to step.
+      steps: how many.
+      seeds: how many runs, or which.
+
+    The suggestion is where the smoothed loss falls fastest. It is a first guess, for a sweep to refine: the
+    loss goes on falling from earlier steps, and what is stable for a few steps may not be for many.
+    Source: Smith 2017, "Cyclical learning rates for training neural networks", section 3.3.
+    """
+    whole_number("steps", steps, 10)
+    if not (math.isfinite(high) and 0 < low < high):
+        raise ValueError(f"rate_finder: low must be above 0 and below high; got {low!r} and {high!r}")
+    name, build = rate_builder(optimizer, "rate_finder")
+    chosen = choose_task(task, loss_fn, params, batches, steps, "rate_finder")
+    setting = set_up(chosen, check_seeds(seeds), steps, "rate_finder")
+    rates = np.geomspace(low, high, steps)
+    try:
+        found = jax.jit(functools.partial(_run, build, setting.task))(
+            jnp.asarray(rates, jnp.float32), setting.starts, setting.order, setting.train
+        )
+    except (TypeError, ValueError) as error:
+        raise CannotRunError(f"the optimizer '{name}' cannot run here: {error}") from error
+    losses = np.asarray(found, float)
+    smoothed = _smooth(quantile(losses, 0.5))
+    steepest, lowest = _marks(smoothed)
+    rate = [None if i is None else float(rates[i]) for i in (steepest, lowest)]
+    return RateCurve(
+        task=chosen.name,
+        optimizer=name,
+        learning_rates=rates.tolist(),
+        losses=losses.tolist(),
+        smoothed=smoothed.tolist(),
+        steepest=rate[0],
+        lowest=rate[1],
+        suggestion=rate[0],
+    )
+
+
+def _run(
+    build: Callable[[Any], Any], task: Task, rates: jax.Array, starts: Any, orders: jax.Array, train: Any
+) -> jax.Array:
+    """The losses of all seeds before each step."""
+
+    def one(start: Any, order: jax.Array) -> jax.Array:
+        def step(carry: Any, at: Any) -> Any:
+            rate, indices = at
+            batch = jax.tree.map(lambda leaf: leaf[indices], train)
+            params, state, result = make_step(task.loss_fn, build(rate))(*carry, batch)
+            return (params, state), result.value
+
+        return jax.lax.scan(step, (start, build(rates[0]).init(start)), (rates, order))[1]
+
+    return jax.vmap(one)(starts, orders)
+
+
+def _smooth(values: np.ndarray) -> np.ndarray:
+    """A weighted mean of each value and its neighbours, over about a thirtieth of them to either side."""
+    reach = max(1, len(values) // 30)
+    weights = np.exp(-0.5 * (np.arange(-2 * reach, 2 * reach + 1) / reach) ** 2)
+    finite = np.isfinite(values)
+    stop = len(values) if finite.all() else int(np.argmin(finite))
+    padded = np.pad(values[:stop], 2 * reach, mode="edge") if stop else values[:0]
+    smooth = np.full(len(values), np.inf)
+    if stop:
+        smooth[:stop] = np.convolve(padded, weights / weights.sum(), mode="valid")
+    return smooth
+
+
+def _marks(smoothed: np.ndarray) -> tuple[int | None, int | None]:
+    """Where a smoothed loss falls fastest and where it is least; None where it never falls."""
+    lowest = int(np.argmin(smoothed))
+    first = smoothed[0]
+    if not math.isfinite(first) or not smoothed[lowest] < first - (1 - _FALL) * abs(first) or lowest < 2:
+        return None, None
+    slope = np.diff(smoothed[: lowest + 1])
+    return int(np.argmin(slope)), lowest
