@@ -1,5 +1,6 @@
 """The names of the top level: the core's one by one, then one line per room."""
 
+from gradflow import tree as _tree
 from gradflow._address import addresses as addresses
 from gradflow._address import replace as replace
 from gradflow._apply import apply_updates as apply_updates
@@ -56,7 +57,6 @@ from gradflow.losses import *
 from gradflow.microbatching import microbatch as microbatch
 from gradflow.numerics import multi_normal as multi_normal
 from gradflow.numerics import safe_increment as safe_increment
-from gradflow.numerics import safe_increment as safe_int32_increment
 from gradflow.numerics import safe_norm as safe_norm
 from gradflow.numerics import safe_root_mean_squares as safe_root_mean_squares
 from gradflow.numerics import scale_gradient as scale_gradient
@@ -64,7 +64,6 @@ from gradflow.optimizers import *
 from gradflow.schedules import *
 from gradflow.transforms import *
 from gradflow.tree import bias_correction as bias_correction
-from gradflow.tree import map_params as tree_map_params
 from gradflow.tree import update_infinity_moment as update_infinity_moment
 from gradflow.tree import update_moment as update_moment
 from gradflow.tree import update_moment_per_elem_norm as update_moment_per_elem_norm
@@ -76,3 +75,7 @@ from gradflow.typing import ScalarOrSchedule as ScalarOrSchedule
 from gradflow.typing import Schedule as Schedule
 from gradflow.typing import Updates as Updates
 from gradflow.wrappers import *
+
+# Second names that the field's top level has.
+safe_int32_increment = safe_increment
+tree_map_params = _tree.map_params

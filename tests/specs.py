@@ -284,8 +284,8 @@ _FIRST_STEP_AFTER_ZEROS = (
 )
 _INNER_STEPS = "the stages inside count the steps that they take, and they take one in k calls"
 _READ_BACK = (
-    "a plain b2 >= 0.5 reads the momentum back from the new one, a traced one cannot: equal but for rounding, "
-    "which a smooth sign shows"
+    "a plain b2 >= 0.5 reads the momentum back from the new one, a traced one cannot: equal but for "
+    "rounding, which a smooth sign shows"
 )
 DEPARTURES: dict[tuple[str, str], str] = {
     ("zero gradients in float16", "acprop"): _FIRST_STEP_AFTER_ZEROS,

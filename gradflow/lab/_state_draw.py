@@ -10,19 +10,21 @@ from gradflow.lab._state_plot import StateHistory
 from gradflow.lab._style import grid, new_figure, sparse, style
 
 _MOST = 8  # lines of a panel
-_NORMS = ("norm",)
+_REPORTS = 4  # panels of single reports
 
 
 def plot(result: StateHistory) -> Any:
-    """A panel each for the loss, the norms, the ratios, what else was reported, and the histograms."""
-    norms = {n: v for n, v in result.series.items() if n.split(".")[-1].endswith(_NORMS)}
-    loss = {n: v for n, v in result.series.items() if n == "loss"}
-    others = {n: v for n, v in result.series.items() if n not in norms and n not in loss}
+    """A panel each for the loss, the norms, the ratios, some of what else was reported, and the histograms."""
+    series = result.series
+    norms = {name: series[name] for name in series if _last(name).endswith("norm")}
+    ratios = {name: series[name] for name in series if _last(name).endswith(("ratio", "factor"))}
+    others = [name for name in series if name not in norms and name not in ratios and name != "loss"]
+    moving = [name for name in others if len(set(series[name])) > 1]
     panels: list[tuple[str, str, Callable[..., None], Mapping[str, Any]]] = [
-        ("loss", "training loss of the batch", _lines, loss),
+        ("loss", "training loss of the batch", _lines, {"loss": series["loss"]} if "loss" in series else {}),
         ("norms", "norm", _lines, norms),
-        ("ratios", "ratio", _lines, result.ratios),
-        ("reports", "value", _lines, others),
+        ("ratios", "ratio", _lines, {**result.ratios, **ratios}),
+        *((short(name, 50), _last(name).replace("_", " "), _lines, {name: series[name]}) for name in moving[:_REPORTS]),
         ("at the end", "share of the numbers", _histograms, result.histograms),
     ]
     drawn = [panel for panel in panels if panel[3]]
@@ -31,7 +33,8 @@ def plot(result: StateHistory) -> Any:
     figure = new_figure(5.2 * columns, 4.1 * rows + 0.3)
     axes = figure.subplots(rows, columns, squeeze=False).ravel()
     for axis, (title, label, draw, data) in zip(axes, drawn, strict=False):
-        axis.set(title=title, ylabel=label)
+        axis.set_title(title, fontsize=10)
+        axis.set_ylabel(label)
         draw(axis, data)
         grid(axis)
     for axis in axes[len(drawn) :]:
@@ -40,16 +43,23 @@ def plot(result: StateHistory) -> Any:
     return figure
 
 
+def _last(name: str) -> str:
+    return name.split(".")[-1]
+
+
 def _lines(axis: Any, data: Mapping[str, list[float]]) -> None:
-    positive = True
+    shown = np.concatenate([np.asarray(values) for values in data.values()])
+    shown = shown[np.isfinite(shown)]
+    positive = shown[shown > 0]
+    # A logarithmic axis where there are decades to see; single zeros are gaps of it.
+    log = (shown >= 0).all() and positive.size > 0.5 * shown.size and shown.max() > 20 * np.quantile(positive, 0.05)
     for i, (name, values) in enumerate(list(data.items())[:_MOST]):
         array = np.asarray(values)
-        finite = array[np.isfinite(array)]
-        positive = positive and bool((finite > 0).all())
+        array = np.where(array > 0, array, np.nan) if log else array
         axis.plot(array, label=short(name, 44), markevery=sparse(i, len(array), 6), **style(i))
-    shown = [v for values in data.values() for v in values if np.isfinite(v)]
-    if positive and shown and max(shown) > 10 * min(shown):
+    if log:
         axis.set_yscale("log")
+    axis.locator_params(axis="x", integer=True)
     axis.set_xlabel("step")
     _legend(axis, len(data))
 
@@ -66,11 +76,13 @@ def _histograms(axis: Any, data: Mapping[str, Any]) -> None:
         axis.fill_between(middles, shares, color=style(i)["color"], alpha=0.1, linewidth=0)
     axis.set_xlabel("log10 of the absolute value")
     axis.set_ylim(bottom=0)
-    _legend(axis, len(data))
+    _legend(axis, len(data) + 1)  # one alone is named too
 
 
 def _legend(axis: Any, lines: int) -> None:
-    title = f"{_MOST} of {lines}" if lines > _MOST else None
+    if lines == 1:
+        return
+    title = f"{_MOST} of {lines}" if lines - 1 > _MOST else None
     axis.legend(
         fontsize=8,
         handlelength=3.5,

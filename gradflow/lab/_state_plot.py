@@ -150,6 +150,7 @@ def _result(title: str, series: dict[str, list[float]], trees: Mapping[str, Any]
 
     pairs = [("update_norm", "parameter_norm"), ("update_norm", "gradient_norm")]
     ratios = {f"{a} / {b}": ratio(a, b) for a, b in pairs if a in series and b in series}
+    series = {name: values for name, values in series.items() if name != "update_ratio" or not ratios}
     histograms = {name: found for name, value in trees.items() if (found := histogram(value)) is not None}
     return StateHistory(title, series, ratios, histograms)
 
@@ -174,8 +175,9 @@ def histogram(value: Any, bins: int = 60) -> Histogram | None:
     numbers = np.concatenate(arrays)
     finite = numbers[np.isfinite(numbers)]
     logs = np.log10(finite[finite > 0])
-    low, high = (float(logs.min()), float(logs.max())) if logs.size else (-1.0, 0.0)
-    edges = np.linspace(low, high if high > low else low + 1, bins + 1)
+    low, high = (float(logs.min()), float(logs.max())) if logs.size else (0.0, 0.0)
+    pad = max(0.0, 1 - (high - low)) / 2  # a decade at least
+    edges = np.linspace(low - pad, high + pad, bins + 1)
     counts = np.histogram(logs, edges)[0]
     return Histogram(
         edges.tolist(), counts.tolist(), int((finite == 0).sum()), int(numbers.size - finite.size)

@@ -87,7 +87,7 @@ def with_swa(inner: GradientTransformation, start_step: Index = 0, every: Size =
 
     Args:
       inner: the whole optimizer: a stage behind this one would change the update that is averaged.
-      start_step: steps before the first parameters that count, >= 0; three quarters of the budget in the paper.
+      start_step: steps before the first parameters that count, >= 0; in the paper three quarters of all.
       every: steps between parameters that count, >= 1; the length of a cycle of the rate, or of an epoch.
 
     The mean is held in float32 at least. Until it has a part, `eval_params` gives the parameters

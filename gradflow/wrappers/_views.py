@@ -27,7 +27,7 @@ def averages(kind: type, field: str, read: Callable[[list[Any], list[Any], Any],
 
 
 def eval_params(state: OptState, params: Params) -> Params:
-    """The parameters at which to evaluate a model: the averages that a state holds, in the parameters' dtypes.
+    """The parameters at which to evaluate a model: the averages in a state, in the parameters' dtypes.
 
     Finds `schedule_free`, `with_param_ema`, `with_swa`, `with_lawa` anywhere in the state, and takes the slow
     weights of `LookaheadParams`. Where nothing averages, and for leaves that are not averaged, these are
@@ -48,7 +48,7 @@ def eval_params(state: OptState, params: Params) -> Params:
 
 
 def averaged(caller: str, state: OptState, params: Params, kinds: tuple[type, ...]) -> Params | None:
-    """The parameters with the averages of these kinds of states in their places; None where there are none."""
+    """The parameters with the averages that states of these kinds hold; None where there are none."""
     found = list(_parts(state, kinds))
     if not found:
         return None

@@ -1,4 +1,4 @@
-"""check: each thing that runs and is wrong is found, with its stage and a cure; what is right is not blamed."""
+"""check: what runs and is wrong is found, with its stage and a cure; what is right is not blamed."""
 
 import re
 from typing import Any, NamedTuple
