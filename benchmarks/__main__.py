@@ -11,8 +11,9 @@ import gradflow
 from benchmarks.muon import muon
 from benchmarks.rows import ROWS as GENERAL
 from benchmarks.rows import Row
+from benchmarks.training import training
 
-ROWS = {**GENERAL, "muon": muon}
+ROWS = {**GENERAL, "muon": muon, "training": training}
 
 
 def show(row: Row) -> str:

@@ -6,6 +6,7 @@
     rate_finder    the loss while the learning rate rises
     schedule_plot  schedules, step by step
     state_plot     norms, ratios and histograms of a training
+    CsvWriter, TensorBoardWriter   where metrics go while a model trains
 
 Each trains on a task by name, or on your own `loss_fn`, `params` and `batches`, and returns plain data with a
 `.plot()`. `python -m gradflow` is the command line. What all this needs beyond JAX comes with
@@ -34,3 +35,6 @@ from gradflow.lab._tasks import task_named as task
 from gradflow.lab._trajectory import Path as Path
 from gradflow.lab._trajectory import Trajectories as Trajectories
 from gradflow.lab._trajectory import trajectory as trajectory
+from gradflow.lab._writers import CsvWriter as CsvWriter
+from gradflow.lab._writers import MetricsWriter as MetricsWriter
+from gradflow.lab._writers import TensorBoardWriter as TensorBoardWriter

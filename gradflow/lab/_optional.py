@@ -9,7 +9,8 @@ def optional(module: str, purpose: str) -> Any:
     try:
         return importlib.import_module(module)
     except ImportError as error:
-        package = {"sklearn": "scikit-learn"}.get(module.split(".")[0], module.split(".")[0])
+        package = {"sklearn": "scikit-learn", "PIL": "pillow"}.get(module.split(".")[0], module.split(".")[0])
+        extra = "tensorboard" if module == "tensorboardX" else "lab"
         raise ImportError(
-            f'{purpose} needs {package}, which is not installed: pip install "gradflow-jax[lab]"'
+            f'{purpose} needs {package}, which is not installed: pip install "gradflow-jax[{extra}]"'
         ) from error

@@ -1,15 +1,16 @@
 """What a comparison found, as plain data, and its JSON."""
 
 import dataclasses
-import json
+import itertools
 import math
-import os
 import statistics
 from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
+
+from gradflow.lab._bootstrap import interval, is_settled
+from gradflow.lab._data import Result
 
 Table = list[list[float]]  # one row a learning rate, one column a seed
 
@@ -75,6 +76,17 @@ class Entry:
         return len(self.learning_rates) > 1 and self.best in (0, len(self.learning_rates) - 1)
 
     @property
+    def seeds_steps(self) -> list[float]:
+        """At the best rate, for each seed: the steps to the target, infinity for never."""
+        return [math.inf if s is None else float(s) for s in self.steps_to_target[self.best]]
+
+    @property
+    def seeds_loss(self) -> list[float]:
+        """At the best rate, for each seed: the final loss, infinity where it diverged."""
+        pairs = zip(self.final_loss[self.best], self.diverged[self.best], strict=True)
+        return [math.inf if bad else loss for loss, bad in pairs]
+
+    @property
     def rank_key(self) -> tuple[float, float, int]:
         """What entries are ranked by: median steps to the target, median final loss, seeds that diverged."""
         b = self.best
@@ -98,8 +110,10 @@ def median(values: Sequence[float]) -> float:
 
 
 @dataclasses.dataclass(frozen=True)
-class Comparison:
+class Comparison(Result):
     """The entries in order of rank, and what they have in common."""
+
+    file_name: ClassVar[str] = "comparison"
 
     task: str
     target: float | None
@@ -124,18 +138,41 @@ class Comparison:
 
         return table(self)
 
-    def plot(self, path: str | os.PathLike[str] | None = None) -> Any:
-        """A matplotlib figure: loss curves, and the loss by learning rate. Saved if a path is given."""
+    def intervals(self, of: str | None = None) -> dict[str, tuple[float, float] | None]:
+        """The 95 % bootstrap interval of each median over seeds, by name; None for fewer than three seeds.
+
+        `of`: "steps" to the target, the default where there is one, or "loss", the final one. At the best
+        rate, which was chosen on the same seeds: chance in that choice is not in it.
+        """
+        of = of or ("loss" if self.target is None else "steps")
+        if of not in ("steps", "loss"):
+            raise ValueError(f"intervals: 'of' must be 'steps' or 'loss'; got {of!r}")
+        return {e.name: interval(e.seeds_steps if of == "steps" else e.seeds_loss) for e in self.entries}
+
+    def noise(self) -> list[tuple[str, str]]:
+        """The neighbours in the ranking whose order the seeds do not settle: it may be chance.
+
+        Settled is an order where the 95 % bootstrap interval of the difference of medians is below zero, in the
+        steps to the target, or in the final loss where neither gets there.
+        """
+        found = []
+        for first, second in itertools.pairwise(self.entries):
+            a, b = first.seeds_steps, second.seeds_steps
+            if math.isinf(median(a)) and math.isinf(median(b)):
+                a, b = first.seeds_loss, second.seeds_loss
+            if not is_settled(a, b):
+                found.append((first.name, second.name))
+        return found
+
+    def _draw(self) -> Any:
         from gradflow.lab._plot import plot
 
-        figure = plot(self)
-        if path is not None:
-            figure.savefig(path, dpi=150)
-        return figure
+        return plot(self)
 
-    def to_json(self) -> str:
-        """Everything, as JSON; numbers that are not finite are null there."""
+    def to_dict(self) -> dict[str, Any]:
+        """Everything, as dicts and lists."""
         data = dataclasses.asdict(self)
+        intervals = self.intervals()
         for rank, (entry, written) in enumerate(zip(self.entries, data["entries"], strict=True), 1):
             steps, loss, _ = entry.rank_key
             written |= {
@@ -143,22 +180,6 @@ class Comparison:
                 "best_rate": entry.best_rate,
                 "median_steps_to_target": steps,
                 "median_final_loss": loss,
+                "interval": intervals[entry.name],
             }
-        return json.dumps(_plain(data), allow_nan=False)
-
-    def save(self, directory: str | os.PathLike[str] = ".") -> list[Path]:
-        """Writes comparison.json and comparison.png into a directory, made if need be."""
-        place = Path(directory)
-        place.mkdir(parents=True, exist_ok=True)
-        written = [place / "comparison.json", place / "comparison.png"]
-        written[0].write_text(self.to_json() + "\n", encoding="utf-8")
-        self.plot(written[1])
-        return written
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    return [_plain(item) for item in value] if isinstance(value, list) else value
+        return {**data, "noise": self.noise()}

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 
+from gradflow.lab._bootstrap import FEWEST
 from gradflow.lab._result import Comparison, Entry, median
 
 
@@ -84,4 +85,17 @@ def table(comparison: Comparison) -> str:
     ]
     if any(entry.best_is_at_the_end for entry in c.entries):
         notes.append("* the last rate tried on that side: one beyond it may be better (--learning-rates).")
-    return "\n".join([head, "", *lines, "", *notes])
+    return "\n".join([head, "", *lines, "", *notes, *_chance(c)])
+
+
+def _chance(comparison: Comparison) -> list[str]:
+    """What the seeds say of the order."""
+    if len(comparison.entries) < 2:
+        return []
+    if len(comparison.seeds) < FEWEST:
+        return [f"With fewer than {FEWEST} seeds nothing tells this order from chance (--seeds)."]
+    pairs = comparison.noise()
+    if not pairs:
+        return ["The seeds settle the order of all neighbours (95% bootstrap intervals of the differences)."]
+    shown = "; ".join(" and ".join(pair) for pair in pairs)
+    return [f"Noise: the seeds do not settle the order of {shown} (95% bootstrap intervals)."]

@@ -1,9 +1,6 @@
 """Problems to train on: small models on real data that comes with installed packages."""
 
-import dataclasses
 import importlib
-import itertools
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -12,86 +9,36 @@ import numpy as np
 
 from gradflow.lab._names import unknown
 from gradflow.lab._optional import optional
+from gradflow.lab._task import Batch, Params, Task, mlp, mlp_init
+from gradflow.lab._task_coordinates import image, ode
 from gradflow.losses import sigmoid_binary_cross_entropy as binary_cross_entropy
 from gradflow.losses import softmax_cross_entropy_with_integer_labels as cross_entropy
 from gradflow.losses import squared_error
 
-Params = Any
-Batch = Any
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Task:
-    """A training problem.
-
-    - `init(key) -> params`: one start for each seed.
-    - `loss_fn(params, batch) -> scalar`: the mean over a batch.
-    - `train`, `test`: trees of arrays whose leading axis counts the examples. `test` may be None.
-    - `batch_size`: examples in a step; None when `train`'s leading axis counts whole batches already.
-    - `target`: the training loss whose first reaching is timed, one for all; None for no target. The
-      built-in ones were set by trial runs, low enough that most optimizers get there at different steps.
-    - `score_fn(params, test) -> scalar`: what `score_name` says, higher is better. May be None.
-    - `steps`: how many are taken by default.
-    """
-
-    name: str
-    init: Callable[[jax.Array], Params]
-    loss_fn: Callable[[Params, Batch], jax.Array]
-    train: Batch
-    batch_size: int | None = 64
-    target: float | None = None
-    test: Batch = None
-    score_fn: Callable[[Params, Batch], jax.Array] | None = None
-    score_name: str = "score"
-    steps: int = 500
-
-
-def _mlp_init(*sizes: int) -> Callable[[jax.Array], Params]:
-    """Glorot & Bengio 2010: uniform weights of variance 2 / (fan in + fan out), zero biases."""
-
-    def init(key: jax.Array) -> Params:
-        layers = []
-        for fan_in, fan_out in itertools.pairwise(sizes):
-            key, own = jax.random.split(key)
-            limit = (6 / (fan_in + fan_out)) ** 0.5
-            kernel = jax.random.uniform(own, (fan_in, fan_out), minval=-limit, maxval=limit)
-            layers.append({"kernel": kernel, "bias": jnp.zeros((fan_out,), kernel.dtype)})
-        return layers
-
-    return init
-
-
-def _mlp(layers: Params, x: jax.Array) -> jax.Array:
-    for i, layer in enumerate(layers):
-        x = x @ layer["kernel"]
-        x = x + jnp.broadcast_to(layer["bias"], x.shape)
-        x = jax.nn.relu(x) if i < len(layers) - 1 else x
-    return x
-
 
 def _class_loss(params: Params, batch: Batch) -> jax.Array:
     x, y = batch
-    return jnp.mean(cross_entropy(_mlp(params, x), y))
+    return jnp.mean(cross_entropy(mlp(params, x), y))
 
 
 def _class_accuracy(params: Params, batch: Batch) -> jax.Array:
     x, y = batch
-    return jnp.mean(jnp.argmax(_mlp(params, x), axis=-1).astype(y.dtype) == y)
+    return jnp.mean(jnp.argmax(mlp(params, x), axis=-1).astype(y.dtype) == y)
 
 
 def _binary_loss(params: Params, batch: Batch) -> jax.Array:
     x, y = batch
-    return jnp.mean(binary_cross_entropy(_mlp(params, x)[:, 0], y))
+    return jnp.mean(binary_cross_entropy(mlp(params, x)[:, 0], y))
 
 
 def _binary_accuracy(params: Params, batch: Batch) -> jax.Array:
     x, y = batch
-    return jnp.mean((_mlp(params, x)[:, 0] > 0) == (y > 0.5))
+    return jnp.mean((mlp(params, x)[:, 0] > 0) == (y > 0.5))
 
 
 def _value_loss(params: Params, batch: Batch) -> jax.Array:
     x, y = batch
-    return jnp.mean(squared_error(_mlp(params, x)[:, 0], y))
+    return jnp.mean(squared_error(mlp(params, x)[:, 0], y))
 
 
 def _r_squared(params: Params, batch: Batch) -> jax.Array:
@@ -119,7 +66,7 @@ def _load(name: str, y_dtype: Any, floor: float = 0.0) -> tuple[Batch, Batch]:
 def _digits() -> Task:
     train, test = _load("digits", np.int32, floor=1.0)
     return Task(
-        "digits", _mlp_init(64, 32, 10), _class_loss, train, 64, 0.01,
+        "digits", mlp_init(64, 32, 10), _class_loss, train, 64, 0.01,
         test, _class_accuracy, "test accuracy",
     )  # fmt: skip
 
@@ -127,7 +74,7 @@ def _digits() -> Task:
 def _breast_cancer() -> Task:
     train, test = _load("breast_cancer", np.float32)
     return Task(
-        "breast_cancer", _mlp_init(30, 16, 1), _binary_loss, train, 32, 0.02,
+        "breast_cancer", mlp_init(30, 16, 1), _binary_loss, train, 32, 0.02,
         test, _binary_accuracy, "test accuracy",
     )  # fmt: skip
 
@@ -135,7 +82,7 @@ def _breast_cancer() -> Task:
 def _diabetes() -> Task:
     train, test = _load("diabetes", np.float32)
     return Task(
-        "diabetes", _mlp_init(10, 16, 1), _value_loss, train, 32, 0.4,
+        "diabetes", mlp_init(10, 16, 1), _value_loss, train, 32, 0.4,
         test, _r_squared, "test R^2",
     )  # fmt: skip
 
@@ -146,7 +93,7 @@ _CONTEXT, _SYMBOLS, _CODE = 8, 64, 8
 def _text_init(key: jax.Array) -> Params:
     first, second = jax.random.split(key)
     table = 0.5 * jax.random.normal(first, (_SYMBOLS, _CODE))
-    return {"table": table, "layers": _mlp_init(_CONTEXT * _CODE, 64, _SYMBOLS)(second)}
+    return {"table": table, "layers": mlp_init(_CONTEXT * _CODE, 64, _SYMBOLS)(second)}
 
 
 def _text_inputs(params: Params, windows: jax.Array) -> tuple[Params, Batch]:
@@ -184,7 +131,14 @@ def _text() -> Task:
     )  # fmt: skip
 
 
-TASKS = {"digits": _digits, "breast_cancer": _breast_cancer, "diabetes": _diabetes, "text": _text}
+TASKS = {
+    "digits": _digits,
+    "breast_cancer": _breast_cancer,
+    "diabetes": _diabetes,
+    "text": _text,
+    "image": image,
+    "ode": ode,
+}
 
 
 def task_named(name: str) -> Task:

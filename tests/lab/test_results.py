@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from gradflow.lab import Comparison, Entry
-from gradflow.lab._plot import _style
+from gradflow.lab._style import style
 
 AT = [0, 10, 20, 30]
 
@@ -123,7 +123,7 @@ def test_picture_of_any_result(entries, tmp_path):
 
 
 def test_lines_differ_without_colour():
-    looks = {(str(style["linestyle"]), style["marker"]) for style in map(_style, range(36))}
+    looks = {(str(style["linestyle"]), style["marker"]) for style in map(style, range(36))}
     assert len(looks) == 36
 
 
