@@ -8,12 +8,13 @@ import jax
 import optax
 
 import gradflow
+from benchmarks.lbfgs import lbfgs
 from benchmarks.muon import muon
 from benchmarks.rows import ROWS as GENERAL
 from benchmarks.rows import Row
 from benchmarks.training import training
 
-ROWS = {**GENERAL, "muon": muon, "training": training}
+ROWS = {**GENERAL, "muon": muon, "lbfgs": lbfgs, "training": training}
 
 
 def show(row: Row) -> str:

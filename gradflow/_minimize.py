@@ -58,14 +58,21 @@ def minimize(
     """
     if not callable(loss_fn):
         raise TypeError(f"minimize: 'loss_fn' must be a function; got {describe(loss_fn)}")
-    tx = lbfgs() if tx is None else as_transformation(tx, "minimize", "argument 'tx'")
+    tx = _default() if tx is None else as_transformation(tx, "minimize", "argument 'tx'")
     if not isinstance(max_steps, jax.Array):
         WholeNumber(0).check("minimize", "max_steps", max_steps)
     Interval(0.0).check("minimize", "tol", tol)
-    given = (as_arrays(params), args, jnp.asarray(max_steps, np.int32), jnp.asarray(tol))
+    # Numbers of NumPy go into a compiled function without an operation of their own.
+    steps = max_steps if isinstance(max_steps, jax.Array) else np.int32(max_steps)
+    given = (as_arrays(params), args, steps, tol if isinstance(tol, jax.Array) else np.asarray(tol, float))
     if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(given)):
         return _solve(loss_fn, tx, *given)
     return _compiled(loss_fn, tx, *given)
+
+
+@functools.cache
+def _default() -> GradientTransformation:
+    return lbfgs()
 
 
 class _Progress(NamedTuple):

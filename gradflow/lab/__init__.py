@@ -30,8 +30,8 @@ from gradflow.lab._state_plot import state_plot as state_plot
 from gradflow.lab._sweep import sweep as sweep
 from gradflow.lab._sweep_result import SweepResult as SweepResult
 from gradflow.lab._sweep_result import Trial as Trial
-from gradflow.lab._tasks import Task as Task
-from gradflow.lab._tasks import task_named as task
+from gradflow.lab._task import Task as Task
+from gradflow.lab._tasks import task as task
 from gradflow.lab._trajectory import Path as Path
 from gradflow.lab._trajectory import Trajectories as Trajectories
 from gradflow.lab._trajectory import trajectory as trajectory

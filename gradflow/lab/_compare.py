@@ -6,7 +6,7 @@ from typing import Any
 from gradflow.lab._plan import prepare
 from gradflow.lab._result import Comparison
 from gradflow.lab._run import run
-from gradflow.lab._tasks import Task
+from gradflow.lab._task import Task
 
 
 def compare(

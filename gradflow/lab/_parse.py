@@ -20,6 +20,14 @@ def parse(text: str) -> Any:
     literals, on each other's values, and on factories by name. `gf.` before a name is allowed.
     `parse(repr(tx)) == tx` for a transformation of literals. Raises ValueError with what cannot be read.
     """
+    value = parse_value(text)
+    if expression_of(value) is None:
+        raise ValueError(f"{_short(text)} is no transformation; write a call, such as adamw(1e-3)")
+    return value
+
+
+def parse_value(text: str) -> Any:
+    """The same for any value that may be an argument: a literal, or what a factory makes."""
     if not isinstance(text, str):
         raise TypeError(f"an expression is given as text; got a {type(text).__name__}")
     if len(text) > _LONGEST:
@@ -30,10 +38,7 @@ def parse(text: str) -> Any:
         raise ValueError(f"{_short(text)} is no expression: {error.msg}") from None
     except (RecursionError, MemoryError):
         raise ValueError(_TOO_DEEP) from None
-    value = _read(tree, 0)
-    if expression_of(value) is None:
-        raise ValueError(f"{_short(text)} is no transformation; write a call, such as adamw(1e-3)")
-    return value
+    return _read(tree, 0)
 
 
 _TOO_DEEP = f"the expression is nested too deeply; the limit is {_DEEPEST} calls and brackets"

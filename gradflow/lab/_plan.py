@@ -8,7 +8,8 @@ import numpy as np
 
 from gradflow.lab._contenders import Contender, contenders
 from gradflow.lab._result import Comparison, Entry
-from gradflow.lab._tasks import Task, own_task, task_named
+from gradflow.lab._task import Task
+from gradflow.lab._tasks import own_task, task_named
 
 _EVALUATIONS = 100  # times that the training loss is looked at, about
 

@@ -10,7 +10,7 @@ import numpy as np
 from gradflow._base import GradientTransformation, OptState
 from gradflow._errors import describe
 from gradflow._step import make_step
-from gradflow.lab._tasks import Batch, Params, Task
+from gradflow.lab._task import Batch, Params, Task
 from gradflow.wrappers import eval_params
 
 Build = Callable[[Any], GradientTransformation]  # from a tree of numbers, which may be traced

@@ -17,7 +17,7 @@ from gradflow.lab._data import Result
 from gradflow.lab._plan import check_seeds, choose_task, whole_number
 from gradflow.lab._program import CannotRunError, set_up
 from gradflow.lab._style import COLOURS, Limits, grid, new_figure, quantile
-from gradflow.lab._tasks import Task
+from gradflow.lab._task import Task
 
 _FALL = 0.95  # of the first loss; a curve that never falls below it suggests nothing
 

@@ -109,7 +109,7 @@ def median(values: Sequence[float]) -> float:
     return statistics.median(map(float, values))
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class Comparison(Result):
     """The entries in order of rank, and what they have in common."""
 
@@ -131,6 +131,8 @@ class Comparison(Result):
 
     def __str__(self) -> str:
         return self.table()
+
+    __repr__ = __str__
 
     def table(self) -> str:
         """The ranking as text."""

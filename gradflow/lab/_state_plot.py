@@ -15,7 +15,7 @@ from gradflow.lab._contenders import one_optimizer
 from gradflow.lab._data import Result
 from gradflow.lab._plan import choose_task, whole_number
 from gradflow.lab._program import CannotRunError, Carry, set_up
-from gradflow.lab._tasks import Task
+from gradflow.lab._task import Task
 from gradflow.wrappers import metrics, with_metrics
 
 _NESTS = ("inner_state", "inner_states", "metrics", "state")  # fields that hold states, and no numbers

@@ -17,7 +17,7 @@ from gradflow.lab._program import Setting, set_up
 from gradflow.lab._space import Range, Space, Values, read_space
 from gradflow.lab._sweep_result import SweepResult
 from gradflow.lab._sweep_run import Rung, SweepRun
-from gradflow.lab._tasks import Task
+from gradflow.lab._task import Task
 
 METHODS = ("grid", "random", "halving")
 

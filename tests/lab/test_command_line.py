@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from gradflow import lab
-from gradflow.lab import _cli
+from gradflow.lab import _cli_compare
 from gradflow.lab._cli import main
 
 SMALL = ["--seeds", "1", "--steps", "3", "--learning-rates", "1e-2", "--optimizers", "adam"]
@@ -101,7 +101,7 @@ def test_an_interruption_keeps_what_is_finished(tmp_path, capsys, monkeypatch):
         )  # fmt: skip
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(_cli, "run", interrupted)
+    monkeypatch.setattr(_cli_compare, "run", interrupted)
     assert main(["compare", *SMALL, "--optimizers", "sgd,adam", "--out", str(tmp_path)]) == 130
     shown = capsys.readouterr().out
     assert "1 of 2 optimizers were finished" in shown
@@ -116,7 +116,7 @@ def test_an_interruption_at_once_writes_nothing(tmp_path, capsys, monkeypatch):
         raise KeyboardInterrupt
         yield
 
-    monkeypatch.setattr(_cli, "run", interrupted)
+    monkeypatch.setattr(_cli_compare, "run", interrupted)
     assert main(["compare", *SMALL, "--out", str(tmp_path)]) == 130
     assert "0 of 1" in capsys.readouterr().out
     assert not list(tmp_path.iterdir())
