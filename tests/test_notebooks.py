@@ -1,4 +1,4 @@
-"""Notebooks are stripped of outputs, open in Colab, and run."""
+"""Notebooks are stripped of outputs, open in Colab, and run, their figures drawn."""
 
 from pathlib import Path
 
@@ -17,6 +17,7 @@ def test_notebook_is_stripped_and_opens_in_colab(path: Path) -> None:
         notebook.cells[0].source
     )
     for cell in notebook.cells:
+        assert cell.metadata == {}
         if cell.cell_type == "code":
             assert cell.outputs == []
             assert cell.execution_count is None
@@ -29,10 +30,18 @@ def test_notebook_is_stripped_and_opens_in_colab(path: Path) -> None:
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # raised in the Jupyter client itself
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
 def test_notebook_runs(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MPLBACKEND", "agg")
+    # As in a browser: a figure that cannot be drawn is an error when it is shown.
+    monkeypatch.setenv("MPLBACKEND", "module://matplotlib_inline.backend_inline")
     notebook = nbformat.read(path, as_version=4)
     nbclient.NotebookClient(notebook, timeout=180, kernel_name="python3").execute()
+    printed = [output for cell in notebook.cells for output in cell.get("outputs", [])]
+    warned = [output.text for output in printed if output.get("name") == "stderr" and "Warning:" in output.text]
+    assert warned == []
 
 
-def test_there_are_notebooks() -> None:
-    assert NOTEBOOKS
+def test_the_course_is_numbered_and_its_notebooks_are_alike() -> None:
+    assert [path.name[:3] for path in NOTEBOOKS] == [f"{i:02}_" for i in range(len(NOTEBOOKS))]
+    heads = [nbformat.read(path, as_version=4) for path in NOTEBOOKS]
+    assert len(heads) >= 10
+    assert all(head.metadata == heads[0].metadata for head in heads)
+    assert all(head.cells[1].source == heads[0].cells[1].source for head in heads)

@@ -17,7 +17,7 @@ def brief(value: Any) -> str:
             return "{" + ", ".join(f"{show(key)}: {brief(item)}" for key, item in value.items()) + "}"
         return show(value)
     parameters = getattr(expression.maker, "parameters", {})
-    written = []
+    written: list[str] = []
     in_order = True  # the first arguments go without their names
     for name, given in expression.arguments.items():
         default = parameters[name].default if name in parameters else inspect.Parameter.empty

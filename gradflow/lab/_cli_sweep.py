@@ -23,8 +23,8 @@ trials are in sweep.jsonl at once: the same command goes on where an interrupted
 
 examples:
   python -m gradflow sweep "adamw(1e-3)" learning_rate=1e-4..1e-1 b1=0.8,0.9,0.95
-  python -m gradflow sweep "chain(clip_by_global_norm(1.0), adam(1e-3))" max_norm=0.1..10 learning_rate=1e-4..1e-1 \\
-      --method halving --trials 81 --task text --out results
+  python -m gradflow sweep "chain(clip_by_global_norm(1.0), adam(1e-3))" max_norm=0.1..10 \\
+      learning_rate=1e-4..1e-1 --method halving --trials 81 --task text --out results
 """
 
 
@@ -41,12 +41,24 @@ def add(commands: Any) -> None:
     option("optimizer", help='a name, or an expression: "adamw(1e-3, weight_decay=0.1)"')
     option("axes", type=axis, nargs="+", metavar="ADDRESS=VALUES", help="what to vary; see below")
     option("--task", default="digits", metavar="NAME", help=f"{', '.join(TASKS)} (default: digits)")
-    option("--method", choices=METHODS, default="grid", help="every combination, random draws, or successive halving")
+    option(
+        "--method",
+        choices=METHODS,
+        default="grid",
+        help="every combination, random draws, or successive halving",
+    )
     option("--trials", type=int, metavar="N", help="draws, where the method draws (default: 32; halving 27)")
     option("--seeds", type=seeds, default=1, metavar="N", help="how many seeds, or which: 0,1,5 (default: 1)")
     option("--steps", type=int, metavar="N", help="training steps (default: the task's, 500 or 1000)")
-    option("--rank-by", choices=("loss", "score"), default="loss", help="training loss, or the score on test data")
-    option("--memory", type=memory, metavar="SIZE", help="to use at once, as 500M or 2G (default: what is free)")
+    option(
+        "--rank-by",
+        choices=("loss", "score"),
+        default="loss",
+        help="training loss, or the score on test data",
+    )
+    option(
+        "--memory", type=memory, metavar="SIZE", help="to use at once, as 500M or 2G (default: what is free)"
+    )
     add_out(sweep)
     sweep.set_defaults(run=_run)
 

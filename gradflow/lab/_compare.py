@@ -26,13 +26,14 @@ def compare(
 
     Ranked by the median over seeds of the steps to `target`, at each optimizer's best rate; then by the
     final loss. Same seed, same start and same batches for all. A run that becomes non-finite, or ends
-    above the loss it began with, has diverged: it counts as never reaching, and is shown.
+    above the loss it began with, has diverged: it counts as never reaching, and is shown. Where the seeds do
+    not tell two neighbours apart, the table says so (`Comparison.noise`).
 
     Args:
-      optimizers: names, transformations, or a dict from a name to a transformation or to a function of
-        `learning_rate`; by default those that every text teaches. A transformation with exactly one
-        `learning_rate`, a number, is tried at all rates; another runs once, as it is.
-      task: "digits" (the default), "breast_cancer", "diabetes", "text", or a `Task`.
+      optimizers: names, transformations, expressions of these as text, or a dict from a name to one, or to
+        a function of `learning_rate`; by default those that every text teaches. A transformation with
+        exactly one `learning_rate`, a number, is tried at all rates; another runs once, as it is.
+      task: "digits" (the default), "breast_cancer", "diabetes", "text", "image", "ode", or a `Task`.
       loss_fn: your own instead of a task: `loss_fn(params, batch)`, or `loss_fn(params)` without batches.
       params: its parameters, or a function from a PRNG key to them: one start for each seed.
       batches: a list of batches, or a tree of arrays with a leading axis of batches; shuffled by the seed.

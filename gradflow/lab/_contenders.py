@@ -186,7 +186,7 @@ def check_rates(rates: Iterable[float] | None) -> tuple[float, ...] | None:
 def contenders(
     optimizers: Any, learning_rates: Iterable[float] | None, caller: str = "compare"
 ) -> list[Contender]:
-    """The contenders for the arguments of `compare`; for `trajectory` whole transformations run as they are."""
+    """The contenders for `compare`; for `trajectory`, whole transformations run as they are."""
     rates = check_rates(learning_rates)
     if optimizers is None:
         known = optimizer_names()

@@ -38,9 +38,10 @@ class Ledger:
             else:
                 same = value == old
             if not same:
+                theirs, ours = _difference(old, value)
                 raise ValueError(
-                    f"{self.path} holds another sweep: its {name.replace('_', ' ')} is {_short(old)}, here it is "
-                    f"{_short(value)}; give another file, or remove this one"
+                    f"{self.path} holds another sweep: its {name.replace('_', ' ')} is {theirs}, here it is "
+                    f"{ours}; give another file, or remove this one"
                 )
 
     def add(self, trial: Trial) -> None:
@@ -73,6 +74,16 @@ class Ledger:
 
 def _line(data: dict[str, Any]) -> str:
     return json.dumps(plain(data), allow_nan=False) + "\n"
+
+
+def _difference(old: Any, new: Any) -> tuple[str, str]:
+    """Two values as an error shows them; of two dicts what they do not share."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        return _difference(
+            [[k, v] for k, v in old.items() if [k, v] not in [[*pair] for pair in new.items()]],
+            [[k, v] for k, v in new.items() if [k, v] not in [[*pair] for pair in old.items()]],
+        )
+    return _short(old), _short(new)
 
 
 def _short(value: Any) -> str:

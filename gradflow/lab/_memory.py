@@ -10,8 +10,8 @@ _FALLBACK = 2 * 2**30
 
 def free_bytes() -> int:
     """What the default device has left, with a margin: most of an accelerator's, half of a computer's."""
-    device = jax.config.jax_default_device or jax.devices()[0]
-    stats = device.memory_stats() if isinstance(device, jax.Device) else None
+    [device] = jax.numpy.zeros(()).devices()  # wherever arrays go by default
+    stats = device.memory_stats()
     if stats and "bytes_limit" in stats:
         return int(0.9 * (stats["bytes_limit"] - stats.get("bytes_in_use", 0)))
     return _host_free() // 2

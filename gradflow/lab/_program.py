@@ -86,7 +86,7 @@ def start(build: Build, values: Any, runs: int, starts: Params) -> Carry:
 
 
 def training(task: Task, build: Build) -> Callable[..., tuple[Carry, jax.Array]]:
-    """`program(values, carry, order, first, last, train, probe)`: the runs' steps from `first` to before `last`.
+    """`program(values, carry, order, first, last, train, probe)`: all runs' steps `first` to `last` - 1.
 
     Returns what the runs carry then, and the training losses there; of optimizers that average the
     parameters, at the averages. Every tree of `values` and `carry` begins with an axis of values.

@@ -96,7 +96,7 @@ def rate_finder(
         rate_finder("adamw", loss_fn=loss_fn, params=params, batches=batches).plot()
 
     Args:
-      optimizer: a name, an expression as text, or a transformation with one `learning_rate`, which is replaced.
+      optimizer: a name, an expression as text, or a transformation; its one `learning_rate` is replaced.
       task, loss_fn, params, batches: as in `compare`.
       low, high: the first rate and the last, with a constant factor from step to step.
       steps: how many.
@@ -120,8 +120,9 @@ def rate_finder(
     except (TypeError, ValueError) as error:
         raise CannotRunError(f"the optimizer '{name}' cannot run here: {error}") from error
     losses = np.asarray(found, float)
-    smoothed = _smooth(quantile(losses, 0.5))
-    steepest, lowest = _marks(smoothed)
+    middle = quantile(losses, 0.5)
+    smoothed = _smooth(middle)
+    steepest, lowest = _marks(smoothed, middle)
     rate = [None if i is None else float(rates[i]) for i in (steepest, lowest)]
     return RateCurve(
         task=chosen.name,
@@ -165,11 +166,17 @@ def _smooth(values: np.ndarray) -> np.ndarray:
     return smooth
 
 
-def _marks(smoothed: np.ndarray) -> tuple[int | None, int | None]:
-    """Where a smoothed loss falls fastest and where it is least; None where it never falls."""
+def _marks(smoothed: np.ndarray, raw: np.ndarray) -> tuple[int | None, int | None]:
+    """Where a smoothed loss falls fastest and where it is least; None where it never falls.
+
+    A fall is more than a twentieth, and more than the batches differ from each other at the low rates.
+    """
     lowest = int(np.argmin(smoothed))
-    first = smoothed[0]
-    if not math.isfinite(first) or not smoothed[lowest] < first - (1 - _FALL) * abs(first) or lowest < 2:
+    first, early = smoothed[0], raw[: max(3, len(raw) // 4)]
+    if not math.isfinite(first) or not np.isfinite(early).all() or lowest < 2:
+        return None, None
+    fall = max((1 - _FALL) * abs(first), 2 * float(early.std()))
+    if not smoothed[lowest] < first - fall:
         return None, None
     slope = np.diff(smoothed[: lowest + 1])
     return int(np.argmin(slope)), lowest

@@ -154,8 +154,8 @@ class Comparison(Result):
     def noise(self) -> list[tuple[str, str]]:
         """The neighbours in the ranking whose order the seeds do not settle: it may be chance.
 
-        Settled is an order where the 95 % bootstrap interval of the difference of medians is below zero, in the
-        steps to the target, or in the final loss where neither gets there.
+        Settled is an order where the 95 % bootstrap interval of the difference of medians is below zero: in
+        the steps to the target, or in the final loss where neither gets there.
         """
         found = []
         for first, second in itertools.pairwise(self.entries):

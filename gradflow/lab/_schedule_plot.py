@@ -30,9 +30,8 @@ class ScheduleCurves(Result):
     def __str__(self) -> str:
         lines = [f"{self.steps} steps"]
         for name, values in self.curves.items():
-            lines.append(
-                f"{name}: from {values[0]:.3g} to {values[-1]:.3g}, between {min(values):.3g} and {max(values):.3g}"
-            )
+            ends = f"from {values[0]:.3g} to {values[-1]:.3g}"
+            lines.append(f"{name}: {ends}, between {min(values):.3g} and {max(values):.3g}")
         return "\n".join(lines)
 
     __repr__ = __str__

@@ -14,7 +14,7 @@ _REPORTS = 4  # panels of single reports
 
 
 def plot(result: StateHistory) -> Any:
-    """A panel each for the loss, the norms, the ratios, some of what else was reported, and the histograms."""
+    """A panel each for the loss, the norms, the ratios, some other reports, and the histograms."""
     series = result.series
     norms = {name: series[name] for name in series if _last(name).endswith("norm")}
     ratios = {name: series[name] for name in series if _last(name).endswith(("ratio", "factor"))}
@@ -24,7 +24,7 @@ def plot(result: StateHistory) -> Any:
         ("loss", "training loss of the batch", _lines, {"loss": series["loss"]} if "loss" in series else {}),
         ("norms", "norm", _lines, norms),
         ("ratios", "ratio", _lines, {**result.ratios, **ratios}),
-        *((short(name, 50), _last(name).replace("_", " "), _lines, {name: series[name]}) for name in moving[:_REPORTS]),
+        *((short(n, 50), _last(n).replace("_", " "), _lines, {n: series[n]}) for n in moving[:_REPORTS]),
         ("at the end", "share of the numbers", _histograms, result.histograms),
     ]
     drawn = [panel for panel in panels if panel[3]]
@@ -52,7 +52,8 @@ def _lines(axis: Any, data: Mapping[str, list[float]]) -> None:
     shown = shown[np.isfinite(shown)]
     positive = shown[shown > 0]
     # A logarithmic axis where there are decades to see; single zeros are gaps of it.
-    log = (shown >= 0).all() and positive.size > 0.5 * shown.size and shown.max() > 20 * np.quantile(positive, 0.05)
+    mostly = (shown >= 0).all() and positive.size > 0.5 * shown.size
+    log = mostly and shown.max() > 20 * np.quantile(positive, 0.05)
     for i, (name, values) in enumerate(list(data.items())[:_MOST]):
         array = np.asarray(values)
         array = np.where(array > 0, array, np.nan) if log else array

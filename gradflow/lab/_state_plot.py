@@ -80,9 +80,9 @@ def state_plot(
         state_plot([{"loss": 0.3, **metrics(state)}, ...], state=state).plot()   # from your own loop
 
     Args:
-      source: an optimizer (a name, an expression as text, or a transformation), which is trained `steps` steps
-        on a task or on your own problem, as in `compare`; or your own history: a list with a dict of scalars for
-        each step, such as `metrics(state)` gives.
+      source: an optimizer (a name, an expression as text, or a transformation), which is trained `steps`
+        steps on a task or on your own problem, as in `compare`; or your own history: a list with a dict of
+        scalars for each step, such as `metrics(state)` gives.
       state: with a history, a state of which histograms are shown.
       trees: with a history, more trees for histograms, by name.
     """

@@ -47,8 +47,8 @@ def sweep(
 
     Args:
       optimizer: a transformation, its expression as text, or a name.
-      space: by address (as in `replace`) a list of values, or a `Range`. Numbers of hyper-parameters share one
-        compiled program; of other arguments, flags or whole stages, each combination has its own.
+      space: by address (as in `replace`) a list of values, or a `Range`. Numbers of hyper-parameters share
+        one compiled program; of other arguments, flags or whole stages, each combination has its own.
       task, loss_fn, params, batches: as in `compare`.
       method: "grid", every combination; "random", `trials` draws (32); "halving", successive halving
         (Jamieson & Talwalkar 2016) of `trials` draws (27; of the grid, where every axis is a list): the best

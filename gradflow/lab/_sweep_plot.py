@@ -1,6 +1,7 @@
 """The picture of a sweep: the best trials' losses, and the final loss by each hyper-parameter."""
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -8,7 +9,7 @@ import numpy as np
 from gradflow.lab._brief import short
 from gradflow.lab._style import COLOURS, Limits, grid, new_figure, quantile, sparse, style
 from gradflow.lab._sweep_result import SweepResult, Trial
-from gradflow.lab._sweep_table import shown
+from gradflow.lab._sweep_table import count, shown
 
 _BEST = 5  # trials whose losses are drawn as lines
 _MOST = 5  # hyper-parameters that are drawn, at most
@@ -34,7 +35,7 @@ def plot(result: SweepResult) -> Any:
         handles, labels = panels[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower right", ncols=4, fontsize=9, frameon=False)
     _draw_curves(curves, result, limits)
-    title = f"{result.task}: {len(result.trials)} trials of {short(result.brief)}"
+    title = f"{result.task}: {count(result.trials)} of {short(result.brief)}"
     figure.suptitle(title, fontsize=11)
     return figure
 
@@ -58,7 +59,7 @@ def _draw_curves(axis: Any, result: SweepResult, limits: Limits) -> None:
     axis.set(xlabel="step", ylabel=f"training loss{over}", title=f"the best {min(_BEST, len(result.trials))}")
     if result.trials:
         axis.legend(
-            fontsize=8, handlelength=3.5, loc="upper center", bbox_to_anchor=(0.5, -0.13), frameon=False
+            fontsize=8, handlelength=3.5, loc="upper center", bbox_to_anchor=(0.5, -0.15), frameon=False
         )
     grid(axis)
 
@@ -96,6 +97,7 @@ def _draw_values(axis: Any, result: SweepResult, name: str, limits: Limits) -> N
         ("stopped early", "0.55", "^", [t for t in result.trials if t.steps < ends and not _lost(t)]),
         ("diverged", "black", "x", [t for t in result.trials if _lost(t)]),
     ]
+    _draw_seeds(axis, result, place, limits)
     for label, colour, marker, some in kinds:
         if some:
             heights = [limits.inside(trial.final_loss) for trial in some]
@@ -105,8 +107,8 @@ def _draw_values(axis: Any, result: SweepResult, name: str, limits: Limits) -> N
     if result.trials:
         best = result.best
         axis.plot(
-            [place(best)], [limits.inside(best.final_loss)], "*", color=COLOURS[1], markersize=15, label="best",
-            markeredgecolor="black", zorder=4,
+            [place(best)], [limits.inside(best.final_loss)], "*", color=COLOURS[1], markersize=15,
+            label="best", markeredgecolor="black", zorder=4,
         )  # fmt: skip
     limits.apply(axis)
     label = name
@@ -118,8 +120,21 @@ def _draw_values(axis: Any, result: SweepResult, name: str, limits: Limits) -> N
     if kind == "words":
         axis.set_xticks(range(len(words)), [short(word, 24) for word in words], rotation=15)
         axis.set_xlim(-0.5, len(words) - 0.5)
-    axis.set(xlabel=label, ylabel="last training loss")
+    over = " (median and range)" if len(result.seeds) > 1 else ""
+    axis.set(xlabel=label, ylabel=f"last training loss{over}")
     grid(axis)
+
+
+def _draw_seeds(axis: Any, result: SweepResult, place: Callable[[Trial], float], limits: Limits) -> None:
+    """What is behind the points: their range over seeds, and a line from one to the next of a single axis."""
+    trials = sorted(result.trials, key=place)
+    if len(result.seeds) > 1:
+        ends = [[limits.inside(run[-1]) for run in trial.losses] for trial in trials]
+        axis.vlines([place(t) for t in trials], [min(e) for e in ends], [max(e) for e in ends], color="0.7")
+    if len(result.space) == 1 and result.method != "halving":
+        axis.plot(
+            [place(t) for t in trials], [limits.inside(t.final_loss) for t in trials], color="0.7", lw=1
+        )
 
 
 def _lost(trial: Trial) -> bool:

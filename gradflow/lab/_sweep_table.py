@@ -12,7 +12,7 @@ def table(result: SweepResult, top: int) -> str:
     """The best trials, a line each, under a line that says what was done."""
     r = result
     whose = "1 seed" if len(r.seeds) == 1 else f"{len(r.seeds)} seeds"
-    head = f"{r.task}: {len(r.trials)} trials of {short(r.brief)}, {r.method}, {r.steps} steps, {whose}"
+    head = f"{r.task}: {count(r.trials)} of {short(r.brief)}, {r.method}, {r.steps} steps, {whose}"
     if not r.trials:
         return head + "\nno trial was finished"
     score = [] if r.score_name is None else [r.score_name]
@@ -28,6 +28,11 @@ def table(result: SweepResult, top: int) -> str:
         notes.append(f"The best is at the end of the range of {', '.join(ends)}: beyond it may be better.")
     notes.append(f"Best: {r.best_expression}")
     return "\n".join([head, "", *lines, "", *notes])
+
+
+def count(trials: list[Trial]) -> str:
+    """How many trials, in words."""
+    return "1 trial" if len(trials) == 1 else f"{len(trials)} trials"
 
 
 def _row(rank: int, trial: Trial, result: SweepResult) -> list[str]:

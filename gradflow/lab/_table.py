@@ -97,5 +97,11 @@ def _chance(comparison: Comparison) -> list[str]:
     pairs = comparison.noise()
     if not pairs:
         return ["The seeds settle the order of all neighbours (95% bootstrap intervals of the differences)."]
-    shown = "; ".join(" and ".join(pair) for pair in pairs)
-    return [f"Noise: the seeds do not settle the order of {shown} (95% bootstrap intervals)."]
+    rows: list[list[str]] = []
+    for first, second in pairs:
+        if rows and rows[-1][-1] == first:
+            rows[-1].append(second)
+        else:
+            rows.append([first, second])
+    shown = "; ".join(" ~ ".join(row) for row in rows)
+    return [f"Noise: neighbours with ~ between may come in either order (95% bootstrap over seeds): {shown}."]

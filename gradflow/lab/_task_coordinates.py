@@ -14,8 +14,8 @@ _WAVES, _FINEST = 32, 4.0
 def image() -> Task:
     """A photograph that comes with scikit-learn, 80 x 53 pixels of it: from the place the colour.
 
-    Places are given as sines and cosines of random waves (Tancik et al. 2020), without which a network sees no
-    detail. A fifth of the pixels are kept for the test.
+    Places are given as sines and cosines of random waves (Tancik et al. 2020), without which a network sees
+    no detail. A fifth of the pixels are kept for the test.
     """
     datasets = optional("sklearn.datasets", "the task 'image'")
     optional("PIL", "the task 'image'")
@@ -50,7 +50,7 @@ _DAMPING, _STIFFNESS, _END = 0.4, 4.0, 6.0
 
 
 def ode() -> Task:
-    """A damped oscillator, `u'' + 0.4 u' + 4 u = 0`, `u(0) = 1`, `u'(0) = 0`, on [0, 6], by its residual alone.
+    """A damped oscillator, `u'' + 0.4 u' + 4 u = 0`, `u(0) = 1`, `u'(0) = 0`, on [0, 6], by its residual.
 
     `u(t) = 1 + t^2 network(t)` keeps both conditions, so the loss is the mean square of the residual at 64
     points: one batch, always the same, as L-BFGS and line searches want it.

@@ -101,8 +101,8 @@ def trajectory(
         trajectory(["momentum", "adam", "adam(0.1, b1=0.5)"], "beale").plot()
 
     Args:
-      optimizers: as in `compare`. A name, or a function of `learning_rate`, is tried at many rates and its path
-        at the best is shown; a transformation, or its expression as text, runs as it is.
+      optimizers: as in `compare`. A name, or a function of `learning_rate`, is tried at many rates and its
+        path at the best is shown; a transformation, or its expression as text, runs as it is.
       function: "rosenbrock", "beale", "saddle", "ravine", "himmelblau", "noisy_quadratic", a `Landscape`, or
         your own function of an array of shape (2,), which needs a `start`.
       start: where paths begin instead of the function's own start.

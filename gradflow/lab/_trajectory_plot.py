@@ -58,9 +58,11 @@ def _draw_map(axis: Any, result: Trajectories) -> None:
         bbox={"boxstyle": "round,pad=0.15", "facecolor": "white", "edgecolor": "none", "alpha": 0.8},
     )  # fmt: skip
     axis.plot(*result.start, "o", markerfacecolor="white", markeredgecolor="black", markersize=8, zorder=6)
+    title = f"{result.function.replace('_', ' ')}, {result.steps} steps"
+    title += " (stars: minima)" if result.minima else ""
     axis.set(
         xlabel="x", ylabel="y", xlim=(result.x[0], result.x[-1]), ylim=(result.y[0], result.y[-1]),
-        title=f"{result.function.replace('_', ' ')}, {result.steps} steps" + (" (stars: minima)" if result.minima else ""),
+        title=title,
     )  # fmt: skip
 
 

@@ -1,5 +1,6 @@
-"""`python -m gradflow compare`, what it needs, and what it leaves alone."""
+"""`python -m gradflow`: its commands, what they need, and what they leave alone."""
 
+import argparse
 import builtins
 import json
 import os
@@ -9,9 +10,11 @@ import sys
 import numpy as np
 import pytest
 
+import gradflow as gf
 from gradflow import lab
-from gradflow.lab import _cli_compare
+from gradflow.lab import _cli_compare, _sweep_run
 from gradflow.lab._cli import main
+from gradflow.lab._cli_arguments import axis, memory
 
 SMALL = ["--seeds", "1", "--steps", "3", "--learning-rates", "1e-2", "--optimizers", "adam"]
 
@@ -148,3 +151,116 @@ def test_the_program_says_what_is_missing_before_it_trains(monkeypatch, capsys):
     without(monkeypatch, "matplotlib")
     assert main(["compare", *SMALL]) == 1
     assert 'pip install "gradflow-jax[lab]"' in capsys.readouterr().err
+
+
+SWEEP = [
+    "sweep",
+    "adam(1e-3)",
+    "learning_rate=1e-3..1e-1:3",
+    "b1=0.8,0.9",
+    "--task",
+    "diabetes",
+    "--steps",
+    "4",
+]
+
+
+def test_a_sweep_writes_its_files_and_goes_on_from_them(tmp_path, capsys):
+    assert main([*SWEEP, "--out", str(tmp_path)]) == 0
+    shown = capsys.readouterr().out
+    assert "6 trials of adam(0.001), grid" in shown
+    names = ("sweep.jsonl", "sweep.json", "sweep.png")
+    assert all((tmp_path / name).stat().st_size for name in names)
+    assert len((tmp_path / "sweep.jsonl").read_text().splitlines()) == 7
+    assert main([*SWEEP, "--out", str(tmp_path)]) == 0
+    assert "has 6 of 6 trials already" in capsys.readouterr().out
+    assert main([*SWEEP, "--seeds", "2", "--out", str(tmp_path)]) == 2
+    assert "holds another sweep" in capsys.readouterr().err
+
+
+def test_ctrl_c_keeps_the_trials_that_are_finished(tmp_path, capsys, monkeypatch):
+    original, done = _sweep_run.SweepRun._run_chunk, []
+
+    def interrupted(self, chunk, *rest):
+        if done:
+            raise KeyboardInterrupt
+        done.extend(chunk)
+        return original(self, chunk, *rest)
+
+    monkeypatch.setattr(_sweep_run.SweepRun, "_run_chunk", interrupted)
+    assert main([*SWEEP, "--memory", "1k", "--out", str(tmp_path)]) == 130
+    shown = capsys.readouterr().out
+    assert "Interrupted. The same command goes on from here." in shown
+    assert "1 trial of" in shown
+    assert all((tmp_path / name).exists() for name in ("sweep.jsonl", "sweep.json", "sweep.png"))
+
+
+def test_trajectory_list_and_describe(tmp_path, capsys):
+    arguments = ["trajectory", "saddle", "--optimizers", "sgd(0.1),adam(0.1, b1=0.5)", "--steps", "5"]
+    assert main([*arguments, "--out", str(tmp_path)]) == 0
+    assert "adam(0.1, b1=0.5)" in capsys.readouterr().out
+    assert (tmp_path / "trajectory.png").read_bytes().startswith(b"\x89PNG")
+    data = json.loads((tmp_path / "trajectory.json").read_text())
+    assert [path["name"] for path in data["paths"]] == ["sgd(0.1)", "adam(0.1, b1=0.5)"]
+    assert main(["list", "lion"]) == 0
+    assert "4.00" in capsys.readouterr().out
+    assert main(["describe", "adamw(1e-3)"]) == 0
+    assert "adamw.weight_decay" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["describe", "__import__('os').system('false')"], "no factory's name"),
+        (["describe", "admw"], "near ones: adamw"),
+        (["trajectory", "bele"], "near ones: beale"),
+        (["trajectory", "--start", "1"], "two finite numbers"),
+        (["trajectory", "--out", __file__], "cannot write into --out"),
+        ([*SWEEP[:3], "b1=0.5", *SWEEP[3:]], "given twice"),
+        ([*SWEEP[:3], "b3=0.5", *SWEEP[3:]], "b3"),
+        ([*SWEEP, "--task", "digit"], "near ones: digits"),
+        ([*SWEEP, "--out", __file__], "cannot write into --out"),
+        (["sweep", "adam(1e-3", "b1=0.5"], "never closed"),
+    ],
+)
+def test_wrong_usage_of_the_others_is_told_in_a_line(arguments, message, capsys):
+    assert main(arguments) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert len(error.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("b1=0.8,0.9", ("b1", [0.8, 0.9])),
+        ("adam.b1 = 0.5", ("adam.b1", [0.5])),
+        ("x=1e-4..1e-1", ("x", lab.Range(1e-4, 1e-1))),
+        ("x=0.9..0.999:decay:3", ("x", lab.Range(0.9, 0.999, "decay", 3))),
+        ("x=-1..1:9:linear", ("x", lab.Range(-1.0, 1.0, "linear", 9))),
+        ("x=True,None,'bfloat16'", ("x", [True, None, "bfloat16"])),
+        ("x=adam(1e-3, b1=0.5),sgd(0.1)", ("x", [gf.adam(1e-3, b1=0.5), gf.sgd(0.1)])),
+    ],
+)
+def test_axes_of_a_sweep(text, found):
+    assert axis(text) == found
+
+
+@pytest.mark.parametrize("text", ["b1", "b1=", "=1", "b1=1..x", "b1=0.1..2:decay", "b1=[1", "b1=os"])
+def test_axes_that_cannot_be_read(text, capsys):
+    with pytest.raises(SystemExit) as exit_:
+        main(["sweep", "adam(1e-3)", text])
+    assert exit_.value.code == 2
+    assert text in capsys.readouterr().err
+
+
+def test_memory_is_read_with_its_unit():
+    assert [memory(text) for text in ("512", "2k", "1.5M", "2GB", "1GiB")] == [
+        512,
+        2000,
+        1500000,
+        2 * 10**9,
+        10**9,
+    ]
+    with pytest.raises(argparse.ArgumentTypeError):
+        memory("much")

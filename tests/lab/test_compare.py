@@ -196,7 +196,7 @@ def test_every_task_trains(name):
     result = small("adam", task=name, steps=20, learning_rates=[1e-2], seeds=1)
     entry = result["adam"]
     assert entry.final_loss[0][0] < entry.losses[0][0][0]
-    assert entry.score[0][0] <= 1
+    assert np.isfinite(entry.score[0][0])
 
 
 def test_default_rates_surround_the_usual_one():

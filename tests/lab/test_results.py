@@ -90,16 +90,30 @@ def test_json_has_everything_and_is_strict():
         raise AssertionError(constant)
 
     data = json.loads(result.to_json(), parse_constant=refuse)
-    assert set(data) == {"task", "target", "steps", "evaluated_at", "seeds", "score_name", "entries"}
+    assert set(data) == {"task", "target", "steps", "evaluated_at", "seeds", "score_name", "entries", "noise"}
     first = data["entries"][0]
     assert set(first) == {
         "rank", "name", "expression", "learning_rates", "best", "best_rate", "losses", "steps_to_target",
         "median_steps_to_target", "final_loss", "median_final_loss", "diverged", "score",
-        "state_bytes_per_parameter", "seconds", "compile_seconds",
+        "state_bytes_per_parameter", "seconds", "compile_seconds", "interval",
     }  # fmt: skip
     assert first["losses"][1][0] == [2, 9, None, None]
     assert (first["rank"], first["best_rate"], first["median_steps_to_target"]) == (1, 0.1, 20)
     assert data["entries"][1]["median_steps_to_target"] is None
+    assert first["interval"] == [10, 30]
+    assert data["noise"] == []
+
+
+def test_neighbours_whose_order_may_be_chance_are_named():
+    near = entry("near", [[[2, 1, 0.5, 0.1], [2, 1, 0.5, 0.2], [2, 0.4, 1, 0.4]]], [0.1])
+    result = comparison(FAST, near, LOST)
+    assert result.noise() == [("fast", "near")]
+    assert "either order (95% bootstrap over seeds): fast ~ near." in result.table()
+    assert result.intervals() == {"fast": (10, 30), "near": (10, 20), "lost": (math.inf, math.inf)}
+    assert result.intervals("loss")["fast"] == (0.1, 0.4)
+    assert "settle the order of all" in comparison(FAST, LOST).table()
+    with pytest.raises(ValueError, match="'steps' or 'loss'"):
+        result.intervals("luck")
 
 
 NEGATIVE = entry("negative", [[[-2, -3, -4, -5]] * 3] * 2)

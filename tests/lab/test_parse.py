@@ -1,0 +1,100 @@
+"""Expressions from text: what is read, what is refused, and that nothing is run."""
+
+import pytest
+
+import gradflow as gf
+from gradflow.lab import parse
+from gradflow.lab._brief import brief
+from gradflow.lab._catalogue import catalogue, description, listing
+
+VALUES = [
+    gf.adamw(1e-3),
+    gf.sgd(0.1, momentum=0.9, nesterov=True),
+    gf.chain(gf.clip_by_global_norm(1.0), gf.adamw(gf.cosine_decay_schedule(1e-3, 100), mask=gf.ndim(2))),
+    gf.adam(1e-3, mu_dtype="bfloat16"),
+    gf.scale(-0.5),
+    gf.named_chain(("clip", gf.clip(0.5)), ("adam", gf.adam(0.01))),
+    gf.piecewise_constant_schedule(1.0, {10: 0.5, 20: 0.1}),
+    gf.chain(),
+]
+
+
+@pytest.mark.parametrize("value", VALUES, ids=brief)
+def test_what_prints_is_read_back(value):
+    assert parse(repr(value)) == value
+    assert parse(brief(value)) == value
+
+
+def test_brief_leaves_defaults_out():
+    assert brief(gf.adamw(1e-3, b1=0.8)) == "adamw(0.001, b1=0.8)"
+    assert brief(VALUES[2]) == (
+        "chain(clip_by_global_norm(1.0), adamw(cosine_decay_schedule(0.001, 100), mask=ndim(2)))"
+    )
+
+
+def test_the_modules_name_may_stand_before():
+    assert parse("gf.chain(gradflow.clip(1.0), adam(1e-3))") == gf.chain(gf.clip(1.0), gf.adam(1e-3))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("__import__('os').system('touch /tmp/x')", "no factory's name"),
+        ("eval('1')", "no factory is called 'eval'"),
+        ("adamw.__init__(1e-3)", "no factory's name"),
+        ("adamw(1e-3).init", "no factory's name"),
+        ("os.adamw(1e-3)", "no factory's name"),
+        ("adamw(1e-3 if True else 1)", "neither a literal nor a call"),
+        ("adamw(10**9)", "neither a literal nor a call"),
+        ("adamw((lambda: 1)())", "no factory's name"),
+        ("adamw(f'{1}')", "neither a literal"),
+        ("adamw([x for x in (1,)])", "neither a literal"),
+        ("adamw(x := 1)", "neither a literal"),
+        ("adamw(*(1,))", r"without '\*'"),
+        ("adamw(**{'b1': 1})", r"without '\*\*'"),
+        ("adamw({**{}})", "neither a literal"),
+        ("(y for y in (1,))", "neither a literal"),
+        ("admw(1e-3)", "near ones: adamw"),
+        ("adamw(1e-3", "never closed"),
+        ("adamw", "write a call"),
+        ("1e-3", "is no transformation"),
+        ("", "is no expression"),
+        ("adamw(1e-3); adam(1)", "is no expression"),
+        ("import os", "is no expression"),
+        ("adam(" * 60 + ")" * 60, "nested too deeply"),
+        ("(" * 5000 + ")" * 5000, "nested too deeply|is no expression"),
+        ("adam(" + "1" * 30000 + ")", "too long"),
+        ("adamw(-1.0)", "learning_rate.*>= 0"),
+        ("adamw(1e-3, beta=1)", "unexpected keyword argument 'beta'"),
+        ("adamw(1e-3\0)", "is no expression|null"),
+    ],
+)
+def test_anything_else_is_refused(text, message):
+    with pytest.raises((ValueError, TypeError), match=message):
+        parse(text)
+
+
+def test_the_catalogue_has_every_optimizer_and_its_bytes():
+    found = {entry.name: entry for entry in catalogue()}
+    assert {"adam", "adamw", "lbfgs", "lion", "muon", "sgd", "prodigy"} <= set(found)
+    assert not any(name.startswith("scale_by") for name in found)
+    assert found["adam"].state_bytes_per_parameter == pytest.approx(8, abs=0.01)
+    assert found["sgd"].state_bytes_per_parameter == pytest.approx(0, abs=0.01)
+    assert found["lion"].state_bytes_per_parameter == pytest.approx(4, abs=0.01)
+    for entry in found.values():
+        assert entry.line, entry.name
+        assert "\n" not in entry.line
+        assert entry.state_bytes_per_parameter is not None, entry.name
+    assert {entry.name for entry in catalogue("lion")} == {"lion"}
+    assert "no optimizer has 'xyzzy'" in listing("xyzzy")
+
+
+def test_a_description_has_arguments_addresses_and_state():
+    shown = description("chain(clip_by_global_norm(1.0), adamw(1e-3))")
+    assert "chain.adamw.weight_decay" in shown
+    assert "526.3 kB" in shown
+    assert "b1=0.9" in description("adamw")
+    assert "sgd(learning_rate, momentum=0.9)" in description("momentum")
+    assert "decay_steps" in description("cosine_decay_schedule(0.1, 100)")
+    with pytest.raises(ValueError, match="near ones"):
+        description("admw")
