@@ -100,4 +100,6 @@ def training(quick: bool) -> Iterator[Row]:
         shares.append(100 * (1 - 1 / whole))
     yield Row("transformer", "optimizer, % of the step", None, *shares)
     measured = make(gf.with_metrics(plain), gf.apply_updates)
-    yield Row("with_metrics", "% more of a step", None, 100 * (interleaved(ours, measured, runs).ratio - 1), 0.0)
+    yield Row(
+        "with_metrics", "% more of a step", None, 100 * (interleaved(ours, measured, runs).ratio - 1), 0.0
+    )

@@ -208,6 +208,8 @@ def _schedules(tx: GradientTransformation, steps: int | None) -> Iterator[Findin
         expression = expression_of(value)
         if expression is None or expression.maker.kind != "schedule":
             continue
+        if address.split(".")[-1].split("[")[0] == expression.name:
+            continue  # the argument that it is given for comes by its own address
         warmup, decay = expression.arguments.get("warmup_steps"), expression.arguments.get("decay_steps")
         if isinstance(warmup, int) and isinstance(decay, int) and decay <= warmup:
             yield Finding(

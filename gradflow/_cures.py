@@ -30,7 +30,7 @@ def of_trees(what: str, other_what: str) -> str:
 
 def of_shapes(shape: tuple[int, ...], other: tuple[int, ...]) -> str:
     """For two leaves of one path with different shapes."""
-    if len(shape) == len(other) + 1 and shape[1:] == other:
+    if len(shape) == len(other) + 1 and shape[1:] == other and shape[0] > 1:
         return f" Gradients of {shape[0]} examples or devices are averaged before update."
     return ""
 

@@ -64,7 +64,12 @@ def minimize(
     Interval(0.0).check("minimize", "tol", tol)
     # Numbers of NumPy go into a compiled function without an operation of their own.
     steps = max_steps if isinstance(max_steps, jax.Array) else np.int32(max_steps)
-    given: Any = (as_arrays(params), args, steps, tol if isinstance(tol, jax.Array) else np.asarray(tol, float))
+    given: Any = (
+        as_arrays(params),
+        args,
+        steps,
+        tol if isinstance(tol, jax.Array) else np.asarray(tol, float),
+    )
     if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(given)):
         return _solve(loss_fn, tx, *given)
     return _compiled(loss_fn, tx, *given)

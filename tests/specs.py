@@ -271,7 +271,8 @@ EXTRA: dict[str, Callable[[Any, Any], Any]] = {
 
 # Cases that leave out vectors, of whatever dtype, before a stage sees them.
 LEAVES_VECTORS_OUT = {
-    "masked", "masked-zero", "masked-selector", "selective_transform", "scale_by_muon", "scale_by_shape",
+    "masked", "masked-zero", "masked-selector", "selective_transform", "scale_by_path",
+    "scale_by_muon", "scale_by_shape",
 }  # fmt: skip
 
 _LOSS_OF_ANOTHER_GRADIENT = (

@@ -84,12 +84,13 @@ def finetune(optax: Any) -> Any:
     grad_fn = jax.jit(
         jax.grad(lambda p, x, y: optax.softmax_cross_entropy(apply(p, x), jax.nn.one_hot(y, 3)).mean())
     )
+    update = jax.jit(optimizer.update)
     for step in range(12):
         if step == 6:
             inner = state.inner_opt_state.inner_states["body"].inner_state
             inner.hyperparams["learning_rate"] = inner.hyperparams["learning_rate"] / 10
         grads = grad_fn(params, IMAGES[step::12], LABELS[step::12])
-        updates, state = optimizer.update(grads, state, params)
+        updates, state = update(grads, state, params)
         params = optax.apply_updates(params, updates)
     assert bool(optimizer.has_updated(state))
     return params
@@ -126,10 +127,15 @@ def line_search(optax: Any) -> Any:
 
     value_and_grad = optax.value_and_grad_from_state(value_fn)
     state = solver.init(params)
-    for _ in range(12):
+
+    @jax.jit
+    def step(params: Any, state: Any) -> Any:
         value, grad = value_and_grad(params, state=state)
         updates, state = solver.update(grad, state, params, value=value, grad=grad, value_fn=value_fn)
-        params = optax.apply_updates(params, updates)
+        return optax.apply_updates(params, updates), state
+
+    for _ in range(12):
+        params, state = step(params, state)
     return params
 
 

@@ -35,7 +35,9 @@ def test_notebook_runs(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     notebook = nbformat.read(path, as_version=4)
     nbclient.NotebookClient(notebook, timeout=180, kernel_name="python3").execute()
     printed = [output for cell in notebook.cells for output in cell.get("outputs", [])]
-    warned = [output.text for output in printed if output.get("name") == "stderr" and "Warning:" in output.text]
+    warned = [
+        output.text for output in printed if output.get("name") == "stderr" and "Warning:" in output.text
+    ]
     assert warned == []
 
 

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from gradflow import tree
+from gradflow._axes import AxisName, axes_of, check_axis_name, global_norm, sum_axes
 from gradflow._base import GradientTransformation, OptState, Pair, Params, Updates, transformation
 from gradflow._report import below, collecting, declared_reports, forward, is_collecting, note, report
 from gradflow._select import keep_where
@@ -26,7 +26,12 @@ _OF_A_GROUP = _OWN[:-1]
 
 
 @transformation(reports=_OWN)
-def with_metrics(inner: GradientTransformation, groups: Mapping[str, Any] | None = None) -> Pair:
+def with_metrics(
+    inner: GradientTransformation,
+    groups: Mapping[str, Any] | None = None,
+    *,
+    axis_name: AxisName = None,
+) -> Pair:
     """Keeps what the stages inside report, and norms of gradient, update and parameters, in the state.
 
         gradient_norm, update_norm, parameter_norm    2-norms over all leaves
@@ -41,7 +46,11 @@ def with_metrics(inner: GradientTransformation, groups: Mapping[str, Any] | None
       inner: any transformation.
       groups: names of groups of parameters, each with a pattern of paths or a selector, for norms of their
         own: `{"encoder": "encoder/**"}` gives `encoder/gradient_norm`. Groups may overlap.
+      axis_name: axes of `shard_map` over which the devices sum; `()` for replicated updates.
+
+    Raises ValueError inside `shard_map` without `axis_name`.
     """
+    check_axis_name("with_metrics", axis_name)
     chosen = {name: as_selector(group) for name, group in (groups or {}).items()}
     of_groups = [f"{group}/{name}" for group in chosen for name in _OF_A_GROUP]
     names = (*_OWN, *of_groups, *declared_reports(inner))
@@ -55,18 +64,19 @@ def with_metrics(inner: GradientTransformation, groups: Mapping[str, Any] | None
     def update(
         updates: Updates, state: MetricsState, params: Params | None = None, **extra: Any
     ) -> tuple[Updates, MetricsState]:
+        axes = sum_axes(axis_name, updates)
         with collecting() as heard:
             new_updates, inner_state = inner.update(updates, state.inner_state, params, **extra)
         values = dict.fromkeys(names, jnp.full((), jnp.nan, jnp.float32))
         values |= {n: value for n, value in below(inner, heard.values).items() if n in values}
-        values |= _norms(updates, new_updates, params)
-        values["nonfinite"] = _count_nonfinite(updates, values["gradient_norm"])
+        values |= _norms(updates, new_updates, params, axes)
+        values["nonfinite"] = _count_nonfinite(updates, values["gradient_norm"], axes)
         for group, selector in chosen.items():
             keep = selector(updates if params is None else params)
             own = (
                 None if part is None else keep_where(keep, part) for part in (updates, new_updates, params)
             )
-            values |= {f"{group}/{name}": value for name, value in _norms(*own).items()}
+            values |= {f"{group}/{name}": value for name, value in _norms(*own, axes).items()}
         for name, value in heard.notes.items():
             note(name, value)
         if is_collecting():
@@ -78,13 +88,15 @@ def with_metrics(inner: GradientTransformation, groups: Mapping[str, Any] | None
     return init, update
 
 
-def _norms(grads: Updates, updates: Updates, params: Params | None) -> dict[str, jax.Array]:
+def _norms(
+    grads: Updates, updates: Updates, params: Params | None, axes: tuple[str, ...]
+) -> dict[str, jax.Array]:
     found = {
-        "gradient_norm": tree.norm(grads).astype(jnp.float32),
-        "update_norm": tree.norm(updates).astype(jnp.float32),
+        "gradient_norm": global_norm(grads, axes).astype(jnp.float32),
+        "update_norm": global_norm(updates, axes).astype(jnp.float32),
     }
     if params is not None:
-        size = tree.norm(params).astype(jnp.float32)
+        size = global_norm(params, axes).astype(jnp.float32)
         found["parameter_norm"] = size
         found["update_ratio"] = jnp.where(
             size > 0, found["update_norm"] / jnp.where(size > 0, size, 1), jnp.nan
@@ -92,12 +104,16 @@ def _norms(grads: Updates, updates: Updates, params: Params | None) -> dict[str,
     return found
 
 
-def _count_nonfinite(grads: Updates, norm: jax.Array) -> jax.Array:
+def _count_nonfinite(grads: Updates, norm: jax.Array, axes: tuple[str, ...]) -> jax.Array:
     """How many entries are not finite; the gradient is read again only where its norm says that some are."""
 
     def count(grads: Updates) -> jax.Array:
-        bad = [jnp.sum(~jnp.isfinite(g), dtype=jnp.int32) for g in jax.tree.leaves(grads)]
-        return jnp.sum(jnp.stack(bad)).astype(jnp.float32) if bad else jnp.zeros((), jnp.float32)
+        total = jnp.zeros((), jnp.float32)
+        for g in jax.tree.leaves(grads):
+            bad = jnp.sum(~jnp.isfinite(g), dtype=jnp.int32).astype(jnp.float32)
+            names = axes_of(g, axes)
+            total += jax.lax.psum(bad, names) if names else bad
+        return total
 
     return jax.lax.cond(jnp.isfinite(norm), lambda _: jnp.zeros((), jnp.float32), count, grads)
 

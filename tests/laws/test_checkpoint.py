@@ -18,9 +18,9 @@ RATED = ["adamw", "chain", "partition", "muon", "lookahead", "schedule_free", "M
 def numbered(state: Any) -> Any:
     """A state of the same form in which no two arrays are equal."""
     leaves, structure = jax.tree.flatten(state)
-    numbers = [jnp.arange(x.size).reshape(x.shape) * 3 + i for i, x in enumerate(leaves)]
+    numbers = [(np.arange(x.size).reshape(x.shape) * 3 + i) % 97 for i, x in enumerate(leaves)]
     return jax.tree.unflatten(
-        structure, [(n % 97).astype(x.dtype) for n, x in zip(numbers, leaves, strict=True)]
+        structure, [jnp.asarray(n.astype(x.dtype)) for n, x in zip(numbers, leaves, strict=True)]
     )
 
 

@@ -146,14 +146,21 @@ def test_zero_gradients_in_float16_are_finite_and_leave_no_poison(case: str) -> 
 
 
 @over_all("extreme gradients")
-@pytest.mark.parametrize("size", [1e-45, 1e19, 1e38])
-def test_extreme_gradients_never_give_nan(case: str, size: float) -> None:
+def test_extreme_gradients_never_give_nan(case: str) -> None:
     tx = build(case)
-    params = small(0)
-    for sign in (1.0, -1.0):
-        huge = jax.tree.map(lambda p, s=sign: jnp.full_like(p, np.float32(s * size)), params)
-        history, _, state = run(tx, params, [huge, small(1), huge, small(2)])
-        no_nan((history, state))
+
+    @jax.jit
+    def step(grads: Any, state: Any, params: Any) -> Any:
+        updates, state = tx.update(grads, state, params, **extras(tx, params, grads))
+        return updates, state, gf.apply_updates(params, updates)
+
+    for size in (1e-45, 1e19, 1e38, -1e-45, -1e19, -1e38):
+        params = small(0)
+        state = tx.init(params)
+        extreme = jax.tree.map(lambda p, size=size: jnp.full_like(p, np.float32(size)), params)
+        for grads in (extreme, small(1), extreme, small(2)):
+            updates, state, params = step(grads, state, params)
+            no_nan((updates, state))
 
 
 @over_all("large float16")
