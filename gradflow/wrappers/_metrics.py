@@ -73,10 +73,9 @@ def with_metrics(
         values["nonfinite"] = _count_nonfinite(updates, values["gradient_norm"], axes)
         for group, selector in chosen.items():
             keep = selector(updates if params is None else params)
-            own = (
-                None if part is None else keep_where(keep, part) for part in (updates, new_updates, params)
-            )
-            values |= {f"{group}/{name}": value for name, value in _norms(*own, axes).items()}
+            own = None if params is None else keep_where(keep, params)
+            found = _norms(keep_where(keep, updates), keep_where(keep, new_updates), own, axes)
+            values |= {f"{group}/{name}": value for name, value in found.items()}
         for name, value in heard.notes.items():
             note(name, value)
         if is_collecting():
