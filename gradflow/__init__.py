@@ -26,19 +26,11 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 # The rooms that are reached by their own names, as `gradflow.losses.l2_loss`.
-_ROOMS = frozenset(
-    ("tree", "typing", "schedules", "transforms", "wrappers", "optimizers", "losses", "lab")
-) | {
-    "projections",
-    "perturbations",
-    "assignment",
-    "microbatching",
-    "linalg",
-    "numerics",
-    "checkpoint",
-    "compat",
-    "interop",
-}
+_ROOMS = frozenset([
+    "tree", "typing", "schedules", "transforms", "wrappers", "optimizers", "losses", "projections",
+    "perturbations", "assignment", "microbatching", "linalg", "numerics", "aggregating", "checkpoint",
+    "interop", "compat", "lab",
+])  # fmt: skip
 
 if TYPE_CHECKING:
     from gradflow import aggregating as aggregating

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from gradflow._checks import refuse_state
+from gradflow._display import outline, preformatted
 from gradflow._dtypes import is_inexact
 from gradflow._errors import describe
 from gradflow._expression import Expression, children, expression_of, freeze, map_values
@@ -98,6 +99,9 @@ class FunctionValue:
 
     def __repr__(self) -> str:
         return repr(self.expression)
+
+    def _repr_html_(self) -> str:
+        return preformatted(outline(self))
 
     def __copy__(self) -> "FunctionValue":
         return self

@@ -13,6 +13,7 @@ from gradflow import tree
 from gradflow._address import addresses
 from gradflow._apply import apply_updates
 from gradflow._base import GradientTransformation, Params, Updates, as_transformation
+from gradflow._display import preformatted, table
 from gradflow._dtypes import is_inexact
 from gradflow._errors import describe
 from gradflow._expression import Expression, expression_of
@@ -51,6 +52,11 @@ class CheckResult:
         return "\n".join([f"check: {len(lines)} finding{'s' if len(lines) > 1 else ''}", *lines])
 
     __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        if self.ok:
+            return preformatted(str(self))
+        return table(("stage", "problem", "cure"), self.findings, (0, 1, 2))
 
 
 def check(

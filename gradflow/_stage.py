@@ -21,6 +21,7 @@ from gradflow._checks import (
     refuse_near_misses,
     refuse_state,
 )
+from gradflow._display import outline, preformatted
 from gradflow._errors import with_article
 from gradflow._expression import Expression, show
 from gradflow._frames import entered, frames, stage_name
@@ -98,6 +99,9 @@ class GradientTransformation(NamedTuple):
         if expression is None:
             return f"GradientTransformation(init={show(self.init)}, update={show(self.update)})"
         return repr(expression)
+
+    def _repr_html_(self) -> str:
+        return preformatted(repr(self) if self.expression is None else outline(self))
 
     def __copy__(self) -> "GradientTransformation":
         return self

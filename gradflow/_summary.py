@@ -1,13 +1,13 @@
 """summary: what a transformation keeps for which parameters, before a byte of it is allocated."""
 
 import dataclasses
-import html
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
 from gradflow._base import GradientTransformation, Params, as_transformation
+from gradflow._display import table
 from gradflow._errors import describe
 from gradflow._frames import frames
 from gradflow._stage import Stage, UpdatePart
@@ -86,19 +86,7 @@ class Summary:
 
     def _repr_html_(self) -> str:
         head, *rows = self._table()
-
-        def line(cells: tuple[str, ...], tag: str) -> str:
-            parts = [
-                f'<{tag} style="text-align:{"left" if i in _LEFT else "right"}">{html.escape(c)}</{tag}>'
-                for i, c in enumerate(cells)
-            ]
-            return f"<tr>{''.join(parts)}</tr>"
-
-        body = "".join(line(row, "td") for row in rows)
-        return (
-            f"<table><caption>{html.escape(self._title())}</caption><thead>{line(head, 'th')}</thead>"
-            f"<tbody>{body}</tbody></table>"
-        )
+        return table(head, rows, _LEFT, self._title())
 
 
 _HEAD = ("stage", "parameters", "state", "B/parameter", "dtypes", "donated")

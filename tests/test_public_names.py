@@ -2,6 +2,7 @@
 
 import importlib
 import inspect
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -33,6 +34,14 @@ def test_public_functions_and_classes_are_documented(room: str) -> None:
             assert text, f"{room}.{name} has no docstring"
             assert not text.startswith(f"{name}("), f"{room}.{name} has only the one that Python made"
             assert len(text.splitlines()) <= 40, f"{room}.{name}: {len(text.splitlines())} lines"
+
+
+def test_every_room_is_reached_by_its_name() -> None:
+    root = Path(gf.__file__).parent
+    on_disk = {p.stem for p in root.iterdir() if p.suffix == ".py" or (p / "__init__.py").exists()}
+    rooms = {name for name in on_disk if not name.startswith("_")}
+    assert rooms <= set(dir(gf))
+    assert all(getattr(gf, room).__name__ == f"gradflow.{room}" for room in rooms)
 
 
 def test_every_factory_is_public() -> None:

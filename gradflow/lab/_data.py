@@ -1,5 +1,6 @@
 """What all results of the lab can do: they are plain data, print, and draw themselves."""
 
+import base64
 import dataclasses
 import io
 import json
@@ -7,6 +8,8 @@ import math
 import os
 from pathlib import Path
 from typing import Any, ClassVar
+
+from gradflow._display import preformatted
 
 
 class Result:
@@ -45,6 +48,12 @@ class Result:
         buffer = io.BytesIO()
         self._draw().savefig(buffer, format="png", dpi=100)
         return buffer.getvalue()
+
+    def _page(self) -> str:
+        """The result as text above its picture, for results that are a table as well."""
+        picture = base64.b64encode(self._repr_png_()).decode()
+        image = f'<img style="max-width:100%" src="data:image/png;base64,{picture}">'
+        return preformatted(str(self)) + image
 
 
 def plain(value: Any) -> Any:

@@ -134,6 +134,9 @@ class Comparison(Result):
 
     __repr__ = __str__
 
+    def _repr_html_(self) -> str:
+        return self._page()
+
     def table(self) -> str:
         """The ranking as text."""
         from gradflow.lab._table import table

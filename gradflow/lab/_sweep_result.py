@@ -98,6 +98,9 @@ class SweepResult(Result):
 
     __repr__ = __str__
 
+    def _repr_html_(self) -> str:
+        return self._page()
+
     def _draw(self) -> Any:
         from gradflow.lab._sweep_plot import plot
 

@@ -27,6 +27,7 @@ from gradflow.wrappers._masked import MaskedState as MaskedState
 from gradflow.wrappers._masked import masked as masked
 from gradflow.wrappers._mechanize import MechanicState as MechanicState
 from gradflow.wrappers._mechanize import mechanize as mechanize
+from gradflow.wrappers._metrics import Metrics as Metrics
 from gradflow.wrappers._metrics import MetricsState as MetricsState
 from gradflow.wrappers._metrics import metrics as metrics
 from gradflow.wrappers._metrics import with_metrics as with_metrics

@@ -1,13 +1,16 @@
 """Reports of all stages, kept in the state where a training loop can read them."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from gradflow._axes import AxisName, axes_of, check_axis_name, global_norm, sum_axes
 from gradflow._base import GradientTransformation, OptState, Pair, Params, Updates, transformation
+from gradflow._display import table
+from gradflow._errors import describe
 from gradflow._report import below, collecting, declared_reports, forward, is_collecting, note, report
 from gradflow._select import keep_where
 from gradflow._selectors import as_selector
@@ -117,12 +120,34 @@ def _count_nonfinite(grads: Updates, norm: jax.Array, axes: tuple[str, ...]) -> 
     return jax.lax.cond(jnp.isfinite(norm), lambda _: jnp.zeros((), jnp.float32), count, grads)
 
 
-def metrics(state: OptState) -> dict[str, jax.Array]:
-    """The metrics kept by `with_metrics` anywhere in a state.
+@jax.tree_util.register_pytree_with_keys_class
+class Metrics(dict[str, jax.Array]):
+    """Metrics by name: a dict that is a table in a notebook."""
+
+    def tree_flatten_with_keys(self) -> tuple[list[tuple[Any, jax.Array]], tuple[str, ...]]:
+        """The values in the order of their names, as of a dict."""
+        names = tuple(sorted(self))
+        return [(jax.tree_util.DictKey(name), self[name]) for name in names], names
+
+    @classmethod
+    def tree_unflatten(cls, names: tuple[str, ...], values: Iterable[Any]) -> "Metrics":
+        """The same names with other values."""
+        return cls(zip(names, values, strict=True))
+
+    def _repr_html_(self) -> str:
+        rows = [
+            (name, f"{float(value):.6g}" if np.shape(value) == () else describe(value))
+            for name, value in self.items()
+        ]
+        return table(("metric", "value"), rows, (0,))
+
+
+def metrics(state: OptState) -> Metrics:
+    """The metrics kept by `with_metrics` anywhere in a state, by name.
 
     Raises ValueError where there are none, or several by the same name.
     """
-    found: dict[str, jax.Array] = {}
+    found = Metrics()
     kept = [
         part
         for part in jax.tree.leaves(state, is_leaf=lambda x: isinstance(x, MetricsState))

@@ -1,0 +1,65 @@
+"""How values look in a notebook."""
+
+import jax
+import jax.numpy as jnp
+
+import gradflow as gf
+from gradflow._display import outline
+
+PARAMS = {"w": jnp.ones((2, 2)), "<b>": jnp.ones(2)}
+
+
+def test_an_expression_is_laid_out_without_its_defaults() -> None:
+    assert outline(gf.adamw(1e-3)) == "adamw(learning_rate=0.001)"
+    tx = gf.chain(
+        gf.clip_by_global_norm(1.0),
+        gf.partition({"head/**": gf.sgd(0.1, momentum=0.9), gf.ndim(2): gf.muon(0.02), "**": gf.adamw(1e-3)}),
+        gf.scale_by_learning_rate(gf.warmup_cosine_decay_schedule(0.0, 1.0, 10, 100)),
+    )
+    assert outline(tx) == """\
+chain(
+    clip_by_global_norm(max_norm=1.0),
+    partition(
+        transforms={
+            'head/**': sgd(learning_rate=0.1, momentum=0.9),
+            ndim(2): muon(learning_rate=0.02),
+            '**': adamw(learning_rate=0.001),
+        },
+    ),
+    scale_by_learning_rate(
+        learning_rate=warmup_cosine_decay_schedule(
+            init_value=0.0,
+            peak_value=1.0,
+            warmup_steps=10,
+            decay_steps=100,
+        ),
+    ),
+)"""
+
+
+def test_pages_escape_what_they_show_and_set_no_colour() -> None:
+    tx = gf.with_metrics(gf.adamw(1e-3), {"all": "**"})
+    _, state = tx.update(PARAMS, tx.init(PARAMS), PARAMS)
+    pages = [
+        tx._repr_html_(),
+        gf.linear_schedule(0.0, 1.0, 3)._repr_html_(),
+        gf.GradientTransformation(*gf.sgd(0.1))._repr_html_(),
+        gf.summary(tx, PARAMS)._repr_html_(),
+        gf.check(gf.chain(gf.adamw(1e-3), gf.clip(1.0)), PARAMS)._repr_html_(),
+        gf.check(gf.sgd(0.1), PARAMS)._repr_html_(),
+        gf.metrics(state)._repr_html_(),
+    ]
+    for page in pages:
+        assert page.startswith(("<pre", "<table"))
+        assert "<b>" not in page
+        assert "color" not in page, "so that it is right on light pages and on dark ones"
+    assert "&lt;b&gt;" in pages[4]
+
+
+def test_metrics_are_a_tree_like_a_dict() -> None:
+    tx = gf.with_metrics(gf.sgd(0.1))
+    state = tx.init(PARAMS)
+    found = jax.jit(lambda state: gf.metrics(tx.update(PARAMS, state, PARAMS)[1]))(state)
+    assert isinstance(found, dict)
+    assert gf.tree.paths(found) == gf.tree.paths(dict(found))
+    assert float(found["update_norm"]) > 0
