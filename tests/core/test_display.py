@@ -16,7 +16,9 @@ def test_an_expression_is_laid_out_without_its_defaults() -> None:
         gf.partition({"head/**": gf.sgd(0.1, momentum=0.9), gf.ndim(2): gf.muon(0.02), "**": gf.adamw(1e-3)}),
         gf.scale_by_learning_rate(gf.warmup_cosine_decay_schedule(0.0, 1.0, 10, 100)),
     )
-    assert outline(tx) == """\
+    assert (
+        outline(tx)
+        == """\
 chain(
     clip_by_global_norm(max_norm=1.0),
     partition(
@@ -35,6 +37,7 @@ chain(
         ),
     ),
 )"""
+    )
 
 
 def test_pages_escape_what_they_show_and_set_no_colour() -> None:
