@@ -516,7 +516,7 @@ def test_entries_may_be_renamed_by_hand(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("tx", "other", "words"),
     [
-        (gf.adam(0.1), gf.sgd(0.1), r"'adam\.scale_by_adam' keeps a ScaleByAdamState; got a Em"),
+        (gf.adam(0.1), gf.sgd(0.1), r"'adam\.scale_by_adam' keeps a ScaleByAdamState; got an Em"),
         (gf.adamw(0.1, mask=None), gf.trace(0.1), r"'adamw' keeps a tuple of . states; got a TraceState"),
         (
             gf.scale_by_adam(),
