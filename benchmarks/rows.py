@@ -75,8 +75,28 @@ class _Running:
         return self.params
 
 
+class _Updating:
+    """An update whose gradient is donated, as that of a training step is, which nobody else holds.
+
+    Its result is the gradient of the next call.
+    """
+
+    def __init__(self, tx: Any, leaves: int, size: int) -> None:
+        self.params = _tree(leaves, size)
+        self.state = tx.init(self.params)
+        self.grads = _tree(leaves, size)
+        self.update = _update(tx)
+
+    def __call__(self) -> Any:
+        self.grads, self.state = self.update(self.grads, self.state, self.params)
+        return self.grads
+
+
 def steps(quick: bool) -> Iterator[Row]:
-    """A donated, jitted step on large leaves, and the scratch memory of an update."""
+    """A donated, jitted step on large leaves, the update alone, and its scratch memory.
+
+    The step gets its gradients from outside, where they live on: what branches on them must copy them.
+    """
     leaves, size = (16, 250_000) if quick else (64, 1_000_000)
     for name, (ours, peer) in PAIRS.items():
         runners = (
@@ -86,6 +106,11 @@ def steps(quick: bool) -> Iterator[Row]:
         turns = 4 if name.startswith("MultiSteps") else 1  # the mean of a whole round
         ratio = interleaved(*(repeated(r, turns) for r in runners), 12 if quick else 20)
         yield Row(name, f"step, {leaves} x {size}", ratio)
+        del runners
+        updating = (_Updating(ours(), leaves, size), _Updating(peer(), leaves, size))
+        ratio = interleaved(*(repeated(r, turns) for r in updating), 12 if quick else 20)
+        yield Row(name, f"update, {leaves} x {size}", ratio)
+        del updating
         small = _tree(leaves, 10_000)
         scratch, copies = [], []
         for tx in (ours(), peer()):
