@@ -43,6 +43,10 @@ def addresses(value: Any) -> dict[str, Any]:
 
     An address is the path of factory names down to an argument, `chain.adamw.learning_rate`; containers add
     their labels, `partition.encoder.adamw.b1`; equal siblings are numbered, `chain.scale[0].step_size`.
+
+    >>> import gradflow
+    >>> list(addresses(gradflow.chain(gradflow.scale(2.0), gradflow.scale(3.0))))[1:]
+    ['chain.scale[0]', 'chain.scale[0].step_size', 'chain.scale[1]', 'chain.scale[1].step_size']
     """
     return {address: part.value for address, part in _parts(value).items()}
 
@@ -68,6 +72,10 @@ def replace(value: V, changes: Mapping[str, Any]) -> V:
     `replace(tx, {"adamw.learning_rate": 3e-4})`. Any unique end of an address will do. A part is an
     argument or a whole transformation or schedule; new arguments are checked as the first
     ones were, and may be traced.
+
+    >>> import gradflow
+    >>> replace(gradflow.chain(gradflow.scale(2.0), gradflow.clip(1.0)), {"step_size": 3.0})
+    chain(scale(step_size=3.0), clip(max_delta=1.0))
 
     Raises ValueError for an address that is unknown (near ones are listed) or ambiguous (all are listed).
     """

@@ -17,10 +17,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from gradflow._checks import refuse_state
-from gradflow._display import outline, preformatted
 from gradflow._dtypes import is_inexact
 from gradflow._errors import describe
 from gradflow._expression import Expression, children, expression_of, freeze, map_values
+from gradflow._function_value import FUNCTION_KINDS, FunctionValue, ScheduleValue
 from gradflow._hyper import Argument, read_argument
 from gradflow._stage import TREES, InitPart, Stage, UpdatePart, stage_of
 from gradflow._stage import EmptyState as EmptyState
@@ -78,49 +78,6 @@ def as_transformation(value: Any, owner: str, place: str) -> GradientTransformat
         cure = " To multiply by a number use scale(number)."
     raise TypeError(f"{owner}: {place} must be a transformation; got {describe(value)}.{cure}")
 
-
-class FunctionValue:
-    """A function that prints, compares and pickles as the call that made it."""
-
-    __slots__ = ("__weakref__", "_function", "expression")
-
-    def __init__(self, expression: Expression, function: Callable[..., Any]) -> None:
-        self.expression = expression
-        self._function = function
-
-    def __call__(self, argument: Any) -> Any:
-        return self._function(argument)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, FunctionValue) and self.expression == other.expression
-
-    def __hash__(self) -> int:
-        return hash(self.expression)
-
-    def __repr__(self) -> str:
-        return repr(self.expression)
-
-    def _repr_html_(self) -> str:
-        return preformatted(outline(self))
-
-    def __copy__(self) -> "FunctionValue":
-        return self
-
-    def __deepcopy__(self, memo: Any) -> "FunctionValue":
-        return self
-
-    def __reduce__(self) -> Any:
-        return self.expression.maker.reduce(self.expression.arguments)
-
-
-class ScheduleValue(FunctionValue):
-    """A function from a step to a value."""
-
-    __slots__ = ()
-
-
-# What a factory makes of the function that its body returns, by the factory's kind.
-FUNCTION_KINDS: dict[str, type[FunctionValue]] = {"schedule": ScheduleValue}
 
 _OWN: dict[str, "Factory"] = {}  # gradflow's own factories, by name
 

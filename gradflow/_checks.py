@@ -100,6 +100,23 @@ def promote_to_params(updates: Any, params: Any) -> Any:
     return jax.tree.unflatten(structure, grads) if changed else updates
 
 
+def real_scalar(what: str, value: Any) -> jax.Array:
+    """A real number as an array; TypeError for what is no number, ValueError for one of another shape."""
+    expected = f"{stage_name()}: {what} must be a real scalar"
+    dtype = getattr(value, "dtype", None)
+    known = isinstance(value, int | float) if dtype is None else jnp.issubdtype(dtype, np.number)
+    if not known or (dtype is not None and is_complex(dtype)):
+        raise TypeError(f"{expected}; got {describe(value)}")
+    if np.shape(value) != ():
+        raise ValueError(f"{expected}; got {describe(value)}")
+    return jnp.asarray(value)
+
+
+def loss_value(value: Any) -> jax.Array:
+    """The extra argument `value`, the loss at the parameters, which must be a real scalar."""
+    return real_scalar("the extra argument 'value', the loss,", value)
+
+
 def refuse_state(expected: str, state: Any) -> None:
     """Raises the error for a state that is not the called stage's own."""
     raise TypeError(

@@ -16,12 +16,11 @@ def outline(value: Any, indent: int = 0, lead: str = "") -> str:
     """
     expression = expression_of(value)
     if expression is not None:
-        maker: Any = expression.maker
         parts: list[tuple[str, Any]] = []
-        for name, given in expression.arguments.items():
-            if name == maker.variadic:
+        for name, given in expression.given().items():
+            if name == expression.maker.variadic:
                 parts.extend(("", item) for item in given)
-            elif not _is_default(maker.parameters[name].default, given):
+            else:
                 parts.append((f"{name}=", given))
         opening, closing = f"{expression.name}(", ")"
     elif type(value) is dict:
@@ -39,8 +38,19 @@ def outline(value: Any, indent: int = 0, lead: str = "") -> str:
     return "\n".join([lead + opening, *lines, " " * indent + closing])
 
 
-def _is_default(default: Any, given: Any) -> bool:
-    return type(default) is type(given) and (default is given or show(default) == show(given))
+def aligned(rows: Sequence[Sequence[str]], left: Sequence[int], rule: bool = False) -> list[str]:
+    """The rows of a table as lines; the columns of `left` are flush left. `rule` underlines the first."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = []
+    for row in rows:
+        cells = [
+            cell.ljust(width) if i in left else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        lines.append("  ".join(cells).rstrip())
+    if rule:
+        lines.insert(1, "  ".join("-" * width for width in widths))
+    return lines
 
 
 def preformatted(text: str) -> str:

@@ -6,6 +6,7 @@ selectors are values because each carries one.
 
 import collections
 import functools
+import inspect
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple, Protocol
 
@@ -151,6 +152,10 @@ class Maker(Protocol):
     def variadic(self) -> str | None:
         """The name of its `*args`, if it has them."""
 
+    @property
+    def parameters(self) -> Mapping[str, inspect.Parameter]:
+        """The parameters of its signature."""
+
     def make(self, arguments: Mapping[str, Any]) -> Any:
         """Freezes and checks the arguments and calls the factory on them."""
 
@@ -195,6 +200,11 @@ class Expression:
                     parts.append(f"{name}={show(value)}")
             self._text = f"{self.name}({', '.join(parts)})"
         return self._text
+
+    def given(self) -> dict[str, Any]:
+        """The arguments that are not the factory's defaults."""
+        defaults = {name: key_of(freeze(p.default)) for name, p in self.maker.parameters.items()}
+        return {name: value for name, value in self.arguments.items() if key_of(value) != defaults[name]}
 
     def rebuild(self, changes: Mapping[str, Any] | None = None) -> Any:
         """The value made by the same factory with some arguments changed."""

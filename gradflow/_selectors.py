@@ -13,10 +13,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gradflow._base import FUNCTION_KINDS, FunctionValue, decorate
+from gradflow._base import decorate
 from gradflow._errors import describe
 from gradflow._expression import show
 from gradflow._frames import stage_name
+from gradflow._function_value import FUNCTION_KINDS, FunctionValue
 from gradflow.tree._paths import near, segment
 
 
@@ -75,10 +76,9 @@ class Selector(FunctionValue):
             return f"~{_bracketed(arguments['selector'])}"
         if name in _JOINTS:
             return _JOINTS[name].join(map(_bracketed, arguments["selectors"]))
-        rest = arguments[self.expression.maker.variadic or ""]
-        named = {k: v for k, v in arguments.items() if v is not rest and v is not None and v is not True}
-        options = [f"{k}={show(v)}" for k, v in named.items()]
-        return f"{name}({', '.join([*map(show, rest), *options])})"
+        given = self.expression.given()
+        rest = given.pop(self.expression.maker.variadic or "", ())
+        return f"{name}({', '.join([*map(show, rest), *(f'{k}={show(v)}' for k, v in given.items())])})"
 
 
 _JOINTS = {"any_of": " | ", "all_of": " & "}
@@ -112,6 +112,9 @@ def paths(*patterns: str, required: bool = True) -> Choose:
     A path is written `encoder/0/kernel` for every kind of container; the box in which flax keeps an
     array with its metadata, and haiku's `~`, are no part of it. In a pattern `*`, `?` and `[abc]` stand for
     text within one name, `**` for any number of names, none among them.
+
+    >>> (~paths("**/bias"))({"dense": {"kernel": 1, "bias": 2}})
+    {'dense': {'bias': False, 'kernel': True}}
 
     Args:
       *patterns: one or more.

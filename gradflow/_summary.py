@@ -7,7 +7,7 @@ import jax
 import numpy as np
 
 from gradflow._base import GradientTransformation, Params, as_transformation
-from gradflow._display import table
+from gradflow._display import aligned, table
 from gradflow._errors import describe
 from gradflow._frames import frames
 from gradflow._stage import Stage, UpdatePart
@@ -71,16 +71,7 @@ class Summary:
         return [_HEAD, *cells, total]
 
     def __str__(self) -> str:
-        table = self._table()
-        widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-        lines = []
-        for row in table:
-            cells = [
-                c.ljust(w) if i in _LEFT else c.rjust(w)
-                for i, (c, w) in enumerate(zip(row, widths, strict=True))
-            ]
-            lines.append("  ".join(cells).rstrip())
-        return "\n".join([self._title(), *lines])
+        return "\n".join([self._title(), *aligned(self._table(), _LEFT)])
 
     __repr__ = __str__
 

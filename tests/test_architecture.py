@@ -14,7 +14,7 @@ ROOT = Path(gradflow.__file__).parent
 ROOMS = [
     "_dtypes _errors _cures _frames _hyper",
     "tree",
-    "_state _expression _display numerics",
+    "_state _expression _display _function_value numerics",
     "_checks _stage _base",
     "_address _config _leafwise _report _selectors _select _axes",
     "_apply _compose",

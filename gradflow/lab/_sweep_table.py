@@ -3,9 +3,10 @@
 import math
 from typing import Any
 
+from gradflow._display import aligned
 from gradflow.lab._brief import short
 from gradflow.lab._sweep_result import SweepResult, Trial
-from gradflow.lab._table import aligned, number
+from gradflow.lab._table import number
 
 
 def table(result: SweepResult, top: int) -> str:
@@ -18,7 +19,7 @@ def table(result: SweepResult, top: int) -> str:
     score = [] if r.score_name is None else [r.score_name]
     names = ["", *r.space, "final loss", *score, "steps", "diverged"]
     rows = [names, *(_row(i + 1, trial, result) for i, trial in enumerate(r.trials[:top]))]
-    lines = aligned(rows, left=())
+    lines = aligned(rows, left=(), rule=True)
     lost = sum(math.isinf(trial.final_loss) for trial in r.trials)
     notes = [f"... and {len(r.trials) - top} more."] if len(r.trials) > top else []
     if lost:

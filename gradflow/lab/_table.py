@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 
+from gradflow._display import aligned
 from gradflow.lab._bootstrap import FEWEST
 from gradflow.lab._result import Comparison, Entry, median
 
@@ -12,20 +13,6 @@ def number(value: float | None, digits: int = 3) -> str:
     if value is None:
         return "-"
     return f"{value:.{digits}g}" if math.isfinite(value) else "not finite"
-
-
-def aligned(rows: Sequence[Sequence[str]], left: Sequence[int]) -> list[str]:
-    """The rows of a table as lines, a rule under the first; the columns of `left` are flush left."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = []
-    for row in rows:
-        cells = [
-            cell.ljust(width) if i in left else cell.rjust(width)
-            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ]
-        lines.append("  ".join(cells).rstrip())
-    lines.insert(1, "  ".join("-" * width for width in widths))
-    return lines
 
 
 def _spread(values: Sequence[float], show: str) -> str:
@@ -79,7 +66,7 @@ def table(comparison: Comparison) -> str:
     names = ["", "optimizer", "steps to target", *score, "best rate", "final loss", "diverged",
              "state B/param", "seconds + compiling"]  # fmt: skip
     rows = [names, *(_row(i + 1, entry, c) for i, entry in enumerate(c.entries))]
-    lines = aligned(rows, left=(1, 2))
+    lines = aligned(rows, left=(1, 2), rule=True)
     notes = [
         "At each optimizer's best rate: the median over seeds (least to most). Diverged: of all its runs."
     ]

@@ -5,8 +5,9 @@ from typing import Any
 
 import numpy as np
 
+from gradflow._display import aligned
 from gradflow.lab._style import grid, new_figure, sparse, style
-from gradflow.lab._table import aligned, number
+from gradflow.lab._table import number
 from gradflow.lab._trajectory import Path, Trajectories
 
 _DECADES = 8  # of height above the lowest that are told apart
@@ -103,4 +104,4 @@ def table(result: Trajectories) -> str:
         end = ", ".join(f"{value:.3g}" for value in path.points[-1])
         value = "diverged" if path.diverged else number(path.values[-1])
         rows.append([path.name, value, f"({end})", path.expression])
-    return "\n".join([head, "", *aligned(rows, left=(0, 3))])
+    return "\n".join([head, "", *aligned(rows, left=(0, 3), rule=True)])

@@ -9,12 +9,12 @@ import jax.numpy as jnp
 from gradflow import tree
 from gradflow._axes import refuse_varying
 from gradflow._base import OptState, Pair, Params, Updates, transformation
+from gradflow._checks import loss_value
 from gradflow._hyper import Decay, Finite, NonNegative, Rate
 from gradflow._leafwise import Scalars, as_scalar, leafwise
 from gradflow._report import report
 from gradflow._state import increment, wide, zero_scalar
 from gradflow.optimizers._estimate import scalar_dtype
-from gradflow.optimizers._loss_value import loss_value
 
 
 class MomoState(NamedTuple):
@@ -130,7 +130,7 @@ def momo(
         shrink = 1 + rate * as_scalar(weight_decay, dtype)
         decay = jnp.where(state.count == 0, 0, as_scalar(beta, dtype))
         _, exp_avg = leafwise(momo_average_rule, (updates, state.exp_avg), momo_scalars, beta=decay)
-        barf = average(loss_value(value, dtype), state.barf, decay)
+        barf = average(loss_value(value).astype(dtype), state.barf, decay)
         gamma = average(tree.vdot(updates, params).real.astype(dtype), state.gamma, decay)
         product, norm = tree.vdot(exp_avg, params).real.astype(dtype), tree.norm(exp_avg).astype(dtype)
         lb = state.lb if adapt_lower_bound else tree.full_like(state.lb, floor)

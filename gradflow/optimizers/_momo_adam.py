@@ -8,12 +8,12 @@ import jax.numpy as jnp
 from gradflow import tree
 from gradflow._axes import refuse_varying
 from gradflow._base import OptState, Pair, Params, Updates, transformation
+from gradflow._checks import loss_value
 from gradflow._hyper import Decay, Finite, NonNegative, Positive, Rate
 from gradflow._leafwise import Scalars, abs_sq, as_scalar, leafwise, one_minus_power, safe_sqrt
 from gradflow._report import report
 from gradflow._state import increment, second_moment, wide, zero_scalar
 from gradflow.optimizers._estimate import scalar_dtype
-from gradflow.optimizers._loss_value import loss_value
 from gradflow.optimizers._momo import Model, average, model_step
 
 
@@ -105,7 +105,7 @@ def momo_adam(
             momo_adam_average_rule, (updates, state.exp_avg, state.exp_avg_sq), momo_adam_scalars,
             b1=b1, b2=b2,
         )  # fmt: skip
-        barf = average(loss_value(value, dtype), state.barf, decay)
+        barf = average(loss_value(value).astype(dtype), state.barf, decay)
         gamma = average(tree.vdot(updates, params).real.astype(dtype), state.gamma, decay)
         (direction,) = leafwise(
             direction_rule, (exp_avg, exp_avg_sq), direction_scalars, b2=b2, count=count, eps=eps

@@ -7,12 +7,12 @@ import jax.numpy as jnp
 
 from gradflow._axes import AxisName, check_axis_name, global_norm, sum_axes
 from gradflow._base import EmptyState, GradientTransformation, Pair, Params, Updates, transformation
+from gradflow._checks import loss_value
 from gradflow._compose import chain, init_empty_state
 from gradflow._errors import describe
 from gradflow._hyper import Finite, NonNegative, Rate
 from gradflow._leafwise import as_scalar, leafwise
 from gradflow._report import report
-from gradflow.optimizers._loss_value import loss_value
 from gradflow.transforms import scale_by_learning_rate
 
 VARIANTS = ("sps", "sps+")
@@ -67,7 +67,7 @@ def scale_by_polyak(
         updates: Updates, state: EmptyState, params: Params | None = None, *, value: Any
     ) -> tuple[Updates, EmptyState]:
         norm = global_norm(updates, sum_axes(axis_name, updates))
-        gap = loss_value(value, norm.dtype) - as_scalar(f_min, norm.dtype)
+        gap = loss_value(value).astype(norm.dtype) - as_scalar(f_min, norm.dtype)
         if variant == "sps+":
             gap = jnp.maximum(gap, 0)
         limit, small = (as_scalar(number, norm.dtype) for number in (max_learning_rate, eps))

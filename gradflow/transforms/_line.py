@@ -11,8 +11,8 @@ import numpy as np
 from gradflow._apply import apply_updates
 from gradflow._axes import refuse_varying
 from gradflow._base import Params, Updates
-from gradflow._checks import check_like
-from gradflow._dtypes import is_complex, promote
+from gradflow._checks import check_like, loss_value, real_scalar
+from gradflow._dtypes import promote
 from gradflow._errors import describe
 from gradflow._frames import stage_name
 from gradflow._leafwise import leafwise
@@ -60,13 +60,6 @@ def chosen_arguments(value_fn: Callable[..., Any], extra: Mapping[str, Any]) -> 
     return {name: value for name, value in extra.items() if name in names}
 
 
-def real_scalar(value: Any, what: str) -> jax.Array:
-    """`value` as an array; ValueError unless it is a real scalar."""
-    if np.shape(value) != () or is_complex(jnp.result_type(value)):
-        raise ValueError(f"{stage_name()}: {what} must be a real scalar; got {describe(value)}")
-    return jnp.asarray(value)
-
-
 def line_along(
     updates: Updates,
     params: Params,
@@ -91,12 +84,12 @@ def line_along(
             f"{stage_name()}: the extra argument 'value_fn' must be a function; got {describe(value_fn)}"
         )
     keywords = chosen_arguments(value_fn, extra)
-    value = real_scalar(value, "the extra argument 'value'")
+    value = loss_value(value)
     dtype = promote(number_dtype(params), value.dtype if value.dtype.kind == "f" else np.dtype(np.float32))
     updates, params, value, grad = jax.lax.stop_gradient((updates, params, value, grad))
 
     def loss(params: Params) -> jax.Array:
-        return real_scalar(value_fn(params, **keywords), "what 'value_fn' returns")
+        return real_scalar("what 'value_fn' returns", value_fn(params, **keywords))
 
     def evaluate(rate: jax.Array) -> tuple[jax.Array, jax.Array, Any]:
         there = apply_updates(params, scaled(updates, rate))

@@ -7,8 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from gradflow._base import OptState, Pair, Params, Updates, transformation
-from gradflow._errors import describe
-from gradflow._frames import stage_name
+from gradflow._checks import loss_value
 from gradflow._hyper import Fraction, Index, Interval, NonNegative, ScalarOrSchedule, Size
 from gradflow._leafwise import leafwise
 from gradflow._report import report
@@ -108,12 +107,10 @@ def reduce_on_plateau(
     def update(
         updates: Updates, state: ReduceLROnPlateauState, params: Params | None = None, *, value: Any
     ) -> tuple[Updates, ReduceLROnPlateauState]:
-        if np.shape(value) != ():
-            raise ValueError(f"{stage_name()}: 'value' must be a scalar, the loss; got {describe(value)}")
         wide, narrow = state.best_value.dtype, state.scale.dtype
         state = follow_value(
             state,
-            jnp.asarray(value, wide),
+            loss_value(value).astype(wide),
             {
                 "factor": jnp.asarray(factor, narrow),
                 "min_scale": jnp.asarray(min_scale, narrow),

@@ -63,7 +63,11 @@ def map_with_path(
 
 
 def paths(tree: Any) -> list[str]:
-    """The path of every leaf, in the order of `jax.tree.leaves`; None leaves are absent."""
+    """The path of every leaf, in the order of `jax.tree.leaves`; None leaves are absent.
+
+    >>> paths({"encoder": [1.0, None, 2.0]})
+    ['encoder/0', 'encoder/2']
+    """
     return [path_string(path) for path, _ in tree_util.tree_leaves_with_path(tree)]
 
 
