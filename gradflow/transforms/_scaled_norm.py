@@ -1,6 +1,7 @@
 """Norms that serve as divisors, from the smallest number to beyond the largest."""
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -32,6 +33,23 @@ def scaled_norm(updates: Any, axes: tuple[str, ...] = ()) -> tuple[jax.Array, ja
         return safe_sqrt(global_norm(moved, axes, squared=True).astype(square.dtype)) * back
 
     return jax.lax.cond(is_lost(square), again, lambda _: safe_sqrt(square) * power, updates), power
+
+
+def scaled_norms(
+    squares: Callable[[Any], jax.Array], multiply: Callable[[jax.Array, Any], Any], data: Any
+) -> tuple[jax.Array, jax.Array]:
+    """`scaled_norm` of many vectors at once.
+
+    `squares(data)` has the sum of squares of each, `multiply(factors, data)` multiplies each by a number.
+    """
+    square = squares(data)
+    power, shift, back = powers(square)
+
+    def again(data: Any) -> jax.Array:
+        return safe_sqrt(squares(multiply(jax.lax.stop_gradient(shift), data))) * back
+
+    # One branch for all of them: under vmap both branches would be computed.
+    return jax.lax.cond(jnp.any(is_lost(square)), again, lambda _: safe_sqrt(square) * power, data), power
 
 
 def shift_rule(g: jax.Array, s: Any) -> jax.Array:

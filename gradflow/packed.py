@@ -1,0 +1,22 @@
+"""Parameters in one buffer for each dtype, for models of very many leaves.
+
+    params = gradflow.packed.pack(params)
+    state = tx.init(params)                                     # the state is packed too
+
+    def step(params, state, batch):
+        grads = jax.grad(lambda p: loss(gradflow.packed.unpack(p), batch))(params)
+        updates, state = tx.update(grads, state, params)        # a few large arrays
+        return gradflow.apply_updates(params, updates), state
+
+Every leaf costs a step its share of dispatch and of kernels, however small it is; a packed tree has one leaf
+for each dtype. Patterns of paths, masks, labels and layer-wise rules mean the leaves of the tree that was
+packed, and the numbers are those of that tree. A stage that works on whole leaves, such as Muon on matrices,
+unpacks what it gets and packs what it gives.
+
+Buffers have blocks of 128 numbers and each leaf begins one, so very small leaves grow. On a mesh a buffer
+has one sharding: leaves that are sharded differently are better left unpacked.
+"""
+
+from gradflow._packed import Packed as Packed
+from gradflow._packed import pack as pack
+from gradflow._packed import unpack as unpack
