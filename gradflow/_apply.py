@@ -10,6 +10,7 @@ from gradflow._base import Params, Updates
 from gradflow._checks import check_like
 from gradflow._dtypes import compute_dtype, is_inexact, promote
 from gradflow._frames import entered
+from gradflow._groups import Row, grouped, in_groups, is_traced
 from gradflow.tree._paths import is_none
 
 
@@ -51,12 +52,20 @@ def _pairwise(function: Callable[..., Any], olds: Params, news: Params, *scalars
     old, structure = jax.tree.flatten(olds, is_leaf=is_none)
     new = jax.tree.leaves(news, is_leaf=is_none)
     present = [i for i in range(len(old)) if old[i] is not None and new[i] is not None]
-    results = function(
-        [jnp.asarray(old[i]) for i in present], [jnp.asarray(new[i]) for i in present], *scalars
-    )
-    for i, result in zip(present, results, strict=True):
+    rows = [(_array(old[i]), _array(new[i])) for i in present]
+    # Arrays that nobody traces are one call of a whole tree, which is what a loop without jit can afford.
+    call = in_groups if is_traced(rows) else _together
+    for i, result in zip(present, call(function, rows, *scalars), strict=True):
         old[i] = result
     return jax.tree.unflatten(structure, old)
+
+
+def _array(x: Any) -> jax.Array:
+    return x if isinstance(x, jax.Array) else jnp.asarray(x)
+
+
+def _together(function: Callable[..., Any], rows: list[Row], *scalars: Any) -> list[Any]:
+    return grouped(function)(rows, *scalars)
 
 
 def _wide(x: jax.Array, y: jax.Array) -> Any:
@@ -64,25 +73,23 @@ def _wide(x: jax.Array, y: jax.Array) -> Any:
 
 
 @jax.jit
-def _add(ps: list[jax.Array], us: list[jax.Array]) -> list[jax.Array]:
-    return [
-        (p.astype(_wide(p, u)) + u.astype(_wide(p, u))).astype(p.dtype)
-        if is_inexact(p.dtype)
-        else p + u.astype(p.dtype)
-        for p, u in zip(ps, us, strict=True)
-    ]
+def _add(pair: Row) -> jax.Array:
+    p, u = pair
+    if not is_inexact(p.dtype):
+        return p + u.astype(p.dtype)
+    wide = _wide(p, u)
+    return (p.astype(wide) + u.astype(wide)).astype(p.dtype)
 
 
 @jax.jit
-def _blend(olds: list[jax.Array], news: list[jax.Array], step: jax.Array) -> list[jax.Array]:
-    results = []
-    for old, new in zip(olds, news, strict=True):
-        wide = _wide(old, new)
-        rate = step.astype(wide)
-        results.append((rate * new.astype(wide) + (1 - rate) * old.astype(wide)).astype(old.dtype))
-    return results
+def _blend(pair: Row, step: jax.Array) -> jax.Array:
+    old, new = pair
+    wide = _wide(old, new)
+    rate = step.astype(wide)
+    return (rate * new.astype(wide) + (1 - rate) * old.astype(wide)).astype(old.dtype)
 
 
 @jax.jit
-def _switch(olds: list[jax.Array], news: list[jax.Array], now: jax.Array) -> list[jax.Array]:
-    return [jnp.where(now, n.astype(o.dtype), o) for o, n in zip(olds, news, strict=True)]
+def _switch(pair: Row, now: jax.Array) -> jax.Array:
+    old, new = pair
+    return jnp.where(now, new.astype(old.dtype), old)

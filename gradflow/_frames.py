@@ -36,6 +36,16 @@ def entered(name: str, label: str | None, reports: frozenset[str]) -> Iterator[N
         stack.pop()
 
 
+@contextmanager
+def alone(outermost: bool) -> Iterator[None]:
+    """Forgets for a while which stages are being called, and only knows whether there are any."""
+    stack, frames.stack = frames.stack, [] if outermost else [Frame("", (), frozenset())]
+    try:
+        yield
+    finally:
+        frames.stack = stack
+
+
 def stage_name() -> str:
     """The stage being called, as its container calls it; for error messages."""
     if not frames.stack:

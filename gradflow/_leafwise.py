@@ -12,6 +12,7 @@ import numpy as np
 from gradflow._checks import check_like
 from gradflow._dtypes import compute_dtype, is_complex, is_inexact, promote, real_dtype
 from gradflow._frames import stage_name
+from gradflow._groups import in_groups
 from gradflow.tree._paths import is_none, path_string, show
 
 Rule = Callable[..., Any]
@@ -53,13 +54,13 @@ def leafwise(
         flattened = [jax.tree.flatten(tree, is_leaf=is_none) for tree in trees]
         columns, structures = [flat[0] for flat in flattened], [flat[1] for flat in flattened]
     run = _compiled(rule)
-    prepared: dict[Any, Scalars] = {}
-    outputs: list[tuple[Any, ...]] = []
+    outputs: list[tuple[Any, ...]] = [()] * len(columns[0])
     absent: list[int] = []
-    for index, leaves in enumerate(zip(*columns, strict=True)):
+    by_precision: dict[np.dtype, list[int]] = {}
+    rows = list(zip(*columns, strict=True))
+    for index, leaves in enumerate(rows):
         if leaves[0] is None:
             absent.append(index)
-            outputs.append(())
             continue
         if any(leaf is None for leaf in leaves):
             paths = [p for p, _ in jax.tree_util.tree_leaves_with_path(trees[0], is_leaf=is_none)]
@@ -67,10 +68,12 @@ def leafwise(
                 f"{stage_name()}: there is a gradient at {show(path_string(paths[index]))}, where params or "
                 "state have None"
             )
-        precision = _precision(leaves)
-        if precision not in prepared:
-            prepared[precision] = _prepare(scalars, hyper, precision)
-        outputs.append(run(leaves, prepared[precision]))
+        by_precision.setdefault(_precision(leaves), []).append(index)
+    for precision, places in by_precision.items():
+        numbers = _prepare(scalars, hyper, precision)
+        results = in_groups(run, [rows[index] for index in places], numbers)
+        for index, result in zip(places, results, strict=True):
+            outputs[index] = result
     width = max((len(out) for out in outputs), default=0) or _width(rule, scalars, hyper, len(trees))
     for index in absent:
         outputs[index] = (None, *(column[index] for column in columns[1:width]))

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, Protocol, cast
 
 import jax
 
-from gradflow import _cures
+from gradflow import _cures, _whole
 from gradflow._checks import (
     as_arrays,
     check_like,
@@ -25,6 +25,7 @@ from gradflow._display import outline, preformatted
 from gradflow._errors import with_article
 from gradflow._expression import Expression, show
 from gradflow._frames import entered, frames, stage_name
+from gradflow._packed import init_on_trees, is_packed, on_trees, refuse_packed_parts
 
 Params = Any
 Updates = Any
@@ -167,8 +168,8 @@ class Stage:
     """All that one transformation knows of itself; shared by its init and its update."""
 
     __slots__ = (
-        "children", "expression", "init", "label", "leaves", "own_reports", "reports", "signature",
-        "takes", "trees", "update",
+        "children", "elementwise", "expression", "init", "label", "leaves", "own_reports", "reports",
+        "signature", "takes", "trees", "update", "whole",
     )  # fmt: skip
 
     def __init__(
@@ -180,6 +181,7 @@ class Stage:
         reports: tuple[str, ...],
         leaves: str | None,
         trees: str | None,
+        elementwise: bool,
     ) -> None:
         self.expression = expression
         self.init = init
@@ -191,8 +193,12 @@ class Stage:
         self.signature = _read_update(update)
         # `leaves` says which leaves a stage does arithmetic on; None for one that leaves it to others.
         self.leaves = leaves
+        # A composition leaves it to the stages in it whether they want packed trees as trees.
+        self.elementwise = elementwise or isinstance(update, UpdatePart)
         # A stage that says nothing of its trees is checked only as far as those inside it allow.
         self.trees: str = trees or max((child.trees for child in children), key=TREES.index, default=TREES[0])
+        # How a loop without jit calls it; read when first asked, since most values are never called.
+        self.whole: Any = True
         self.own_reports = frozenset(reports)
         self.takes = self.signature.extra.union(*(child.takes for child in children))
         if isinstance(update, UpdatePart):
@@ -250,11 +256,16 @@ class InitPart(Part):
         outermost = not frames.stack
         with stage.entered():
             abstract = any(isinstance(p, jax.ShapeDtypeStruct) for p in jax.tree.leaves(params))
+            if outermost and stage.trees != "differ":
+                refuse_packed_parts(stage_name(), params)
             if outermost and not abstract:
                 params = as_arrays(params)
             if stage.leaves not in (None, "any"):
                 refuse_leaves(stage.leaves, "parameters", params)
-            state = jax.eval_shape(stage.init, params) if abstract else stage.init(params)
+            init = stage.init
+            if is_packed(params) and not stage.elementwise:
+                init = functools.partial(init_on_trees, init)
+            state = jax.eval_shape(init, params) if abstract else init(params)
             if frames.inits is not None:
                 frames.inits.append((stage_name(), stage, params, state))
             return state
@@ -264,6 +275,16 @@ class UpdatePart(Part):
     __slots__ = ()
 
     def __call__(
+        self, updates: Updates, state: OptState, params: Params | None = None, **extra: Any
+    ) -> tuple[Updates, OptState]:
+        stage = self.stage
+        if stage.whole is True:
+            stage.whole = _whole.read(stage.expression)
+        if stage.whole is None:
+            return self._call(updates, state, params, **extra)
+        return _whole.call(stage.whole, self._call, updates, state, params, extra)
+
+    def _call(
         self, updates: Updates, state: OptState, params: Params | None = None, **extra: Any
     ) -> tuple[Updates, OptState]:
         stage = self.stage
@@ -283,11 +304,12 @@ class UpdatePart(Part):
             _check_call(signature, state, params, extra)
             if not signature.passes_all:
                 extra = {name: extra[name] for name in signature.extra if name in extra}
+            update = on_trees(stage.update) if is_packed(updates) and not stage.elementwise else stage.update
             if stage.leaves is None:
-                return cast(tuple[Updates, OptState], stage.update(updates, state, params, **extra))
+                return cast(tuple[Updates, OptState], update(updates, state, params, **extra))
             if stage.leaves != "any":
                 refuse_leaves(stage.leaves, "updates", updates)
-            new_updates, new_state = stage.update(updates, state, params, **extra)
+            new_updates, new_state = update(updates, state, params, **extra)
             if stage.trees != "alike":
                 return new_updates, new_state
             return conform(new_updates, updates), new_state

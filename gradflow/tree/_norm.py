@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from gradflow._dtypes import DType, compute_dtype, is_complex, is_inexact
+from gradflow._groups import in_groups
 from gradflow.tree._leaves import accumulator, arrays_of, call
 from gradflow.tree._reductions import (
     AxisName,
@@ -49,7 +50,7 @@ def _norm(tree: Any, *, order: float, squared: bool, axis_name: tuple[str, ...])
     leaves = [x if is_inexact(x.dtype) else x.astype(np.float32) for x in arrays_of(tree)]
     dtype = accumulator(leaves, real=True)
     if order == 2.0 and squared:
-        return all_sum(sum_of([_square_sum(x, dtype=dtype) for x in leaves], dtype), axis_name)
+        return all_sum(_sum_over(_square_sum(dtype), leaves, dtype), axis_name)
     if order == 2.0:
         return _two_norm(leaves, axis_name)
     sizes = [_widen(jnp.abs(x)) for x in leaves]
@@ -76,16 +77,12 @@ def _two_norm(leaves: list[jax.Array], axis_name: tuple[str, ...]) -> jax.Array:
     dtype = accumulator(leaves, real=True)
     limit, up = (dtype.type(x) for x in _RESCALING[dtype])
 
-    parts = [_square_sum(x, dtype=dtype) for x in leaves]
-    plain = all_sum(sum_of(parts, dtype), axis_name)
+    plain = all_sum(_sum_over(_square_sum(dtype), leaves, dtype), axis_name)
     small = plain < limit
 
     def again(leaves: list[jax.Array]) -> jax.Array:
-        scaled = [
-            _square_sum(x, (small, part, up), dtype=dtype) for x, part in zip(leaves, parts, strict=True)
-        ]
-        root = jnp.sqrt(all_sum(sum_of(scaled, dtype), axis_name))
-        return root * jnp.where(small, 1 / up, up)
+        factor = jnp.where(small, up, 1 / up)
+        return jnp.sqrt(all_sum(_sum_over(_square_sum(dtype), leaves, dtype, factor), axis_name)) / factor
 
     # In a branch, so that ordinary trees are read once. A NaN fails both tests and is the answer.
     rare = small | (plain == np.inf)
@@ -102,13 +99,14 @@ def _two_norm_jvp(
     """d|x| = <x / |x|, dx>, and 0 at zero: the subgradient of least norm."""
     (leaves,), (dots,) = primals, tangents
     result = _two_norm(leaves, axis_name)
-    parts = [_along(x, dx, result) for x, dx in zip(leaves, dots, strict=True)]
+    rows = list(zip(leaves, dots, strict=True))
+    parts = in_groups(_along, rows, result, join=_sum_in_pairs)
     return result, all_sum(sum_of(parts, result.dtype), axis_name)
 
 
 @jax.jit
-def _along(x: jax.Array, dx: jax.Array, size: jax.Array) -> jax.Array:
-    x, dx = _widen(x), _widen(dx)
+def _along(row: tuple[jax.Array, jax.Array], size: jax.Array) -> jax.Array:
+    x, dx = map(_widen, row)
     size = size.astype(x.real.dtype)
     # Divided, not multiplied by 1 / size, which overflows. The inner `where` keeps a second
     # derivative finite.
@@ -116,16 +114,28 @@ def _along(x: jax.Array, dx: jax.Array, size: jax.Array) -> jax.Array:
     return jnp.sum((unit.conj() * dx).real)
 
 
-@functools.partial(jax.jit, static_argnames="dtype")
-def _square_sum(x: jax.Array, rescaling: tuple[jax.Array, ...] | None = None, *, dtype: DType) -> jax.Array:
-    parts = [part.astype(dtype) for part in ((x.real, x.imag) if is_complex(x.dtype) else (x,))]
-    if rescaling:
-        small, plain, up = rescaling
-        # A square sum is never negative, but XLA does not know, and sees a factor of its own for
-        # each leaf. A factor common to leaves of one shape would be written out in that shape.
-        factor = jnp.where(small | (plain < 0), up, 1 / up)
-        parts = [part * factor for part in parts]
-    return in_pairs(jax.lax.add, [jnp.sum(jnp.square(part)) for part in parts])
+def _sum_over(run: Any, leaves: list[jax.Array], dtype: DType, *shared: Any) -> jax.Array:
+    """The sum of `run` over the leaves."""
+    return sum_of(in_groups(run, [(x,) for x in leaves], *shared, join=_sum_in_pairs), dtype)
+
+
+def _sum_in_pairs(parts: list[jax.Array]) -> jax.Array:
+    return in_pairs(jax.lax.add, parts)
+
+
+@functools.cache
+def _square_sum(dtype: DType) -> Any:
+    def square_sum(row: tuple[jax.Array], factor: jax.Array | None = None) -> jax.Array:
+        (x,) = row
+        parts = [part.astype(dtype) for part in ((x.real, x.imag) if is_complex(x.dtype) else (x,))]
+        if factor is not None:
+            # Behind a barrier XLA sees a factor of its own for each leaf. A factor common to leaves of one
+            # shape would be written out in that shape.
+            factor = jax.lax.optimization_barrier((factor, x))[0]
+            parts = [part * factor for part in parts]
+        return in_pairs(jax.lax.add, [jnp.sum(jnp.square(part)) for part in parts])
+
+    return jax.jit(square_sum)
 
 
 def _widen(x: jax.Array) -> jax.Array:

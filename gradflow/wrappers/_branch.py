@@ -7,7 +7,10 @@ import jax
 import jax.numpy as jnp
 
 from gradflow._base import GradientTransformation, OptState, Params, Updates
+from gradflow._checks import conform
+from gradflow._groups import Row, in_groups
 from gradflow._report import below, collecting, declared_reports, forward, is_collecting, label_of, note
+from gradflow._stage import stage_of
 
 Heard = dict[str, jax.Array]
 
@@ -32,11 +35,14 @@ def update_if(
     Reports and notes of the branch not taken are NaN.
     """
     spare = updates if spare is None else spare
+    stage = stage_of(inner)
+    alike = stage is not None and stage.trees == "alike"
 
     def taken(spare: Updates, state: OptState) -> tuple[Updates, OptState, Heard, Heard]:
         given = spare if spare_is_updates else updates
         if not is_collecting():
-            return *inner.update(given, state, params, **extra), {}, {}
+            new_updates, new_state = inner.update(given, state, params, **extra)
+            return conform(new_updates, given) if alike else new_updates, new_state, {}, {}
         with collecting() as heard:
             new_updates, new_state = inner.update(given, state, params, **extra)
         values = below(inner, heard.values)
@@ -45,7 +51,13 @@ def update_if(
         return new_updates, new_state, reports, heard.notes
 
     spare_is_updates = spare is updates
-    shapes, _, *told = jax.eval_shape(taken, spare, state)
+    shapes: Any
+    told: Any
+    if alike and not is_collecting():
+        # Known without tracing the inner update a second time.
+        shapes, told = updates, [{}, {}]
+    else:
+        shapes, _, *told = jax.eval_shape(taken, spare, state)
 
     def skipped(spare: Updates, state: OptState) -> tuple[Updates, OptState, Heard, Heard]:
         same = jax.tree.map(lambda u, like: u.astype(like.dtype), spare, shapes)
@@ -59,5 +71,12 @@ def update_if(
     forward({f"{label}.{name}" if label else name: value for name, value in heard.items()})
     if elsewhere == "pass":
         return new_updates, new_state
-    zeroed = jax.tree.map(lambda u: jnp.where(take, u, jnp.zeros((), u.dtype)), new_updates)
-    return zeroed, new_state
+    leaves, structure = jax.tree.flatten(new_updates)
+    zeroed = in_groups(_keep_if, [(u,) for u in leaves], take)
+    return jax.tree.unflatten(structure, zeroed), new_state
+
+
+@jax.jit
+def _keep_if(row: Row, take: jax.Array) -> jax.Array:
+    (u,) = row
+    return jnp.where(take, u, jnp.zeros((), u.dtype))
