@@ -1,16 +1,19 @@
-"""Interleaved timing, and the exact figures that need no clock."""
+"""Interleaved timing: ratios of medians, with the spread of the pairs."""
 
 import gc
+import math
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
 
+from benchmarks.limit import Limit
+
 
 class Ratio(NamedTuple):
-    """Peer over gradflow: medians of interleaved runs, and the spread of the paired ratios."""
+    """Peer over gradflow: medians of interleaved runs, and the middle half of the paired ratios."""
 
     ratio: float
     low: float
@@ -18,30 +21,60 @@ class Ratio(NamedTuple):
     seconds: float  # gradflow's median, for orientation only
 
 
-def interleaved(ours: Callable[[], Any], peer: Callable[[], Any], runs: int) -> Ratio:
-    """Times two functions in turns, ours first in one half of the turns and the peer in the other."""
-    ours(), peer()
-    mine: list[float] = []
-    theirs: list[float] = []
+FEWEST = 4  # turns, of however slow functions
+
+
+def turns(functions: Sequence[Callable[[], Any]], runs: int, budget: float = math.inf) -> list[list[float]]:
+    """The seconds of each function in each turn, after one turn to warm up; the order changes every turn.
+
+    There are `runs` turns, or `FEWEST` and as many more as begin within `budget` seconds.
+    """
+    for function in functions:
+        jax.block_until_ready(function())
+    times: list[list[float]] = [[] for _ in functions]
     gc.collect()
     gc.disable()
+    began = time.perf_counter()
     try:
         for turn in range(runs):
-            order = ((ours, mine), (peer, theirs))
-            for function, times in order if turn % 2 == 0 else order[::-1]:
+            if turn >= FEWEST and time.perf_counter() - began > budget:
+                break
+            for i in range(len(functions)):
+                which = (i + turn) % len(functions)
                 start = time.perf_counter()
-                jax.block_until_ready(function())
-                times.append(time.perf_counter() - start)
+                jax.block_until_ready(functions[which]())
+                times[which].append(time.perf_counter() - start)
     finally:
         gc.enable()
+    return times
+
+
+def ratio_of(mine: Sequence[float], theirs: Sequence[float]) -> Ratio:
+    """Of two functions' seconds in the same turns."""
     paired = sorted(t / m for t, m in zip(theirs, mine, strict=True))
     quarter = len(paired) // 4
-    return Ratio(
-        statistics.median(theirs) / statistics.median(mine),
-        paired[quarter],
-        paired[-1 - quarter],
-        statistics.median(mine),
-    )
+    middle = statistics.median(mine)
+    return Ratio(statistics.median(theirs) / middle, paired[quarter], paired[-1 - quarter], middle)
+
+
+def interleaved(ours: Callable[[], Any], peer: Callable[[], Any], runs: int) -> Ratio:
+    """Times two functions in turns."""
+    return ratio_of(*turns([ours, peer], runs))
+
+
+def against_limits(
+    ours: Callable[[], Any],
+    peers: Sequence[Callable[[], Any]],
+    limits: Sequence[Limit],
+    runs: int,
+    budget: float = math.inf,
+) -> tuple[list[Ratio], dict[str, float]]:
+    """Times all in the same turns: the ratio of each peer, and how many times each limit ours takes."""
+    mine, *others = turns([ours, *peers, *(limit.run for limit in limits)], runs, budget)
+    ratios = [ratio_of(mine, times) for times in others[: len(peers)]]
+    middle = statistics.median(mine)
+    found = zip(limits, others[len(peers) :], strict=True)
+    return ratios, {limit.name: middle / (statistics.median(t) * limit.scale) for limit, t in found}
 
 
 def repeated(function: Callable[[], Any], times: int) -> Callable[[], Any]:
@@ -54,17 +87,3 @@ def repeated(function: Callable[[], Any], times: int) -> Callable[[], Any]:
         return result
 
     return run
-
-
-def equations(jaxpr: Any, seen: set[int] | None = None) -> int:
-    """The equations of a program, those of an inner program that is shared counted once."""
-    seen = set() if seen is None else seen
-    total = 0
-    for equation in jaxpr.eqns:
-        total += 1
-        for value in jax.tree.leaves(tuple(equation.params.values()), is_leaf=lambda v: hasattr(v, "eqns")):
-            inner = getattr(value, "jaxpr", value)
-            if hasattr(inner, "eqns") and id(inner) not in seen:
-                seen.add(id(inner))
-                total += equations(inner, seen)
-    return total

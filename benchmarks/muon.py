@@ -1,74 +1,65 @@
-"""Muon on the matrices of six transformer layers. `python -m benchmarks.muon [--quick]`."""
+"""Muon on the matrices of six transformer layers, against the rate of a matrix product."""
 
 import functools
-import sys
 from collections.abc import Iterator
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
-import gradflow as gf
-from benchmarks.measure import equations, interleaved
-from benchmarks.rows import Row, _step
+from benchmarks.limit import Limit
+from benchmarks.measure import against_limits, interleaved
+from benchmarks.programs import both, compared
+from benchmarks.rows import Row
+from benchmarks.steps import pair
 
 
-def _layers(count: int, width: int) -> Any:
-    rng = np.random.default_rng(0)
-    shapes = {"attention": (width, width), "mlp": (width, 4 * width)}
+def layers(count: int, width: int) -> Any:
+    """Two matrices a layer: attention's and the wide one of the network."""
+    wide = {"attention": (width, width), "mlp": (width, 4 * width)}
     return {
-        f"{name}{i}": jnp.asarray(rng.normal(size=shape), jnp.float32)
-        for name, shape in shapes.items()
+        f"{name}{i}": jax.ShapeDtypeStruct(shape, jnp.float32)
+        for name, shape in wide.items()
         for i in range(count)
     }
 
 
-class _Running:
-    """A compiled step that feeds its donated results back, so that every call is a real step."""
-
-    def __init__(self, tx: Any, apply: Any, params: Any) -> None:
-        self.params, self.grads = (jax.tree.map(jnp.copy, params) for _ in range(2))
-        self.state = tx.init(self.params)
-        self.step = jax.jit(_step(tx, apply), donate_argnums=(0, 1))
-
-    def __call__(self) -> Any:
-        self.params, self.state = self.step(self.params, self.state, self.grads)
-        return self.params
+def operations(like: Any, steps: int = 5) -> int:
+    """Floating-point operations of Newton and Schulz on each matrix, no use made of symmetry."""
+    total = 0
+    for leaf in jax.tree.leaves(like):
+        short, long = sorted(leaf.shape)
+        total += steps * (2 * short * short * long + 2 * short**3 + 2 * short * short * long)
+    return total
 
 
-def muon(quick: bool) -> Iterator[Row]:
-    """A step, its trace with and without what an earlier one left in the caches, and its scratch memory."""
+def product(width: int, dtype: Any = jnp.float32) -> tuple[Any, int]:
+    """A square matrix product to be timed, and its operations."""
+    rng = np.random.default_rng(0)
+    a, b = (jnp.asarray(rng.normal(size=(width, width)) / np.sqrt(width), dtype) for _ in range(2))
+    compiled = jax.jit(jnp.matmul).lower(a, b).compile()
+    return functools.partial(compiled, a, b), 2 * width**3
+
+
+def muon(quick: bool, every: bool) -> Iterator[Row]:
+    """A step, and its trace with and without what an earlier one left in the caches."""
     count, width = (2, 256) if quick else (6, 512)
-    params = _layers(count, width)
-    made = (gf.muon(0.02), gf.apply_updates), (optax.contrib.muon(0.02), optax.apply_updates)
-    ratio = interleaved(*(_Running(tx, apply, params) for tx, apply in made), 8 if quick else 20)
-    yield Row("muon", f"step, {count} layers of {width}", ratio)
+    like = layers(count, width)
+    programs = both(*pair("muon"), like)
+    exact = compared(programs)
+    run, work = product(4 * width if quick else 1536)
+    found = [Limit("matmul", run, operations(like) / work)]
+    ready = [program.start() for program in programs]
+    ratios, of_limit = against_limits(ready[0], ready[1:], found, 8 if quick else 15)
+    yield Row("muon", f"step, {count} layers of {width}", ratios[0], limits=of_limit, exact=exact)
 
-    def trace(which: int, leaves: Any, cold: bool) -> Any:
-        tx, apply = made[which]
+    def trace(which: int, leaves: Any, cold: bool) -> None:
         if cold:
             jax.clear_caches()
-        return jax.jit(_step(tx, apply)).trace(leaves, tx.init(leaves), leaves).jaxpr.jaxpr
+        _ = both(*pair("muon"), leaves)[which].traced
 
-    for layers, cold in ((count, True), (count, False), (8 * count, True)):
-        many = jax.tree.map(jnp.zeros_like, _layers(layers, 16))
+    for number, cold in ((count, True), (count, False), (8 * count, True)):
+        many = layers(number, 16)
         ratio = interleaved(*(functools.partial(trace, i, many, cold) for i in (0, 1)), 7)
-        yield Row("muon", f"trace, {layers} layers, {'cold' if cold else 'warm'}", ratio)
-    counts = [equations(trace(i, params, True)) for i in (0, 1)]
-    yield Row("muon", f"equations, {count} layers", None, *counts)
-    model = sum(x.nbytes for x in jax.tree.leaves(params))
-    scratch = []
-    for tx, _ in made:
-        update = jax.jit(lambda g, s, p, tx=tx: tx.update(g, s, p), donate_argnums=(0, 1))
-        compiled = update.lower(params, tx.init(params), params).compile()
-        scratch.append(compiled.memory_analysis().temp_size_in_bytes / model)
-    yield Row("muon", "scratch, models", None, *scratch)
-
-
-if __name__ == "__main__":
-    from benchmarks.__main__ import show
-
-    for row in muon("--quick" in sys.argv):
-        print(show(row), flush=True)
+        yield Row("muon", f"trace, {number} layers, {'cold' if cold else 'warm'}", ratio)

@@ -1,6 +1,7 @@
 """A real training step: a small transformer of about 200 leaves, and what of it the optimizer is."""
 
 import functools
+import statistics
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,7 +11,7 @@ import numpy as np
 import optax
 
 import gradflow as gf
-from benchmarks.measure import interleaved
+from benchmarks.measure import ratio_of, turns
 from benchmarks.rows import Row
 
 
@@ -84,22 +85,19 @@ class _Training:
         return out
 
 
-def training(quick: bool) -> Iterator[Row]:
+def training(quick: bool, every: bool) -> Iterator[Row]:
     """The whole step against the peer's, the optimizer's share of it, and the price of metrics."""
-    layers, width, runs = (6, 64, 8) if quick else (24, 128, 15)
+    layers, width, runs = (3, 64, 8) if quick else (24, 128, 12)
     batch = jnp.asarray(np.random.default_rng(1).integers(0, 512, (8, 65)))
     leaves = len(jax.tree.leaves(transformer(layers, 8)))
     make = functools.partial(_Training, layers=layers, width=width, batch=batch)
     plain = gf.chain(gf.clip_by_global_norm(1.0), gf.adamw(1e-3))
     peer = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(1e-3))
-    ours, theirs, bare = make(plain, gf.apply_updates), make(peer, optax.apply_updates), make(None, None)
-    yield Row("transformer", f"step, {leaves} leaves, clip + adamw", interleaved(ours, theirs, runs))
-    shares = []
-    for run in (ours, theirs):
-        whole = interleaved(bare, run, runs).ratio
-        shares.append(100 * (1 - 1 / whole))
+    ours, theirs = make(plain, gf.apply_updates), make(peer, optax.apply_updates)
+    bare, measured = make(None, None), make(gf.with_metrics(plain), gf.apply_updates)
+    times = turns([ours, theirs, bare, measured], runs)
+    middle = [statistics.median(t) for t in times]
+    yield Row("transformer", f"step, {leaves} leaves, clip + adamw", ratio_of(*times[:2]))
+    shares = [100 * (1 - middle[2] / whole) for whole in middle[:2]]
     yield Row("transformer", "optimizer, % of the step", None, *shares)
-    measured = make(gf.with_metrics(plain), gf.apply_updates)
-    yield Row(
-        "with_metrics", "% more of a step", None, 100 * (interleaved(ours, measured, runs).ratio - 1), 0.0
-    )
+    yield Row("with_metrics", "% more of a step", None, 100 * (middle[3] / middle[0] - 1))

@@ -1,0 +1,74 @@
+"""Figures that need no clock: the sizes of a program, its scratch memory and its copies."""
+
+import re
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+
+# Instructions of a compiled program that only name what is there already.
+_FREE = {"parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after-all", "partition-id"}
+_CONTROL = {"while", "conditional", "call"}
+_INSTRUCTION = re.compile(r"^\s+(?:ROOT )?%?[\w.\-]+ = (?:\(.*?\)|\S+) ([a-z][\w\-]*)\(")
+_HEAD = re.compile(r"^(?:ENTRY )?%?([\w.\-]+) \(.*\{\s*$")
+_WITHIN = re.compile(r"(?:calls|to_apply)=%?([\w.\-]+)")
+
+
+def equations(jaxpr: Any, seen: set[int] | None = None) -> int:
+    """The equations of a traced program, those of an inner program that is shared counted once."""
+    seen = set() if seen is None else seen
+    total = 0
+    for equation in jaxpr.eqns:
+        total += 1
+        for value in jax.tree.leaves(tuple(equation.params.values()), is_leaf=lambda v: hasattr(v, "eqns")):
+            inner = getattr(value, "jaxpr", value)
+            if hasattr(inner, "eqns") and id(inner) not in seen:
+                seen.add(id(inner))
+                total += equations(inner, seen)
+    return total
+
+
+def _instructions(text: str) -> Iterator[tuple[str, str, str]]:
+    """Computation, operation and line of every instruction of a compiled program's text."""
+    computation = ""
+    for line in text.splitlines():
+        if head := _HEAD.match(line):
+            computation = head[1]
+        elif found := _INSTRUCTION.match(line):
+            yield computation, found[1], line
+
+
+def program_figures(text: str) -> dict[str, int]:
+    """Copies, fusions, kernels and instructions of a compiled program, from its text.
+
+    Kernels are the instructions that run by themselves, outside of fusions and of the small programs that
+    reductions apply; those in the body of a loop count once.
+    """
+    every = list(_instructions(text))
+    operations = Counter(operation for _, operation, _ in every)
+    # A call's computation is part of the program's course; a fusion's or a reduction's is inside a kernel.
+    inner = {
+        name for _, operation, line in every if operation not in _CONTROL for name in _WITHIN.findall(line)
+    }
+    return {
+        "copies": operations["copy"] + operations["copy-start"],
+        "fusions": operations["fusion"],
+        "kernels": sum(
+            operation not in _FREE | _CONTROL and not operation.endswith("-done")
+            for computation, operation, _ in every
+            if computation not in inner
+        ),
+        "instructions": len(every),
+    }
+
+
+def nbytes(tree: Any) -> int:
+    """Bytes of a tree of arrays or of their shapes."""
+    return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(tree) if hasattr(x, "dtype"))
+
+
+def scratch(compiled: Any) -> int | None:
+    """Bytes that a program needs beside its arguments and results; None where the device does not say."""
+    analysis = compiled.memory_analysis()
+    return None if analysis is None else int(analysis.temp_size_in_bytes)

@@ -1,0 +1,95 @@
+"""The machine's limit: streams in C, compiled here and timed in the same turns as what they limit."""
+
+import ctypes
+import functools
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+SOURCE = Path(__file__).parent / "kernels.c"
+FLAGS = ("-O3", "-march=native", "-fno-math-errno", "-shared", "-fPIC")
+ADAMW_BYTES = 28  # a parameter: g, p, m and v are read, p, m and v written
+LARGEST = 2**30  # bytes that one run of the stream moves at most; more is scaled
+
+
+@functools.cache
+def compiled() -> tuple[ctypes.CDLL | None, str]:
+    """The library of `kernels.c`, and how it was made, or None and why there is none."""
+    compiler = next((c for c in (os.environ.get("CC"), "cc", "gcc", "clang") if c and shutil.which(c)), None)
+    if compiler is None:
+        return None, "no C compiler: neither CC, cc, gcc nor clang"
+    said = ""
+    with tempfile.TemporaryDirectory() as folder:
+        library = Path(folder) / "kernels.so"
+        for extra in (("-fopenmp",), ()):
+            command = [compiler, *FLAGS, *extra, str(SOURCE), "-o", str(library), "-lm"]
+            done = subprocess.run(command, capture_output=True, text=True)
+            if done.returncode == 0:
+                threads = f"{os.cpu_count()} threads" if extra else "one thread: no OpenMP"
+                return _loaded(library), f"{compiler} {' '.join(FLAGS[:2])}, {threads}"
+            said = done.stderr.strip().splitlines()[-1] if done.stderr.strip() else "no message"
+    return None, f"{compiler} failed: {said}"
+
+
+def _loaded(library: Path) -> ctypes.CDLL:
+    """The library, whose threads sleep between runs: spinning ones would slow what is timed next."""
+    before = os.environ.get("OMP_WAIT_POLICY")
+    os.environ["OMP_WAIT_POLICY"] = "passive"
+    try:
+        return ctypes.CDLL(str(library))
+    finally:
+        if before is None:
+            del os.environ["OMP_WAIT_POLICY"]
+        else:
+            os.environ["OMP_WAIT_POLICY"] = before
+
+
+def _pointer(x: np.ndarray) -> ctypes.c_void_p:
+    assert x.dtype == np.float32
+    assert x.flags.c_contiguous
+    return ctypes.c_void_p(x.ctypes.data)
+
+
+def stream(a: np.ndarray, b: np.ndarray) -> None:
+    """`b = (a + b) / 2` in place."""
+    library, why = compiled()
+    assert library, why
+    library.stream(ctypes.c_ssize_t(a.size), _pointer(a), _pointer(b))
+
+
+def adamw(
+    g: np.ndarray, p: np.ndarray, m: np.ndarray, v: np.ndarray, step: int,
+    *, rate: float = 1e-3, b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8, decay: float = 1e-4,
+) -> None:  # fmt: skip
+    """One step in place; `step` begins at 1."""
+    library, why = compiled()
+    assert library, why
+    numbers = [ctypes.c_float(x) for x in (rate, b1, b2, eps, decay)]
+    arrays = [_pointer(x) for x in (g, p, m, v)]
+    library.adamw(ctypes.c_ssize_t(g.size), *arrays, *numbers, ctypes.c_ssize_t(step))
+
+
+class Limit:
+    """A function to be timed in the turns of another, and by how much its time stands for the limit."""
+
+    def __init__(self, name: str, run: Callable[[], Any], scale: float = 1.0) -> None:
+        self.name, self.run, self.scale = name, run, scale
+
+
+def limits(moved: float, adamw_of: int = 0) -> list[Limit]:
+    """The stream that moves as many bytes; with a number of parameters also AdamW of them. None without C."""
+    if compiled()[0] is None:
+        return []
+    size = max(1, int(min(moved, LARGEST)) // 12)
+    a, b = (np.full(size, x, np.float32) for x in (0.5, 0.25))
+    found = [Limit("stream", functools.partial(stream, a, b), moved / (12 * size))]
+    if adamw_of:
+        arrays = [np.full(adamw_of, 0.5, np.float32) for _ in range(4)]
+        found.append(Limit("C adamw", functools.partial(adamw, *arrays, step=100)))
+    return found
