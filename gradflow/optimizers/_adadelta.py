@@ -29,10 +29,13 @@ def adadelta_rule(g: jax.Array, e_g: jax.Array, e_x: jax.Array, s: Any) -> tuple
     """Zeiler 2012, Algorithm 1."""
     e_g = s.rho * e_g + s.c * abs_sq(g)
     u = safe_sqrt(e_x + s.eps) / safe_sqrt(e_g + s.eps) * g
-    return u, e_g, s.rho * e_x + s.c * abs_sq(u)
+    # Once more from operands that XLA takes for others, or it would write out the roots and their quotient.
+    g, wide, e_x = jax.lax.optimization_barrier((g, e_g, e_x))
+    again = safe_sqrt(e_x + s.eps) / safe_sqrt(wide + s.eps) * g
+    return u, e_g, s.rho * e_x + s.c * abs_sq(again)
 
 
-@transformation
+@transformation(elementwise=True)
 def scale_by_adadelta(rho: Decay = 0.9, eps: Positive = 1e-6) -> Pair:
     """Divides the gradient by its own size and multiplies it by that of past updates.
 
