@@ -7,6 +7,7 @@ The layers, each seeing only those above it:
     tree        arithmetic and paths on pytrees
     _base       GradientTransformation, and the decorators `transformation` and `schedule`
     _leafwise   one rule for one leaf, applied over trees; `_select` says which leaves, `_report` listens
+    packed      a tree in one buffer for each dtype, for models of very many leaves
     _compose    chain and its kin; `_apply` ends a step
     schedules   step -> value
     transforms  building blocks: clipping, momentum, decay, noise, scaling
@@ -20,7 +21,9 @@ The layers, each seeing only those above it:
     lab         compares optimizers on real data; `python -m gradflow`
 """
 
+import gc
 import importlib
+import sys
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
@@ -28,8 +31,8 @@ __version__ = "0.1.0"
 # The rooms that are reached by their own names, as `gradflow.losses.l2_loss`.
 _ROOMS = frozenset([
     "tree", "typing", "schedules", "transforms", "wrappers", "optimizers", "losses", "projections",
-    "perturbations", "assignment", "microbatching", "linalg", "numerics", "aggregating", "checkpoint",
-    "interop", "compat", "lab",
+    "perturbations", "assignment", "microbatching", "linalg", "numerics", "packed", "aggregating",
+    "checkpoint", "interop", "compat", "lab",
 ])  # fmt: skip
 
 if TYPE_CHECKING:
@@ -41,6 +44,7 @@ if TYPE_CHECKING:
     from gradflow import linalg as linalg
     from gradflow import losses as losses
     from gradflow import microbatching as microbatching
+    from gradflow import packed as packed
     from gradflow import perturbations as perturbations
     from gradflow import projections as projections
     from gradflow import schedules as schedules
@@ -49,6 +53,19 @@ if TYPE_CHECKING:
     from gradflow._names import *
 else:
     # Nothing is imported until it is asked for: whoever has jax loaded pays next to nothing for ours.
+    def _import_names() -> Any:
+        name = "gradflow._names"
+        if name in sys.modules:
+            return importlib.import_module(name)
+        # The collector would look through all of jax several times on the way: half of the time it takes.
+        was_enabled = gc.isenabled()
+        gc.disable()
+        try:
+            return importlib.import_module(name)
+        finally:
+            if was_enabled:
+                gc.enable()
+
     def __getattr__(name: str) -> Any:
         if name in _ROOMS:
             return importlib.import_module(f"gradflow.{name}")
@@ -56,7 +73,7 @@ else:
             return __dir__()
         if name.startswith("_"):
             raise AttributeError(f"module 'gradflow' has no attribute '{name}'")
-        names = importlib.import_module("gradflow._names")
+        names = _import_names()
         try:
             value = getattr(names, name)
         except AttributeError:
@@ -67,6 +84,6 @@ else:
         return value
 
     def __dir__() -> list[str]:
-        names = importlib.import_module("gradflow._names")
+        names = _import_names()
         public = (name for name in vars(names) if not name.startswith("_"))
         return sorted({*public, *_ROOMS})

@@ -117,6 +117,7 @@ class Factory:
     public: list[Callable[..., Any]]  # the decorated function, known only after this record
     trees: str | None = None
     steps: str | None = "count"
+    elementwise: bool = False
 
     @functools.cached_property
     def _positional(self) -> tuple[str, ...]:
@@ -225,7 +226,9 @@ class Factory:
                 made = _follow_schedules(self, arguments, scheduled)
             if stages:
                 leaves = None
-        stage = Stage(expression, made[0], made[1], tuple(stages), self.reports, leaves, self.trees)
+        stage = Stage(
+            expression, made[0], made[1], tuple(stages), self.reports, leaves, self.trees, self.elementwise
+        )
         return kind(InitPart(stage), UpdatePart(stage))
 
 
@@ -307,6 +310,7 @@ def decorate(
     leaves: str = "inexact",
     trees: str | None = None,
     steps: str | None = "count",
+    elementwise: bool = False,
 ) -> Callable[P, Any]:
     """A factory of values of a kind, by the function that makes their working parts."""
     parameters = inspect.signature(body).parameters
@@ -321,8 +325,9 @@ def decorate(
         name for name in parameters if name != variadic and annotations.get(name) is GradientTransformation
     )
     factory = Factory(
-        body.__name__, body, kind, reports, leaves, parameters, checked, inner, variadic, [], trees, steps
-    )
+        body.__name__, body, kind, reports, leaves, parameters, checked, inner, variadic, [], trees, steps,
+        elementwise,
+    )  # fmt: skip
 
     @functools.wraps(body)
     def make(*args: P.args, **kwargs: P.kwargs) -> Any:
@@ -348,6 +353,7 @@ def transformation(
     leaves: str = "inexact",
     trees: str | None = None,
     steps: str | None = "count",
+    elementwise: bool = False,
 ) -> Callable[[Callable[P, Pair | GradientTransformation]], Callable[P, GradientTransformation]]: ...
 def transformation(
     body: Any = None,
@@ -357,6 +363,7 @@ def transformation(
     leaves: str = "inexact",
     trees: str | None = None,
     steps: str | None = "count",
+    elementwise: bool = False,
 ) -> Any:
     """Makes a function that returns `(init, update)` a factory of transformations, which are values.
 
@@ -374,6 +381,9 @@ def transformation(
         as where an axis is summed over; or "differ", and the stage checks them itself. By default alike,
         as far as the transformations among the arguments allow.
       steps: the field of the state that counts steps, for schedules; None if there is none.
+      elementwise: promises that a number's update depends on what stands at its own place and on numbers
+        for the whole tree alone, to which zeros add nothing. Such a stage works on the buffers of packed
+        parameters; for any other they are unpacked on the way in and packed again on the way out.
     """
     if leaves not in ("inexact", "real", "any"):
         raise ValueError(f"transformation: 'leaves' must be 'inexact', 'real' or 'any'; got {leaves!r}")
@@ -381,9 +391,10 @@ def transformation(
         raise ValueError(f"transformation: 'trees' must be one of {', '.join(TREES)}; got {trees!r}")
     if body is None:
         return functools.partial(
-            decorate, kind="transformation", reports=reports, leaves=leaves, trees=trees, steps=steps
-        )
-    return decorate(body, "transformation", reports, leaves, trees, steps)
+            decorate, kind="transformation", reports=reports, leaves=leaves, trees=trees, steps=steps,
+            elementwise=elementwise,
+        )  # fmt: skip
+    return decorate(body, "transformation", reports, leaves, trees, steps, elementwise)
 
 
 def schedule(body: Callable[P, Schedule], /) -> Callable[P, Schedule]:

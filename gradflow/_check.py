@@ -17,6 +17,7 @@ from gradflow._display import preformatted, table
 from gradflow._dtypes import is_inexact
 from gradflow._errors import describe
 from gradflow._expression import Expression, expression_of
+from gradflow._packed import abstract_tree, pack_as, unpack_all
 from gradflow._select import resolve_mask
 from gradflow._stage import Stage, UpdatePart, stage_of
 from gradflow.tree._paths import leaves_by_path, path_string, show
@@ -84,7 +85,7 @@ def check(
     The result prints one finding a line, with its stage and a cure.
     """
     tx = as_transformation(tx, "check", "the first argument")
-    findings = [*_read(tx, params), *_schedules(tx, steps)]
+    findings = [*_read(tx, abstract_tree(params)), *_schedules(tx, steps)]
     wrong_grads = [] if grads is None else list(_gradients(params, grads))
     if wrong_grads:
         return CheckResult((*wrong_grads, *findings))
@@ -261,7 +262,7 @@ def _run(
     """What two steps show."""
     name = getattr(expression_of(tx), "name", "the transformation")
     if grads is None:
-        grads = tree.random_like(jax.random.key(0), params)
+        grads = pack_as(params, tree.random_like(jax.random.key(0), unpack_all(params)))
 
     def step(params: Params, state: Any) -> tuple[Updates, Params, Any]:
         updates, state = tx.update(grads, state, params, **extra)

@@ -71,7 +71,7 @@ def check_like(
             raise ValueError(
                 f"{stage_name()}: {what} and {other_what} must have one tree structure; "
                 + f"{explain_trees(what, tree, other_what, other)}."
-                + (cure() or _cures.of_trees(what, other_what))
+                + (cure() or _cures.of_trees(what, tree, other_what, other))
             )
     for index, (leaf, like) in enumerate(zip(leaves, other_leaves, strict=True)):
         if shapes and leaf is not None and like is not None and np.shape(leaf) != np.shape(like):

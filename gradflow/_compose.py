@@ -25,7 +25,7 @@ from gradflow._base import (
 from gradflow._checks import refuse_state
 
 
-@transformation(leaves="any")
+@transformation(leaves="any", elementwise=True)
 def chain(*args: GradientTransformation) -> Pair:
     """Applies transformations one after the other, each to the updates of the one before it.
 
@@ -52,7 +52,7 @@ def chain(*args: GradientTransformation) -> Pair:
     return init, update
 
 
-@transformation(leaves="any")
+@transformation(leaves="any", elementwise=True)
 def named_chain(*args: tuple[str, GradientTransformation]) -> Pair:
     """`chain` for `(name, transformation)` pairs; the state is a dict by name.
 
@@ -87,7 +87,7 @@ def init_empty_state(params: Params) -> EmptyState:
     return EmptyState()
 
 
-@transformation(leaves="any")
+@transformation(leaves="any", elementwise=True)
 def identity() -> Pair:
     """Returns the updates as they come. Leaves of any dtype pass."""
 
@@ -99,7 +99,7 @@ def identity() -> Pair:
     return init_empty_state, update
 
 
-@transformation(leaves="any")
+@transformation(leaves="any", elementwise=True)
 def set_to_zero() -> Pair:
     """Returns zeros in the place of the updates. Leaves of any dtype pass."""
 

@@ -5,6 +5,8 @@ from typing import Any
 import jax
 import numpy as np
 
+from gradflow._packed import is_packed
+
 _ORDER = "The order is update(updates, state, params)"
 
 
@@ -19,11 +21,16 @@ def of_order(updates: Any, state: Any, params: Any) -> str:
     return ""
 
 
-def of_trees(what: str, other_what: str) -> str:
+def of_trees(what: str, tree: Any, other_what: str, other: Any) -> str:
     """For two trees of one call with different structures."""
     if other_what == "state":
         return " The state was made for other parameters: a changed model needs tx.init(params) anew."
     if (what, other_what) == ("updates", "params"):
+        if is_packed(tree) != is_packed(other):
+            return (
+                " Packed parameters have packed gradients: differentiate "
+                "lambda p: loss(gradflow.packed.unpack(p)), or pack the gradients."
+            )
         return " Gradients have the tree of the parameters that were differentiated; pass those."
     return ""
 

@@ -1,13 +1,15 @@
 """Which leaves: masks and labels, given as trees or as functions of the parameters."""
 
-from collections.abc import Callable, Collection, Hashable
+from collections.abc import Callable, Collection, Hashable, Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from gradflow._errors import describe
 from gradflow._frames import stage_name
+from gradflow._packed import Packed, abstract_tree, is_packed, put_together, take, where
 from gradflow._selectors import MaskedNode as MaskedNode
 from gradflow._selectors import is_absent as is_absent
 from gradflow._selectors import paths as paths
@@ -43,6 +45,7 @@ def resolve_mask(mask: MaskOrFn, params: Any) -> Any:
                 f"{stage_name()}: a mask's leaves must be True or False; at '{path}' it has {describe(leaf)}"
             )
 
+    params = abstract_tree(params)
     return _resolve("mask", mask(params) if is_mask_function(mask) else mask, params, check)
 
 
@@ -60,6 +63,7 @@ def resolve_labels(labels: Any, known: Collection[Hashable], params: Any) -> Any
                 f"there are {', '.join(map(repr, known))}"
             )
 
+    params = abstract_tree(params)
     is_function = callable(labels) and jax.tree_util.all_leaves([labels])
     return _resolve("tree of labels", labels(params) if is_function else labels, params, check)
 
@@ -97,7 +101,9 @@ def _resolve(what: str, chosen: Any, params: Any, check: Callable[[str, Any], No
 
 
 def keep_where(mask: Any, tree: Any) -> Any:
-    """`tree` with None in the place of every leaf where the resolved `mask` is not True."""
+    """`tree` with None, or zeros if it is packed, at every leaf where the resolved `mask` is not True."""
+    if is_packed(tree):
+        return where(flags(mask, tree), tree, jax.tree.map(jnp.zeros_like, tree))
     return jax.tree.map(lambda k, x: x if k else None, mask, tree, is_leaf=is_none)
 
 
@@ -106,9 +112,37 @@ def fill_in(tree: Any, other: Any) -> Any:
     return jax.tree.map(lambda x, y: y if x is None else x, tree, other, is_leaf=is_none)
 
 
+def change_where(mask: Any, change: Callable[[Any], Any], tree: Any, elsewhere: Any) -> Any:
+    """`change(tree)` at every leaf where the resolved `mask` is True, and `elsewhere` at the others."""
+    if is_packed(tree):
+        return where(flags(mask, tree), change(tree), elsewhere)
+    return fill_in(change(keep_where(mask, tree)), elsewhere)
+
+
 def hide(keep: Any, tree: Any) -> Any:
     """`tree` with a `MaskedNode` in the place of each leaf where the resolved mask `keep` is False."""
+    if is_packed(tree):
+        rest = hide(keep, abstract_tree(tree))
+        return take(tree, [flag is not False for flag in flags(keep, tree)], jax.tree.structure(rest))
     return jax.tree.map(lambda k, x: MaskedNode() if k is False else x, keep, tree, is_leaf=is_none)
+
+
+def reveal(owners: Any, parts: Mapping[Hashable, Any], like: Any) -> Any:
+    """The inverse of `hide`: at each leaf that of the part that owns it; absent owners stay as they are."""
+    if is_packed(like):
+        return put_together(like.layout, flags(owners, like), parts)
+    order = list(parts)
+    return jax.tree.map(
+        lambda owner, *of_each: owner if is_absent(owner) else of_each[order.index(owner)],
+        owners, *parts.values(), is_leaf=is_absent,
+    )  # fmt: skip
+
+
+def flags(answers: Any, packed: Packed) -> list[Any]:
+    """What a tree of masks or labels says of each leaf of a packed tree."""
+    leaves = jax.tree.leaves(abstract_tree(packed), is_leaf=is_absent)
+    said = jax.tree.leaves(answers, is_leaf=is_absent)
+    return [answer for answer, leaf in zip(said, leaves, strict=True) if not is_absent(leaf)]
 
 
 def _segments(path: tuple[Any, ...]) -> tuple[str, ...]:

@@ -18,6 +18,7 @@ from gradflow._errors import describe
 from gradflow._expression import show
 from gradflow._frames import stage_name
 from gradflow._function_value import FUNCTION_KINDS, FunctionValue
+from gradflow._packed import abstract_tree
 from gradflow.tree._paths import near, segment
 
 
@@ -224,6 +225,7 @@ def _within(number: int, allowed: tuple[int, ...], at_least: int | None, at_most
 
 def located(params: Any) -> tuple[list[Parameter], Any]:
     """The leaves of a tree with their paths, absent ones too, and the tree's structure."""
+    params = abstract_tree(params)
     structure = jax.tree.structure(params, is_leaf=is_absent)
     outer, _ = jax.tree_util.tree_flatten_with_path(params, is_leaf=lambda x: is_absent(x) or _is_box(x))
     found: list[Parameter] = []

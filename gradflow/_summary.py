@@ -6,10 +6,12 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from gradflow import tree
 from gradflow._base import GradientTransformation, Params, as_transformation
 from gradflow._display import aligned, table
 from gradflow._errors import describe
 from gradflow._frames import frames
+from gradflow._packed import abstract_tree
 from gradflow._stage import Stage, UpdatePart
 
 
@@ -136,11 +138,12 @@ def summary(tx: GradientTransformation, params: Params, **extra: Any) -> Summary
     if whole[0]:  # a pair of plain functions tells nothing of its parts
         described.append(_row(repr(tx), _numbers(abstract), [leaves[i] for i in whole[0]], None))
     arrays = jax.tree.leaves(abstract)
+    leaves = jax.tree.leaves(abstract_tree(abstract))
     return Summary(
         expression=repr(tx),
         rows=tuple(described),
         parameters=_numbers(abstract),
-        leaves=len(arrays),
+        leaves=len(leaves),
         parameter_bytes=sum(map(_bytes, arrays)),
     )
 
@@ -173,7 +176,7 @@ def _is_abstract(params: Params) -> bool:
 
 
 def _numbers(params: Params) -> int:
-    return sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(params))
+    return tree.size(abstract_tree(params))
 
 
 def _bytes(leaf: Any) -> int:

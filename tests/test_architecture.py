@@ -12,10 +12,11 @@ ROOT = Path(gradflow.__file__).parent
 
 # A file may import from its own room and from the ones above it.
 ROOMS = [
-    "_dtypes _errors _cures _frames _hyper",
+    "_dtypes _errors _frames _groups _hyper _packed",
+    "_cures packed",
     "tree",
     "_state _expression _display _function_value numerics",
-    "_checks _stage _base",
+    "_checks _whole _stage _base",
     "_address _config _leafwise _report _selectors _select _axes",
     "_apply _compose",
     "typing linalg",

@@ -68,7 +68,7 @@ def average_per_element_updates(per_elt_axis: int | Sequence[int] = 0) -> Pair:
     return Aggregator(init_empty_state, update)
 
 
-@transformation
+@transformation(elementwise=True)
 def accumulate_avg_updates(accumulation_steps: Size) -> Pair | GradientTransformation:
     """The mean of the updates of several calls, let out on the last of them; zeros on the others.
 
@@ -98,7 +98,7 @@ def accumulate_avg_updates(accumulation_steps: Size) -> Pair | GradientTransform
     return init, update
 
 
-@transformation
+@transformation(elementwise=True)
 def average_incrementally_updates(
     per_elt_axis: MaybeAxis, accumulation_steps: Size
 ) -> GradientTransformation:

@@ -12,7 +12,7 @@ from gradflow.aggregating._aggregator import Aggregator
 from gradflow.wrappers._branch import update_if
 
 
-@transformation
+@transformation(elementwise=True)
 def process(
     preprocessor: GradientTransformation,
     aggregator: GradientTransformation,

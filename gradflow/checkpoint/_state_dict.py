@@ -11,6 +11,7 @@ import numpy as np
 from gradflow._base import GradientTransformation, OptState, Params, as_transformation
 from gradflow._config import to_config
 from gradflow._errors import describe
+from gradflow._packed import abstract_tree, pack_as, unpack_all
 from gradflow.checkpoint._matching import Entries, Entry, Matching, find_moments, refuse_loss, some
 from gradflow.checkpoint._places import Place, locate
 from gradflow.tree._paths import near, paths
@@ -41,7 +42,8 @@ def state_dict(tx: GradientTransformation, state: OptState) -> dict[str, Any]:
 
     A name is stage, field and parameter, `chain.adamw.scale_by_adam.mu/encoder/kernel`. It depends neither
     on the place in a chain, unless siblings are alike, nor on whether a number or a schedule was given. The
-    arrays are those of the state, not copies; of PRNG keys it is their data.
+    arrays are those of the state, not copies; of PRNG keys it is their data. A state of packed parameters
+    has the names and arrays of the parameters that were packed.
 
     The entry `gradflow_state` is JSON in bytes: `json.loads(d["gradflow_state"].tobytes())` has the version
     of the format, what `tx` prints as, and under "config" what `from_config` reads; None there if `tx` is
@@ -51,7 +53,7 @@ def state_dict(tx: GradientTransformation, state: OptState) -> dict[str, Any]:
     """
     tx = as_transformation(tx, "state_dict", "the first argument")
     leaves, arrays = {}, {}
-    for name, (place, value) in locate(tx, state, "state_dict")[0].items():
+    for name, (place, value) in locate(tx, unpack_all(state), "state_dict")[0].items():
         _refuse_deleted("state_dict", name, value)
         key = str(jax.random.key_impl(value)) if _is_key(value) else None
         arrays[name] = array = _array(value if key is None else jax.random.key_data(value))
@@ -84,8 +86,9 @@ def load_state_dict(
     tx = as_transformation(tx, "load_state_dict", "the first argument")
     if any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(params)):
         raise TypeError("load_state_dict: needs arrays as parameters: the state is placed as they are")
-    known = frozenset(paths(params.fast if isinstance(params, LookaheadParams) else params))
-    located, structure = locate(tx, tx.init(params), "load_state_dict")
+    known = frozenset(paths(abstract_tree(params.fast if isinstance(params, LookaheadParams) else params)))
+    state = tx.init(params)
+    located, structure = locate(tx, unpack_all(state), "load_state_dict")
     fresh = {name: _array(leaf) for name, (_, leaf) in located.items()}
     mine = {name: Entry(place, fresh[name].dtype, fresh[name].shape) for name, (place, _) in located.items()}
     theirs, keys = _read(d, mine, strict)
@@ -109,7 +112,7 @@ def load_state_dict(
     if strict:
         refuse_loss(wanted, saved, kept, dropped, known)
     leaves = [_like(values[name], leaf) if name in kept else leaf for name, (_, leaf) in located.items()]
-    return jax.tree.unflatten(structure, leaves), LoadReport(kept, new, dropped)
+    return pack_as(state, jax.tree.unflatten(structure, leaves)), LoadReport(kept, new, dropped)
 
 
 def _config(tx: GradientTransformation) -> Any:

@@ -30,7 +30,7 @@ def acprop_rule(g: jax.Array, mu: jax.Array, nu: jax.Array, s: Any) -> tuple[jax
     return g / divisor, s.b1 * mu + s.c1 * g, nu
 
 
-@transformation
+@transformation(elementwise=True)
 def scale_by_acprop(
     b1: Decay = 0.9, b2: Decay = 0.999, eps: Positive = 1e-16, eps_root: NonNegative = 1e-16
 ) -> Pair:

@@ -37,7 +37,7 @@ def nesterov_belief_rule(g: jax.Array, mu: jax.Array, nu: jax.Array, s: Any) -> 
     return ahead / (safe_sqrt(s.debias2 * nu) + s.eps), mu, nu
 
 
-@transformation
+@transformation(elementwise=True)
 def scale_by_belief(
     b1: Decay = 0.9,
     b2: Decay = 0.999,

@@ -24,7 +24,7 @@ def adagrad_rule(g: jax.Array, total: jax.Array, s: Any) -> tuple[jax.Array, ...
     return g / safe_sqrt(total + s.eps), total
 
 
-@transformation
+@transformation(elementwise=True)
 def scale_by_rss(initial_accumulator_value: InitialNonNegative = 0.1, eps: Positive = 1e-7) -> Pair:
     """Divides the gradient by the root of the sum of all its squares.
 

@@ -47,7 +47,7 @@ def nesterov_adam_rule(g: jax.Array, mu: jax.Array, nu: jax.Array, s: Any) -> tu
     return ahead / (safe_sqrt(s.debias2 * nu + s.eps_root) + s.eps), mu, nu
 
 
-@transformation
+@transformation(elementwise=True)
 def scale_by_adam(
     b1: Decay = 0.9,
     b2: Decay = 0.999,

@@ -28,7 +28,7 @@ def adamax_rule(g: jax.Array, mu: jax.Array, nu: jax.Array, s: Any) -> tuple[jax
     return s.debias1 * mu / nu, mu, nu
 
 
-@transformation
+@transformation(elementwise=True)
 def scale_by_adamax(b1: Decay = 0.9, b2: Decay = 0.999, eps: Positive = 1e-8) -> Pair:
     """Divides the averaged gradient by a decaying maximum of its size.
 

@@ -54,7 +54,7 @@ def adan_rule(
     return ahead / (safe_sqrt(s.debias3 * n + s.eps_root) + s.eps), m, v, n, jnp.copy(g)
 
 
-@transformation(steps="t")
+@transformation(steps="t", elementwise=True)
 def scale_by_adan(
     b1: Decay = 0.98,
     b2: Decay = 0.92,

@@ -41,7 +41,7 @@ def ademamix_rule(g: jax.Array, m1: jax.Array, m2: jax.Array, nu: jax.Array, s: 
     return u, m1, m2, nu
 
 
-@transformation
+@transformation(elementwise=True)
 def scale_by_ademamix(
     b1: Decay = 0.9,
     b2: Decay = 0.999,

@@ -46,7 +46,7 @@ def nesterov_adopt_rule(g: jax.Array, mu: jax.Array, nu: jax.Array, s: Any) -> t
     return s.keep1 * mu + s.gain1 * scaled, mu, s.keep2 * nu + s.gain2 * abs_sq(g)
 
 
-@transformation(leaves="real")
+@transformation(leaves="real", elementwise=True)
 def scale_by_adopt(
     b1: Decay = 0.9,
     b2: Decay = 0.9999,

@@ -60,7 +60,7 @@ def raw_amsgrad_rule(
     return s.debias1 * mu / (safe_sqrt(s.debias2 * nu_max + s.eps_root) + s.eps), mu, nu, nu_max
 
 
-@transformation
+@transformation(elementwise=True)
 def scale_by_amsgrad(
     b1: Decay = 0.9,
     b2: Decay = 0.999,

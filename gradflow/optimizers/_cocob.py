@@ -48,7 +48,7 @@ def cocob_rule(
     return target - p, jnp.copy(p0), theta, scale, total, reward
 
 
-@transformation(leaves="real")
+@transformation(leaves="real", elementwise=True)
 def scale_by_cocob(alpha: Positive = 100.0, eps: InitialPositive = 1e-8) -> Pair:
     """Coin betting, each number of a parameter for itself. It descends: no learning rate follows.
 

@@ -46,7 +46,7 @@ def dadapt_adamw_rule(
     return u, exp_avg, exp_avg_sq, grad_sum
 
 
-@transformation(reports=("estim_lr", "learning_rate"))
+@transformation(reports=("estim_lr", "learning_rate"), elementwise=True)
 def dadapt_adamw(
     learning_rate: Rate = 1.0,
     betas: tuple[Any, Any] = (0.9, 0.999),

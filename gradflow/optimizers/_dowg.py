@@ -28,7 +28,7 @@ class DoWGState(NamedTuple):
     estim_sq_dist: jax.Array
 
 
-@transformation(reports=("distance", "step"))
+@transformation(reports=("distance", "step"), elementwise=True)
 def scale_by_dowg(init_estim_sq_dist: InitialPositive | None = None, eps: Positive = 1e-4) -> Pair:
     """Multiplies by the squared distance gone over the root of the sum of squared norms that it weighs.
 

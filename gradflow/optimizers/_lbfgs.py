@@ -1,6 +1,7 @@
 """L-BFGS: the inverse Hessian, as far as the last few steps tell."""
 
 import functools
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import jax
@@ -21,6 +22,8 @@ from gradflow.tree._leaves import accumulator, path_at
 from gradflow.tree._paths import is_none
 
 Arrays = list[jax.Array]
+
+_SMALL = 512  # elements of a leaf whose sums are taken in one pass, one after another
 
 
 class ScaleByLBFGSState(NamedTuple):
@@ -53,6 +56,38 @@ def _dot(xs: Arrays, ys: Arrays, dtype: np.dtype) -> jax.Array:
     return total
 
 
+def _sums(pairs: list[tuple[Arrays, Arrays]], dtype: np.dtype) -> list[jax.Array]:
+    """Re<x, y> for each pair over all leaves; those of a small leaf in one pass, which is one operation."""
+    totals = [jnp.zeros((), dtype)] * len(pairs)
+    for leaves in zip(*(zip(xs, ys, strict=True) for xs, ys in pairs), strict=True):
+        products = []
+        for x, y in leaves:
+            kind = promote(promote(x.dtype, y.dtype), dtype)
+            products.append((x.astype(kind).conj() * y.astype(kind)).real.astype(dtype))
+        found = (_sums_at_once if products[0].size <= _SMALL else _sums_apart)(products)
+        totals = _add_each(totals, found)
+    return totals
+
+
+def _add_each(xs: Iterable[jax.Array], ys: Iterable[jax.Array]) -> Arrays:
+    return [x + y for x, y in zip(xs, ys, strict=True)]
+
+
+def _sums_apart(arrays: Arrays) -> Arrays:
+    return [jnp.sum(x) for x in arrays]
+
+
+@jax.custom_jvp
+def _sums_at_once(arrays: Arrays) -> Arrays:
+    zeros = [np.zeros((), x.dtype) for x in arrays]
+    return jax.lax.reduce(arrays, zeros, _add_each, tuple(range(arrays[0].ndim)))
+
+
+@_sums_at_once.defjvp
+def _change_of_sums(primals: tuple[Arrays], tangents: tuple[Arrays]) -> tuple[Arrays, Arrays]:
+    return _sums_at_once(*primals), _sums_apart(*tangents)
+
+
 def _add_scaled(xs: Arrays, factor: jax.Array, ys: Arrays) -> Arrays:
     return [x + factor.astype(x.dtype) * y for x, y in zip(xs, ys, strict=True)]
 
@@ -68,26 +103,30 @@ def _put(memory: Arrays, index: jax.Array, values: Arrays) -> Arrays:
     ]
 
 
-def _remember(memory: _Memory, step: Arrays, turn: Arrays, dtype: np.dtype) -> _Memory:
+def _remember(memory: _Memory, step: Arrays, turn: Arrays, sums: list[jax.Array]) -> _Memory:
     """The memory with a new pair, of weight 0 if the gradient did not grow along the step.
 
     After a step that led nowhere it is empty: its direction has failed.
     """
-    tiny = np.finfo(dtype).eps
-    curvature = _dot(step, turn, dtype)
-    sizes = jnp.sqrt(_dot(step, step, dtype)), jnp.sqrt(_dot(turn, turn, dtype))
-    usable = (curvature > tiny * sizes[0] * sizes[1]) & (sizes[1] > 0) & (sizes[1] < jnp.inf)
+    curvature, step_sq, turn_sq = sums
+    length, bend = jnp.sqrt(step_sq), jnp.sqrt(turn_sq)
+    usable = (curvature > np.finfo(curvature.dtype).eps * length * bend) & (bend > 0) & (bend < jnp.inf)
     weight = 1 / jnp.where(usable, curvature, 1)
     usable &= weight < jnp.inf
     slots = jnp.arange(memory.weights.size, dtype=np.int32)
     weights = jnp.where(slots == memory.newest, jnp.where(usable, weight, 0), memory.weights)
-    weights = jnp.where(sizes[0] > 0, weights, 0)
+    weights = jnp.where(length > 0, weights, 0)
     return _Memory(
         _put(memory.steps, memory.newest, step),
         _put(memory.turns, memory.newest, turn),
         weights,
         memory.newest,
     )
+
+
+def _wrapped(slot: jax.Array, size: int) -> jax.Array:
+    """A slot of the ring for one that may be before its first; a remainder would take a division."""
+    return jnp.where(slot < 0, slot + size, slot)
 
 
 def two_loops(g: Arrays, memory: _Memory, scale: jax.Array, dtype: np.dtype) -> Arrays:
@@ -99,20 +138,20 @@ def two_loops(g: Arrays, memory: _Memory, scale: jax.Array, dtype: np.dtype) -> 
 
     def backward(age: jax.Array, carry: tuple[Arrays, jax.Array]) -> tuple[Arrays, jax.Array]:
         q, shares = carry
-        slot = (memory.newest - age) % size
+        slot = _wrapped(memory.newest - age, size)
         share = memory.weights[slot] * _dot(_slot(memory.steps, slot), q, dtype)
         return _add_scaled(q, -share, _slot(memory.turns, slot)), shares.at[slot].set(share)
 
     def forward(turn: jax.Array, r: Arrays) -> Arrays:
-        slot = (memory.newest + 1 + turn) % size
+        slot = _wrapped(memory.newest + turn, size)
         share = memory.weights[slot] * _dot(_slot(memory.turns, slot), r, dtype)
         return _add_scaled(r, shares[slot] - share, _slot(memory.steps, slot))
 
     q, shares = jax.lax.fori_loop(np.int32(0), np.int32(size), backward, (g, jnp.zeros_like(memory.weights)))
-    return jax.lax.fori_loop(np.int32(0), np.int32(size), forward, [scale.astype(x.dtype) * x for x in q])
+    return jax.lax.fori_loop(np.int32(1 - size), np.int32(1), forward, [scale.astype(x.dtype) * x for x in q])
 
 
-def _scale(g: Arrays, memory: _Memory, scale_init_precond: bool, dtype: np.dtype) -> jax.Array:
+def _scale(unit: jax.Array, memory: _Memory, scale_init_precond: bool, dtype: np.dtype) -> jax.Array:
     """What the identity is multiplied by at the far end of the memory.
 
     The curvature of the latest pair that is used; before there is one, what makes a step of length 1 at most.
@@ -120,17 +159,18 @@ def _scale(g: Arrays, memory: _Memory, scale_init_precond: bool, dtype: np.dtype
     if not scale_init_precond:
         return jnp.ones((), dtype)
     size = memory.weights.shape[0]
-    slots = (memory.newest - jnp.arange(size, dtype=np.int32)) % size
-    latest = slots[jnp.argmax(memory.weights[slots] > 0)]
+    ages = _wrapped(memory.newest - jnp.arange(size, dtype=np.int32), size)
+    age = jnp.min(jnp.where(memory.weights > 0, ages, size - 1))
+    latest = _wrapped(memory.newest - age, size)
     weight, turn = memory.weights[latest], _slot(memory.turns, latest)
     some = weight > 0
     curvature = jnp.where(some, weight, 1) * _dot(turn, turn, dtype)
-    return jnp.where(some, 1 / jnp.where(some, curvature, 1), _unit_scale(g, dtype))
+    return jnp.where(some, 1 / jnp.where(some, curvature, 1), unit)
 
 
-def _unit_scale(g: Arrays, dtype: np.dtype) -> jax.Array:
+def _unit_scale(square: jax.Array) -> jax.Array:
     """`min(1, 1 / |g|)`, above 0 for a square of the norm that is beyond all numbers, too."""
-    return jax.lax.rsqrt(jnp.clip(_dot(g, g, dtype), 1, np.finfo(dtype).max))
+    return jax.lax.rsqrt(jnp.clip(square, 1, np.finfo(square.dtype).max))
 
 
 @functools.partial(jax.jit, static_argnames="scale_init_precond")
@@ -154,17 +194,18 @@ def _step(
         state.weights_memory,
         (state.count - 1) % size,
     )
-    memory = _remember(memory, step, turn, dtype)
-    direction = two_loops(g, memory, _scale(g, memory, scale_init_precond, dtype), dtype)
+    *sums, square = _sums([(step, turn), (step, step), (turn, turn), (g, g)], dtype)
+    memory = _remember(memory, step, turn, sums)
+    plain = _unit_scale(square)
+    direction = two_loops(g, memory, _scale(plain, memory, scale_init_precond, dtype), dtype)
     slope = _dot(g, direction, dtype)
     descends = (slope > 0) & (slope < jnp.inf)
-    plain = _unit_scale(g, dtype)
     direction = [jnp.where(descends, d, plain.astype(x.dtype) * x) for d, x in zip(direction, g, strict=True)]
     kept_params = [jnp.copy(p) for p in params]
     return direction, kept_params, kept, memory.steps, memory.turns, memory.weights
 
 
-@transformation
+@transformation(elementwise=True)
 def scale_by_lbfgs(memory_size: Size = 10, scale_init_precond: bool = True) -> Pair:
     """Multiplies by an inverse Hessian made of the last differences of parameters and gradients.
 

@@ -57,7 +57,7 @@ def refined(x: jax.Array, s: Any) -> jax.Array:
 _SIGNS = {"hard": hard, "smooth": smooth, "refined": refined}
 
 
-@transformation(leaves="real")
+@transformation(leaves="real", elementwise=True)
 def scale_by_lion(
     b1: Decay = 0.9,
     b2: Decay = 0.99,

@@ -46,7 +46,7 @@ def madgrad_rule(
     return s.pace * (target - p), grad_sum_sq, total, jnp.copy(x0)
 
 
-@transformation(reports=("learning_rate",))
+@transformation(reports=("learning_rate",), elementwise=True)
 def scale_by_madgrad(learning_rate: Rate, momentum: Decay = 0.9, eps: Positive = 1e-6) -> Pair:
     """A momentumized, adaptive, dual averaged gradient step. It descends: no learning rate follows.
 

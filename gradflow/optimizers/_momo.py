@@ -86,7 +86,7 @@ def momo_rule(g: jax.Array, exp_avg: jax.Array, p: jax.Array, s: Any) -> jax.Arr
     return -(s.step * exp_avg + s.decay * p) / s.shrink
 
 
-@transformation(reports=("step", "lower_bound"))
+@transformation(reports=("step", "lower_bound"), elementwise=True)
 def momo(
     learning_rate: Rate = 1.0,
     beta: Decay = 0.9,

@@ -56,7 +56,7 @@ def momo_adam_rule(g: jax.Array, direction: jax.Array, p: jax.Array, s: Any) -> 
     return -(s.step * direction + s.decay * p) / s.shrink
 
 
-@transformation(reports=("step", "lower_bound"))
+@transformation(reports=("step", "lower_bound"), elementwise=True)
 def momo_adam(
     learning_rate: Rate = 1e-2,
     b1: Decay = 0.9,

@@ -58,7 +58,7 @@ def nadam_rule(g: jax.Array, mu: jax.Array, nu: jax.Array, s: Any) -> tuple[jax.
     return u, mu, nu
 
 
-@transformation
+@transformation(elementwise=True)
 def scale_by_nadam(
     b1: Decay = 0.9,
     b2: Decay = 0.999,

@@ -28,7 +28,7 @@ def optimistic_rule(g: jax.Array, previous: jax.Array, s: Any) -> tuple[jax.Arra
     return s.alpha * g + s.beta * change, jnp.copy(g)
 
 
-@transformation
+@transformation(elementwise=True)
 def scale_by_optimistic_gradient(alpha: NonNegative = 1.0, beta: NonNegative = 1.0) -> Pair:
     """Adds the gradient's last change to the gradient.
 

@@ -33,7 +33,7 @@ def polyak_rule(g: jax.Array, s: Any) -> jax.Array:
     return s.step * g
 
 
-@transformation(reports=("step",))
+@transformation(reports=("step",), elementwise=True)
 def scale_by_polyak(
     f_min: Finite = 0.0,
     max_learning_rate: Rate = 1.0,

@@ -11,7 +11,7 @@ from gradflow._base import OptState, Pair, Params, Updates, transformation
 from gradflow._hyper import Decay, NonNegative, Positive, Rate
 from gradflow._leafwise import Scalars, abs_sq, as_scalar, leafwise, safe_sqrt
 from gradflow._report import report
-from gradflow._select import MaskOrFn, fill_in, keep_where, resolve_mask
+from gradflow._select import MaskOrFn, change_where, resolve_mask
 from gradflow._state import increment, second_moment, wide, zero_scalar
 from gradflow.optimizers._estimate import bias_factor, check_betas, larger, scalar_dtype
 
@@ -52,7 +52,7 @@ def prodigy_step_rule(
     return -s.rate * (exp_avg / (safe_sqrt(exp_avg_sq) + s.d * s.eps) + s.weight_decay * p)
 
 
-@transformation(reports=("estim_lr", "learning_rate"))
+@transformation(reports=("estim_lr", "learning_rate"), elementwise=True)
 def prodigy(
     learning_rate: Rate = 1.0,
     betas: tuple[Any, Any] = (0.9, 0.999),
@@ -124,15 +124,15 @@ def prodigy(
         report("estim_lr", d)
         report("learning_rate", rate)
         step = {"rate": rate, "d": d, "eps": eps}
-        trees = (updates, exp_avg, exp_avg_sq, params)
+
+        def move(chosen: Updates, decay: Any = weight_decay) -> Updates:
+            trees = (chosen, exp_avg, exp_avg_sq, params)
+            return leafwise(prodigy_step_rule, trees, weight_decay=decay, **step)[0]
+
         if weight_decay_mask is None:
-            (u,) = leafwise(prodigy_step_rule, trees, weight_decay=weight_decay, **step)
+            u = move(updates)
         else:
-            keep = resolve_mask(weight_decay_mask, params)
-            (u,) = leafwise(prodigy_step_rule, trees, weight_decay=0.0, **step)
-            chosen = (keep_where(keep, updates), *trees[1:])
-            (decayed,) = leafwise(prodigy_step_rule, chosen, weight_decay=weight_decay, **step)
-            u = fill_in(decayed, u)
+            u = change_where(resolve_mask(weight_decay_mask, params), move, updates, move(updates, 0.0))
         return u, ProdigyState(exp_avg, exp_avg_sq, grad_sum, params0, d, numerator, count)
 
     return init, update

@@ -67,7 +67,7 @@ def nesterov_radam_rule(g: jax.Array, mu: jax.Array, nu: jax.Array, s: Any) -> t
     return ahead * jnp.where(s.adaptive, s.rectifier / root, jnp.ones_like(root)), mu, nu
 
 
-@transformation
+@transformation(elementwise=True)
 def scale_by_radam(
     b1: Decay = 0.9,
     b2: Decay = 0.999,

@@ -43,7 +43,7 @@ def rms_rule(g: jax.Array, nu: jax.Array, s: Any) -> tuple[jax.Array, ...]:
     return g / (safe_sqrt(s.debias * nu + s.eps_in) + s.eps_out), nu
 
 
-@transformation
+@transformation(elementwise=True)
 def scale_by_rms(
     decay: Decay = 0.9,
     eps: Positive = 1e-8,

@@ -30,7 +30,7 @@ def rprop_rule(g: jax.Array, step: jax.Array, prev: jax.Array, s: Any) -> tuple[
     return step * sign, step, sign
 
 
-@transformation(leaves="real")
+@transformation(leaves="real", elementwise=True)
 def scale_by_rprop(
     learning_rate: InitialRate,
     eta_minus: Positive = 0.5,

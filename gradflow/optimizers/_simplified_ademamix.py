@@ -39,7 +39,7 @@ def simplified_ademamix_rule(g: jax.Array, m: jax.Array, n: jax.Array, s: Any) -
     return u, m, n
 
 
-@transformation(steps="t")
+@transformation(steps="t", elementwise=True)
 def scale_by_simplified_ademamix(
     b1: Decay = 0.99,
     b2: Decay = 0.95,

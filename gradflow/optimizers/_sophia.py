@@ -19,6 +19,7 @@ from gradflow._base import (
 from gradflow._compose import chain
 from gradflow._hyper import Decay, Index, NonNegative, Positive, Rate, Size
 from gradflow._leafwise import Scalars, bind, leafwise, one_minus_power
+from gradflow._packed import abstract_tree
 from gradflow._report import report
 from gradflow._select import MaskOrFn
 from gradflow._state import first_moment, increment, second_moment, zero_scalar
@@ -106,7 +107,7 @@ def curvature_rule(h: jax.Array, nu: jax.Array, s: Any) -> tuple[jax.Array, ...]
     return h, jnp.where(jnp.isfinite(h), s.b2 * nu + s.c2 * h, nu)
 
 
-@transformation(reports=("win_rate",))
+@transformation(reports=("win_rate",), elementwise=True)
 def scale_by_sophia(
     b1: Decay = 0.965,
     b2: Decay = 0.99,
@@ -189,7 +190,7 @@ def _win_rate(u: Updates, clip_threshold: Any) -> jax.Array:
         return jnp.ones((), jnp.float32)
     bound = jnp.asarray(clip_threshold, jnp.float32)
     inside = [jnp.sum(jnp.abs(x).astype(jnp.float32) < bound) for x in jax.tree.leaves(u)]
-    return sum(inside, start=jnp.int32(0)).astype(jnp.float32) / max(tree.size(u), 1)
+    return sum(inside, start=jnp.int32(0)).astype(jnp.float32) / max(tree.size(abstract_tree(u)), 1)
 
 
 @transformation

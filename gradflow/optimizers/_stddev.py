@@ -56,7 +56,7 @@ def stddev_rule(g: jax.Array, mu: jax.Array, nu: jax.Array, s: Any) -> tuple[jax
     return g / (safe_sqrt(s.debias * nu + s.eps_in) + s.eps_out), mu, nu
 
 
-@transformation
+@transformation(elementwise=True)
 def scale_by_stddev(
     decay: Decay = 0.9,
     eps: Positive = 1e-8,

@@ -59,7 +59,7 @@ class _Search(NamedTuple):
     done: jax.Array
 
 
-@transformation(reports=("learning_rate", "evaluations"))
+@transformation(reports=("learning_rate", "evaluations"), elementwise=True)
 def scale_by_backtracking_linesearch(
     max_backtracking_steps: Size,
     slope_rtol: Fraction = 1e-4,

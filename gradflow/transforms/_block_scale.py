@@ -6,28 +6,28 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from gradflow._axes import AxisName, check_axis_name, global_norm, global_size, sum_axes
+from gradflow._axes import AxisName, check_axis_name
 from gradflow._base import EmptyState, Pair, Params, Updates, transformation
 from gradflow._compose import init_empty_state
 from gradflow._dtypes import is_complex
 from gradflow._hyper import NonNegative
-from gradflow._leafwise import bind, leafwise
+from gradflow.transforms._layerwise import Axes, layerwise, leaf_norm, root_of_size
 
 
-def block_norm_rule(g: jax.Array, p: jax.Array, s: Any, *, axes: tuple[str, ...]) -> jax.Array:
+def block_norm_rule(g: jax.Array, p: jax.Array, s: Any, *, axes: Axes) -> jax.Array:
     """u = max(norm(p), min_scale) * g."""
-    return _times(jnp.maximum(global_norm(p, axes), s.min_scale), g)
+    return _times(jnp.maximum(leaf_norm(p, axes), s.min_scale), g)
 
 
-def block_rms_rule(g: jax.Array, p: jax.Array, s: Any, *, axes: tuple[str, ...]) -> jax.Array:
+def block_rms_rule(g: jax.Array, p: jax.Array, s: Any, *, axes: Axes) -> jax.Array:
     """u = max(rms(p), min_scale) * g."""
     return _times(jnp.maximum(block_rms(p, axes), s.min_scale), g)
 
 
-def block_rms(p: jax.Array, axes: tuple[str, ...] = ()) -> jax.Array:
+def block_rms(p: jax.Array, axes: Axes = ()) -> jax.Array:
     """The root of the mean square of a leaf that is a piece along `axes`."""
-    norm = global_norm(p, axes)
-    return norm / jnp.sqrt(jnp.asarray(max(global_size(p, axes), 1), norm.dtype))
+    norm = leaf_norm(p, axes)
+    return norm / root_of_size(p, axes, norm.dtype)
 
 
 def _times(factor: jax.Array, g: jax.Array) -> jax.Array:
@@ -39,7 +39,7 @@ def _times(factor: jax.Array, g: jax.Array) -> jax.Array:
     return jnp.clip(product, jnp.minimum(g, -largest), jnp.maximum(g, largest))
 
 
-@transformation
+@transformation(elementwise=True)
 def scale_by_param_block_norm(min_scale: NonNegative = 1e-3, *, axis_name: AxisName = None) -> Pair:
     """Multiplies each leaf's update by its parameter's norm: `u = max(norm(p), min_scale) * g`.
 
@@ -54,7 +54,7 @@ def scale_by_param_block_norm(min_scale: NonNegative = 1e-3, *, axis_name: AxisN
     return _scaling("scale_by_param_block_norm", block_norm_rule, min_scale, axis_name)
 
 
-@transformation
+@transformation(elementwise=True)
 def scale_by_param_block_rms(min_scale: NonNegative = 1e-3, *, axis_name: AxisName = None) -> Pair:
     """Multiplies each leaf's update by the root mean square of its parameter.
 
@@ -70,7 +70,6 @@ def _scaling(name: str, rule: Callable[..., Any], min_scale: Any, axis_name: Axi
     check_axis_name(name, axis_name)
 
     def update(updates: Updates, state: EmptyState, params: Params) -> tuple[Updates, EmptyState]:
-        chosen = bind(rule, axes=sum_axes(axis_name, updates, params))
-        return leafwise(chosen, (updates, params), min_scale=min_scale)[0], state
+        return layerwise(rule, (updates, params), axis_name, min_scale=min_scale), state
 
     return init_empty_state, update

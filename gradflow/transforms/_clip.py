@@ -10,6 +10,7 @@ from gradflow._base import EmptyState, Pair, Params, Updates, transformation
 from gradflow._compose import init_empty_state
 from gradflow._hyper import NonNegative
 from gradflow._leafwise import leafwise
+from gradflow._packed import abstract_tree
 from gradflow._report import report
 
 
@@ -23,7 +24,7 @@ def beyond_rule(g: jax.Array, s: Any) -> jax.Array:
     return (jnp.abs(g) > s.max_delta).astype(g.dtype)
 
 
-@transformation(reports=("fraction",), leaves="real")
+@transformation(reports=("fraction",), leaves="real", elementwise=True)
 def clip(max_delta: NonNegative) -> Pair:
     """Limits every number: `u = min(max(g, -max_delta), max_delta)`.
 
@@ -46,5 +47,4 @@ def clip(max_delta: NonNegative) -> Pair:
 
 def _fraction(updates: Updates, max_delta: Any) -> jax.Array:
     (beyond,) = leafwise(beyond_rule, (updates,), max_delta=max_delta)
-    count = sum(leaf.size for leaf in jax.tree.leaves(beyond))
-    return tree.sum(beyond) / max(count, 1)
+    return tree.sum(beyond) / max(tree.size(abstract_tree(beyond)), 1)

@@ -5,16 +5,17 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from gradflow._axes import AxisName, check_axis_name, global_size, sum_axes
+from gradflow._axes import AxisName, check_axis_name, sum_axes
 from gradflow._base import EmptyState, Pair, Params, Updates, transformation
 from gradflow._compose import init_empty_state
 from gradflow._hyper import NonNegative
-from gradflow._leafwise import bind, leafwise
+from gradflow._leafwise import leafwise
 from gradflow._report import report
+from gradflow.transforms._layerwise import Axes, layerwise, leaf_scaled_norm, root_of_size
 from gradflow.transforms._scaled_norm import clip_scalars, rescale, rescale_rule, scaled_norm
 
 
-@transformation(reports=("norm", "factor"))
+@transformation(reports=("norm", "factor"), elementwise=True)
 def clip_by_global_norm(max_norm: NonNegative, *, axis_name: AxisName = None) -> Pair:
     """Shrinks the updates together so that their norm is at most `max_norm`.
 
@@ -47,14 +48,14 @@ def _factor(size: jax.Array, power: jax.Array, limit: Any) -> jax.Array:
     return power * clip_scalars(size, power, jnp.asarray(limit, size.dtype))["factor"]
 
 
-def clip_by_block_rms_rule(g: jax.Array, s: Any, *, axes: tuple[str, ...]) -> jax.Array:
+def clip_by_block_rms_rule(g: jax.Array, s: Any, *, axes: Axes) -> jax.Array:
     """u = min(1, threshold / rms(g)) * g."""
-    size, power = scaled_norm(g, axes)
-    rms = size / jnp.sqrt(jnp.asarray(max(global_size(g, axes), 1), size.dtype))
+    size, power = leaf_scaled_norm(g, axes)
+    rms = size / root_of_size(g, axes, size.dtype)
     return rescale(g, clip_scalars(rms, power, s.threshold)["factor"], power)
 
 
-@transformation
+@transformation(elementwise=True)
 def clip_by_block_rms(threshold: NonNegative, *, axis_name: AxisName = None) -> Pair:
     """Shrinks each leaf so that the root of its mean square is at most `threshold`.
 
@@ -73,7 +74,6 @@ def clip_by_block_rms(threshold: NonNegative, *, axis_name: AxisName = None) -> 
     def update(
         updates: Updates, state: EmptyState, params: Params | None = None
     ) -> tuple[Updates, EmptyState]:
-        rule = bind(clip_by_block_rms_rule, axes=sum_axes(axis_name, updates))
-        return leafwise(rule, (updates,), threshold=threshold)[0], state
+        return layerwise(clip_by_block_rms_rule, (updates,), axis_name, threshold=threshold), state
 
     return init_empty_state, update

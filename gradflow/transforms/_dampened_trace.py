@@ -35,7 +35,7 @@ def nesterov_dampened_trace_rule(g: jax.Array, trace: jax.Array, s: Any) -> tupl
     return s.decay * trace + g, trace
 
 
-@transformation
+@transformation(elementwise=True)
 def dampened_trace(
     decay: Fraction, dampening: Fraction = 0.0, nesterov: bool = False, accumulator_dtype: Any = None
 ) -> Pair:

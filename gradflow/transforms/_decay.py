@@ -8,6 +8,7 @@ from gradflow._base import EmptyState, OptState, Pair, Params, Updates, transfor
 from gradflow._compose import init_empty_state
 from gradflow._hyper import NonNegative
 from gradflow._leafwise import leafwise
+from gradflow._packed import is_packed
 from gradflow._select import MaskOrFn, fill_in, keep_where, resolve_mask
 
 
@@ -16,7 +17,7 @@ def decay_rule(g: jax.Array, p: jax.Array, s: Any) -> jax.Array:
     return g + s.weight_decay * p
 
 
-@transformation
+@transformation(elementwise=True)
 def add_decayed_weights(weight_decay: NonNegative = 0.0, mask: MaskOrFn | None = None) -> Pair:
     """Adds a multiple of the parameters: `u = g + weight_decay * p`.
 
@@ -36,8 +37,15 @@ def add_decayed_weights(weight_decay: NonNegative = 0.0, mask: MaskOrFn | None =
         return init_empty_state(params)
 
     def update(updates: Updates, state: EmptyState, params: Params) -> tuple[Updates, EmptyState]:
-        chosen = updates if mask is None else keep_where(resolve_mask(mask, params), updates)
-        (u,) = leafwise(decay_rule, (chosen, params), weight_decay=weight_decay)
-        return u if mask is None else fill_in(u, updates), state
+        def decay(updates: Updates, params: Params) -> Updates:
+            return leafwise(decay_rule, (updates, params), weight_decay=weight_decay)[0]
+
+        if mask is None:
+            return decay(updates, params), state
+        keep = resolve_mask(mask, params)
+        if is_packed(params):
+            # Zeros decay by nothing; choosing among the results would break XLA's one pass in two.
+            return decay(updates, keep_where(keep, params)), state
+        return fill_in(decay(keep_where(keep, updates), params), updates), state
 
     return init, update

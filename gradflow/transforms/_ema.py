@@ -35,7 +35,7 @@ def ema_rule(g: jax.Array, average: jax.Array, s: Any) -> tuple[jax.Array, ...]:
     return average, average
 
 
-@transformation
+@transformation(elementwise=True)
 def ema(decay: Decay, debias: bool = True, accumulator_dtype: Any = None) -> Pair:
     """Averages updates, each weighing less as it ages.
 

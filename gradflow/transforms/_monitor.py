@@ -39,7 +39,7 @@ class MonitorState(NamedTuple):
     measure_states: tuple[OptState, ...]
 
 
-@transformation(leaves="any")
+@transformation(leaves="any", elementwise=True)
 def snapshot(measure_name: str, measure: Measure) -> Pair:
     """Keeps `measure(updates)` in the state, and hands the updates on as they come.
 
@@ -69,7 +69,7 @@ def snapshot(measure_name: str, measure: Measure) -> Pair:
     return init, update
 
 
-@transformation(leaves="any", trees="alike")
+@transformation(leaves="any", trees="alike", elementwise=True)
 def monitor(measures: dict[str, GradientTransformation | Measure]) -> Pair:
     """`snapshot` of several measurements, some of which may remember.
 

@@ -31,7 +31,7 @@ def _count(g: jax.Array) -> jax.Array:
     return jnp.sum(jnp.isnan(g), dtype=np.int32)
 
 
-@transformation(reports=("count",))
+@transformation(reports=("count",), elementwise=True)
 def zero_nans(*, axis_name: AxisName = None) -> Pair:
     """Replaces NaNs by zeros, and remembers in which leaves there were some.
 

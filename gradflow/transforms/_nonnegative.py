@@ -15,7 +15,7 @@ def nonnegative_rule(g: jax.Array, p: jax.Array, s: Any) -> jax.Array:
     return jnp.maximum(g, -p)
 
 
-@transformation(leaves="real")
+@transformation(leaves="real", elementwise=True)
 def keep_params_nonnegative() -> Pair:
     """Shortens steps so that no parameter falls below zero: `u = max(g, -p)`. Put it last.
 

@@ -10,8 +10,8 @@ import numpy as np
 from gradflow._base import Updates
 from gradflow._dtypes import compute_dtype, is_inexact, promote
 from gradflow._errors import describe
-from gradflow._leafwise import abs_sq, safe_sqrt
-from gradflow.transforms._scaled_norm import clip_scalars, is_lost, powers, rescale
+from gradflow._leafwise import abs_sq
+from gradflow.transforms._scaled_norm import clip_scalars, rescale, scaled_norms
 from gradflow.tree._paths import path_string
 
 
@@ -79,24 +79,16 @@ def _examples(who: str, grads: Updates) -> tuple[list[jax.Array], Any]:
 
 @jax.jit
 def _clip_and_sum(leaves: list[jax.Array], limit: jax.Array) -> tuple[list[jax.Array], jax.Array]:
-    size, power = scaled_norms(leaves)
+    size, power = norms_of_examples(leaves)
     bound = limit.astype(size.dtype)
     factor = clip_scalars(size, power, bound)["factor"]
     clipped = [rescale(x, _along(factor, x), _along(power, x)) for x in leaves]
     return [jnp.sum(x, axis=0) for x in clipped], jnp.sum(size > bound * power, dtype=np.int32)
 
 
-def scaled_norms(leaves: list[jax.Array]) -> tuple[jax.Array, jax.Array]:
+def norms_of_examples(leaves: list[jax.Array]) -> tuple[jax.Array, jax.Array]:
     """`scaled_norm` of each example, whose numbers lie along the first axis of every leaf."""
-    square = _squares(leaves)
-    power, shift, back = powers(square)
-
-    def again(leaves: list[jax.Array]) -> jax.Array:
-        shifted = [_along(jax.lax.stop_gradient(shift), x) * x for x in leaves]
-        return safe_sqrt(_squares(shifted)) * back
-
-    # One branch for all examples: under vmap both branches would be computed.
-    return jax.lax.cond(jnp.any(is_lost(square)), again, lambda _: safe_sqrt(square) * power, leaves), power
+    return scaled_norms(_squares, lambda shift, leaves: [_along(shift, x) * x for x in leaves], leaves)
 
 
 def _squares(leaves: list[jax.Array]) -> jax.Array:

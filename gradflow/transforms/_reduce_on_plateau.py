@@ -65,7 +65,7 @@ def follow_value(
     )
 
 
-@transformation(reports=("scale",), steps=None)
+@transformation(reports=("scale",), steps=None, elementwise=True)
 def reduce_on_plateau(
     factor: Shrinking = 0.1,
     patience: Size = 10,

@@ -30,7 +30,7 @@ def scale_rule(g: jax.Array, s: Any) -> jax.Array:
     return s.factor * g
 
 
-@transformation
+@transformation(elementwise=True)
 def scale(step_size: Finite) -> Pair:
     """Multiplies updates by a number: `u = step_size * g`. A negative one descends."""
 
@@ -42,7 +42,7 @@ def scale(step_size: Finite) -> Pair:
     return init_empty_state, update
 
 
-@transformation(reports=("learning_rate",))
+@transformation(reports=("learning_rate",), elementwise=True)
 def scale_by_learning_rate(learning_rate: Rate, *, flip_sign: bool = True) -> Pair:
     """Multiplies updates by minus the learning rate: `u = -learning_rate * g`.
 
@@ -72,7 +72,7 @@ def descend_rule(g: jax.Array, s: Any) -> jax.Array:
     return -s.factor * g
 
 
-@transformation
+@transformation(elementwise=True)
 def scale_by_schedule(step_size_fn: Finite) -> Pair:
     """Multiplies updates by a schedule's value at the count of steps taken: `u = f(count) * g`."""
 

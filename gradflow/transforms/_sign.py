@@ -15,7 +15,7 @@ def sign_rule(g: jax.Array, s: Any) -> jax.Array:
     return jnp.sign(g)
 
 
-@transformation
+@transformation(elementwise=True)
 def scale_by_sign() -> Pair:
     """Keeps only the signs: `u = sign(g)`, 0 where `g` is 0; of complex numbers `g / |g|`.
 

@@ -28,7 +28,7 @@ def nesterov_trace_rule(g: jax.Array, trace: jax.Array, s: Any) -> tuple[jax.Arr
     return s.decay * trace + g, trace
 
 
-@transformation
+@transformation(elementwise=True)
 def trace(decay: Fraction, nesterov: bool = False, accumulator_dtype: Any = None) -> Pair:
     """Sums gradients up, each weighing less as it ages: momentum as in SGD.
 

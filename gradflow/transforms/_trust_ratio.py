@@ -5,25 +5,25 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from gradflow._axes import AxisName, check_axis_name, global_norm, sum_axes
+from gradflow._axes import AxisName, check_axis_name
 from gradflow._base import EmptyState, Pair, Params, Updates, transformation
 from gradflow._compose import init_empty_state
 from gradflow._hyper import NonNegative
-from gradflow._leafwise import bind, leafwise
-from gradflow.transforms._scaled_norm import rescale, scaled_norm
+from gradflow.transforms._layerwise import Axes, layerwise, leaf_norm, leaf_scaled_norm
+from gradflow.transforms._scaled_norm import rescale
 
 
-def trust_ratio_rule(g: jax.Array, p: jax.Array, s: Any, *, axes: tuple[str, ...]) -> jax.Array:
+def trust_ratio_rule(g: jax.Array, p: jax.Array, s: Any, *, axes: Axes) -> jax.Array:
     """You et al. 2017, equation 6; `power` keeps the ratio in range."""
-    size, power = scaled_norm(g, axes)
+    size, power = leaf_scaled_norm(g, axes)
     g_norm = jnp.maximum(size, s.min_norm * power)
-    p_norm = jnp.maximum(global_norm(p, axes), s.min_norm)
+    p_norm = jnp.maximum(leaf_norm(p, axes), s.min_norm)
     usable = (p_norm > 0) & (g_norm > 0)
     divisor = jnp.where(usable, g_norm + s.eps * power, 1)
     return rescale(g, jnp.where(usable, s.trust_coefficient * p_norm / divisor, 1 / power), power)
 
 
-@transformation
+@transformation(elementwise=True)
 def scale_by_trust_ratio(
     min_norm: NonNegative = 0.0,
     trust_coefficient: NonNegative = 1.0,
@@ -49,10 +49,7 @@ def scale_by_trust_ratio(
     check_axis_name("scale_by_trust_ratio", axis_name)
 
     def update(updates: Updates, state: EmptyState, params: Params) -> tuple[Updates, EmptyState]:
-        rule = bind(trust_ratio_rule, axes=sum_axes(axis_name, updates, params))
-        (u,) = leafwise(
-            rule, (updates, params), min_norm=min_norm, trust_coefficient=trust_coefficient, eps=eps
-        )
-        return u, state
+        numbers = {"min_norm": min_norm, "trust_coefficient": trust_coefficient, "eps": eps}
+        return layerwise(trust_ratio_rule, (updates, params), axis_name, **numbers), state
 
     return init_empty_state, update

@@ -181,7 +181,7 @@ def _search(line: Line, test: _Criteria, first: jax.Array, options: _Options) ->
     return jax.lax.while_loop(lambda s: (s.steps < options.most) & (s.numbers[0] >= 0), turn, begin)
 
 
-@transformation(reports=("learning_rate", "evaluations"))
+@transformation(reports=("learning_rate", "evaluations"), elementwise=True)
 def scale_by_zoom_linesearch(
     max_linesearch_steps: Size,
     max_learning_rate: Positive | None = None,

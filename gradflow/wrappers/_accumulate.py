@@ -64,7 +64,7 @@ def accumulate_rule(g: jax.Array, acc: jax.Array, s: Any) -> tuple[jax.Array, ..
     return acc, acc
 
 
-@transformation(reports=("mini_step", "updated"))
+@transformation(reports=("mini_step", "updated"), elementwise=True)
 def MultiSteps(  # noqa: N802  # the field's name
     opt: GradientTransformation,
     every_k_schedule: int | Callable[[jax.Array], Any],
@@ -153,7 +153,7 @@ def apply_every_scalars(count: jax.Array, k: jax.Array) -> Scalars:
     }
 
 
-@transformation
+@transformation(elementwise=True)
 def apply_every(k: Size = 1) -> Pair:
     """Holds updates back and lets the sum of k of them out on every k-th step; zeros on the others.
 

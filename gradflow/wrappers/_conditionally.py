@@ -34,7 +34,7 @@ class ConditionallyMaskState(NamedTuple):
     inner_state: OptState
 
 
-@transformation(reports=("transformed",))
+@transformation(reports=("transformed",), elementwise=True)
 def conditionally_transform(
     inner: GradientTransformation, should_transform_fn: ConditionFn, forward_extra_args: bool = False
 ) -> Pair:
@@ -64,7 +64,7 @@ def conditionally_transform(
     return init, update
 
 
-@transformation(reports=("transformed",))
+@transformation(reports=("transformed",), elementwise=True)
 def conditionally_mask(
     inner: GradientTransformation, should_transform_fn: ConditionFn, forward_extra_args: bool = False
 ) -> Pair:

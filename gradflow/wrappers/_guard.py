@@ -41,7 +41,7 @@ def all_finite(updates: Updates, axes: tuple[str, ...] = ()) -> jax.Array:
     return finite
 
 
-@transformation(reports=("finite", "skipped"))
+@transformation(reports=("finite", "skipped"), elementwise=True)
 def apply_if_finite(
     inner: GradientTransformation, max_consecutive_errors: Index, *, axis_name: AxisName = None
 ) -> Pair:

@@ -76,7 +76,7 @@ def inject_hyperparams(
     return make
 
 
-@transformation
+@transformation(elementwise=True)
 def injected(
     inner_factory: Callable[..., GradientTransformation],
     arguments: Mapping[str, Any],

@@ -17,7 +17,8 @@ from gradflow._base import (
 )
 from gradflow._errors import describe
 from gradflow._frames import stage_name
-from gradflow._select import MaskedNode, MaskOrFn, hide, is_absent, is_mask_function, resolve_mask
+from gradflow._packed import abstract_tree, is_packed
+from gradflow._select import MaskedNode, MaskOrFn, hide, is_absent, is_mask_function, resolve_mask, reveal
 
 
 class MaskedState(NamedTuple):
@@ -26,7 +27,7 @@ class MaskedState(NamedTuple):
     inner_state: OptState
 
 
-@transformation
+@transformation(elementwise=True)
 def masked(
     inner: GradientTransformation,
     mask: MaskOrFn,
@@ -80,6 +81,11 @@ def masked(
 def _reveal(keep: Any, new: Updates, old: Updates, elsewhere: str) -> Updates:
     """The inner updates where `keep` is not False, there the old ones or zeros."""
 
+    if is_packed(old):
+        out = jax.tree.map(lambda k: k if is_absent(k) else not k, keep, is_leaf=is_absent)
+        rest = hide(out, old)
+        return reveal(keep, {True: new, False: rest if elsewhere == "pass" else tree.zeros_like(rest)}, old)
+
     def choose(k: bool | None, u: Any, g: Any) -> Any:
         if k is not False:
             return u
@@ -92,7 +98,8 @@ def _reveal(keep: Any, new: Updates, old: Updates, elsewhere: str) -> Updates:
 
 def _mask_in(state: OptState, updates: Updates) -> Any:
     """What a mask chose, from the parts of a state that are built like the updates."""
-    chosen = _chosen_in(state, updates)
+    updates = abstract_tree(updates)
+    chosen = _chosen_in(abstract_tree(state), updates)
     if chosen is None:
         _refuse_unknown("mask")
     structure: Any = jax.tree.structure(updates, is_leaf=is_absent)
@@ -103,8 +110,9 @@ def labels_in(states: Mapping[Hashable, MaskedState], updates: Updates) -> Any:
     """Which leaf has which label, from the states of all of them; one of these may be silent."""
     leaves: list[Any]
     structure: Any
+    updates = abstract_tree(updates)
     leaves, structure = jax.tree.flatten(updates, is_leaf=is_absent)
-    chosen = {label: _chosen_in(state.inner_state, updates) for label, state in states.items()}
+    chosen = {label: _chosen_in(abstract_tree(state.inner_state), updates) for label, state in states.items()}
     silent = [label for label, own in chosen.items() if own is None]
     if len(silent) > 1:
         _refuse_unknown("labels")

@@ -51,7 +51,7 @@ def mechanic_rule(u: jax.Array, x0: jax.Array, p: jax.Array, s: Any) -> tuple[ja
     return (s.factor / s.old - 1) * (p - x0) + s.factor * u, x0
 
 
-@transformation(reports=("factor",))
+@transformation(reports=("factor",), elementwise=True)
 def mechanize(
     base_optimizer: GradientTransformation,
     weight_decay: NonNegative = 1e-2,

@@ -28,7 +28,7 @@ _OWN = ("gradient_norm", "update_norm", "parameter_norm", "update_ratio", "nonfi
 _OF_A_GROUP = _OWN[:-1]
 
 
-@transformation(reports=_OWN)
+@transformation(reports=_OWN, elementwise=True)
 def with_metrics(
     inner: GradientTransformation,
     groups: Mapping[str, Any] | None = None,

@@ -33,7 +33,7 @@ def param_ema_rule(u: jax.Array, ema: jax.Array, p: jax.Array, s: Any) -> tuple[
     return u, s.decay * ema + s.c * (p + u)
 
 
-@transformation
+@transformation(elementwise=True)
 def with_param_ema(inner: GradientTransformation, decay: Decay = 0.999) -> Pair:
     """Keeps an exponential moving average of the parameters that `inner` leads to, for `eval_params`.
 
@@ -81,7 +81,7 @@ def swa_rule(u: jax.Array, average: jax.Array, p: jax.Array, s: Any) -> tuple[ja
     return u, average + s.share * (p + u - average)
 
 
-@transformation(reports=("averaged",))
+@transformation(reports=("averaged",), elementwise=True)
 def with_swa(inner: GradientTransformation, start_step: Index = 0, every: Size = 1) -> Pair:
     """Keeps the mean of the parameters after step `start_step` and each `every` steps on, for `eval_params`.
 
@@ -126,7 +126,7 @@ def lawa_rule(u: jax.Array, latest: jax.Array, p: jax.Array, s: Any) -> tuple[ja
     return u, jax.lax.dynamic_update_index_in_dim(latest, new, s.slot, 0)
 
 
-@transformation(reports=("averaged",))
+@transformation(reports=("averaged",), elementwise=True)
 def with_lawa(inner: GradientTransformation, window: Size = 6, every: Size = 1) -> Pair:
     """Keeps the latest `window` of the parameters after each `every` steps; `eval_params` is their mean.
 

@@ -20,7 +20,7 @@ from gradflow._compose import identity, set_to_zero
 from gradflow._errors import describe
 from gradflow._expression import show
 from gradflow._frames import stage_name
-from gradflow._select import MaskOrFn, hide, is_absent, resolve_labels, resolve_mask
+from gradflow._select import MaskOrFn, hide, is_absent, resolve_labels, resolve_mask, reveal
 from gradflow._selectors import Selector, as_selector, located, paths
 from gradflow.transforms import scale
 from gradflow.wrappers._masked import MaskedState, labels_in, masked
@@ -35,7 +35,7 @@ class PartitionState(NamedTuple):
 MultiTransformState = PartitionState
 
 
-@transformation
+@transformation(elementwise=True)
 def partition(
     transforms: Mapping[Hashable, GradientTransformation],
     param_labels: Any = None,
@@ -100,24 +100,18 @@ def partition(
             if mask_compatible_extra_args and jax.tree.structure(value) == structure
         }
         new_states = {}
-        parts = []
+        parts = {}
         for label, tx in stages.items():
             own = {**extra, **{name: _part(labels, label, value) for name, value in alike.items()}}
             inner = state.inner_states[label]
-            part, new = tx.update(
+            parts[label], new = tx.update(
                 _part(labels, label, updates),
                 inner.inner_state if isinstance(inner, MaskedState) else refuse_state("a MaskedState", inner),
                 None if params is None else _part(labels, label, params),
                 **own,
             )
-            parts.append(part)
             new_states[label] = MaskedState(new)
-        order = list(stages)
-        merged = jax.tree.map(
-            lambda label, *of_each: label if is_absent(label) else of_each[order.index(label)],
-            labels, *parts, is_leaf=is_absent,
-        )  # fmt: skip
-        return merged, PartitionState(new_states)
+        return reveal(labels, parts, updates), PartitionState(new_states)
 
     return init, update
 

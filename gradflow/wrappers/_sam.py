@@ -38,7 +38,7 @@ def sam_rule(u: jax.Array, adversarial: jax.Array, cache: jax.Array, p: jax.Arra
     return jnp.where(s.last, cache - p + u, -adversarial)
 
 
-@transformation(reports=("adversarial",))
+@transformation(reports=("adversarial",), elementwise=True)
 def sam(
     optimizer: GradientTransformation,
     adv_optimizer: GradientTransformation,

@@ -61,7 +61,7 @@ def average_rule(y: jax.Array, z: jax.Array, s: Any) -> jax.Array:
     return average_of(y, z, s.b1)
 
 
-@transformation(steps="step_count", reports=("learning_rate", "share"))
+@transformation(steps="step_count", reports=("learning_rate", "share"), elementwise=True)
 def schedule_free(
     base_optimizer: GradientTransformation,
     learning_rate: Rate,

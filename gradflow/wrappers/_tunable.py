@@ -50,7 +50,7 @@ class Told:
         return value
 
 
-@transformation
+@transformation(elementwise=True)
 def tunable(inner: GradientTransformation) -> Pair:
     """Carries every numeric hyper-parameter of `inner`, and of all stages inside it, in the state.
 
