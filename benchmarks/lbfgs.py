@@ -16,12 +16,13 @@ import numpy as np
 import optax
 
 import gradflow as gf
-from benchmarks.measure import interleaved, ratio_of, repeated, turns
+from benchmarks.measure import FEWEST, interleaved, ratio_of, repeated, turns
 from benchmarks.rows import Row, Skipped
 
 TOLERANCE = 1e-6  # of the largest entry of the gradient
 STEPS = 5000
 REPEATS = 4
+BUDGET = 10.0  # seconds for the turns of a problem
 
 
 class Problem(NamedTuple):
@@ -173,7 +174,7 @@ def _scipy(function: Callable[[Any], Any]) -> Solver:
     return solve
 
 
-# Those that keep a whole matrix, and are another method, have its name.
+MATRIX = 100  # parameters, up to which solvers that keep a whole matrix take part: those called BFGS
 PEERS: dict[str, tuple[str, Callable[[Callable[[Any], Any]], Solver]]] = {
     "Optax": ("optax", _optax),
     "jaxopt, zoom": ("jaxopt", _jaxopt("LBFGS")),
@@ -235,7 +236,7 @@ def _rows(name: str, problem: Problem, missing: set[str], runs: int) -> Iterator
         return
     ready: dict[str, tuple[Solver, float]] = {}
     for peer, (package, make) in PEERS.items():
-        if package in missing:
+        if package in missing or (" BFGS" in peer and problem.start.size > MATRIX):
             continue
         solver = make(problem.function)
         tolerance = _loosest(solver, problem)
@@ -247,15 +248,15 @@ def _rows(name: str, problem: Problem, missing: set[str], runs: int) -> Iterator
     def seconds(solvers: list[tuple[Solver, float]]) -> list[list[float]]:
         """Of one solve; a turn has several, since the first pays for what the solver before it left."""
         solves = [repeated(lambda s=s, t=t: s(problem.start, t), REPEATS) for s, t in solvers]
-        return [[time / REPEATS for time in times] for times in turns(solves, runs)]
+        return [[time / REPEATS for time in times] for times in turns(solves, runs, BUDGET)]
 
     compiled = {peer: pair for peer, pair in ready.items() if peer != SLEEPS}
     mine, *others = seconds([(ours, TOLERANCE), *compiled.values()])
     measured = dict(zip(compiled, others, strict=True))
     if SLEEPS in ready:
-        measured[SLEEPS] = seconds([ready[SLEEPS]])[0]
+        measured[SLEEPS] = turns([lambda: ready[SLEEPS][0](problem.start, ready[SLEEPS][1])], FEWEST)[0]
     for peer, times in measured.items():
         solver, tolerance = ready[peer]
         evaluations = solver(problem.start, tolerance).evaluations
         exact = {"evaluations": (int(result.evaluations), int(evaluations))}
-        yield Row(name, "solve", ratio_of(mine, times), against=peer, exact=exact)
+        yield Row(name, "solve", ratio_of(mine[: len(times)], times), against=peer, exact=exact)

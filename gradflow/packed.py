@@ -13,8 +13,9 @@ for each dtype. Patterns of paths, masks, labels and layer-wise rules mean the l
 packed, and the numbers are those of that tree. A stage that works on whole leaves, such as Muon on matrices,
 unpacks what it gets and packs what it gives.
 
-Buffers have blocks of 128 numbers and each leaf begins one, so very small leaves grow. On a mesh a buffer
-has one sharding: leaves that are sharded differently are better left unpacked.
+Buffers have blocks of 128 numbers and each leaf begins one, so very small leaves grow. On a mesh a buffer has
+one sharding, whole on each device or cut evenly (not along explicit axes): leaves that are sharded by their own
+axes are better left unpacked.
 """
 
 from gradflow._packed import Packed as Packed

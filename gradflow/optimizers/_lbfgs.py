@@ -109,13 +109,13 @@ def _remember(memory: _Memory, step: Arrays, turn: Arrays, sums: list[jax.Array]
     After a step that led nowhere it is empty: its direction has failed.
     """
     curvature, step_sq, turn_sq = sums
-    length, bend = jnp.sqrt(step_sq), jnp.sqrt(turn_sq)
-    usable = (curvature > np.finfo(curvature.dtype).eps * length * bend) & (bend > 0) & (bend < jnp.inf)
+    bend = jnp.sqrt(turn_sq)
+    usable = (curvature > np.finfo(curvature.dtype).eps * jnp.sqrt(step_sq) * bend) & (bend > 0)
     weight = 1 / jnp.where(usable, curvature, 1)
-    usable &= weight < jnp.inf
+    weight = jnp.where(usable & (bend < jnp.inf) & (weight < jnp.inf), weight, 0)
     slots = jnp.arange(memory.weights.size, dtype=np.int32)
-    weights = jnp.where(slots == memory.newest, jnp.where(usable, weight, 0), memory.weights)
-    weights = jnp.where(length > 0, weights, 0)
+    weights = jnp.where(slots == memory.newest, weight, memory.weights)
+    weights = jnp.where(step_sq > 0, weights, 0)
     return _Memory(
         _put(memory.steps, memory.newest, step),
         _put(memory.turns, memory.newest, turn),

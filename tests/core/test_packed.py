@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from problems import MIXED, filled
 
 import gradflow as gf
@@ -95,7 +96,7 @@ def test_parameters_are_chosen_by_path_and_shape() -> None:
         got, _ = made.update(node, made.init(node), params)
         assert_equal(packed.unpack(got), made.update(tree, made.init(tree), tree)[0])
     updates, state = tx.update(node, state, node)
-    gf_close(packed.unpack(updates), expected)
+    assert_close(packed.unpack(updates), expected)
     with pytest.raises(ValueError, match=r"'layre0/\*\*' matches no parameter. Did you mean"):
         gf.freeze("layre0/**").init(node)
 
@@ -104,7 +105,7 @@ def _labels(params: Any) -> Any:
     return jax.tree.map(lambda x: "kernels" if x.ndim == 2 else "rest", params)
 
 
-def gf_close(a: Any, b: Any) -> None:
+def assert_close(a: Any, b: Any) -> None:
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=2e-5, atol=1e-6), a, b)
 
 
@@ -115,7 +116,7 @@ def test_a_mask_of_many_runs_is_that_of_the_tree(count: int) -> None:
     tx = gf.adamw(0.1, weight_decay=0.5, mask=odd)
     node = packed.pack(tree)
     updates, _ = tx.update(node, tx.init(node), node)
-    gf_close(packed.unpack(updates), tx.update(tree, tx.init(tree), tree)[0])
+    assert_close(packed.unpack(updates), tx.update(tree, tx.init(tree), tree)[0])
 
 
 def test_norms_of_leaves_are_right_from_the_smallest_to_the_largest_numbers() -> None:
@@ -142,9 +143,9 @@ def test_a_checkpoint_does_not_depend_on_the_layout() -> None:
     loaded, report = gf.checkpoint.load_state_dict(tx, node, saved)
     assert not report.new
     assert not report.dropped
-    gf_close(loaded, of_node)
+    assert_close(loaded, of_node)
     back, _ = gf.checkpoint.load_state_dict(tx, tree, packed_saved)
-    gf_close(back, of_tree)
+    assert_close(back, of_tree)
 
 
 def test_what_is_said_of_packed_parameters_is_said_of_the_tree() -> None:
@@ -196,7 +197,30 @@ def test_training_on_packed_parameters() -> None:
 
         return jax.lax.scan(step, (params, tx.init(params)), None, 40)[0][0]
 
-    gf_close(packed.unpack(train(packed.pack(tree))), train(tree))
+    assert_close(packed.unpack(train(packed.pack(tree))), train(tree))
+
+
+def test_a_buffer_is_sharded_evenly_over_a_mesh() -> None:
+    mesh = jax.make_mesh((8,), ("x",), axis_types=(AxisType.Auto,))
+    tree = {"kernel": jnp.ones((64, 120)), "bias": jnp.linspace(0, 1, 120), "scale": jnp.ones(3 * BLOCK)}
+    node = jax.device_put(packed.pack(tree), NamedSharding(mesh, PartitionSpec("x")))
+    tx = gf.chain(gf.clip_by_global_norm(1.0), gf.lamb(0.1, weight_decay=0.1, mask=gf.ndim(2)))
+
+    @jax.jit
+    def step(params: Any, state: Any) -> Any:
+        grads = jax.grad(lambda p: gf.tree.norm(packed.unpack(p), squared=True))(params)
+        updates, state = tx.update(grads, state, params)
+        return gf.apply_updates(params, updates), state
+
+    params, state = node, tx.init(node)
+    expected, plain = packed.pack(tree), tx.init(packed.pack(tree))
+    for _ in range(3):
+        params, state = step(params, state)
+        assert all(leaf.sharding.spec == ("x",) for leaf in jax.tree.leaves((params, state)) if leaf.ndim)
+    assert step._cache_size() == 1
+    for _ in range(3):
+        expected, plain = step(expected, plain)
+    assert_close(packed.unpack(params), packed.unpack(expected))
 
 
 def test_a_function_of_the_parameters_gets_them_packed() -> None:

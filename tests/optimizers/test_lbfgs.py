@@ -1,5 +1,6 @@
 """L-BFGS against the dense update of the inverse Hessian, and what it does where curvature fails."""
 
+import itertools
 from typing import Any
 
 import jax
@@ -52,6 +53,69 @@ def test_two_loops_are_the_dense_inverse_hessian(scaled: bool) -> None:
             u, state = tx.update(as_tree(g), state, as_tree(x))
             actual = np.concatenate([np.ravel(u["a"]), u["b"][1]])
             np.testing.assert_allclose(actual, dense_direction(pairs, g, scaled), rtol=1e-9)
+
+
+def numpy_two_loops(pairs: list[tuple[np.ndarray, np.ndarray]], g: np.ndarray) -> np.ndarray:
+    """Nocedal & Wright 2006, algorithm 7.4, as it is printed."""
+    q, shares = g.copy(), []
+    for s, y in reversed(pairs):
+        shares.append(s @ q / (y @ s))
+        q -= shares[-1] * y
+    s, y = pairs[-1]
+    r = s @ y / (y @ y) * q
+    for (s, y), share in zip(pairs, reversed(shares), strict=True):
+        r += s * (share - y @ r / (y @ s))
+    return r
+
+
+@pytest.mark.parametrize("sizes", [(7,), (1, 512, 3), (513, 40)])  # on both sides of what one pass sums
+@pytest.mark.parametrize("condition", [1e1, 1e6])
+def test_compiled_two_loops_are_those_of_the_book(sizes: tuple[int, ...], condition: float) -> None:
+    rng = np.random.default_rng(1)
+    n = sum(sizes)
+    curvature = np.logspace(0, np.log10(condition), n)
+    places = np.cumsum(sizes)[:-1]
+    with jax.enable_x64(True):
+        tx = gf.scale_by_lbfgs(memory_size=4)
+        update = jax.jit(tx.update)
+        state = tx.init([jnp.zeros(size) for size in sizes])
+        x, points = rng.normal(size=n), []
+        for _ in range(7):
+            g = curvature * x
+            points.append((x, g))
+            u, state = update(*([jnp.asarray(part) for part in np.split(g, places)], state),
+                              [jnp.asarray(part) for part in np.split(x, places)])  # fmt: skip
+            x = x - 0.3 * rng.uniform(size=n) * x
+        pairs = [(b[0] - a[0], b[1] - a[1]) for a, b in itertools.pairwise(points)][-4:]
+        expected = numpy_two_loops(pairs, points[-1][1])
+        error = np.linalg.norm(np.concatenate(u) - expected) / np.linalg.norm(expected)
+        assert error < 1e-15 * condition
+        weights = np.sort(state.weights_memory)
+        np.testing.assert_allclose(weights, np.sort([1 / (s @ y) for s, y in pairs]), rtol=1e-12)
+
+
+def test_evaluations_on_a_logistic_regression() -> None:
+    """Hardly more than one evaluation a step, and no retrace of a function that was solved before."""
+    rng = np.random.default_rng(0)
+    traces = []
+
+    def loss(w: jax.Array, xs: jax.Array, labels: jax.Array) -> jax.Array:
+        traces.append(1)
+        return jnp.mean(jnp.logaddexp(0.0, -labels * (xs @ w))) + 1e-4 * jnp.sum(w * w)
+
+    with jax.enable_x64(True):
+        found = []
+        for _ in range(3):
+            xs = jnp.asarray(rng.normal(size=(500, 64)))
+            labels = jnp.asarray(np.sign(rng.normal(size=500) + np.asarray(xs) @ rng.normal(size=64)))
+            found.append(minimize(loss, jnp.zeros(64), tol=1e-6, args=(xs, labels)))
+            if len(found) == 1:
+                once = len(traces)
+        assert len(traces) == once
+        for result in found:
+            assert result.converged
+            assert int(result.evaluations) <= 1.1 * int(result.steps) + 2
+            assert result.evaluations <= 45
 
 
 def test_a_pair_without_curvature_is_left_out() -> None:
