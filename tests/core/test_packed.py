@@ -216,7 +216,9 @@ def test_a_buffer_is_sharded_evenly_over_a_mesh() -> None:
     expected, plain = packed.pack(tree), tx.init(packed.pack(tree))
     for _ in range(3):
         params, state = step(params, state)
-        assert all(leaf.sharding.spec == ("x",) for leaf in jax.tree.leaves((params, state)) if leaf.ndim)
+        assert all(
+            leaf.sharding.spec == PartitionSpec("x") for leaf in jax.tree.leaves((params, state)) if leaf.ndim
+        )
     assert step._cache_size() == 1
     for _ in range(3):
         expected, plain = step(expected, plain)
