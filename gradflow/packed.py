@@ -14,7 +14,7 @@ packed, and the numbers are those of that tree. A stage that works on whole leav
 unpacks what it gets and packs what it gives.
 
 Buffers have blocks of 128 numbers and each leaf begins one, so very small leaves grow. On a mesh a buffer has
-one sharding, whole on each device or cut evenly (not along explicit axes): leaves that are sharded by their own
+one sharding: whole on each device, or cut evenly along automatic axes. Leaves that are sharded by their own
 axes are better left unpacked.
 """
 

@@ -18,6 +18,7 @@ LEAN: dict[str, Callable[[], Any]] = {
     "lion": lambda: gf.lion(1e-3),
     "sgd momentum": lambda: gf.sgd(0.1, momentum=0.9),
     "rmsprop": lambda: gf.rmsprop(1e-3),
+    "dog": lambda: gf.dog(),
     "partition": lambda: gf.partition({"[0-3]": gf.adamw(1e-3), "**": gf.lion(1e-3)}),
 }
 
