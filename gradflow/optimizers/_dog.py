@@ -42,7 +42,8 @@ def gone_rule(p0: jax.Array, p: jax.Array, s: Any) -> jax.Array:
 
     One that leaves of one shape share, XLA on CPU would write out in that shape.
     """
-    return jax.lax.optimization_barrier((s.factor, p))[0] * (p0 - p)
+    factor, p0, p = jax.lax.optimization_barrier((s.factor, p0, p))
+    return factor * (p0 - p)
 
 
 def farthest(max_dist: jax.Array, start: Params, params: Params) -> jax.Array:

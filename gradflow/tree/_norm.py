@@ -82,7 +82,8 @@ def _two_norm(leaves: list[jax.Array], axis_name: tuple[str, ...]) -> jax.Array:
 
     def again(leaves: list[jax.Array]) -> jax.Array:
         factor = jnp.where(small, up, 1 / up)
-        return jnp.sqrt(all_sum(_sum_over(_square_sum(dtype), leaves, dtype, factor), axis_name)) / factor
+        root = jnp.sqrt(all_sum(_sum_over(_square_sum(dtype), leaves, dtype, factor), axis_name))
+        return root * jnp.where(small, 1 / up, up)
 
     # In a branch, so that ordinary trees are read once. A NaN fails both tests and is the answer.
     rare = small | (plain == np.inf)
@@ -127,11 +128,12 @@ def _sum_in_pairs(parts: list[jax.Array]) -> jax.Array:
 def _square_sum(dtype: DType) -> Any:
     def square_sum(row: tuple[jax.Array], factor: jax.Array | None = None) -> jax.Array:
         (x,) = row
-        parts = [part.astype(dtype) for part in ((x.real, x.imag) if is_complex(x.dtype) else (x,))]
         if factor is not None:
             # Behind a barrier XLA sees a factor of its own for each leaf. A factor common to leaves of one
-            # shape would be written out in that shape.
-            factor = jax.lax.optimization_barrier((factor, x))[0]
+            # shape would be written out in that shape; of a constant leaf, the factor's square be taken.
+            factor, x = jax.lax.optimization_barrier((factor, x))
+        parts = [part.astype(dtype) for part in ((x.real, x.imag) if is_complex(x.dtype) else (x,))]
+        if factor is not None:
             parts = [part * factor for part in parts]
         return in_pairs(jax.lax.add, [jnp.sum(jnp.square(part)) for part in parts])
 

@@ -194,3 +194,11 @@ def test_eager_calls_compile_once(count_compiles):
         assert compiles() == 0
         tree.norm(other)
         assert compiles() == 1
+
+
+@pytest.mark.parametrize("size", [0.0, 1e-30, 1e30])
+def test_the_norm_of_constants_inside_a_program(size: float) -> None:
+    """The compiler folds what it knows; it must not square the factor that keeps squares in range."""
+    leaf = jnp.full(4, size, jnp.float32)
+    for norm in (tree.norm, lambda x: tree.norm(tree.sub(x, jnp.zeros_like(x)))):
+        np.testing.assert_allclose(jax.jit(lambda n, norm=norm: n * norm(leaf))(1.0), 2 * size, rtol=1e-6)
