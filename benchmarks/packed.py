@@ -1,5 +1,6 @@
 """One buffer for each dtype: what it does for programs of many leaves."""
 
+import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -9,8 +10,8 @@ import optax
 
 import gradflow as gf
 from benchmarks.limit import limits
-from benchmarks.measure import against_limits
-from benchmarks.programs import Program, compared, shapes
+from benchmarks.measure import against_limits, interleaved
+from benchmarks.programs import Program, arrays, compared, shapes
 from benchmarks.rows import Row
 from benchmarks.small import calls_row
 from benchmarks.steps import PAIRS
@@ -18,45 +19,46 @@ from gradflow.packed import pack, unpack
 
 
 def _descending(tx: Any, apply: Callable[..., Any], leaves: Callable[[Any], Any]) -> Callable[..., Any]:
-    """A step that computes its gradient, of half the sum of squares of the leaves: the least loss."""
+    """A step that computes its gradient, of a residual network whose layers are the leaves."""
 
-    def loss(params: Any) -> Any:
-        return 0.5 * sum(jnp.sum(x * x) for x in jax.tree.leaves(leaves(params)))
+    def loss(params: Any, batch: Any) -> Any:
+        for weights in jax.tree.leaves(leaves(params)):
+            batch = batch + 0.01 * jnp.tanh(batch @ weights)
+        return jnp.mean(batch * batch)
 
-    def step(params: Any, state: Any, grads: Any) -> Any:
-        updates, state = tx.update(jax.grad(loss)(params), state, params)
+    def step(params: Any, state: Any, batch: Any) -> Any:
+        updates, state = tx.update(jax.grad(loss)(params, batch), state, params)
         return apply(params, updates), state
 
     return step
 
 
 def packed(quick: bool, every: bool) -> Iterator[Row]:
-    """Packed parameters against Optax's tree of leaves: calls, a step, and one with its gradient.
+    """Packed parameters against Optax's tree of leaves: calls, a step, and a network's whole training step.
 
-    The step has packed gradients from outside; the one with its gradient unpacks the parameters for the loss.
+    The step has packed gradients from outside; the network unpacks its parameters and packs their gradient.
     """
     ours, peer = (make() for make in PAIRS["clip + adamw"])
+    name = "clip + adamw, packed"
     for leaves in (100,) if quick else (100, 1000):
         like = shapes(leaves, 4)
         both = [Program(ours, gf.apply_updates, pack(like)), Program(peer, optax.apply_updates, like)]
-        yield calls_row("clip + adamw, packed", both, leaves)
-    leaves, size, runs = (100, 10_000, 10) if quick else (1000, 10_000, 10)
+        yield calls_row(name, both, leaves)
+    leaves, size, runs = (100, 10_000, 10) if quick else (1000, 10_000, 20)
     like = shapes(leaves, size)
-    steps = {
-        "step": (None, None),
-        "gradient and step": (
-            _descending(ours, gf.apply_updates, unpack),
-            _descending(peer, optax.apply_updates, lambda params: params),
-        ),
-    }
-    for figure, (mine, theirs) in steps.items():
+    both = [Program(ours, gf.apply_updates, pack(like)), Program(peer, optax.apply_updates, like)]
+    ready = [program.start() for program in both]
+    found = limits(both[0].moved + 4 * leaves * size)  # the norm reads the gradient once more
+    ratios, of_limits = against_limits(ready[0], ready[1:], found, runs)
+    yield Row(name, f"step, {leaves} x {size:,}", ratios[0], limits=of_limits or None, exact=compared(both))
+    layers = 50 if quick else 200
+    for size in (100, 10_000):
+        like = shapes(layers, size)
         both = [
-            Program(ours, gf.apply_updates, pack(like), step=mine),
-            Program(peer, optax.apply_updates, like, step=theirs),
+            Program(ours, gf.apply_updates, pack(like), step=_descending(ours, gf.apply_updates, unpack)),
+            Program(peer, optax.apply_updates, like, step=_descending(peer, optax.apply_updates, dict)),
         ]
-        ready = [program.start() for program in both]
-        # The norm reads the gradient once more.
-        found = limits(both[0].moved + 4 * leaves * size) if figure == "step" else []
-        ratios, of_limits = against_limits(ready[0], ready[1:], found, runs)
-        name = f"{figure}, {leaves} x {size:,}"
-        yield Row("clip + adamw, packed", name, ratios[0], limits=of_limits or None, exact=compared(both))
+        for program in both:
+            program.start().grads = arrays(jax.ShapeDtypeStruct((64, math.isqrt(size)), jnp.float32))
+        ratio = interleaved(*(program.as_users_call for program in both), runs)
+        yield Row(name, f"whole step, {layers} layers of {size:,}", ratio)

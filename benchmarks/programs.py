@@ -125,6 +125,11 @@ class Program:
         self.params, self.state = self.compiled(self.params, self.state, self.grads)
         return self.params
 
+    def as_users_call(self) -> Any:
+        """A step through `jax.jit`, which flattens and looks at the arguments first."""
+        self.params, self.state = self.function(self.params, self.state, self.grads)
+        return self.params
+
 
 def both(
     ours: Any, peer: Any, like: Any, *, update_only: bool = False, extra: Mapping[str, Any] | None = None

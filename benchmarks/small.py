@@ -3,7 +3,7 @@
 import statistics
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -43,17 +43,8 @@ def tracing(quick: bool, every: bool) -> Iterator[Row]:
 
 def calls_row(name: str, programs: list[Program], leaves: int) -> Row:
     """Jitted calls on small leaves, as users write them."""
-
-    def calling(program: Program) -> Callable[[], Any]:
-        program.start()
-
-        def call() -> Any:
-            program.params, program.state = program.function(program.params, program.state, program.grads)
-            return program.params
-
-        return call
-
-    ratio = interleaved(*(repeated(calling(program), 5) for program in programs), 20)
+    calls = [repeated(program.start().as_users_call, 5) for program in programs]
+    ratio = interleaved(*calls, 20)
     return Row(name, f"jitted call, {leaves} leaves", ratio._replace(seconds=ratio.seconds / 5))
 
 
