@@ -1,10 +1,10 @@
 """Where no array is large: tracing and compiling, dispatch, init, eager steps, import."""
 
+import gc
 import statistics
 import subprocess
 import sys
 from collections.abc import Iterator
-from typing import Any
 
 import jax
 import optax
@@ -27,11 +27,14 @@ def tracing(quick: bool, every: bool) -> Iterator[Row]:
         for turn in range(runs + 1):
             for which in (0, 1) if turn % 2 else (1, 0):
                 jax.clear_caches()
+                gc.collect()
+                gc.freeze()  # what lives already is not looked at again, as in a young process
                 program = programs[which] = both(PAIRS[name][0](), PAIRS[name][1](), like)[which]
                 _ = program.compiled if turn < 2 else program.lowered
                 for what, took in program.seconds.items():
                     if turn or what == "compile":  # the first trace is also Python's own loading
                         seconds[what][which].append(took)
+                gc.unfreeze()
             if turn == 1:
                 compiled = [programs[0], programs[1]]
         for what, times in seconds.items():

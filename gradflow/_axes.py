@@ -78,12 +78,18 @@ def axes_of(leaf: jax.Array, axes: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(name for name in axes if name not in manual or name in varying)
 
 
-def global_norm(updates: Any, axes: tuple[str, ...], *, squared: bool = False) -> jax.Array:
-    """The 2-norm of a tree whose leaves are pieces along `axes`, as `sum_axes` returns them."""
+def leaves_by_axes(updates: Any, axes: tuple[str, ...]) -> dict[tuple[str, ...], list[jax.Array]]:
+    """The leaves of a tree by what `axes_of` says of them."""
     groups: dict[tuple[str, ...], list[jax.Array]] = {}
     for leaf in jax.tree.leaves(updates):
         groups.setdefault(axes_of(leaf, axes), []).append(leaf)
-    parts = [tree.norm(leaves, squared=squared, axis_name=names) for names, leaves in groups.items()]
+    return groups
+
+
+def global_norm(updates: Any, axes: tuple[str, ...], *, squared: bool = False) -> jax.Array:
+    """The 2-norm of a tree whose leaves are pieces along `axes`, as `sum_axes` returns them."""
+    groups = leaves_by_axes(updates, axes).items()
+    parts = [tree.norm(leaves, squared=squared, axis_name=names) for names, leaves in groups]
     if len(parts) == 1:
         return parts[0]
     return tree.sum(parts) if squared else tree.norm(parts)

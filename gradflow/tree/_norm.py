@@ -10,13 +10,7 @@ import numpy as np
 from gradflow._dtypes import DType, compute_dtype, is_complex, is_inexact
 from gradflow._groups import in_groups
 from gradflow.tree._leaves import accumulator, arrays_of, call
-from gradflow.tree._reductions import (
-    AxisName,
-    all_sum,
-    axes,
-    in_pairs,
-    sum_of,
-)
+from gradflow.tree._reductions import AxisName, all_sum, axes, in_pairs, joined, sum_of
 
 
 def norm(
@@ -53,12 +47,13 @@ def _norm(tree: Any, *, order: float, squared: bool, axis_name: tuple[str, ...])
         return all_sum(_sum_over(_square_sum(dtype), leaves, dtype), axis_name)
     if order == 2.0:
         return _two_norm(leaves, axis_name)
-    sizes = [_widen(jnp.abs(x)) for x in leaves]
     if order == 1.0:
+        sizes = [_widen(jnp.abs(x)) for x in leaves]
         result = all_sum(sum_of([jnp.sum(x) for x in sizes], dtype), axis_name)
     else:
-        largest = [jnp.max(x, initial=0).astype(dtype) for x in sizes]
-        result = in_pairs(jnp.maximum, [jnp.zeros((), dtype), *largest])
+        rows = [(x,) for x in leaves]
+        largest = [part.astype(dtype) for part in in_groups(_largest, rows, join=_largest_in_pairs)]
+        result = joined(jnp.maximum, jnp.max, largest) if largest else jnp.zeros((), dtype)
         result = jax.lax.pmax(result, axis_name) if axis_name else result
     return result * result if squared else result
 
@@ -138,6 +133,15 @@ def _square_sum(dtype: DType) -> Any:
         return in_pairs(jax.lax.add, [jnp.sum(jnp.square(part)) for part in parts])
 
     return jax.jit(square_sum)
+
+
+@jax.jit
+def _largest(row: tuple[jax.Array]) -> jax.Array:
+    return jnp.max(_widen(jnp.abs(row[0])), initial=0)
+
+
+def _largest_in_pairs(parts: list[jax.Array]) -> jax.Array:
+    return in_pairs(jnp.maximum, parts)
 
 
 def _widen(x: jax.Array) -> jax.Array:

@@ -184,11 +184,9 @@ def skip_not_finite(
 
     Its record has `should_skip` and `num_not_finite`, the number of such entries.
     """
-    bad = [jnp.sum(~jnp.isfinite(g), dtype=jnp.int32) for g in jax.tree.leaves(updates)]
-    return ~all_finite(updates), {
-        "should_skip": ~all_finite(updates),
-        "num_not_finite": jnp.sum(jnp.stack(bad)) if bad else jnp.zeros((), jnp.int32),
-    }
+    skip = ~all_finite(updates)
+    bad = tree.sum([~jnp.isfinite(g) for g in jax.tree.leaves(updates)])
+    return skip, {"should_skip": skip, "num_not_finite": bad.astype(jnp.int32)}
 
 
 def skip_large_updates(

@@ -4,8 +4,10 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from gradflow._axes import AxisName, axes_of, check_axis_name, sum_axes
+from gradflow import tree
+from gradflow._axes import AxisName, check_axis_name, leaves_by_axes, sum_axes
 from gradflow._base import GradientTransformation, OptState, Pair, Params, Updates, transformation
 from gradflow._dtypes import is_complex
 from gradflow._hyper import Index
@@ -23,20 +25,13 @@ class ApplyIfFiniteState(NamedTuple):
     inner_state: OptState
 
 
-@jax.jit
-def _is_finite(x: jax.Array) -> jax.Array:
-    # The largest absolute value is one fused reduction; a tree of `isfinite` is written out by XLA.
-    parts = [x.real, x.imag] if is_complex(x.dtype) else [x]
-    largest = [jnp.max(jnp.abs(part), initial=0) for part in parts]
-    return jnp.all(jnp.stack(largest) < jnp.inf)
-
-
 def all_finite(updates: Updates, axes: tuple[str, ...] = ()) -> jax.Array:
     """Whether every number of a tree is finite, on all devices along `axes`."""
     finite = jnp.asarray(True)
-    for leaf in jax.tree.leaves(updates):
-        here = _is_finite(leaf)
-        names = axes_of(leaf, axes)
+    for names, leaves in leaves_by_axes(updates, axes).items():
+        parts = [(x.real, x.imag) if is_complex(x.dtype) else x for x in leaves]
+        # The largest absolute value is one fused reduction; a tree of `isfinite` is written out by XLA.
+        here = tree.norm(parts, ord=np.inf) < np.inf
         finite = finite & (jax.lax.pmin(here.astype(jnp.int32), names) > 0 if names else here)
     return finite
 

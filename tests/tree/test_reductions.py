@@ -1,3 +1,5 @@
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -43,6 +45,15 @@ def test_sums_are_accumulated_in_float32():
     many = {str(i): jnp.float32(0.1) for i in range(1000)}
     np.testing.assert_allclose(tree.sum(many), 1000 * np.float64(np.float32(0.1)), rtol=2e-7)
     assert tree.sum(many, True) == tree.sum(many)
+
+
+@pytest.mark.parametrize("f", [tree.sum, tree.norm, tree.max, lambda t: tree.vdot(t, t)])
+def test_many_leaves_are_not_joined_in_one_kernel(f):
+    """XLA on CPU compiles a kernel in the square of the reductions that it joins."""
+    many = [jnp.full((3, 2), i, jnp.float32) for i in range(400)]
+    computations = jax.jit(f).lower(many).compile().as_text().split("\n\n")
+    joins = max(len(re.findall(r" (?:add|maximum)\(", text)) for text in computations)
+    assert joins < 100
 
 
 def test_integers_are_summed_as_integers():
