@@ -15,7 +15,7 @@ import numpy as np
 SOURCE = Path(__file__).parent / "kernels.c"
 FLAGS = ("-O3", "-march=native", "-fno-math-errno", "-shared", "-fPIC")
 ADAMW_BYTES = 28  # a parameter: g, p, m and v are read, p, m and v written
-LARGEST = 2**30  # bytes that one run of the stream moves at most; more is scaled
+LARGEST = 2**29  # bytes that one run of the stream moves at most; more is scaled
 
 
 @functools.cache
@@ -75,6 +75,12 @@ def adamw(
     library.adamw(ctypes.c_ssize_t(g.size), *arrays, *numbers, ctypes.c_ssize_t(step))
 
 
+@functools.cache
+def _streamed() -> list[np.ndarray]:
+    """What the stream reads and writes, for all rows: large arrays take longer to make than to stream."""
+    return [np.full(LARGEST // 12, x, np.float32) for x in (0.5, 0.25)]
+
+
 class Limit:
     """A function to be timed in the turns of another, and by how much its time stands for the limit."""
 
@@ -87,7 +93,7 @@ def limits(moved: float, adamw_of: int = 0) -> list[Limit]:
     if compiled()[0] is None:
         return []
     size = max(1, int(min(moved, LARGEST)) // 12)
-    a, b = (np.full(size, x, np.float32) for x in (0.5, 0.25))
+    a, b = (whole[:size] for whole in _streamed())
     found = [Limit("stream", functools.partial(stream, a, b), moved / (12 * size))]
     if adamw_of:
         arrays = [np.full(adamw_of, 0.5, np.float32) for _ in range(4)]

@@ -4,6 +4,7 @@ import functools
 import math
 import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import jax
@@ -65,6 +66,7 @@ class Program:
         else:
             self.function = jax.jit(step or stepping(tx, apply, extra), donate_argnums=(0, 1))
         self.seconds: dict[str, float] = {}
+        self._compiled: Any = None
 
     @functools.cached_property
     def state_shapes(self) -> Any:
@@ -86,10 +88,13 @@ class Program:
         traced = self.traced
         return self._timed("lower", lambda: traced.lower())
 
-    @functools.cached_property
+    @property
     def compiled(self) -> Any:
-        lowered = self.lowered
-        return self._timed("compile", lambda: lowered.compile())
+        # No cached_property: up to Python 3.11 that of one program would wait for another's.
+        if self._compiled is None:
+            lowered = self.lowered
+            self._compiled = self._timed("compile", lambda: lowered.compile())
+        return self._compiled
 
     @property
     def moved(self) -> int:
@@ -109,8 +114,10 @@ class Program:
             **text,
         }
 
-    def start(self) -> "Program":
-        self.params, self.grads = arrays(self.like, 1), arrays(self.like, 2)
+    def start(self, grads: Any = None) -> "Program":
+        """Allocates; gradients that are not donated may be another program's."""
+        self.params = arrays(self.like, 1)
+        self.grads = arrays(self.like, 2) if grads is None else grads
         self.state = jax.jit(self.tx.init)(self.params)
         return self
 
@@ -142,6 +149,8 @@ def both(
 
 
 def compared(programs: list[Program]) -> dict[str, tuple[float | None, float | None]]:
-    """The exact figures side by side."""
+    """The exact figures side by side; what is not compiled yet, is at once."""
+    with ThreadPoolExecutor(len(programs)) as threads:
+        list(threads.map(lambda program: program.compiled, programs))
     ours, *peers = [program.figures() for program in programs]
     return {name: (ours[name], peers[0][name] if peers else None) for name in ours}

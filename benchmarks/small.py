@@ -19,7 +19,7 @@ from benchmarks.steps import PAIRS, pair
 
 def tracing(quick: bool, every: bool) -> Iterator[Row]:
     """Tracing, lowering and compiling a step over many leaves, and the size of the program."""
-    leaves, runs = (100, 3) if quick else (1000, 5)
+    leaves, runs = (100, 3) if quick else (1000, 4)
     like = shapes(leaves, 4)
     for name in ("adamw", "clip + adamw"):
         seconds: dict[str, list[list[float]]] = {what: [[], []] for what in ("trace", "lower", "compile")}
@@ -30,12 +30,11 @@ def tracing(quick: bool, every: bool) -> Iterator[Row]:
                 gc.collect()
                 gc.freeze()  # what lives already is not looked at again, as in a young process
                 program = programs[which] = both(PAIRS[name][0](), PAIRS[name][1](), like)[which]
-                _ = program.compiled if turn < 2 else program.lowered
-                for what, took in program.seconds.items():
-                    if turn or what == "compile":  # the first trace is also Python's own loading
-                        seconds[what][which].append(took)
+                _ = program.compiled if turn == 1 else program.lowered
+                for what, took in program.seconds.items() if turn else ():  # not Python's own loading
+                    seconds[what][which].append(took)
                 gc.unfreeze()
-            if turn == 1:
+            if turn == 1:  # once: what takes ten seconds has a narrow spread
                 compiled = [programs[0], programs[1]]
         for what, times in seconds.items():
             exact = compared(compiled) if what == "compile" else None
@@ -101,7 +100,7 @@ def importing(quick: bool, every: bool) -> Iterator[Row]:
         for name in ("gradflow", "optax"):
             command = [sys.executable, "-c", script.format(name, then)]
             times = []
-            for _ in range(2 if quick else 7):
+            for _ in range(2 if quick else 5):
                 done = subprocess.run(command, capture_output=True, text=True, check=True)
                 times.append(float(done.stdout))
             middle.append(statistics.median(times))

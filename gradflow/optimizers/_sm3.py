@@ -79,7 +79,9 @@ def scale_by_sm3(b1: Decay = 0.9, b2: Fraction = 1.0, eps: Positive = 1e-8) -> P
     """
 
     def init(params: Params) -> OptState:
-        return ScaleBySM3State(jax.tree.map(_bounds, second_moment(params)), first_moment(params))
+        # Without the barrier a compiler takes the maxima of constants, number by number.
+        squares = jax.lax.optimization_barrier(second_moment(params))
+        return ScaleBySM3State(jax.tree.map(_bounds, squares), first_moment(params))
 
     def update(
         updates: Updates, state: ScaleBySM3State, params: Params | None = None
