@@ -74,22 +74,28 @@ def dice_loss(
     axes = tuple(range(1, x.ndim - 1)) if axis is None else axes_of(name, axis, x.ndim)
     if x.ndim - 1 in axes:
         raise ValueError(f"{name}: axis must not name the last axis, the classes; got {axis!r}")
+    alone = x.shape[-1] == 1
+    if alone:  # without its axis, around which compilers copy
+        x, t = x[..., 0], t[..., 0]
     p = x
     if apply_softmax:
-        p = jax.nn.sigmoid(x) if x.shape[-1] == 1 else jax.nn.softmax(x, -1)
+        p = jax.nn.sigmoid(x) if alone else jax.nn.softmax(x, -1)
+
+    def total(y: jax.Array) -> jax.Array:
+        return jnp.sum(y, axes)[..., None] if alone else jnp.sum(y, axes)
 
     scalar = jnp.zeros((), work)
     smooth = parameter(name, "smooth", smooth, scalar, low=0.0)
     alpha = parameter(name, "alpha", alpha, scalar, low=0.0)
     beta = parameter(name, "beta", beta, scalar, low=0.0)
-    wrong = alpha * jnp.sum(p * (1.0 - t), axes) + beta * jnp.sum((1.0 - p) * t, axes)
-    whole = jnp.sum(p * t, axes) + wrong + smooth
+    wrong = alpha * total(p * (1.0 - t)) + beta * total((1.0 - p) * t)
+    whole = total(p * t) + wrong + smooth
     losses = wrong / jnp.where(whole == 0, 1.0, whole)
     if class_weights is not None:
         weights = number(name, "class_weights", class_weights).astype(work)
-        same_shape(name, "class_weights", weights, "the classes", x.shape[-1:])
+        same_shape(name, "class_weights", weights, "the classes", losses.shape[-1:])
         losses = losses * weights.reshape((1,) * (losses.ndim - 1) + (-1,))
-    if ignore_background and x.shape[-1] > 1:
+    if ignore_background and not alone:
         losses = losses[..., 1:]
     if reduction == "mean":
         losses = jnp.mean(losses, -1)
