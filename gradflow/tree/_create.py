@@ -39,6 +39,9 @@ def _full(x: Any, value: Any, dtype: Any) -> jax.Array:
     if isinstance(x, jax.core.Tracer):
         result: jax.Array = _full_traced(x, value, dtype)
         return result
+    if getattr(x, "committed", True) is False and isinstance(value, int | float) and value in (0, 1):
+        # It may live anywhere, so nothing is left to ask: half the time of an eager `init`.
+        return jax.lax.broadcast(np.asarray(value, dtype), x.shape)
     return alike(x, jax.lax.full_like(x, value, dtype))
 
 
