@@ -13,6 +13,9 @@ for each dtype. Patterns of paths, masks, labels and layer-wise rules mean the l
 packed, and the numbers are those of that tree. A stage that works on whole leaves, such as Muon on matrices,
 unpacks what it gets and packs what it gives.
 
+The loss cuts its leaves out of the buffer, and their gradient is joined: both are moved once more. So packing
+pays where leaves are many and small, and least where a few large ones hold most of the numbers.
+
 Buffers have blocks of 128 numbers and each leaf begins one, so very small leaves grow. On a mesh a buffer has
 one sharding: whole on each device, or cut evenly along automatic axes. Leaves that are sharded by their own
 axes are better left unpacked.

@@ -39,11 +39,20 @@ def madgrad_rule(
     grad_sum_sq = grad_sum_sq + s.weight * abs_sq(g)
     total = total + s.weight * g
     # The cube root's slope is infinite at 0; where squares are beyond all numbers, the step is 0.
-    usable = (grad_sum_sq > 0) & (grad_sum_sq < jnp.inf)
-    root = jnp.where(usable, jnp.cbrt(jnp.where(usable, grad_sum_sq, 1)), 0) + s.eps
-    target = x0 - jnp.where(usable, total, 0) / root
+    numbers = jnp.finfo(grad_sum_sq.dtype)
+    root = _cube_root(jnp.clip(grad_sum_sq, numbers.tiny, numbers.max)) + s.eps
+    target = x0 - jnp.where(grad_sum_sq == jnp.inf, 0, total) / root
     # The copy costs nothing when compiled with donation; without it two states would share a buffer.
     return s.pace * (target - p), grad_sum_sq, total, jnp.copy(x0)
+
+
+def _cube_root(x: jax.Array) -> jax.Array:
+    """Of positive numbers: on CPU XLA has `jnp.cbrt` for one number at a time only.
+
+    A step of Newton's gives the digits that the logarithm lost.
+    """
+    root = jnp.exp(jnp.log(x) / 3)
+    return root - (root - x / root / root) / 3  # the square's square, in the slope, might vanish
 
 
 @transformation(reports=("learning_rate",), elementwise=True)

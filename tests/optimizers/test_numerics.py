@@ -180,6 +180,16 @@ def test_sm3_of_scalars_vectors_tensors_and_nothing() -> None:
         np.testing.assert_allclose(history[1][name], np.full(shapes[name], 0.5**0.5), rtol=1e-5)
 
 
+@pytest.mark.parametrize("size", [1e-16, 1e-8, 1.0, 1e8, 1e15])
+def test_madgrad_has_the_cube_root_s_digits(size: float) -> None:
+    """u = -weight * g / cbrt(weight * g^2) where eps is negligible."""
+    g = np.float32(size) * np.linspace(1, 2, 50, dtype=np.float32)
+    tx = gf.scale_by_madgrad(0.5, momentum=0.0, eps=1e-20)
+    u, _ = tx.update(jnp.asarray(g), tx.init(jnp.zeros(50)), jnp.zeros(50))
+    exact = g.astype(np.float64)
+    np.testing.assert_allclose(u, -0.5 * exact / np.cbrt(0.5 * exact**2), rtol=5e-7)
+
+
 def test_madgrad_keeps_its_own_copy_of_the_first_parameters() -> None:
     params = jnp.arange(3.0)
     tx = gf.scale_by_madgrad(0.1)
