@@ -150,6 +150,8 @@ def both(
 
 def compared(programs: list[Program]) -> dict[str, tuple[float | None, float | None]]:
     """The exact figures side by side; what is not compiled yet, is at once."""
+    for program in programs:
+        _ = program.lowered  # here: the caller's settings of JAX do not reach other threads
     with ThreadPoolExecutor(len(programs)) as threads:
         list(threads.map(lambda program: program.compiled, programs))
     ours, *peers = [program.figures() for program in programs]
