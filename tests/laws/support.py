@@ -1,11 +1,12 @@
 """What the laws share: running a transformation, and comparing trees."""
 
+import functools
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from specs import EXTRA
+from specs import EXTRA, build
 
 import gradflow as gf
 
@@ -23,6 +24,29 @@ def run(tx: Any, params: Any, gradients: list[Any], state: Any = None) -> tuple[
     for g in gradients:
         updates, state = tx.update(g, state, params, **extras(tx, params, g))
         params = gf.apply_updates(params, updates)
+        history.append(updates)
+    return history, params, state
+
+
+@functools.lru_cache(maxsize=2)
+def compiled_step(case: str) -> Any:
+    """The jitted step of a case, from gradients, state and parameters; laws in a row share it."""
+    tx = build(case)
+
+    @jax.jit
+    def step(grads: Any, state: Any, params: Any) -> tuple[Any, Any, Any]:
+        updates, state = tx.update(grads, state, params, **extras(tx, params, grads))
+        return updates, state, gf.apply_updates(params, updates)
+
+    return step
+
+
+def run_compiled(case: str, params: Any, gradients: list[Any]) -> tuple[list[Any], Any, Any]:
+    """What `run` gives, by compiled steps."""
+    state = build(case).init(params)
+    history = []
+    for g in gradients:
+        updates, state, params = compiled_step(case)(g, state, params)
         history.append(updates)
     return history, params, state
 

@@ -13,7 +13,7 @@ from problems import MIXED, filled, small
 from specs import build, over_all
 
 import gradflow as gf
-from laws.support import assert_close, avals, extras, run
+from laws.support import assert_close, avals, extras, run, run_compiled
 
 COMPILED = "/jax/core/compile/backend_compile_duration"
 
@@ -47,11 +47,8 @@ def step_of(tx: Any) -> Any:
 
 @over_all("jit is eager")
 def test_jit_gives_the_eager_numbers(case: str) -> None:
-    tx = build(case)
     params, grads = small(0), [small(1), small(2)]
-    eager = run(tx, params, grads)
-    compiled = jax.jit(lambda p, g: run(tx, p, g))(params, grads)
-    assert_close(compiled, eager, rtol=2e-5)
+    assert_close(run_compiled(case, params, grads), run(build(case), params, grads), rtol=2e-5)
 
 
 @over_all("vmap is a loop")
@@ -88,10 +85,11 @@ def test_scan_and_cond(case: str) -> None:
 
 @over_all("no leaks")
 def test_no_tracer_leaks(case: str) -> None:
+    params = small(0)
     with jax.checking_leaks():
         tx = build(case)
-        params = small(0)
-        jax.jit(step_of(tx))(params, jax.jit(tx.init)(params))
+        state = jax.eval_shape(tx.init, params)
+        jax.jit(step_of(tx)).trace(params, state)
 
 
 @over_all("one compilation")

@@ -1,5 +1,6 @@
 """Law 5: every numeric hyper-parameter, whichever way it comes, and gradients with respect to it."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -44,11 +45,8 @@ def test_numbers_arrays_tracers_and_schedules_agree(case: str) -> None:
         actual, _, _ = run(same, params, grads)
         assert_close(actual, expected, rtol=2e-5)
 
-    @jax.jit
-    def traced(numbers: dict[str, Any]) -> Any:
-        return run(gf.replace(tx, numbers), params, grads)[0]
-
-    assert_close(traced(numbers), expected, rtol=2e-5)
+    traced, _ = jax.jit(lambda numbers: _scanned(gf.replace(tx, numbers), params, _stacked(grads)))(numbers)
+    assert_close(traced, _stacked(expected), rtol=2e-5)
 
 
 @over_all("half precision numbers", WITH_NUMBERS)
@@ -67,46 +65,42 @@ def test_a_half_precision_number_is_taken_at_its_value(case: str) -> None:
     assert_close(actual, run(plain, params, grads)[0], rtol=2e-5)
 
 
-def _moved(tx: Any, params: Any, gradients: Any) -> jax.Array:
-    """The sum of squares of the parameters after a step for each of the stacked gradients."""
+def _stacked(trees: list[Any]) -> Any:
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
+
+
+def _scanned(tx: Any, params: Any, gradients: Any) -> tuple[Any, Any]:
+    """A step for each of the stacked gradients: the stacked updates, and the parameters at the end."""
 
     def step(carry: Any, grads: Any) -> Any:
         params, state = carry
         updates, state = tx.update(grads, state, params, **extras(tx, params, grads))
-        return (gf.apply_updates(params, updates), state), None
+        return (gf.apply_updates(params, updates), state), updates
 
-    (moved, _), _ = jax.lax.scan(step, (params, tx.init(params)), gradients)
-    return sum(jnp.sum(x * x) for x in jax.tree.leaves(moved))
+    (moved, _), history = jax.lax.scan(step, (params, tx.init(params)), gradients)
+    return history, moved
 
 
-@over_all("gradients of hyper-parameters", WITH_NUMBERS)
-def test_gradients_of_hyperparameters_are_finite(case: str) -> None:
+@over_all("gradients")
+def test_gradients_through_the_update_and_of_hyperparameters_are_finite(case: str) -> None:
     tx = build(case)
-    params = small(0)
-    stacked = jax.tree.map(lambda *g: jnp.stack(g), small(1), small(2), small(3))
 
     @jax.jit
-    @jax.grad
-    def sensitivity(numbers: dict[str, Any], gradients: Any) -> Any:
-        return _moved(gf.replace(tx, numbers), params, gradients)
+    @functools.partial(jax.grad, argnums=(0, 1))
+    def sensitivity(numbers: Any, params: Any, share: Any, others: Any) -> jax.Array:
+        """Gradients are shares of the parameters beside what does not depend on them."""
+        gradients = jax.tree.map(lambda p, g: jnp.tensordot(share, p, 0) + g, params, others)
+        _, moved = _scanned(gf.replace(tx, numbers), params, gradients)
+        return sum(jnp.sum(x * x) for x in jax.tree.leaves(moved))
 
     numbers = {a: jnp.float32(v) for a, v in hyperparameters(tx).items()}
-    assert_finite(sensitivity(numbers, stacked))
-    assert_finite(sensitivity(numbers, jax.tree.map(jnp.zeros_like, stacked)))
-
-
-@over_all("gradients through the update")
-def test_gradients_through_the_update_are_finite(case: str) -> None:
-    tx = build(case)
-    params = small(0)
-
-    @jax.jit
-    @jax.grad
-    def sensitivity(params: Any) -> Any:
-        return _moved(tx, params, jax.tree.map(lambda p: jnp.stack([0.5 * p, jnp.zeros_like(p)]), params))
-
-    assert_finite(sensitivity(params))
-    assert_finite(sensitivity(jax.tree.map(jnp.zeros_like, params)))
+    params, others = small(0), _stacked([small(1), small(2), small(3)])
+    nothing = jax.tree.map(jnp.zeros_like, (params, others))
+    none, first = jnp.zeros(3), jnp.asarray([0.5, 0.0, 0.0])
+    assert_finite(sensitivity(numbers, params, none, others))
+    assert_finite(sensitivity(numbers, params, none, nothing[1]))
+    assert_finite(sensitivity(numbers, params, first, nothing[1]))
+    assert_finite(sensitivity(numbers, nothing[0], first, nothing[1]))
 
 
 @over_all("schedules follow the step", WITH_NUMBERS)

@@ -5,12 +5,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from specs import build, over_all
+from specs import over_all
 
-import gradflow as gf
 from gradflow import packed
 from gradflow._packed import BLOCK
-from laws.support import assert_close, extras
+from laws.support import assert_close, run_compiled
 
 
 def tree(seed: int) -> Any:
@@ -23,16 +22,6 @@ def tree(seed: int) -> Any:
     return {**filled, "absent": None}
 
 
-def run(tx: Any, params: Any, gradients: list[Any]) -> Any:
-    state = tx.init(params)
-    history = []
-    for g in gradients:
-        updates, state = tx.update(g, state, params, **extras(tx, params, g))
-        params = gf.apply_updates(params, updates)
-        history.append(updates)
-    return history, params
-
-
 def assert_nothing_behind_the_leaves(node: packed.Packed) -> None:
     refilled = packed.pack(packed.unpack(node), node)
     for ours, clean in zip(node.buffers, refilled.buffers, strict=True):
@@ -42,12 +31,9 @@ def assert_nothing_behind_the_leaves(node: packed.Packed) -> None:
 
 @over_all("packed is unpacked")
 def test_packed_gives_the_numbers_of_the_tree(case: str) -> None:
-    tx = build(case)
     params, gradients = tree(0), [tree(2), tree(3), tree(5)]
-    expected = jax.jit(lambda p, g: run(tx, p, g))(params, gradients)
-    history, after = jax.jit(lambda p, g: run(tx, p, g))(
-        packed.pack(params), [packed.pack(g) for g in gradients]
-    )
+    *expected, _ = run_compiled(case, params, gradients)
+    history, after, _ = run_compiled(case, packed.pack(params), [packed.pack(g) for g in gradients])
     for node in (*history, after):
         assert_nothing_behind_the_leaves(node)
-    assert_close(([packed.unpack(u) for u in history], packed.unpack(after)), expected, rtol=2e-5, atol=2e-6)
+    assert_close([[packed.unpack(u) for u in history], packed.unpack(after)], expected, rtol=2e-5, atol=2e-6)
