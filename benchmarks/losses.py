@@ -57,7 +57,7 @@ def _mean(loss: Callable[..., Any], others: Sequence[Any], x: Any) -> Any:
 def losses(quick: bool, every: bool) -> Iterator[Row | Skipped]:
     """The mean loss and its gradient with respect to the predictions."""
     batch, classes, runs = (1024, 50, 10) if quick else (4096, 100, 12)
-    for name, (x, *others) in cases(batch, classes).items():
+    for name, (x, *others) in list(cases(batch, classes).items())[:: 2 if quick else 1]:
         if not hasattr(optax.losses, name):
             yield Skipped(name, "Optax has none of this name")
             continue
