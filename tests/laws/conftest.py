@@ -11,11 +11,11 @@ HERE = Path(__file__).parent
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     places = [place for place, item in enumerate(items) if HERE in item.path.parents]
-    order = {case: rank for rank, case in enumerate(CASES)}
+    ranks = {case: rank for rank, case in enumerate(CASES)}
 
-    def rank(item: pytest.Item) -> int:
+    def rank_of(item: pytest.Item) -> int:
         callspec = getattr(item, "callspec", None)
-        return order.get(callspec.params.get("case"), -1) if callspec else -1
+        return ranks.get(callspec.params.get("case"), -1) if callspec else -1
 
-    for place, item in zip(places, sorted((items[p] for p in places), key=rank), strict=True):
+    for place, item in zip(places, sorted((items[p] for p in places), key=rank_of), strict=True):
         items[place] = item

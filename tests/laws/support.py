@@ -42,8 +42,8 @@ def compiled_step(case: str) -> Any:
 
 
 def run_compiled(case: str, params: Any, gradients: list[Any]) -> tuple[list[Any], Any, Any]:
-    """What `run` gives, by compiled steps."""
-    state = build(case).init(params)
+    """What `run` gives, by a compiled init and compiled steps."""
+    state = jax.jit(build(case).init)(params)
     history = []
     for g in gradients:
         updates, state, params = compiled_step(case)(g, state, params)
