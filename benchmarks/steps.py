@@ -15,7 +15,7 @@ from benchmarks.measure import against_limits, repeated
 from benchmarks.programs import arrays, both, compared, shapes
 from benchmarks.rows import Row, Skipped
 from gradflow import optimizers
-from gradflow._base import own_factories
+from gradflow._expressions._registry import OWN_FACTORIES
 
 Pair = tuple[Callable[[], Any], Callable[[], Any]]
 
@@ -66,7 +66,7 @@ BUDGET = 0.6  # seconds of turns for a row
 
 def named() -> list[str]:
     """gradflow's optimizers: whatever its room lists that is no stage of one."""
-    kinds = own_factories()
+    kinds = OWN_FACTORIES
     rooms = (n for n in dir(optimizers) if n in kinds and kinds[n].kind == "transformation")
     stages = ("scale_by_", "shrink_by_", "hutchinson_")
     return [n for n in rooms if not n.startswith(stages) and n not in ELSEWHERE]

@@ -4,26 +4,27 @@
 
 The layers, each seeing only those above it:
 
-    tree        arithmetic and paths on pytrees
-    _base       GradientTransformation, and the decorators `transformation` and `schedule`
-    _leafwise   one rule for one leaf, applied over trees; `_select` says which leaves, `_report` listens
-    packed      a tree in one buffer for each dtype, for models of very many leaves
-    _compose    chain and its kin; `_apply` ends a step
-    schedules   step -> value
-    transforms  building blocks: clipping, momentum, decay, noise, scaling
-    wrappers    transformation -> transformation
-    optimizers  one update rule a file, and the named optimizers
-    _step       make_step and minimize: a loss and any optimizer
-    checkpoint  a state by name: files, and expressions edited mid-run
-    losses      predictions, targets -> loss; beside it projections, perturbations, assignment,
-                microbatching, linalg and numerics
-    compat      the same names under the field's module names
-    lab         compares optimizers on real data; `python -m gradflow`
+    tree          arithmetic and paths on pytrees; `packed` keeps a tree in one buffer for each dtype
+    _expressions  a call of a factory as a value; `_calls` knows which stage runs, and checks it
+    _rules        one rule for one leaf, applied over trees
+    _core         GradientTransformation, the decorator `transformation`, chain, apply_updates
+    _selection    which leaves: masks, labels, patterns of paths
+    schedules     step -> value
+    transforms    building blocks: clipping, momentum, decay, noise, scaling
+    wrappers      transformation -> transformation
+    optimizers    one update rule a file, and the named optimizers
+    _training     make_step and minimize: a loss and any optimizer; `_inspection` checks and summarizes
+    checkpoint    a state by name: files, and expressions edited between runs
+    losses        predictions, targets -> loss; beside it projections, perturbations, assignment,
+                  microbatching, linalg and numerics
+    compat        the same names under the field's module names
+    lab           compares optimizers on real data; `python -m gradflow`
 """
 
 import gc
 import importlib
 import sys
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
@@ -50,14 +51,14 @@ if TYPE_CHECKING:
     from gradflow import schedules as schedules
     from gradflow import tree as tree
     from gradflow import typing as typing
-    from gradflow._names import *
+    from gradflow._api import *
 else:
-    # Nothing is imported until it is asked for: whoever has jax loaded pays next to nothing for ours.
+    # Nothing is imported before it is used, so that `import gradflow` costs a millisecond beside jax.
     def _import_names() -> Any:
-        name = "gradflow._names"
+        name = "gradflow._api"
         if name in sys.modules:
             return importlib.import_module(name)
-        # The collector would look through all of jax several times on the way: half of the time it takes.
+        # The garbage collector would scan all of jax several times meanwhile: half of the time it takes.
         was_enabled = gc.isenabled()
         gc.disable()
         try:
@@ -87,3 +88,14 @@ else:
         names = _import_names()
         public = (name for name in vars(names) if not name.startswith("_"))
         return sorted({*public, *_ROOMS})
+
+    class _FormerModule(ModuleType):
+        """A private module that has moved, for the pickles that name it."""
+
+        def __getattr__(self, name: str) -> Any:
+            if name.startswith("__"):
+                raise AttributeError(name)
+            return importlib.import_module("gradflow._former_modules").former_name(self.__name__, name)
+
+    for _name in ("gradflow._base", "gradflow._stage", "gradflow._selectors", "gradflow._packed"):
+        sys.modules[_name] = _FormerModule(_name)

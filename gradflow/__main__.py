@@ -2,7 +2,7 @@
 
 import sys
 
-from gradflow.lab._cli import main
+from gradflow.lab._cli._main import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -1,5 +1,7 @@
 """Words for errors: who was called, what was expected, what came. Never the contents of an array."""
 
+import difflib
+from collections.abc import Iterable
 from typing import Any
 
 import jax
@@ -32,3 +34,12 @@ def describe(value: Any) -> str:
 def with_article(name: str) -> str:
     """A name of a class with its article: `an EmptyState`."""
     return f"{'an' if name[:1] in 'AEIOaeio' else 'a'} {name}"
+
+
+def unknown(kind: str, name: object, known: Iterable[str]) -> ValueError:
+    """The error for an unknown name: the near ones, or all when none is near."""
+    known = sorted(known)
+    near = difflib.get_close_matches(str(name).lower(), known, n=5, cutoff=0.5)
+    if near:
+        return ValueError(f"no {kind} is called {name!r}; near ones: {', '.join(near)}")
+    return ValueError(f"no {kind} is called {name!r}; there are {', '.join(known)}")

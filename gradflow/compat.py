@@ -8,10 +8,11 @@
 Nothing is defined here. The README's table "Differences from Optax" says where a name does something else.
 """
 
-import importlib
 import sys
 from types import ModuleType
 from typing import Any
+
+from gradflow import _api, assignment, linalg, losses, microbatching, perturbations, projections, tree
 
 # The names that the field has given up, and what took their place.
 _GIVEN_UP = {
@@ -28,24 +29,27 @@ _GIVEN_UP = {
 
 
 class _Namespace(ModuleType):
-    """A module whose names, behind a prefix, are those of another."""
+    """A module whose names are those of another, after a prefix."""
 
-    def __init__(self, name: str, source: str, prefix: str = "") -> None:
-        super().__init__(f"{__name__}.{name}", f"The names of {source} as the field spells them.")
+    def __init__(self, name: str, source: ModuleType, prefix: str = "") -> None:
+        super().__init__(f"{__name__}.{name}", f"The names of {source.__name__} as the field spells them.")
         self._source = source
         self._prefix = prefix
         sys.modules[self.__name__] = self
 
     def __getattr__(self, name: str) -> Any:
         if not name.startswith("_"):
-            source = importlib.import_module(self._source)
             for spelling in (name.removeprefix(self._prefix), name):
-                if name not in _GIVEN_UP and hasattr(source, spelling):
-                    return getattr(source, spelling)
+                if name not in _GIVEN_UP and hasattr(self._source, spelling):
+                    return getattr(self._source, spelling)
         raise AttributeError(_unknown(self.__name__, name))
 
     def __dir__(self) -> list[str]:
-        return [f"{self._prefix}{name}" for name in dir(importlib.import_module(self._source))]
+        return [f"{self._prefix}{name}" for name in _public(self._source)]
+
+
+def _public(module: ModuleType) -> list[str]:
+    return [name for name in dir(module) if not name.startswith("_")]
 
 
 def _unknown(module: str, name: str) -> str:
@@ -53,20 +57,25 @@ def _unknown(module: str, name: str) -> str:
     return f"module '{module}' has no attribute '{name}'{cure}"
 
 
-contrib = _Namespace("contrib", "gradflow")
-transforms = _Namespace("transforms", "gradflow")
-schedules = _Namespace("schedules", "gradflow")
-tree_utils = _Namespace("tree_utils", "gradflow.tree", "tree_")
-experimental = _Namespace("experimental", "gradflow")
+_ROOMS = {
+    room.__name__.rpartition(".")[2]: room
+    for room in (assignment, linalg, losses, microbatching, perturbations, projections, tree)
+}
+contrib = _Namespace("contrib", _api)
+transforms = _Namespace("transforms", _api)
+schedules = _Namespace("schedules", _api)
+tree_utils = _Namespace("tree_utils", tree, "tree_")
+experimental = _Namespace("experimental", _api)
 
 
 def __getattr__(name: str) -> Any:
-    gradflow = importlib.import_module("gradflow")
-    if name.startswith("_") or name in _GIVEN_UP or not hasattr(gradflow, name):
+    if name in _ROOMS:
+        return _ROOMS[name]
+    if name.startswith("_") or name in _GIVEN_UP or not hasattr(_api, name):
         raise AttributeError(_unknown(__name__, name))
-    return getattr(gradflow, name)
+    return getattr(_api, name)
 
 
 def __dir__() -> list[str]:
     own = ["contrib", "transforms", "schedules", "tree_utils", "experimental"]
-    return sorted({*own, *dir(importlib.import_module("gradflow"))})
+    return sorted({*own, *_ROOMS, *_public(_api)})

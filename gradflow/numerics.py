@@ -8,7 +8,7 @@ import numpy as np
 
 from gradflow._dtypes import compute_dtype, is_complex, is_inexact, promote, real_dtype
 from gradflow._errors import describe
-from gradflow._state import increment
+from gradflow._rules._state import increment
 
 
 def safe_increment(count: Any) -> jax.Array:

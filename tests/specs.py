@@ -13,7 +13,8 @@ import jax.numpy as jnp
 import pytest
 
 import gradflow as gf
-from gradflow._base import own_factories, stages_of
+from gradflow._core._transformation import stages_of
+from gradflow._expressions._registry import OWN_FACTORIES
 
 # Values for required arguments, by name.
 ARGUMENTS: dict[str, Any] = {
@@ -312,7 +313,7 @@ DEPARTURES: dict[tuple[str, str], str] = {
 
 
 def _default(name: str) -> Any:
-    factory = own_factories()[name]
+    factory = OWN_FACTORIES[name]
     required = [
         p.name
         for p in factory.parameters.values()
@@ -326,7 +327,7 @@ def _default(name: str) -> Any:
 
 def cases() -> dict[str, Callable[[], Any]]:
     """Every factory of transformations at its defaults, and the variants."""
-    names = [name for name, factory in own_factories().items() if factory.kind == "transformation"]
+    names = [name for name, factory in OWN_FACTORIES.items() if factory.kind == "transformation"]
     defaults = {name: EXAMPLES.get(name, lambda name=name: _default(name)) for name in sorted(names)}
     return {**defaults, **VARIANTS}
 

@@ -1,93 +1,192 @@
-"""Imports point only to earlier rooms, and importing the package costs little and starts nothing."""
+"""Imports run one way, between rooms and between files, and importing starts nothing."""
 
 import ast
 import os
 import subprocess
 import sys
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+
+import pytest
 
 import gradflow
 
 ROOT = Path(gradflow.__file__).parent
 
-# A file may import from its own room and from the ones above it.
+# A file may import from its own room and from the rooms above it. Within a line the order is that of imports.
 ROOMS = [
-    "_dtypes _errors _frames _groups _hyper _packed",
-    "_cures packed",
+    "_types _dtypes _errors _tables",
     "tree",
-    "_state _expression _display _function_value numerics",
-    "_checks _whole _stage _base",
-    "_address _config _leafwise _report _selectors _select _axes",
-    "_apply _compose",
+    "packed",
+    "_expressions _calls",
+    "_rules numerics",
+    "_core",
+    "_selection",
     "typing linalg",
     "schedules",
     "transforms",
     "wrappers",
     "aggregating",
     "optimizers",
-    "_step _minimize _check _summary",
+    "_training _inspection",
     "checkpoint",
     "losses",
     "projections perturbations assignment microbatching",
+    "_api _former_modules",
     "interop compat",
     "lab",
     "__main__",
 ]
-LEVEL = {name: level for level, names in enumerate(ROOMS) for name in names.split()}
+LEVEL = {
+    name: (level, place) for level, names in enumerate(ROOMS) for place, name in enumerate(names.split())
+}
 
 
-def _room(path: Path) -> str:
-    return path.relative_to(ROOT).parts[0].removesuffix(".py")
+def _module(path: Path) -> str:
+    parts = path.relative_to(ROOT.parent).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
-def _imports(path: Path) -> list[tuple[int, str]]:
-    """The rooms that a file imports, lazily or not, with line numbers."""
-    package = ("gradflow", *path.relative_to(ROOT).parts[:-1])
-    found = []
-    for node in ast.walk(ast.parse(path.read_text())):
+FILES = {_module(path): path for path in sorted(ROOT.rglob("*.py"))}
+
+
+def imports_of(source: str, package: str, known: Mapping[str, object]) -> Iterator[tuple[int, str]]:
+    """The modules of gradflow that a source imports, with line numbers.
+
+    Imports inside functions count, and so do `import_module` and `__import__` of a text. Imports for type
+    checkers alone do not.
+    """
+    tree = ast.parse(source)
+    skipped = {
+        inner
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
+        for statement in node.body
+        for inner in ast.walk(statement)
+    }
+    for node in ast.walk(tree):
+        if node in skipped:
+            continue
         if isinstance(node, ast.Import):
-            for alias in node.names:
-                if alias.name.split(".")[0] == "gradflow":
-                    found.append((node.lineno, alias.name.partition(".")[2].split(".")[0] or "gradflow"))
+            yield from ((node.lineno, alias.name) for alias in node.names if alias.name in known)
         elif isinstance(node, ast.ImportFrom):
-            module = (node.module or "").split(".") if node.module else []
-            base = [*package[: len(package) - node.level + 1], *module] if node.level else module
-            if base[:1] == ["gradflow"]:
-                rooms = base[1:2] or [alias.name for alias in node.names]
-                found.extend((node.lineno, room) for room in rooms)
-    return found
+            parents = package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
+            base = ".".join([*parents, *([node.module] if node.module else [])])
+            for alias in node.names:
+                full = f"{base}.{alias.name}"
+                found = full if full in known else base
+                if found in known:
+                    yield node.lineno, found
+        elif (
+            isinstance(node, ast.Constant) and str(node.value).startswith("gradflow.") and node.value in known
+        ):
+            # A text that is spelled like one of the modules is there to be imported.
+            yield node.lineno, node.value
+        elif isinstance(node, ast.Call) and ast.unparse(node).endswith("import_module('gradflow')"):
+            yield node.lineno, "gradflow"
+
+
+def _imports(module: str) -> list[tuple[int, str]]:
+    path = FILES[module]
+    package = module if path.name == "__init__.py" else module.rpartition(".")[0]
+    found = imports_of(path.read_text(), package, FILES)
+    return [(line, other) for line, other in found if other != module]
+
+
+def _room(module: str) -> str:
+    return [*module.split("."), "__init__"][1]
+
+
+def test_every_room_has_a_place() -> None:
+    assert {_room(module) for module in FILES} - {"__init__"} == set(LEVEL)
 
 
 def test_imports_point_to_earlier_rooms() -> None:
-    wrong = []
-    for path in sorted(ROOT.rglob("*.py")):
-        room = _room(path)
-        if room in ("__init__", "_names"):
-            continue  # the phone book of all rooms
-        assert room in LEVEL, f"{room} is in no layer: give it a place in ROOMS"
-        for line, other in _imports(path):
-            if other == room:
-                continue
-            if LEVEL.get(other, len(ROOMS)) >= LEVEL[room] and other not in _same_layer(room):
-                wrong.append(f"{path.relative_to(ROOT)}:{line} imports {other}")
+    wrong = [
+        f"{FILES[module].relative_to(ROOT)}:{line} imports {other}"
+        for module in FILES
+        if _room(module) != "__init__"
+        for line, other in _imports(module)
+        if _room(other) != _room(module)
+        and (_room(other) == "__init__" or LEVEL[_room(other)] > LEVEL[_room(module)])
+    ]
     assert not wrong, "\n".join(wrong)
 
 
-def _same_layer(room: str) -> list[str]:
-    # Within a layer of private files the order of the list is the order of imports.
-    names = ROOMS[LEVEL[room]].split()
-    return names[: names.index(room)]
+def circles(graph: Mapping[str, set[str]]) -> list[list[str]]:
+    """Groups of two or more nodes that reach each other (Tarjan 1972), and nodes that reach themselves."""
+    index: dict[str, int] = {}
+    low: dict[str, int] = {}
+    stack: list[str] = []
+    found: list[list[str]] = []
+
+    def visit(node: str) -> None:
+        index[node] = low[node] = len(index)
+        stack.append(node)
+        for other in graph[node]:
+            if other not in index:
+                visit(other)
+                low[node] = min(low[node], low[other])
+            elif other in stack:
+                low[node] = min(low[node], index[other])
+        if low[node] == index[node]:
+            place = stack.index(node)
+            group = stack[place:]
+            del stack[place:]
+            if len(group) > 1:
+                found.append(sorted(group))
+
+    for node in graph:
+        if node not in index:
+            visit(node)
+    return found
+
+
+def test_no_circle_of_files() -> None:
+    graph = {module: {other for _, other in _imports(module)} for module in FILES}
+    # The package's own file holds nothing that others import.
+    assert circles(graph) == []
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "from gradflow import b",
+        "from gradflow.b import x",
+        "import gradflow.b",
+        "def f():\n    from gradflow.b import x",
+        "import importlib\nimportlib.import_module('gradflow.b')",
+        "m = import_module('gradflow.b')",
+        "NAME = 'gradflow.b'",
+        "from .b import x",
+    ],
+)
+def test_every_way_to_import_is_seen(source: str) -> None:
+    known = {"gradflow": 0, "gradflow.a": 0, "gradflow.b": 0}
+    assert "gradflow.b" in [other for _, other in imports_of(source, "gradflow", known)]
+
+
+def test_imports_for_type_checkers_are_not_counted() -> None:
+    source = "if TYPE_CHECKING:\n    from gradflow import b\nelse:\n    from gradflow import a"
+    found = [other for _, other in imports_of(source, "gradflow", {"gradflow.a": 0, "gradflow.b": 0})]
+    assert found == ["gradflow.a"]
+
+
+def test_circles_are_found() -> None:
+    assert circles({"a": {"b"}, "b": {"c"}, "c": {"a"}, "d": {"a"}}) == [["a", "b", "c"]]
 
 
 def test_losses_know_nothing_of_optimizers() -> None:
     allowed = {"losses", "tree", "_dtypes", "_errors"}
-    for path in (ROOT / "losses").rglob("*.py"):
-        assert {room for _, room in _imports(path)} <= allowed, path.name
+    for module in FILES:
+        if _room(module) == "losses":
+            assert {_room(other) for _, other in _imports(module)} <= allowed, module
 
 
-def test_every_layer_names_a_file() -> None:
-    for name in LEVEL:
-        assert (ROOT / name).is_dir() or (ROOT / f"{name}.py").is_file(), name
+def test_results_know_nothing_of_plots() -> None:
+    for module in FILES:
+        if module.startswith("gradflow.lab._results"):
+            assert not [other for _, other in _imports(module) if "_plots" in other], module
 
 
 def test_importing_starts_no_backend_and_no_optional_dependency() -> None:

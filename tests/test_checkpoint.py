@@ -16,7 +16,7 @@ import safetensors.flax
 import safetensors.numpy
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
-from problems import small
+from trees import small
 
 import gradflow as gf
 

@@ -16,7 +16,8 @@ import pytest
 
 import gradflow as gf
 from gradflow import interop
-from gradflow._base import own_factories, stages_of
+from gradflow._core._transformation import stages_of
+from gradflow._expressions._registry import OWN_FACTORIES
 
 optax = pytest.importorskip("optax")
 flax_serialization = pytest.importorskip("flax.serialization")
@@ -281,7 +282,7 @@ def test_every_name_of_both_libraries_is_called() -> None:
     peer = Peer()
     both = {
         name
-        for name, factory in own_factories().items()
+        for name, factory in OWN_FACTORIES.items()
         if factory.kind == "transformation" and hasattr(peer, name)
     }
     called = {stage.expression.name for call in CALLS.values() for stage in stages_of(call(gf))}
@@ -289,7 +290,7 @@ def test_every_name_of_both_libraries_is_called() -> None:
     start = _start(dtype=np.float32)
     for name in STATELESS & both:
         required = {"threshold": 1.0, "f": lambda u, p: u}
-        factory = own_factories()[name]
+        factory = OWN_FACTORIES[name]
         needed = [n for n, p in factory.parameters.items() if p.default is p.empty]
         tx = getattr(gf, name)(**{n: required[n] for n in needed})
         assert not jax.tree.leaves(tx.init(start)), name

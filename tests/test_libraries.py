@@ -405,8 +405,8 @@ def _named_tuples(tree: Any) -> set[type]:
 
 
 def test_every_state_has_a_name_for_export() -> None:
-    from problems import small
     from specs import build, cases
+    from trees import small
 
     registered = set(state_types())
     names = [kind.__name__ for kind in registered]

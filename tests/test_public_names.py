@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 import gradflow as gf
-from gradflow._base import own_factories
+from gradflow._expressions._registry import OWN_FACTORIES
 
 ROOMS = ["tree", "schedules", "transforms", "wrappers", "optimizers", "losses"]
 TOP_LEVEL_ROOMS = ["losses", "schedules", "transforms", "wrappers", "optimizers"]
@@ -45,8 +45,8 @@ def test_every_room_is_reached_by_its_name() -> None:
 
 
 def test_every_factory_is_public() -> None:
-    for name, factory in own_factories().items():
-        assert getattr(gf, name) is factory.public[0], name
+    for name, factory in OWN_FACTORIES.items():
+        assert getattr(gf, name) is factory.function, name
 
 
 def test_no_module_or_helper_leaks_to_the_top() -> None:

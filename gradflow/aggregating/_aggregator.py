@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 from typing import Any, Protocol
 
-from gradflow._base import GradientTransformation, OptState, Params
+from gradflow._core._transformation import GradientTransformation
+from gradflow._types import OptState, Params
 
 PerElementUpdates = Any
 AggregatedUpdates = Any

@@ -6,19 +6,13 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from gradflow._base import (
-    EmptyState,
-    GradientTransformation,
-    OptState,
-    Pair,
-    Params,
-    Updates,
-    transformation,
-)
-from gradflow._compose import chain, identity, init_empty_state
-from gradflow._hyper import Size
-from gradflow._leafwise import Scalars, leafwise
-from gradflow._state import first_moment, increment, wide, zero_scalar
+from gradflow._core._compose import chain, identity, init_empty_state
+from gradflow._core._decorators import transformation
+from gradflow._core._transformation import GradientTransformation
+from gradflow._expressions._arguments import Size
+from gradflow._rules._leafwise import Scalars, leafwise
+from gradflow._rules._state import at_least_float32, first_moment, increment, zero_scalar
+from gradflow._types import EmptyState, OptState, Pair, Params, Updates
 from gradflow.aggregating._aggregator import Aggregator, MaybeAxis
 from gradflow.aggregating._examples import check_axis, means
 
@@ -68,7 +62,7 @@ def average_per_element_updates(per_elt_axis: int | Sequence[int] = 0) -> Pair:
     return Aggregator(init_empty_state, update)
 
 
-@transformation(elementwise=True)
+@transformation(packable=True)
 def accumulate_avg_updates(accumulation_steps: Size) -> Pair | GradientTransformation:
     """The mean of the updates of several calls, let out on the last of them; zeros on the others.
 
@@ -81,7 +75,7 @@ def accumulate_avg_updates(accumulation_steps: Size) -> Pair | GradientTransform
         return identity()
 
     def init(params: Params) -> OptState:
-        mean = jax.tree.map(lambda p: first_moment(p, wide(p.dtype)), params)
+        mean = jax.tree.map(lambda p: first_moment(p, at_least_float32(p.dtype)), params)
         return AccumulateAvgUpdatesState(zero_scalar(params), zero_scalar(params, bool, False), mean)
 
     def update(
@@ -98,7 +92,7 @@ def accumulate_avg_updates(accumulation_steps: Size) -> Pair | GradientTransform
     return init, update
 
 
-@transformation(elementwise=True)
+@transformation(packable=True)
 def average_incrementally_updates(
     per_elt_axis: MaybeAxis, accumulation_steps: Size
 ) -> GradientTransformation:

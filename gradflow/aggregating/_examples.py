@@ -7,11 +7,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gradflow._axes import refuse_varying
+from gradflow._calls._context import stage_name
 from gradflow._dtypes import compute_dtype
 from gradflow._errors import describe
-from gradflow._frames import stage_name
-from gradflow._leafwise import abs_sq
+from gradflow._rules._math import abs_sq
+from gradflow._rules._mesh_axes import refuse_varying
 from gradflow.aggregating._aggregator import PerElementUpdates
 from gradflow.tree._paths import path_string, show
 

@@ -3,16 +3,17 @@
 from typing import Any, cast
 
 from gradflow import tree
-from gradflow._base import GradientTransformation, OptState, Pair, Params, Updates, transformation
-from gradflow._checks import check_like, promote_to_params, refuse_state
+from gradflow._calls._checks import check_like, promote_to_params, refuse_state
+from gradflow._calls._context import stage_name
+from gradflow._core._decorators import transformation
+from gradflow._core._transformation import GradientTransformation, stage_of
 from gradflow._errors import describe
-from gradflow._frames import stage_name
-from gradflow._stage import stage_of
+from gradflow._types import OptState, Pair, Params, Updates
 from gradflow.aggregating._aggregator import Aggregator
-from gradflow.wrappers._branch import update_if
+from gradflow.wrappers._conditional import update_if
 
 
-@transformation(elementwise=True)
+@transformation(packable=True)
 def process(
     preprocessor: GradientTransformation,
     aggregator: GradientTransformation,

@@ -8,20 +8,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from gradflow import tree
-from gradflow._base import (
-    EmptyState,
-    GradientTransformation,
-    OptState,
-    Pair,
-    Params,
-    Updates,
-    transformation,
-)
-from gradflow._compose import chain, identity, init_empty_state
+from gradflow._core._compose import chain, identity, init_empty_state
+from gradflow._core._decorators import transformation
+from gradflow._core._transformation import GradientTransformation
 from gradflow._errors import describe
-from gradflow._hyper import Decay, Size
-from gradflow._leafwise import Scalars, abs_sq, leafwise, one_minus_power
-from gradflow._state import first_moment, increment, second_moment, wide, zero_scalar
+from gradflow._expressions._arguments import Decay, Size
+from gradflow._rules._leafwise import Scalars, leafwise
+from gradflow._rules._math import abs_sq, one_minus_power
+from gradflow._rules._state import at_least_float32, first_moment, increment, second_moment, zero_scalar
+from gradflow._types import EmptyState, OptState, Pair, Params, Updates
 from gradflow.aggregating._aggregator import Aggregator
 from gradflow.aggregating._examples import (
     check_axis,
@@ -102,7 +97,7 @@ def get_per_element_mean_and_sum_sq_diff_grads(
         return PerElementMeanAndSumSqDiffGradsState(
             micro_step=zero_scalar(params),
             ready=zero_scalar(params, bool, False),
-            mean_grads=jax.tree.map(lambda p: first_moment(p, wide(p.dtype)), params),
+            mean_grads=jax.tree.map(lambda p: first_moment(p, at_least_float32(p.dtype)), params),
             sum_sq_diff_grads=second_moment(params),
         )
 
@@ -163,7 +158,7 @@ def track_per_element_mean_and_variance_with_ema(ema_decay: Decay = 0.9) -> Pair
         return PerElementMeanAndVarianceEMAState(
             count=zero_scalar(params),
             ema_decay=zero_scalar(params, np.float32) + jnp.asarray(ema_decay, np.float32),
-            mean_grads_ema=jax.tree.map(lambda p: first_moment(p, wide(p.dtype)), params),
+            mean_grads_ema=jax.tree.map(lambda p: first_moment(p, at_least_float32(p.dtype)), params),
             variance_grads_ema=second_moment(params),
         )
 

@@ -8,14 +8,14 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from gradflow._dtypes import is_inexact
-from gradflow.checkpoint._places import Place
+from gradflow.checkpoint._state_paths import StatePath
 from gradflow.tree._paths import near
 
 
 class Entry(NamedTuple):
     """A place, what its array is, and whether it is a moment: what a rule has learnt of the parameters."""
 
-    place: Place
+    place: StatePath
     dtype: Any
     shape: tuple[int, ...]
     moment: bool = False
@@ -42,7 +42,7 @@ def find_moments(wanted: Entries, saved: Entries, known: frozenset[str]) -> tupl
     return next(marked), next(marked)
 
 
-def parameter_of(place: Place, known: frozenset[str]) -> str | None:
+def parameter_of(place: StatePath, known: frozenset[str]) -> str | None:
     """The path of the parameter for which something is kept: one array, or several as by SM3."""
     words = place.path.split("/") if place.path else []
     above = ("/".join(words[:n]) for n in range(len(words), -1, -1))
@@ -140,7 +140,7 @@ class Matching:
             self.pairs[name] = found[0]
 
 
-def _shared(place: Place, other: Place) -> int:
+def _shared(place: StatePath, other: StatePath) -> int:
     """How many labels two places share, counted from the stage outwards."""
     both = zip(reversed(place.stage), reversed(other.stage), strict=False)
     return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], both))
@@ -177,11 +177,11 @@ def refuse_loss(
             )
 
 
-def _without(entries: Entries, kept: Iterable[str]) -> dict[Any, list[Place]]:
+def _without(entries: Entries, kept: Iterable[str]) -> dict[Any, list[StatePath]]:
     """By stage and rule, the moments for parameters of which it keeps none."""
     places = {name: each.place for name, each in entries.items() if each.moment}
     has_some = {(*places[name][:2], places[name].path) for name in kept if name in places}
-    moments: dict[Any, list[Place]] = defaultdict(list)
+    moments: dict[Any, list[StatePath]] = defaultdict(list)
     for place in places.values():
         if (*place[:2], place.path) not in has_some:
             moments[place[:2]].append(place)

@@ -8,12 +8,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gradflow._base import GradientTransformation, OptState, Params, as_transformation
-from gradflow._config import to_config
+from gradflow._core._plain_pairs import as_transformation
+from gradflow._core._transformation import GradientTransformation
 from gradflow._errors import describe
-from gradflow._packed import abstract_tree, pack_as, unpack_all
+from gradflow._expressions._config import to_config
+from gradflow._types import OptState, Params
 from gradflow.checkpoint._matching import Entries, Entry, Matching, find_moments, refuse_loss, some
-from gradflow.checkpoint._places import Place, locate
+from gradflow.checkpoint._state_paths import StatePath, locate
+from gradflow.packed._pack import abstract_tree, pack_as, unpack_all
 from gradflow.tree._paths import near, paths
 from gradflow.wrappers import LookaheadParams
 
@@ -156,7 +158,7 @@ def _read(d: Mapping[str, Any], wanted: Entries, strict: bool) -> tuple[Entries,
     entries = {name: wanted[name] for name in strange if name in wanted}  # renamed by hand
     for name, about in leaves.items():
         if name in d:
-            place = Place(tuple(about["stage"]), about["rule"], about["field"], about["path"])
+            place = StatePath(tuple(about["stage"]), about["rule"], about["field"], about["path"])
             entries[name] = Entry(place, jnp.dtype(about["dtype"]), tuple(about["shape"]))
     return entries, {name: about["key"] for name, about in leaves.items() if about["key"]}
 

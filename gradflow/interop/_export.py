@@ -3,7 +3,8 @@
 import functools
 import importlib
 
-from gradflow._base import GradientTransformation
+from gradflow import _api
+from gradflow._core._transformation import GradientTransformation
 
 
 def register_for_export() -> None:
@@ -27,7 +28,7 @@ def _register() -> None:
 
 def state_types() -> list[type]:
     """gradflow's public NamedTuples of arrays: all that states are made of."""
-    public = vars(importlib.import_module("gradflow._names")).values()
+    public = vars(_api).values()
     kinds = {
         kind
         for kind in public

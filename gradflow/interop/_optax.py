@@ -3,8 +3,8 @@
 import importlib
 from typing import Any
 
-from gradflow._base import GradientTransformation, as_transformation
-from gradflow._stage import stage_of
+from gradflow._core._plain_pairs import as_transformation
+from gradflow._core._transformation import GradientTransformation, stage_of
 
 
 def to_optax(tx: GradientTransformation) -> Any:

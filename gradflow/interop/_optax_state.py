@@ -7,20 +7,24 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gradflow._base import (
-    Factory,
-    GradientTransformation,
-    OptState,
-    Params,
-    ScheduledState,
-    as_transformation,
-    stages_of,
-)
+from gradflow._core._plain_pairs import as_transformation
+from gradflow._core._transformation import GradientTransformation, stages_of
 from gradflow._dtypes import is_complex, is_inexact
 from gradflow._errors import describe
-from gradflow._leafwise import one_minus_power
-from gradflow._state import place
-from gradflow.interop._walk import OWN_TIME, below, clock_of, entries, is_leaf, only_leaf, remembers, row_of
+from gradflow._expressions._factory import Factory
+from gradflow._rules._math import one_minus_power
+from gradflow._rules._state import replicate_like
+from gradflow._types import OptState, Params, ScheduledState
+from gradflow.interop._state_traversal import (
+    OWN_TIME,
+    below,
+    entries,
+    is_leaf,
+    only_leaf,
+    remembers,
+    row_of,
+    step_count_of,
+)
 from gradflow.tree._paths import children, segment, show
 
 
@@ -46,7 +50,7 @@ def from_optax_state(
     """
     tx = as_transformation(tx, "from_optax_state", "argument 'tx'")
     ours = jax.eval_shape(tx.init, params)
-    return _Reader(tx, params, count).read("", ours, state, clock_of(ours, state))
+    return _Reader(tx, params, count).read("", ours, state, step_count_of(ours, state))
 
 
 class _Reader:
@@ -89,7 +93,7 @@ class _Reader:
         for name, (_, child) in zip(names, pairs, strict=True):
             inside = clock
             if type(ours).__name__ in OWN_TIME:
-                inside = given.get("gradient_step", clock_of(child, given[name]))
+                inside = given.get("gradient_step", step_count_of(child, given[name]))
             parts.append(self.read(below(path, name), child, given[name], inside))
         whole = jax.tree.unflatten(structure, parts)
         meant = _MEANT.get(type(ours).__name__)
@@ -175,7 +179,7 @@ class _Reader:
         if is_complex(value.dtype) and not is_complex(ours.dtype):
             value = value.real  # an average of |g|^2, which Optax keeps in the gradient's dtype
         copied = jnp.array(value, ours.dtype, copy=True).reshape(ours.shape)
-        return place(copied, self.params) if ours.shape == () else copied
+        return replicate_like(copied, self.params) if ours.shape == () else copied
 
 
 def _signs(reader: _Reader, path: str, state: Any) -> Any:

@@ -13,28 +13,29 @@ Each trains on a task by name, or on your own `loss_fn`, `params` and `batches`,
 `pip install "gradflow-jax[lab]"`, and is imported only when it is used.
 """
 
-from gradflow.lab._compare import compare as compare
-from gradflow.lab._landscapes import LANDSCAPES as LANDSCAPES
-from gradflow.lab._landscapes import Landscape as Landscape
-from gradflow.lab._parse import parse as parse
-from gradflow.lab._rate_finder import RateCurve as RateCurve
-from gradflow.lab._rate_finder import rate_finder as rate_finder
-from gradflow.lab._result import Comparison as Comparison
-from gradflow.lab._result import Entry as Entry
-from gradflow.lab._schedule_plot import ScheduleCurves as ScheduleCurves
-from gradflow.lab._schedule_plot import schedule_plot as schedule_plot
-from gradflow.lab._space import Range as Range
-from gradflow.lab._state_plot import Histogram as Histogram
-from gradflow.lab._state_plot import StateHistory as StateHistory
-from gradflow.lab._state_plot import state_plot as state_plot
-from gradflow.lab._sweep import sweep as sweep
-from gradflow.lab._sweep_result import SweepResult as SweepResult
-from gradflow.lab._sweep_result import Trial as Trial
-from gradflow.lab._task import Task as Task
-from gradflow.lab._tasks import task as task
-from gradflow.lab._trajectory import Path as Path
-from gradflow.lab._trajectory import Trajectories as Trajectories
-from gradflow.lab._trajectory import trajectory as trajectory
+from gradflow.lab import _plots as _plots  # registers how results are drawn
+from gradflow.lab._candidates._parse import parse as parse
+from gradflow.lab._candidates._search_space import Range as Range
+from gradflow.lab._experiments._compare import compare as compare
+from gradflow.lab._experiments._rate_finder import rate_finder as rate_finder
+from gradflow.lab._experiments._schedules import schedule_plot as schedule_plot
+from gradflow.lab._experiments._state_history import state_plot as state_plot
+from gradflow.lab._experiments._sweep import sweep as sweep
+from gradflow.lab._experiments._trajectory import trajectory as trajectory
+from gradflow.lab._results._comparison import Comparison as Comparison
+from gradflow.lab._results._comparison import Entry as Entry
+from gradflow.lab._results._rate_curve import RateCurve as RateCurve
+from gradflow.lab._results._schedule_curves import ScheduleCurves as ScheduleCurves
+from gradflow.lab._results._state_history import Histogram as Histogram
+from gradflow.lab._results._state_history import StateHistory as StateHistory
+from gradflow.lab._results._sweep import SweepResult as SweepResult
+from gradflow.lab._results._sweep import Trial as Trial
+from gradflow.lab._results._trajectories import Path as Path
+from gradflow.lab._results._trajectories import Trajectories as Trajectories
+from gradflow.lab._tasks._catalog import task as task
+from gradflow.lab._tasks._task import Task as Task
+from gradflow.lab._tasks._test_functions import LANDSCAPES as LANDSCAPES
+from gradflow.lab._tasks._test_functions import Landscape as Landscape
 from gradflow.lab._writers import CsvWriter as CsvWriter
 from gradflow.lab._writers import MetricsWriter as MetricsWriter
 from gradflow.lab._writers import TensorBoardWriter as TensorBoardWriter

@@ -4,12 +4,14 @@ from typing import Any, NamedTuple
 
 import jax
 
-from gradflow._base import GradientTransformation, OptState, Pair, Params, Updates, transformation
-from gradflow._compose import chain
-from gradflow._hyper import Decay, NonNegative, Positive, Rate
-from gradflow._leafwise import abs_sq, leafwise, safe_sqrt
-from gradflow._select import MaskOrFn
-from gradflow._state import first_moment, increment, second_moment, zero_scalar
+from gradflow._core._compose import chain
+from gradflow._core._decorators import transformation
+from gradflow._core._transformation import GradientTransformation
+from gradflow._expressions._arguments import Decay, NonNegative, Positive, Rate
+from gradflow._rules._leafwise import leafwise
+from gradflow._rules._math import abs_sq, safe_sqrt
+from gradflow._rules._state import first_moment, increment, second_moment, zero_scalar
+from gradflow._types import MaskOrFn, OptState, Pair, Params, Updates
 from gradflow.optimizers._adam import adam_scalars
 from gradflow.transforms import add_decayed_weights, scale_by_learning_rate
 
@@ -37,7 +39,7 @@ def nesterov_belief_rule(g: jax.Array, mu: jax.Array, nu: jax.Array, s: Any) -> 
     return ahead / (safe_sqrt(s.debias2 * nu) + s.eps), mu, nu
 
 
-@transformation(elementwise=True)
+@transformation(packable=True)
 def scale_by_belief(
     b1: Decay = 0.9,
     b2: Decay = 0.999,

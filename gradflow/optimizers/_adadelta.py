@@ -4,12 +4,14 @@ from typing import Any, NamedTuple
 
 import jax
 
-from gradflow._base import GradientTransformation, OptState, Pair, Params, Updates, transformation
-from gradflow._compose import chain
-from gradflow._hyper import Decay, NonNegative, Positive, Rate
-from gradflow._leafwise import Scalars, abs_sq, leafwise, safe_sqrt
-from gradflow._select import MaskOrFn
-from gradflow._state import second_moment
+from gradflow._core._compose import chain
+from gradflow._core._decorators import transformation
+from gradflow._core._transformation import GradientTransformation
+from gradflow._expressions._arguments import Decay, NonNegative, Positive, Rate
+from gradflow._rules._leafwise import Scalars, leafwise
+from gradflow._rules._math import abs_sq, safe_sqrt
+from gradflow._rules._state import second_moment
+from gradflow._types import MaskOrFn, OptState, Pair, Params, Updates
 from gradflow.transforms import add_decayed_weights, scale_by_learning_rate
 
 
@@ -35,7 +37,7 @@ def adadelta_rule(g: jax.Array, e_g: jax.Array, e_x: jax.Array, s: Any) -> tuple
     return u, e_g, s.rho * e_x + s.c * abs_sq(again)
 
 
-@transformation(elementwise=True)
+@transformation(packable=True)
 def scale_by_adadelta(rho: Decay = 0.9, eps: Positive = 1e-6) -> Pair:
     """Divides the gradient by its own size and multiplies it by that of past updates.
 

@@ -8,15 +8,17 @@ import jax.numpy as jnp
 import numpy as np
 
 from gradflow import tree
-from gradflow._axes import refuse_varying
-from gradflow._base import GradientTransformation, OptState, Pair, Params, Updates, transformation
-from gradflow._checks import check_like
-from gradflow._compose import chain
+from gradflow._calls._checks import check_like
+from gradflow._core._compose import chain
+from gradflow._core._decorators import transformation
+from gradflow._core._transformation import GradientTransformation
 from gradflow._dtypes import real_dtype
-from gradflow._hyper import Decay, Finite, NonNegative, Positive, Rate, Size
-from gradflow._leafwise import Scalars, abs_sq, as_scalar, bind, leafwise, safe_sqrt
-from gradflow._select import MaskOrFn
-from gradflow._state import increment, wide, zero_scalar
+from gradflow._expressions._arguments import Decay, Finite, NonNegative, Positive, Rate, Size
+from gradflow._rules._leafwise import Scalars, as_scalar, leafwise, specialize
+from gradflow._rules._math import abs_sq, safe_sqrt
+from gradflow._rules._mesh_axes import refuse_varying
+from gradflow._rules._state import at_least_float32, increment, zero_scalar
+from gradflow._types import MaskOrFn, OptState, Pair, Params, Updates
 from gradflow.transforms import (
     add_decayed_weights,
     clip_by_block_rms,
@@ -120,7 +122,7 @@ def scale_by_factored_rms(
     Averages are held in float32 at least. Raises ValueError inside `shard_map` where a matrix is a piece:
     its rows would not be whole. Source: Shazeer & Stern 2018, arXiv:1804.04235.
     """
-    rule = bind(factored_rms_rule, factored=factored, min_size=min_dim_size_to_factor)
+    rule = specialize(factored_rms_rule, factored=factored, min_size=min_dim_size_to_factor)
 
     def axes_of(x: Any) -> _Axes | None:
         return _factored_axes(x.shape, factored, min_dim_size_to_factor)
@@ -134,7 +136,7 @@ def scale_by_factored_rms(
 
     def init(params: Params) -> OptState:
         def leaf(p: Any) -> tuple[Any, Any, Any]:
-            dtype = wide(real_dtype(p.dtype))
+            dtype = at_least_float32(real_dtype(p.dtype))
             return parts(tree.zeros_like(p, dtype), lambda: zero_scalar(p, dtype).reshape(1))
 
         return FactoredState(zero_scalar(params), *_columns(leaf, params))

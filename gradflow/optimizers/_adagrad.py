@@ -4,11 +4,14 @@ from typing import Any, NamedTuple
 
 import jax
 
-from gradflow._base import GradientTransformation, OptState, Pair, Params, Updates, transformation
-from gradflow._compose import chain
-from gradflow._hyper import InitialNonNegative, Positive, Rate
-from gradflow._leafwise import abs_sq, leafwise, safe_sqrt
-from gradflow._state import second_moment
+from gradflow._core._compose import chain
+from gradflow._core._decorators import transformation
+from gradflow._core._transformation import GradientTransformation
+from gradflow._expressions._arguments import InitialNonNegative, Positive, Rate
+from gradflow._rules._leafwise import leafwise
+from gradflow._rules._math import abs_sq, safe_sqrt
+from gradflow._rules._state import second_moment
+from gradflow._types import OptState, Pair, Params, Updates
 from gradflow.transforms import scale_by_learning_rate
 
 
@@ -24,7 +27,7 @@ def adagrad_rule(g: jax.Array, total: jax.Array, s: Any) -> tuple[jax.Array, ...
     return g / safe_sqrt(total + s.eps), total
 
 
-@transformation(elementwise=True)
+@transformation(packable=True)
 def scale_by_rss(initial_accumulator_value: InitialNonNegative = 0.1, eps: Positive = 1e-7) -> Pair:
     """Divides the gradient by the root of the sum of all its squares.
 

@@ -5,12 +5,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from gradflow._base import GradientTransformation, OptState, Pair, Params, Updates, transformation
-from gradflow._compose import chain
-from gradflow._hyper import Decay, NonNegative, Positive, Rate
-from gradflow._leafwise import Scalars, leafwise, one_minus_power
-from gradflow._select import MaskOrFn
-from gradflow._state import first_moment, increment, second_moment, zero_scalar
+from gradflow._core._compose import chain
+from gradflow._core._decorators import transformation
+from gradflow._core._transformation import GradientTransformation
+from gradflow._expressions._arguments import Decay, NonNegative, Positive, Rate
+from gradflow._rules._leafwise import Scalars, leafwise
+from gradflow._rules._math import one_minus_power
+from gradflow._rules._state import first_moment, increment, second_moment, zero_scalar
+from gradflow._types import MaskOrFn, OptState, Pair, Params, Updates
 from gradflow.optimizers._adam import ScaleByAdamState
 from gradflow.transforms import add_decayed_weights, scale_by_learning_rate
 
@@ -28,7 +30,7 @@ def adamax_rule(g: jax.Array, mu: jax.Array, nu: jax.Array, s: Any) -> tuple[jax
     return s.debias1 * mu / nu, mu, nu
 
 
-@transformation(elementwise=True)
+@transformation(packable=True)
 def scale_by_adamax(b1: Decay = 0.9, b2: Decay = 0.999, eps: Positive = 1e-8) -> Pair:
     """Divides the averaged gradient by a decaying maximum of its size.
 

@@ -5,12 +5,14 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from gradflow._base import GradientTransformation, OptState, Pair, Params, Updates, transformation
-from gradflow._compose import chain
-from gradflow._hyper import Decay, NonNegative, Positive, Rate
-from gradflow._leafwise import Scalars, abs_sq, leafwise, one_minus_power, safe_sqrt
-from gradflow._select import MaskOrFn
-from gradflow._state import first_moment, increment, second_moment, zero_scalar
+from gradflow._core._compose import chain
+from gradflow._core._decorators import transformation
+from gradflow._core._transformation import GradientTransformation
+from gradflow._expressions._arguments import Decay, NonNegative, Positive, Rate
+from gradflow._rules._leafwise import Scalars, leafwise
+from gradflow._rules._math import abs_sq, one_minus_power, safe_sqrt
+from gradflow._rules._state import first_moment, increment, second_moment, zero_scalar
+from gradflow._types import MaskOrFn, OptState, Pair, Params, Updates
 from gradflow.transforms import add_decayed_weights, scale_by_learning_rate
 
 
@@ -54,7 +56,7 @@ def adan_rule(
     return ahead / (safe_sqrt(s.debias3 * n + s.eps_root) + s.eps), m, v, n, jnp.copy(g)
 
 
-@transformation(steps="t", elementwise=True)
+@transformation(steps="t", packable=True)
 def scale_by_adan(
     b1: Decay = 0.98,
     b2: Decay = 0.92,

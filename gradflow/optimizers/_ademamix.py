@@ -5,12 +5,14 @@ from typing import Any, NamedTuple
 import jax
 
 from gradflow import tree
-from gradflow._base import GradientTransformation, OptState, Pair, Params, Updates, transformation
-from gradflow._compose import chain
-from gradflow._hyper import Decay, NonNegative, Positive, Rate
-from gradflow._leafwise import Scalars, abs_sq, leafwise, safe_sqrt
-from gradflow._select import MaskOrFn
-from gradflow._state import first_moment, increment, second_moment, wide, zero_scalar
+from gradflow._core._compose import chain
+from gradflow._core._decorators import transformation
+from gradflow._core._transformation import GradientTransformation
+from gradflow._expressions._arguments import Decay, NonNegative, Positive, Rate
+from gradflow._rules._leafwise import Scalars, leafwise
+from gradflow._rules._math import abs_sq, safe_sqrt
+from gradflow._rules._state import at_least_float32, first_moment, increment, second_moment, zero_scalar
+from gradflow._types import MaskOrFn, OptState, Pair, Params, Updates
 from gradflow.optimizers._adam import adam_scalars
 from gradflow.transforms import add_decayed_weights, scale_by_learning_rate
 
@@ -41,7 +43,7 @@ def ademamix_rule(g: jax.Array, m1: jax.Array, m2: jax.Array, nu: jax.Array, s: 
     return u, m1, m2, nu
 
 
-@transformation(elementwise=True)
+@transformation(packable=True)
 def scale_by_ademamix(
     b1: Decay = 0.9,
     b2: Decay = 0.999,
@@ -71,7 +73,7 @@ def scale_by_ademamix(
     """
 
     def init(params: Params) -> OptState:
-        slow = jax.tree.map(lambda p: tree.zeros_like(p, mu_dtype or wide(p.dtype)), params)
+        slow = jax.tree.map(lambda p: tree.zeros_like(p, mu_dtype or at_least_float32(p.dtype)), params)
         return ScaleByAdemamixState(
             zero_scalar(params),
             zero_scalar(params),

@@ -6,11 +6,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from gradflow._base import GradientTransformation, OptState, Pair, Params, Updates, transformation
-from gradflow._compose import chain
-from gradflow._hyper import Decay, Positive, Rate
-from gradflow._leafwise import Scalars, abs_sq, leafwise, safe_sqrt
-from gradflow._state import first_moment, increment, second_moment, zero_scalar
+from gradflow._core._compose import chain
+from gradflow._core._decorators import transformation
+from gradflow._core._transformation import GradientTransformation
+from gradflow._expressions._arguments import Decay, Positive, Rate
+from gradflow._rules._leafwise import Scalars, leafwise
+from gradflow._rules._math import abs_sq, safe_sqrt
+from gradflow._rules._state import first_moment, increment, second_moment, zero_scalar
+from gradflow._types import OptState, Pair, Params, Updates
 from gradflow.optimizers._adam import ScaleByAdamState
 from gradflow.transforms import scale_by_learning_rate
 
@@ -46,7 +49,7 @@ def nesterov_adopt_rule(g: jax.Array, mu: jax.Array, nu: jax.Array, s: Any) -> t
     return s.keep1 * mu + s.gain1 * scaled, mu, s.keep2 * nu + s.gain2 * abs_sq(g)
 
 
-@transformation(leaves="real", elementwise=True)
+@transformation(leaves="real", packable=True)
 def scale_by_adopt(
     b1: Decay = 0.9,
     b2: Decay = 0.9999,

@@ -5,11 +5,14 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from gradflow._base import GradientTransformation, OptState, Pair, Params, Updates, transformation
-from gradflow._compose import chain
-from gradflow._hyper import Decay, NonNegative, Positive, Rate
-from gradflow._leafwise import Scalars, abs_sq, leafwise, one_minus_power, safe_sqrt
-from gradflow._state import first_moment, increment, second_moment, zero_scalar
+from gradflow._core._compose import chain
+from gradflow._core._decorators import transformation
+from gradflow._core._transformation import GradientTransformation
+from gradflow._expressions._arguments import Decay, NonNegative, Positive, Rate
+from gradflow._rules._leafwise import Scalars, leafwise
+from gradflow._rules._math import abs_sq, one_minus_power, safe_sqrt
+from gradflow._rules._state import first_moment, increment, second_moment, zero_scalar
+from gradflow._types import OptState, Pair, Params, Updates
 from gradflow.transforms import scale_by_learning_rate
 
 
@@ -60,7 +63,7 @@ def raw_amsgrad_rule(
     return s.debias1 * mu / (safe_sqrt(s.debias2 * nu_max + s.eps_root) + s.eps), mu, nu, nu_max
 
 
-@transformation(elementwise=True)
+@transformation(packable=True)
 def scale_by_amsgrad(
     b1: Decay = 0.9,
     b2: Decay = 0.999,

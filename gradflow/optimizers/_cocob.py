@@ -6,13 +6,14 @@ import jax
 import jax.numpy as jnp
 
 from gradflow import tree
-from gradflow._base import GradientTransformation, OptState, Pair, Params, Updates, transformation
-from gradflow._compose import chain
-from gradflow._hyper import NonNegative, Positive, Rate
-from gradflow._leafwise import leafwise
-from gradflow._select import MaskOrFn
-from gradflow._state import second_moment, wide
-from gradflow.optimizers._estimate import InitialPositive
+from gradflow._core._compose import chain
+from gradflow._core._decorators import transformation
+from gradflow._core._transformation import GradientTransformation
+from gradflow._expressions._arguments import NonNegative, Positive, Rate
+from gradflow._rules._leafwise import leafwise
+from gradflow._rules._state import at_least_float32, second_moment
+from gradflow._types import MaskOrFn, OptState, Pair, Params, Updates
+from gradflow.optimizers._distance_estimate import InitialPositive
 from gradflow.transforms import add_decayed_weights, scale_by_learning_rate
 
 
@@ -48,7 +49,7 @@ def cocob_rule(
     return target - p, jnp.copy(p0), theta, scale, total, reward
 
 
-@transformation(leaves="real", elementwise=True)
+@transformation(leaves="real", packable=True)
 def scale_by_cocob(alpha: Positive = 100.0, eps: InitialPositive = 1e-8) -> Pair:
     """Coin betting, each number of a parameter for itself. It descends: no learning rate follows.
 
@@ -67,7 +68,7 @@ def scale_by_cocob(alpha: Positive = 100.0, eps: InitialPositive = 1e-8) -> Pair
 
     def init(params: Params) -> OptState:
         theta, total, reward = (
-            jax.tree.map(lambda p: tree.zeros_like(p, wide(p.dtype)), params) for _ in range(3)
+            jax.tree.map(lambda p: tree.zeros_like(p, at_least_float32(p.dtype)), params) for _ in range(3)
         )
         start = jax.tree.map(lambda p: jnp.array(p, p.dtype, copy=True), params)
         return COCOBState(start, theta, second_moment(params, value=eps), total, reward)

@@ -5,13 +5,21 @@ from typing import Any, NamedTuple
 import jax
 
 from gradflow import tree
-from gradflow._axes import refuse_varying
-from gradflow._base import OptState, Pair, Params, Updates, transformation
-from gradflow._hyper import NonNegative, Positive, Rate
-from gradflow._leafwise import Scalars, abs_sq, as_scalar, leafwise, safe_sqrt
-from gradflow._report import report
-from gradflow._state import increment, second_moment, wide, zero_scalar
-from gradflow.optimizers._estimate import InitialPositive, bias_factor, check_betas, larger, scalar_dtype
+from gradflow._calls._reports import report
+from gradflow._core._decorators import transformation
+from gradflow._expressions._arguments import NonNegative, Positive, Rate
+from gradflow._rules._leafwise import Scalars, as_scalar, leafwise
+from gradflow._rules._math import abs_sq, safe_sqrt
+from gradflow._rules._mesh_axes import refuse_varying
+from gradflow._rules._state import at_least_float32, increment, second_moment, zero_scalar
+from gradflow._types import OptState, Pair, Params, Updates
+from gradflow.optimizers._distance_estimate import (
+    InitialPositive,
+    bias_factor,
+    check_betas,
+    grow_estimate,
+    scalar_dtype,
+)
 
 
 class DAdaptAdamWState(NamedTuple):
@@ -80,7 +88,9 @@ def dadapt_adamw(
     def init(params: Params) -> OptState:
         dtype = scalar_dtype(params)
         d = zero_scalar(params, dtype) + as_scalar(estim_lr0, dtype)
-        zeros = [jax.tree.map(lambda p: tree.zeros_like(p, wide(p.dtype)), params) for _ in range(2)]
+        zeros = [
+            jax.tree.map(lambda p: tree.zeros_like(p, at_least_float32(p.dtype)), params) for _ in range(2)
+        ]
         return DAdaptAdamWState(
             zeros[0], second_moment(params), zeros[1], d, zero_scalar(params, dtype), zero_scalar(params)
         )
@@ -101,7 +111,7 @@ def dadapt_adamw(
             rate=rate, b1=b1, b2=b2, b3=b3, eps=eps, weight_decay=weight_decay,
         )  # fmt: skip
         size = rest * tree.norm(grad_sum, 1).astype(dtype)
-        d = larger(d, numerator, size)
+        d = grow_estimate(d, numerator, size)
         report("estim_lr", d)
         report("learning_rate", rate)
         return u, DAdaptAdamWState(exp_avg, exp_avg_sq, grad_sum, d, numerator, count)

@@ -6,17 +6,19 @@ import jax
 import jax.numpy as jnp
 
 from gradflow import tree
-from gradflow._axes import refuse_varying
-from gradflow._base import GradientTransformation, OptState, Pair, Params, Updates, transformation
-from gradflow._checks import check_like
-from gradflow._compose import chain, identity
-from gradflow._hyper import NonNegative, Positive, Rate
-from gradflow._leafwise import as_scalar, leafwise, safe_sqrt
-from gradflow._report import report
-from gradflow._select import MaskOrFn
-from gradflow._state import zero_scalar
+from gradflow._calls._checks import check_like
+from gradflow._calls._reports import report
+from gradflow._core._compose import chain, identity
+from gradflow._core._decorators import transformation
+from gradflow._core._transformation import GradientTransformation
+from gradflow._expressions._arguments import NonNegative, Positive, Rate
+from gradflow._rules._leafwise import as_scalar, leafwise
+from gradflow._rules._math import safe_sqrt
+from gradflow._rules._mesh_axes import refuse_varying
+from gradflow._rules._state import zero_scalar
+from gradflow._types import MaskOrFn, OptState, Pair, Params, Updates
+from gradflow.optimizers._distance_estimate import InitialPositive, scalar_dtype
 from gradflow.optimizers._dog import anchored_rule
-from gradflow.optimizers._estimate import InitialPositive, scalar_dtype
 from gradflow.transforms import add_decayed_weights, scale_by_learning_rate
 
 

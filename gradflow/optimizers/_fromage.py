@@ -5,12 +5,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from gradflow._axes import AxisName
-from gradflow._base import GradientTransformation, OptState, Pair, Params, Updates, transformation
-from gradflow._compose import chain
-from gradflow._hyper import NonNegative, Rate
-from gradflow._leafwise import Scalars, leafwise
-from gradflow._state import increment, zero_scalar
+from gradflow._core._compose import chain
+from gradflow._core._decorators import transformation
+from gradflow._core._transformation import GradientTransformation
+from gradflow._expressions._arguments import NonNegative, Rate
+from gradflow._rules._leafwise import Scalars, leafwise
+from gradflow._rules._mesh_axes import AxisName
+from gradflow._rules._state import increment, zero_scalar
+from gradflow._types import OptState, Pair, Params, Updates
 from gradflow.transforms import ScaleByScheduleState, scale_by_learning_rate, scale_by_trust_ratio
 
 

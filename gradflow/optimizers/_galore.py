@@ -7,30 +7,25 @@ import jax
 import jax.numpy as jnp
 
 from gradflow import tree
-from gradflow._axes import refuse_varying
-from gradflow._base import (
-    GradientTransformation,
-    OptState,
-    Pair,
-    Params,
-    Updates,
-    as_transformation,
-    stages_of,
-    transformation,
-)
-from gradflow._checks import check_like
-from gradflow._compose import chain
-from gradflow._hyper import NonNegative, Rate, Size
-from gradflow._leafwise import bind
-from gradflow._select import MaskOrFn, fill_in, is_absent
-from gradflow._state import increment, zero_scalar
+from gradflow._calls._checks import check_like
+from gradflow._core._compose import chain
+from gradflow._core._decorators import transformation
+from gradflow._core._plain_pairs import as_transformation
+from gradflow._core._transformation import GradientTransformation, stages_of
+from gradflow._expressions._arguments import NonNegative, Rate, Size
+from gradflow._rules._leafwise import specialize
+from gradflow._rules._mesh_axes import refuse_varying
+from gradflow._rules._state import increment, zero_scalar
+from gradflow._selection._absent import is_absent
+from gradflow._selection._partial_trees import fill_none
+from gradflow._types import MaskOrFn, OptState, Pair, Params, Updates
 from gradflow.optimizers._adam import scale_by_adam
 from gradflow.optimizers._matrices import (
     MatrixAxes,
-    gathered,
     leafwise_matrices,
     resolve_axes,
     to_matrices,
+    with_gathered,
 )
 from gradflow.transforms import add_decayed_weights, scale_by_learning_rate
 
@@ -63,7 +58,7 @@ def project_rule(
         new = jax.lax.cond(due, lambda: _leading(x, basis, rank), lambda: jnp.copy(basis))
         return (jnp.conj(new.mT) @ x if _is_wide(x) else x @ new), new
 
-    return gathered(both, g)
+    return with_gathered(both, g)
 
 
 def _leading(x: jax.Array, old: jax.Array, rank: int) -> jax.Array:
@@ -91,7 +86,7 @@ def restore_rule(
         x, back = to_matrices(g, axes)
         return back(s.scale * (basis @ u if _is_wide(x) else u @ jnp.conj(basis.mT)))
 
-    return gathered(whole, g), basis, g
+    return with_gathered(whole, g), basis, g
 
 
 def _is_wide(x: jax.Array) -> bool:
@@ -140,7 +135,7 @@ def scale_by_galore(
                 f"scale_by_galore: argument 'base_optimizer' must do without parameters, and "
                 f"{stage.expression.name} needs them; for weight decay use galore(weight_decay=...)"
             )
-    project = bind(project_rule, gap=update_proj_gap)
+    project = specialize(project_rule, gap=update_proj_gap)
 
     def axes_of(params: Params) -> Any:
         axes = resolve_axes(weight_dimension_numbers, params, GaLoreDimensionNumbers, at_least=2)
@@ -184,12 +179,12 @@ def scale_by_galore(
         low, projector = leafwise_matrices(
             project, axes, (matrices, state.projector), None, shapes=False, count=state.count
         )
-        low, base_state = base.update(fill_in(low, updates), state.base_optimizer_state, None, **extra)
+        low, base_state = base.update(fill_none(low, updates), state.base_optimizer_state, None, **extra)
         seen = jax.tree.map(lambda a, u: None if a is None else u, axes, low, is_leaf=is_absent)
         u, *_ = leafwise_matrices(
             restore_rule, axes, (seen, projector, matrices), None, shapes=False, scale=scale
         )
-        return fill_in(u, low), GaLoreState(increment(state.count), base_state, projector)
+        return fill_none(u, low), GaLoreState(increment(state.count), base_state, projector)
 
     return init, update
 

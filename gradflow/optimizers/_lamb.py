@@ -1,10 +1,11 @@
 """LAMB and LARS: trust ratios on top of Adam and of gradient descent with momentum."""
 
-from gradflow._axes import AxisName
-from gradflow._base import GradientTransformation, transformation
-from gradflow._compose import chain
-from gradflow._hyper import Decay, Fraction, NonNegative, Positive, Rate
-from gradflow._select import MaskOrFn
+from gradflow._core._compose import chain
+from gradflow._core._decorators import transformation
+from gradflow._core._transformation import GradientTransformation
+from gradflow._expressions._arguments import Decay, Fraction, NonNegative, Positive, Rate
+from gradflow._rules._mesh_axes import AxisName
+from gradflow._types import MaskOrFn
 from gradflow.optimizers._adam import scale_by_adam
 from gradflow.transforms import add_decayed_weights, scale_by_learning_rate, scale_by_trust_ratio, trace
 from gradflow.wrappers import masked

@@ -5,14 +5,15 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from gradflow._axes import AxisName, check_axis_name, global_norm, sum_axes
-from gradflow._base import OptState, Pair, Params, Updates, transformation
-from gradflow._checks import check_like
+from gradflow._calls._checks import check_like
+from gradflow._core._decorators import transformation
 from gradflow._dtypes import real_dtype
-from gradflow._hyper import Finite, Positive
-from gradflow._leafwise import as_scalar, bind, leafwise
-from gradflow._state import moment_dtype, wide, zero_scalar
-from gradflow.optimizers._estimate import InitialPositive
+from gradflow._expressions._arguments import Finite, Positive
+from gradflow._rules._leafwise import as_scalar, leafwise, specialize
+from gradflow._rules._mesh_axes import AxisName, check_axis_name, global_norm, sum_axes
+from gradflow._rules._state import at_least_float32, moment_dtype, zero_scalar
+from gradflow._types import OptState, Pair, Params, Updates
+from gradflow.optimizers._distance_estimate import InitialPositive
 
 
 class ScaleByDistanceOverGradientsState(NamedTuple):
@@ -58,14 +59,14 @@ def scale_by_distance_over_gradients(
         axes = sum_axes(axis_name, params)
 
         def first(p: jax.Array) -> jax.Array:
-            dtype = wide(real_dtype(p.dtype))
+            dtype = at_least_float32(real_dtype(p.dtype))
             norm = global_norm(p, axes).astype(dtype)
             return zero_scalar(p, dtype) + as_scalar(reps_rel, dtype) * (1 + norm)
 
         def start(p: jax.Array) -> jax.Array:
             return jnp.array(p, moment_dtype(p.dtype, param_dtype), copy=True)
 
-        total = jax.tree.map(lambda p: zero_scalar(p, wide(real_dtype(p.dtype))), params)
+        total = jax.tree.map(lambda p: zero_scalar(p, at_least_float32(real_dtype(p.dtype))), params)
         return ScaleByDistanceOverGradientsState(
             jax.tree.map(first, params), total, jax.tree.map(start, params)
         )
@@ -75,7 +76,7 @@ def scale_by_distance_over_gradients(
     ) -> tuple[Updates, ScaleByDistanceOverGradientsState]:
         check_like("updates", updates, "state", state.init_params)
         u, dist, total, start = leafwise(
-            bind(layerwise_rule, axes=sum_axes(axis_name, updates, params)),
+            specialize(layerwise_rule, axes=sum_axes(axis_name, updates, params)),
             (updates, state.max_dist, state.grad_sum_of_squares, state.init_params, params),
             shapes=False, eps=eps, global_scale=global_scale,
         )  # fmt: skip

@@ -9,14 +9,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from gradflow import tree
-from gradflow._axes import refuse_varying
-from gradflow._base import GradientTransformation, OptState, Pair, Params, Updates, transformation
-from gradflow._checks import check_like
-from gradflow._compose import chain, identity
+from gradflow._calls._checks import check_like
+from gradflow._calls._context import stage_name
+from gradflow._core._compose import chain, identity
+from gradflow._core._decorators import transformation
+from gradflow._core._transformation import GradientTransformation
 from gradflow._dtypes import promote
-from gradflow._frames import stage_name
-from gradflow._hyper import Rate, Size
-from gradflow._state import increment, wide, zero_scalar
+from gradflow._expressions._arguments import Rate, Size
+from gradflow._rules._mesh_axes import refuse_varying
+from gradflow._rules._state import at_least_float32, increment, zero_scalar
+from gradflow._types import OptState, Pair, Params, Updates
 from gradflow.transforms import scale_by_learning_rate, scale_by_zoom_linesearch
 from gradflow.tree._leaves import accumulator, path_at
 from gradflow.tree._paths import is_none
@@ -205,7 +207,7 @@ def _step(
     return direction, kept_params, kept, memory.steps, memory.turns, memory.weights
 
 
-@transformation(elementwise=True)
+@transformation(packable=True)
 def scale_by_lbfgs(memory_size: Size = 10, scale_init_precond: bool = True) -> Pair:
     """Multiplies by an inverse Hessian made of the last differences of parameters and gradients.
 
@@ -225,15 +227,15 @@ def scale_by_lbfgs(memory_size: Size = 10, scale_init_precond: bool = True) -> P
 
     def init(params: Params) -> OptState:
         def ring(p: jax.Array) -> jax.Array:
-            zeros = tree.zeros_like(p, wide(p.dtype))
+            zeros = tree.zeros_like(p, at_least_float32(p.dtype))
             return jnp.broadcast_to(zeros[None], (memory_size, *p.shape))
 
-        dtype = wide(accumulator(jax.tree.leaves(params), real=True))
+        dtype = at_least_float32(accumulator(jax.tree.leaves(params), real=True))
         weights = zero_scalar(params, dtype)
         return ScaleByLBFGSState(
             count=zero_scalar(params),
             params=tree.zeros_like(params),
-            updates=jax.tree.map(lambda p: tree.zeros_like(p, wide(p.dtype)), params),
+            updates=jax.tree.map(lambda p: tree.zeros_like(p, at_least_float32(p.dtype)), params),
             diff_params_memory=jax.tree.map(ring, params),
             diff_updates_memory=jax.tree.map(ring, params),
             weights_memory=jnp.broadcast_to(weights, (memory_size,)),

@@ -7,12 +7,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gradflow._base import GradientTransformation, OptState, Pair, Params, Updates, transformation
-from gradflow._compose import chain
-from gradflow._hyper import Decay, NonNegative, Positive, Rate
-from gradflow._leafwise import Scalars, bind, leafwise
-from gradflow._select import MaskOrFn
-from gradflow._state import first_moment, increment, zero_scalar
+from gradflow._core._compose import chain
+from gradflow._core._decorators import transformation
+from gradflow._core._transformation import GradientTransformation
+from gradflow._expressions._arguments import Decay, NonNegative, Positive, Rate
+from gradflow._rules._leafwise import Scalars, leafwise, specialize
+from gradflow._rules._state import first_moment, increment, zero_scalar
+from gradflow._types import MaskOrFn, OptState, Pair, Params, Updates
 from gradflow.transforms import add_decayed_weights, scale_by_learning_rate
 
 
@@ -57,7 +58,7 @@ def refined(x: jax.Array, s: Any) -> jax.Array:
 _SIGNS = {"hard": hard, "smooth": smooth, "refined": refined}
 
 
-@transformation(leaves="real", elementwise=True)
+@transformation(leaves="real", packable=True)
 def scale_by_lion(
     b1: Decay = 0.9,
     b2: Decay = 0.99,
@@ -86,7 +87,7 @@ def scale_by_lion(
         raise ValueError(f"scale_by_lion: argument 'mode' must be one of {sorted(_SIGNS)}; got {mode!r}")
     # A small b2 would magnify the rounding, and nobody knows how large one is that is traced.
     read_back = isinstance(b2, int | float | np.ndarray | np.generic) and float(b2) >= 0.5
-    rule = bind(lion_rule, sign=_SIGNS[mode], read_back=read_back)
+    rule = specialize(lion_rule, sign=_SIGNS[mode], read_back=read_back)
 
     def init(params: Params) -> OptState:
         return ScaleByLionState(zero_scalar(params), first_moment(params, mu_dtype))

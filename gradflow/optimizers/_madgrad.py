@@ -6,12 +6,15 @@ import jax
 import jax.numpy as jnp
 
 from gradflow import tree
-from gradflow._base import GradientTransformation, OptState, Pair, Params, Updates, transformation
-from gradflow._compose import chain
-from gradflow._hyper import Decay, NonNegative, Positive, Rate
-from gradflow._leafwise import Scalars, abs_sq, leafwise
-from gradflow._report import report
-from gradflow._state import increment, second_moment, wide, zero_scalar
+from gradflow._calls._reports import report
+from gradflow._core._compose import chain
+from gradflow._core._decorators import transformation
+from gradflow._core._transformation import GradientTransformation
+from gradflow._expressions._arguments import Decay, NonNegative, Positive, Rate
+from gradflow._rules._leafwise import Scalars, leafwise
+from gradflow._rules._math import abs_sq
+from gradflow._rules._state import at_least_float32, increment, second_moment, zero_scalar
+from gradflow._types import OptState, Pair, Params, Updates
 from gradflow.transforms import add_decayed_weights
 
 
@@ -74,7 +77,7 @@ def scale_by_madgrad(learning_rate: Rate, momentum: Decay = 0.9, eps: Positive =
     """
 
     def init(params: Params) -> OptState:
-        total = jax.tree.map(lambda p: tree.zeros_like(p, wide(p.dtype)), params)
+        total = jax.tree.map(lambda p: tree.zeros_like(p, at_least_float32(p.dtype)), params)
         x0 = jax.tree.map(lambda p: jnp.array(p, p.dtype, copy=True), params)
         return MadgradState(zero_scalar(params), second_moment(params), total, x0)
 

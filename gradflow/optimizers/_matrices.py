@@ -8,10 +8,11 @@ from typing import Any
 import jax
 from jax.sharding import NamedSharding, PartitionSpec
 
+from gradflow._calls._context import stage_name
 from gradflow._errors import describe
-from gradflow._frames import stage_name
-from gradflow._leafwise import Rule, Scalars, bind, leafwise
-from gradflow._select import MaskedNode, fill_in, is_absent
+from gradflow._rules._leafwise import Rule, Scalars, leafwise, specialize
+from gradflow._selection._absent import MaskedNode, is_absent
+from gradflow._selection._partial_trees import fill_none
 from gradflow.tree._paths import is_none, path_string, segment, show
 
 
@@ -46,7 +47,7 @@ def to_matrices(x: jax.Array, axes: MatrixAxes) -> tuple[jax.Array, Callable[[ja
     return matrices, lambda y: y.reshape(apart).transpose(back)
 
 
-def gathered(f: Callable[[jax.Array], Any], x: jax.Array) -> Any:
+def with_gathered(f: Callable[[jax.Array], Any], x: jax.Array) -> Any:
     """`f(x)` of a matrix that is whole on every device, where shardings are explicit.
 
     Results of the shape of `x` are laid out like it again.
@@ -140,6 +141,6 @@ def leafwise_matrices(
     for kind in kinds:
         mine = [g if a == kind or isinstance(g, MaskedNode) else None for a, g in zip(own, flat, strict=True)]
         part = jax.tree.unflatten(structure, mine)
-        u, *others = leafwise(bind(rule, axes=kind), (part, *others), scalars, shapes=shapes, **hyper)
-        result = u if len(kinds) == 1 else fill_in(u, result)
+        u, *others = leafwise(specialize(rule, axes=kind), (part, *others), scalars, shapes=shapes, **hyper)
+        result = u if len(kinds) == 1 else fill_none(u, result)
     return result, *others

@@ -6,14 +6,16 @@ import jax
 import jax.numpy as jnp
 
 from gradflow import tree
-from gradflow._axes import refuse_varying
-from gradflow._base import OptState, Pair, Params, Updates, transformation
-from gradflow._checks import loss_value
-from gradflow._hyper import Decay, Finite, NonNegative, Positive, Rate
-from gradflow._leafwise import Scalars, abs_sq, as_scalar, leafwise, one_minus_power, safe_sqrt
-from gradflow._report import report
-from gradflow._state import increment, second_moment, wide, zero_scalar
-from gradflow.optimizers._estimate import scalar_dtype
+from gradflow._calls._extra_arguments import loss_value
+from gradflow._calls._reports import report
+from gradflow._core._decorators import transformation
+from gradflow._expressions._arguments import Decay, Finite, NonNegative, Positive, Rate
+from gradflow._rules._leafwise import Scalars, as_scalar, leafwise
+from gradflow._rules._math import abs_sq, one_minus_power, safe_sqrt
+from gradflow._rules._mesh_axes import refuse_varying
+from gradflow._rules._state import at_least_float32, increment, second_moment, zero_scalar
+from gradflow._types import OptState, Pair, Params, Updates
+from gradflow.optimizers._distance_estimate import scalar_dtype
 from gradflow.optimizers._momo import Model, average, model_step
 
 
@@ -89,7 +91,7 @@ def momo_adam(
 
     def init(params: Params) -> OptState:
         dtype = scalar_dtype(params)
-        exp_avg = jax.tree.map(lambda p: tree.zeros_like(p, wide(p.dtype)), params)
+        exp_avg = jax.tree.map(lambda p: tree.zeros_like(p, at_least_float32(p.dtype)), params)
         lb = zero_scalar(params, dtype) + as_scalar(lower_bound, dtype)
         barf, gamma = zero_scalar(params, dtype), zero_scalar(params, dtype)
         return MomoAdamState(exp_avg, second_moment(params), barf, gamma, lb, zero_scalar(params))

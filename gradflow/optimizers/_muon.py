@@ -9,31 +9,26 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gradflow._axes import refuse_varying
-from gradflow._base import (
-    EmptyState,
-    GradientTransformation,
-    OptState,
-    Pair,
-    Params,
-    Updates,
-    transformation,
-)
-from gradflow._compose import chain, init_empty_state
+from gradflow._calls._context import stage_name
+from gradflow._core._compose import chain, init_empty_state
+from gradflow._core._decorators import transformation
+from gradflow._core._transformation import GradientTransformation
 from gradflow._errors import describe
-from gradflow._frames import stage_name
-from gradflow._hyper import Decay, NonNegative, Positive, Rate, Size
-from gradflow._leafwise import Scalars, bind, one_minus_power, safe_sqrt
-from gradflow._select import MaskOrFn, is_absent
-from gradflow._state import first_moment, increment, zero_scalar
+from gradflow._expressions._arguments import Decay, NonNegative, Positive, Rate, Size
+from gradflow._rules._leafwise import Scalars, specialize
+from gradflow._rules._math import one_minus_power, safe_sqrt
+from gradflow._rules._mesh_axes import refuse_varying
+from gradflow._rules._state import first_moment, increment, zero_scalar
+from gradflow._selection._absent import is_absent
+from gradflow._types import EmptyState, MaskOrFn, OptState, Pair, Params, Updates
 from gradflow.linalg import NEWTON_SCHULZ_TABLES, newton_schulz
 from gradflow.optimizers._adam import adamw
 from gradflow.optimizers._matrices import (
     MatrixAxes,
-    gathered,
     leafwise_matrices,
     resolve_axes,
     to_matrices,
+    with_gathered,
 )
 from gradflow.transforms import add_decayed_weights, scale_by_learning_rate
 from gradflow.tree._paths import path_string, show
@@ -104,7 +99,7 @@ def muon_rule(
     x, back = to_matrices(m, axes)
     if x.size == 0:
         return m, mu
-    return back(gathered(functools.partial(_orthogonal, s, options), x)), mu
+    return back(with_gathered(functools.partial(_orthogonal, s, options), x)), mu
 
 
 def _orthogonal(s: Any, options: _Options, x: jax.Array) -> jax.Array:
@@ -247,7 +242,7 @@ def scale_by_muon(
     cubic = tuple(isinstance(row[2], int | float) and row[2] == 0 for row in rows)
     steps = len(rows) if rows is table else ns_steps
     options = _Options(nesterov, adaptive, preconditioning, bias_correction, ns_dtype, steps, cubic)
-    rule = bind(muon_rule, options=options)
+    rule = specialize(muon_rule, options=options)
 
     def init(params: Params) -> OptState:
         _axes_of(weight_dimension_numbers, params)

@@ -5,21 +5,17 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from gradflow._axes import AxisName, check_axis_name, global_norm, sum_axes
-from gradflow._base import (
-    GradientTransformation,
-    OptState,
-    Pair,
-    Params,
-    Updates,
-    transformation,
-)
-from gradflow._checks import check_like
-from gradflow._compose import chain
+from gradflow._calls._checks import check_like
+from gradflow._core._compose import chain
+from gradflow._core._decorators import transformation
+from gradflow._core._transformation import GradientTransformation
 from gradflow._dtypes import real_dtype
-from gradflow._hyper import Decay, NonNegative, Positive, Rate
-from gradflow._leafwise import Scalars, bind, leafwise, safe_sqrt
-from gradflow._state import first_moment, increment, wide, zero_scalar
+from gradflow._expressions._arguments import Decay, NonNegative, Positive, Rate
+from gradflow._rules._leafwise import Scalars, leafwise, specialize
+from gradflow._rules._math import safe_sqrt
+from gradflow._rules._mesh_axes import AxisName, check_axis_name, global_norm, sum_axes
+from gradflow._rules._state import at_least_float32, first_moment, increment, zero_scalar
+from gradflow._types import OptState, Pair, Params, Updates
 from gradflow.transforms import scale_by_learning_rate
 
 
@@ -81,7 +77,7 @@ def scale_by_novograd(
     check_axis_name("scale_by_novograd", axis_name)
 
     def init(params: Params) -> OptState:
-        nu = jax.tree.map(lambda p: zero_scalar(p, wide(real_dtype(p.dtype))), params)
+        nu = jax.tree.map(lambda p: zero_scalar(p, at_least_float32(real_dtype(p.dtype))), params)
         return ScaleByNovogradState(zero_scalar(params), first_moment(params, mu_dtype), nu)
 
     def update(
@@ -89,7 +85,7 @@ def scale_by_novograd(
     ) -> tuple[Updates, ScaleByNovogradState]:
         check_like("updates", updates, "state", state.mu)
         count = increment(state.count)
-        rule = bind(novograd_rule, axes=sum_axes(axis_name, updates))
+        rule = specialize(novograd_rule, axes=sum_axes(axis_name, updates))
         u, mu, nu = leafwise(
             rule, (updates, state.mu, state.nu, params), novograd_scalars, shapes=False,
             count=count, b1=b1, b2=b2, eps=eps, eps_root=eps_root, weight_decay=weight_decay,

@@ -5,11 +5,13 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from gradflow._base import GradientTransformation, OptState, Pair, Params, Updates, transformation
-from gradflow._compose import chain
-from gradflow._hyper import Decay, NonNegative, Positive, Rate
-from gradflow._leafwise import leafwise
-from gradflow._state import first_moment, zero_scalar
+from gradflow._core._compose import chain
+from gradflow._core._decorators import transformation
+from gradflow._core._transformation import GradientTransformation
+from gradflow._expressions._arguments import Decay, NonNegative, Positive, Rate
+from gradflow._rules._leafwise import leafwise
+from gradflow._rules._state import first_moment, zero_scalar
+from gradflow._types import OptState, Pair, Params, Updates
 from gradflow.optimizers._adam import scale_by_adam
 from gradflow.transforms import scale_by_learning_rate
 
@@ -28,7 +30,7 @@ def optimistic_rule(g: jax.Array, previous: jax.Array, s: Any) -> tuple[jax.Arra
     return s.alpha * g + s.beta * change, jnp.copy(g)
 
 
-@transformation(elementwise=True)
+@transformation(packable=True)
 def scale_by_optimistic_gradient(alpha: NonNegative = 1.0, beta: NonNegative = 1.0) -> Pair:
     """Adds the gradient's last change to the gradient.
 

@@ -5,14 +5,16 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from gradflow._axes import AxisName, check_axis_name, global_norm, sum_axes
-from gradflow._base import EmptyState, GradientTransformation, Pair, Params, Updates, transformation
-from gradflow._checks import loss_value
-from gradflow._compose import chain, init_empty_state
+from gradflow._calls._extra_arguments import loss_value
+from gradflow._calls._reports import report
+from gradflow._core._compose import chain, init_empty_state
+from gradflow._core._decorators import transformation
+from gradflow._core._transformation import GradientTransformation
 from gradflow._errors import describe
-from gradflow._hyper import Finite, NonNegative, Rate
-from gradflow._leafwise import as_scalar, leafwise
-from gradflow._report import report
+from gradflow._expressions._arguments import Finite, NonNegative, Rate
+from gradflow._rules._leafwise import as_scalar, leafwise
+from gradflow._rules._mesh_axes import AxisName, check_axis_name, global_norm, sum_axes
+from gradflow._types import EmptyState, Pair, Params, Updates
 from gradflow.transforms import scale_by_learning_rate
 
 VARIANTS = ("sps", "sps+")

@@ -6,14 +6,17 @@ import jax
 import jax.numpy as jnp
 
 from gradflow import tree
-from gradflow._axes import refuse_varying
-from gradflow._base import OptState, Pair, Params, Updates, transformation
-from gradflow._hyper import Decay, NonNegative, Positive, Rate
-from gradflow._leafwise import Scalars, abs_sq, as_scalar, leafwise, safe_sqrt
-from gradflow._report import report
-from gradflow._select import MaskOrFn, change_where, resolve_mask
-from gradflow._state import increment, second_moment, wide, zero_scalar
-from gradflow.optimizers._estimate import bias_factor, check_betas, larger, scalar_dtype
+from gradflow._calls._reports import report
+from gradflow._core._decorators import transformation
+from gradflow._expressions._arguments import Decay, NonNegative, Positive, Rate
+from gradflow._rules._leafwise import Scalars, as_scalar, leafwise
+from gradflow._rules._math import abs_sq, safe_sqrt
+from gradflow._rules._mesh_axes import refuse_varying
+from gradflow._rules._state import at_least_float32, increment, second_moment, zero_scalar
+from gradflow._selection._masks import resolve_mask
+from gradflow._selection._partial_trees import change_where
+from gradflow._types import MaskOrFn, OptState, Pair, Params, Updates
+from gradflow.optimizers._distance_estimate import bias_factor, check_betas, grow_estimate, scalar_dtype
 
 
 class ProdigyState(NamedTuple):
@@ -96,7 +99,9 @@ def prodigy(
             resolve_mask(weight_decay_mask, params)  # a wrong mask is an error here, not at the first step
         dtype = scalar_dtype(params)
         d = zero_scalar(params, dtype) + as_scalar(estim_lr0, dtype)
-        zeros = [jax.tree.map(lambda p: tree.zeros_like(p, wide(p.dtype)), params) for _ in range(2)]
+        zeros = [
+            jax.tree.map(lambda p: tree.zeros_like(p, at_least_float32(p.dtype)), params) for _ in range(2)
+        ]
         params0 = jax.tree.map(lambda p: jnp.array(p, p.dtype, copy=True), params)
         return ProdigyState(
             zeros[0], second_moment(params), zeros[1], params0, d, zero_scalar(params, dtype),
@@ -120,7 +125,7 @@ def prodigy(
         gain = tree.vdot(updates, tree.sub(state.params0, params)).real.astype(dtype)
         numerator = b3 * state.numerator_weighted + relative * rate * gain
         size = tree.norm(grad_sum, 1).astype(dtype)
-        d = larger(d, as_scalar(estim_lr_coef, dtype) * numerator, size)
+        d = grow_estimate(d, as_scalar(estim_lr_coef, dtype) * numerator, size)
         report("estim_lr", d)
         report("learning_rate", rate)
         step = {"rate": rate, "d": d, "eps": eps}

@@ -5,11 +5,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from gradflow._base import GradientTransformation, OptState, Pair, Params, Updates, transformation
-from gradflow._compose import chain
-from gradflow._hyper import Decay, NonNegative, Positive, Rate
-from gradflow._leafwise import Scalars, abs_sq, leafwise, safe_sqrt
-from gradflow._state import first_moment, increment, second_moment, zero_scalar
+from gradflow._core._compose import chain
+from gradflow._core._decorators import transformation
+from gradflow._core._transformation import GradientTransformation
+from gradflow._expressions._arguments import Decay, NonNegative, Positive, Rate
+from gradflow._rules._leafwise import Scalars, leafwise
+from gradflow._rules._math import abs_sq, safe_sqrt
+from gradflow._rules._state import first_moment, increment, second_moment, zero_scalar
+from gradflow._types import OptState, Pair, Params, Updates
 from gradflow.optimizers._adam import ScaleByAdamState, adam_scalars
 from gradflow.transforms import scale_by_learning_rate
 
@@ -67,7 +70,7 @@ def nesterov_radam_rule(g: jax.Array, mu: jax.Array, nu: jax.Array, s: Any) -> t
     return ahead * jnp.where(s.adaptive, s.rectifier / root, jnp.ones_like(root)), mu, nu
 
 
-@transformation(elementwise=True)
+@transformation(packable=True)
 def scale_by_radam(
     b1: Decay = 0.9,
     b2: Decay = 0.999,

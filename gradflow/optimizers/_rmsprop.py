@@ -4,11 +4,14 @@ from typing import Any, NamedTuple
 
 import jax
 
-from gradflow._base import GradientTransformation, OptState, Pair, Params, Updates, transformation
-from gradflow._compose import chain, identity
-from gradflow._hyper import Decay, Fraction, InitialNonNegative, Positive, Rate
-from gradflow._leafwise import Scalars, abs_sq, leafwise, one_minus_power, safe_sqrt
-from gradflow._state import increment, second_moment, zero_scalar
+from gradflow._core._compose import chain, identity
+from gradflow._core._decorators import transformation
+from gradflow._core._transformation import GradientTransformation
+from gradflow._expressions._arguments import Decay, Fraction, InitialNonNegative, Positive, Rate
+from gradflow._rules._leafwise import Scalars, leafwise
+from gradflow._rules._math import abs_sq, one_minus_power, safe_sqrt
+from gradflow._rules._state import increment, second_moment, zero_scalar
+from gradflow._types import OptState, Pair, Params, Updates
 from gradflow.optimizers._stddev import scale_by_stddev
 from gradflow.transforms import scale_by_learning_rate, trace
 
@@ -43,7 +46,7 @@ def rms_rule(g: jax.Array, nu: jax.Array, s: Any) -> tuple[jax.Array, ...]:
     return g / (safe_sqrt(s.debias * nu + s.eps_in) + s.eps_out), nu
 
 
-@transformation(elementwise=True)
+@transformation(packable=True)
 def scale_by_rms(
     decay: Decay = 0.9,
     eps: Positive = 1e-8,

@@ -5,11 +5,13 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from gradflow._base import GradientTransformation, OptState, Pair, Params, Updates, transformation
-from gradflow._compose import chain
-from gradflow._hyper import InitialRate, Positive
-from gradflow._leafwise import leafwise
-from gradflow._state import first_moment, second_moment
+from gradflow._core._compose import chain
+from gradflow._core._decorators import transformation
+from gradflow._core._transformation import GradientTransformation
+from gradflow._expressions._arguments import InitialRate, Positive
+from gradflow._rules._leafwise import leafwise
+from gradflow._rules._state import first_moment, second_moment
+from gradflow._types import OptState, Pair, Params, Updates
 from gradflow.transforms import scale
 
 
@@ -30,7 +32,7 @@ def rprop_rule(g: jax.Array, step: jax.Array, prev: jax.Array, s: Any) -> tuple[
     return step * sign, step, sign
 
 
-@transformation(leaves="real", elementwise=True)
+@transformation(leaves="real", packable=True)
 def scale_by_rprop(
     learning_rate: InitialRate,
     eta_minus: Positive = 0.5,

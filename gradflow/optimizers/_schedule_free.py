@@ -5,9 +5,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from gradflow._base import GradientTransformation, Schedule, transformation
-from gradflow._compose import chain
-from gradflow._hyper import Decay, NonNegative, Positive, Rate, Size
+from gradflow._core._compose import chain
+from gradflow._core._decorators import transformation
+from gradflow._core._transformation import GradientTransformation
+from gradflow._expressions._arguments import Decay, NonNegative, Positive, Rate, Size
+from gradflow._types import Schedule
 from gradflow.optimizers._rmsprop import scale_by_rms
 from gradflow.transforms import add_decayed_weights, scale_by_learning_rate
 from gradflow.wrappers._schedule_free import Mixture, schedule_free

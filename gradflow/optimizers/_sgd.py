@@ -2,9 +2,10 @@
 
 from typing import Any
 
-from gradflow._base import GradientTransformation, transformation
-from gradflow._compose import chain, identity
-from gradflow._hyper import Fraction, NonNegative, Rate
+from gradflow._core._compose import chain, identity
+from gradflow._core._decorators import transformation
+from gradflow._core._transformation import GradientTransformation
+from gradflow._expressions._arguments import Fraction, NonNegative, Rate
 from gradflow.transforms import add_noise, dampened_trace, scale_by_learning_rate, trace
 
 

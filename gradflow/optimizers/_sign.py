@@ -2,9 +2,10 @@
 
 from typing import Any
 
-from gradflow._base import GradientTransformation, transformation
-from gradflow._compose import chain
-from gradflow._hyper import Decay, Rate
+from gradflow._core._compose import chain
+from gradflow._core._decorators import transformation
+from gradflow._core._transformation import GradientTransformation
+from gradflow._expressions._arguments import Decay, Rate
 from gradflow.transforms import ema, scale_by_learning_rate, scale_by_sign
 
 

@@ -6,12 +6,14 @@ import jax
 import jax.numpy as jnp
 
 from gradflow import tree
-from gradflow._base import GradientTransformation, OptState, Pair, Params, Updates, transformation
-from gradflow._compose import chain
-from gradflow._hyper import Decay, NonNegative, Positive, Rate
-from gradflow._leafwise import Scalars, abs_sq, leafwise, one_minus_power, safe_sqrt
-from gradflow._select import MaskOrFn
-from gradflow._state import increment, second_moment, wide, zero_scalar
+from gradflow._core._compose import chain
+from gradflow._core._decorators import transformation
+from gradflow._core._transformation import GradientTransformation
+from gradflow._expressions._arguments import Decay, NonNegative, Positive, Rate
+from gradflow._rules._leafwise import Scalars, leafwise
+from gradflow._rules._math import abs_sq, one_minus_power, safe_sqrt
+from gradflow._rules._state import at_least_float32, increment, second_moment, zero_scalar
+from gradflow._types import MaskOrFn, OptState, Pair, Params, Updates
 from gradflow.transforms import add_decayed_weights, scale_by_learning_rate
 
 
@@ -39,7 +41,7 @@ def simplified_ademamix_rule(g: jax.Array, m: jax.Array, n: jax.Array, s: Any) -
     return u, m, n
 
 
-@transformation(steps="t", elementwise=True)
+@transformation(steps="t", packable=True)
 def scale_by_simplified_ademamix(
     b1: Decay = 0.99,
     b2: Decay = 0.95,
@@ -65,7 +67,7 @@ def scale_by_simplified_ademamix(
     """
 
     def init(params: Params) -> OptState:
-        m = jax.tree.map(lambda p: tree.zeros_like(p, wide(p.dtype)), params)
+        m = jax.tree.map(lambda p: tree.zeros_like(p, at_least_float32(p.dtype)), params)
         return ScaleBySimplifiedAdEMAMixState(zero_scalar(params), m, second_moment(params))
 
     def update(

@@ -6,20 +6,16 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from gradflow._axes import refuse_varying
-from gradflow._base import (
-    GradientTransformation,
-    OptState,
-    Pair,
-    Params,
-    Updates,
-    transformation,
-)
-from gradflow._checks import check_like
-from gradflow._compose import chain
-from gradflow._hyper import Decay, Fraction, Positive, Rate
-from gradflow._leafwise import Scalars, leafwise, safe_sqrt
-from gradflow._state import first_moment, second_moment
+from gradflow._calls._checks import check_like
+from gradflow._core._compose import chain
+from gradflow._core._decorators import transformation
+from gradflow._core._transformation import GradientTransformation
+from gradflow._expressions._arguments import Decay, Fraction, Positive, Rate
+from gradflow._rules._leafwise import Scalars, leafwise
+from gradflow._rules._math import safe_sqrt
+from gradflow._rules._mesh_axes import refuse_varying
+from gradflow._rules._state import first_moment, second_moment
+from gradflow._types import OptState, Pair, Params, Updates
 from gradflow.transforms import scale_by_learning_rate
 from gradflow.tree._paths import is_none
 

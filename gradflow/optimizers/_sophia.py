@@ -6,27 +6,22 @@ import jax
 import jax.numpy as jnp
 
 from gradflow import tree
-from gradflow._axes import refuse_varying
-from gradflow._base import (
-    GradientTransformation,
-    OptState,
-    Pair,
-    Params,
-    Updates,
-    as_transformation,
-    transformation,
-)
-from gradflow._compose import chain
-from gradflow._hyper import Decay, Index, NonNegative, Positive, Rate, Size
-from gradflow._leafwise import Scalars, bind, leafwise, one_minus_power
-from gradflow._packed import abstract_tree
-from gradflow._report import report
-from gradflow._select import MaskOrFn
-from gradflow._state import first_moment, increment, second_moment, zero_scalar
+from gradflow._calls._reports import report
+from gradflow._core._compose import chain
+from gradflow._core._decorators import transformation
+from gradflow._core._plain_pairs import as_transformation
+from gradflow._core._transformation import GradientTransformation
+from gradflow._expressions._arguments import Decay, Index, NonNegative, Positive, Rate, Size
+from gradflow._rules._leafwise import Scalars, leafwise, specialize
+from gradflow._rules._math import one_minus_power
+from gradflow._rules._mesh_axes import refuse_varying
+from gradflow._rules._state import first_moment, increment, second_moment, zero_scalar
+from gradflow._types import MaskOrFn, OptState, Pair, Params, Updates
+from gradflow.packed._pack import abstract_tree
 from gradflow.transforms import add_decayed_weights, scale_by_learning_rate
 from gradflow.transforms._keys import check_key, key_state, next_key
 from gradflow.tree._paths import is_none
-from gradflow.wrappers._branch import update_if
+from gradflow.wrappers._conditional import update_if
 
 
 class HutchinsonState(NamedTuple):
@@ -158,7 +153,7 @@ def scale_by_sophia(
     # estimator reports is known by its stage.
     estimate.stage = estimator.update.stage  # type: ignore[attr-defined]
     averaged = GradientTransformation(estimator.init, estimate)
-    rule = bind(sophia_rule, clipped=clip_threshold is not None)
+    rule = specialize(sophia_rule, clipped=clip_threshold is not None)
 
     def update(
         updates: Updates, state: SophiaState, params: Params, **extra: Any

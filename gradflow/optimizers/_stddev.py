@@ -6,10 +6,12 @@ import jax
 import jax.numpy as jnp
 
 from gradflow import tree
-from gradflow._base import OptState, Pair, Params, Updates, transformation
-from gradflow._hyper import Decay, InitialNonNegative, Positive
-from gradflow._leafwise import Scalars, abs_sq, leafwise, one_minus_power, safe_sqrt
-from gradflow._state import increment, second_moment, wide, zero_scalar
+from gradflow._core._decorators import transformation
+from gradflow._expressions._arguments import Decay, InitialNonNegative, Positive
+from gradflow._rules._leafwise import Scalars, leafwise
+from gradflow._rules._math import abs_sq, one_minus_power, safe_sqrt
+from gradflow._rules._state import at_least_float32, increment, second_moment, zero_scalar
+from gradflow._types import OptState, Pair, Params, Updates
 
 
 class ScaleByRStdDevState(NamedTuple):
@@ -56,7 +58,7 @@ def stddev_rule(g: jax.Array, mu: jax.Array, nu: jax.Array, s: Any) -> tuple[jax
     return g / (safe_sqrt(s.debias * nu + s.eps_in) + s.eps_out), mu, nu
 
 
-@transformation(elementwise=True)
+@transformation(packable=True)
 def scale_by_stddev(
     decay: Decay = 0.9,
     eps: Positive = 1e-8,
@@ -86,7 +88,7 @@ def scale_by_stddev(
 
     def init(params: Params) -> OptState:
         # In half precision the average would stop short of the gradient, and the rest pass for deviation.
-        mu = jax.tree.map(lambda p: tree.zeros_like(p, wide(p.dtype)), params)
+        mu = jax.tree.map(lambda p: tree.zeros_like(p, at_least_float32(p.dtype)), params)
         nu = second_moment(params, value=initial_scale)
         if bias_correction:
             return ScaleByRStdDevWithCountState(zero_scalar(params), mu, nu)

@@ -6,11 +6,14 @@ import jax
 import jax.numpy as jnp
 
 from gradflow import tree
-from gradflow._base import GradientTransformation, OptState, Pair, Params, Updates, transformation
-from gradflow._compose import chain
-from gradflow._hyper import Decay, InitialNonNegative, NonNegative, Positive, Rate
-from gradflow._leafwise import abs_sq, leafwise, safe_sqrt
-from gradflow._state import increment, second_moment, zero_scalar
+from gradflow._core._compose import chain
+from gradflow._core._decorators import transformation
+from gradflow._core._transformation import GradientTransformation
+from gradflow._expressions._arguments import Decay, InitialNonNegative, NonNegative, Positive, Rate
+from gradflow._rules._leafwise import leafwise
+from gradflow._rules._math import abs_sq, safe_sqrt
+from gradflow._rules._state import increment, second_moment, zero_scalar
+from gradflow._types import OptState, Pair, Params, Updates
 from gradflow.optimizers._adam import ScaleByAdamState, adam_scalars
 from gradflow.transforms import scale_by_learning_rate
 

@@ -12,10 +12,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gradflow._base import Schedule
 from gradflow._errors import describe
-from gradflow._expression import show
-from gradflow._hyper import WholeNumber
+from gradflow._expressions._arguments import WholeNumber
+from gradflow._expressions._printing import show
+from gradflow._types import Schedule
 
 LAST_COUNT = 2**31 - 1
 

@@ -6,8 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gradflow._base import Schedule, schedule
-from gradflow._hyper import Finite, Positive
+from gradflow._expressions._arguments import Finite, Positive
+from gradflow._expressions._functions import schedule
+from gradflow._types import Schedule
 from gradflow.schedules._curves import (
     Steps,
     StepsOrNone,

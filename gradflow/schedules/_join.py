@@ -7,8 +7,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gradflow._base import Schedule, schedule
 from gradflow._errors import describe
+from gradflow._expressions._functions import schedule
+from gradflow._types import Schedule
 from gradflow.schedules._curves import (
     LAST_COUNT,
     Length,

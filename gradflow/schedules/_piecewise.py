@@ -6,9 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gradflow._base import Schedule, schedule
 from gradflow._errors import describe
-from gradflow._hyper import Finite, Interval, Positive
+from gradflow._expressions._arguments import Finite, Interval, Positive
+from gradflow._expressions._functions import schedule
+from gradflow._types import Schedule
 from gradflow.schedules._curves import Length, Steps, between, cosine, follow, last_step, progress
 
 

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 import jax
 import jax.numpy as jnp
 
-from gradflow._state import increment
+from gradflow._rules._state import increment
 
 
 @runtime_checkable

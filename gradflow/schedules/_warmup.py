@@ -5,8 +5,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from gradflow._base import Schedule, schedule
-from gradflow._hyper import Finite, Positive
+from gradflow._expressions._arguments import Finite, Positive
+from gradflow._expressions._functions import schedule
+from gradflow._types import Schedule
 from gradflow.schedules._curves import Steps, StepsOrNone, between, cosine, follow, powered, progress
 from gradflow.schedules._decay import exponential, linear
 

@@ -6,14 +6,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gradflow._axes import refuse_varying
-from gradflow._base import EmptyState, Pair, Params, Updates, transformation
-from gradflow._compose import init_empty_state
+from gradflow._calls._context import stage_name
+from gradflow._core._compose import init_empty_state
+from gradflow._core._decorators import transformation
 from gradflow._dtypes import compute_dtype, real_dtype
 from gradflow._errors import describe
-from gradflow._frames import stage_name
-from gradflow._hyper import NonNegative, Positive
-from gradflow._leafwise import abs_sq, bind, leafwise, safe_sqrt
+from gradflow._expressions._arguments import NonNegative, Positive
+from gradflow._rules._leafwise import leafwise, specialize
+from gradflow._rules._math import abs_sq, safe_sqrt
+from gradflow._rules._mesh_axes import refuse_varying
+from gradflow._types import EmptyState, Pair, Params, Updates
 from gradflow.tree._paths import path_string
 
 Axis = int | tuple[int, ...] | None
@@ -112,7 +114,7 @@ def adaptive_grad_clip(clipping: NonNegative, eps: Positive = 1e-3, axis: Any = 
                     f"{stage_name()}: the leaf at '{path_string(path)}' has no axis {axis}: its shape is "
                     f"{leaf.shape}. Mask such leaves out with gradflow.masked"
                 )
-        rule = bind(adaptive_clip_rule, axis=axis)
+        rule = specialize(adaptive_clip_rule, axis=axis)
         return leafwise(rule, (updates, params), clipping=clipping, eps=eps)[0], state
 
     return init_empty_state, update

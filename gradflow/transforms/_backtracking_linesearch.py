@@ -6,12 +6,13 @@ import jax
 import jax.numpy as jnp
 
 from gradflow import tree
-from gradflow._base import OptState, Pair, Params, Updates, transformation
-from gradflow._hyper import Fraction, Interval, NonNegative, Positive, ScalarOrSchedule, Size
-from gradflow._leafwise import as_scalar
-from gradflow._report import report
-from gradflow._state import zero_scalar
-from gradflow.transforms._line import (
+from gradflow._calls._reports import report
+from gradflow._core._decorators import transformation
+from gradflow._expressions._arguments import Fraction, Interval, NonNegative, Positive, ScalarOrSchedule, Size
+from gradflow._rules._leafwise import as_scalar
+from gradflow._rules._state import zero_scalar
+from gradflow._types import OptState, Pair, Params, Updates
+from gradflow.transforms._linesearch_common import (
     Point,
     first_rate,
     like,

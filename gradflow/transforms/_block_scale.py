@@ -6,12 +6,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from gradflow._axes import AxisName, check_axis_name
-from gradflow._base import EmptyState, Pair, Params, Updates, transformation
-from gradflow._compose import init_empty_state
+from gradflow._core._compose import init_empty_state
+from gradflow._core._decorators import transformation
 from gradflow._dtypes import is_complex
-from gradflow._hyper import NonNegative
-from gradflow.transforms._layerwise import Axes, layerwise, leaf_norm, root_of_size
+from gradflow._expressions._arguments import NonNegative
+from gradflow._rules._layerwise import Axes, layerwise, leaf_norm, root_of_size
+from gradflow._rules._mesh_axes import AxisName, check_axis_name
+from gradflow._types import EmptyState, Pair, Params, Updates
 
 
 def block_norm_rule(g: jax.Array, p: jax.Array, s: Any, *, axes: Axes) -> jax.Array:
@@ -39,7 +40,7 @@ def _times(factor: jax.Array, g: jax.Array) -> jax.Array:
     return jnp.clip(product, jnp.minimum(g, -largest), jnp.maximum(g, largest))
 
 
-@transformation(elementwise=True)
+@transformation(packable=True)
 def scale_by_param_block_norm(min_scale: NonNegative = 1e-3, *, axis_name: AxisName = None) -> Pair:
     """Multiplies each leaf's update by its parameter's norm: `u = max(norm(p), min_scale) * g`.
 
@@ -54,7 +55,7 @@ def scale_by_param_block_norm(min_scale: NonNegative = 1e-3, *, axis_name: AxisN
     return _scaling("scale_by_param_block_norm", block_norm_rule, min_scale, axis_name)
 
 
-@transformation(elementwise=True)
+@transformation(packable=True)
 def scale_by_param_block_rms(min_scale: NonNegative = 1e-3, *, axis_name: AxisName = None) -> Pair:
     """Multiplies each leaf's update by the root mean square of its parameter.
 

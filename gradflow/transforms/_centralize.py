@@ -5,11 +5,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from gradflow._axes import refuse_varying
-from gradflow._base import EmptyState, Pair, Params, Updates, transformation
-from gradflow._compose import init_empty_state
+from gradflow._core._compose import init_empty_state
+from gradflow._core._decorators import transformation
 from gradflow._errors import describe
-from gradflow._leafwise import bind, leafwise
+from gradflow._rules._leafwise import leafwise, specialize
+from gradflow._rules._mesh_axes import refuse_varying
+from gradflow._types import EmptyState, Pair, Params, Updates
 
 
 def centralize_rule(g: jax.Array, s: Any, *, channel_axis: int) -> jax.Array:
@@ -43,6 +44,6 @@ def centralize(*, channel_axis: int = 0) -> Pair:
         updates: Updates, state: EmptyState, params: Params | None = None
     ) -> tuple[Updates, EmptyState]:
         refuse_varying("a mean", [g for g in jax.tree.leaves(updates) if g.ndim > 1])
-        return leafwise(bind(centralize_rule, channel_axis=channel_axis), (updates,))[0], state
+        return leafwise(specialize(centralize_rule, channel_axis=channel_axis), (updates,))[0], state
 
     return init_empty_state, update

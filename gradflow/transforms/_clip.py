@@ -6,12 +6,13 @@ import jax
 import jax.numpy as jnp
 
 from gradflow import tree
-from gradflow._base import EmptyState, Pair, Params, Updates, transformation
-from gradflow._compose import init_empty_state
-from gradflow._hyper import NonNegative
-from gradflow._leafwise import leafwise
-from gradflow._packed import abstract_tree
-from gradflow._report import report
+from gradflow._calls._reports import report
+from gradflow._core._compose import init_empty_state
+from gradflow._core._decorators import transformation
+from gradflow._expressions._arguments import NonNegative
+from gradflow._rules._leafwise import leafwise
+from gradflow._types import EmptyState, Pair, Params, Updates
+from gradflow.packed._pack import abstract_tree
 
 
 def clip_rule(g: jax.Array, s: Any) -> jax.Array:

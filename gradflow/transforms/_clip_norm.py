@@ -5,14 +5,15 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from gradflow._axes import AxisName, check_axis_name, sum_axes
-from gradflow._base import EmptyState, Pair, Params, Updates, transformation
-from gradflow._compose import init_empty_state
-from gradflow._hyper import NonNegative
-from gradflow._leafwise import leafwise
-from gradflow._report import report
-from gradflow.transforms._layerwise import Axes, layerwise, leaf_scaled_norm, root_of_size
-from gradflow.transforms._scaled_norm import clip_scalars, rescale, rescale_rule, scaled_norm
+from gradflow._calls._reports import report
+from gradflow._core._compose import init_empty_state
+from gradflow._core._decorators import transformation
+from gradflow._expressions._arguments import NonNegative
+from gradflow._rules._layerwise import Axes, layerwise, leaf_scaled_norm, root_of_size
+from gradflow._rules._leafwise import leafwise
+from gradflow._rules._mesh_axes import AxisName, check_axis_name, sum_axes
+from gradflow._rules._scaled_norm import clip_scalars, rescale, rescale_rule, scaled_norm
+from gradflow._types import EmptyState, Pair, Params, Updates
 
 
 @transformation(reports=("norm", "factor"), elementwise=True)
@@ -55,7 +56,7 @@ def clip_by_block_rms_rule(g: jax.Array, s: Any, *, axes: Axes) -> jax.Array:
     return rescale(g, clip_scalars(rms, power, s.threshold)["factor"], power)
 
 
-@transformation(elementwise=True)
+@transformation(packable=True)
 def clip_by_block_rms(threshold: NonNegative, *, axis_name: AxisName = None) -> Pair:
     """Shrinks each leaf so that the root of its mean square is at most `threshold`.
 

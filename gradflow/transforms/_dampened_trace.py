@@ -5,10 +5,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from gradflow._base import OptState, Pair, Params, Updates, transformation
-from gradflow._hyper import Fraction
-from gradflow._leafwise import Scalars, leafwise
-from gradflow._state import first_moment, increment, zero_scalar
+from gradflow._core._decorators import transformation
+from gradflow._expressions._arguments import Fraction
+from gradflow._rules._leafwise import Scalars, leafwise
+from gradflow._rules._state import first_moment, increment, zero_scalar
+from gradflow._types import OptState, Pair, Params, Updates
 
 
 class DampenedTraceState(NamedTuple):
@@ -35,7 +36,7 @@ def nesterov_dampened_trace_rule(g: jax.Array, trace: jax.Array, s: Any) -> tupl
     return s.decay * trace + g, trace
 
 
-@transformation(elementwise=True)
+@transformation(packable=True)
 def dampened_trace(
     decay: Fraction, dampening: Fraction = 0.0, nesterov: bool = False, accumulator_dtype: Any = None
 ) -> Pair:

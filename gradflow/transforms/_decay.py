@@ -4,12 +4,14 @@ from typing import Any
 
 import jax
 
-from gradflow._base import EmptyState, OptState, Pair, Params, Updates, transformation
-from gradflow._compose import init_empty_state
-from gradflow._hyper import NonNegative
-from gradflow._leafwise import leafwise
-from gradflow._packed import is_packed
-from gradflow._select import MaskOrFn, fill_in, keep_where, resolve_mask
+from gradflow._core._compose import init_empty_state
+from gradflow._core._decorators import transformation
+from gradflow._expressions._arguments import NonNegative
+from gradflow._rules._leafwise import leafwise
+from gradflow._selection._masks import resolve_mask
+from gradflow._selection._partial_trees import fill_none, keep_where
+from gradflow._types import EmptyState, MaskOrFn, OptState, Pair, Params, Updates
+from gradflow.packed._pack import is_packed
 
 
 def decay_rule(g: jax.Array, p: jax.Array, s: Any) -> jax.Array:
@@ -17,7 +19,7 @@ def decay_rule(g: jax.Array, p: jax.Array, s: Any) -> jax.Array:
     return g + s.weight_decay * p
 
 
-@transformation(elementwise=True)
+@transformation(packable=True)
 def add_decayed_weights(weight_decay: NonNegative = 0.0, mask: MaskOrFn | None = None) -> Pair:
     """Adds a multiple of the parameters: `u = g + weight_decay * p`.
 
@@ -46,6 +48,6 @@ def add_decayed_weights(weight_decay: NonNegative = 0.0, mask: MaskOrFn | None =
         if is_packed(params):
             # Zeros decay by nothing; choosing among the results would break XLA's one pass in two.
             return decay(updates, keep_where(keep, params)), state
-        return fill_in(decay(keep_where(keep, updates), params), updates), state
+        return fill_none(decay(keep_where(keep, updates), params), updates), state
 
     return init, update

@@ -5,14 +5,15 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from gradflow._axes import refuse_varying
-from gradflow._base import OptState, Pair, Params, Updates, transformation
-from gradflow._checks import check_like
+from gradflow._calls._checks import check_like
+from gradflow._calls._context import stage_name
+from gradflow._calls._reports import report
+from gradflow._core._decorators import transformation
 from gradflow._errors import describe
-from gradflow._frames import stage_name
-from gradflow._hyper import NonNegative, Positive
-from gradflow._leafwise import Scalars, leafwise
-from gradflow._report import report
+from gradflow._expressions._arguments import NonNegative, Positive
+from gradflow._rules._leafwise import Scalars, leafwise
+from gradflow._rules._mesh_axes import refuse_varying
+from gradflow._types import OptState, Pair, Params, Updates
 from gradflow.transforms._keys import check_key, key_state, next_key, normal_like
 from gradflow.transforms._per_example import per_example_global_norm_clip
 

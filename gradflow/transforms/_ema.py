@@ -4,10 +4,12 @@ from typing import Any, NamedTuple
 
 import jax
 
-from gradflow._base import OptState, Pair, Params, Updates, transformation
-from gradflow._hyper import Decay
-from gradflow._leafwise import Scalars, leafwise, one_minus_power
-from gradflow._state import first_moment, increment, wide, zero_scalar
+from gradflow._core._decorators import transformation
+from gradflow._expressions._arguments import Decay
+from gradflow._rules._leafwise import Scalars, leafwise
+from gradflow._rules._math import one_minus_power
+from gradflow._rules._state import at_least_float32, first_moment, increment, zero_scalar
+from gradflow._types import OptState, Pair, Params, Updates
 
 
 class EmaState(NamedTuple):
@@ -35,7 +37,7 @@ def ema_rule(g: jax.Array, average: jax.Array, s: Any) -> tuple[jax.Array, ...]:
     return average, average
 
 
-@transformation(elementwise=True)
+@transformation(packable=True)
 def ema(decay: Decay, debias: bool = True, accumulator_dtype: Any = None) -> Pair:
     """Averages updates, each weighing less as it ages.
 
@@ -52,7 +54,9 @@ def ema(decay: Decay, debias: bool = True, accumulator_dtype: Any = None) -> Pai
     rule = debiased_ema_rule if debias else ema_rule
 
     def init(params: Params) -> OptState:
-        average = jax.tree.map(lambda p: first_moment(p, accumulator_dtype or wide(p.dtype)), params)
+        average = jax.tree.map(
+            lambda p: first_moment(p, accumulator_dtype or at_least_float32(p.dtype)), params
+        )
         return EmaState(zero_scalar(params), average)
 
     def update(updates: Updates, state: EmaState, params: Params | None = None) -> tuple[Updates, EmaState]:

@@ -1,6 +1,6 @@
 """The field's names for the states of stages that remember nothing."""
 
-from gradflow._base import EmptyState
+from gradflow._types import EmptyState
 
 AdaptiveGradClipState = EmptyState
 AddDecayedWeightsState = EmptyState

@@ -7,11 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from gradflow import tree
-from gradflow._axes import axes_of
-from gradflow._base import Params, Updates
 from gradflow._dtypes import compute_dtype
 from gradflow._errors import describe
-from gradflow._state import zero_scalar
+from gradflow._rules._mesh_axes import axes_of
+from gradflow._rules._state import zero_scalar
+from gradflow._types import Params, Updates
 
 
 def check_key(owner: str, key: Any) -> None:

@@ -7,19 +7,13 @@ import jax
 import jax.numpy as jnp
 
 from gradflow import tree
-from gradflow._base import (
-    EmptyState,
-    GradientTransformation,
-    OptState,
-    Pair,
-    Params,
-    Updates,
-    transformation,
-)
-from gradflow._checks import as_arrays, check_like
+from gradflow._calls._checks import as_arrays, check_like
+from gradflow._core._decorators import transformation
+from gradflow._core._transformation import GradientTransformation
 from gradflow._dtypes import is_inexact
 from gradflow._errors import describe
-from gradflow._hyper import Decay
+from gradflow._expressions._arguments import Decay
+from gradflow._types import EmptyState, OptState, Pair, Params, Updates
 from gradflow.transforms._ema import EmaState, ema
 from gradflow.tree._paths import is_none
 
@@ -39,7 +33,7 @@ class MonitorState(NamedTuple):
     measure_states: tuple[OptState, ...]
 
 
-@transformation(leaves="any", elementwise=True)
+@transformation(leaves="any", packable=True)
 def snapshot(measure_name: str, measure: Measure) -> Pair:
     """Keeps `measure(updates)` in the state, and hands the updates on as they come.
 
@@ -69,7 +63,7 @@ def snapshot(measure_name: str, measure: Measure) -> Pair:
     return init, update
 
 
-@transformation(leaves="any", trees="alike", elementwise=True)
+@transformation(leaves="any", trees="alike", packable=True)
 def monitor(measures: dict[str, GradientTransformation | Measure]) -> Pair:
     """`snapshot` of several measurements, some of which may remember.
 

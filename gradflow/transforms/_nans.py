@@ -7,12 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from gradflow import tree
-from gradflow._axes import AxisName, axes_of, check_axis_name, sum_axes
-from gradflow._base import OptState, Pair, Params, Updates, transformation
-from gradflow._checks import check_like
-from gradflow._leafwise import leafwise
-from gradflow._report import report
-from gradflow._state import zero_scalar
+from gradflow._calls._checks import check_like
+from gradflow._calls._reports import report
+from gradflow._core._decorators import transformation
+from gradflow._rules._leafwise import leafwise
+from gradflow._rules._mesh_axes import AxisName, axes_of, check_axis_name, sum_axes
+from gradflow._rules._state import zero_scalar
+from gradflow._types import OptState, Pair, Params, Updates
 
 
 class ZeroNansState(NamedTuple):

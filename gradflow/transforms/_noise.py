@@ -6,12 +6,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gradflow._axes import AxisName, check_axis_name, sum_axes
-from gradflow._base import OptState, Pair, Params, Updates, transformation
-from gradflow._hyper import NonNegative
-from gradflow._leafwise import Scalars, leafwise, safe_sqrt
-from gradflow._report import report
-from gradflow._state import increment, zero_scalar
+from gradflow._calls._reports import report
+from gradflow._core._decorators import transformation
+from gradflow._expressions._arguments import NonNegative
+from gradflow._rules._leafwise import Scalars, leafwise
+from gradflow._rules._math import safe_sqrt
+from gradflow._rules._mesh_axes import AxisName, check_axis_name, sum_axes
+from gradflow._rules._state import increment, zero_scalar
+from gradflow._types import OptState, Pair, Params, Updates
 from gradflow.transforms._keys import check_key, key_state, next_key, normal_like
 
 

@@ -5,9 +5,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from gradflow._base import EmptyState, Pair, Params, Updates, transformation
-from gradflow._compose import init_empty_state
-from gradflow._leafwise import leafwise
+from gradflow._core._compose import init_empty_state
+from gradflow._core._decorators import transformation
+from gradflow._rules._leafwise import leafwise
+from gradflow._types import EmptyState, Pair, Params, Updates
 
 
 def nonnegative_rule(g: jax.Array, p: jax.Array, s: Any) -> jax.Array:
@@ -15,7 +16,7 @@ def nonnegative_rule(g: jax.Array, p: jax.Array, s: Any) -> jax.Array:
     return jnp.maximum(g, -p)
 
 
-@transformation(leaves="real", elementwise=True)
+@transformation(leaves="real", packable=True)
 def keep_params_nonnegative() -> Pair:
     """Shortens steps so that no parameter falls below zero: `u = max(g, -p)`. Put it last.
 

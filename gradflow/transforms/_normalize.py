@@ -3,20 +3,15 @@
 import jax
 import jax.numpy as jnp
 
-from gradflow._axes import AxisName, check_axis_name, sum_axes
-from gradflow._base import (
-    EmptyState,
-    GradientTransformation,
-    Pair,
-    Params,
-    Updates,
-    transformation,
-)
-from gradflow._compose import init_empty_state
-from gradflow._hyper import Finite, NonNegative
-from gradflow._leafwise import Scalars, leafwise
-from gradflow._report import report
-from gradflow.transforms._scaled_norm import rescale_rule, scaled_norm
+from gradflow._calls._reports import report
+from gradflow._core._compose import init_empty_state
+from gradflow._core._decorators import transformation
+from gradflow._core._transformation import GradientTransformation
+from gradflow._expressions._arguments import Finite, NonNegative
+from gradflow._rules._leafwise import Scalars, leafwise
+from gradflow._rules._mesh_axes import AxisName, check_axis_name, sum_axes
+from gradflow._rules._scaled_norm import rescale_rule, scaled_norm
+from gradflow._types import EmptyState, Pair, Params, Updates
 
 
 def normalize_scalars(size: jax.Array, power: jax.Array, scale_factor: jax.Array, eps: jax.Array) -> Scalars:

@@ -7,11 +7,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gradflow._base import Updates
 from gradflow._dtypes import compute_dtype, is_inexact, promote
 from gradflow._errors import describe
-from gradflow._leafwise import abs_sq
-from gradflow.transforms._scaled_norm import clip_scalars, rescale, scaled_norms
+from gradflow._rules._math import abs_sq
+from gradflow._rules._scaled_norm import clip_scalars, rescale, scaled_norms
+from gradflow._types import Updates
 from gradflow.tree._paths import path_string
 
 

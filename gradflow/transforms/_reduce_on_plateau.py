@@ -6,12 +6,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gradflow._base import OptState, Pair, Params, Updates, transformation
-from gradflow._checks import loss_value
-from gradflow._hyper import Fraction, Index, Interval, NonNegative, ScalarOrSchedule, Size
-from gradflow._leafwise import leafwise
-from gradflow._report import report
-from gradflow._state import increment, zero_scalar
+from gradflow._calls._extra_arguments import loss_value
+from gradflow._calls._reports import report
+from gradflow._core._decorators import transformation
+from gradflow._expressions._arguments import Fraction, Index, Interval, NonNegative, ScalarOrSchedule, Size
+from gradflow._rules._leafwise import leafwise
+from gradflow._rules._state import increment, zero_scalar
+from gradflow._types import OptState, Pair, Params, Updates
 from gradflow.transforms._scale import scale_rule
 from gradflow.tree._leaves import accumulator
 

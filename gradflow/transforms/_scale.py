@@ -4,19 +4,13 @@ from typing import Any, NamedTuple
 
 import jax
 
-from gradflow._base import (
-    EmptyState,
-    OptState,
-    Pair,
-    Params,
-    Updates,
-    transformation,
-)
-from gradflow._compose import init_empty_state
-from gradflow._hyper import Finite, Rate
-from gradflow._leafwise import leafwise
-from gradflow._report import report
-from gradflow._state import increment, zero_scalar
+from gradflow._calls._reports import report
+from gradflow._core._compose import init_empty_state
+from gradflow._core._decorators import transformation
+from gradflow._expressions._arguments import Finite, Rate
+from gradflow._rules._leafwise import leafwise
+from gradflow._rules._state import increment, zero_scalar
+from gradflow._types import EmptyState, OptState, Pair, Params, Updates
 
 
 class ScaleByScheduleState(NamedTuple):
@@ -30,7 +24,7 @@ def scale_rule(g: jax.Array, s: Any) -> jax.Array:
     return s.factor * g
 
 
-@transformation(elementwise=True)
+@transformation(packable=True)
 def scale(step_size: Finite) -> Pair:
     """Multiplies updates by a number: `u = step_size * g`. A negative one descends."""
 
@@ -72,7 +66,7 @@ def descend_rule(g: jax.Array, s: Any) -> jax.Array:
     return -s.factor * g
 
 
-@transformation(elementwise=True)
+@transformation(packable=True)
 def scale_by_schedule(step_size_fn: Finite) -> Pair:
     """Multiplies updates by a schedule's value at the count of steps taken: `u = f(count) * g`."""
 

@@ -5,9 +5,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from gradflow._base import EmptyState, Pair, Params, Updates, transformation
-from gradflow._compose import init_empty_state
-from gradflow._leafwise import leafwise
+from gradflow._core._compose import init_empty_state
+from gradflow._core._decorators import transformation
+from gradflow._rules._leafwise import leafwise
+from gradflow._types import EmptyState, Pair, Params, Updates
 
 
 def sign_rule(g: jax.Array, s: Any) -> jax.Array:
@@ -15,7 +16,7 @@ def sign_rule(g: jax.Array, s: Any) -> jax.Array:
     return jnp.sign(g)
 
 
-@transformation(elementwise=True)
+@transformation(packable=True)
 def scale_by_sign() -> Pair:
     """Keeps only the signs: `u = sign(g)`, 0 where `g` is 0; of complex numbers `g / |g|`.
 

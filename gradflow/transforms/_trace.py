@@ -4,10 +4,11 @@ from typing import Any, NamedTuple
 
 import jax
 
-from gradflow._base import OptState, Pair, Params, Updates, transformation
-from gradflow._hyper import Fraction
-from gradflow._leafwise import leafwise
-from gradflow._state import first_moment
+from gradflow._core._decorators import transformation
+from gradflow._expressions._arguments import Fraction
+from gradflow._rules._leafwise import leafwise
+from gradflow._rules._state import first_moment
+from gradflow._types import OptState, Pair, Params, Updates
 
 
 class TraceState(NamedTuple):
@@ -28,7 +29,7 @@ def nesterov_trace_rule(g: jax.Array, trace: jax.Array, s: Any) -> tuple[jax.Arr
     return s.decay * trace + g, trace
 
 
-@transformation(elementwise=True)
+@transformation(packable=True)
 def trace(decay: Fraction, nesterov: bool = False, accumulator_dtype: Any = None) -> Pair:
     """Sums gradients up, each weighing less as it ages: momentum as in SGD.
 

@@ -5,12 +5,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from gradflow._axes import AxisName, check_axis_name
-from gradflow._base import EmptyState, Pair, Params, Updates, transformation
-from gradflow._compose import init_empty_state
-from gradflow._hyper import NonNegative
-from gradflow.transforms._layerwise import Axes, layerwise, leaf_norm, leaf_scaled_norm
-from gradflow.transforms._scaled_norm import rescale
+from gradflow._core._compose import init_empty_state
+from gradflow._core._decorators import transformation
+from gradflow._expressions._arguments import NonNegative
+from gradflow._rules._layerwise import Axes, layerwise, leaf_norm, leaf_scaled_norm
+from gradflow._rules._mesh_axes import AxisName, check_axis_name
+from gradflow._rules._scaled_norm import rescale
+from gradflow._types import EmptyState, Pair, Params, Updates
 
 
 def trust_ratio_rule(g: jax.Array, p: jax.Array, s: Any, *, axes: Axes) -> jax.Array:
@@ -23,7 +24,7 @@ def trust_ratio_rule(g: jax.Array, p: jax.Array, s: Any, *, axes: Axes) -> jax.A
     return rescale(g, jnp.where(usable, s.trust_coefficient * p_norm / divisor, 1 / power), power)
 
 
-@transformation(elementwise=True)
+@transformation(packable=True)
 def scale_by_trust_ratio(
     min_norm: NonNegative = 0.0,
     trust_coefficient: NonNegative = 1.0,

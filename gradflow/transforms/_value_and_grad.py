@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from gradflow import tree
-from gradflow._base import OptState, Params, Updates
+from gradflow._types import OptState, Params, Updates
 
 
 def value_and_grad_from_state(
@@ -36,7 +36,7 @@ def value_and_grad_from_state(
                 "value_and_grad_from_state: the state has no value and gradient; a line search keeps them, "
                 "scale_by_backtracking_linesearch with store_grad=True"
             )
-        return reuse(value_fn, value, grad, params, args, kwargs)
+        return stored_or_computed(value_fn, value, grad, params, args, kwargs)
 
     return value_and_grad
 
@@ -51,7 +51,7 @@ def is_kept(path: Any, found: Any) -> bool:
     return bool(path) and getattr(path[-1], "tuple_name", "").endswith("LinesearchState")
 
 
-def reuse(
+def stored_or_computed(
     value_fn: Callable[..., Any], value: Any, grad: Any, params: Params, args: Any, kwargs: Any
 ) -> tuple[jax.Array, Updates]:
     """The stored value and gradient where the value is finite, else those of `value_fn`."""
@@ -69,7 +69,7 @@ def reuse(
     return result
 
 
-def plant(state: OptState, value: Any, grad: Any) -> OptState:
+def store_value_and_grad(state: OptState, value: Any, grad: Any) -> OptState:
     """The state with a value and gradient as if a line search had ended there."""
     old_value, old_grad = stored_value_and_grad(state)
     value = jnp.asarray(value).astype(old_value.dtype)

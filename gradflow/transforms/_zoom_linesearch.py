@@ -7,13 +7,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from gradflow import tree
-from gradflow._base import OptState, Pair, Params, Updates, transformation
+from gradflow._calls._reports import report
+from gradflow._core._decorators import transformation
 from gradflow._errors import describe
-from gradflow._hyper import Fraction, NonNegative, Positive, Size
-from gradflow._leafwise import as_scalar
-from gradflow._report import report
-from gradflow._state import zero_scalar
-from gradflow.transforms._line import (
+from gradflow._expressions._arguments import Fraction, NonNegative, Positive, Size
+from gradflow._rules._leafwise import as_scalar
+from gradflow._rules._state import zero_scalar
+from gradflow._types import OptState, Pair, Params, Updates
+from gradflow.transforms._linesearch_common import (
     Line,
     Point,
     first_rate,

@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from gradflow._dtypes import DType, compute_dtype, is_complex, is_inexact
-from gradflow._groups import in_groups
+from gradflow.tree._grouped_jit import call_in_groups
 from gradflow.tree._leaves import accumulator, arrays_of, call
-from gradflow.tree._reductions import AxisName, all_sum, axes, in_pairs, joined, sum_of
+from gradflow.tree._reductions import AxisName, all_sum, axes, pairwise_reduce, sum_of, tree_reduce_scalars
 
 
 def norm(
@@ -52,8 +52,8 @@ def _norm(tree: Any, *, order: float, squared: bool, axis_name: tuple[str, ...])
         result = all_sum(sum_of([jnp.sum(x) for x in sizes], dtype), axis_name)
     else:
         rows = [(x,) for x in leaves]
-        largest = [part.astype(dtype) for part in in_groups(_largest, rows, join=_largest_in_pairs)]
-        result = joined(jnp.maximum, jnp.max, largest) if largest else jnp.zeros((), dtype)
+        largest = [part.astype(dtype) for part in call_in_groups(_largest, rows, join=_largest_in_pairs)]
+        result = tree_reduce_scalars(jnp.maximum, jnp.max, largest) if largest else jnp.zeros((), dtype)
         result = jax.lax.pmax(result, axis_name) if axis_name else result
     return result * result if squared else result
 
@@ -96,7 +96,7 @@ def _two_norm_jvp(
     (leaves,), (dots,) = primals, tangents
     result = _two_norm(leaves, axis_name)
     rows = list(zip(leaves, dots, strict=True))
-    parts = in_groups(_along, rows, result, join=_sum_in_pairs)
+    parts = call_in_groups(_along, rows, result, join=_sum_in_pairs)
     return result, all_sum(sum_of(parts, result.dtype), axis_name)
 
 
@@ -112,11 +112,11 @@ def _along(row: tuple[jax.Array, jax.Array], size: jax.Array) -> jax.Array:
 
 def _sum_over(run: Any, leaves: list[jax.Array], dtype: DType, *shared: Any) -> jax.Array:
     """The sum of `run` over the leaves."""
-    return sum_of(in_groups(run, [(x,) for x in leaves], *shared, join=_sum_in_pairs), dtype)
+    return sum_of(call_in_groups(run, [(x,) for x in leaves], *shared, join=_sum_in_pairs), dtype)
 
 
 def _sum_in_pairs(parts: list[jax.Array]) -> jax.Array:
-    return in_pairs(jax.lax.add, parts)
+    return pairwise_reduce(jax.lax.add, parts)
 
 
 @functools.cache
@@ -130,7 +130,7 @@ def _square_sum(dtype: DType) -> Any:
         parts = [part.astype(dtype) for part in ((x.real, x.imag) if is_complex(x.dtype) else (x,))]
         if factor is not None:
             parts = [part * factor for part in parts]
-        return in_pairs(jax.lax.add, [jnp.sum(jnp.square(part)) for part in parts])
+        return pairwise_reduce(jax.lax.add, [jnp.sum(jnp.square(part)) for part in parts])
 
     return jax.jit(square_sum)
 
@@ -141,7 +141,7 @@ def _largest(row: tuple[jax.Array]) -> jax.Array:
 
 
 def _largest_in_pairs(parts: list[jax.Array]) -> jax.Array:
-    return in_pairs(jnp.maximum, parts)
+    return pairwise_reduce(jnp.maximum, parts)
 
 
 def _widen(x: jax.Array) -> jax.Array:

@@ -68,7 +68,7 @@ def _extreme(tree: Any, *, largest: bool, axis_name: tuple[str, ...]) -> jax.Arr
         else (jnp.min, jnp.minimum, jax.lax.pmin, np.inf)
     )
     parts = [reduce(x).astype(dtype) for x in leaves]
-    result = joined(pairwise, reduce, parts) if parts else jnp.asarray(unit, dtype)
+    result = tree_reduce_scalars(pairwise, reduce, parts) if parts else jnp.asarray(unit, dtype)
     return across(result, axis_name) if axis_name else result
 
 
@@ -93,14 +93,16 @@ def axes(axis_name: AxisName) -> tuple[str, ...]:
 def sum_of(parts: Sequence[jax.Array], dtype: DType) -> jax.Array:
     """The sum of scalars; its roundings grow with the logarithm of their number."""
     parts = [part.astype(dtype) for part in parts]
-    return joined(jax.lax.add, jnp.sum, parts) if parts else jnp.zeros((), dtype)
+    return tree_reduce_scalars(jax.lax.add, jnp.sum, parts) if parts else jnp.zeros((), dtype)
 
 
 # More scalars than this are joined as the numbers of an array, so many at a time.
 _FEW, _ROW = 4, 16
 
 
-def joined(two: Join, many: Callable[[jax.Array], jax.Array], parts: Sequence[jax.Array]) -> jax.Array:
+def tree_reduce_scalars(
+    two: Join, many: Callable[[jax.Array], jax.Array], parts: Sequence[jax.Array]
+) -> jax.Array:
     """One scalar from several of one dtype by `two`, which joins two, and `many`, which reduces an array.
 
     The array is behind a barrier, without which XLA would take it apart and join number after number. On
@@ -109,10 +111,10 @@ def joined(two: Join, many: Callable[[jax.Array], jax.Array], parts: Sequence[ja
     while len(parts) > _FEW:
         rows = [parts[start : start + _ROW] for start in range(0, len(parts), _ROW)]
         parts = [many(jax.lax.optimization_barrier(jnp.stack(row))) for row in rows]
-    return in_pairs(two, parts)
+    return pairwise_reduce(two, parts)
 
 
-def in_pairs(two: Join, parts: Sequence[jax.Array]) -> jax.Array:
+def pairwise_reduce(two: Join, parts: Sequence[jax.Array]) -> jax.Array:
     """Reduce a non-empty sequence by `two`, as a balanced binary tree."""
     while len(parts) > 1:
         odd = parts[-1:] if len(parts) % 2 else []

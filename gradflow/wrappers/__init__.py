@@ -1,6 +1,6 @@
 """Transformation -> transformation."""
 
-from gradflow._select import MaskedNode as MaskedNode
+from gradflow._selection._absent import MaskedNode as MaskedNode
 from gradflow.wrappers._accumulate import ApplyEvery as ApplyEvery
 from gradflow.wrappers._accumulate import MultiSteps as MultiSteps
 from gradflow.wrappers._accumulate import MultiStepsState as MultiStepsState
@@ -14,6 +14,7 @@ from gradflow.wrappers._conditionally import ConditionallyTransformState as Cond
 from gradflow.wrappers._conditionally import ConditionFn as ConditionFn
 from gradflow.wrappers._conditionally import conditionally_mask as conditionally_mask
 from gradflow.wrappers._conditionally import conditionally_transform as conditionally_transform
+from gradflow.wrappers._eval_params import eval_params as eval_params
 from gradflow.wrappers._flatten import flatten as flatten
 from gradflow.wrappers._guard import ApplyIfFiniteState as ApplyIfFiniteState
 from gradflow.wrappers._guard import apply_if_finite as apply_if_finite
@@ -55,4 +56,3 @@ from gradflow.wrappers._tunable import TunableState as TunableState
 from gradflow.wrappers._tunable import hyperparams as hyperparams
 from gradflow.wrappers._tunable import set_hyperparams as set_hyperparams
 from gradflow.wrappers._tunable import tunable as tunable
-from gradflow.wrappers._views import eval_params as eval_params

@@ -8,12 +8,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from gradflow import tree
-from gradflow._base import GradientTransformation, OptState, Pair, Params, Updates, transformation
-from gradflow._hyper import Size
-from gradflow._leafwise import Scalars, leafwise
-from gradflow._report import report
-from gradflow._state import first_moment, increment, zero_scalar
-from gradflow.wrappers._branch import update_if
+from gradflow._calls._reports import report
+from gradflow._core._decorators import transformation
+from gradflow._core._transformation import GradientTransformation
+from gradflow._expressions._arguments import Size
+from gradflow._rules._leafwise import Scalars, leafwise
+from gradflow._rules._state import first_moment, increment, zero_scalar
+from gradflow._types import OptState, Pair, Params, Updates
+from gradflow.wrappers._conditional import update_if
 from gradflow.wrappers._guard import all_finite
 
 
@@ -153,7 +155,7 @@ def apply_every_scalars(count: jax.Array, k: jax.Array) -> Scalars:
     }
 
 
-@transformation(elementwise=True)
+@transformation(packable=True)
 def apply_every(k: Size = 1) -> Pair:
     """Holds updates back and lets the sum of k of them out on every k-th step; zeros on the others.
 

@@ -6,12 +6,14 @@ from typing import Any, NamedTuple, Protocol
 import jax
 import jax.numpy as jnp
 
-from gradflow._base import GradientTransformation, OptState, Pair, Params, Updates, transformation
+from gradflow._calls._context import stage_name
+from gradflow._calls._reports import report
+from gradflow._core._decorators import transformation
+from gradflow._core._transformation import GradientTransformation
 from gradflow._errors import describe
-from gradflow._frames import stage_name
-from gradflow._report import report
-from gradflow._state import increment, zero_scalar
-from gradflow.wrappers._branch import update_if
+from gradflow._rules._state import increment, zero_scalar
+from gradflow._types import OptState, Pair, Params, Updates
+from gradflow.wrappers._conditional import update_if
 
 
 class ConditionFn(Protocol):

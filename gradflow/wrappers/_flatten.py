@@ -7,10 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
-from gradflow._axes import refuse_varying
-from gradflow._base import GradientTransformation, OptState, Pair, Params, Updates, transformation
-from gradflow._checks import check_like, refuse_leaves
+from gradflow._calls._checks import check_leaves, check_like
+from gradflow._core._decorators import transformation
+from gradflow._core._transformation import GradientTransformation
 from gradflow._dtypes import is_complex
+from gradflow._rules._mesh_axes import refuse_varying
+from gradflow._types import OptState, Pair, Params, Updates
 from gradflow.tree._create import alike
 from gradflow.tree._leaves import common_dtype
 from gradflow.tree._paths import is_none
@@ -32,13 +34,13 @@ def flatten(inner: GradientTransformation) -> Pair:
     """
 
     def init(params: Params) -> OptState:
-        refuse_leaves("inexact", "parameters", params)
+        check_leaves("inexact", "parameters", params)
         return inner.init(_vector(jax.tree.leaves(params)))
 
     def update(
         updates: Updates, state: OptState, params: Params | None = None, **extra: Any
     ) -> tuple[Updates, OptState]:
-        refuse_leaves("inexact", "updates", updates)
+        check_leaves("inexact", "updates", updates)
         refuse_varying("a vector", updates)
         grads: list[Any]
         structure: Any

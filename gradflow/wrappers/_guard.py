@@ -7,13 +7,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from gradflow import tree
-from gradflow._axes import AxisName, check_axis_name, leaves_by_axes, sum_axes
-from gradflow._base import GradientTransformation, OptState, Pair, Params, Updates, transformation
+from gradflow._calls._reports import report
+from gradflow._core._decorators import transformation
+from gradflow._core._transformation import GradientTransformation
 from gradflow._dtypes import is_complex
-from gradflow._hyper import Index
-from gradflow._report import report
-from gradflow._state import increment, zero_scalar
-from gradflow.wrappers._branch import update_if
+from gradflow._expressions._arguments import Index
+from gradflow._rules._mesh_axes import AxisName, check_axis_name, leaves_by_axes, sum_axes
+from gradflow._rules._state import increment, zero_scalar
+from gradflow._types import OptState, Pair, Params, Updates
+from gradflow.wrappers._conditional import update_if
 
 
 class ApplyIfFiniteState(NamedTuple):

@@ -9,19 +9,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gradflow._base import (
-    GradientTransformation,
-    OptState,
-    Pair,
-    Params,
-    Updates,
-    as_transformation,
-    transformation,
-)
-from gradflow._checks import refuse_state
+from gradflow._calls._checks import refuse_state
+from gradflow._core._decorators import transformation
+from gradflow._core._plain_pairs import as_transformation
+from gradflow._core._transformation import GradientTransformation
 from gradflow._dtypes import is_inexact, promote, real_dtype
 from gradflow._errors import describe
-from gradflow._state import increment, place, wide, zero_scalar
+from gradflow._rules._state import at_least_float32, increment, replicate_like, zero_scalar
+from gradflow._types import OptState, Pair, Params, Updates
 from gradflow.schedules import StatefulSchedule, WrappedSchedule
 
 
@@ -76,7 +71,7 @@ def inject_hyperparams(
     return make
 
 
-@transformation(elementwise=True)
+@transformation(packable=True)
 def injected(
     inner_factory: Callable[..., GradientTransformation],
     arguments: Mapping[str, Any],
@@ -110,10 +105,10 @@ def injected(
     def init(params: Params) -> OptState:
         dtype = hyperparam_dtype or widest_dtype(params)
         states = {name: schedule.init() for name, schedule in schedules.items()}
-        states = jax.tree.map(lambda x: place(x, params), states)
+        states = jax.tree.map(lambda x: replicate_like(x, params), states)
         values = {**numbers, **{name: schedules[name](state) for name, state in states.items()}}
         hyperparams = {
-            name: place(jnp.asarray(value, _number_dtype(value, dtype)), params)
+            name: replicate_like(jnp.asarray(value, _number_dtype(value, dtype)), params)
             for name, value in values.items()
         }
         return InjectStatefulHyperparamsState(
@@ -148,7 +143,7 @@ def widest_dtype(params: Params) -> np.dtype:
     dtype = np.dtype(np.float32)
     for leaf in jax.tree.leaves(params):
         if is_inexact(leaf.dtype):
-            dtype = promote(dtype, wide(real_dtype(leaf.dtype)))
+            dtype = promote(dtype, at_least_float32(real_dtype(leaf.dtype)))
     return dtype
 
 

@@ -5,15 +5,17 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from gradflow._apply import apply_updates
-from gradflow._base import GradientTransformation, OptState, Pair, Params, Updates, transformation
-from gradflow._checks import check_like, promote_to_params
+from gradflow._calls._checks import check_like, promote_to_params
+from gradflow._calls._context import stage_name
+from gradflow._calls._reports import report
+from gradflow._core._apply import apply_updates
+from gradflow._core._decorators import transformation
+from gradflow._core._transformation import GradientTransformation
 from gradflow._errors import describe
-from gradflow._frames import stage_name
-from gradflow._hyper import Fraction, Size
-from gradflow._leafwise import Scalars, leafwise
-from gradflow._report import report
-from gradflow._state import increment, zero_scalar
+from gradflow._expressions._arguments import Fraction, Size
+from gradflow._rules._leafwise import Scalars, leafwise
+from gradflow._rules._state import increment, zero_scalar
+from gradflow._types import OptState, Pair, Params, Updates
 
 
 class LookaheadParams(NamedTuple):

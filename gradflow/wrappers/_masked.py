@@ -6,19 +6,16 @@ from typing import Any, NamedTuple, NoReturn
 import jax
 
 from gradflow import tree
-from gradflow._base import (
-    GradientTransformation,
-    OptState,
-    Pair,
-    Params,
-    Updates,
-    as_transformation,
-    transformation,
-)
+from gradflow._calls._context import stage_name
+from gradflow._core._decorators import transformation
+from gradflow._core._plain_pairs import as_transformation
+from gradflow._core._transformation import GradientTransformation
 from gradflow._errors import describe
-from gradflow._frames import stage_name
-from gradflow._packed import abstract_tree, is_packed
-from gradflow._select import MaskedNode, MaskOrFn, hide, is_absent, is_mask_function, resolve_mask, reveal
+from gradflow._selection._absent import MaskedNode, is_absent
+from gradflow._selection._masks import is_mask_function, resolve_mask
+from gradflow._selection._partial_trees import mask_out, merge
+from gradflow._types import MaskOrFn, OptState, Pair, Params, Updates
+from gradflow.packed._pack import abstract_tree, is_packed
 
 
 class MaskedState(NamedTuple):
@@ -27,7 +24,7 @@ class MaskedState(NamedTuple):
     inner_state: OptState
 
 
-@transformation(elementwise=True)
+@transformation(packable=True)
 def masked(
     inner: GradientTransformation,
     mask: MaskOrFn,
@@ -54,7 +51,7 @@ def masked(
         raise ValueError(f"masked: argument 'elsewhere' must be 'pass' or 'zero'; got {describe(elsewhere)}")
 
     def init(params: Params) -> OptState:
-        return MaskedState(inner.init(hide(resolve_mask(mask, params), params)))
+        return MaskedState(inner.init(mask_out(resolve_mask(mask, params), params)))
 
     def update(
         updates: Updates, state: MaskedState, params: Params | None = None, **extra: Any
@@ -66,12 +63,12 @@ def masked(
         if mask_compatible_extra_args:
             structure: Any = jax.tree.structure(updates)
             extra = {
-                name: hide(keep, value) if jax.tree.structure(value) == structure else value
+                name: mask_out(keep, value) if jax.tree.structure(value) == structure else value
                 for name, value in extra.items()
             }
-        visible = hide(keep, updates)
+        visible = mask_out(keep, updates)
         new, inner_state = inner.update(
-            visible, state.inner_state, None if params is None else hide(keep, params), **extra
+            visible, state.inner_state, None if params is None else mask_out(keep, params), **extra
         )
         return _reveal(keep, new, updates, elsewhere), MaskedState(inner_state)
 
@@ -83,8 +80,8 @@ def _reveal(keep: Any, new: Updates, old: Updates, elsewhere: str) -> Updates:
 
     if is_packed(old):
         out = jax.tree.map(lambda k: k if is_absent(k) else not k, keep, is_leaf=is_absent)
-        rest = hide(out, old)
-        return reveal(keep, {True: new, False: rest if elsewhere == "pass" else tree.zeros_like(rest)}, old)
+        rest = mask_out(out, old)
+        return merge(keep, {True: new, False: rest if elsewhere == "pass" else tree.zeros_like(rest)}, old)
 
     def choose(k: bool | None, u: Any, g: Any) -> Any:
         if k is not False:

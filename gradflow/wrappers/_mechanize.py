@@ -7,12 +7,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from gradflow import tree
-from gradflow._axes import refuse_varying
-from gradflow._base import GradientTransformation, OptState, Pair, Params, Updates, transformation
-from gradflow._hyper import NonNegative, Positive, Size
-from gradflow._leafwise import as_scalar, leafwise, safe_sqrt
-from gradflow._report import report
-from gradflow._state import increment, zero_scalar
+from gradflow._calls._reports import report
+from gradflow._core._decorators import transformation
+from gradflow._core._transformation import GradientTransformation
+from gradflow._expressions._arguments import NonNegative, Positive, Size
+from gradflow._rules._leafwise import as_scalar, leafwise
+from gradflow._rules._math import safe_sqrt
+from gradflow._rules._mesh_axes import refuse_varying
+from gradflow._rules._state import increment, zero_scalar
+from gradflow._types import OptState, Pair, Params, Updates
 from gradflow.tree._leaves import accumulator
 
 

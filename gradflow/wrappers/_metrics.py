@@ -7,14 +7,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gradflow._axes import AxisName, axes_of, check_axis_name, global_norm, sum_axes
-from gradflow._base import GradientTransformation, OptState, Pair, Params, Updates, transformation
-from gradflow._display import table
+from gradflow._calls._reports import collecting, forward, is_collecting, note, report
+from gradflow._core._decorators import transformation
+from gradflow._core._transformation import GradientTransformation, below, declared_reports
 from gradflow._errors import describe
-from gradflow._report import below, collecting, declared_reports, forward, is_collecting, note, report
-from gradflow._select import keep_where
-from gradflow._selectors import as_selector
-from gradflow._state import zero_scalar
+from gradflow._rules._mesh_axes import AxisName, axes_of, check_axis_name, global_norm, sum_axes
+from gradflow._rules._state import zero_scalar
+from gradflow._selection._partial_trees import keep_where
+from gradflow._selection._selectors import as_selector
+from gradflow._tables import table
+from gradflow._types import OptState, Pair, Params, Updates
 
 
 class MetricsState(NamedTuple):
@@ -28,7 +30,7 @@ _OWN = ("gradient_norm", "update_norm", "parameter_norm", "update_ratio", "nonfi
 _OF_A_GROUP = _OWN[:-1]
 
 
-@transformation(reports=_OWN, elementwise=True)
+@transformation(reports=_OWN, packable=True)
 def with_metrics(
     inner: GradientTransformation,
     groups: Mapping[str, Any] | None = None,

@@ -6,12 +6,14 @@ import jax
 import jax.numpy as jnp
 
 from gradflow import tree
-from gradflow._base import GradientTransformation, OptState, Pair, Params, Updates, transformation
-from gradflow._hyper import Decay, Index, Size
-from gradflow._leafwise import Scalars, leafwise
-from gradflow._report import report
-from gradflow._state import increment, wide, zero_scalar
-from gradflow.wrappers._views import averages
+from gradflow._calls._reports import report
+from gradflow._core._decorators import transformation
+from gradflow._core._transformation import GradientTransformation
+from gradflow._expressions._arguments import Decay, Index, Size
+from gradflow._rules._leafwise import Scalars, leafwise
+from gradflow._rules._state import at_least_float32, increment, zero_scalar
+from gradflow._types import OptState, Pair, Params, Updates
+from gradflow.wrappers._eval_params import averages
 
 
 class ParamEmaState(NamedTuple):
@@ -33,7 +35,7 @@ def param_ema_rule(u: jax.Array, ema: jax.Array, p: jax.Array, s: Any) -> tuple[
     return u, s.decay * ema + s.c * (p + u)
 
 
-@transformation(elementwise=True)
+@transformation(packable=True)
 def with_param_ema(inner: GradientTransformation, decay: Decay = 0.999) -> Pair:
     """Keeps an exponential moving average of the parameters that `inner` leads to, for `eval_params`.
 
@@ -161,7 +163,7 @@ def with_lawa(inner: GradientTransformation, window: Size = 6, every: Size = 1) 
 
 
 def _zeros(params: Params) -> Params:
-    return jax.tree.map(lambda p: tree.zeros_like(p, wide(p.dtype)), params)
+    return jax.tree.map(lambda p: tree.zeros_like(p, at_least_float32(p.dtype)), params)
 
 
 def _stacked(zeros: jax.Array, window: int) -> jax.Array:

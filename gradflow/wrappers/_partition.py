@@ -6,22 +6,20 @@ from typing import Any, NamedTuple
 
 import jax
 
-from gradflow._base import (
-    GradientTransformation,
-    OptState,
-    Pair,
-    Params,
-    Updates,
-    as_transformation,
-    transformation,
-)
-from gradflow._checks import refuse_state
-from gradflow._compose import identity, set_to_zero
+from gradflow._calls._checks import refuse_state
+from gradflow._calls._context import stage_name
+from gradflow._core._compose import identity, set_to_zero
+from gradflow._core._decorators import transformation
+from gradflow._core._plain_pairs import as_transformation
+from gradflow._core._transformation import GradientTransformation
 from gradflow._errors import describe
-from gradflow._expression import show
-from gradflow._frames import stage_name
-from gradflow._select import MaskOrFn, hide, is_absent, resolve_labels, resolve_mask, reveal
-from gradflow._selectors import Selector, as_selector, located, paths
+from gradflow._expressions._printing import show
+from gradflow._selection._absent import is_absent
+from gradflow._selection._masks import resolve_labels, resolve_mask
+from gradflow._selection._parameters import named_leaves
+from gradflow._selection._partial_trees import mask_out, merge
+from gradflow._selection._selectors import Selector, as_selector, paths
+from gradflow._types import MaskOrFn, OptState, Pair, Params, Updates
 from gradflow.transforms import scale
 from gradflow.wrappers._masked import MaskedState, labels_in, masked
 
@@ -35,7 +33,7 @@ class PartitionState(NamedTuple):
 MultiTransformState = PartitionState
 
 
-@transformation(elementwise=True)
+@transformation(packable=True)
 def partition(
     transforms: Mapping[Hashable, GradientTransformation],
     param_labels: Any = None,
@@ -111,7 +109,7 @@ def partition(
                 **own,
             )
             new_states[label] = MaskedState(new)
-        return reveal(labels, parts, updates), PartitionState(new_states)
+        return merge(labels, parts, updates), PartitionState(new_states)
 
     return init, update
 
@@ -131,7 +129,7 @@ def _selector(key: Any) -> Selector:
 
 def _first_match(selectors: Mapping[Hashable, Selector], params: Params) -> Any:
     """The tree of the labels whose selectors choose a parameter first."""
-    parameters, structure = located(params)
+    parameters, structure = named_leaves(params)
     choices = {label: selector.choose(parameters) for label, selector in selectors.items()}
     answers: list[Any] = []
     for index, parameter in enumerate(parameters):
@@ -148,7 +146,7 @@ def _first_match(selectors: Mapping[Hashable, Selector], params: Params) -> Any:
 def _part(labels: Any, label: Hashable, tree: Any) -> Any:
     """`tree` with a `MaskedNode` for each leaf of another label."""
     mine = jax.tree.map(lambda own: own if is_absent(own) else own == label, labels, is_leaf=is_absent)
-    return hide(mine, tree)
+    return mask_out(mine, tree)
 
 
 @transformation

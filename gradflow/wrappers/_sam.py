@@ -7,15 +7,17 @@ import jax
 import jax.numpy as jnp
 
 from gradflow import tree
-from gradflow._apply import apply_updates
-from gradflow._axes import AxisName, check_axis_name
-from gradflow._base import GradientTransformation, OptState, Pair, Params, Updates, transformation
-from gradflow._checks import as_arrays, check_like, promote_to_params
-from gradflow._hyper import Size
-from gradflow._leafwise import leafwise
-from gradflow._report import report
-from gradflow._state import increment, zero_scalar
-from gradflow.wrappers._branch import update_if
+from gradflow._calls._checks import as_arrays, check_like, promote_to_params
+from gradflow._calls._reports import report
+from gradflow._core._apply import apply_updates
+from gradflow._core._decorators import transformation
+from gradflow._core._transformation import GradientTransformation
+from gradflow._expressions._arguments import Size
+from gradflow._rules._leafwise import leafwise
+from gradflow._rules._mesh_axes import AxisName, check_axis_name
+from gradflow._rules._state import increment, zero_scalar
+from gradflow._types import OptState, Pair, Params, Updates
+from gradflow.wrappers._conditional import update_if
 
 
 class SAMState(NamedTuple):

@@ -5,14 +5,16 @@ from typing import Annotated, Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from gradflow._base import GradientTransformation, OptState, Pair, Params, Updates, transformation
+from gradflow._calls._reports import report
+from gradflow._core._decorators import transformation
+from gradflow._core._transformation import GradientTransformation
 from gradflow._errors import describe
-from gradflow._hyper import Interval, NonNegative, Rate, ScalarOrSchedule
-from gradflow._leafwise import Scalars, leafwise
-from gradflow._report import report
-from gradflow._state import increment, moment_dtype, wide, zero_scalar
+from gradflow._expressions._arguments import Interval, NonNegative, Rate, ScalarOrSchedule
+from gradflow._rules._leafwise import Scalars, leafwise
+from gradflow._rules._state import at_least_float32, increment, moment_dtype, zero_scalar
+from gradflow._types import OptState, Pair, Params, Updates
 from gradflow.tree._leaves import accumulator
-from gradflow.wrappers._views import averaged, averages
+from gradflow.wrappers._eval_params import averaged, averages
 
 # The averages are not stored, but solved for: without them in the mixture there is no trace of them.
 Mixture = Annotated[ScalarOrSchedule, Interval(0.0, 1.0, low_open=True)]
@@ -126,7 +128,7 @@ def schedule_free(
 
 
 def _dtype_of_z(p: jax.Array, state_dtype: Any) -> Any:
-    return wide(p.dtype) if state_dtype is None else moment_dtype(p.dtype, state_dtype)
+    return at_least_float32(p.dtype) if state_dtype is None else moment_dtype(p.dtype, state_dtype)
 
 
 def schedule_free_eval_params(state: OptState, params: Params) -> Params:

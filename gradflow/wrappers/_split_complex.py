@@ -5,7 +5,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from gradflow._base import GradientTransformation, OptState, Pair, Params, Updates, transformation
+from gradflow._core._decorators import transformation
+from gradflow._core._transformation import GradientTransformation
+from gradflow._types import OptState, Pair, Params, Updates
 
 
 class SplitRealAndImaginaryArrays(NamedTuple):

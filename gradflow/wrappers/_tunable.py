@@ -8,22 +8,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gradflow._address import addresses, replace
-from gradflow._base import (
-    Factory,
-    GradientTransformation,
-    OptState,
-    Pair,
-    Params,
-    Updates,
-    own_factories,
-    transformation,
-)
-from gradflow._checks import refuse_state
+from gradflow._calls._checks import refuse_state
+from gradflow._calls._reports import collecting, forward, is_collecting, note
+from gradflow._core._decorators import transformation
+from gradflow._core._transformation import GradientTransformation
 from gradflow._dtypes import is_inexact
-from gradflow._expression import expression_of
-from gradflow._report import collecting, forward, is_collecting, note
-from gradflow._state import place, zero_scalar
+from gradflow._expressions._addresses import addresses, replace
+from gradflow._expressions._factory import Factory
+from gradflow._expressions._keys import expression_of
+from gradflow._expressions._registry import OWN_FACTORIES
+from gradflow._rules._state import replicate_like, zero_scalar
+from gradflow._types import OptState, Pair, Params, Updates
 from gradflow.wrappers._inject import InjectStatefulHyperparamsState, widest_dtype
 
 S = TypeVar("S")
@@ -37,7 +32,7 @@ class TunableState(NamedTuple):
     inner_state: OptState
 
 
-class Told:
+class RecordingSchedule:
     """A schedule that tells what it answers."""
 
     def __init__(self, name: str, schedule: Callable[[Any], Any]) -> None:
@@ -50,7 +45,7 @@ class Told:
         return value
 
 
-@transformation(elementwise=True)
+@transformation(packable=True)
 def tunable(inner: GradientTransformation) -> Pair:
     """Carries every numeric hyper-parameter of `inner`, and of all stages inside it, in the state.
 
@@ -71,8 +66,8 @@ def tunable(inner: GradientTransformation) -> Pair:
         dtype = widest_dtype(params)
         zero = zero_scalar(params)
         return TunableState(
-            {name: place(jnp.asarray(value, dtype), params) for name, (_, value) in numbers.items()},
-            {n: place(jnp.asarray(s(zero), dtype), params) for n, (_, s) in schedules.items()},
+            {name: replicate_like(jnp.asarray(value, dtype), params) for name, (_, value) in numbers.items()},
+            {n: replicate_like(jnp.asarray(s(zero), dtype), params) for n, (_, s) in schedules.items()},
             inner.init(params),
         )
 
@@ -82,7 +77,9 @@ def tunable(inner: GradientTransformation) -> Pair:
         if set(state.hyperparams) != set(numbers) or set(state.scheduled) != set(schedules):
             refuse_state(f"the hyper-parameters {', '.join([*numbers, *schedules]) or '(none)'}", state)
         changes: dict[str, Any] = {numbers[name][0]: value for name, value in state.hyperparams.items()}
-        changes |= {address: Told(name, schedule) for name, (address, schedule) in schedules.items()}
+        changes |= {
+            address: RecordingSchedule(name, schedule) for name, (address, schedule) in schedules.items()
+        }
         now = replace(inner, changes)
         with collecting() as heard:
             updates, inner_state = now.update(updates, state.inner_state, params, **extra)
@@ -144,7 +141,7 @@ def hyperparams(state: OptState) -> dict[str, jax.Array]:
     Raises ValueError for a state that keeps none: wrap the transformation in `tunable`.
     """
     found: dict[str, jax.Array] = {}
-    for part in _keepers("hyperparams", state):
+    for part in _hyperparameter_states("hyperparams", state):
         own = {**part.hyperparams, **getattr(part, "scheduled", {})}
         doubled = [name for name in own if name in found]
         if doubled:
@@ -162,9 +159,9 @@ def set_hyperparams(state: S, changes: Mapping[str, Any]) -> S:
     Raises ValueError for an unknown name (near ones are listed), an ambiguous one, one that a schedule
     drives, and a value out of range; TypeError for what is no number.
     """
-    keepers = _keepers("set_hyperparams", state)
-    driven = [name for part in keepers for name in _driven(part)]
-    names = [name for part in keepers for name in part.hyperparams if name not in _driven(part)]
+    keepers = _hyperparameter_states("set_hyperparams", state)
+    driven = [name for part in keepers for name in _scheduled_names(part)]
+    names = [name for part in keepers for name in part.hyperparams if name not in _scheduled_names(part)]
     wanted: dict[str, Any] = {}
     for name, value in changes.items():
         full = _resolve(name, names, driven)
@@ -190,7 +187,7 @@ def _map_keepers(function: Callable[[Any], Any], state: Any) -> Any:
     )
 
 
-def _keepers(caller: str, state: OptState) -> list[Any]:
+def _hyperparameter_states(caller: str, state: OptState) -> list[Any]:
     """The parts of a state that keep hyper-parameters, the outer ones first."""
     found: list[Any] = []
 
@@ -208,7 +205,7 @@ def _keepers(caller: str, state: OptState) -> list[Any]:
     return found
 
 
-def _driven(part: Any) -> list[str]:
+def _scheduled_names(part: Any) -> list[str]:
     if isinstance(part, TunableState):
         return list(part.scheduled)
     return [name for name in part.hyperparams if name in part.hyperparams_states]
@@ -234,7 +231,7 @@ def _resolve(name: str, names: list[str], driven: list[str]) -> str:
 
 def _converted(name: str, value: Any, old: jax.Array) -> jax.Array:
     owner, _, argument = name.rpartition(".")
-    factory = own_factories().get(owner.split(".")[-1].split("[")[0])
+    factory = OWN_FACTORIES.get(owner.split(".")[-1].split("[")[0])
     if np.shape(value) == () and factory is not None and argument in factory.checked:
         factory.checked[argument].check("set_hyperparams", name, value)
     array = jnp.asarray(value)

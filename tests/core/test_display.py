@@ -2,42 +2,45 @@
 
 import jax
 import jax.numpy as jnp
+import pytest
 
 import gradflow as gf
-from gradflow._display import outline
 
 PARAMS = {"w": jnp.ones((2, 2)), "<b>": jnp.ones(2)}
 
 
 def test_an_expression_is_laid_out_without_its_defaults() -> None:
-    assert outline(gf.adamw(1e-3)) == "adamw(learning_rate=0.001)"
+    assert repr(gf.adamw(1e-3)) == "adamw(0.001)"
     tx = gf.chain(
         gf.clip_by_global_norm(1.0),
         gf.partition({"head/**": gf.sgd(0.1, momentum=0.9), gf.ndim(2): gf.muon(0.02), "**": gf.adamw(1e-3)}),
-        gf.scale_by_learning_rate(gf.warmup_cosine_decay_schedule(0.0, 1.0, 10, 100)),
+        gf.scale_by_learning_rate(
+            gf.warmup_cosine_decay_schedule(0.0, 1.0, 10, 100, end_value=0.125, exponent=0.5)
+        ),
     )
     assert (
-        outline(tx)
+        repr(tx)
         == """\
 chain(
-    clip_by_global_norm(max_norm=1.0),
+    clip_by_global_norm(1.0),
     partition(
-        transforms={
-            'head/**': sgd(learning_rate=0.1, momentum=0.9),
-            ndim(2): muon(learning_rate=0.02),
-            '**': adamw(learning_rate=0.001),
-        },
+        {'head/**': sgd(0.1, momentum=0.9), ndim(2): muon(0.02), '**': adamw(0.001)},
     ),
     scale_by_learning_rate(
-        learning_rate=warmup_cosine_decay_schedule(
-            init_value=0.0,
-            peak_value=1.0,
-            warmup_steps=10,
-            decay_steps=100,
-        ),
+        warmup_cosine_decay_schedule(0.0, 1.0, 10, 100, end_value=0.125, exponent=0.5),
     ),
 )"""
     )
+    assert eval(repr(tx), vars(gf)) == tx
+
+
+def test_describe_shows_every_argument() -> None:
+    described = gf.describe(gf.sgd(0.1))
+    assert repr(described) == str(described)
+    assert "\n    momentum=None,\n    nesterov=False,\n" in described
+    assert eval(described, vars(gf)) == gf.sgd(0.1)
+    with pytest.raises(TypeError, match="describe: the argument must be"):
+        gf.describe(3)
 
 
 def test_pages_escape_what_they_show_and_set_no_colour() -> None:

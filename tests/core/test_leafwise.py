@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 import gradflow as gf
-from gradflow._leafwise import leafwise, one_minus_power, safe_sqrt
+from gradflow._rules._leafwise import leafwise
+from gradflow._rules._math import one_minus_power, safe_sqrt
 
 TRACES: list[str] = []
 
@@ -46,7 +47,7 @@ def test_none_has_no_update_and_keeps_its_state() -> None:
 
 
 def test_three_hundred_optimizers_add_nothing_to_the_compiled_rules() -> None:
-    from gradflow._leafwise import _compiled
+    from gradflow._rules._leafwise import _compiled
 
     params = {"w": jnp.ones(3)}
     gf.adam(0.1).update(params, gf.adam(0.1).init(params))

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 import gradflow as gf
-from gradflow._base import own_factories
-from gradflow._hyper import Interval
+from gradflow._expressions._arguments import Interval
+from gradflow._expressions._registry import OWN_FACTORIES
 
 RATES: list[Any] = [-0.1, math.nan, math.inf, None, "0.1", True, [0.1], np.array([0.1, 0.2]), jnp.ones(2), 1j]
 DECAYS: list[Any] = [1.0, 1.5, -0.1, math.nan, None, "x", np.float32(1.0), jnp.float32(1.0)]
@@ -32,7 +32,7 @@ def test_a_wrong_decay(argument: str, decay: Any) -> None:
 
 def _intervals() -> list[Any]:
     found = []
-    for name, factory in own_factories().items():
+    for name, factory in OWN_FACTORIES.items():
         for argument, spec in factory.checked.items():
             if isinstance(spec.kind, Interval):
                 found.append(pytest.param(name, argument, id=f"{name}.{argument}"))
@@ -41,7 +41,7 @@ def _intervals() -> list[Any]:
 
 @pytest.mark.parametrize(("name", "argument"), _intervals())
 def test_every_number_refuses_what_is_none(name: str, argument: str) -> None:
-    factory = own_factories()[name]
+    factory = OWN_FACTORIES[name]
     spec = factory.checked[argument]
     wrong: list[Any] = ["x", math.nan, jnp.ones(2), object()]
     wrong += [] if spec.optional else [None]

@@ -8,11 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
-from problems import MIXED, filled
+from trees import MIXED, filled
 
 import gradflow as gf
 from gradflow import packed
-from gradflow._packed import BLOCK
+from gradflow.packed._layout import BLOCK
 
 
 def many(leaves: int, seed: int = 0) -> Any:

@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 import pytest
 from laws.support import extras
-from problems import small
 from specs import build, over_all
+from trees import small
 
 import gradflow as gf
 

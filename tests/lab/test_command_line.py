@@ -12,9 +12,10 @@ import pytest
 
 import gradflow as gf
 from gradflow import lab
-from gradflow.lab import _cli_compare, _sweep_run
-from gradflow.lab._cli import main
-from gradflow.lab._cli_arguments import axis, memory
+from gradflow.lab._cli import _compare as _cli_compare
+from gradflow.lab._cli._arguments import axis, memory
+from gradflow.lab._cli._main import main
+from gradflow.lab._experiments import _sweep_run
 
 SMALL = ["--seeds", "1", "--steps", "3", "--learning-rates", "1e-2", "--optimizers", "adam"]
 

@@ -9,9 +9,9 @@ import pytest
 
 import gradflow
 from gradflow import lab
-from gradflow.lab._plan import prepare
-from gradflow.lab._program import batch_order, probe_loss, probe_of
-from gradflow.lab._tasks import TASKS, task_named
+from gradflow.lab._experiments._plan import prepare
+from gradflow.lab._experiments._program import batch_order, probe_loss, probe_of
+from gradflow.lab._tasks._catalog import TASKS, task_named
 
 small = functools.partial(lab.compare, progress=False, seeds=2, steps=6, learning_rates=[1e-2, 1e-1])
 

@@ -3,9 +3,9 @@
 import pytest
 
 import gradflow as gf
+from gradflow._expressions._printing import show
 from gradflow.lab import parse
-from gradflow.lab._brief import brief
-from gradflow.lab._catalogue import catalogue, description, listing
+from gradflow.lab._cli._catalogue import catalogue, description, listing
 
 VALUES = [
     gf.adamw(1e-3),
@@ -19,15 +19,15 @@ VALUES = [
 ]
 
 
-@pytest.mark.parametrize("value", VALUES, ids=brief)
+@pytest.mark.parametrize("value", VALUES, ids=show)
 def test_what_prints_is_read_back(value):
     assert parse(repr(value)) == value
-    assert parse(brief(value)) == value
+    assert parse(show(value)) == value
 
 
 def test_brief_leaves_defaults_out():
-    assert brief(gf.adamw(1e-3, b1=0.8)) == "adamw(0.001, b1=0.8)"
-    assert brief(VALUES[2]) == (
+    assert show(gf.adamw(1e-3, b1=0.8)) == "adamw(0.001, b1=0.8)"
+    assert show(VALUES[2]) == (
         "chain(clip_by_global_norm(1.0), adamw(cosine_decay_schedule(0.001, 100), mask=ndim(2)))"
     )
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from gradflow.lab import Comparison, Entry
-from gradflow.lab._style import style
+from gradflow.lab._plots._style import style
 
 AT = [0, 10, 20, 30]
 

@@ -10,9 +10,9 @@ import pytest
 
 import gradflow as gf
 from gradflow import lab
-from gradflow.lab import _sweep_run
-from gradflow.lab._program import batch_order
-from gradflow.lab._sweep import _rungs, plan_sweep
+from gradflow.lab._experiments import _sweep_run
+from gradflow.lab._experiments._program import batch_order
+from gradflow.lab._experiments._sweep import _rungs, plan_sweep
 
 BATCHES = np.linspace(-1, 1, 12, dtype=np.float32).reshape(4, 3)
 

@@ -6,8 +6,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from problems import filled, small
 from specs import build, over_all
+from trees import filled, small
 
 import gradflow as gf
 from laws.support import avals

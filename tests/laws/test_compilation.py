@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
-from problems import MIXED, filled, small
 from specs import build, over_all
+from trees import MIXED, filled, small
 
 import gradflow as gf
 from laws.support import assert_close, avals, extras, run, run_compiled

@@ -5,8 +5,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import pytest
-from problems import small
 from specs import build, leaf_policy, over_all
+from trees import small
 
 from laws.support import extras
 

@@ -6,11 +6,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from problems import small
 from specs import CASES, build, over_all
+from trees import small
 
 import gradflow as gf
-from gradflow._expression import expression_of
+from gradflow._expressions._keys import expression_of
 from laws.support import assert_close, assert_finite, extras, run
 
 

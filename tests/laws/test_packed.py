@@ -8,7 +8,7 @@ import numpy as np
 from specs import over_all
 
 from gradflow import packed
-from gradflow._packed import BLOCK
+from gradflow.packed._layout import BLOCK
 from laws.support import assert_close, run_compiled
 
 

@@ -5,11 +5,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from problems import small
 from specs import build, over_all
+from trees import small
 
 import gradflow as gf
-from gradflow._report import declared_reports
+from gradflow._core._transformation import declared_reports
 from laws.support import extras
 
 

@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from problems import MIXED, MIXED_OTHER, filled, small
 from specs import LEAVES_VECTORS_OUT, build, leaf_policy, over_all
+from trees import MIXED, MIXED_OTHER, filled, small
 
 import gradflow as gf
 from gradflow._dtypes import promote

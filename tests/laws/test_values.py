@@ -11,11 +11,11 @@ import flax.serialization
 import jax
 import jax.numpy as jnp
 import numpy as np
-from problems import small
 from specs import CASES, build, over_all
+from trees import small
 
 import gradflow as gf
-from gradflow._base import own_factories
+from gradflow._expressions._registry import OWN_FACTORIES
 from laws.support import assert_close, avals, extras, run
 
 
@@ -74,7 +74,7 @@ def test_prints_as_its_call(case: str) -> None:
 @over_all("repr evaluates", PLAIN)
 def test_what_it_prints_makes_it_again(case: str) -> None:
     tx = build(case)
-    names = {name: factory.public[0] for name, factory in own_factories().items()}
+    names = {name: factory.function for name, factory in OWN_FACTORIES.items()}
     assert eval(repr(tx), {**names, "array": np.array}) == tx
 
 

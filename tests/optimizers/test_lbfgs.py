@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import gradflow as gf
-from gradflow._minimize import minimize
+from gradflow._training._minimize import minimize
 
 
 def rosenbrock(x: jax.Array) -> jax.Array:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import gradflow as gf
-from gradflow._checks import loss_value
+from gradflow._calls._extra_arguments import loss_value
 
 STEPS = 25
 # Numbers that float32 has, in which L-DoG keeps where it started.

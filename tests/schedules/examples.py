@@ -4,7 +4,7 @@ import inspect
 from typing import Any, NamedTuple
 
 from gradflow import schedules
-from gradflow._base import Factory
+from gradflow._expressions._factory import Factory
 
 FACTORIES: dict[str, Factory] = {
     name: value.__gradflow__ for name, value in vars(schedules).items() if hasattr(value, "__gradflow__")
@@ -46,7 +46,7 @@ class Example(NamedTuple):
     arguments: dict[str, Any]
 
     def make(self, **changes: Any) -> Any:
-        return self.factory.public[0](**{**self.arguments, **changes})
+        return self.factory.function(**{**self.arguments, **changes})
 
     @property
     def name(self) -> str:

@@ -288,7 +288,7 @@ def test_optax_agrees(case: str) -> None:
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
         peer = getattr(optax.schedules, example.name)(**arguments)
         expected = jax.vmap(lambda count: jnp.asarray(peer(count)))(jnp.asarray(COUNTS))
-    ours = example.factory.public[0](**arguments)
+    ours = example.factory.function(**arguments)
     np.testing.assert_allclose(ours(COUNTS), expected, rtol=1e-5, atol=1e-6)
 
 

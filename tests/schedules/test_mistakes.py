@@ -84,7 +84,7 @@ def test_unknown_and_missing_arguments(example: Example) -> None:
     with pytest.raises(TypeError, match=f"^{example.name}: .*unexpected.*its arguments are"):
         example.make(stepz=3)
     with pytest.raises(TypeError, match=f"^{example.name}: missing a required argument"):
-        example.factory.public[0]()
+        example.factory.function()
 
 
 @each

@@ -12,7 +12,7 @@ import pytest
 
 import gradflow as gf
 from gradflow import schedules
-from gradflow._base import own_factories
+from gradflow._expressions._registry import OWN_FACTORIES
 from schedules.examples import FACTORIES, Example, examples
 
 EXAMPLES = examples()
@@ -30,7 +30,7 @@ def test_the_room_lists_what_it_has() -> None:
     public = {name: value for name, value in vars(schedules).items() if not name.startswith("_")}
     listed = {name for name, value in public.items() if not isinstance(value, type)}
     assert listed == set(FACTORIES)
-    assert listed == {name for name, factory in own_factories().items() if factory.kind == "schedule"}
+    assert listed == {name for name, factory in OWN_FACTORIES.items() if factory.kind == "schedule"}
     assert len(listed) >= 14
 
 
@@ -73,7 +73,7 @@ def test_other_arguments_make_another_value(example: Example) -> None:
 @each
 def test_a_schedule_is_frozen_when_it_is_made(example: Example) -> None:
     arguments = copy.deepcopy(example.arguments)
-    made = example.factory.public[0](**arguments)
+    made = example.factory.function(**arguments)
     before = np.asarray(made(COUNTS))
     for value in arguments.values():
         if isinstance(value, dict | list):
@@ -248,7 +248,7 @@ def test_a_schedule_drives_an_optimizer(example: Example) -> None:
 
 @each
 def test_docstrings_say_the_rule_and_stay_short(example: Example) -> None:
-    text = inspect.getdoc(example.factory.public[0]) or ""
+    text = inspect.getdoc(example.factory.function) or ""
     assert 1 < len(text.splitlines()) <= 25
     own = set(example.factory.parameters)
     assert "as in" in text or "cosine_kwargs" in own or all(name in text for name in own)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import gradflow as gf
-from gradflow.transforms._scaled_norm import scaled_norm
+from gradflow._rules._scaled_norm import scaled_norm
 
 SIZES = [1e-37, 1e-30, 1e-15, 1e-9, 1.0, 1e9, 1e15, 1e19, 1e30, 1e38, 3e38]
 

@@ -1,0 +1,129 @@
+"""What a call of a transformation is checked for: trees that fit, leaves that count, a state of its own."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from gradflow._calls import _hints as _hints
+from gradflow._calls._context import stage_name
+from gradflow._dtypes import is_complex, is_inexact, promote
+from gradflow._errors import describe
+from gradflow.tree._paths import is_none, path_string, show
+from gradflow.tree._structure import explain_trees
+
+
+def _as_array(leaf: Any) -> Any:
+    """Python and NumPy numbers become strongly typed jax arrays; all else stays as it is."""
+    if isinstance(leaf, jax.Array) or leaf is None:
+        return leaf
+    if isinstance(leaf, bool | int | float | complex):
+        return jnp.asarray(leaf, jnp.zeros((), type(leaf)).dtype)
+    if isinstance(leaf, np.ndarray | np.generic) and leaf.dtype.kind in "biufcV":
+        return jnp.asarray(leaf) if leaf.dtype != jax.dtypes.float0 else leaf
+    return leaf
+
+
+def as_arrays(tree: Any) -> Any:
+    """A tree whose leaves are jax arrays wherever they can be."""
+    if all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(tree)):
+        return tree
+    return jax.tree.map(_as_array, tree)
+
+
+def check_leaves(kind: str, what: str, tree: Any) -> None:
+    """Raises for the first leaf that a stage cannot do arithmetic on."""
+    for leaf in jax.tree.leaves(tree):
+        dtype = getattr(leaf, "dtype", None)
+        if not isinstance(dtype, np.dtype) or not is_inexact(dtype):
+            wanted = "floating-point or complex arrays"
+        elif kind == "real" and is_complex(dtype):
+            wanted = "real floating-point arrays"
+        else:
+            continue
+        flat, _ = jax.tree_util.tree_flatten_with_path(tree)
+        path = next(show(path_string(path)) for path, other in flat if other is leaf)
+        raise TypeError(
+            f"{stage_name()}: {what} must be {wanted}, or None where there is no update; the leaf at "
+            f"{path} is {describe(leaf)}.{_hints.wrong_leaf(leaf)}"
+        )
+
+
+def check_like(
+    what: str,
+    tree: Any,
+    other_what: str,
+    other: Any,
+    *,
+    shapes: bool = True,
+    hint: Callable[[], str] = str,
+) -> None:
+    """Raises unless two trees have one structure (None beside anything is fine) and equal `shapes`."""
+    structure: Any
+    leaves, structure = jax.tree.flatten(tree)
+    other_leaves, other_structure = jax.tree.flatten(other)
+    if structure != other_structure:
+        leaves, structure = jax.tree.flatten(tree, is_leaf=is_none)
+        other_leaves, other_structure = jax.tree.flatten(other, is_leaf=is_none)
+        if structure != other_structure:
+            raise ValueError(
+                f"{stage_name()}: {what} and {other_what} must have one tree structure; "
+                + f"{explain_trees(what, tree, other_what, other)}."
+                + (hint() or _hints.unlike_trees(what, tree, other_what, other))
+            )
+    for index, (leaf, like) in enumerate(zip(leaves, other_leaves, strict=True)):
+        if shapes and leaf is not None and like is not None and np.shape(leaf) != np.shape(like):
+            placed = jax.tree.unflatten(structure, range(len(leaves)))
+            path = next(p for p, i in jax.tree_util.tree_leaves_with_path(placed) if i == index)
+            raise ValueError(
+                f"{stage_name()}: {what} and {other_what} must have equal shapes, and at "
+                f"{show(path_string(path))} they are {np.shape(leaf)} and {np.shape(like)}."
+                + _hints.unlike_shapes(np.shape(leaf), np.shape(like))
+            )
+
+
+def promote_to_params(updates: Any, params: Any) -> Any:
+    """The updates, each leaf in the promoted dtype of itself and its parameter."""
+    grads, structure = jax.tree.flatten(updates, is_leaf=is_none)
+    values = jax.tree.leaves(params, is_leaf=is_none)
+    changed = False
+    for index, (g, p) in enumerate(zip(grads, values, strict=True)):
+        if not isinstance(g, jax.Array) or not isinstance(p, jax.Array) or g.dtype == p.dtype:
+            continue
+        if isinstance(p.dtype, np.dtype) and is_inexact(g.dtype) and is_inexact(p.dtype):
+            target = promote(g.dtype, p.dtype)
+            if target != g.dtype:
+                grads[index] = g.astype(target)
+                changed = True
+    return jax.tree.unflatten(structure, grads) if changed else updates
+
+
+def refuse_state(expected: str, state: Any) -> None:
+    """Raises the error for a state that is not the called stage's own."""
+    raise TypeError(
+        f"{stage_name()}: 'state' must be {expected}, as its init returns it; got {describe(state)}."
+        + _hints.wrong_state(state)
+    )
+
+
+def match_outputs(new: Any, old: Any) -> Any:
+    """A stage's output: shapes must be the input's, and dtypes are made so."""
+    new_structure: Any
+    new_leaves, new_structure = jax.tree.flatten(new)
+    old_leaves, old_structure = jax.tree.flatten(old)
+    if new_structure != old_structure:
+        check_like("the updates that come out", new, "those that went in", old)
+        old_leaves = jax.tree.leaves(old, is_leaf=is_none)
+        new_leaves, new_structure = jax.tree.flatten(new, is_leaf=is_none)
+    changed = False
+    for index, (leaf, like) in enumerate(zip(new_leaves, old_leaves, strict=True)):
+        if leaf is like or leaf is None or like is None:
+            continue
+        if np.shape(leaf) != np.shape(like):
+            check_like("the updates that come out", new, "those that went in", old)
+        if isinstance(like, jax.Array) and leaf.dtype != like.dtype:
+            new_leaves[index] = leaf.astype(like.dtype)
+            changed = True
+    return jax.tree.unflatten(new_structure, new_leaves) if changed else new

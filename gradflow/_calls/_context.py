@@ -1,0 +1,53 @@
+"""Which stage is being called: the names that errors and reports use."""
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+
+class Frame(NamedTuple):
+    """One call of a stage's init or update."""
+
+    name: str
+    path: tuple[str, ...]
+    reports: frozenset[str]
+
+
+class _Context(threading.local):
+    def __init__(self) -> None:
+        self.stack: list[Frame] = []
+        self.collectors: list[Any] = []
+        self.inits: list[Any] | None = None  # records of init calls, while `summary` reads them
+
+
+context = _Context()
+
+
+@contextmanager
+def entered(name: str, label: str | None, reports: frozenset[str]) -> Iterator[None]:
+    """Marks the stage `name` as the one being called, under `label` in its container."""
+    stack = context.stack
+    path = stack[-1].path if stack else ()
+    stack.append(Frame(name, (*path, label) if label else path, reports))
+    try:
+        yield
+    finally:
+        stack.pop()
+
+
+@contextmanager
+def isolated(is_outermost: bool) -> Iterator[None]:
+    """Hides which stages are being called; only whether there are any is kept."""
+    stack, context.stack = context.stack, [] if is_outermost else [Frame("", (), frozenset())]
+    try:
+        yield
+    finally:
+        context.stack = stack
+
+
+def stage_name() -> str:
+    """The stage being called, as its container calls it; for error messages."""
+    if not context.stack:
+        return "gradflow"
+    return ".".join(context.stack[-1].path) or context.stack[0].name

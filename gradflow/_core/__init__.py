@@ -1,0 +1,1 @@
+"""Transformations: the pair and its stage, and how it is built, called, composed and applied."""

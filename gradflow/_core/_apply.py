@@ -1,0 +1,95 @@
+"""Updates meet parameters."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from gradflow._calls._checks import check_like
+from gradflow._calls._context import entered
+from gradflow._dtypes import compute_dtype, is_inexact, promote
+from gradflow._types import Params, Updates
+from gradflow.tree._grouped_jit import LeafTuple, call_in_groups, grouped, is_traced
+from gradflow.tree._paths import is_none
+
+
+def apply_updates(params: Params, updates: Updates) -> Params:
+    """`p + u` in the wider dtype of the two, returned in the dtype of `p`.
+
+    Where `u` is None the parameter stays as it is. Raises ValueError naming the first leaf whose
+    structure or shape differs: nothing is broadcast.
+    """
+    with entered("apply_updates", None, frozenset()):
+        check_like("updates", updates, "params", params)
+    return _pairwise(_add, params, updates)
+
+
+def incremental_update(new_tensors: Params, old_tensors: Params, step_size: Any) -> Params:
+    """`step_size * new + (1 - step_size) * old`, in the dtype of `old`: Polyak averaging.
+
+    `step_size` is a number in [0, 1]. Where `new` is None the old value stays. Raises ValueError naming
+    the first leaf whose structure or shape differs.
+    """
+    with entered("incremental_update", None, frozenset()):
+        check_like("new_tensors", new_tensors, "old_tensors", old_tensors)
+    return _pairwise(_blend, old_tensors, new_tensors, jnp.asarray(step_size))
+
+
+def periodic_update(new_tensors: Params, old_tensors: Params, steps: Any, update_period: int) -> Params:
+    """`new` where `steps` is a multiple of `update_period`, else `old`: target networks.
+
+    Where `new` is None the old value stays. Raises ValueError naming the first leaf whose structure or
+    shape differs.
+    """
+    with entered("periodic_update", None, frozenset()):
+        check_like("new_tensors", new_tensors, "old_tensors", old_tensors)
+    return _pairwise(_switch, old_tensors, new_tensors, jnp.asarray(steps) % update_period == 0)
+
+
+def _pairwise(function: Callable[..., Any], olds: Params, news: Params, *scalars: Any) -> Params:
+    """`function` on the pairs of leaves where both are present, as one jitted call."""
+    old, structure = jax.tree.flatten(olds, is_leaf=is_none)
+    new = jax.tree.leaves(news, is_leaf=is_none)
+    present = [i for i in range(len(old)) if old[i] is not None and new[i] is not None]
+    rows = [(_array(old[i]), _array(new[i])) for i in present]
+    # Arrays that nobody traces are one call of a whole tree, which is what a loop without jit can afford.
+    call = call_in_groups if is_traced(rows) else _together
+    for i, result in zip(present, call(function, rows, *scalars), strict=True):
+        old[i] = result
+    return jax.tree.unflatten(structure, old)
+
+
+def _array(x: Any) -> jax.Array:
+    return x if isinstance(x, jax.Array) else jnp.asarray(x)
+
+
+def _together(function: Callable[..., Any], rows: list[LeafTuple], *scalars: Any) -> list[Any]:
+    return grouped(function)(rows, *scalars)
+
+
+def _wide(x: jax.Array, y: jax.Array) -> Any:
+    return compute_dtype(promote(x.dtype, y.dtype))
+
+
+@jax.jit
+def _add(pair: LeafTuple) -> jax.Array:
+    p, u = pair
+    if not is_inexact(p.dtype):
+        return p + u.astype(p.dtype)
+    wide = _wide(p, u)
+    return (p.astype(wide) + u.astype(wide)).astype(p.dtype)
+
+
+@jax.jit
+def _blend(pair: LeafTuple, step: jax.Array) -> jax.Array:
+    old, new = pair
+    wide = _wide(old, new)
+    rate = step.astype(wide)
+    return (rate * new.astype(wide) + (1 - rate) * old.astype(wide)).astype(old.dtype)
+
+
+@jax.jit
+def _switch(pair: LeafTuple, now: jax.Array) -> jax.Array:
+    old, new = pair
+    return jnp.where(now, new.astype(old.dtype), old)

@@ -1,0 +1,144 @@
+"""A call of a transformation's init or update: check the inputs, run the body, match the outputs."""
+
+import functools
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+
+from gradflow._calls import _hints
+from gradflow._calls._checks import (
+    as_arrays,
+    check_leaves,
+    check_like,
+    match_outputs,
+    promote_to_params,
+    refuse_state,
+)
+from gradflow._calls._context import context, entered, stage_name
+from gradflow._calls._extra_arguments import check_extra_names
+from gradflow._core._eager import concrete_leaves
+from gradflow._core._signature import Signature
+from gradflow._core._stage import Part, Stage
+from gradflow._core._transformation import GradientTransformation
+from gradflow._errors import with_article
+from gradflow._types import OptState, Params, ScheduledState, Updates
+from gradflow.packed._pack import check_no_packed_parts, is_packed
+from gradflow.packed._unpacked_calls import call_unpacked, init_unpacked
+
+
+class InitPart(Part):
+    """The init of a stage."""
+
+    __slots__ = ()
+
+    def __call__(self, params: Params) -> OptState:
+        stage = self.stage
+        is_outermost = not context.stack
+        with entered(stage.expression.name, stage.label, stage.own_reports):
+            is_abstract = any(isinstance(p, jax.ShapeDtypeStruct) for p in jax.tree.leaves(params))
+            if is_outermost and stage.trees != "differ":
+                check_no_packed_parts(stage_name(), params)
+            if is_outermost and not is_abstract:
+                params = as_arrays(params)
+            if stage.leaves not in (None, "any"):
+                check_leaves(stage.leaves, "parameters", params)
+            init = stage.init
+            if is_packed(params) and not stage.packable:
+                init = functools.partial(init_unpacked, init)
+            state = jax.eval_shape(init, params) if is_abstract else init(params)
+            if context.inits is not None:
+                context.inits.append((stage_name(), stage, params, state))
+            return state
+
+    def __reduce__(self) -> Any:
+        return getattr, (_whole(self.stage), "init")
+
+    def __repr__(self) -> str:
+        return f"{self.stage.expression!r}.init"
+
+
+class UpdatePart(Part):
+    """The update of a stage."""
+
+    __slots__ = ()
+
+    def __call__(
+        self, updates: Updates, state: OptState, params: Params | None = None, **extra: Any
+    ) -> tuple[Updates, OptState]:
+        # While a collector is active, stages are called one by one, so that their reports are recorded.
+        operands = None if context.collectors else concrete_leaves(updates, state, params, extra)
+        compiled = None if operands is None else self.stage.compiled_update()
+        if operands is None or compiled is None:
+            return self.run(updates, state, params, **extra)
+        return compiled.run(self.run, operands, updates, state, params, extra)
+
+    def run(
+        self, updates: Updates, state: OptState, params: Params | None = None, **extra: Any
+    ) -> tuple[Updates, OptState]:
+        """The update as it is written, whether its operands are traced or concrete."""
+        stage = self.stage
+        is_outermost = not context.stack
+        with entered(stage.expression.name, stage.label, stage.own_reports):
+            if is_outermost:
+                updates, params = _check_inputs(stage, updates, state, params, extra)
+            extra = _check_arguments(stage.signature, state, params, extra)
+            if stage.leaves not in (None, "any"):
+                check_leaves(stage.leaves, "updates", updates)
+            update = stage.update
+            if is_packed(updates) and not stage.packable:
+                update = call_unpacked(update)
+            new_updates, new_state = update(updates, state, params, **extra)
+            if stage.leaves is not None and stage.trees == "alike":
+                new_updates = match_outputs(new_updates, updates)
+            return new_updates, new_state
+
+    def __reduce__(self) -> Any:
+        return getattr, (_whole(self.stage), "update")
+
+    def __repr__(self) -> str:
+        return f"{self.stage.expression!r}.update"
+
+
+def _whole(stage: Stage) -> GradientTransformation:
+    return GradientTransformation(InitPart(stage), UpdatePart(stage))
+
+
+def _check_inputs(
+    stage: Stage, updates: Updates, state: OptState, params: Params | None, extra: Mapping[str, Any]
+) -> tuple[Updates, Params | None]:
+    """The updates and parameters of the outermost call as arrays, in the dtypes in which they are added."""
+    if extra:
+        check_extra_names(extra, stage.takes)
+    updates = as_arrays(updates)
+    if params is None:
+        return updates, None
+    params = as_arrays(params)
+    if stage.trees != "differ":
+        hint = functools.partial(_hints.swapped_arguments, updates, state, params)
+        check_like("updates", updates, "params", params, shapes=stage.trees == "alike", hint=hint)
+        updates = promote_to_params(updates, params)
+    return updates, params
+
+
+def _check_arguments(
+    signature: Signature, state: OptState, params: Params | None, extra: dict[str, Any]
+) -> dict[str, Any]:
+    """The extra arguments that a body takes, after a check of all that it needs."""
+    if signature.needs_params and params is None:
+        raise ValueError(
+            f"{stage_name()}: this stage needs the parameters: call update(updates, state, params)"
+        )
+    for name in signature.required:
+        if name not in extra:
+            raise TypeError(
+                f"{stage_name()}: this stage needs the extra argument '{name}': call "
+                f"update(updates, state, params, {name}=...)"
+            )
+    if signature.state_type is not None:
+        inner = state.inner_state if isinstance(state, ScheduledState) else state
+        if not isinstance(inner, signature.state_type):
+            refuse_state(with_article(signature.state_type.__name__), state)
+    if signature.passes_all or not extra:
+        return extra
+    return {name: extra[name] for name in signature.extra if name in extra}

@@ -1,0 +1,74 @@
+"""The decorator that makes factories of transformations.
+
+A factory's body returns `init` and `update`. The decorator adds what every transformation has: the
+expression that made it, checks of its arguments, and schedules for every hyper-parameter.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any, overload
+
+import gradflow._core._build  # noqa: F401  # makes "transformation" a kind of factory
+from gradflow._core._stage import TREES
+from gradflow._core._transformation import GradientTransformation
+from gradflow._expressions._factory import P, decorate
+from gradflow._types import Pair
+
+
+@overload
+def transformation(
+    body: Callable[P, Pair | GradientTransformation], /
+) -> Callable[P, GradientTransformation]: ...
+@overload
+def transformation(
+    *,
+    reports: tuple[str, ...] = (),
+    leaves: str = "inexact",
+    trees: str | None = None,
+    steps: str | None = "count",
+    packable: bool = False,
+    elementwise: bool = False,
+) -> Callable[[Callable[P, Pair | GradientTransformation]], Callable[P, GradientTransformation]]: ...
+def transformation(
+    body: Any = None,
+    /,
+    *,
+    reports: tuple[str, ...] = (),
+    leaves: str = "inexact",
+    trees: str | None = None,
+    steps: str | None = "count",
+    packable: bool = False,
+    elementwise: bool = False,
+) -> Any:
+    """Makes a function that returns `(init, update)` a factory of transformations, which are values.
+
+    The factory's calls print, compare, hash, pickle and can be rebuilt with other arguments. Arguments
+    annotated with a kind from `gradflow.typing` (`Rate`, `Decay`, ...) are checked and may be
+    numbers, scalar arrays, tracers or schedules, so a body must not branch in Python on their values.
+    A body that returns a transformation, such as a `chain`, names that composition.
+
+    Args:
+      body: the factory. Its update may name the extra arguments that it takes, annotate `state` with
+        its state's type, and leave `params` without a default when it needs them: all three are checked.
+      reports: names that the update passes to `gradflow.report`.
+      leaves: "inexact" or "real" refuses other leaves by path; "any" lets all leaves pass.
+      trees: whether updates, parameters and results are "alike"; or share their "structure" alone,
+        as where an axis is summed over; or "differ", and the stage checks them itself. By default alike,
+        as far as the transformations among the arguments allow.
+      steps: the field of the state that counts steps, for schedules; None if there is none.
+      packable: promises that a number's update depends on the numbers at its own place and on numbers
+        for the whole tree alone, to which zeros add nothing. Such a stage works on the buffers of packed
+        parameters. For other stages they are unpacked before the call and packed again after it.
+      elementwise: another name of `packable`.
+    """
+    if leaves not in ("inexact", "real", "any"):
+        raise ValueError(
+            f"transformation: argument 'leaves' must be 'inexact', 'real' or 'any'; got {leaves!r}"
+        )
+    if trees not in (None, *TREES):
+        raise ValueError(f"transformation: argument 'trees' must be one of {', '.join(TREES)}; got {trees!r}")
+    make = functools.partial(
+        decorate, kind="transformation", inner_type=GradientTransformation, reports=reports, leaves=leaves,
+        trees=trees, steps=steps, packable=packable or elementwise,
+    )  # fmt: skip
+    return make if body is None else make(body)

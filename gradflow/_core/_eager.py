@@ -1,0 +1,175 @@
+"""An update of concrete arrays as one compiled call, for loops without jit.
+
+Called leaf by leaf, a step of a small model is mostly the cost of the calls. So a transformation that
+consists of gradflow's own stages and plain data, which are pure, is compiled as a whole; that takes no
+longer than to compile its rules one by one. A third-party function may read global state, so a stage
+that has one is called as it is written, and the stages beside it are compiled each by itself.
+Hyper-parameters are operands: another rate reuses the program.
+"""
+
+import functools
+import inspect
+from collections.abc import Callable
+from typing import Any, cast
+
+import jax
+import numpy as np
+
+from gradflow._calls._context import context, isolated
+from gradflow._expressions._keys import expression_of
+from gradflow._expressions._numbers import Scalar, Skeleton, is_number, take_numbers
+from gradflow._expressions._registry import OWN_FACTORIES
+
+# The largest tree: compiling one call per leaf is quick for larger ones, and compiling a whole is not.
+LARGEST = 100
+
+# Stages that alone have nothing to compile.
+_NO_WORK = frozenset(["chain", "named_chain", "identity"])
+
+Result = tuple[Any, Any]
+
+
+@jax.tree_util.register_pytree_node_class
+class _ProgramResult:
+    """What a program computes, and which leaves of its operands it passes through: they are not copied."""
+
+    def __init__(self, made: Any, structure: Any, sources: tuple[int | None, ...]) -> None:
+        self.made = made
+        self.structure = structure
+        self.sources = sources
+
+    def tree_flatten(self) -> Any:
+        return self.made, (self.structure, self.sources)
+
+    @classmethod
+    def tree_unflatten(cls, kept: Any, made: Any) -> "_ProgramResult":
+        return cls(made, *kept)
+
+    def merge(self, operands: list[Any]) -> Result:
+        """The updates and the state."""
+        made = iter(self.made)
+        leaves = [next(made) if source is None else operands[source] for source in self.sources]
+        return cast(Result, jax.tree.unflatten(self.structure, leaves))
+
+
+class Program:
+    """The compiled update of all transformations that differ only in their numbers."""
+
+    def __init__(self, skeleton: Skeleton) -> None:
+        self._skeleton = skeleton
+        self.is_refused = False
+        self.call = jax.jit(self._update, static_argnums=0)
+
+    def _update(
+        self, is_outermost: bool, numbers: Any, updates: Any, state: Any, params: Any, extra: Any
+    ) -> _ProgramResult:
+        tx = self._skeleton.rebuild(iter(numbers))
+        operands = jax.tree.leaves((updates, state, params, extra))
+        places = {id(leaf): place for place, leaf in enumerate(operands)}
+        with isolated(is_outermost):
+            leaves, structure = jax.tree.flatten(tx.update(updates, state, params, **extra))
+        sources = tuple(places.get(id(leaf)) for leaf in leaves)
+        made = [leaf for leaf, source in zip(leaves, sources, strict=True) if source is None]
+        return _ProgramResult(made, structure, sources)
+
+
+class CompiledUpdate:
+    """How one transformation's update runs as a whole: a program, and the numbers to put into it."""
+
+    __slots__ = ("numbers", "program")
+
+    def __init__(self, program: Program, numbers: list[Scalar]) -> None:
+        self.program = program
+        self.numbers = numbers
+
+    def run(
+        self,
+        update: Callable[..., Result],
+        operands: list[Any],
+        updates: Any,
+        state: Any,
+        params: Any,
+        extra: Any,
+    ) -> Result:
+        """One update by the program; by `update`, the same in many calls, where the program cannot run."""
+        program = self.program
+        if program.is_refused:
+            return update(updates, state, params, **extra)
+        try:
+            result = program.call(not context.stack, self.numbers, updates, state, params, extra)
+            return cast(_ProgramResult, result).merge(operands)
+        except Exception:
+            # The plain update gives the better error. If it gives none, it is the one to call from now on.
+            result = update(updates, state, params, **extra)
+            program.is_refused = True
+            return result
+
+
+def plan(expression: Any) -> CompiledUpdate | None:
+    """How the update of an expression's transformation runs as a whole; None where it does not."""
+    if not _is_pure(expression):
+        return None
+    skeleton, numbers = take_numbers(expression)
+    if any(isinstance(number, jax.core.Tracer) for number in numbers) or not _has_work(skeleton):
+        return None
+    return CompiledUpdate(_program(skeleton), numbers)
+
+
+@functools.lru_cache(maxsize=256)
+def _program(skeleton: Skeleton) -> Program:
+    return Program(skeleton)
+
+
+def concrete_leaves(updates: Any, *others: Any) -> list[Any] | None:
+    """The leaves, if there are updates, not too many, and all are concrete arrays."""
+    leaves: list[Any] = jax.tree.leaves(updates)
+    if not 0 < len(leaves) <= LARGEST or isinstance(leaves[0], jax.core.Tracer):
+        return None
+    leaves += jax.tree.leaves(others)
+    kinds: set[Any] = set(map(type, leaves))
+    return leaves if all(map(_is_concrete, kinds)) else None
+
+
+@functools.lru_cache(maxsize=256)
+def _is_concrete(kind: Any) -> bool:
+    """Whether objects of a class are concrete arrays."""
+    return issubclass(kind, jax.Array) and not issubclass(kind, jax.core.Tracer)
+
+
+def _is_pure(expression: Any) -> bool:
+    """Whether a value is made by gradflow's own factories from data alone."""
+    maker = expression.maker
+    if OWN_FACTORIES.get(maker.name) != maker:
+        return False
+    numbers = {name for name in maker.hyperparameters if is_number(expression.arguments[name])}
+    return all(name in numbers or _is_plain(value) for name, value in expression.arguments.items())
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether an argument is data, or a value or function of gradflow's own."""
+    if value is None or isinstance(value, bool | int | float | complex | str | np.dtype | np.generic):
+        return True
+    expression = expression_of(value)
+    if expression is not None:
+        return _is_pure(expression)
+    if isinstance(value, np.ndarray):
+        return not value.dtype.hasobject
+    if isinstance(value, tuple):
+        return all(map(_is_plain, value))
+    if type(value) is dict:
+        return all(map(_is_plain, (*value.keys(), *value.values())))
+    return (
+        inspect.isfunction(value)
+        and value.__module__.split(".")[0] == "gradflow"
+        and (value.__closure__ is None or hasattr(value, "__gradflow__"))
+    )
+
+
+def _has_work(value: Any) -> bool:
+    """Whether any stage of a skeleton has something to compile."""
+    if isinstance(value, Skeleton):
+        is_stage = value.maker.kind == "transformation"
+        return (is_stage and value.maker.name not in _NO_WORK) or _has_work(tuple(value.arguments.values()))
+    if isinstance(value, dict):
+        return any(map(_has_work, value.values()))
+    return isinstance(value, tuple) and any(map(_has_work, value))

@@ -1,0 +1,52 @@
+"""What the update of a factory's body takes, read from its code."""
+
+import functools
+import inspect
+from collections.abc import Callable
+from types import CodeType
+from typing import Any, NamedTuple
+
+
+class Signature(NamedTuple):
+    """What a body's update takes beyond updates, state and params."""
+
+    extra: frozenset[str]
+    required: tuple[str, ...]
+    passes_all: bool
+    needs_params: bool
+    state_type: type | None
+
+
+def read_signature(update: Callable[..., Any]) -> Signature:
+    """The signature of an update function; a callable that cannot be inspected takes no extra arguments."""
+    function = inspect.unwrap(update) if hasattr(update, "__wrapped__") else update
+    state_type = getattr(update, "__annotations__", {}).get("state")
+    if not (isinstance(state_type, type) and hasattr(state_type, "_fields")):
+        state_type = None
+    if not inspect.isfunction(function):
+        return _inspected(update)._replace(state_type=state_type)
+    keywords = frozenset(function.__kwdefaults__ or ())
+    return _of_code(function.__code__, len(function.__defaults__ or ()), keywords, state_type)
+
+
+@functools.lru_cache(maxsize=4096)
+def _of_code(code: CodeType, defaults: int, kwdefaults: frozenset[str], state_type: type | None) -> Signature:
+    positional = code.co_varnames[3 : code.co_argcount]
+    keyword = code.co_varnames[code.co_argcount : code.co_argcount + code.co_kwonlyargcount]
+    return Signature(
+        extra=frozenset((*positional, *keyword)),
+        required=tuple(name for name in keyword if name not in kwdefaults),
+        passes_all=bool(code.co_flags & inspect.CO_VARKEYWORDS),
+        needs_params=code.co_argcount >= 3 and code.co_argcount - defaults >= 3,
+        state_type=state_type,
+    )
+
+
+def _inspected(update: Callable[..., Any]) -> Signature:
+    try:
+        parameters = list(inspect.signature(update).parameters.values())
+    except (TypeError, ValueError):
+        return Signature(frozenset(), (), False, False, None)
+    names = [p.name for p in parameters[3:] if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+    passes_all = any(p.kind is p.VAR_KEYWORD for p in parameters)
+    return Signature(frozenset(names), (), passes_all, False, None)

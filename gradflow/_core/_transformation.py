@@ -1,0 +1,106 @@
+"""GradientTransformation, and what can be read from one."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+import jax
+
+from gradflow._core._stage import Stage, part_stage
+from gradflow._expressions._expression import Expression
+from gradflow._expressions._printing import show
+from gradflow._tables import preformatted
+from gradflow._types import TransformInitFn, TransformUpdateFn
+
+
+class GradientTransformation(NamedTuple):
+    """A pair of pure functions over pytrees, and the expression that made it.
+
+    - `init(params) -> state`; with `jax.ShapeDtypeStruct` leaves the state is abstract too.
+    - `update(updates, state, params=None, **extra) -> (updates, state)`.
+
+    Made by a factory, a transformation prints as the call that makes it, equals and hashes like itself
+    when it is built again, pickles and copies. An argument that is a jax array is compared by identity, so
+    such a transformation equals only itself, and a pickled copy is another value.
+    """
+
+    init: TransformInitFn
+    update: TransformUpdateFn
+
+    @property
+    def expression(self) -> Expression | None:
+        """The call that made this transformation; None for a pair assembled by hand."""
+        stage = stage_of(self)
+        return None if stage is None else stage.expression
+
+    def __eq__(self, other: object) -> bool:
+        mine = self.expression
+        if mine is None or not isinstance(other, GradientTransformation):
+            return tuple.__eq__(self, other) if isinstance(other, tuple) else NotImplemented
+        return mine == other.expression
+
+    def __ne__(self, other: object) -> bool:
+        equal = self.__eq__(other)
+        return equal if equal is NotImplemented else not equal
+
+    def __hash__(self) -> int:
+        expression = self.expression
+        return tuple.__hash__(self) if expression is None else hash(expression)
+
+    def __repr__(self) -> str:
+        expression = self.expression
+        if expression is None:
+            return f"GradientTransformation(init={show(self.init)}, update={show(self.update)})"
+        return repr(expression)
+
+    def _repr_html_(self) -> str:
+        return preformatted(repr(self))
+
+    def __copy__(self) -> "GradientTransformation":
+        return self
+
+    def __deepcopy__(self, memo: Any) -> "GradientTransformation":
+        return self
+
+    def __reduce__(self) -> Any:
+        expression = self.expression
+        if expression is None:
+            return GradientTransformation, (self.init, self.update)
+        return expression.maker.reduce(expression.arguments)
+
+
+GradientTransformationExtraArgs = GradientTransformation
+
+
+def stage_of(tx: Any) -> Stage | None:
+    """The stage of a transformation made by a factory; None for a pair assembled by hand."""
+    init, update = tx
+    stage = part_stage(update)
+    return stage if stage is not None and part_stage(init) is stage else None
+
+
+def stages_of(tx: GradientTransformation) -> Iterator[Stage]:
+    """A transformation's own stage, then those of all the transformations that it calls, in order."""
+    stage = stage_of(tx)
+    waiting = [] if stage is None else [stage]
+    while waiting:
+        stage = waiting.pop(0)
+        yield stage
+        waiting = [*stage.children, *waiting]
+
+
+def declared_reports(tx: GradientTransformation) -> tuple[str, ...]:
+    """The names of all reports of a transformation and of the stages inside it, `adamw.norm`."""
+    stage = getattr(tx.update, "stage", None)
+    return tuple(stage.reports) if stage is not None else ()
+
+
+def label_of(tx: GradientTransformation) -> str | None:
+    """The label that a container gave to a transformation, as its body received it."""
+    stage = getattr(tx.update, "stage", None)
+    return stage.label if stage is not None else None
+
+
+def below(tx: GradientTransformation, values: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+    """What a wrapper collected from its inner transformation `tx`, by the names that `tx` declares."""
+    label = label_of(tx)
+    return {name.removeprefix(f"{label}."): value for name, value in values.items()}

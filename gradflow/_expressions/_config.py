@@ -1,0 +1,116 @@
+"""Values as plain data and back: dicts, lists, strings and numbers that any format can store."""
+
+import difflib
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from gradflow._errors import describe
+from gradflow._expressions._factory import Factory
+from gradflow._expressions._keys import expression_of
+from gradflow._expressions._registry import OWN_FACTORIES
+
+
+def to_config(value: Any) -> dict[str, Any]:
+    """A transformation or schedule as plain data, `{"factory": "adamw", "arguments": {...}}`.
+
+    Raises TypeError naming the first part that is no data: a factory that is not gradflow's own, a function,
+    a tracer. A jax array is stored by its values, so the value read back equals only itself.
+    """
+    expression = expression_of(value)
+    if expression is None:
+        raise TypeError(f"to_config takes a transformation or a schedule; got {describe(value)}")
+    return _encode(value, expression.name)
+
+
+def from_config(config: Mapping[str, Any]) -> Any:
+    """The transformation or schedule that `to_config` described.
+
+    Only gradflow's own factories are called, and arguments are checked as when given by hand. Raises
+    ValueError for an unknown factory or an entry that is no configuration.
+    """
+    if not isinstance(config, Mapping) or "factory" not in config:
+        raise ValueError(f"a configuration is a dict with 'factory' and 'arguments'; got {describe(config)}")
+    return _decode(config)
+
+
+def _encode(value: Any, address: str) -> Any:
+    expression = expression_of(value)
+    if expression is not None:
+        if expression.maker is not OWN_FACTORIES.get(expression.name):
+            raise TypeError(
+                f"to_config: '{address}' is made by {expression.name}, which is not one of gradflow's own "
+                "factories, so nobody could read it back by name"
+            )
+        return {
+            "factory": expression.name,
+            "arguments": {n: _encode(v, f"{address}.{n}") for n, v in expression.arguments.items()},
+        }
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, complex):
+        return {"complex": [value.real, value.imag]}
+    if isinstance(value, np.dtype):
+        return {"dtype": value.name}
+    if isinstance(value, jax.Array) and not isinstance(value, jax.core.Tracer):
+        if jnp.issubdtype(value.dtype, jax.dtypes.prng_key):
+            data = np.asarray(jax.random.key_data(value))
+            return {"prng_key": data.tolist(), "impl": str(jax.random.key_impl(value))}
+        return {"jax_array": np.asarray(value).tolist(), "dtype": value.dtype.name}
+    if isinstance(value, np.ndarray | np.generic) and value.dtype.kind != "O":
+        kind = "array" if isinstance(value, np.ndarray) else "scalar"
+        return {kind: value.tolist(), "dtype": value.dtype.name}
+    if type(value) is tuple:
+        return [_encode(item, f"{address}[{i}]") for i, item in enumerate(value)]
+    if type(value) is dict:
+        pairs = [[_encode(k, address), _encode(v, f"{address}.{k}")] for k, v in value.items()]
+        return {"dict": pairs}
+    factory = getattr(value, "__gradflow__", None)
+    name = getattr(factory, "name", None)
+    if name is not None and OWN_FACTORIES.get(name) is factory:
+        return {"function": name}
+    raise TypeError(f"to_config: '{address}' is {describe(value)}, which is no plain data")
+
+
+def _own(name: Any) -> Factory:
+    factory: Factory | None = OWN_FACTORIES.get(str(name))
+    if factory is None:
+        near = difflib.get_close_matches(str(name), OWN_FACTORIES)
+        raise ValueError(
+            f"from_config: gradflow has no factory '{name}'" + (f"; near: {', '.join(near)}" if near else "")
+        )
+    return factory
+
+
+def _decode(data: Any) -> Any:
+    if isinstance(data, list | tuple):
+        return tuple(_decode(item) for item in data)
+    if not isinstance(data, Mapping):
+        return data
+    if "function" in data:
+        return _own(data["function"]).function
+    if "factory" in data:
+        factory = _own(data["factory"])
+        arguments = {name: _decode(value) for name, value in data.get("arguments", {}).items()}
+        rest = arguments.pop(factory.variadic, ()) if factory.variadic else ()
+        return factory(*rest, **arguments)
+    if "complex" in data:
+        return complex(*data["complex"])
+    if "dict" in data:
+        return {_decode(key): _decode(value) for key, value in data["dict"]}
+    if "prng_key" in data:
+        raw = jnp.asarray(np.asarray(data["prng_key"], np.uint32))
+        return jax.random.wrap_key_data(raw, impl=data["impl"])
+    dtype = jnp.dtype(data["dtype"]) if "dtype" in data else None
+    if "jax_array" in data:
+        return jnp.asarray(np.asarray(data["jax_array"], dtype))
+    if "array" in data:
+        return np.asarray(data["array"], dtype)
+    if "scalar" in data and dtype is not None:
+        return dtype.type(data["scalar"])
+    if dtype is not None:
+        return dtype
+    raise ValueError(f"from_config: {describe(data)} is no entry of a configuration")

@@ -1,0 +1,174 @@
+"""A factory: it binds, checks and freezes arguments, and calls the decorated body."""
+
+import dataclasses
+import functools
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any, ParamSpec
+
+import jax.numpy as jnp
+import numpy as np
+
+from gradflow._dtypes import is_inexact
+from gradflow._errors import describe
+from gradflow._expressions._arguments import Argument, read_argument
+from gradflow._expressions._keys import freeze
+from gradflow._expressions._registry import KINDS, OWN_FACTORIES, rebuild
+
+P = ParamSpec("P")
+
+
+@dataclasses.dataclass(eq=False)
+class Factory:
+    """A decorated function: how to bind, check and freeze its arguments, and what its calls make.
+
+    - `checked`: the arguments whose annotation is a kind, with that kind.
+    - `hyperparameters`: those of them that may be traced, swept and driven by a schedule.
+    - `inner`: the arguments that must be transformations; `dtypes`: those that name a dtype.
+    - `variadic`, `keyword`: the names of `*args` and `**kwargs`.
+    """
+
+    name: str
+    body: Callable[..., Any]
+    kind: str  # "transformation", "schedule" or "selector"
+    parameters: Mapping[str, inspect.Parameter]
+    checked: Mapping[str, Argument]
+    hyperparameters: tuple[str, ...]
+    inner: tuple[str, ...]
+    dtypes: tuple[str, ...]
+    positional: tuple[str, ...]
+    variadic: str | None
+    keyword: str | None
+    function: Callable[..., Any] = None  # type: ignore[assignment]  # the decorated function, made after this
+
+    # What a transformation's body promises; see `transformation`.
+    reports: tuple[str, ...] = ()
+    leaves: str = "inexact"
+    trees: str | None = None
+    steps: str | None = "count"
+    packable: bool = False
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.make(self._bind(args, kwargs))
+
+    def make(self, arguments: Mapping[str, Any]) -> Any:
+        """The value for bound arguments; raises ValueError or TypeError naming one that is wrong."""
+        kind = KINDS[self.kind]
+        frozen = {name: freeze(value, kind.adopt) for name, value in arguments.items()}
+        for name in self.dtypes:
+            if frozen[name] is not None:
+                frozen[name] = _read_dtype(self.name, name, frozen[name])
+        for name in self.inner:
+            frozen[name] = kind.read_inner(frozen[name], self.name, f"argument '{name}'")
+        for name, argument in self.checked.items():
+            argument.check(self.name, name, frozen[name])
+        return kind.build(self, frozen)
+
+    def build(self, arguments: Mapping[str, Any]) -> Any:
+        """The value for arguments that are frozen and checked."""
+        return KINDS[self.kind].build(self, arguments)
+
+    def reduce(self, arguments: Mapping[str, Any]) -> Any:
+        """What a pickle stores for a value: the decorated function, by its public name, and the arguments."""
+        return rebuild, (self.function, dict(arguments))
+
+    def _bind(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+        """The arguments by name, in the signature's order, defaults filled in."""
+        given = dict(zip(self.positional, args, strict=False))
+        rest = args[len(self.positional) :]
+        unknown = {k: v for k, v in kwargs.items() if k not in self.parameters or k in given}
+        if (rest and self.variadic is None) or (unknown and self.keyword is None):
+            self._refuse_call(args, kwargs)
+        bound: dict[str, Any] = {}
+        for name, parameter in self.parameters.items():
+            if name in given:
+                bound[name] = given[name]
+            elif name in kwargs:
+                bound[name] = kwargs[name]
+            elif parameter.default is not parameter.empty:
+                bound[name] = parameter.default
+            elif name == self.variadic:
+                bound[name] = rest
+            elif name == self.keyword:
+                bound[name] = unknown
+            else:
+                raise TypeError(f"{self.name}: missing a required argument: '{name}'")
+        return bound
+
+    def _refuse_call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        try:
+            inspect.signature(self.body).bind(*args, **kwargs)
+        except TypeError as error:
+            known = ", ".join(self.parameters)
+            raise TypeError(f"{self.name}: {error}; its arguments are {known}") from None
+
+    def call_body(self, arguments: Mapping[str, Any]) -> Any:
+        """The body's own result for bound arguments."""
+        if self.variadic is None and self.keyword is None:
+            return self.body(**arguments)
+        named = dict(arguments)
+        keywords = named.pop(self.keyword) if self.keyword else {}
+        if self.variadic is None:
+            return self.body(**named, **keywords)
+        before = [named.pop(name) for name in self.positional]
+        rest = named.pop(self.variadic)
+        return self.body(*before, *rest, **named, **keywords)
+
+
+def _read_dtype(owner: str, name: str, value: Any) -> np.dtype:
+    """A dtype argument, given as a dtype, a scalar type or a string."""
+    try:
+        dtype = jnp.dtype(value)
+    except TypeError:
+        dtype = None
+    if dtype is None or not is_inexact(dtype):
+        raise TypeError(f"{owner}: argument '{name}' must be a floating-point dtype; got {describe(value)}")
+    return np.dtype(dtype)
+
+
+def decorate(
+    body: Callable[P, Any], kind: str, inner_type: type | None = None, **promises: Any
+) -> Callable[P, Any]:
+    """A factory of values of a kind, from the function that makes their working parts.
+
+    Arguments annotated with `inner_type` must be transformations; `promises` are those of `transformation`.
+    """
+    parameters = inspect.signature(body).parameters
+    annotations = body.__annotations__
+    read = {name: read_argument(annotations.get(name)) for name in parameters}
+    checked = {name: argument for name, argument in read.items() if argument is not None}
+    kinds = {name: parameter.kind for name, parameter in parameters.items()}
+    positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    variadic = next((name for name, k in kinds.items() if k is inspect.Parameter.VAR_POSITIONAL), None)
+    factory = Factory(
+        name=body.__name__,
+        body=body,
+        kind=kind,
+        parameters=parameters,
+        checked=checked,
+        hyperparameters=tuple(name for name, argument in checked.items() if argument.is_hyperparameter),
+        inner=tuple(
+            name
+            for name in parameters
+            if name != variadic and inner_type is not None and annotations.get(name) is inner_type
+        ),
+        dtypes=tuple(name for name in parameters if "dtype" in name.split("_")),
+        positional=tuple(name for name, k in kinds.items() if k in positional),
+        variadic=variadic,
+        keyword=next((name for name, k in kinds.items() if k is inspect.Parameter.VAR_KEYWORD), None),
+        **promises,
+    )
+
+    @functools.wraps(body)
+    def make(*args: P.args, **kwargs: P.kwargs) -> Any:
+        return factory(*args, **kwargs)
+
+    factory.function = make
+    make.__gradflow__ = factory  # type: ignore[attr-defined]
+    if body.__module__.split(".")[0] == "gradflow":
+        if body.__name__ in OWN_FACTORIES:
+            raise ValueError(f"two factories are called {body.__name__}")
+        OWN_FACTORIES[body.__name__] = factory
+        # Pickles store the public name, so files may move.
+        make.__module__ = "gradflow"
+    return make

@@ -1,0 +1,99 @@
+"""The numbers of an expression, taken out and put back: what remains is equal for all values of them."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from gradflow._expressions._expression import map_values
+from gradflow._expressions._keys import expression_of, key_of
+
+Scalar = float | jax.Array
+
+
+class Skeleton:
+    """An expression without its numbers. Expressions that differ only in numbers have equal skeletons."""
+
+    __slots__ = ("_hash", "_key", "arguments", "maker", "numbers")
+
+    def __init__(self, maker: Any, arguments: Mapping[str, Any], numbers: frozenset[str]) -> None:
+        self.maker = maker
+        self.arguments = arguments  # a `Skeleton` stands for each of our values, None for each number
+        self.numbers = numbers
+        self._key = (maker, numbers, tuple([(name, _key(value)) for name, value in arguments.items()]))
+        self._hash = hash(self._key)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Skeleton) and self._key == other._key
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    def rebuild(self, numbers: Iterator[Any]) -> Any:
+        """The value with the next of `numbers` in the place of its own."""
+        arguments: dict[str, Any] = {}
+        for name, value in self.arguments.items():
+            arguments[name] = next(numbers) if name in self.numbers else _rebuild(value, numbers)
+        return self.maker.build(arguments)
+
+
+def take_numbers(expression: Any) -> tuple[Skeleton, list[Scalar]]:
+    """An expression's skeleton and its numbers, in the order in which `Skeleton.rebuild` takes them.
+
+    Numbers are the scalar hyper-parameters of transformations and schedules, at any depth. Python and NumPy
+    numbers become floats, so that all of them are operands of one type.
+    """
+    numbers: list[Scalar] = []
+    return _take(expression, numbers), numbers
+
+
+def _take(expression: Any, numbers: list[Scalar]) -> Skeleton:
+    maker = expression.maker
+    taken: set[str] = set()
+    arguments: dict[str, Any] = {}
+    for name, value in expression.arguments.items():
+        if name in maker.hyperparameters and is_number(value):
+            numbers.append(value if isinstance(value, jax.Array) else float(value))
+            taken.add(name)
+            arguments[name] = None
+        else:
+            arguments[name] = map_values(value, lambda inner: _take_value(inner, numbers))
+    return Skeleton(maker, arguments, frozenset(taken))
+
+
+def _take_value(value: Any, numbers: list[Scalar]) -> Any:
+    expression = expression_of(value)
+    # A selector has no hyper-parameters, and other values may hang on it by identity.
+    return value if expression.maker.kind == "selector" else _take(expression, numbers)
+
+
+def is_number(value: Any) -> bool:
+    """Whether an argument is one real number, of any type."""
+    if isinstance(value, jax.Array):
+        return (value.shape == () and value.dtype.kind in "fiu") or _is_extended_float(value)
+    return isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)
+
+
+def _is_extended_float(value: jax.Array) -> bool:
+    return value.shape == () and jax.numpy.issubdtype(value.dtype, np.floating)
+
+
+def _key(value: Any) -> Any:
+    if isinstance(value, Skeleton):
+        return value
+    if type(value) is tuple:
+        return tuple, *map(_key, value)
+    if type(value) is dict:
+        return dict, *((key_of(key), _key(item)) for key, item in value.items())
+    return key_of(value)
+
+
+def _rebuild(value: Any, numbers: Iterator[Any]) -> Any:
+    if isinstance(value, Skeleton):
+        return value.rebuild(numbers)
+    if type(value) is tuple:
+        return tuple([_rebuild(item, numbers) for item in value])
+    if type(value) is dict:
+        return {key: _rebuild(item, numbers) for key, item in value.items()}
+    return value

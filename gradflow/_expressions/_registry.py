@@ -1,0 +1,28 @@
+"""gradflow's own factories by name, and what each kind of factory makes."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+
+class Kind(NamedTuple):
+    """What factories of one kind do with their arguments, and what they make of them.
+
+    - `build(factory, arguments)`: the value for frozen arguments.
+    - `adopt(value)`: may replace a named tuple among the arguments by one of our values.
+    - `read_inner(value, owner, place)`: checks an argument that must be a transformation.
+    """
+
+    build: Callable[[Any, Mapping[str, Any]], Any]
+    adopt: Callable[[Any], Any] = lambda value: value
+    read_inner: Callable[[Any, str, str], Any] = lambda value, owner, place: value
+
+
+KINDS: dict[str, Kind] = {}
+
+# Complete once `gradflow._api` is imported, as it is by the first name that is read from `gradflow`.
+OWN_FACTORIES: dict[str, Any] = {}
+
+
+def rebuild(make: Any, arguments: Mapping[str, Any]) -> Any:
+    """The value of a pickle: the decorated function of its factory, and frozen arguments."""
+    return make.__gradflow__.build(arguments)

@@ -1,0 +1,41 @@
+"""The modules that pickles of version 0.1.0 name: private files that have moved since.
+
+`import gradflow` registers them. Nothing is imported before a pickle asks for a name in one of them.
+"""
+
+from typing import Any
+
+from gradflow import _api
+from gradflow._core import _plain_pairs
+from gradflow._expressions._registry import OWN_FACTORIES, rebuild
+from gradflow._selection._absent import MaskedNode
+from gradflow.packed import _layout, _pack
+
+
+def _rebuild(reference: Any, arguments: Any) -> Any:
+    """The value of a pickle in which gradflow's own factories are stored by name."""
+    if not isinstance(reference, str):
+        return rebuild(reference, arguments)
+    if reference not in OWN_FACTORIES:
+        raise ValueError(f"this version of gradflow has no factory '{reference}', which the pickle names")
+    return OWN_FACTORIES[reference].build(arguments)
+
+
+def former_name(module: str, name: str) -> Any:
+    """What stood under a name in a former module; raises AttributeError for names that it never had."""
+    try:
+        return _NAMES[module][name]
+    except KeyError:
+        raise AttributeError(f"module '{module}' has no attribute '{name}'") from None
+
+
+_NAMES: dict[str, dict[str, Any]] = {
+    "gradflow._base": {"_rebuild": _rebuild, "_plain": _plain_pairs.plain_pair},
+    "gradflow._stage": {
+        "EmptyState": _api.EmptyState,
+        "ScheduledState": _api.ScheduledState,
+        "GradientTransformation": _api.GradientTransformation,
+    },
+    "gradflow._selectors": {"MaskedNode": MaskedNode},
+    "gradflow._packed": {"Packed": _pack.Packed, "Layout": _layout.Layout, "Group": _layout.Group},
+}

@@ -1,0 +1,1 @@
+"""`check` and `summary`: what is wrong with a transformation, and what its state keeps."""

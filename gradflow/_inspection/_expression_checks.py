@@ -1,0 +1,170 @@
+"""Findings that an expression alone shows."""
+
+import itertools
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from gradflow._core._call import UpdatePart
+from gradflow._core._stage import Stage
+from gradflow._core._transformation import GradientTransformation, stage_of
+from gradflow._dtypes import is_inexact
+from gradflow._expressions._addresses import addresses
+from gradflow._expressions._expression import Expression
+from gradflow._expressions._keys import expression_of
+from gradflow._inspection._findings import Finding
+from gradflow._selection._masks import resolve_mask
+from gradflow._types import Params
+from gradflow.tree._paths import leaves_by_path, path_string, show
+
+
+class Place(NamedTuple):
+    """A stage on an update's way, and the optimizer that it is a part of, or itself."""
+
+    address: str
+    stage: Stage
+    owner: str
+
+
+Sequence = tuple[Place, ...]
+
+
+def _sequences(stage: Stage, address: str, owner: str | None = None) -> list[Sequence]:
+    """The stages that an update goes through, in order: one sequence for each group of parameters."""
+    if isinstance(stage.update, UpdatePart):  # a named optimizer is the chain that its body returned
+        return _sequences(stage.update.stage, address, owner or address)
+    if not stage.children:
+        return [(Place(address, stage, owner or address),)]
+    inner = [
+        _sequences(child, f"{address}.{child.label}" if child.label else address, owner)
+        for child in stage.children
+    ]
+    if stage.expression.name in ("chain", "named_chain"):
+        return [tuple(itertools.chain(*parts)) for parts in itertools.product(*inner)]
+    own = Place(address, stage, owner or address)
+    return [(*sequence, own) for branches in inner for sequence in branches]
+
+
+def _number(expression: Expression, name: str) -> float | None:
+    value = expression.arguments.get(name)
+    return float(value) if isinstance(value, int | float | np.number) else None
+
+
+def _sets_the_rate(stage: Stage) -> bool:
+    arguments = stage.expression.arguments
+    if stage.expression.name == "scale":
+        factor = _number(stage.expression, "step_size")
+        return factor is not None and factor < 0
+    return not stage.children and "learning_rate" in arguments
+
+
+_CLIPS = ("clip", "clip_by_global_norm", "clip_by_block_rms", "adaptive_grad_clip")
+_LONG_MEMORY = 0.99  # from here on an average moves by less than a bfloat16 can hold
+
+
+def _read(tx: GradientTransformation, params: Params) -> Iterator[Finding]:
+    """What the expression alone tells."""
+    stage = stage_of(tx)
+    if stage is None:
+        return
+    seen: set[tuple[str, str]] = set()
+    for sequence in _sequences(stage, stage.expression.name):
+        for finding in (*_rates(sequence), *_decays(sequence, params), *_narrow(sequence, params)):
+            if (finding.stage, finding.problem) not in seen:
+                seen.add((finding.stage, finding.problem))
+                yield finding
+
+
+def _rates(sequence: Sequence) -> Iterator[Finding]:
+    rates = [place for place in sequence if _sets_the_rate(place.stage)]
+    second = next((place for place in rates if place.owner != rates[0].owner), None)
+    if second is not None:
+        yield Finding(
+            second.address,
+            f"the learning rate is applied a second time, after {rates[0].address}",
+            "Leave one of them out; two of them also turn the step around",
+        )
+    position = next((i for i, place in enumerate(sequence) if _sets_the_rate(place.stage)), len(sequence))
+    for address, stage, _ in sequence[position:]:
+        if stage.expression.name in _CLIPS:
+            yield Finding(
+                address,
+                "clips behind the learning rate, so the limit is on the step and moves with the rate",
+                "Put it in front of the optimizer, where it limits the gradient",
+            )
+
+
+def _decays(sequence: Sequence, params: Params) -> Iterator[Finding]:
+    for address, stage, _ in sequence:
+        if stage.expression.name != "add_decayed_weights" or _number(stage.expression, "weight_decay") == 0:
+            continue
+        mask = stage.expression.arguments["mask"]
+        chosen = jax.tree.map(lambda p: True, params) if mask is None else resolve_mask(mask, params)
+        kept = leaves_by_path(chosen)
+        flat = [
+            path for path, leaf in leaves_by_path(params).items()
+            if kept.get(path) is True and leaf is not None and len(leaf.shape) < 2
+        ]  # fmt: skip
+        if flat and len(flat) < len(kept):
+            yield Finding(
+                address,
+                f"decays parameters with fewer than two axes, {len(flat)} of {len(kept)}, as "
+                f"{show(flat[0])}: biases and scales of norms, as a rule",
+                "Pass mask=gradflow.ndim(at_least=2) to the optimizer",
+            )
+
+
+def _narrow(sequence: Sequence, params: Params) -> Iterator[Finding]:
+    for address, stage, _ in sequence:
+        decays = {n: _number(stage.expression, n) for n in ("decay", "b1", "b2", "b3")}
+        long = {n: d for n, d in decays.items() if d is not None and d >= _LONG_MEMORY}
+        if not long or stage.children:
+            continue
+        state = jax.eval_shape(stage.init, params)
+        for path, leaf in jax.tree_util.tree_leaves_with_path(state):
+            if is_inexact(leaf.dtype) and leaf.dtype.itemsize < 4 and leaf.ndim > 0:
+                name, decay = next(iter(long.items()))
+                yield Finding(
+                    address,
+                    f"keeps {show(path_string(path))} in {leaf.dtype} with {name} = {decay:g}: what an "
+                    "average with so long a memory moves by in a step is rounded away",
+                    "Ask for float32, or leave the dtype out",
+                )
+                break
+
+
+def _schedules(tx: GradientTransformation, steps: int | None) -> Iterator[Finding]:
+    """Schedules whose rise is not over when they, or the training, are."""
+    for address, value in addresses(tx).items() if expression_of(tx) else ():
+        expression = expression_of(value)
+        if expression is None or expression.maker.kind != "schedule":
+            continue
+        if address.split(".")[-1].split("[")[0] == expression.name:
+            continue  # the argument that it is given for comes by its own address
+        warmup, decay = expression.arguments.get("warmup_steps"), expression.arguments.get("decay_steps")
+        if isinstance(warmup, int) and isinstance(decay, int) and decay <= warmup:
+            yield Finding(
+                address,
+                f"decay_steps = {decay} includes the {warmup} steps of warm-up, which leaves none to decay",
+                "Make decay_steps the total number of steps",
+            )
+        elif isinstance(warmup, int) and steps is not None and warmup >= steps:
+            yield Finding(
+                address,
+                f"{warmup} steps of warm-up are not over in {steps} steps",
+                "Shorten the warm-up or train longer",
+            )
+        elif isinstance(decay, int) and steps is not None and decay < steps:
+            yield Finding(
+                address,
+                f"ends after {decay} of {steps} steps; all others have its last value, "
+                f"{float(value(decay)):g}",
+                "Make decay_steps the total number of steps",
+            )
+
+
+def _sequences_of(tx: GradientTransformation) -> list[Sequence]:
+    stage = stage_of(tx)
+    return [] if stage is None else _sequences(stage, stage.expression.name)

@@ -1,0 +1,146 @@
+"""Findings that a few steps on given parameters show."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from gradflow import tree
+from gradflow._core._apply import apply_updates
+from gradflow._core._transformation import GradientTransformation
+from gradflow._dtypes import is_inexact
+from gradflow._errors import describe
+from gradflow._expressions._keys import expression_of
+from gradflow._inspection._expression_checks import _sequences_of, _sets_the_rate
+from gradflow._inspection._findings import Finding
+from gradflow._types import Params, Updates
+from gradflow.packed._pack import pack_as, unpack_all
+from gradflow.tree._paths import leaves_by_path, path_string, show
+from gradflow.tree._structure import explain_trees
+
+
+def _gradients(params: Params, grads: Updates) -> Iterator[Finding]:
+    structure: Any = jax.tree.structure(params)
+    if structure != jax.tree.structure(grads):
+        yield Finding(
+            "grads", explain_trees("grads", grads, "params", params), "Differentiate with respect to params"
+        )
+        return
+    for path, p in leaves_by_path(params).items():
+        g = leaves_by_path(grads)[path]
+        if p is not None and np.shape(g) != np.shape(p):
+            yield Finding(
+                "grads",
+                f"at {show(path)} the gradient is {describe(g)} and the parameter {describe(p)}",
+                "Average over examples and devices before the update",
+            )
+
+
+def _run(
+    tx: GradientTransformation, params: Params, grads: Updates | None, extra: dict[str, Any]
+) -> Iterator[Finding]:
+    """What two steps show."""
+    name = getattr(expression_of(tx), "name", "the transformation")
+    if grads is None:
+        grads = pack_as(params, tree.random_like(jax.random.key(0), unpack_all(params)))
+
+    def step(params: Params, state: Any) -> tuple[Updates, Params, Any]:
+        updates, state = tx.update(grads, state, params, **extra)
+        return updates, apply_updates(params, updates), state
+
+    point, slopes = params, dict.fromkeys(leaves_by_path(grads), 0.0)
+    try:
+        state = tx.init(params)
+        yield from _shared_buffers(name, params, state)
+        updates, point, after = step(point, state)
+        yield from _changed_types(name, state, after)
+        # Some hold updates back for a while, or begin at a rate of zero.
+        step = jax.jit(step)
+        for count in range(_PATIENCE):
+            slopes = {path: slopes[path] + slope for path, slope in _slopes(updates, grads).items()}
+            if count >= 2 and any(slopes.values()):
+                break
+            updates, point, after = step(point, after)
+    except Exception as error:  # whatever a stranger's stage raises is what is to be told
+        yield Finding(
+            name,
+            f"a step fails: {type(error).__name__}: {error}",
+            "Pass check the extra arguments that it needs",
+        )
+        return
+    climbing = [path for path, slope in slopes.items() if slope > 0]
+    if sum(slopes.values()) > 0 or climbing:
+        where = "" if len(climbing) == len(slopes) else f" at {show(climbing[0])}" if climbing else ""
+        more = f" and {len(climbing) - 1} more" if where and len(climbing) > 1 else ""
+        problem = f"the update goes along the gradient{where}{more}, so the loss climbs"
+        sequences = _sequences_of(tx)
+        if sequences and not all(
+            any(_sets_the_rate(place.stage) for place in sequence) for sequence in sequences
+        ):
+            cure = "End the chain with scale_by_learning_rate(rate), which also turns the step around"
+            yield Finding(name, f"no learning rate is applied, and {problem}", cure)
+        else:
+            yield Finding(name, problem, "Look for a second learning rate, or a negative scale")
+    elif not any(slopes.values()) and any(bool(jnp.any(g != 0)) for g in jax.tree.leaves(grads)):
+        yield Finding(
+            name,
+            f"{_PATIENCE} steps with gradients do not move the parameters",
+            "Look for a rate of zero, a mask that leaves all out, or updates that are held back",
+        )
+
+
+_PATIENCE = 64  # steps after which a transformation should have moved something
+
+
+def _slopes(updates: Updates, grads: Updates) -> dict[str, float]:
+    """For each leaf the cosine of update and gradient, where they go the same way or quite against it."""
+    found = {}
+    for (path, u), g in zip(
+        jax.tree_util.tree_leaves_with_path(updates), jax.tree.leaves(grads), strict=True
+    ):
+        if is_inexact(u.dtype):
+            # The gradient of a real function of complex numbers is conjugate: the loss changes by Re(u * g).
+            u, g = (np.asarray(x).astype(np.complex128) for x in (u, g))
+            length = np.linalg.norm(u) * np.linalg.norm(g)
+            cosine = float(np.sum(u * g).real / length) if length else 0.0
+            found[path_string(path)] = cosine if cosine > 0.5 or cosine < 0 else 0.0
+    return found
+
+
+def _shared_buffers(name: str, params: Params, state: Any) -> Iterator[Finding]:
+    owners: dict[int, str] = {}
+    for what, part in (("params", params), ("state", state)):
+        for path, leaf in jax.tree_util.tree_leaves_with_path(part):
+            if not isinstance(leaf, jax.Array) or not is_inexact(leaf.dtype) or leaf.size == 0:
+                continue
+            place = f"{what} at {show(path_string(path))}"
+            for piece in leaf.addressable_shards:
+                pointer = piece.data.unsafe_buffer_pointer()
+                other = owners.setdefault(pointer, place)
+                if other != place:
+                    yield Finding(
+                        name,
+                        f"{place} and {other} are one buffer, which cannot be donated twice",
+                        "Copy it in init: jnp.array(p, copy=True)",
+                    )
+                    return
+
+
+def _changed_types(name: str, before: Any, after: Any) -> Iterator[Finding]:
+    cure = "Make init return what update does; every step would compile anew, and scan fails"
+    structure: Any = jax.tree.structure(before)
+    if structure != jax.tree.structure(after):
+        yield Finding(name, explain_trees("the state of init", before, "that of update", after), cure)
+        return
+    for (path, a), b in zip(jax.tree_util.tree_leaves_with_path(before), jax.tree.leaves(after), strict=True):
+        types = [(x.shape, x.dtype, bool(getattr(x, "weak_type", False))) for x in (a, b)]
+        if types[0] != types[1]:
+            words = [f"{describe(x)}{' (weak)' if t[2] else ''}" for x, t in zip((a, b), types, strict=True)]
+            yield Finding(
+                name,
+                f"the state at {show(path_string(path))} is {words[0]} from init and {words[1]} from update",
+                cure,
+            )
+            return

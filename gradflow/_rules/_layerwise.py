@@ -1,0 +1,65 @@
+"""Rules with norms of whole leaves, be these arrays or runs of a packed buffer."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from gradflow._calls._context import stage_name
+from gradflow._rules._leafwise import leafwise, specialize
+from gradflow._rules._math import abs_sq
+from gradflow._rules._mesh_axes import AxisName, global_norm, global_size, sum_axes
+from gradflow._rules._scaled_norm import scaled_norm, scaled_norms
+from gradflow._types import Updates
+from gradflow.packed._layout import BLOCK
+from gradflow.packed._pack import Packed, is_packed
+from gradflow.packed._segments import Segments
+
+Axes = tuple[str, ...] | Segments
+
+
+def layerwise(rule: Callable[..., Any], trees: tuple[Any, ...], axis_name: AxisName, **hyper: Any) -> Updates:
+    """`leafwise` for a rule that asks `leaf_norm` and its kin about whole leaves.
+
+    `rule(*leaves, s, axes=...) -> u` hands `axes` on to them. Raises ValueError inside `shard_map` as
+    `sum_axes` does, and for packed trees whose leaves are pieces.
+    """
+    axes = sum_axes(axis_name, *trees)
+    if not is_packed(trees[0]):
+        return leafwise(specialize(rule, axes=axes), trees, **hyper)[0]
+    if axes:
+        raise ValueError(
+            f"{stage_name()}: the leaves of packed trees cannot be pieces along axes; unpack them before "
+            "shard_map, or pass axis_name=() if every device holds the same trees"
+        )
+    layout = trees[0].layout
+    buffers = []
+    for index, group in enumerate(layout.groups):
+        rows = [node.buffers[index].reshape(-1, BLOCK) for node in trees]
+        (u,) = leafwise(specialize(rule, axes=Segments(layout, group)), tuple(rows), **hyper)
+        buffers.append(u.ravel())
+    return Packed(buffers, layout)
+
+
+def leaf_scaled_norm(x: jax.Array, axes: Axes) -> tuple[jax.Array, jax.Array]:
+    """`scaled_norm` of the leaf that `x` is or has rows of."""
+    if not isinstance(axes, Segments):
+        return scaled_norm(x, axes)
+    size, power = scaled_norms(lambda x: axes.total(abs_sq(x)), lambda shift, x: axes.rows(shift) * x, x)
+    return axes.rows(size), axes.rows(power)
+
+
+def leaf_norm(x: jax.Array, axes: Axes) -> jax.Array:
+    """The 2-norm of the leaf that `x` is or has rows of."""
+    if not isinstance(axes, Segments):
+        return global_norm(x, axes)
+    size, power = leaf_scaled_norm(x, axes)
+    return size / power
+
+
+def root_of_size(x: jax.Array, axes: Axes, dtype: Any) -> jax.Array:
+    """The square root of how many numbers the leaf has; 1 for an empty one."""
+    if not isinstance(axes, Segments):
+        return jnp.sqrt(jnp.asarray(max(global_size(x, axes), 1), dtype))
+    return axes.rows(jnp.sqrt(jnp.asarray(axes.sizes(), dtype)))

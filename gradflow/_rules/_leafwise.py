@@ -1,0 +1,156 @@
+"""One per-leaf rule over many trees, traced once per type of leaf."""
+
+import functools
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import jax
+import numpy as np
+
+from gradflow._calls._checks import check_like
+from gradflow._calls._context import stage_name
+from gradflow._dtypes import compute_dtype, is_complex, is_inexact, promote, real_dtype
+from gradflow.tree._grouped_jit import call_in_groups
+from gradflow.tree._paths import is_none, path_string, show
+
+Rule = Callable[..., Any]
+Scalars = dict[str, jax.Array]
+
+
+def leafwise(
+    rule: Rule,
+    trees: tuple[Any, ...],
+    scalars: Callable[..., Scalars] | None = None,
+    /,
+    *,
+    shapes: bool = True,
+    **hyper: Any,
+) -> tuple[Any, ...]:
+    """Applies `rule` to the leaves of `trees`, which share one structure.
+
+    `rule(g, *others, s) -> (u, *news)` is a pure module-level function of one leaf. Its operands come in
+    one precision of at least 32 bits; `u` goes out in the dtype of `g`, the k-th of `news` in the dtype
+    of the k-th of `others` (the later ones are only read). Where `g` is None there is no update: `u` is
+    None and the others stay as they are.
+
+    `s` has the numbers of `hyper` as attributes, in the precision of the leaf (integers, such as a step
+    count, stay integers), and what the module-level `scalars(**hyper) -> dict` derives from them, once
+    per precision. Scalars are operands of the compiled rule, never constants in it.
+
+    `shapes=False` is for state of other shapes than the gradients, such as one number for each leaf.
+
+    Returns as many trees as the rule returns values. Raises ValueError naming the first leaf where the
+    trees' structures or shapes differ.
+    """
+    for tree in trees[1:]:
+        check_like("updates", trees[0], "state", tree, shapes=shapes)
+    structure: Any
+    first, structure = jax.tree.flatten(trees[0])
+    columns = [first, *(jax.tree.leaves(tree) for tree in trees[1:])]
+    structures = [jax.tree.structure(tree) for tree in trees]
+    if any(other != structure for other in structures):
+        flattened = [jax.tree.flatten(tree, is_leaf=is_none) for tree in trees]
+        columns, structures = [flat[0] for flat in flattened], [flat[1] for flat in flattened]
+    run = _compiled(rule)
+    outputs: list[tuple[Any, ...]] = [()] * len(columns[0])
+    absent: list[int] = []
+    by_precision: dict[np.dtype, list[int]] = {}
+    rows = list(zip(*columns, strict=True))
+    for index, leaves in enumerate(rows):
+        if leaves[0] is None:
+            absent.append(index)
+            continue
+        if any(leaf is None for leaf in leaves):
+            paths = [p for p, _ in jax.tree_util.tree_leaves_with_path(trees[0], is_leaf=is_none)]
+            raise ValueError(
+                f"{stage_name()}: there is a gradient at {show(path_string(paths[index]))}, where params or "
+                "state have None"
+            )
+        by_precision.setdefault(_precision(leaves), []).append(index)
+    for precision, places in by_precision.items():
+        numbers = _prepare(scalars, hyper, precision)
+        results = call_in_groups(run, [rows[index] for index in places], numbers)
+        for index, result in zip(places, results, strict=True):
+            outputs[index] = result
+    width = max((len(out) for out in outputs), default=0) or _width(rule, scalars, hyper, len(trees))
+    for index in absent:
+        outputs[index] = (None, *(column[index] for column in columns[1:width]))
+    slots = zip(*outputs, strict=True) if outputs else [[]] * width
+    return tuple(jax.tree.unflatten(s, list(slot)) for s, slot in zip(structures[:width], slots, strict=True))
+
+
+def _precision(leaves: tuple[Any, ...]) -> np.dtype:
+    """The real dtype in which the scalars for these leaves are held."""
+    widest = functools.reduce(promote, (compute_dtype(leaf.dtype) for leaf in leaves))
+    return real_dtype(widest)
+
+
+@functools.cache
+def _compiled(rule: Rule) -> Callable[[tuple[Any, ...], Scalars], tuple[Any, ...]]:
+    """The rule with its operands widened and its results put back, as one jitted function a rule."""
+
+    def run(leaves: tuple[jax.Array, ...], scalars: Scalars) -> tuple[jax.Array, ...]:
+        real = _precision(leaves)
+        wide = [x.astype(promote(x.dtype, real)) for x in leaves]
+        # The operands are of one width, so standard promotion can only join real with complex.
+        with jax.numpy_dtype_promotion("standard"):
+            results = rule(*wide, SimpleNamespace(**scalars))
+        results = results if isinstance(results, tuple) else (results,)
+        return tuple(_narrow(result, like.dtype) for result, like in zip(results, leaves, strict=False))
+
+    run.__name__ = run.__qualname__ = getattr(rule, "__name__", "rule")
+    return jax.jit(run)
+
+
+def _narrow(x: jax.Array, dtype: np.dtype) -> jax.Array:
+    return x.real.astype(dtype) if is_complex(x.dtype) and not is_complex(dtype) else x.astype(dtype)
+
+
+def _width(rule: Rule, scalars: Any, hyper: dict[str, Any], count: int) -> int:
+    """How many trees a rule returns, for trees in which there is no leaf to ask."""
+    precision = np.dtype(np.float32)
+    kinds = tuple((name, as_scalar(value, precision).dtype) for name, value in hyper.items())
+    return _width_of(rule, scalars, kinds, count)
+
+
+@functools.cache
+def _width_of(rule: Rule, scalars: Any, kinds: tuple[tuple[str, np.dtype], ...], count: int) -> int:
+    example = jax.ShapeDtypeStruct((), np.float32)
+    numbers: Any = {name: jax.ShapeDtypeStruct((), dtype) for name, dtype in kinds}
+    if scalars is not None:
+        numbers = {**numbers, **jax.eval_shape(_compiled_scalars(scalars), numbers)}
+    return len(jax.eval_shape(_compiled(rule), (example,) * count, numbers))
+
+
+def _prepare(scalars: Any, hyper: dict[str, Any], precision: np.dtype) -> Scalars:
+    numbers = {name: as_scalar(value, precision) for name, value in hyper.items()}
+    return numbers if scalars is None else {**numbers, **_compiled_scalars(scalars)(numbers)}
+
+
+def as_scalar(value: Any, precision: np.dtype) -> Any:
+    """A number, array or tracer as a strongly typed scalar; integers stay integers."""
+    if isinstance(value, jax.Array):
+        if not is_inexact(value.dtype):
+            return (
+                value
+                if isinstance(value.dtype, np.dtype) and value.dtype == np.int32
+                else (value.astype(precision))
+            )
+        return value.astype(precision) if value.dtype != precision or value.weak_type else value
+    return np.asarray(value, precision)
+
+
+@functools.cache
+def specialize(rule: Rule, **options: Any) -> Rule:
+    """A rule with keywords bound that shape its computation: one function, so one compilation, for each."""
+    return functools.update_wrapper(functools.partial(rule, **options), rule)
+
+
+@functools.cache
+def _compiled_scalars(scalars: Callable[..., Scalars]) -> Callable[[Scalars], Scalars]:
+    def run(numbers: Scalars) -> Scalars:
+        return scalars(**numbers)
+
+    run.__name__ = run.__qualname__ = getattr(scalars, "__name__", "scalars")
+    return jax.jit(run)

@@ -1,0 +1,122 @@
+"""Mapped axes: where a leaf is only one device's piece of the whole, and norms over all pieces."""
+
+from typing import Any
+
+import jax
+
+from gradflow import tree
+from gradflow._calls._context import stage_name
+from gradflow._errors import describe
+
+AxisName = str | tuple[str, ...] | None
+
+
+def check_axis_name(owner: str, axis_name: Any) -> None:
+    """Raises TypeError unless `axis_name` is None, a name or a tuple of names."""
+    names = axis_name if isinstance(axis_name, tuple) else (axis_name,)
+    if axis_name is not None and not all(isinstance(name, str) for name in names):
+        raise TypeError(
+            f"{owner}: argument 'axis_name' must be None, the name of a mesh axis or a tuple of names; "
+            f"got {describe(axis_name)}"
+        )
+
+
+def sum_axes(axis_name: AxisName, *trees: Any) -> tuple[str, ...]:
+    """The axes over which a stage's sums run; `()` outside of `shard_map`.
+
+    Raises ValueError where none are named and the leaves are pieces: a local sum would pass for the
+    whole. Raises it for axes that do not exist here, too.
+    """
+    if axis_name is None:
+        varying = varying_axes(*trees)
+        if varying:
+            raise ValueError(
+                f"{stage_name()}: inside shard_map the updates differ along {_quoted(varying)}, and a sum "
+                f"over what one device holds is not the whole. Pass axis_name={_spelled(varying)} to sum "
+                "over all devices, or axis_name=() if every device holds the same updates"
+            )
+        return ()
+    names = (axis_name,) if isinstance(axis_name, str) else axis_name
+    for name in names:
+        try:
+            jax.lax.axis_size(name)
+        except NameError:
+            raise ValueError(
+                f"{stage_name()}: axis_name '{name}' is no axis of a shard_map or vmap that this call is in"
+            ) from None
+    return names
+
+
+def refuse_varying(what: str, *trees: Any) -> None:
+    """Raises ValueError inside `shard_map`, where the stage's sums would be local to a device."""
+    varying = varying_axes(*trees)
+    if varying:
+        raise ValueError(
+            f"{stage_name()}: inside shard_map the updates differ along {_quoted(varying)}, and {what} over "
+            "what one device holds is not the whole. Call this stage outside of shard_map, under jit"
+        )
+
+
+def varying_axes(*trees: Any) -> tuple[str, ...]:
+    """The manual axes along which leaves may differ: known with `check_vma`, else all of them."""
+    manual = tuple(jax.sharding.get_abstract_mesh().manual_axes)
+    leaves = jax.tree.leaves(trees)
+    if not manual or not leaves:
+        return ()
+    if not _is_tracked(manual):
+        return manual
+    varying = set().union(*(_varying(leaf) for leaf in leaves))
+    return tuple(name for name in manual if name in varying)
+
+
+def axes_of(leaf: jax.Array, axes: tuple[str, ...]) -> tuple[str, ...]:
+    """Those of `axes` along which this leaf is one piece; a replicated leaf must be counted once."""
+    manual = tuple(jax.sharding.get_abstract_mesh().manual_axes)
+    if not axes or not manual or not _is_tracked(manual):
+        return axes
+    varying = _varying(leaf)
+    return tuple(name for name in axes if name not in manual or name in varying)
+
+
+def leaves_by_axes(updates: Any, axes: tuple[str, ...]) -> dict[tuple[str, ...], list[jax.Array]]:
+    """The leaves of a tree by what `axes_of` says of them."""
+    groups: dict[tuple[str, ...], list[jax.Array]] = {}
+    for leaf in jax.tree.leaves(updates):
+        groups.setdefault(axes_of(leaf, axes), []).append(leaf)
+    return groups
+
+
+def global_norm(updates: Any, axes: tuple[str, ...], *, squared: bool = False) -> jax.Array:
+    """The 2-norm of a tree whose leaves are pieces along `axes`, as `sum_axes` returns them."""
+    groups = leaves_by_axes(updates, axes).items()
+    parts = [tree.norm(leaves, squared=squared, axis_name=names) for names, leaves in groups]
+    if len(parts) == 1:
+        return parts[0]
+    return tree.sum(parts) if squared else tree.norm(parts)
+
+
+def global_size(leaf: jax.Array, axes: tuple[str, ...]) -> int:
+    """The number of elements of the whole of which `leaf` is a piece."""
+    size = leaf.size
+    for name in axes_of(leaf, axes):
+        size *= jax.lax.axis_size(name)
+    return size
+
+
+def _is_tracked(manual: tuple[str, ...]) -> bool:
+    """Whether types say along which axes a value differs; an axis' own index surely does."""
+    return bool(_varying(jax.lax.axis_index(manual[0])))
+
+
+def _varying(leaf: Any) -> frozenset[str]:
+    kind: Any = jax.typeof(leaf)
+    # Until jax 0.9 the type had `vma`.
+    return kind.vma if hasattr(kind, "vma") else kind.manual_axis_type.varying
+
+
+def _quoted(names: tuple[str, ...]) -> str:
+    return ("axis " if len(names) == 1 else "axes ") + ", ".join(map(repr, names))
+
+
+def _spelled(names: tuple[str, ...]) -> str:
+    return repr(names[0] if len(names) == 1 else names)

@@ -1,0 +1,1 @@
+"""Which leaves: absent leaves, named leaves, selectors, masks and labels, partial trees."""

@@ -1,0 +1,1 @@
+"""A loss and any optimizer: one step, and a whole solve."""

@@ -1,0 +1,170 @@
+"""Minimising a function: a whole solve as one compiled loop."""
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from gradflow import tree
+from gradflow._calls._checks import as_arrays
+from gradflow._core._apply import apply_updates
+from gradflow._core._plain_pairs import as_transformation
+from gradflow._core._transformation import GradientTransformation
+from gradflow._errors import describe
+from gradflow._expressions._arguments import Interval, WholeNumber
+from gradflow._training._step import ascent_direction, ends_in_search, extra_arguments_for
+from gradflow._types import OptState, Params, Updates
+from gradflow.optimizers import lbfgs
+from gradflow.transforms._value_and_grad import store_value_and_grad, stored_value_and_grad
+
+
+class MinimizeResult(NamedTuple):
+    """Where a minimisation ended, and how.
+
+    `gradient_norm` is the largest absolute value in the gradient at `params`; `evaluations` counts calls of
+    the function, with or without its gradient, those of line searches included.
+    """
+
+    params: Params
+    value: jax.Array
+    gradient_norm: jax.Array
+    steps: jax.Array
+    evaluations: jax.Array
+    converged: jax.Array
+
+
+def minimize(
+    loss_fn: Callable[..., Any],
+    params: Params,
+    tx: GradientTransformation | None = None,
+    max_steps: int = 1000,
+    tol: Any = 1e-5,
+    *,
+    args: tuple[Any, ...] = (),
+) -> MinimizeResult:
+    """Minimises `loss_fn(params, *args)` from `params`, in one compiled loop.
+
+    Args:
+      loss_fn: a real scalar function. Calls with the same function share a compilation.
+      tx: the optimizer, `lbfgs()` by default.
+      max_steps: steps at most, >= 0.
+      tol: >= 0; has converged where no entry of the gradient is larger in absolute value.
+      args: further arguments of the function, arrays or trees of them.
+
+    Stops, too, when a step leaves the parameters as they are twice, and when value or gradient are not
+    finite: then the result is the last point where they were. A line search's evaluation where it ends serves
+    for the next step. Works under jit and vmap; a derivative through the loop is forward only.
+    """
+    if not callable(loss_fn):
+        raise TypeError(f"minimize: 'loss_fn' must be a function; got {describe(loss_fn)}")
+    tx = _default() if tx is None else as_transformation(tx, "minimize", "argument 'tx'")
+    if not isinstance(max_steps, jax.Array):
+        WholeNumber(0).check("minimize", "max_steps", max_steps)
+    Interval(0.0).check("minimize", "tol", tol)
+    # Numbers of NumPy go into a compiled function without an operation of their own.
+    steps = max_steps if isinstance(max_steps, jax.Array) else np.int32(max_steps)
+    given: Any = (
+        as_arrays(params),
+        args,
+        steps,
+        tol if isinstance(tol, jax.Array) else np.asarray(tol, float),
+    )
+    if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(given)):
+        return _solve(loss_fn, tx, *given)
+    return _compiled(loss_fn, tx, *given)
+
+
+@functools.cache
+def _default() -> GradientTransformation:
+    return lbfgs()
+
+
+class _Progress(NamedTuple):
+    params: Params
+    state: OptState
+    value: jax.Array
+    grad: Updates | None  # None where the state has it
+    norm: jax.Array
+    steps: jax.Array
+    evaluations: jax.Array
+    still: jax.Array  # steps in a row that led nowhere
+    failed: jax.Array
+
+
+def _solve(
+    loss_fn: Callable[..., Any],
+    tx: GradientTransformation,
+    params: Params,
+    args: tuple[Any, ...],
+    max_steps: jax.Array,
+    tol: jax.Array,
+) -> MinimizeResult:
+    def loss(params: Params) -> jax.Array:
+        return jnp.asarray(loss_fn(params, *args))
+
+    value, grad = jax.value_and_grad(loss)(params)
+    state = tx.init(params)
+    keeps = ends_in_search(tx) and stored_value_and_grad(state)[1] is not None
+    if keeps:
+        state = store_value_and_grad(state, value, grad)
+    norm = _largest(grad)
+
+    def step(now: _Progress) -> _Progress:
+        grad = stored_value_and_grad(now.state)[1] if keeps else now.grad
+        updates, state = tx.update(
+            ascent_direction(grad), now.state, now.params, **extra_arguments_for(tx, loss, now.value, grad)
+        )
+        params = apply_updates(now.params, updates)
+        spent = _searched(state)
+        if keeps:
+            value, new_grad = stored_value_and_grad(state)
+            value = value.astype(now.value.dtype)
+        else:
+            value, new_grad = jax.value_and_grad(loss)(params)
+            spent = spent + 1
+        norm = _largest(new_grad)
+        finite = jnp.isfinite(value) & (norm < jnp.inf)
+        moved = functools.reduce(jnp.logical_or, map(_differ, *map(jax.tree.leaves, (params, now.params))))
+        return _Progress(
+            params=tree.where(finite, params, now.params),
+            state=state,
+            value=jnp.where(finite, value, now.value),
+            grad=None if keeps else new_grad,
+            norm=jnp.where(finite, norm, now.norm),
+            steps=now.steps + 1,
+            evaluations=now.evaluations + spent,
+            still=jnp.where(moved, 0, now.still + 1),
+            failed=~finite,
+        )
+
+    def goes_on(now: _Progress) -> jax.Array:
+        unfinished = (now.norm > tol.astype(now.norm.dtype)) & (now.steps < max_steps)
+        return unfinished & (now.still < 2) & ~now.failed
+
+    zero = jnp.zeros((), np.int32)
+    failed = ~(jnp.isfinite(value) & (norm < jnp.inf))
+    begin = _Progress(
+        params, state, value, None if keeps else grad, norm, zero, jnp.ones((), np.int32), zero, failed
+    )
+    end = jax.lax.while_loop(goes_on, step, begin)
+    converged = (end.norm <= tol.astype(end.norm.dtype)) & ~end.failed
+    return MinimizeResult(end.params, end.value, end.norm, end.steps, end.evaluations, converged)
+
+
+_compiled = jax.jit(_solve, static_argnums=(0, 1))
+
+
+def _largest(grad: Updates) -> jax.Array:
+    return tree.max(jax.tree.map(jnp.abs, grad)) if jax.tree.leaves(grad) else jnp.zeros(())
+
+
+def _differ(x: jax.Array, y: jax.Array) -> jax.Array:
+    return jnp.any(x != y)
+
+
+def _searched(state: OptState) -> Any:
+    """The evaluations that line searches made in the last step."""
+    return sum(found for _, found in tree.get_all_with_path(state, "num_linesearch_steps"))

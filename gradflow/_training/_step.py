@@ -1,0 +1,112 @@
+"""A training step: loss and gradient once, and to each transformation what it asks for."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+
+from gradflow import tree
+from gradflow._core._apply import apply_updates
+from gradflow._core._call import UpdatePart
+from gradflow._core._plain_pairs import as_transformation
+from gradflow._core._stage import Stage
+from gradflow._core._transformation import GradientTransformation, stage_of, stages_of
+from gradflow._dtypes import is_complex
+from gradflow._errors import describe
+from gradflow._types import OptState, Params, Updates
+from gradflow.transforms._value_and_grad import stored_or_computed, stored_value_and_grad
+
+_SEARCHES = ("scale_by_backtracking_linesearch", "scale_by_zoom_linesearch")
+
+
+class StepResult(NamedTuple):
+    """The loss before the step, and what else the loss function returned with it."""
+
+    value: jax.Array
+    aux: Any = None
+
+
+def make_step(
+    loss_fn: Callable[..., Any],
+    tx: GradientTransformation,
+    *,
+    has_aux: bool = False,
+    same_batch: bool = False,
+) -> Callable[..., tuple[Params, OptState, StepResult]]:
+    """`step(params, state, *batch, **extra) -> params, state, StepResult(value, aux)` for any optimizer.
+
+    The loss and its gradient are computed once. A stage that asks is told `value`, `grad` as `jax.grad` gives
+    it, `value_fn(params)`, also as `obj_fn`, and `grad_fn(params, index)`, all on this batch. `extra` goes on
+    to `tx.update`. Complex gradients are conjugated first, so that their negative descends.
+
+    Args:
+      loss_fn: `f(params, *batch)`, a real scalar, or a pair `(scalar, aux)` with `has_aux`.
+      tx: the optimizer; `state` begins as `tx.init(params)`.
+      same_batch: the batch is always the same, so that value and gradient where a line search ended are
+        those of the next step, and are taken from its state. Needs a search that is the last stage and
+        keeps the gradient; without one it changes nothing.
+
+    The step is pure and not compiled: `jax.jit(step, donate_argnums=(0, 1))`, or scan over it. Raises
+    ValueError for `same_batch` together with `has_aux`, of which the state knows nothing.
+    """
+    if not callable(loss_fn):
+        raise TypeError(f"make_step: 'loss_fn' must be a function; got {describe(loss_fn)}")
+    if has_aux and same_batch:
+        raise ValueError("make_step: 'same_batch' leaves evaluations out, and with 'has_aux' each is needed")
+    tx = as_transformation(tx, "make_step", "argument 'tx'")
+    kept = same_batch and ends_in_search(tx)
+
+    def step(
+        params: Params, state: OptState, *batch: Any, **extra: Any
+    ) -> tuple[Params, OptState, StepResult]:
+        def loss(params: Params) -> Any:
+            return loss_fn(params, *batch)[0] if has_aux else loss_fn(params, *batch)
+
+        value, grad = stored_value_and_grad(state) if kept else (None, None)
+        aux = None
+        if value is not None and grad is not None:
+            value, grad = stored_or_computed(loss, value, grad, params, (), {})
+        elif has_aux:
+            (value, aux), grad = jax.value_and_grad(loss_fn, has_aux=True)(params, *batch)
+        else:
+            value, grad = jax.value_and_grad(loss)(params)
+        told = {**extra_arguments_for(tx, loss, value, grad), **extra}
+        updates, state = tx.update(ascent_direction(grad), state, params, **told)
+        return apply_updates(params, updates), state, StepResult(value, aux)
+
+    return step
+
+
+def ascent_direction(grad: Updates) -> Updates:
+    """The direction of ascent: the conjugate of what `jax.grad` gives for complex parameters."""
+    return tree.conj(grad) if any(is_complex(g.dtype) for g in jax.tree.leaves(grad)) else grad
+
+
+def extra_arguments_for(
+    tx: GradientTransformation, loss: Callable[[Params], Any], value: Any, grad: Updates
+) -> dict[str, Any]:
+    """Those of the extra arguments of `make_step` that a stage of `tx` takes.
+
+    Where a stage is another library's, which does not say, also the usual ones.
+    """
+    known = {
+        "value": value,
+        "grad": grad,
+        "value_fn": loss,
+        "obj_fn": loss,
+        "grad_fn": lambda params, index=0: ascent_direction(jax.grad(loss)(params)),
+    }
+    stages = list(stages_of(tx))
+    taken = set().union(*(stage.takes for stage in stages))
+    if any(stage.expression.name == "GradientTransformation" for stage in stages):
+        taken |= {"value", "grad", "value_fn"}
+    return {name: known[name] for name in known if name in taken}
+
+
+def ends_in_search(tx: GradientTransformation) -> bool:
+    """Whether a line search is the last stage, so that what it keeps is of where the updates lead."""
+    stage: Stage | None = stage_of(tx)
+    while stage is not None and stage.expression.name not in _SEARCHES:
+        is_row = stage.expression.name in ("chain", "named_chain") or isinstance(stage.update, UpdatePart)
+        stage = stage.children[-1] if is_row and stage.children else None
+    return stage is not None

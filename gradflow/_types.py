@@ -1,0 +1,45 @@
+"""The names of the types that functions pass around."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol
+
+import jax
+
+MaskOrFn = Any | Callable[[Any], Any]
+
+
+Params = Any
+Updates = Any
+OptState = Any
+Schedule = Callable[[Any], Any]
+
+
+class TransformInitFn(Protocol):
+    """`init(params) -> state`."""
+
+    def __call__(self, params: Params) -> OptState: ...
+
+
+class TransformUpdateFn(Protocol):
+    """`update(updates, state, params=None, **extra) -> (updates, state)`."""
+
+    def __call__(
+        self, updates: Updates, state: OptState, params: Params | None = None, **extra: Any
+    ) -> tuple[Updates, OptState]: ...
+
+
+TransformUpdateExtraArgsFn = TransformUpdateFn
+
+
+class EmptyState(NamedTuple):
+    """The state of a stage that remembers nothing."""
+
+
+class ScheduledState(NamedTuple):
+    """A step counter beside the state of a stage that has none, for its scheduled arguments."""
+
+    count: jax.Array  # type: ignore[assignment]  # the field's name for it, over tuple.count
+    inner_state: OptState
+
+
+Pair = tuple[Callable[..., Any], Callable[..., Any]]

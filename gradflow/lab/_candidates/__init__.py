@@ -1,0 +1,1 @@
+"""The optimizers of an experiment: names, expressions from text, grids and search spaces."""

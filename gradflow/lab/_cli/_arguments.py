@@ -1,0 +1,90 @@
+"""Arguments of the command line, read from text."""
+
+import argparse
+import re
+import textwrap
+from collections.abc import Sequence
+from typing import Any
+
+from gradflow.lab._candidates._parse import parse_value
+from gradflow.lab._candidates._search_space import Range
+
+PROGRAM = "python -m gradflow"
+_UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
+
+
+def wrapped(names: Sequence[str]) -> str:
+    """Names as lines of a help text."""
+    return "\n  ".join(textwrap.wrap(", ".join(names), 100))
+
+
+def split(text: str, at: str = ",") -> list[str]:
+    """The parts between commas, those inside brackets left alone."""
+    parts, depth, begin = [], 0, 0
+    for i, letter in enumerate(text):
+        depth += letter in "([{"
+        depth -= letter in ")]}"
+        if letter == at and depth == 0:
+            parts.append(text[begin:i])
+            begin = i + 1
+    return [part.strip() for part in (*parts, text[begin:]) if part.strip()]
+
+
+def numbers(text: str) -> list[float]:
+    """Numbers with commas between."""
+    try:
+        return [float(word) for word in split(text)]
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no list of numbers, such as 1e-3,1e-2") from None
+
+
+def seeds(text: str) -> int | list[int]:
+    """How many seeds, or which."""
+    try:
+        found = [int(word) for word in split(text)]
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is neither a number of seeds nor a list such as 0,1,5"
+        ) from None
+    return found[0] if len(found) == 1 and "," not in text else found
+
+
+def memory(text: str) -> int:
+    """Bytes, such as 500M or 2G."""
+    match = re.fullmatch(r"([0-9.]+)\s*([kmgt]?)i?b?", text.strip().lower())
+    try:
+        if match is None:
+            raise ValueError
+        return int(float(match[1]) * _UNITS[match[2]])
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no size of memory, such as 500M or 2G") from None
+
+
+def axis(text: str) -> tuple[str, Any]:
+    """`ADDRESS=V,V,...` or `ADDRESS=LOW..HIGH[:SCALE][:POINTS]`."""
+    address, equals, values = text.partition("=")
+    if not equals or not address.strip() or not values.strip():
+        raise argparse.ArgumentTypeError(
+            f"{text!r} names no values; write learning_rate=1e-4..1e-1 or b1=0.8,0.9"
+        )
+    try:
+        if ".." in values:
+            return address.strip(), _range(values)
+        return address.strip(), [parse_value(word) for word in split(values)]
+    except (TypeError, ValueError) as error:
+        raise argparse.ArgumentTypeError(f"{text!r}: {error}") from None
+
+
+def _range(text: str) -> Range:
+    ends, *rest = text.split(":")
+    low, _, high = ends.partition("..")
+    try:
+        found: dict[str, Any] = {"low": float(low), "high": float(high)}
+    except ValueError:
+        raise ValueError("a range is LOW..HIGH, such as 1e-4..1e-1") from None
+    for word in rest:
+        if word.isdigit():
+            found["points"] = int(word)
+        else:
+            found["scale"] = word
+    return Range(**found)

@@ -1,0 +1,122 @@
+"""All optimizers with a line each, and everything about one expression."""
+
+import inspect
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from gradflow import optimizers as room
+from gradflow._expressions._addresses import addresses
+from gradflow._expressions._keys import expression_of
+from gradflow._expressions._printing import shorten, show
+from gradflow._inspection._summary import summary
+from gradflow.lab._candidates._parse import factory_named, parse
+from gradflow.lab._candidates._recipes import RECIPES
+
+# A layer of a network: what is kept for each number does not depend much on its size.
+REFERENCE = {
+    "kernel": jax.ShapeDtypeStruct((256, 256), jnp.float32),
+    "bias": jax.ShapeDtypeStruct((256,), jnp.float32),
+}
+_ARGUMENTS: dict[str, Any] = {"learning_rate": 1e-3, "l2_norm_clip": 1.0, "noise_multiplier": 1.0, "key": 0}
+
+
+class Listed(NamedTuple):
+    """An optimizer, what it is, and the bytes that it keeps for each parameter of a layer of 256 x 256."""
+
+    name: str
+    line: str
+    state_bytes_per_parameter: float | None
+
+
+def catalogue(pattern: str = "") -> list[Listed]:
+    """The named optimizers whose name or line has `pattern` in it; all of them without one."""
+    found = []
+    for name, factory in sorted(_factories().items()):
+        line = first_line(factory)
+        if pattern.lower() in f"{name} {line}".lower():
+            found.append(Listed(name, line, _state_bytes(factory)))
+    return found
+
+
+def _factories() -> dict[str, Any]:
+    """The room's optimizers: what takes a rate or finds its own, and is no part of another."""
+    found = {}
+    for name, value in vars(room).items():
+        factory = getattr(value, "__gradflow__", None)
+        if factory is not None and not name.startswith(("scale_by_", "shrink_by_", "hutchinson_")):
+            found[name] = value
+    return found
+
+
+def first_line(factory: Any) -> str:
+    """What a factory's docstring says first, as one line."""
+    text = inspect.getdoc(factory) or ""
+    return " ".join(text.split("\n\n")[0].split()).split(". Arguments")[0].removesuffix(".")
+
+
+def _state_bytes(factory: Any) -> float | None:
+    parameters = factory.__gradflow__.parameters
+    needed = [name for name, p in parameters.items() if p.default is p.empty or name == "key"]
+    if not all(name in _ARGUMENTS for name in needed):
+        return None
+    report = summary(factory(**{name: _ARGUMENTS[name] for name in needed}), REFERENCE)
+    return report.state_bytes / report.parameters
+
+
+def listing(pattern: str = "") -> str:
+    """The catalogue as text."""
+    found = catalogue(pattern)
+    if not found:
+        return f"no optimizer has {pattern!r} in its name or its line"
+    width = max(len(entry.name) for entry in found)
+    lines = [f"{'optimizer'.ljust(width)}  state B/param  what it is"]
+    for entry in found:
+        size = "-" if entry.state_bytes_per_parameter is None else f"{entry.state_bytes_per_parameter:.2f}"
+        lines.append(f"{entry.name.ljust(width)}  {size.rjust(13)}  {shorten(entry.line, 90)}")
+    lines.append("")
+    lines.append("State in bytes for each float32 parameter of a layer of 256 x 256 and its bias.")
+    return "\n".join(lines)
+
+
+def description(text: str) -> str:
+    """What an expression or a factory is: its lines, its arguments, its state."""
+    if "(" in text:
+        return _of_value(parse(text))
+    if text.strip() in RECIPES and RECIPES[text.strip()].factory != text.strip():
+        recipe = RECIPES[text.strip()]
+        named = ", ".join(f"{name}={value!r}" for name, value in recipe.arguments.items())
+        return f"{text.strip()}: {recipe.factory}(learning_rate, {named})\n\n" + _of_factory(
+            factory_named(recipe.factory)
+        )
+    return _of_factory(factory_named(text.strip()))
+
+
+def _of_factory(factory: Any) -> str:
+    record = factory.__gradflow__
+    written = []
+    for name, p in record.parameters.items():
+        star = {p.VAR_POSITIONAL: "*", p.VAR_KEYWORD: "**"}.get(p.kind, "")
+        written.append(f"{star}{name}" + ("" if p.default is p.empty else f"={show(p.default)}"))
+    return f"{record.name}({', '.join(written)})\n\n{inspect.getdoc(factory) or ''}"
+
+
+def _of_value(value: Any) -> str:
+    expression = expression_of(value)
+    assert expression is not None
+    lines = [show(value), "", first_line(expression.maker.function), "", "parts, by address:"]
+    parts = {address: part for address, part in addresses(value).items() if "." in address}
+    width = max(map(len, parts), default=0)
+    lines += [f"  {address.ljust(width)}  {shorten(show(part), 100)}" for address, part in parts.items()]
+    if expression.maker.kind == "transformation":
+        try:
+            report = str(summary(value, REFERENCE))
+        except (TypeError, ValueError) as error:  # a transformation of trees of another kind
+            report = f"not for a kernel and a bias: {error}"
+        lines += [
+            "",
+            "state for a layer of 256 x 256 and its bias:",
+            *("  " + x for x in report.splitlines()),
+        ]
+    return "\n".join(lines)

@@ -1,0 +1,31 @@
+"""Where a command writes its results."""
+
+from pathlib import Path
+from typing import Any
+
+from gradflow.lab._optional import optional
+
+
+def add_out(command: Any) -> None:
+    """Adds the option for the directory of the results."""
+    command.add_argument(
+        "--out",
+        type=Path,
+        default=Path(),
+        metavar="DIR",
+        help="where to write (default: the current directory)",
+    )
+
+
+def make_out(out: Path) -> None:
+    """Makes the directory of the results, before anything is trained."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"cannot write into --out {out}: {error.strerror}") from None
+
+
+def needed_packages() -> None:
+    """Raises ImportError for what would be missing at the end of a training."""
+    optional("tqdm", "the progress bar")
+    optional("matplotlib.figure", "the picture")

@@ -1,0 +1,94 @@
+"""`python -m gradflow sweep`."""
+
+import argparse
+from typing import Any
+
+from gradflow.lab._cli._arguments import axis, memory, seeds
+from gradflow.lab._cli._output import add_out, make_out, needed_packages
+from gradflow.lab._experiments._sweep import METHODS, plan_sweep
+from gradflow.lab._tasks._catalog import TASKS
+
+_EPILOG = """\
+An axis is the address of a hyper-parameter (any end of it that is unique; `describe` lists them) and what it
+goes over:
+  learning_rate=1e-4..1e-1           a range; a grid takes six points of it, evenly on a logarithmic scale
+  learning_rate=1e-4..1e-1:10        ... ten points
+  b2=0.9..0.9999:decay               ... on which 1 - b2 is logarithmic
+  max_norm=0..2:linear:5             ... five points on a linear scale
+  b1=0.8,0.9,0.95                    these values
+  learning_rate=1e-3,"cosine_decay_schedule(1e-3, 500)"     a number, and a schedule
+
+All trials whose numbers alone differ are one compiled program, in as many chunks as memory asks for. Finished
+trials are in sweep.jsonl at once: the same command goes on where an interrupted one stopped.
+
+examples:
+  python -m gradflow sweep "adamw(1e-3)" learning_rate=1e-4..1e-1 b1=0.8,0.9,0.95
+  python -m gradflow sweep "chain(clip_by_global_norm(1.0), adam(1e-3))" max_norm=0.1..10 \\
+      learning_rate=1e-4..1e-1 --method halving --trials 81 --task text --out results
+"""
+
+
+def add(commands: Any) -> None:
+    """Adds the command to the parser."""
+    sweep = commands.add_parser(
+        "sweep",
+        help="try many values of any hyper-parameters of one optimizer",
+        description="Trains one optimizer with many values of its hyper-parameters, and ranks them.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    option = sweep.add_argument
+    option("optimizer", help='a name, or an expression: "adamw(1e-3, weight_decay=0.1)"')
+    option("axes", type=axis, nargs="+", metavar="ADDRESS=VALUES", help="what to vary; see below")
+    option("--task", default="digits", metavar="NAME", help=f"{', '.join(TASKS)} (default: digits)")
+    option(
+        "--method",
+        choices=METHODS,
+        default="grid",
+        help="every combination, random draws, or successive halving",
+    )
+    option("--trials", type=int, metavar="N", help="draws, where the method draws (default: 32; halving 27)")
+    option("--seeds", type=seeds, default=1, metavar="N", help="how many seeds, or which: 0,1,5 (default: 1)")
+    option("--steps", type=int, metavar="N", help="training steps (default: the task's, 500 or 1000)")
+    option(
+        "--rank-by",
+        choices=("loss", "score"),
+        default="loss",
+        help="training loss, or the score on test data",
+    )
+    option(
+        "--memory", type=memory, metavar="SIZE", help="to use at once, as 500M or 2G (default: what is free)"
+    )
+    add_out(sweep)
+    sweep.set_defaults(run=_run)
+
+
+def _run(given: argparse.Namespace) -> int:
+    needed_packages()
+    space = dict(given.axes)
+    if len(space) < len(given.axes):
+        raise ValueError("an address is given twice")
+    plan = plan_sweep(
+        given.optimizer, space, given.task, method=given.method, trials=given.trials, seeds=given.seeds,
+        steps=given.steps, rank_by=given.rank_by,
+    )  # fmt: skip
+    make_out(given.out)
+    file = given.out / "sweep.jsonl"
+    ledger = plan.ledger(file)
+    if ledger.trials:
+        print(f"{file} has {len(ledger.trials)} of {len(plan.trials)} trials already; going on from there.")
+    interrupted = False
+    try:
+        plan.run(ledger, given.memory, progress=True)
+    except KeyboardInterrupt:
+        interrupted = True
+    result = ledger.result()
+    print("\n" + result.table())
+    written = [file] if file.exists() else []
+    if result.trials:
+        written += result.save(given.out)
+    if interrupted:
+        print("Interrupted. The same command goes on from here.")
+    if written:
+        print("Written: " + ", ".join(map(str, written)))
+    return 130 if interrupted else 0

@@ -1,0 +1,1 @@
+"""Experiments: `compare`, `sweep`, `trajectory`, `rate_finder`, `state_plot`, `schedule_plot`."""

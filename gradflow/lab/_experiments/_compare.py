@@ -1,0 +1,47 @@
+"""`compare`: the lab's main function."""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from gradflow.lab._experiments._compare_run import run
+from gradflow.lab._experiments._plan import prepare
+from gradflow.lab._results._comparison import Comparison
+from gradflow.lab._tasks._task import Task
+
+
+def compare(
+    optimizers: Any = None,
+    *,
+    task: str | Task | None = None,
+    loss_fn: Callable[..., Any] | None = None,
+    params: Any = None,
+    batches: Any = None,
+    learning_rates: Iterable[float] | None = None,
+    seeds: int | Iterable[int] = 5,
+    steps: int | None = None,
+    target: float | None = None,
+    progress: bool = True,
+) -> Comparison:
+    """Trains each optimizer over a grid of learning rates and seeds, and ranks them.
+
+    Ranked by the median over seeds of the steps to `target`, at each optimizer's best rate; then by the
+    final loss. Same seed, same start and same batches for all. A run that becomes non-finite, or ends
+    above the loss it began with, has diverged: it counts as never reaching, and is shown. Where the seeds do
+    not tell two neighbours apart, the table says so (`Comparison.noise`).
+
+    Args:
+      optimizers: names, transformations, expressions of these as text, or a dict from a name to one, or to
+        a function of `learning_rate`; by default those that every text teaches. A transformation with
+        exactly one `learning_rate`, a number, is tried at all rates; another runs once, as it is.
+      task: "digits" (the default), "breast_cancer", "diabetes", "text", "image", "ode", or a `Task`.
+      loss_fn: your own instead of a task: `loss_fn(params, batch)`, or `loss_fn(params)` without batches.
+      params: its parameters, or a function from a PRNG key to them: one start for each seed.
+      batches: a list of batches, or a tree of arrays with a leading axis of batches; shuffled by the seed.
+      learning_rates: for all optimizers. By default each has six, half a decade apart, around its usual one.
+      seeds: how many, or which.
+      steps: 500 unless the task says otherwise.
+      target: the training loss to reach; the task's own by default.
+      progress: whether to show a bar.
+    """
+    plan = prepare(optimizers, task, loss_fn, params, batches, learning_rates, seeds, steps, target)
+    return plan.result(run(plan, progress))

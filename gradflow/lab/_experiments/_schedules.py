@@ -1,0 +1,97 @@
+"""`schedule_plot`: schedules, step by step."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, cast
+
+import jax.numpy as jnp
+import numpy as np
+
+from gradflow._expressions._addresses import addresses
+from gradflow._expressions._keys import expression_of
+from gradflow._expressions._printing import show
+from gradflow.lab._candidates._parse import parse
+from gradflow.lab._experiments._plan import whole_number
+from gradflow.lab._results._schedule_curves import ScheduleCurves
+
+_DEFAULT = 1000  # steps, where the schedules do not say how long they are
+
+
+def schedule_plot(schedules: Any, steps: int | None = None) -> ScheduleCurves:
+    """The values of schedules at steps 0, 1, ..., to be looked at with `.plot()`.
+
+        schedule_plot(warmup_cosine_decay_schedule(0.0, 1e-3, 100, 1000)).plot()
+
+    Args:
+      schedules: a schedule, any function of the step, a list or a dict of such, text that writes one, or a
+        transformation, of which all schedules are shown.
+      steps: how many; by default as long as the longest says that it is, and a tenth more.
+    """
+    found = _named(schedules)
+    if not found:
+        raise ValueError("schedule_plot: there is no schedule in it")
+    if steps is None:
+        lengths = [length for schedule in found.values() for length in _lengths(schedule)]
+        steps = int(1.1 * max(lengths)) + 1 if lengths else _DEFAULT
+    whole_number("steps", steps, 1)
+    at = jnp.arange(steps, dtype=jnp.int32)
+    return ScheduleCurves(steps, {name: _values(name, schedule, at) for name, schedule in found.items()})
+
+
+def _values(name: str, schedule: Any, at: Any) -> list[float]:
+    """The values at all steps, at once where the function can do it."""
+    if expression_of(schedule) is not None:
+        return cast(list[float], np.asarray(schedule(at), float).tolist())
+    values = [float(schedule(int(step))) for step in at]
+    return values
+
+
+def _named(value: Any) -> dict[str, Callable[[Any], Any]]:
+    if isinstance(value, str):
+        value = parse(value)
+    if isinstance(value, Mapping):
+        return {
+            f"{name}: {inner}" if len(some) > 1 else str(name): schedule
+            for name, item in value.items()
+            for some in [_named(item)]
+            for inner, schedule in some.items()
+        }
+    expression = expression_of(value)
+    if expression is not None and expression.maker.kind == "transformation":
+        return _inside(value)
+    if isinstance(value, list | tuple):
+        found: dict[str, Any] = {}
+        for item in value:
+            for name, schedule in _named(item).items():
+                found[name if name not in found else f"{name} ({len(found) + 1})"] = schedule
+        return found
+    if not callable(value):
+        raise TypeError(f"schedule_plot: {value!r} is no schedule: a function of the step is one")
+    return {show(value): value}
+
+
+def _inside(tx: Any) -> dict[str, Callable[[Any], Any]]:
+    """The schedules of a transformation by the addresses of the arguments that they drive."""
+    parts = addresses(tx)
+    found = {}
+    for address, value in parts.items():
+        stem, _, name = address.rpartition(".")
+        expression = expression_of(parts.get(stem))
+        if expression is None or expression.maker.kind != "transformation" or not callable(value):
+            continue
+        if name in getattr(expression.maker, "hyperparameters", ()):
+            found[f"{address} = {show(value)}"] = value
+    return found
+
+
+def _lengths(schedule: Any) -> list[int]:
+    """The lengths and boundaries that a schedule's arguments tell."""
+    if expression_of(schedule) is None:
+        return []
+    found: list[int] = []
+    for address, value in addresses(schedule).items():
+        name = address.split(".")[-1]
+        if name.endswith("steps") and isinstance(value, int):
+            found.append(value)
+        elif name.startswith("boundaries") and isinstance(value, tuple | dict):
+            found += [step for step in value if isinstance(step, int)]
+    return found

@@ -1,0 +1,164 @@
+"""`trajectory`: the paths of optimizers on functions of two variables."""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from gradflow._errors import unknown
+from gradflow._expressions._printing import show
+from gradflow._training._step import make_step
+from gradflow.lab._candidates._candidates import Contender, check_rates, contenders
+from gradflow.lab._experiments._plan import whole_number
+from gradflow.lab._experiments._program import CannotRunError
+from gradflow.lab._results._trajectories import Path, Trajectories
+from gradflow.lab._tasks._test_functions import LANDSCAPES, Landscape
+from gradflow.wrappers import eval_params
+
+DEFAULTS = ("sgd", "momentum", "rmsprop", "adam", "lion", "lbfgs")
+_RATES = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 0.1, 0.3, 1.0, 3.0, 10.0)
+_ARRIVED = 1e-6  # of the height at the start: nobody sees a lower one
+_THROWN = 10  # times the height at the start: nothing of such a path would be in the picture
+_FINE = 121  # points of the surface along each side
+
+
+def trajectory(
+    optimizers: Any = None,
+    function: str | Landscape | Callable[[jax.Array], Any] = "rosenbrock",
+    *,
+    start: Sequence[float] | None = None,
+    steps: int = 200,
+    learning_rates: Iterable[float] | None = None,
+    seed: int = 0,
+) -> Trajectories:
+    """The paths of optimizers on a function of two variables.
+
+        trajectory(["momentum", "adam", "adam(0.1, b1=0.5)"], "beale").plot()
+
+    Args:
+      optimizers: as in `compare`. A name, or a function of `learning_rate`, is tried at many rates and its
+        path at the best is shown; a transformation, or its expression as text, runs as it is.
+      function: "rosenbrock", "beale", "saddle", "ravine", "himmelblau", "noisy_quadratic", a `Landscape`, or
+        your own function of an array of shape (2,), which needs a `start`.
+      start: where paths begin instead of the function's own start.
+      steps: how many.
+      learning_rates: to try, instead of those from 1e-4 to 10, half a decade apart.
+      seed: of the noise, the same for all.
+
+    Of optimizers that average the parameters the path of the averages is shown.
+    """
+    place = _landscape(function, start)
+    whole_number("steps", steps, 1)
+    rates = check_rates(learning_rates) or _RATES
+    found = contenders(list(DEFAULTS) if optimizers is None else optimizers, rates, caller="trajectory")
+    noise = place.noise * np.random.default_rng(seed).standard_normal((steps, 2)).astype(np.float32)
+    paths = [_path(contender, place, jnp.asarray(noise)) for contender in found]
+    (left, right), (bottom, top) = place.window or _window(paths)
+    x, y = np.linspace(left, right, _FINE), np.linspace(bottom, top, _FINE)
+    points = jnp.asarray(np.stack(np.meshgrid(x, y), axis=-1), jnp.float32)
+    surface = jax.jit(jax.vmap(jax.vmap(place.function)))(points)
+    return Trajectories(
+        function=place.name,
+        steps=steps,
+        noise=place.noise,
+        start=list(place.start),
+        minima=[list(point) for point in place.minima],
+        x=x.tolist(),
+        y=y.tolist(),
+        surface=np.asarray(surface, float).tolist(),
+        paths=paths,
+    )
+
+
+def _landscape(function: Any, start: Any) -> Landscape:
+    if isinstance(function, str):
+        if function not in LANDSCAPES:
+            raise unknown("function", function, LANDSCAPES)
+        function = LANDSCAPES[function]
+    elif not isinstance(function, Landscape):
+        if not callable(function):
+            raise TypeError(
+                "trajectory: argument 'function' must be a name, a Landscape, or a function of xy"
+            )
+        if start is None:
+            raise TypeError("trajectory: your own function needs start=(x, y)")
+        function = Landscape(getattr(function, "__name__", "your own"), function, (0.0, 0.0))
+    if start is not None:
+        point = tuple(float(value) for value in start)
+        if len(point) != 2 or not all(map(math.isfinite, point)):
+            raise ValueError(f"trajectory: start must be two finite numbers; got {start!r}")
+        function = dataclasses.replace(function, start=point)
+    value = jax.eval_shape(function.function, jax.ShapeDtypeStruct((2,), jnp.float32))
+    if getattr(value, "shape", None) != ():
+        raise TypeError("trajectory: the function must return one number for an array of shape (2,)")
+    return function
+
+
+def _path(contender: Contender, place: Landscape, noise: jax.Array) -> Path:
+    rates = jnp.asarray([1.0 if rate is None else rate for rate in contender.rates], jnp.float32)
+    begin = jnp.asarray(place.start, jnp.float32)
+    try:
+        points, values = jax.jit(jax.vmap(functools.partial(_run, contender, place), (0, None, None)))(
+            rates, begin, noise
+        )
+    except (TypeError, ValueError) as error:
+        raise CannotRunError(f"the optimizer '{contender.name}' cannot run here: {error}") from error
+    curves = np.asarray(values, float)
+    lowest = float(np.min(curves[np.isfinite(curves)], initial=np.inf))
+    best = min(range(len(rates)), key=lambda i: _goodness(curves[i], lowest))
+    rate = contender.rates[best]
+    diverged = not np.isfinite(curves[best]).all() or curves[best][-1] > curves[best][0]
+    return Path(
+        name=contender.name,
+        expression=show(contender.build(rate)),
+        learning_rate=rate,
+        points=np.asarray(points[best], float).tolist(),
+        values=curves[best].tolist(),
+        diverged=bool(diverged),
+    )
+
+
+def _run(
+    contender: Contender, place: Landscape, rate: jax.Array, begin: jax.Array, noise: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    def loss(xy: jax.Array, push: jax.Array) -> jax.Array:
+        return jnp.asarray(place.function(xy)) + jnp.vdot(push, xy)
+
+    tx = contender.build(rate)
+    update = make_step(loss, tx)
+
+    def step(carry: Any, push: jax.Array) -> Any:
+        xy, state, _ = update(*carry, push)
+        return (xy, state), eval_params(state, xy)
+
+    _, points = jax.lax.scan(step, (begin, tx.init(begin)), noise)
+    points = jnp.concatenate([begin[None], points])
+    return points, jax.vmap(place.function)(points)
+
+
+def _goodness(values: np.ndarray, lowest: float) -> tuple[bool, float, int]:
+    """How low a path ends, the mean of its last tenth; among those that arrive, how soon.
+
+    One that is thrown far up on its way comes after all that are not.
+    """
+    if not np.isfinite(values).all():
+        return True, math.inf, 0
+    start = float(values[0]) - lowest
+    thrown = float(values.max()) - lowest > _THROWN * start
+    arrived = lowest + _ARRIVED * start
+    end = max(float(values[-max(1, len(values) // 10) :].mean()), arrived)
+    return thrown, end, int(np.argmax(values <= arrived)) if end == arrived else 0
+
+
+def _window(paths: Sequence[Path]) -> tuple[tuple[float, float], tuple[float, float]]:
+    """A window around the paths that stay finite, or around the start."""
+    inside = [p for path in paths if not path.diverged for p in path.points] or [paths[0].points[0]]
+    low, high = np.min(inside, axis=0), np.max(inside, axis=0)
+    pad = 0.2 * np.maximum(high - low, 0.25 * max(float((high - low).max()), 1e-3))
+    (left, bottom), (right, top) = (low - pad).tolist(), (high + pad).tolist()
+    return (left, right), (bottom, top)

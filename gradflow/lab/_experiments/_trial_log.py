@@ -1,0 +1,91 @@
+"""The trials that a sweep has finished, in memory and in a file."""
+
+import dataclasses
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gradflow.lab._results._result import plain
+from gradflow.lab._results._sweep import SweepResult, Trial, read_file
+
+FORMAT = "gradflow sweep 1"
+
+
+class Ledger:
+    """Finished trials by index. With a file, each is written as it comes; an older file is read first."""
+
+    def __init__(self, path: str | os.PathLike[str] | None, header: dict[str, Any]) -> None:
+        self.header = {"format": FORMAT, **header}
+        self.trials: dict[int, Trial] = {}
+        self.path = None if path is None else Path(path)
+        self._is_new = True
+        if self.path is not None and self.path.exists() and self.path.stat().st_size:
+            found, self.trials = read_file(self.path)
+            self._check(found or {})
+            self._is_new = False
+
+    def _check(self, found: dict[str, Any]) -> None:
+        """Raises ValueError for a file of another sweep."""
+        wanted = json.loads(json.dumps(plain(self.header)))
+        for name, value in wanted.items():
+            old = found.get(name)
+            if name == "first_losses":
+                a, b = (np.asarray(v, float) for v in (value, old))  # other machines round otherwise
+                same = a.shape == b.shape and np.allclose(a, b, rtol=1e-3, equal_nan=True)
+            else:
+                same = value == old
+            if not same:
+                theirs, ours = _difference(old, value)
+                raise ValueError(
+                    f"{self.path} holds another sweep: its {name.replace('_', ' ')} is {theirs}, here it is "
+                    f"{ours}; give another file, or remove this one"
+                )
+
+    def add(self, trial: Trial) -> None:
+        """Keeps a trial, and writes it down."""
+        self.trials[trial.index] = trial
+        if self.path is None:
+            return
+        self._begin()
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(_line(dataclasses.asdict(trial)))
+
+    def _begin(self) -> None:
+        """Makes the file ready for another line, behind one that may have been cut off."""
+        if self.path is None:
+            return
+        if self._is_new:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self.path.write_text(_line(self.header), encoding="utf-8")
+            self._is_new = False
+            return
+        with self.path.open("rb+") as file:
+            file.seek(-1, os.SEEK_END)
+            if file.read(1) != b"\n":
+                file.write(b"\n")
+
+    def result(self) -> SweepResult:
+        """What has been found so far."""
+        return SweepResult.of(self.header, self.trials)
+
+
+def _line(data: dict[str, Any]) -> str:
+    return json.dumps(plain(data), allow_nan=False) + "\n"
+
+
+def _difference(old: Any, new: Any) -> tuple[str, str]:
+    """Two values as an error shows them; of two dicts what they do not share."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        return _difference(
+            [[k, v] for k, v in old.items() if [k, v] not in [[*pair] for pair in new.items()]],
+            [[k, v] for k, v in new.items() if [k, v] not in [[*pair] for pair in old.items()]],
+        )
+    return _short(old), _short(new)
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 80 else text[:77] + "..."

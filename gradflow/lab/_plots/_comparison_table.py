@@ -1,0 +1,96 @@
+"""The ranking as a text table."""
+
+import math
+from collections.abc import Sequence
+
+from gradflow._tables import aligned
+from gradflow.lab._results._comparison import Comparison, Entry
+from gradflow.lab._results._result import tabulate
+from gradflow.lab._results._statistics import FEWEST, median
+
+
+def number(value: float | None, digits: int = 3) -> str:
+    """A number with a few digits; `-` for none."""
+    if value is None:
+        return "-"
+    return f"{value:.{digits}g}" if math.isfinite(value) else "not finite"
+
+
+def _spread(values: Sequence[float], show: str) -> str:
+    """`median (least to most)`, infinity as `never`."""
+    low, high = min(values), max(values)
+    ends = [format(v, show) if math.isfinite(v) else "never" for v in (low, high)]
+    middle = format(median(values), show)
+    return middle if low == high else f"{middle} ({ends[0]} to {ends[1]})"
+
+
+def steps_cell(entry: Entry, target: float | None) -> str:
+    """The steps to the target at the best rate, or what came instead."""
+    diverged, seeds = sum(entry.diverged[entry.best]), len(entry.diverged[entry.best])
+    if diverged == seeds:
+        return "diverged"
+    note = f"; {diverged} of {seeds} diverged" if diverged else ""
+    if target is None:
+        return "-" + note
+    steps = entry.steps_to_target[entry.best]
+    values = [math.inf if s is None else float(s) for s in steps]
+    if math.isinf(median(values)):
+        reached = len(steps) - steps.count(None)
+        return (f"reached by {reached} of {seeds}" if reached else "not reached") + note
+    return _spread(values, ".0f") + note
+
+
+def _row(rank: int, entry: Entry, comparison: Comparison) -> list[str]:
+    runs = [bad for row in entry.diverged for bad in row]
+    b = entry.best
+    return [
+        str(rank),
+        entry.name,
+        steps_cell(entry, comparison.target),
+        *([] if comparison.score_name is None or entry.score is None else [number(median(entry.score[b]))]),
+        number(entry.best_rate) + ("*" if entry.best_is_at_the_end else ""),
+        number(median(entry.final_loss[b])),
+        f"{sum(runs)} of {len(runs)}",
+        f"{entry.state_bytes_per_parameter:.1f}",
+        f"{entry.seconds:.1f} + {entry.compile_seconds:.1f}",
+    ]
+
+
+@tabulate.register
+def table(comparison: Comparison) -> str:
+    """The ranking, a line for each optimizer, under a line that says what was done."""
+    c = comparison
+    goal = "no target loss" if c.target is None else f"target: training loss {c.target:g}"
+    head = f"{c.task}: {goal}; {c.steps} steps; {len(c.seeds)} seed{'s' if len(c.seeds) > 1 else ''}"
+    if not c.entries:
+        return head + "\nno optimizer was finished"
+    score = [] if c.score_name is None else [c.score_name]
+    names = ["", "optimizer", "steps to target", *score, "best rate", "final loss", "diverged",
+             "state B/param", "seconds + compiling"]  # fmt: skip
+    rows = [names, *(_row(i + 1, entry, c) for i, entry in enumerate(c.entries))]
+    lines = aligned(rows, left=(1, 2), rule=True)
+    notes = [
+        "At each optimizer's best rate: the median over seeds (least to most). Diverged: of all its runs."
+    ]
+    if any(entry.best_is_at_the_end for entry in c.entries):
+        notes.append("* the last rate tried on that side: one beyond it may be better (--learning-rates).")
+    return "\n".join([head, "", *lines, "", *notes, *_chance(c)])
+
+
+def _chance(comparison: Comparison) -> list[str]:
+    """What the seeds say of the order."""
+    if len(comparison.entries) < 2:
+        return []
+    if len(comparison.seeds) < FEWEST:
+        return [f"With fewer than {FEWEST} seeds nothing tells this order from chance (--seeds)."]
+    pairs = comparison.noise()
+    if not pairs:
+        return ["The seeds settle the order of all neighbours (95% bootstrap intervals of the differences)."]
+    rows: list[list[str]] = []
+    for first, second in pairs:
+        if rows and rows[-1][-1] == first:
+            rows[-1].append(second)
+        else:
+            rows.append([first, second])
+    shown = "; ".join(" ~ ".join(row) for row in rows)
+    return [f"Noise: neighbours with ~ between may come in either order (95% bootstrap over seeds): {shown}."]

@@ -1,0 +1,69 @@
+"""The trials of a sweep as a text table."""
+
+import math
+from typing import Any
+
+from gradflow._expressions._printing import shorten
+from gradflow._tables import aligned
+from gradflow.lab._plots._comparison_table import number
+from gradflow.lab._results._result import tabulate
+from gradflow.lab._results._sweep import SweepResult, Trial
+
+
+@tabulate.register
+def table(result: SweepResult, top: int) -> str:
+    """The best trials, a line each, under a line that says what was done."""
+    r = result
+    whose = "1 seed" if len(r.seeds) == 1 else f"{len(r.seeds)} seeds"
+    head = f"{r.task}: {count(r.trials)} of {shorten(r.brief)}, {r.method}, {r.steps} steps, {whose}"
+    if not r.trials:
+        return head + "\nno trial was finished"
+    score = [] if r.score_name is None else [r.score_name]
+    names = ["", *r.space, "final loss", *score, "steps", "diverged"]
+    rows = [names, *(_row(i + 1, trial, result) for i, trial in enumerate(r.trials[:top]))]
+    lines = aligned(rows, left=(), rule=True)
+    lost = sum(math.isinf(trial.final_loss) for trial in r.trials)
+    notes = [f"... and {len(r.trials) - top} more."] if len(r.trials) > top else []
+    if lost:
+        notes.append(f"{lost} of {len(r.trials)} trials diverged.")
+    ends = [name for name in r.space if _is_at_the_end(result, name)]
+    if ends:
+        notes.append(f"The best is at the end of the range of {', '.join(ends)}: beyond it may be better.")
+    notes.append(f"Best: {r.best_expression}")
+    return "\n".join([head, "", *lines, "", *notes])
+
+
+def count(trials: list[Trial]) -> str:
+    """How many trials, in words."""
+    return "1 trial" if len(trials) == 1 else f"{len(trials)} trials"
+
+
+def _row(rank: int, trial: Trial, result: SweepResult) -> list[str]:
+    score = [] if result.score_name is None else [number(trial.final_score)]
+    return [
+        str(rank),
+        *(shown(trial.values[name]) for name in result.space),
+        number(trial.final_loss),
+        *score,
+        str(trial.steps),
+        f"{sum(trial.diverged)} of {len(trial.diverged)}",
+    ]
+
+
+def shown(value: Any) -> str:
+    """A value as a cell shows it."""
+    if not isinstance(value, float):
+        return str(value)
+    if 0.9 < value < 1:  # a decay: what counts is its distance from 1
+        return f"{value:.{1 - math.floor(math.log10(1 - value))}f}".rstrip("0")
+    return f"{value:.3g}"
+
+
+def _is_at_the_end(result: SweepResult, name: str) -> bool:
+    """Whether the best value is the least or the greatest number of a grid's axis."""
+    values = result.space[name]
+    if isinstance(values, dict):
+        best = result.best.values[name]
+        return result.method == "grid" and best in (values["low"], values["high"])
+    numbers = [v for v in values if isinstance(v, int | float) and not isinstance(v, bool)]
+    return len(numbers) == len(values) > 2 and result.best.values[name] in (min(numbers), max(numbers))

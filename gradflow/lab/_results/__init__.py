@@ -1,0 +1,1 @@
+"""What experiments return: plain data, which knows nothing of pictures."""

@@ -1,0 +1,177 @@
+"""What a comparison found, as plain data, and its JSON."""
+
+import dataclasses
+import itertools
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+
+from gradflow.lab._results._result import Result, tabulate
+from gradflow.lab._results._statistics import interval, is_settled, median
+
+Table = list[list[float]]  # one row a learning rate, one column a seed
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+    """One optimizer's runs. Tables have a row for each learning rate and a column for each seed."""
+
+    name: str
+    expression: str  # the transformation at its best rate, as one would type it
+    learning_rates: list[float | None]  # [None] for a transformation that was run as it is
+    best: int  # index of the best rate
+    losses: list[list[list[float]]]  # [rate][seed][evaluation]: the training loss
+    steps_to_target: list[list[int | None]]  # None where it was not reached
+    final_loss: Table
+    diverged: list[list[bool]]
+    score: Table | None
+    state_bytes_per_parameter: float
+    seconds: float  # training and evaluating all runs, after compilation
+    compile_seconds: float
+
+    @classmethod
+    def of_losses(
+        cls,
+        losses: np.ndarray,
+        evaluated_at: Sequence[int],
+        target: float | None,
+        *,
+        describe: Callable[[float | None], str],
+        learning_rates: list[float | None],
+        **fields: Any,
+    ) -> "Entry":
+        """The entry for a table of loss curves: who diverged, who reached the target, and the best rate."""
+        final = losses[..., -1]
+        diverged = ~np.isfinite(losses).all(axis=-1) | ~(final <= losses[..., 0])
+        reached = np.zeros(losses.shape, bool) if target is None else losses <= target
+        met = reached.any(axis=-1) & ~diverged
+        steps = [
+            [int(evaluated_at[i]) if ok else None for i, ok in zip(*pair, strict=True)]
+            for pair in zip(reached.argmax(axis=-1), met, strict=True)
+        ]
+        keys = [_rank_key(*row) for row in zip(steps, final.tolist(), diverged.tolist(), strict=True)]
+        best = keys.index(min(keys))
+        return cls(
+            expression=describe(learning_rates[best]),
+            learning_rates=learning_rates,
+            best=best,
+            losses=losses.tolist(),
+            steps_to_target=steps,
+            final_loss=final.tolist(),
+            diverged=diverged.tolist(),
+            **fields,
+        )
+
+    @property
+    def best_rate(self) -> float | None:
+        """The rate with the fewest steps to the target, or else the lowest final loss."""
+        return self.learning_rates[self.best]
+
+    @property
+    def best_is_at_the_end(self) -> bool:
+        """Whether a rate beyond those tried may be better still."""
+        return len(self.learning_rates) > 1 and self.best in (0, len(self.learning_rates) - 1)
+
+    @property
+    def seeds_steps(self) -> list[float]:
+        """At the best rate, for each seed: the steps to the target, infinity for never."""
+        return [math.inf if s is None else float(s) for s in self.steps_to_target[self.best]]
+
+    @property
+    def seeds_loss(self) -> list[float]:
+        """At the best rate, for each seed: the final loss, infinity where it diverged."""
+        pairs = zip(self.final_loss[self.best], self.diverged[self.best], strict=True)
+        return [math.inf if bad else loss for loss, bad in pairs]
+
+    @property
+    def rank_key(self) -> tuple[float, float, int]:
+        """What entries are ranked by: median steps to the target, median final loss, seeds that diverged."""
+        b = self.best
+        return _rank_key(self.steps_to_target[b], self.final_loss[b], self.diverged[b])
+
+
+def _rank_key(
+    steps: Sequence[int | None], final: Sequence[float], diverged: Sequence[bool]
+) -> tuple[float, float, int]:
+    """Medians over seeds; a run that did not get there counts as infinity."""
+    return (
+        median([math.inf if s is None else s for s in steps]),
+        median([math.inf if bad else loss for loss, bad in zip(final, diverged, strict=True)]),
+        sum(diverged),
+    )
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class Comparison(Result):
+    """The entries in order of rank, and what they have in common."""
+
+    file_name: ClassVar[str] = "comparison"
+
+    task: str
+    target: float | None
+    steps: int
+    evaluated_at: list[int]
+    seeds: list[int]
+    score_name: str | None
+    entries: list[Entry]
+
+    def __getitem__(self, name: str) -> Entry:
+        for entry in self.entries:
+            if entry.name == name:
+                return entry
+        raise KeyError(name)
+
+    def __str__(self) -> str:
+        return self.table()
+
+    __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        return self._page()
+
+    def table(self) -> str:
+        """The ranking as text."""
+        return tabulate(self)
+
+    def intervals(self, of: str | None = None) -> dict[str, tuple[float, float] | None]:
+        """The 95 % bootstrap interval of each median over seeds, by name; None for fewer than three seeds.
+
+        `of`: "steps" to the target, the default where there is one, or "loss", the final one. At the best
+        rate, which was chosen on the same seeds: chance in that choice is not in it.
+        """
+        of = of or ("loss" if self.target is None else "steps")
+        if of not in ("steps", "loss"):
+            raise ValueError(f"intervals: 'of' must be 'steps' or 'loss'; got {of!r}")
+        return {e.name: interval(e.seeds_steps if of == "steps" else e.seeds_loss) for e in self.entries}
+
+    def noise(self) -> list[tuple[str, str]]:
+        """The neighbours in the ranking whose order the seeds do not settle: it may be chance.
+
+        Settled is an order where the 95 % bootstrap interval of the difference of medians is below zero: in
+        the steps to the target, or in the final loss where neither gets there.
+        """
+        found = []
+        for first, second in itertools.pairwise(self.entries):
+            a, b = first.seeds_steps, second.seeds_steps
+            if math.isinf(median(a)) and math.isinf(median(b)):
+                a, b = first.seeds_loss, second.seeds_loss
+            if not is_settled(a, b):
+                found.append((first.name, second.name))
+        return found
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything, as dicts and lists."""
+        data = dataclasses.asdict(self)
+        intervals = self.intervals()
+        for rank, (entry, written) in enumerate(zip(self.entries, data["entries"], strict=True), 1):
+            steps, loss, _ = entry.rank_key
+            written |= {
+                "rank": rank,
+                "best_rate": entry.best_rate,
+                "median_steps_to_target": steps,
+                "median_final_loss": loss,
+                "interval": intervals[entry.name],
+            }
+        return {**data, "noise": self.noise()}

@@ -1,0 +1,61 @@
+"""The result of `trajectory`."""
+
+import dataclasses
+import math
+from typing import ClassVar
+
+from gradflow.lab._results._result import Result, tabulate
+from gradflow.lab._tasks._test_functions import LANDSCAPES
+
+
+@dataclasses.dataclass(frozen=True)
+class Path:
+    """One optimizer's way: a point and the function's value there for each step, the start first."""
+
+    name: str
+    expression: str
+    learning_rate: float | None  # the best of those tried; None for an optimizer that ran as it is
+    points: list[list[float]]
+    values: list[float]
+    diverged: bool
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class Trajectories(Result):
+    """Paths on a function, and the function itself on a grid of points."""
+
+    file_name: ClassVar[str] = "trajectory"
+
+    function: str
+    steps: int
+    noise: float
+    start: list[float]
+    minima: list[list[float]]
+    x: list[float]
+    y: list[float]
+    surface: list[list[float]]  # [y][x]
+    paths: list[Path]
+
+    def __getitem__(self, name: str) -> Path:
+        for path in self.paths:
+            if path.name == name:
+                return path
+        raise KeyError(name)
+
+    @property
+    def lowest(self) -> float:
+        """The least value that is known: at the minima, else on the paths."""
+        ends = [v for path in self.paths for v in path.values if math.isfinite(v)]
+        at_minima = [0.0] if self.minima and self.function in LANDSCAPES else []
+        if self.function == "saddle":
+            at_minima = [-0.25]
+        return min(at_minima or ends, default=0.0)
+
+    def table(self) -> str:
+        """Where each path ended, the lowest first."""
+        return tabulate(self)
+
+    def __str__(self) -> str:
+        return self.table()
+
+    __repr__ = __str__

@@ -1,0 +1,1 @@
+"""What is trained: small models on real data, and functions of two variables."""

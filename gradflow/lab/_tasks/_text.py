@@ -1,0 +1,53 @@
+"""The next character of a text."""
+
+import importlib
+
+import jax
+import numpy as np
+
+from gradflow.lab._tasks._datasets import _class_accuracy, _class_loss
+from gradflow.lab._tasks._networks import mlp_init
+from gradflow.lab._tasks._task import Batch, Params, Task
+
+_CONTEXT, _SYMBOLS, _CODE = 8, 64, 8
+
+
+def _text_init(key: jax.Array) -> Params:
+    first, second = jax.random.split(key)
+    table = 0.5 * jax.random.normal(first, (_SYMBOLS, _CODE))
+    return {"table": table, "layers": mlp_init(_CONTEXT * _CODE, 64, _SYMBOLS)(second)}
+
+
+def _text_inputs(params: Params, windows: jax.Array) -> tuple[Params, Batch]:
+    codes = params["table"][windows[:, :-1]]
+    return params["layers"], (codes.reshape(len(windows), -1), windows[:, -1])
+
+
+def _text_loss(params: Params, batch: Batch) -> jax.Array:
+    return _class_loss(*_text_inputs(params, batch))
+
+
+def _text_accuracy(params: Params, batch: Batch) -> jax.Array:
+    return _class_accuracy(*_text_inputs(params, batch))
+
+
+def _text() -> Task:
+    """Python's own help topics: from eight characters the ninth. The rarer characters are one symbol."""
+    topics = importlib.import_module("pydoc_data.topics").topics
+    text = "\n".join(topics[name] for name in sorted(topics))
+    found = np.frombuffer(text.encode("utf-32-le"), np.uint32)
+    characters, places, counts = np.unique(found, return_inverse=True, return_counts=True)
+    symbols = np.full(len(characters), _SYMBOLS - 1, np.int32)
+    common = np.argsort(-counts, kind="stable")[: _SYMBOLS - 1]
+    symbols[common] = np.arange(len(common), dtype=np.int32)
+    codes = symbols[places]
+    cut = len(codes) * 9 // 10
+    train = np.lib.stride_tricks.sliding_window_view(codes[:cut], _CONTEXT + 1)
+    test = np.lib.stride_tricks.sliding_window_view(codes[cut:], _CONTEXT + 1)
+    rng = np.random.default_rng(0)
+    train = train[rng.permutation(len(train))[:65536]]
+    test = test[rng.permutation(len(test))[:4096]]
+    return Task(
+        "text", _text_init, _text_loss, train, 128, 2.0,
+        test, _text_accuracy, "test accuracy", steps=1000,
+    )  # fmt: skip

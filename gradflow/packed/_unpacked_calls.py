@@ -1,0 +1,41 @@
+"""Calls of a stage that must see the leaves of a packed tree."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+
+from gradflow.packed._pack import Packed, abstract_tree, pack, pack_all, unpack, unpack_all
+
+
+def call_unpacked(update: Callable[..., Any]) -> Callable[..., Any]:
+    """An update that is called with packed trees, for one that must see the leaves."""
+
+    def unpacked_update(updates: Packed, state: Any, params: Any, **extra: Any) -> tuple[Any, Any]:
+        given = {name: _for_trees(value, updates) for name, value in extra.items()}
+        new, new_state = update(unpack(updates), unpack_all(state), unpack_all(params), **given)
+        same = jax.tree.map(np.shape, new) == jax.tree.map(np.shape, abstract_tree(updates))
+        return pack(new, updates if same else None), pack_all(new_state, updates.layout.structure)
+
+    return unpacked_update
+
+
+def init_unpacked(init: Callable[..., Any], params: Packed) -> Any:
+    """The state of a stage that must see the leaves, for packed parameters."""
+    return pack_all(init(unpack(params)), params.layout.structure)
+
+
+def _for_trees(value: Any, like: Packed) -> Any:
+    """An extra argument for a stage that has trees; a function of parameters still gets them packed."""
+    if not (callable(value) and jax.tree_util.all_leaves([value])):
+        return unpack_all(value)
+
+    @functools.wraps(value)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        structure = like.layout.structure
+        packed = [pack(a, like) if jax.tree.structure(a) == structure else a for a in args]
+        return unpack_all(value(*packed, **kwargs))
+
+    return call

@@ -1,0 +1,156 @@
+"""What line searches share: the loss along a line, and what of it a search keeps."""
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from gradflow._calls._checks import check_like
+from gradflow._calls._context import stage_name
+from gradflow._calls._extra_arguments import loss_value, real_scalar
+from gradflow._core._apply import apply_updates
+from gradflow._dtypes import promote
+from gradflow._errors import describe
+from gradflow._rules._leafwise import leafwise
+from gradflow._rules._mesh_axes import refuse_varying
+from gradflow._rules._state import at_least_float32
+from gradflow._types import Params, Updates
+from gradflow.tree._leaves import accumulator
+from gradflow.tree._paths import is_none
+
+Evaluate = Callable[[jax.Array], tuple[jax.Array, jax.Array, Any]]
+
+
+class Point(NamedTuple):
+    """A step size, and the loss and its slope along the updates there."""
+
+    rate: jax.Array
+    value: jax.Array
+    slope: jax.Array
+
+
+class Line(NamedTuple):
+    """Where a search begins, and how it looks further: `evaluate(rate) -> value, slope, gradient`.
+
+    The gradient is None, and the slope 0, for a search that asks for values alone.
+    """
+
+    start: Point
+    grad: Any
+    evaluate: Evaluate
+    dtype: np.dtype
+
+
+def number_dtype(params: Params) -> np.dtype:
+    """The dtype of step sizes and losses in the state: the parameters' widest real one, float32 at least."""
+    return at_least_float32(accumulator(jax.tree.leaves(params), real=True))
+
+
+def chosen_arguments(value_fn: Callable[..., Any], extra: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of the extra arguments that `value_fn` names; all of them if it takes any."""
+    try:
+        parameters = list(inspect.signature(value_fn).parameters.values())
+    except (TypeError, ValueError):
+        return {}
+    if any(p.kind is p.VAR_KEYWORD for p in parameters):
+        return dict(extra)
+    names = {p.name for p in parameters[1:] if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
+    return {name: value for name, value in extra.items() if name in names}
+
+
+def line_along(
+    updates: Updates,
+    params: Params,
+    value: Any,
+    grad: Any,
+    value_fn: Callable[..., Any],
+    extra: Mapping[str, Any],
+    kept: Updates | None,
+) -> Line:
+    """The loss along `params + rate * updates`, with its gradient if one is kept in the state.
+
+    The search is a constant for differentiation: the derivative of an update takes its step size as given.
+
+    Raises ValueError inside `shard_map`, where the slope would be one device's share, and for a `value_fn`
+    that gives no real scalar; TypeError for one that is no function.
+    """
+    refuse_varying("a slope", updates, params)
+    if kept is not None:
+        check_like("updates", updates, "state", kept)
+    if not callable(value_fn):
+        raise TypeError(
+            f"{stage_name()}: the extra argument 'value_fn' must be a function; got {describe(value_fn)}"
+        )
+    keywords = chosen_arguments(value_fn, extra)
+    value = loss_value(value)
+    dtype = promote(number_dtype(params), value.dtype if value.dtype.kind == "f" else np.dtype(np.float32))
+    updates, params, value, grad = jax.lax.stop_gradient((updates, params, value, grad))
+
+    def loss(params: Params) -> jax.Array:
+        return real_scalar("what 'value_fn' returns", value_fn(params, **keywords))
+
+    def evaluate(rate: jax.Array) -> tuple[jax.Array, jax.Array, Any]:
+        there = apply_updates(params, scaled(updates, rate))
+        if kept is None:
+            return loss(there).astype(dtype), jnp.zeros((), dtype), None
+        found, slopes = jax.value_and_grad(loss)(there)
+        return found.astype(dtype), slope_along(slopes, updates, dtype), slopes
+
+    # A slope beyond all numbers would make every comparison with it one with infinity.
+    slope = jnp.clip(slope_along(grad, updates, dtype), -np.finfo(dtype).max, np.finfo(dtype).max)
+    start = Point(jnp.zeros((), dtype), value.astype(dtype), slope)
+    return Line(start, _filled(grad, params) if kept is not None else None, evaluate, dtype)
+
+
+def scale_rule(u: jax.Array, s: Any) -> jax.Array:
+    """u = rate * u, and 0 for rate 0 even where u is no number."""
+    return jnp.where(s.rate == 0, jnp.zeros((), u.dtype), s.rate * u)
+
+
+def scaled(updates: Updates, rate: jax.Array) -> Updates:
+    """`rate * updates`."""
+    return leafwise(scale_rule, (updates,), rate=rate)[0]
+
+
+def slope_along(grad: Any, updates: Updates, dtype: np.dtype) -> jax.Array:
+    """The derivative of the loss along the updates; `grad` as `jax.grad` gives it, conjugated if complex."""
+    grads, others = (jax.tree.leaves(t, is_leaf=is_none) for t in (grad, updates))
+    total = jnp.zeros((), dtype)
+    for g, u in zip(grads, others, strict=True):
+        if g is not None and u is not None:
+            kind = promote(promote(g.dtype, u.dtype), dtype)
+            total = total + jnp.sum((g.astype(kind) * u.astype(kind)).real.astype(dtype))
+    return total
+
+
+def _filled(grad: Any, params: Params) -> Updates:
+    """The gradient in the parameters' dtypes, with zeros where there is none."""
+    return jax.tree.map(
+        lambda p, g: None if p is None else jnp.zeros_like(p) if g is None else g.astype(p.dtype),
+        params,
+        grad,
+        is_leaf=is_none,
+    )
+
+
+def first_rate(kept: jax.Array, fallback: jax.Array, dtype: np.dtype) -> jax.Array:
+    """The step size that the last search found, or `fallback` where it found none."""
+    kept = jax.lax.stop_gradient(kept)
+    return jnp.where(kept > 0, kept.astype(dtype), fallback)
+
+
+def like(state: Any, old: Any) -> Any:
+    """The state in the dtypes that it had."""
+    return jax.tree.map(lambda new, was: new.astype(was.dtype), jax.lax.stop_gradient(state), old)
+
+
+def print_search(name: str, best: Point, info: Any) -> None:
+    """One line for each search, also from compiled code."""
+    errors = ", ".join(f"{field} {{{field}:.3g}}" for field in info._fields[1:])
+    jax.debug.print(
+        f"{name}: rate {{rate:.6g}}, loss {{value:.6g}} after {{steps}} evaluations; {errors}",
+        rate=best.rate, value=best.value, steps=info[0], **dict(zip(info._fields[1:], info[1:], strict=True)),
+    )  # fmt: skip
