@@ -57,7 +57,7 @@ def follow(
     return value
 
 
-@functools.cache
+@functools.lru_cache(maxsize=1024)
 def _compiled(formula: Callable[..., jax.Array], options: tuple[tuple[str, Any], ...]) -> Callable[..., Any]:
     def run(count: Any, lengths: dict[str, Any], numbers: dict[str, Any]) -> jax.Array:
         count = standard_count(count)
