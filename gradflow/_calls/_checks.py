@@ -33,6 +33,31 @@ def as_arrays(tree: Any) -> Any:
     return jax.tree.map(_as_array, tree)
 
 
+def without_float0(updates: Any) -> Any:
+    """The updates with None for each leaf of dtype float0, the gradient of an integer: it has no update."""
+    if all(getattr(leaf, "dtype", None) != jax.dtypes.float0 for leaf in jax.tree.leaves(updates)):
+        return updates
+    return jax.tree.map(lambda u: None if getattr(u, "dtype", None) == jax.dtypes.float0 else u, updates)
+
+
+def without_update_less(params: Any, updates: Any) -> Any:
+    """The parameters with None for each leaf that has no update and is not a floating-point array.
+
+    Models hold functions, integers and keys beside what is trained. Rules for whole trees skip them so.
+    """
+    leaves, structure = jax.tree.flatten(params, is_leaf=is_none)
+    given = jax.tree.leaves(updates, is_leaf=is_none)
+    kept = [
+        None if u is None and not _is_trainable(p) else p for p, u in zip(leaves, given, strict=True)
+    ]
+    return jax.tree.unflatten(structure, kept) if kept != leaves else params
+
+
+def _is_trainable(leaf: Any) -> bool:
+    dtype = getattr(leaf, "dtype", None)
+    return isinstance(dtype, np.dtype) and is_inexact(dtype)
+
+
 def check_leaves(kind: str, what: str, tree: Any) -> None:
     """Raises for the first leaf that a stage cannot do arithmetic on."""
     for leaf in jax.tree.leaves(tree):

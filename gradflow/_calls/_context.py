@@ -18,6 +18,7 @@ class _Context(threading.local):
     def __init__(self) -> None:
         self.stack: list[Frame] = []
         self.collectors: list[Any] = []
+        self.in_program = False  # whether a compiled update is being traced, or run op by op
         self.inits: list[Any] | None = None  # records of init calls, while `summary` reads them
 
 
@@ -39,11 +40,12 @@ def entered(name: str, label: str | None, reports: frozenset[str]) -> Iterator[N
 @contextmanager
 def isolated(is_outermost: bool) -> Iterator[None]:
     """Hides which stages are being called; only whether there are any is kept."""
-    stack, context.stack = context.stack, [] if is_outermost else [Frame("", (), frozenset())]
+    before = context.stack, context.in_program
+    context.stack, context.in_program = [] if is_outermost else [Frame("", (), frozenset())], True
     try:
         yield
     finally:
-        context.stack = stack
+        context.stack, context.in_program = before
 
 
 def stage_name() -> str:

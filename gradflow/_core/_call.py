@@ -14,6 +14,8 @@ from gradflow._calls._checks import (
     match_outputs,
     promote_to_params,
     refuse_state,
+    without_float0,
+    without_update_less,
 )
 from gradflow._calls._context import context, entered, stage_name
 from gradflow._calls._extra_arguments import check_extra_names
@@ -22,7 +24,7 @@ from gradflow._core._signature import Signature
 from gradflow._core._stage import Part, Stage
 from gradflow._core._transformation import GradientTransformation
 from gradflow._errors import with_article
-from gradflow._types import OptState, Params, ScheduledState, Updates
+from gradflow._types import EmptyState, OptState, Params, ScheduledState, Updates
 from gradflow.packed._pack import check_no_packed_parts, is_packed
 from gradflow.packed._unpacked_calls import call_unpacked, init_unpacked
 
@@ -41,7 +43,8 @@ class InitPart(Part):
                 check_no_packed_parts(stage_name(), params)
             if is_outermost and not is_abstract:
                 params = as_arrays(params)
-            if stage.leaves not in (None, "any"):
+            # A stage without a state does no arithmetic on parameters here, so any leaf may pass.
+            if stage.leaves not in (None, "any") and stage.signature.state_type is not EmptyState:
                 check_leaves(stage.leaves, "parameters", params)
             init = stage.init
             if is_packed(params) and not stage.packable:
@@ -67,7 +70,9 @@ class UpdatePart(Part):
         self, updates: Updates, state: OptState, params: Params | None = None, **extra: Any
     ) -> tuple[Updates, OptState]:
         # While a collector is active, stages are called one by one, so that their reports are recorded.
-        operands = None if context.collectors else concrete_leaves(updates, state, params, extra)
+        # Inside a compiled update, which jax runs op by op to find a NaN, stages run as they are written.
+        as_written = context.collectors or context.in_program
+        operands = None if as_written else concrete_leaves(updates, state, params, extra)
         compiled = None if operands is None else self.stage.compiled_update
         if operands is None or compiled is None:
             return self.run(updates, state, params, **extra)
@@ -81,6 +86,7 @@ class UpdatePart(Part):
         is_outermost = not context.stack
         with entered(stage.expression.name, stage.label, stage.own_reports):
             if is_outermost:
+                state = as_arrays(state)
                 updates, params = _check_inputs(stage, updates, state, params, extra)
             extra = _check_arguments(stage.signature, state, params, extra)
             if stage.leaves not in (None, "any"):
@@ -110,13 +116,14 @@ def _check_inputs(
     """The updates and parameters of the outermost call as arrays, in the dtypes in which they are added."""
     if extra:
         check_extra_names(extra, stage.takes)
-    updates = as_arrays(updates)
+    updates = without_float0(as_arrays(updates))
     if params is None:
         return updates, None
     params = as_arrays(params)
     if stage.trees != "differ":
         hint = functools.partial(_hints.swapped_arguments, updates, state, params)
         check_like("updates", updates, "params", params, shapes=stage.trees == "alike", hint=hint)
+        params = without_update_less(params, updates)
         updates = promote_to_params(updates, params)
     return updates, params
 
@@ -135,7 +142,8 @@ def _check_arguments(
                 f"{stage_name()}: this stage needs the extra argument '{name}': call "
                 f"update(updates, state, params, {name}=...)"
             )
-    if signature.state_type is not None:
+    # A stage without a state hands back whatever it is given, as third-party code expects.
+    if signature.state_type is not None and signature.state_type is not EmptyState:
         inner = state.inner_state if isinstance(state, ScheduledState) else state
         if not isinstance(inner, signature.state_type):
             refuse_state(with_article(signature.state_type.__name__), state)

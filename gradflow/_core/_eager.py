@@ -93,16 +93,18 @@ class CompiledUpdate:
     ) -> Result:
         """One update by the program; by `update`, the same in many calls, where the program cannot run."""
         program = self.program
-        if program.is_refused:
+        if program.is_refused or jax.config.jax_disable_jit:
             return update(updates, state, params, **extra)
         try:
             result = program.call(not context.stack, self.numbers, updates, state, params, extra)
-            return cast(_ProgramResult, result).merge(operands)
+        except (ArithmeticError, RuntimeError, MemoryError):
+            raise  # the computation failed, not the trace of it: running it again would fail again
         except Exception:
             # The plain update gives the better error. If it gives none, it is the one to call from now on.
-            result = update(updates, state, params, **extra)
+            plain = update(updates, state, params, **extra)
             program.is_refused = True
-            return result
+            return plain
+        return cast(_ProgramResult, result).merge(operands)
 
 
 def plan(expression: Any) -> CompiledUpdate | None:

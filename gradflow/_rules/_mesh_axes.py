@@ -1,4 +1,7 @@
-"""Mapped axes: where a leaf is only one device's piece of the whole, and norms over all pieces."""
+"""Mapped axes: where a leaf is only one device's piece of the whole, and norms over all pieces.
+
+A leaf is a piece where its type says so (`shard_map` with `check_vma`), or where `axis_name` says so.
+"""
 
 from typing import Any
 
@@ -58,13 +61,15 @@ def refuse_varying(what: str, *trees: Any) -> None:
 
 
 def varying_axes(*trees: Any) -> tuple[str, ...]:
-    """The manual axes along which leaves may differ: known with `check_vma`, else all of them."""
+    """The manual axes along which leaves differ, as far as their types say.
+
+    Under `pmap` and `shard_map(check_vma=False)` types say nothing, and arrays count as whole. That is what
+    they are after `pmean` of the gradients, as in data-parallel training.
+    """
     manual = tuple(jax.sharding.get_abstract_mesh().manual_axes)
     leaves = jax.tree.leaves(trees)
-    if not manual or not leaves:
+    if not manual or not leaves or not _is_tracked(manual):
         return ()
-    if not _is_tracked(manual):
-        return manual
     varying = set().union(*(_varying(leaf) for leaf in leaves))
     return tuple(name for name in manual if name in varying)
 
