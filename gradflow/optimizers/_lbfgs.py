@@ -1,4 +1,4 @@
-"""L-BFGS: the inverse Hessian, as far as the last few steps tell."""
+"""L-BFGS: an inverse Hessian estimated from the last few steps."""
 
 import functools
 from collections.abc import Iterable
@@ -25,13 +25,13 @@ from gradflow.tree._paths import is_none
 
 Arrays = list[jax.Array]
 
-_SMALL = 512  # elements of a leaf whose sums are taken in one pass, one after another
+_SMALL = 512  # up to this many elements, all sums of a leaf are taken in one sequential pass
 
 
 class ScaleByLBFGSState(NamedTuple):
-    """Steps taken, the last parameters and gradient, and a ring of their differences.
+    """Steps taken, the last parameters and gradient, and a ring buffer of their differences.
 
-    `weights_memory` has `1 / <dp, dg>` for each pair of differences, and 0 for one that is not used.
+    `weights_memory` has `1 / <dp, dg>` for each pair of differences, and 0 for an unused pair.
     """
 
     count: jax.Array  # type: ignore[assignment]  # the field's name for it, over tuple.count
@@ -43,7 +43,7 @@ class ScaleByLBFGSState(NamedTuple):
 
 
 class _Memory(NamedTuple):
-    steps: Arrays  # differences of parameters, the ring along the first axis
+    steps: Arrays  # differences of parameters, with the ring buffer along the first axis
     turns: Arrays  # differences of gradients
     weights: jax.Array
     newest: jax.Array
@@ -59,7 +59,7 @@ def _dot(xs: Arrays, ys: Arrays, dtype: np.dtype) -> jax.Array:
 
 
 def _sums(pairs: list[tuple[Arrays, Arrays]], dtype: np.dtype) -> list[jax.Array]:
-    """Re<x, y> for each pair over all leaves; those of a small leaf in one pass, which is one operation."""
+    """Re<x, y> for each pair over all leaves; those of a small leaf in one pass, as one operation."""
     totals = [jnp.zeros((), dtype)] * len(pairs)
     for leaves in zip(*(zip(xs, ys, strict=True) for xs, ys in pairs), strict=True):
         products = []
@@ -106,9 +106,9 @@ def _put(memory: Arrays, index: jax.Array, values: Arrays) -> Arrays:
 
 
 def _remember(memory: _Memory, step: Arrays, turn: Arrays, sums: list[jax.Array]) -> _Memory:
-    """The memory with a new pair, of weight 0 if the gradient did not grow along the step.
+    """The memory with a new pair, whose weight is 0 if the gradient did not grow along the step.
 
-    After a step that led nowhere it is empty: its direction has failed.
+    After a zero step the memory is emptied: its direction has failed.
     """
     curvature, step_sq, turn_sq = sums
     bend = jnp.sqrt(turn_sq)
@@ -127,12 +127,12 @@ def _remember(memory: _Memory, step: Arrays, turn: Arrays, sums: list[jax.Array]
 
 
 def _wrapped(slot: jax.Array, size: int) -> jax.Array:
-    """A slot of the ring for one that may be before its first; a remainder would take a division."""
+    """The ring index of a slot that may be negative; a remainder would take a division."""
     return jnp.where(slot < 0, slot + size, slot)
 
 
 def two_loops(g: Arrays, memory: _Memory, scale: jax.Array, dtype: np.dtype) -> Arrays:
-    """`H g` for the inverse Hessian that the memory makes of `scale` times the identity.
+    """`H g` for the inverse Hessian that starts from `scale` times the identity.
 
     Nocedal & Wright 2006, algorithm 7.4.
     """
@@ -154,9 +154,9 @@ def two_loops(g: Arrays, memory: _Memory, scale: jax.Array, dtype: np.dtype) -> 
 
 
 def _scale(unit: jax.Array, memory: _Memory, scale_init_precond: bool, dtype: np.dtype) -> jax.Array:
-    """What the identity is multiplied by at the far end of the memory.
+    """The factor of the identity that the recursion starts from.
 
-    The curvature of the latest pair that is used; before there is one, what makes a step of length 1 at most.
+    It is the curvature of the latest used pair. Before there is one, the first step has length 1 at most.
     """
     if not scale_init_precond:
         return jnp.ones((), dtype)
@@ -171,7 +171,7 @@ def _scale(unit: jax.Array, memory: _Memory, scale_init_precond: bool, dtype: np
 
 
 def _unit_scale(square: jax.Array) -> jax.Array:
-    """`min(1, 1 / |g|)`, above 0 for a square of the norm that is beyond all numbers, too."""
+    """`min(1, 1 / |g|)`, above 0 even where the squared norm overflows."""
     return jax.lax.rsqrt(jnp.clip(square, 1, np.finfo(square.dtype).max))
 
 
@@ -182,7 +182,7 @@ def _step(
     """The direction, and the fields of the next state but its count."""
     dtype = state.weights_memory.dtype
     last_params, last = jax.tree.leaves(state.params), jax.tree.leaves(state.updates)
-    # Where there is no gradient nothing is known to have changed.
+    # A missing gradient counts as an unchanged one.
     kept = [was if g is None else g.astype(was.dtype) for g, was in zip(grads, last, strict=True)]
     g = [jnp.zeros_like(k) if given is None else k for given, k in zip(grads, kept, strict=True)]
     turn = [new - was for new, was in zip(kept, last, strict=True)]
@@ -209,20 +209,20 @@ def _step(
 
 @transformation(packable=True)
 def scale_by_lbfgs(memory_size: Size = 10, scale_init_precond: bool = True) -> Pair:
-    """Multiplies by an inverse Hessian made of the last differences of parameters and gradients.
+    """Multiplies by an inverse Hessian estimated from the last steps.
 
         s = p - p_last,  y = g - g_last
-        H = (I - s y' / y's) H (I - y s' / y's) + s s' / y's    for each pair kept, the oldest first
+        H = (I - s y' / y's) H (I - y s' / y's) + s s' / y's    for each stored pair, the oldest first
         u = H g
 
     Args:
-      memory_size: pairs kept, >= 1; each is as large as the parameters, twice.
-      scale_init_precond: the first H is `y's / y'y` times the identity, and before there is a pair
-        `min(1, 1 / |g|)`; False for the identity.
+      memory_size: stored pairs, >= 1; each takes twice the memory of the parameters.
+      scale_init_precond: the first H is `y's / y'y` times the identity, and `min(1, 1 / |g|)` times it while
+        there are no pairs; False starts from the identity.
 
     A pair along which the gradient does not grow (y's not above rounding) is not used. The memory is held in
-    float32 at least. Complex numbers count as pairs of real ones; the gradient is then the conjugate of
-    `jax.grad`'s. Needs `params`. Source: Nocedal & Wright 2006, algorithms 7.4 and 7.5.
+    float32 at least. Complex numbers are pairs of real ones, and gradients are conjugates of those of
+    `jax.grad`. Needs `params`. Source: Nocedal & Wright 2006, algorithms 7.4 and 7.5.
     """
 
     def init(params: Params) -> OptState:
@@ -251,8 +251,8 @@ def scale_by_lbfgs(memory_size: Size = 10, scale_init_precond: bool = True) -> P
         for index, (g, place) in enumerate(zip(grads, places, strict=True)):
             if g is not None and place is None:
                 raise ValueError(
-                    f"{stage_name()}: there is a gradient at '{path_at(updates, index)}', where params or "
-                    "state have None"
+                    f"{stage_name()}: params and state must have an array wherever updates do; got None at "
+                    f"'{path_at(updates, index)}'"
                 )
         present = [index for index, place in enumerate(places) if place is not None]
         given = [grads[index] for index in present]
@@ -280,12 +280,12 @@ def lbfgs(
     """L-BFGS: `scale_by_lbfgs`, then minus the learning rate, then a line search.
 
     Args:
-      learning_rate: None for 1, as a line search has it; else a number >= 0 or a schedule.
+      learning_rate: a number >= 0 or a schedule; None is 1, for use with a line search.
       memory_size, scale_init_precond: as in `scale_by_lbfgs`.
-      linesearch: a transformation that chooses the step size, or None: the learning rate alone.
+      linesearch: a transformation that chooses the step size; None leaves it to the learning rate.
 
-    With a line search `update` needs the extra arguments `value`, `grad` and `value_fn`; take value and
-    gradient from `value_and_grad_from_state`, `make_step` or `minimize`, which do not evaluate them twice.
+    With a line search `update` needs the extra arguments `value`, `grad` and `value_fn`. Use
+    `value_and_grad_from_state`, `make_step` or `minimize`, which do not evaluate the loss twice.
     Sources: Liu & Nocedal 1989; Nocedal & Wright 2006, chapters 3 and 7.
     """
     return chain(
