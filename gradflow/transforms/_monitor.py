@@ -1,4 +1,4 @@
-"""Measurements of the updates at one place of a chain, kept in the state."""
+"""Measurements of the updates at one place of a chain, stored in the state."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -27,7 +27,7 @@ class SnapshotState(NamedTuple):
 
 
 class MonitorState(NamedTuple):
-    """The measurements of the last update, by name, and the states of those who take them."""
+    """The measurements of the last update, by name, and the states of stateful measures."""
 
     measurements: dict[str, Any]
     measure_states: tuple[OptState, ...]
@@ -35,17 +35,17 @@ class MonitorState(NamedTuple):
 
 @transformation(leaves="any", packable=True)
 def snapshot(measure_name: str, measure: Measure) -> Pair:
-    """Keeps `measure(updates)` in the state, and hands the updates on as they come.
+    """Stores `measure(updates)` in the state, and passes the updates through.
 
         tx = chain(snapshot("norm", tree.norm), clip_by_global_norm(1.0), adam(1e-3))
         tree.get(state, "norm")
 
     Args:
-      measure_name: the name under which the measurement is found.
-      measure: a function from updates to an array, or a tree of them.
+      measure_name: the name of the measurement in the state.
+      measure: a function from updates to an array, or a tree of arrays.
 
-    `init` measures the parameters for the shape and dtype, which then stay: before the first update the
-    numbers are NaN (integers 0). Raises ValueError if the measurement changes its structure or shapes.
+    `init` measures the parameters, which fixes shapes and dtypes. Before the first update the values are
+    NaN, or 0 for integers. Raises ValueError if the measurement changes its structure or shapes.
     """
     if not isinstance(measure_name, str):
         raise TypeError(f"snapshot: argument 'measure_name' must be a string; got {describe(measure_name)}")
@@ -65,18 +65,18 @@ def snapshot(measure_name: str, measure: Measure) -> Pair:
 
 @transformation(leaves="any", trees="alike", packable=True)
 def monitor(measures: dict[str, GradientTransformation | Measure]) -> Pair:
-    """`snapshot` of several measurements, some of which may remember.
+    """Stores several measurements, like `snapshot`; some of them may be stateful.
 
         monitor({"norm": tree.norm, "clipped": measure_with_ema(lambda u: tree.norm(u) > 1.0, decay=0.9)})
 
     Args:
-      measures: by name, functions from updates to an array or a tree of them, or transformations whose
-        updates are the measurement. Extra arguments reach those, none of which may be required.
+      measures: a dict from names to functions from updates to arrays, or to transformations whose updates
+        are the measurement. Extra arguments are passed to these, but may not be required.
 
-    Before the first update and in errors as `snapshot`.
+    Initial values and errors are as in `snapshot`.
     """
     if not isinstance(measures, dict) or not all(isinstance(name, str) for name in measures):
-        raise TypeError(f"monitor: argument 'measures' must be a dict by name; got {describe(measures)}")
+        raise TypeError(f"monitor: argument 'measures' must be a dict of measures; got {describe(measures)}")
     for measure in measures.values():
         if not isinstance(measure, GradientTransformation):
             _check_callable("monitor", measure)
@@ -115,15 +115,15 @@ def monitor(measures: dict[str, GradientTransformation | Measure]) -> Pair:
 def measure_with_ema(
     measure: Measure, decay: Decay, debias: bool = True, accumulator_dtype: Any = None
 ) -> Pair:
-    """For `monitor`: the average of a measurement, in which each weighs less as it ages.
+    """Averages a measurement for `monitor`, with exponentially decaying weights.
 
     Args:
       measure: a function from updates to an array, or a tree of them; booleans count as 0 and 1.
-      decay: in [0, 1).
+      decay: of the average, in [0, 1).
       debias: divides by the sum of the weights so far.
       accumulator_dtype: dtype of the average; float32 at least by default.
 
-    See `ema`. By itself it is no stage of a chain: its updates are the average.
+    See `ema`. It is not a stage of a chain: its updates are the average.
     """
     _check_callable("measure_with_ema", measure)
     average = ema(decay, debias, accumulator_dtype)
@@ -139,7 +139,7 @@ def measure_with_ema(
 
 def _check_callable(owner: str, measure: Any) -> None:
     if not callable(measure):
-        raise TypeError(f"{owner}: a measure must be a function of the updates; got {describe(measure)}")
+        raise TypeError(f"{owner}: every measure must be a function of the updates; got {describe(measure)}")
 
 
 def _numbers(measured: Any) -> Any:
@@ -148,19 +148,19 @@ def _numbers(measured: Any) -> Any:
 
 
 def _blank(measured: Any) -> Any:
-    """A measurement of this one's form that has not been taken."""
+    """The initial value of a measurement with this structure."""
     return jax.tree.map(
         lambda x: tree.full_like(x, jnp.nan if is_inexact(x.dtype) else 0), as_arrays(measured)
     )
 
 
 def _like(name: str, measured: Any, old: Any) -> Any:
-    """A measurement in the dtypes of the last one, and in buffers of its own."""
+    """A measurement in the dtypes of the last one, in new buffers."""
     measured = as_arrays(measured)
     check_like(f"the measurement '{name}' of the updates", measured, "the one of init", old)
 
     def put(x: Any, o: Any) -> Any:
-        # Where there is no update there may be no measurement; the state has room for what init found.
+        # Without an update there may be no measurement; the state keeps the structure of init.
         return o if x is None or o is None else jnp.array(x, o.dtype, copy=True)
 
     return jax.tree.map(put, measured, old, is_leaf=is_none)

@@ -70,7 +70,7 @@ def test_complex_numbers_have_no_order(tx: Any) -> None:
 def test_an_axis_that_a_leaf_does_not_have_is_named() -> None:
     tx = gf.adaptive_grad_clip(0.1, axis=(0, 1))
     params = {"kernel": jnp.ones((3, 4)), "bias": jnp.ones(4)}
-    with pytest.raises(ValueError, match=r"adaptive_grad_clip: the leaf at 'bias' has no axis \(0, 1\)"):
+    with pytest.raises(ValueError, match=r"adaptive_grad_clip: argument 'axis'.*got \(0, 1\).*'bias'"):
         tx.update(params, tx.init(params), params)
 
 
