@@ -22,7 +22,7 @@ def average_length(c: jax.Array, count: jax.Array) -> jax.Array:
 
     The paper's `rho_t = 2 / c - 1 - 2 * t * b2^t / (1 - b2^t)` is a small difference of large numbers,
     about `2 / c`. With `y = -log(b2)` it is
-    `(2 / c - 1 - 2 / y) + 2 * t * (1 / (t * y) - 1 / (e^(t * y) - 1))`. Where a bracket cancels, its series is used.
+    `(2 / c - 1 - 2 / y) + 2 * t * (1 / (t * y) - 1 / (e^(t * y) - 1))`. Series replace brackets that cancel.
     """
     t = count.astype(c.dtype)
     # At c = 1 the logarithm is infinite and the length 1; all branches are kept finite.

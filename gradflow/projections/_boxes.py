@@ -56,7 +56,7 @@ def _box(name: str, tree: Any, lower: Any, upper: Any, arguments: tuple[str, str
     for lo, hi in zip(lowers, uppers, strict=True):
         # Only numbers: reading the value of a jax array would wait for the device.
         if isinstance(lo, int | float) and isinstance(hi, int | float) and lo > hi:
-            raise ValueError(f"{name}: argument 'lower' must be <= upper; got lower={lo}, upper={hi}")
+            raise ValueError(f"{name}: argument 'lower' must be <= 'upper'; got lower={lo}, upper={hi}")
     return project(_into_box, leaves, form, lowers, uppers)
 
 
