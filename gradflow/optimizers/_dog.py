@@ -33,13 +33,13 @@ class DoGState(NamedTuple):
     sum_sq_norm_grads: jax.Array
 
 
-def anchored_rule(g: jax.Array, p0: jax.Array, s: Any) -> tuple[jax.Array, ...]:
+def scale_and_keep_start_rule(g: jax.Array, p0: jax.Array, s: Any) -> tuple[jax.Array, ...]:
     """u = step * g."""
     # The copy costs nothing when compiled with donation; without it two states would share a buffer.
     return s.step * g, jnp.copy(p0)
 
 
-def gone_rule(p0: jax.Array, p: jax.Array, s: Any) -> jax.Array:
+def scaled_difference_rule(p0: jax.Array, p: jax.Array, s: Any) -> jax.Array:
     """The distance of a parameter from its start, times a factor that XLA treats as per-leaf.
 
     A factor shared by leaves of one shape would be stored in that shape by XLA on CPU.
@@ -48,7 +48,7 @@ def gone_rule(p0: jax.Array, p: jax.Array, s: Any) -> jax.Array:
     return factor * (p0 - p)
 
 
-def farthest(max_dist: jax.Array, start: Params, params: Params) -> jax.Array:
+def greatest_distance(max_dist: jax.Array, start: Params, params: Params) -> jax.Array:
     """`max(max_dist, |start - params|)`.
 
     Squares are taken in units of the last distance, so that they neither overflow nor underflow.
@@ -61,8 +61,8 @@ def farthest(max_dist: jax.Array, start: Params, params: Params) -> jax.Array:
     known = max_dist > jnp.finfo(max_dist.dtype).tiny
     unit = jax.lax.cond(known, lambda *_: max_dist, largest, start, params)
     unit = jax.lax.stop_gradient(unit)
-    (gone,) = leafwise(gone_rule, (start, params), factor=1 / unit)
-    return jnp.maximum(max_dist, unit * safe_sqrt(tree.norm(gone, squared=True).astype(max_dist.dtype)))
+    (difference,) = leafwise(scaled_difference_rule, (start, params), factor=1 / unit)
+    return jnp.maximum(max_dist, unit * safe_sqrt(tree.norm(difference, squared=True).astype(max_dist.dtype)))
 
 
 def check_init_step(owner: str, init_step: Any) -> None:
@@ -120,14 +120,14 @@ def scale_by_dog(init_step: tuple[str, Any] = ("heuristic", 1e-6), eps: Positive
         refuse_varying("a norm", updates, params)
         dtype = state.max_dist.dtype
         check_like("updates", updates, "state", state.init_params)
-        dist = farthest(state.max_dist, state.init_params, params)
+        dist = greatest_distance(state.max_dist, state.init_params, params)
         total = state.sum_sq_norm_grads + tree.norm(updates, squared=True).astype(dtype)
         step = dist / jnp.sqrt(total + as_scalar(eps, dtype))
         if kind == "learning_rate":
             step = jnp.where(state.is_init_step, as_scalar(size, dtype), step)
         report("distance", dist)
         report("step", step)
-        u, start = leafwise(anchored_rule, (updates, state.init_params), step=step)
+        u, start = leafwise(scale_and_keep_start_rule, (updates, state.init_params), step=step)
         # A zero gradient does not end the initial phase: nothing has moved, and the distance may be 0.
         return u, DoGState(state.is_init_step & (total <= 0), start, dist, total)
 

@@ -18,7 +18,7 @@ from gradflow._rules._mesh_axes import refuse_varying
 from gradflow._rules._state import zero_scalar
 from gradflow._types import MaskOrFn, OptState, Pair, Params, Updates
 from gradflow.optimizers._distance_estimate import InitialPositive, scalar_dtype
-from gradflow.optimizers._dog import anchored_rule
+from gradflow.optimizers._dog import scale_and_keep_start_rule
 from gradflow.transforms import add_decayed_weights, scale_by_learning_rate
 
 
@@ -64,7 +64,7 @@ def scale_by_dowg(init_estim_sq_dist: InitialPositive | None = None, eps: Positi
         step = sq_dist / (safe_sqrt(total) + as_scalar(eps, dtype))
         report("distance", lambda: jnp.sqrt(sq_dist))
         report("step", step)
-        u, start = leafwise(anchored_rule, (updates, state.init_params), step=step)
+        u, start = leafwise(scale_and_keep_start_rule, (updates, state.init_params), step=step)
         return u, DoWGState(start, total, sq_dist)
 
     return init, update

@@ -65,8 +65,8 @@ def with_gathered(f: Callable[[jax.Array], Any], x: jax.Array) -> Any:
 def resolve_axes(numbers: Any, params: Any, kind: type, *, at_least: int = 0) -> Any:
     """A tree like `params` of `MatrixAxes`, with None for leaves that are not matrices.
 
-    `numbers` is None (leaves of two axes are matrices), one `kind` for all leaves, a tree of them
-    and of None (or a prefix of one), or a function from params to such a tree. Trees are matched by path.
+    `numbers` is None, which selects leaves of two axes, or one `kind` for all leaves. It may also be a tree
+    of them and of None, or a prefix of one, or a function from params to such a tree. Paths must match.
     Leaves of fewer axes than `at_least` are not matrices. Raises TypeError for anything else, ValueError
     naming the leaf for axes that it does not have and for a leaf left out.
     """
@@ -87,12 +87,12 @@ def resolve_axes(numbers: Any, params: Any, kind: type, *, at_least: int = 0) ->
                 f"{show(path_string(path))}"
             )
         given[tuple(map(segment, path))] = spec
-    answers: list[Any] = []
+    found_axes: list[Any] = []
     for path, leaf in flat:
         names = tuple(map(segment, path))
         prefix = next((names[:n] for n in range(len(names), -1, -1) if names[:n] in given), None)
         if is_absent(leaf):
-            answers.append(leaf)
+            found_axes.append(leaf)
             continue
         if prefix is None:
             raise ValueError(
@@ -100,8 +100,8 @@ def resolve_axes(numbers: Any, params: Any, kind: type, *, at_least: int = 0) ->
                 f"{show('/'.join(names))}. Use None for a parameter that is not a matrix."
             )
         spec = given[prefix] if leaf.ndim >= at_least else None
-        answers.append(_axes(spec, leaf, "/".join(names)) if isinstance(spec, kind) else None)
-    return jax.tree.unflatten(structure, answers)
+        found_axes.append(_axes(spec, leaf, "/".join(names)) if isinstance(spec, kind) else None)
+    return jax.tree.unflatten(structure, found_axes)
 
 
 def _axes(spec: Any, leaf: Any, path: str) -> MatrixAxes:

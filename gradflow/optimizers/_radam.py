@@ -30,14 +30,14 @@ def average_length(c: jax.Array, count: jax.Array) -> jax.Array:
     z = -t * jnp.log1p(-inside)
     far = jnp.clip(z, 0.1, 50)
     series = 0.5 - z / 12 + z**3 / 720 - z**5 / 30240
-    centre = jnp.where(z < 0.1, series, jnp.where(z < 50, 1 / far - 1 / jnp.expm1(far), 1 / z))
+    center = jnp.where(z < 0.1, series, jnp.where(z < 50, 1 / far - 1 / jnp.expm1(far), 1 / z))
     large = jnp.maximum(inside, 0.01)
     rest = jnp.where(
         inside < 0.01,
         inside / 6 + inside**2 / 12 + 19 * inside**3 / 360,
         2 / large - 1 + 2 / jnp.log1p(-large),
     )
-    return jnp.where(c < 1, rest + 2 * t * centre, jnp.ones_like(c))
+    return jnp.where(c < 1, rest + 2 * t * center, jnp.ones_like(c))
 
 
 def radam_scalars(

@@ -15,11 +15,11 @@ from gradflow._types import OptState, Pair, Params, Updates
 from gradflow.transforms._linesearch_common import (
     Point,
     first_rate,
-    like,
     line_along,
     number_dtype,
     print_search,
-    scaled,
+    scale_updates,
+    with_old_dtypes,
 )
 
 
@@ -127,7 +127,7 @@ def scale_by_backtracking_linesearch(
             expected = start.value + part * at.rate * jnp.minimum(start.slope, 0)
             return jnp.maximum(at.value - expected - slack, 0)
 
-        def turn(search: _Search) -> _Search:
+        def next_trial(search: _Search) -> _Search:
             value, slope, grad = line.evaluate(search.trial)
             here = Point(search.trial, value, slope)
             usable = jnp.isfinite(value) & jnp.isfinite(slope)
@@ -140,7 +140,7 @@ def scale_by_backtracking_linesearch(
 
         first = jnp.minimum(first_rate(state.learning_rate, limit, line.dtype) * growth, limit)
         begin = _Search(jnp.zeros((), jnp.int32), first, start, line.grad, jnp.asarray(False))
-        found = jax.lax.while_loop(lambda s: ~s.done & (s.steps < max_backtracking_steps), turn, begin)
+        found = jax.lax.while_loop(lambda s: ~s.done & (s.steps < max_backtracking_steps), next_trial, begin)
         best = found.best
         info = BacktrackingLinesearchInfo(found.steps, decrease_error(best))
         if verbose:
@@ -148,6 +148,6 @@ def scale_by_backtracking_linesearch(
         report("learning_rate", best.rate)
         report("evaluations", found.steps)
         new_state = ScaleByBacktrackingLinesearchState(best.rate, best.value, found.grad, info)
-        return scaled(updates, best.rate), like(new_state, state)
+        return scale_updates(updates, best.rate), with_old_dtypes(new_state, state)
 
     return init, update

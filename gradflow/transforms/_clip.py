@@ -20,7 +20,7 @@ def clip_rule(g: jax.Array, s: Any) -> jax.Array:
     return jnp.clip(g, -s.max_delta, s.max_delta)
 
 
-def beyond_rule(g: jax.Array, s: Any) -> jax.Array:
+def is_clipped_rule(g: jax.Array, s: Any) -> jax.Array:
     """1 where `clip_rule` changes the gradient."""
     return (jnp.abs(g) > s.max_delta).astype(g.dtype)
 
@@ -47,5 +47,5 @@ def clip(max_delta: NonNegative) -> Pair:
 
 
 def _fraction(updates: Updates, max_delta: Any) -> jax.Array:
-    (beyond,) = leafwise(beyond_rule, (updates,), max_delta=max_delta)
-    return tree.sum(beyond) / max(tree.size(abstract_tree(beyond)), 1)
+    (clipped,) = leafwise(is_clipped_rule, (updates,), max_delta=max_delta)
+    return tree.sum(clipped) / max(tree.size(abstract_tree(clipped)), 1)

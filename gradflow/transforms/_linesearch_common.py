@@ -93,7 +93,7 @@ def line_along(
         return real_scalar("what 'value_fn' returns", value_fn(params, **keywords))
 
     def evaluate(rate: jax.Array) -> tuple[jax.Array, jax.Array, Any]:
-        there = apply_updates(params, scaled(updates, rate))
+        there = apply_updates(params, scale_updates(updates, rate))
         if kept is None:
             return loss(there).astype(dtype), jnp.zeros((), dtype), None
         found, slopes = jax.value_and_grad(loss)(there)
@@ -102,7 +102,7 @@ def line_along(
     # A slope that overflows would make every comparison with it one with infinity.
     slope = jnp.clip(slope_along(grad, updates, dtype), -np.finfo(dtype).max, np.finfo(dtype).max)
     start = Point(jnp.zeros((), dtype), value.astype(dtype), slope)
-    return Line(start, _filled(grad, params) if kept is not None else None, evaluate, dtype)
+    return Line(start, _fill_zeros(grad, params) if kept is not None else None, evaluate, dtype)
 
 
 def scale_rule(u: jax.Array, s: Any) -> jax.Array:
@@ -110,7 +110,7 @@ def scale_rule(u: jax.Array, s: Any) -> jax.Array:
     return jnp.where(s.rate == 0, jnp.zeros((), u.dtype), s.rate * u)
 
 
-def scaled(updates: Updates, rate: jax.Array) -> Updates:
+def scale_updates(updates: Updates, rate: jax.Array) -> Updates:
     """`rate * updates`."""
     return leafwise(scale_rule, (updates,), rate=rate)[0]
 
@@ -126,7 +126,7 @@ def slope_along(grad: Any, updates: Updates, dtype: np.dtype) -> jax.Array:
     return total
 
 
-def _filled(grad: Any, params: Params) -> Updates:
+def _fill_zeros(grad: Any, params: Params) -> Updates:
     """The gradient in the parameters' dtypes, with zeros for missing leaves."""
     return jax.tree.map(
         lambda p, g: None if p is None else jnp.zeros_like(p) if g is None else g.astype(p.dtype),
@@ -142,7 +142,7 @@ def first_rate(kept: jax.Array, fallback: jax.Array, dtype: np.dtype) -> jax.Arr
     return jnp.where(kept > 0, kept.astype(dtype), fallback)
 
 
-def like(state: Any, old: Any) -> Any:
+def with_old_dtypes(state: Any, old: Any) -> Any:
     """The state in the dtypes of the old one."""
     return jax.tree.map(lambda new, was: new.astype(was.dtype), jax.lax.stop_gradient(state), old)
 

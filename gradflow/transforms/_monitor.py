@@ -52,13 +52,13 @@ def snapshot(measure_name: str, measure: Measure) -> Pair:
     _check_callable("snapshot", measure)
 
     def init(params: Params) -> OptState:
-        return SnapshotState({measure_name: _blank(measure(params))})
+        return SnapshotState({measure_name: _initial_values(measure(params))})
 
     def update(
         updates: Updates, state: SnapshotState, params: Params | None = None
     ) -> tuple[Updates, SnapshotState]:
         old = state.measurement[measure_name]
-        return updates, SnapshotState({measure_name: _like(measure_name, measure(updates), old)})
+        return updates, SnapshotState({measure_name: _match_last(measure_name, measure(updates), old)})
 
     return init, update
 
@@ -86,17 +86,17 @@ def monitor(measures: dict[str, GradientTransformation | Measure]) -> Pair:
             measure.init(params) if isinstance(measure, GradientTransformation) else EmptyState()
             for measure in measures.values()
         )
-        values = _take(params, states, params, {})[0]
-        return MonitorState({name: _blank(value) for name, value in values.items()}, states)
+        values = _measure_all(params, states, params, {})[0]
+        return MonitorState({name: _initial_values(value) for name, value in values.items()}, states)
 
     def update(
         updates: Updates, state: MonitorState, params: Params | None = None, **extra: Any
     ) -> tuple[Updates, MonitorState]:
-        values, states = _take(updates, state.measure_states, params, extra)
-        values = {name: _like(name, value, state.measurements[name]) for name, value in values.items()}
+        values, states = _measure_all(updates, state.measure_states, params, extra)
+        values = {name: _match_last(name, value, state.measurements[name]) for name, value in values.items()}
         return updates, MonitorState(values, states)
 
-    def _take(
+    def _measure_all(
         updates: Updates, states: tuple[OptState, ...], params: Params | None, extra: dict[str, Any]
     ) -> tuple[dict[str, Any], tuple[OptState, ...]]:
         values, new = {}, []
@@ -129,10 +129,10 @@ def measure_with_ema(
     average = ema(decay, debias, accumulator_dtype)
 
     def init(params: Params) -> OptState:
-        return average.init(_numbers(measure(params)))
+        return average.init(_as_floats(measure(params)))
 
     def update(updates: Updates, state: EmaState, params: Params | None = None) -> tuple[Updates, EmaState]:
-        return average.update(_numbers(measure(updates)), state)
+        return average.update(_as_floats(measure(updates)), state)
 
     return init, update
 
@@ -142,19 +142,19 @@ def _check_callable(owner: str, measure: Any) -> None:
         raise TypeError(f"{owner}: every measure must be a function of the updates; got {describe(measure)}")
 
 
-def _numbers(measured: Any) -> Any:
+def _as_floats(measured: Any) -> Any:
     """A measurement in floating-point numbers."""
     return jax.tree.map(lambda x: x if is_inexact(x.dtype) else x.astype(jnp.float32), as_arrays(measured))
 
 
-def _blank(measured: Any) -> Any:
+def _initial_values(measured: Any) -> Any:
     """The initial value of a measurement with this structure."""
     return jax.tree.map(
         lambda x: tree.full_like(x, jnp.nan if is_inexact(x.dtype) else 0), as_arrays(measured)
     )
 
 
-def _like(name: str, measured: Any, old: Any) -> Any:
+def _match_last(name: str, measured: Any, old: Any) -> Any:
     """A measurement in the dtypes of the last one, in new buffers."""
     measured = as_arrays(measured)
     check_like(f"the measurement '{name}' of the updates", measured, "the one of init", old)

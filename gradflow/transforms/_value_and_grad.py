@@ -43,10 +43,12 @@ def value_and_grad_from_state(
 
 def stored_value_and_grad(state: OptState) -> tuple[Any, Any]:
     """The value and gradient that a line search stored; None for a missing one."""
-    return tree.get(state, "value", filtering=is_kept), tree.get(state, "grad", filtering=is_kept)
+    return tree.get(state, "value", filtering=is_linesearch_field), tree.get(
+        state, "grad", filtering=is_linesearch_field
+    )
 
 
-def is_kept(path: Any, found: Any) -> bool:
+def is_linesearch_field(path: Any, found: Any) -> bool:
     """Whether a path of the state leads to a field of a line search."""
     return bool(path) and getattr(path[-1], "tuple_name", "").endswith("LinesearchState")
 
@@ -74,4 +76,4 @@ def store_value_and_grad(state: OptState, value: Any, grad: Any) -> OptState:
     old_value, old_grad = stored_value_and_grad(state)
     value = jnp.asarray(value).astype(old_value.dtype)
     grad = jax.tree.map(lambda new, old: new.astype(old.dtype), grad, old_grad)
-    return tree.set(state, is_kept, value=value, grad=grad)
+    return tree.set(state, is_linesearch_field, value=value, grad=grad)

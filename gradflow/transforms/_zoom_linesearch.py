@@ -18,11 +18,11 @@ from gradflow.transforms._linesearch_common import (
     Line,
     Point,
     first_rate,
-    like,
     line_along,
     number_dtype,
     print_search,
-    scaled,
+    scale_updates,
+    with_old_dtypes,
 )
 
 STRATEGIES = ("keep", "one")
@@ -142,12 +142,12 @@ def _beyond(low: Point, here: Point, growth: jax.Array) -> jax.Array:
 
 
 def _search(line: Line, test: _Criteria, first: jax.Array, options: _Options) -> _Search:
-    """Brackets a step that passes, then zooms in on it, with one evaluation per turn.
+    """Brackets a step that passes, then zooms in on it, with one evaluation per trial.
 
     Algorithms 3.5 and 3.6 of Nocedal & Wright are one loop over an interval that starts as (0, infinity).
     """
 
-    def turn(search: _Search) -> _Search:
+    def next_trial(search: _Search) -> _Search:
         at, start, low, high, best = search.unpack()
         value, slope, grad = line.evaluate(at)
         here = Point(at, value, slope)
@@ -179,7 +179,7 @@ def _search(line: Line, test: _Criteria, first: jax.Array, options: _Options) ->
     far = start._replace(rate=jnp.full_like(start.rate, jnp.inf))
     numbers = _pack(jnp.minimum(first, options.limit), start, start, far, start)
     begin = _Search(jnp.zeros((), jnp.int32), numbers, line.grad)
-    return jax.lax.while_loop(lambda s: (s.steps < options.most) & (s.numbers[0] >= 0), turn, begin)
+    return jax.lax.while_loop(lambda s: (s.steps < options.most) & (s.numbers[0] >= 0), next_trial, begin)
 
 
 @transformation(reports=("learning_rate", "evaluations"), elementwise=True)
@@ -275,6 +275,6 @@ def scale_by_zoom_linesearch(
         report("learning_rate", best.rate)
         report("evaluations", found.steps)
         new_state = ScaleByZoomLinesearchState(best.rate, best.value, found.grad, info)
-        return scaled(updates, best.rate), like(new_state, state)
+        return scale_updates(updates, best.rate), with_old_dtypes(new_state, state)
 
     return init, update
