@@ -75,7 +75,7 @@ def test_an_axis_that_a_leaf_does_not_have_is_named() -> None:
 
 
 def test_examples_must_agree() -> None:
-    with pytest.raises(ValueError, match=r"per_example_global_norm_clip: .*one of 4 .*'b'"):
+    with pytest.raises(ValueError, match=r"per_example_global_norm_clip: .*4 examples .*'b'"):
         gf.per_example_global_norm_clip({"a": jnp.ones((4, 2)), "b": jnp.ones((3, 2))}, 1.0)
-    with pytest.raises(ValueError, match=r"per_example_layer_norm_clip: .*the examples .*'a'"):
+    with pytest.raises(ValueError, match=r"per_example_layer_norm_clip: .*must have examples .*'a'"):
         gf.per_example_layer_norm_clip({"a": jnp.ones(())}, 1.0)
