@@ -148,5 +148,5 @@ def test_save_makes_the_directory(tmp_path):
 
 
 def test_an_unknown_entry_is_a_key_error():
-    with pytest.raises(KeyError, match="nobody"):
-        comparison(FAST)["nobody"]
+    with pytest.raises(KeyError, match="missing"):
+        comparison(FAST)["missing"]

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from gradflow._expressions._printing import shorten
-from gradflow.lab._plots._style import COLOURS, Limits, grid, new_figure, sparse, style
+from gradflow.lab._plots._style import COLORS, Limits, grid, new_figure, sparse, style
 from gradflow.lab._plots._sweep_table import count, shown
 from gradflow.lab._results._result import draw
 from gradflow.lab._results._statistics import quantile
@@ -19,7 +19,7 @@ _MOST = 5  # hyper-parameters that are drawn, at most
 
 @draw.register
 def plot(result: SweepResult) -> Any:
-    """Left: the losses of the best trials. Then a panel for each hyper-parameter, or one map for two."""
+    """Left: the losses of the best trials. Right: a panel for each hyper-parameter, or one map for two."""
     names = list(result.space)[:_MOST]
     limits = _limits(result)
     if len(result.space) == 2 and result.method == "grid":
@@ -72,7 +72,7 @@ def _is_number(value: Any) -> bool:
 
 
 def _scale_of(result: SweepResult, name: str) -> str:
-    """On which scale the values of an axis are drawn: that of its Range, or one that spreads a list."""
+    """The scale of an axis: that of its Range, or for a list the one that spreads its values."""
     values = result.space[name]
     if isinstance(values, dict):
         return str(values["scale"])
@@ -96,21 +96,21 @@ def _draw_values(axis: Any, result: SweepResult, name: str, limits: Limits) -> N
 
     ends = max((trial.steps for trial in result.trials), default=0)
     kinds = [
-        ("finished", COLOURS[0], "o", [t for t in result.trials if t.steps == ends and not _lost(t)]),
+        ("finished", COLORS[0], "o", [t for t in result.trials if t.steps == ends and not _lost(t)]),
         ("stopped early", "0.55", "^", [t for t in result.trials if t.steps < ends and not _lost(t)]),
         ("diverged", "black", "x", [t for t in result.trials if _lost(t)]),
     ]
     _draw_seeds(axis, result, place, limits)
-    for label, colour, marker, some in kinds:
+    for label, color, marker, some in kinds:
         if some:
             heights = [limits.inside(trial.final_loss) for trial in some]
             axis.plot(
-                [place(t) for t in some], heights, marker, color=colour, markersize=6, label=label, alpha=0.8
+                [place(t) for t in some], heights, marker, color=color, markersize=6, label=label, alpha=0.8
             )
     if result.trials:
         best = result.best
         axis.plot(
-            [place(best)], [limits.inside(best.final_loss)], "*", color=COLOURS[1], markersize=15,
+            [place(best)], [limits.inside(best.final_loss)], "*", color=COLORS[1], markersize=15,
             label="best", markeredgecolor="black", zorder=4,
         )  # fmt: skip
     limits.apply(axis)
@@ -129,7 +129,7 @@ def _draw_values(axis: Any, result: SweepResult, name: str, limits: Limits) -> N
 
 
 def _draw_seeds(axis: Any, result: SweepResult, place: Callable[[Trial], float], limits: Limits) -> None:
-    """What is behind the points: their range over seeds, and a line from one to the next of a single axis."""
+    """Draws the range of the points over seeds, and a line through them if there is one axis."""
     trials = sorted(result.trials, key=place)
     if len(result.seeds) > 1:
         ends = [[limits.inside(run[-1]) for run in trial.losses] for trial in trials]
@@ -145,7 +145,7 @@ def _lost(trial: Trial) -> bool:
 
 
 def _draw_map(figure: Any, axis: Any, result: SweepResult, limits: Limits) -> None:
-    """Two axes of a grid as a map; each cell says its number too, so it needs no colour."""
+    """Draws two axes of a grid as a map; each cell also shows its number, so color is not needed."""
     across, up = result.space
     columns, rows = (_cells(result, name) for name in (across, up))
     losses = np.full((len(rows), len(columns)), np.nan)
@@ -172,7 +172,7 @@ def _draw_map(figure: Any, axis: Any, result: SweepResult, limits: Limits) -> No
     if result.trials:
         best = result.best.values
         x, y = columns.index(shown(best[across])), rows.index(shown(best[up]))
-        axis.plot([x], [y - 0.28], "*", color=COLOURS[1], markersize=13, markeredgecolor="white")
+        axis.plot([x], [y - 0.28], "*", color=COLORS[1], markersize=13, markeredgecolor="white")
     axis.set_xticks(range(len(columns)), columns, rotation=30 if len(columns) > 5 else 0)
     axis.set_yticks(range(len(rows)), rows)
     axis.set(xlabel=across, ylabel=up, title="final training loss (star: best)")

@@ -12,7 +12,7 @@ from gradflow.lab._results._sweep import SweepResult, Trial
 
 @tabulate.register
 def table(result: SweepResult, top: int) -> str:
-    """The best trials, a line each, under a line that says what was done."""
+    """The best trials: a line with the settings, then a line for each trial."""
     r = result
     whose = "1 seed" if len(r.seeds) == 1 else f"{len(r.seeds)} seeds"
     head = f"{r.task}: {count(r.trials)} of {shorten(r.brief)}, {r.method}, {r.steps} steps, {whose}"
@@ -34,7 +34,7 @@ def table(result: SweepResult, top: int) -> str:
 
 
 def count(trials: list[Trial]) -> str:
-    """How many trials, in words."""
+    """The number of trials, with its noun."""
     return "1 trial" if len(trials) == 1 else f"{len(trials)} trials"
 
 
@@ -51,10 +51,10 @@ def _row(rank: int, trial: Trial, result: SweepResult) -> list[str]:
 
 
 def shown(value: Any) -> str:
-    """A value as a cell shows it."""
+    """Formats a value for a cell."""
     if not isinstance(value, float):
         return str(value)
-    if 0.9 < value < 1:  # a decay: what counts is its distance from 1
+    if 0.9 < value < 1:  # a decay, whose distance from 1 matters
         return f"{value:.{1 - math.floor(math.log10(1 - value))}f}".rstrip("0")
     return f"{value:.3g}"
 
