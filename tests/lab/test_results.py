@@ -136,7 +136,7 @@ def test_picture_of_any_result(entries, tmp_path):
     assert all("loss" in axis.get_ylabel() for axis in figure.axes)
 
 
-def test_lines_differ_without_colour():
+def test_lines_differ_without_color():
     looks = {(str(style["linestyle"]), style["marker"]) for style in map(style, range(36))}
     assert len(looks) == 36
 

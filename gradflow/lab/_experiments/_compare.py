@@ -34,7 +34,7 @@ def compare(
         a function of `learning_rate`; by default those of most textbooks. A transformation with exactly one
         `learning_rate`, a number, is tried at all rates; any other runs once, unchanged.
       task: "digits" (the default), "breast_cancer", "diabetes", "text", "image", "ode", or a `Task`.
-      loss_fn: your own loss instead of a task: `loss_fn(params, batch)`, or `loss_fn(params)` without batches.
+      loss_fn: your own problem: `loss_fn(params, batch)`, or `loss_fn(params)` without batches.
       params: its parameters, or a function from a PRNG key to them: one start for each seed.
       batches: a list of batches, or a tree of arrays with a leading axis of batches; shuffled by the seed.
       learning_rates: for all optimizers. By default each has six, half a decade apart, around its usual rate.

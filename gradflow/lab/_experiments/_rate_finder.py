@@ -44,7 +44,7 @@ def rate_finder(
       steps: the number of steps.
       seeds: the number of seeds, or the seeds; one run each.
 
-    The suggestion is where the smoothed loss falls fastest. It is a first guess, to be refined by a sweep. The
+    The suggestion is where the smoothed loss falls fastest. It is a first guess for a sweep to refine. The
     loss also falls from earlier steps, and a rate that is stable for a few steps may not be for many.
     Source: Smith 2017, "Cyclical learning rates for training neural networks", section 3.3.
     """

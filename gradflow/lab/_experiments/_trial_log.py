@@ -42,8 +42,8 @@ class TrialLog:
                 theirs, ours = _difference(old, value)
                 raise ValueError(
                     f"sweep: argument 'file' must be new or of the same sweep; got {self.path}, "
-                    f"which holds another sweep: its {name.replace('_', ' ')} is {theirs}, here it is {ours}. "
-                    "Choose another file, or remove this one"
+                    f"which holds another sweep: its {name.replace('_', ' ')} is {theirs}, here it is "
+                    f"{ours}. Choose another file, or remove this one"
                 )
 
     def add(self, trial: Trial) -> None:
