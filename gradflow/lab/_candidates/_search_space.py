@@ -149,9 +149,9 @@ def read_space(tx: GradientTransformation, space: Any) -> Space:
 
 def _axis(tx: GradientTransformation, address: str, values: Any) -> Axis:
     owner, name = _owner(tx, address)
-    is_number = owner is not None and name in owner.hyperparameters
+    may_vary = owner is not None and name in owner.hyperparameters
     if isinstance(values, Range):
-        if not is_number:
+        if not may_vary:
             raise TypeError(
                 f"sweep: argument 'space' must have a list for '{address}', which is not a number "
                 "that may vary; got a Range"
@@ -166,10 +166,11 @@ def _axis(tx: GradientTransformation, address: str, values: Any) -> Axis:
     found = tuple(value.item() if isinstance(value, np.generic) else value for value in values)
     if not found:
         raise ValueError(f"sweep: argument 'space' must have at least one value for '{address}'; got none")
-    return Axis(address, found, is_number and all(_is_number(value) for value in found))
+    return Axis(address, found, may_vary and all(map(is_number, found)))
 
 
-def _is_number(value: Any) -> bool:
+def is_number(value: Any) -> bool:
+    """Whether a value is an int or a float, not a bool."""
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 

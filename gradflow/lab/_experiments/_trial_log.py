@@ -10,9 +10,7 @@ import numpy as np
 
 from gradflow._expressions._printing import shorten
 from gradflow.lab._results._result import plain
-from gradflow.lab._results._sweep import SweepResult, Trial, read_file
-
-FORMAT = "gradflow sweep 1"
+from gradflow.lab._results._sweep import FORMAT, SweepResult, Trial, read_file
 
 
 class TrialLog:

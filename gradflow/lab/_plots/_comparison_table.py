@@ -4,16 +4,10 @@ import math
 from collections.abc import Sequence
 
 from gradflow._tables import aligned
+from gradflow.lab._plots._cells import format_number
 from gradflow.lab._results._comparison import Comparison, Entry
 from gradflow.lab._results._result import tabulate
 from gradflow.lab._results._statistics import FEWEST, median
-
-
-def number(value: float | None, digits: int = 3) -> str:
-    """Formats a number with a few digits; `-` for None."""
-    if value is None:
-        return "-"
-    return f"{value:.{digits}g}" if math.isfinite(value) else "not finite"
 
 
 def _spread(values: Sequence[float], show: str) -> str:
@@ -47,9 +41,13 @@ def _row(rank: int, entry: Entry, comparison: Comparison) -> list[str]:
         str(rank),
         entry.name,
         steps_cell(entry, comparison.target),
-        *([] if comparison.score_name is None or entry.score is None else [number(median(entry.score[b]))]),
-        number(entry.best_rate) + ("*" if entry.best_is_at_the_end else ""),
-        number(median(entry.final_loss[b])),
+        *(
+            []
+            if comparison.score_name is None or entry.score is None
+            else [format_number(median(entry.score[b]))]
+        ),
+        format_number(entry.best_rate) + ("*" if entry.best_is_at_the_end else ""),
+        format_number(median(entry.final_loss[b])),
         f"{sum(runs)} of {len(runs)}",
         f"{entry.state_bytes_per_parameter:.1f}",
         f"{entry.seconds:.1f} + {entry.compile_seconds:.1f}",

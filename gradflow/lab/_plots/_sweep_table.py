@@ -1,11 +1,11 @@
 """The trials of a sweep as a text table."""
 
 import math
-from typing import Any
 
 from gradflow._expressions._printing import shorten
 from gradflow._tables import aligned
-from gradflow.lab._plots._comparison_table import number
+from gradflow.lab._candidates._search_space import is_number
+from gradflow.lab._plots._cells import format_number, format_value
 from gradflow.lab._results._result import tabulate
 from gradflow.lab._results._sweep import SweepResult, Trial
 
@@ -39,24 +39,15 @@ def count(trials: list[Trial]) -> str:
 
 
 def _row(rank: int, trial: Trial, result: SweepResult) -> list[str]:
-    score = [] if result.score_name is None else [number(trial.final_score)]
+    score = [] if result.score_name is None else [format_number(trial.final_score)]
     return [
         str(rank),
-        *(shown(trial.values[name]) for name in result.space),
-        number(trial.final_loss),
+        *(format_value(trial.values[name]) for name in result.space),
+        format_number(trial.final_loss),
         *score,
         str(trial.steps),
         f"{sum(trial.diverged)} of {len(trial.diverged)}",
     ]
-
-
-def shown(value: Any) -> str:
-    """Formats a value for a cell."""
-    if not isinstance(value, float):
-        return str(value)
-    if 0.9 < value < 1:  # a decay, whose distance from 1 matters
-        return f"{value:.{1 - math.floor(math.log10(1 - value))}f}".rstrip("0")
-    return f"{value:.3g}"
 
 
 def _is_at_the_end(result: SweepResult, name: str) -> bool:
@@ -65,5 +56,5 @@ def _is_at_the_end(result: SweepResult, name: str) -> bool:
     if isinstance(values, dict):
         best = result.best.values[name]
         return result.method == "grid" and best in (values["low"], values["high"])
-    numbers = [v for v in values if isinstance(v, int | float) and not isinstance(v, bool)]
+    numbers = [v for v in values if is_number(v)]
     return len(numbers) == len(values) > 2 and result.best.values[name] in (min(numbers), max(numbers))

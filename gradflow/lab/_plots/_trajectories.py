@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from gradflow._tables import aligned
-from gradflow.lab._plots._comparison_table import number
+from gradflow.lab._plots._cells import format_number
 from gradflow.lab._plots._style import grid, new_figure, sparse, style
 from gradflow.lab._results._result import draw, tabulate
 from gradflow.lab._results._trajectories import Path, Trajectories
@@ -105,6 +105,6 @@ def table(result: Trajectories) -> str:
     rows = [["optimizer", "end value", "end point", "as run"]]
     for path in sorted(result.paths, key=key):
         end = ", ".join(f"{value:.3g}" for value in path.points[-1])
-        value = "diverged" if path.diverged else number(path.values[-1])
+        value = "diverged" if path.diverged else format_number(path.values[-1])
         rows.append([path.name, value, f"({end})", path.expression])
     return "\n".join([head, "", *aligned(rows, left=(0, 3), rule=True)])

@@ -13,6 +13,7 @@ import numpy as np
 from gradflow.lab._results._result import Result, tabulate
 from gradflow.lab._results._statistics import median
 
+FORMAT = "gradflow sweep 1"  # in the first line of a sweep's file
 _NOT_A_SWEEP = "sweep: argument 'file' must be the file of a sweep; got {}, which is not one"
 
 
@@ -138,7 +139,7 @@ def read_file(path: Path) -> tuple[dict[str, Any] | None, dict[int, Trial]]:
                 raise ValueError(_NOT_A_SWEEP.format(path)) from None
             continue
         if number == 0:
-            if not isinstance(data, dict) or data.get("format") != "gradflow sweep 1":
+            if not isinstance(data, dict) or data.get("format") != FORMAT:
                 raise ValueError(_NOT_A_SWEEP.format(path))
             header = data
             continue
