@@ -11,6 +11,7 @@ from gradflow._calls import _hints as _hints
 from gradflow._calls._context import stage_name
 from gradflow._dtypes import is_complex, is_inexact, promote
 from gradflow._errors import describe
+from gradflow._shardings import with_sharding_of
 from gradflow.tree._paths import is_none, path_string, show
 from gradflow.tree._structure import explain_trees
 
@@ -40,16 +41,14 @@ def without_float0(updates: Any) -> Any:
     return jax.tree.map(lambda u: None if getattr(u, "dtype", None) == jax.dtypes.float0 else u, updates)
 
 
-def without_update_less(params: Any, updates: Any) -> Any:
+def without_untrained(params: Any, updates: Any) -> Any:
     """The parameters with None for each leaf that has no update and is not a floating-point array.
 
     Models hold functions, integers and keys beside what is trained. Rules for whole trees skip them so.
     """
     leaves, structure = jax.tree.flatten(params, is_leaf=is_none)
     given = jax.tree.leaves(updates, is_leaf=is_none)
-    kept = [
-        None if u is None and not _is_trainable(p) else p for p, u in zip(leaves, given, strict=True)
-    ]
+    kept = [None if u is None and not _is_trainable(p) else p for p, u in zip(leaves, given, strict=True)]
     return jax.tree.unflatten(structure, kept) if kept != leaves else params
 
 
@@ -109,19 +108,20 @@ def check_like(
             )
 
 
-def promote_to_params(updates: Any, params: Any) -> Any:
-    """The updates, each leaf in the promoted dtype of itself and its parameter."""
+def match_params(updates: Any, params: Any) -> Any:
+    """The updates in the promoted dtype of gradient and parameter, sharded like the parameters."""
     grads, structure = jax.tree.flatten(updates, is_leaf=is_none)
     values = jax.tree.leaves(params, is_leaf=is_none)
     changed = False
     for index, (g, p) in enumerate(zip(grads, values, strict=True)):
-        if not isinstance(g, jax.Array) or not isinstance(p, jax.Array) or g.dtype == p.dtype:
+        if not isinstance(g, jax.Array) or not isinstance(p, jax.Array):
             continue
-        if isinstance(p.dtype, np.dtype) and is_inexact(g.dtype) and is_inexact(p.dtype):
-            target = promote(g.dtype, p.dtype)
-            if target != g.dtype:
-                grads[index] = g.astype(target)
-                changed = True
+        new = g
+        if g.dtype != p.dtype and _is_trainable(g) and _is_trainable(p):
+            new = g.astype(promote(g.dtype, p.dtype))
+        new = with_sharding_of(new, p)
+        changed |= new is not g
+        grads[index] = new
     return jax.tree.unflatten(structure, grads) if changed else updates
 
 
@@ -148,7 +148,9 @@ def match_outputs(new: Any, old: Any) -> Any:
             continue
         if np.shape(leaf) != np.shape(like):
             check_like("the updates that come out", new, "those that went in", old)
-        if isinstance(like, jax.Array) and leaf.dtype != like.dtype:
-            new_leaves[index] = leaf.astype(like.dtype)
-            changed = True
+        if not isinstance(like, jax.Array):
+            continue
+        matched = with_sharding_of(leaf if leaf.dtype == like.dtype else leaf.astype(like.dtype), like)
+        changed |= matched is not leaf
+        new_leaves[index] = matched
     return jax.tree.unflatten(new_structure, new_leaves) if changed else new

@@ -12,10 +12,10 @@ from gradflow._calls._checks import (
     check_leaves,
     check_like,
     match_outputs,
-    promote_to_params,
+    match_params,
     refuse_state,
     without_float0,
-    without_update_less,
+    without_untrained,
 )
 from gradflow._calls._context import context, entered, stage_name
 from gradflow._calls._extra_arguments import check_extra_names
@@ -73,7 +73,7 @@ class UpdatePart(Part):
         # Inside a compiled update, which jax runs op by op to find a NaN, stages run as they are written.
         as_written = context.collectors or context.in_program
         operands = None if as_written else concrete_leaves(updates, state, params, extra)
-        compiled = None if operands is None else self.stage.compiled_update
+        compiled = None if operands is None else self.stage.whole
         if operands is None or compiled is None:
             return self.run(updates, state, params, **extra)
         return compiled.run(self.run, operands, updates, state, params, extra)
@@ -119,13 +119,13 @@ def _check_inputs(
     updates = without_float0(as_arrays(updates))
     if params is None:
         return updates, None
-    params = as_arrays(params)
     if stage.trees != "differ":
         hint = functools.partial(_hints.swapped_arguments, updates, state, params)
         check_like("updates", updates, "params", params, shapes=stage.trees == "alike", hint=hint)
-        params = without_update_less(params, updates)
-        updates = promote_to_params(updates, params)
-    return updates, params
+        params = as_arrays(without_untrained(params, updates))
+        updates = match_params(updates, params)
+        return updates, params
+    return updates, as_arrays(params)
 
 
 def _check_arguments(

@@ -93,7 +93,7 @@ class CompiledUpdate:
     ) -> Result:
         """One update by the program; by `update`, the same in many calls, where the program cannot run."""
         program = self.program
-        if program.is_refused or jax.config.jax_disable_jit:
+        if program.is_refused or jax.config.jax_disable_jit:  # type: ignore[attr-defined]
             return update(updates, state, params, **extra)
         try:
             result = program.call(not context.stack, self.numbers, updates, state, params, extra)

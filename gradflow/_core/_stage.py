@@ -72,8 +72,8 @@ class Stage:
         return (*self._declared_reports, *below)
 
     @functools.cached_property
-    def compiled_update(self) -> CompiledUpdate | None:
-        """How an update of concrete arrays runs as one program; None where it does not."""
+    def whole(self) -> CompiledUpdate | None:
+        """How an update of concrete arrays runs as one compiled call; None where it does not."""
         return plan(self.expression)
 
     def labelled(self, label: str) -> "Stage":
