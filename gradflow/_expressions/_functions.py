@@ -64,4 +64,4 @@ register_functions("schedule", ScheduleValue)
 
 def schedule(body: Callable[P, Schedule], /) -> Callable[P, Schedule]:
     """Makes a function that returns `count -> value` a factory of schedules, which are values."""
-    return decorate(body, "schedule")
+    return decorate(body, "schedule", result_type=Schedule)
