@@ -32,7 +32,7 @@ ROOMS = [
     "checkpoint",
     "losses",
     "projections perturbations assignment microbatching",
-    "_api _former_modules",
+    "_api _former_modules states",
     "interop compat",
     "lab",
     "__main__",

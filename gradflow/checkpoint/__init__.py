@@ -11,3 +11,9 @@ expression finds again all that still has a home. `_places` gives the names, `_m
 from gradflow.checkpoint._state_dict import LoadReport as LoadReport
 from gradflow.checkpoint._state_dict import load_state_dict as load_state_dict
 from gradflow.checkpoint._state_dict import state_dict as state_dict
+
+__all__ = [
+    "LoadReport",
+    "load_state_dict",
+    "state_dict",
+]
