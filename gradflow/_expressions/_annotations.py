@@ -40,7 +40,8 @@ class PlainAnnotation:
 
     def __eq__(self, other: object) -> bool:
         if isinstance(other, PlainAnnotation):
-            return repr(self) == repr(other) and self.type == other.type
+            is_same = self.annotation is other.annotation or self.type == other.type
+            return is_same and repr(self) == repr(other)
         return bool(self.annotation == other or self.type == other)
 
     def __hash__(self) -> int:
