@@ -25,7 +25,7 @@ def build(factory: Factory, arguments: Mapping[str, Any]) -> GradientTransformat
     children, arguments = _label_children(arguments)
     made = factory.call_body({**arguments, **_integer_arrays_as_floats(factory, arguments)})
     leaves: str | None = None if children else factory.leaves
-    # A pair with methods of its own, such as MultiSteps, stays of its own kind.
+    # A subclass with methods of its own, such as MultiSteps, keeps its class.
     kind = type(made) if isinstance(made, GradientTransformation) else GradientTransformation
     composed = stage_of(made) if isinstance(made, GradientTransformation) else None
     if composed is not None:
@@ -65,7 +65,7 @@ def _label_children(arguments: Mapping[str, Any]) -> tuple[tuple[Stage, ...], Ma
 
 
 def _integer_arrays_as_floats(factory: Factory, arguments: Mapping[str, Any]) -> dict[str, jax.Array]:
-    """The hyper-parameters that are integer arrays, as the floating-point numbers that they stand for."""
+    """The hyper-parameters that are integer arrays, converted to floating point."""
     return {
         name: value.astype(np.float32)
         for name in factory.hyperparameters

@@ -1,4 +1,4 @@
-"""A stage: what one transformation knows of itself, shared by its init and its update."""
+"""A stage: what a transformation declares, shared by its init and its update."""
 
 from collections.abc import Callable
 from typing import Any
@@ -7,7 +7,7 @@ from gradflow._core._eager import CompiledUpdate, plan
 from gradflow._core._signature import Signature, read_signature
 from gradflow._expressions._expression import Expression
 
-# How far updates, parameters and results must be alike, from the strictest.
+# How closely updates, parameters and results must match, strictest first.
 TREES = ("alike", "structure", "differ")
 
 
@@ -16,8 +16,8 @@ class Stage:
 
     - `children`: the stages that it calls, under the labels that it gives them.
     - `takes`: the extra arguments that it or a child takes; `reports`: the names that they report.
-    - `leaves`: the leaves on which it does arithmetic; None where its children decide.
-    - `trees`: how far its trees must be alike; `packable`: whether it works on packed buffers.
+    - `leaves`: the leaves on which it does arithmetic; None if its children check them.
+    - `trees`: how closely its trees must match; `packable`: whether it runs on packed buffers.
     """
 
     __slots__ = (
@@ -57,7 +57,7 @@ class Stage:
             inner = list(composed.reports)
         self.reports: tuple[str, ...] = (*reports, *inner)
         self.takes: frozenset[str] = self.signature.extra.union(*[child.takes for child in children])
-        # Trees are checked only as far as the stages inside allow.
+        # Trees are checked as the loosest of the inner stages allows.
         loosest = max([child.trees for child in children], key=TREES.index, default=TREES[0])
         self.trees: str = trees or loosest
 
@@ -70,7 +70,7 @@ class Stage:
         return twin
 
     def compiled_update(self) -> CompiledUpdate | None:
-        """How an update of concrete arrays runs as one program; None where it does not."""
+        """The update of concrete arrays as one program; None where it cannot be one."""
         if not self._has_plan:
             self._plan = plan(self.expression)
             self._has_plan = True

@@ -1,4 +1,4 @@
-"""A factory: it binds, checks and freezes arguments, and calls the decorated body."""
+"""A factory binds, checks and freezes arguments, and calls the decorated body."""
 
 import dataclasses
 import functools
@@ -23,7 +23,7 @@ class Factory:
     """A decorated function: how to bind, check and freeze its arguments, and what its calls make.
 
     - `checked`: the arguments whose annotation is a kind, with that kind.
-    - `hyperparameters`: those of them that may be traced, swept and driven by a schedule.
+    - `hyperparameters`: those of them that may be traced, swept and scheduled.
     - `inner`: the arguments that must be transformations; `dtypes`: those that name a dtype.
     - `variadic`, `keyword`: the names of `*args` and `**kwargs`.
     """
@@ -52,7 +52,7 @@ class Factory:
         return self.make(self._bind(args, kwargs))
 
     def make(self, arguments: Mapping[str, Any]) -> Any:
-        """The value for bound arguments; raises ValueError or TypeError naming one that is wrong."""
+        """The value for bound arguments; raises ValueError or TypeError naming the first wrong one."""
         kind = KINDS[self.kind]
         frozen = {name: freeze(value, kind.adopt) for name, value in arguments.items()}
         for name in self.dtypes:
@@ -65,7 +65,7 @@ class Factory:
         return kind.build(self, frozen)
 
     def build(self, arguments: Mapping[str, Any]) -> Any:
-        """The value for arguments that are frozen and checked."""
+        """The value for arguments that are already frozen and checked."""
         return KINDS[self.kind].build(self, arguments)
 
     def reduce(self, arguments: Mapping[str, Any]) -> Any:
@@ -129,7 +129,7 @@ def _read_dtype(owner: str, name: str, value: Any) -> np.dtype:
 def decorate(
     body: Callable[P, Any], kind: str, inner_type: type | None = None, **promises: Any
 ) -> Callable[P, Any]:
-    """A factory of values of a kind, from the function that makes their working parts.
+    """Turns `body`, which returns the functions of a value, into a factory of values of a kind.
 
     Arguments annotated with `inner_type` must be transformations; `promises` are those of `transformation`.
     """
