@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from gradflow._dtypes import is_inexact
+from gradflow._errors import names_hint
 from gradflow.checkpoint._state_paths import StatePath
-from gradflow.tree._paths import near
 
 
 class Entry(NamedTuple):
@@ -157,7 +157,7 @@ def refuse_loss(
         place = saved[name].place
         if place.path and place[1:3] in per_parameter and parameter_of(place, known) is None:
             raise ValueError(
-                f"load_state_dict: '{name}' is for a parameter that is not there. {near(place.path, known)} "
+                f"load_state_dict: '{name}' is for a parameter that is not there. {names_hint(place.path, known)} "
                 "Nothing was loaded; strict=False drops what has no home"
             )
     lost = _without(saved, kept.values())

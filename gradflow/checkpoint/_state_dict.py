@@ -10,13 +10,13 @@ import numpy as np
 
 from gradflow._core._plain_pairs import as_transformation
 from gradflow._core._transformation import GradientTransformation
-from gradflow._errors import describe
+from gradflow._errors import describe, names_hint
 from gradflow._expressions._config import to_config
 from gradflow._types import OptState, Params
 from gradflow.checkpoint._matching import Entries, Entry, Matching, find_moments, refuse_loss, some
 from gradflow.checkpoint._state_paths import StatePath, locate
 from gradflow.packed._pack import abstract_tree, pack_as, unpack_all
-from gradflow.tree._paths import near, paths
+from gradflow.tree._paths import paths
 from gradflow.wrappers import LookaheadParams
 
 FORMAT = 1
@@ -148,7 +148,7 @@ def _read(d: Mapping[str, Any], wanted: Entries, strict: bool) -> tuple[Entries,
     missing = [name for name in leaves if name not in d]
     if strict and unknown:
         raise ValueError(
-            f"load_state_dict: unknown names: {some(unknown)}. {near(unknown[0], wanted)} strict=False drops "
+            f"load_state_dict: unknown names: {some(unknown)}. {names_hint(unknown[0], wanted)} strict=False drops "
             "them"
         )
     if strict and missing and not strange:

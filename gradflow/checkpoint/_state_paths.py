@@ -18,7 +18,7 @@ from gradflow._expressions._printing import show
 from gradflow._expressions._registry import OWN_FACTORIES
 from gradflow._types import OptState, ScheduledState
 from gradflow.schedules import StatefulSchedule, WrappedSchedule
-from gradflow.tree._paths import children, path_string, segment
+from gradflow.tree._paths import children, longest_prefix, path_string, segment
 from gradflow.wrappers._inject import InjectStatefulHyperparamsState
 
 Keys = tuple[Any, ...]
@@ -70,8 +70,8 @@ def locate(tx: GradientTransformation, state: OptState, caller: str) -> tuple[di
     flat, structure = jax.tree_util.tree_flatten_with_path(state)
     found: dict[str, Located] = {}
     for keys, leaf in flat:
-        length = next(n for n in range(len(keys), -1, -1) if keys[:n] in owners)
-        place = _place(owners[keys[:length]], keys[length:])
+        owner = cast(Keys, longest_prefix(keys, owners))
+        place = _place(owners[owner], keys[len(owner) :])
         name, same = place.name, 1
         while name in found:  # keys that are written alike, such as 0 and "0", in their order
             same += 1

@@ -116,7 +116,7 @@ def _bias_correction(moment: Any, decay: jax.Array, count: jax.Array) -> Any:
         if not is_inexact(x.dtype):
             refuse(moment, i, "an inexact moment", x.dtype)
     wide = [compute_dtype(x.dtype) for x in leaves]
-    correction = {d: _one_minus_power(decay, count, d) for d in map(real_dtype, wide)}
+    correction = {d: _correction(decay, count, d) for d in map(real_dtype, wide)}
     return jax.tree.unflatten(
         jax.tree.structure(moment),
         [
@@ -126,15 +126,23 @@ def _bias_correction(moment: Any, decay: jax.Array, count: jax.Array) -> Any:
     )
 
 
-def _one_minus_power(decay: jax.Array, count: jax.Array, dtype: Any) -> jax.Array:
+def _correction(decay: jax.Array, count: jax.Array, dtype: Any) -> jax.Array:
     """`1 - decay**count`, and 1 for a count of 0."""
-    b, t = decay.astype(dtype), count.astype(dtype)
     begun = count != 0
-    t = jnp.where(begun, t, 1)
-    # Through the logarithm where the difference would cancel; directly where b may be 0. The
-    # inner selections keep the branch that is not taken, and its derivative, finite.
-    near_one = b > 0.5
-    c = 1 - jnp.where(near_one, b, 0.75)
-    via_log = -jnp.expm1(t * jnp.log1p(-c))
-    direct = 1 - jnp.where(near_one, 0.25, b) ** t
-    return jnp.where(begun, jnp.where(near_one, via_log, direct), 1)
+    power = one_minus_power(1 - decay.astype(dtype), jnp.where(begun, count, 1))
+    return jnp.where(begun, power, 1)
+
+
+def one_minus_power(c: jax.Array, count: jax.Array) -> jax.Array:
+    """`1 - (1 - c)**count` for the complement `c = 1 - b` of a decay, to full precision.
+
+    `1 - b**t` loses digits by cancellation where b is near 1 and t is small. `c` is exact for b >= 0.5
+    (Sterbenz's lemma), and expm1 and log1p keep its digits. The result is 0 for a count of 0.
+    """
+    t = count.astype(c.dtype)
+    one = jnp.ones((), c.dtype)
+    # At c = 1 the logarithm is -inf. There the power is c for count 1 and 1 for larger counts, and so is
+    # its derivative: 1 or 0.
+    inside = jnp.where(c < one, c, jnp.full((), 0.5, c.dtype))
+    at_one = jnp.where(t > one, one, t * c)
+    return jnp.where(c < one, -jnp.expm1(t * jnp.log1p(-inside)), at_one)

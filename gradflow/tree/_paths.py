@@ -1,11 +1,12 @@
 """Addresses of leaves: `encoder/0/kernel`, written alike for every kind of container."""
 
-import difflib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator
 from typing import Any
 
 import jax
 from jax import tree_util
+
+from gradflow._errors import names_hint
 
 KeyPath = tuple[Any, ...]
 _LEAF: Any = jax.tree.structure(0)
@@ -94,18 +95,9 @@ def set_by_path(tree: Any, path: str, value: Any) -> Any:
     return _replace(tree, indices, value)
 
 
-def near(wanted: str, known: Iterable[str]) -> str:
-    """The end of an error message: the known names that are nearest to the wanted one."""
-    names = sorted(set(known))
-    close = difflib.get_close_matches(wanted, names, n=5, cutoff=0.5)
-    tail = wanted.rsplit("/", 1)[-1]
-    close += [name for name in names if name.rsplit("/", 1)[-1] == tail and name not in close][:5]
-    if close:
-        return f"Did you mean {', '.join(map(repr, close))}?"
-    if not names:
-        return "The tree is empty."
-    shown = ", ".join(map(repr, names[:20]))
-    return f"It has {shown}{f' and {len(names) - 20} more' if len(names) > 20 else ''}."
+def longest_prefix(path: tuple[Any, ...], known: Container[tuple[Any, ...]]) -> tuple[Any, ...] | None:
+    """The longest known prefix of a path, the path itself included; None if there is none."""
+    return next((path[:n] for n in range(len(path), -1, -1) if path[:n] in known), None)
 
 
 def _locate(tree: Any, path: str) -> tuple[tuple[int, ...], Any]:
@@ -113,7 +105,7 @@ def _locate(tree: Any, path: str) -> tuple[tuple[int, ...], Any]:
     found = list(_search(tree, path))
     if not found:
         known = [path_string(p) for p, _ in _nodes(tree, ())]
-        raise KeyError(f"no leaf or subtree at path {show(path)}. {near(path, known)}")
+        raise KeyError(f"no leaf or subtree at path {show(path)}. {names_hint(path, known)}")
     if len(found) > 1:
         raise KeyError(
             f"path {show(path)} is ambiguous: {len(found)} nodes are written like this, "

@@ -4,7 +4,8 @@ import dataclasses
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from gradflow.tree._paths import KeyPath, children, near, path_string
+from gradflow._errors import names_hint
+from gradflow.tree._paths import KeyPath, children, path_string
 
 Filtering = Callable[[KeyPath, Any], bool] | None
 
@@ -60,7 +61,7 @@ def set(tree: Any, filtering: Filtering = None, /, **kwargs: Any) -> Any:
             if get_all_with_path(tree, key):
                 raise KeyError(f"filtering refuses every value named {key!r}")
             known = [str(name) for _, _, names in _walk(tree, ()) for name in names]
-            raise KeyError(f"no value is named {key!r}. {near(key, known)}")
+            raise KeyError(f"no value is named {key!r}. {names_hint(key, known)}")
     return _replace(tree, (), (), kwargs, filtering)
 
 

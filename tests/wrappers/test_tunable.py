@@ -115,7 +115,7 @@ def test_numbers_beside_wide_parameters_are_wide() -> None:
         (
             {"adamw.rate": 1.0},
             ValueError,
-            "no hyper-parameter is called 'adamw.rate'; there are .*learning_rate",
+            "no hyper-parameter has the address 'adamw.rate'.*learning_rate",
         ),
         ({"learning_rate": -1.0}, ValueError, "'adamw.learning_rate' must be a number >= 0"),
         ({"b2": 1.0}, ValueError, r"'adamw.b2' must be a number in \[0, 1\)"),
