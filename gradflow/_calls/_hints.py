@@ -25,7 +25,7 @@ def swapped_arguments(updates: Any, state: Any, params: Any) -> str:
 def unlike_trees(what: str, tree: Any, other_what: str, other: Any) -> str:
     """The hint for two trees of one call with different structures."""
     if other_what == "state":
-        return " The state is for other parameters: after changing the model, call tx.init(params) again."
+        return " The state is for other parameters: call tx.init(params) again for a changed model."
     if (what, other_what) == ("updates", "params"):
         if is_packed(tree) != is_packed(other):
             return (
@@ -46,7 +46,7 @@ def unlike_shapes(shape: tuple[int, ...], other: tuple[int, ...]) -> str:
 def wrong_leaf(leaf: Any) -> str:
     """The hint for a leaf that is not a floating-point array."""
     if callable(leaf):
-        return " Functions of a module are not parameters: pass its arrays, with None instead of other leaves."
+        return " Functions of a module are not parameters: pass its arrays, and None for other leaves."
     return " To leave other leaves out, use masked(tx, gradflow.dtype(jax.numpy.inexact))."
 
 

@@ -68,7 +68,7 @@ def is_collecting() -> bool:
 
 
 def report(name: str, value: Any | Callable[[], Any]) -> None:
-    """Reports a scalar of the stage being updated, as float32; a function is called only while collecting.
+    """Reports a scalar of the stage being updated, as float32; a function is called only if collected.
 
     Raises:
       ValueError: the stage does not declare `name` (`@transformation(reports=(name,))`), or the
@@ -87,7 +87,7 @@ def report(name: str, value: Any | Callable[[], Any]) -> None:
         return
     scalar = jnp.asarray(value() if callable(value) else value)
     if scalar.shape != ():
-        raise ValueError(f"{stage_name()}: report('{name}') must have a scalar value; got shape {scalar.shape}")
+        raise ValueError(f"{stage_name()}: report('{name}') must be a scalar; got shape {scalar.shape}")
     context.collectors[-1].take(frame.path, name, scalar.astype(jnp.float32))
 
 

@@ -89,9 +89,7 @@ def replace(value: V, changes: Mapping[str, Any]) -> V:
         edits[slot] = new
     for slot in edits:
         if any(slot[:n] in edits for n in range(len(slot))):
-            raise ValueError(
-                "replace: a part is changed both as a whole and in part. Use two calls"
-            )
+            raise ValueError("replace: a part is changed both as a whole and in part. Use two calls")
     return _edit(value, edits)
 
 

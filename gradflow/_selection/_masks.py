@@ -50,13 +50,14 @@ def resolve_labels(labels: Any, known: Collection[Hashable], params: Any) -> Any
     """`labels` as a tree of the structure of `params`, with a label at every leaf.
 
     `labels` is a tree, possibly a prefix as in `resolve_mask`, or a function of the parameters. Raises
-    ValueError for a label that is not `known`, a parameter without a label, and a label without a parameter.
+    ValueError for a label that is not `known`, and for a parameter or a label without the other.
     """
 
     def check(path: str, leaf: Any) -> None:
         if leaf not in known:
             raise ValueError(
-                f"{stage_name()}: labels must be among {', '.join(map(repr, known))}; got {leaf!r} at '{path}'"
+                f"{stage_name()}: labels must be one of {', '.join(map(repr, known))}; got {leaf!r} at "
+                f"'{path}'"
             )
 
     params = abstract_tree(params)

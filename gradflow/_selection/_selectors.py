@@ -102,7 +102,7 @@ def paths(*patterns: str, required: bool = True) -> Choose:
       *patterns: one or more.
       required: whether a pattern that matches no parameter is an error.
 
-    Raises TypeError for a pattern that is not a string; when called, ValueError for one that matches nothing.
+    Raises TypeError for a pattern that is not a string. Its result raises ValueError for one without match.
     """
     for pattern in patterns:
         if not isinstance(pattern, str):
@@ -126,9 +126,7 @@ def _no_match(pattern: str, parameters: Sequence[Parameter]) -> str:
     known = ["/".join(p.path) for p in parameters]
     below = f"'{pattern.rstrip('/')}/**'"
     if any(path.startswith(pattern.rstrip("/") + "/") for path in known):
-        return (
-            f"{stage_name()}: the pattern '{pattern}' matches no parameter, only a subtree of them. Use {below}"
-        )
+        return f"{stage_name()}: the pattern '{pattern}' matches no parameter, only a subtree. Use {below}"
     return f"{stage_name()}: the pattern '{pattern}' matches no parameter. {names_hint(pattern, known)}"
 
 

@@ -36,9 +36,9 @@ def make_step(
     """`step(params, state, *batch, **extra) -> params, state, StepResult(value, aux)` for any optimizer.
 
     The loss and its gradient are computed once. Stages that take these extra arguments receive `value`,
-    `grad` as `jax.grad` returns it, `value_fn(params)` (also as `obj_fn`) and `grad_fn(params, index)`, all for
-    this batch. `extra` is passed on to `tx.update`. Complex gradients are conjugated first, so that their
-    negative descends.
+    `grad` as `jax.grad` returns it, `value_fn(params)`, also as `obj_fn`, and `grad_fn(params, index)`, for
+    this batch. `extra` is passed on to `tx.update`. Complex gradients are conjugated, so that their negative
+    descends.
 
     Args:
       loss_fn: `f(params, *batch)`, a real scalar, or a pair `(scalar, aux)` with `has_aux`.
@@ -53,7 +53,7 @@ def make_step(
     if not callable(loss_fn):
         raise TypeError(f"make_step: argument 'loss_fn' must be a function; got {describe(loss_fn)}")
     if has_aux and same_batch:
-        raise ValueError("make_step: argument 'same_batch' must be False with 'has_aux', which needs every evaluation")
+        raise ValueError("make_step: argument 'same_batch' must be False with 'has_aux'; got True")
     tx = as_transformation(tx, "make_step", "argument 'tx'")
     kept = same_batch and ends_in_search(tx)
 

@@ -9,8 +9,8 @@
         return gradflow.apply_updates(params, updates), state
 
 Every leaf, however small, adds dispatch and kernels to each step; a packed tree has one leaf for each dtype.
-Patterns of paths, masks, labels and layer-wise rules refer to the leaves of the original tree, and results are
-the same as for that tree. For a stage that needs whole leaves, such as Muon, trees are unpacked before the call
+Patterns of paths, masks, labels and layer-wise rules refer to the leaves of the original tree, and results
+are those of that tree. For a stage that needs whole leaves, such as Muon, trees are unpacked before the call
 and packed again after it.
 
 The loss splits the buffer into leaves, and their gradients are concatenated: both are copied once more. So

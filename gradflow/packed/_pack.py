@@ -64,9 +64,9 @@ def pack(tree: Any, like: Packed | None = None) -> Packed:
 
     Args:
       tree: any tree of numeric arrays; None is not a leaf.
-      like: a packed tree of the same structure and shapes, whose layout is used although dtypes may differ.
+      like: a packed tree of the same structure and shapes, whose layout is used; dtypes may differ.
 
-    Raises TypeError for a leaf that is not an array or is a random key, ValueError where `tree` and `like` differ.
+    Raises TypeError for a leaf that is not a numeric array, ValueError where `tree` and `like` differ.
     """
     if is_packed(tree):
         raise TypeError("pack: argument 'tree' must not be packed already")
@@ -78,7 +78,7 @@ def pack(tree: Any, like: Packed | None = None) -> Packed:
     layout = _arrange(structure, shapes, tuple(leaf.dtype.name for leaf in leaves))
     if like is not None:
         if (like.layout.structure, like.layout.shapes) != (structure, shapes):
-            raise ValueError("pack: argument 'like' must have the structure and shapes of the tree; got others")
+            raise ValueError("pack: argument 'like' must have the structure and shapes of 'tree'")
         layout = like.layout
     if any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in leaves):
         return Packed(jax.eval_shape(functools.partial(_join, layout), leaves), layout)
@@ -147,8 +147,8 @@ def check_no_packed_parts(what: str, tree: Any) -> None:
     """Raises TypeError for a tree of which only parts are packed: stages would treat buffers as leaves."""
     if not is_packed(tree) and any(map(is_packed, jax.tree.leaves(tree, is_leaf=is_packed))):
         raise TypeError(
-            f"{what}: parameters must be packed as a whole; got a packed part. Pack the whole tree, and choose "
-            "parts by path"
+            f"{what}: parameters must be packed as a whole; got a packed part. Pack the whole tree, and "
+            "choose parts by path"
         )
 
 
