@@ -96,7 +96,7 @@ def test_rest_tells_the_structure_where_init_needs_it():
     state = hiding_by_tree(PARAMS)
     result = tree.map_params(hiding_by_tree, lambda x, s, p: (s, p.size), state, SPECS, PARAMS)
     assert result == {"inner": {"a": Masked(), "b": [("columns", 4)]}}
-    with pytest.raises(TypeError, match="initable: its init cannot take a placeholder"):
+    with pytest.raises(TypeError, match="the init of argument 'initable' must accept a placeholder"):
         tree.map_params(hiding_by_tree, lambda x: x, state)
 
 
