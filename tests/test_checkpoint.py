@@ -451,7 +451,7 @@ def test_moments_inside_lookahead_are_refused_too() -> None:
 def test_wrong_trees_name_the_parameter() -> None:
     _, state = trained(ADAMW, params_of("kernel", "bias"))
     d = gf.state_dict(ADAMW, state)
-    with pytest.raises(ValueError, match=r"mu/kernel' must be for a parameter of the tree; got 'kernel'.*'kernels'"):
+    with pytest.raises(ValueError, match=r"mu/kernel' must be for a parameter of.*'kernels'"):
         gf.load_state_dict(ADAMW, params_of("kernels", "bias"), d)
     with pytest.raises(
         ValueError, match=r"'adamw.scale_by_adam.mu/bias' must be float32\[5\]; got float32\[2,3\]"
@@ -540,12 +540,11 @@ def test_a_donated_state_is_stale() -> None:
     d = gf.state_dict(ADAMW, state)
     jax.tree.map(lambda x: x.delete(), state)
     with pytest.raises(
-        ValueError, match=r"state_dict: arrays of the state must exist; got 'adamw\.scale_by_adam\.count', which was donated"
+        ValueError,
+        match=r"state_dict: .*'adamw\.scale_by_adam\.count', which was donated",
     ):
         gf.state_dict(ADAMW, state)
-    with pytest.raises(
-        ValueError, match=r"load_state_dict: .*'adamw\.scale_by_adam\.count', which was don"
-    ):
+    with pytest.raises(ValueError, match=r"load_state_dict: .*'adamw\.scale_by_adam\.count', which was don"):
         gf.load_state_dict(ADAMW, params_of(), d)
 
 

@@ -431,9 +431,7 @@ def test_other_parameters_are_refused_by_path() -> None:
     params = _start(dtype=np.float32)
     state = optax.adam(0.1).init(params)
     other = {**params, "b": jnp.ones(5)}
-    with pytest.raises(
-        ValueError, match=r"at '0/mu/b' must be float32\[5\]; got float32\[3\]"
-    ):
+    with pytest.raises(ValueError, match=r"at '0/mu/b' must be float32\[5\]; got float32\[3\]"):
         interop.from_optax_state(gf.adam(0.1), state, other)
     with pytest.raises(ValueError, match=r"at '0/mu' must have b, c, w; got b, w"):
         interop.from_optax_state(gf.adam(0.1), state, {**params, "c": jnp.ones(1)})

@@ -68,7 +68,7 @@ class UpdatePart(Part):
     ) -> tuple[Updates, OptState]:
         # While a collector is active, stages are called one by one, so that their reports are recorded.
         operands = None if context.collectors else concrete_leaves(updates, state, params, extra)
-        compiled = None if operands is None else self.stage.compiled_update()
+        compiled = None if operands is None else self.stage.compiled_update
         if operands is None or compiled is None:
             return self.run(updates, state, params, **extra)
         return compiled.run(self.run, operands, updates, state, params, extra)

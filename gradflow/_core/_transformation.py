@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from gradflow._core._stage import Stage, part_stage
+from gradflow._core._stage import Part, Stage
 from gradflow._expressions._expression import Expression
 from gradflow._expressions._printing import show
 from gradflow._tables import preformatted
@@ -29,8 +29,10 @@ class GradientTransformation(NamedTuple):
     @property
     def expression(self) -> Expression | None:
         """The call that made this transformation; None for a pair assembled by hand."""
-        stage = stage_of(self)
-        return None if stage is None else stage.expression
+        init, update = self
+        if isinstance(update, Part) and isinstance(init, Part) and init.stage is update.stage:
+            return update.stage.expression
+        return None
 
     def __eq__(self, other: object) -> bool:
         mine = self.expression
@@ -74,8 +76,9 @@ GradientTransformationExtraArgs = GradientTransformation
 def stage_of(tx: Any) -> Stage | None:
     """The stage of a transformation made by a factory; None for a pair assembled by hand."""
     init, update = tx
-    stage = part_stage(update)
-    return stage if stage is not None and part_stage(init) is stage else None
+    if isinstance(update, Part) and isinstance(init, Part) and init.stage is update.stage:
+        return update.stage
+    return None
 
 
 def stages_of(tx: GradientTransformation) -> Iterator[Stage]:

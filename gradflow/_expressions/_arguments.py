@@ -55,7 +55,7 @@ class Interval:
 
     def check(self, owner: str, name: str, value: Any) -> None:
         """Raises TypeError for a value that is not a scalar, ValueError for a scalar out of range."""
-        if type(value) is float and self.contains(value):
+        if type(value) is float and (self.low < value < self.high or self.contains(value)):
             return
         if callable(value) and not isinstance(value, type):
             return

@@ -6,10 +6,10 @@ selectors are values because each of them has one.
 
 import collections
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, Protocol
 
-from gradflow._expressions._keys import Keyed, expression_of, key_of
+from gradflow._expressions._keys import ATOMS, Keyed, expression_of, key_of
 from gradflow._expressions._printing import call_line, layout, show
 
 
@@ -32,6 +32,10 @@ class Maker(Protocol):
     def parameters(self) -> Mapping[str, inspect.Parameter]:
         """The parameters of its signature."""
 
+    @property
+    def default_keys(self) -> Mapping[str, Any]:
+        """The keys of the arguments' defaults."""
+
     def make(self, arguments: Mapping[str, Any]) -> Any:
         """Freezes and checks the arguments, and calls the factory with them."""
 
@@ -47,8 +51,8 @@ class Expression(Keyed):
     def __init__(self, maker: Maker, arguments: Mapping[str, Any]) -> None:
         self.maker = maker
         self.arguments = arguments
-        self._key = tuple([(name, key_of(value)) for name, value in arguments.items()])
-        self._hash = hash((maker.name, self._key))
+        # Most values are neither compared nor printed, so this is left until it is needed.
+        self._hash: int | None = None
         self._line: str | None = None
 
     @property
@@ -71,11 +75,14 @@ class Expression(Keyed):
     def __eq__(self, other: object) -> bool:
         if self is other:
             return True
-        if not isinstance(other, Expression) or self._hash != other._hash:
+        if not isinstance(other, Expression) or hash(self) != hash(other):
             return False
         return self.maker is other.maker and self._key == other._key
 
     def __hash__(self) -> int:
+        if self._hash is None:
+            self._key = tuple([(name, key_of(value)) for name, value in self.arguments.items()])
+            self._hash = hash((self.maker.name, self._key))
         return self._hash
 
     def __repr__(self) -> str:
@@ -94,21 +101,27 @@ class Child(NamedTuple):
     value: Any
 
 
-def _find(value: Any, labels: tuple[str, ...], slot: tuple[Any, ...]) -> Iterator[Child]:
+def _find(
+    value: Any, labels: tuple[str, ...], slot: tuple[Any, ...], found: list[tuple[str, tuple[Any, ...], Any]]
+) -> None:
+    if type(value) in ATOMS:
+        return
     expression = expression_of(value)
     if expression is not None:
         if expression.maker.kind == "selector":
             return  # a selector is a plain argument without parts
         if expression.maker.kind == "transformation":
             labels = labels[1:]  # an argument's name labels a schedule, but not a stage
-        yield Child(".".join((*labels, expression.name)), slot, value)
+        name = expression.maker.name
+        found.append((".".join((*labels, name)) if labels else name, slot, value))
     elif type(value) is dict:
         for key, item in value.items():
-            yield from _find(item, (*labels, key if isinstance(key, str) else show(key)), (*slot, key))
+            _find(item, (*labels, key if isinstance(key, str) else show(key)), (*slot, key), found)
     elif type(value) is tuple:
-        named = len(value) == 2 and isinstance(value[0], str)
+        if len(value) == 2 and isinstance(value[0], str):
+            labels = (*labels, value[0])
         for index, item in enumerate(value):
-            yield from _find(item, (*labels, value[0]) if named else labels, (*slot, index))
+            _find(item, labels, (*slot, index), found)
 
 
 def children(arguments: Mapping[str, Any]) -> list[Child]:
@@ -117,22 +130,25 @@ def children(arguments: Mapping[str, Any]) -> list[Child]:
     A label is the factory's name, prefixed with the key or name that the container gives it, if any.
     Siblings that would share one label are all numbered.
     """
-    found = [c for name, value in arguments.items() for c in _find(value, (name,), (name,))]
-    if len(found) < 2:
-        return found
-    total = collections.Counter(child.label for child in found)
-    seen: collections.Counter[str] = collections.Counter()
-    labelled = []
-    for child in found:
-        if total[child.label] > 1:
-            seen[child.label] += 1
-            child = child._replace(label=f"{child.label}[{seen[child.label] - 1}]")
-        labelled.append(child)
-    return labelled
+    found: list[tuple[str, tuple[Any, ...], Any]] = []
+    for name, value in arguments.items():
+        if type(value) not in ATOMS:
+            _find(value, (name,), (name,), found)
+    labels = [label for label, _, _ in found]
+    if len(set(labels)) < len(labels):
+        total = collections.Counter(labels)
+        seen: collections.Counter[str] = collections.Counter()
+        for place, label in enumerate(labels):
+            if total[label] > 1:
+                labels[place] = f"{label}[{seen[label]}]"
+                seen[label] += 1
+    return [Child(label, slot, value) for label, (_, slot, value) in zip(labels, found, strict=True)]
 
 
 def map_values(value: Any, function: Callable[[Any], Any]) -> Any:
     """`value` with `function` applied to every value with an expression inside its containers."""
+    if type(value) in ATOMS:
+        return value
     if expression_of(value) is not None:
         return function(value)
     if type(value) is tuple:

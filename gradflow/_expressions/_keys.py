@@ -7,7 +7,8 @@ from typing import Any
 import jax
 import numpy as np
 
-_ATOMS = frozenset([type(None), bool, int, float, complex, str, bytes])
+# Types whose values are frozen as they are.
+ATOMS = frozenset([type(None), bool, int, float, complex, str, bytes])
 
 
 class Keyed:
@@ -54,7 +55,7 @@ def freeze(value: Any, adopt: Callable[[Any], Any] = lambda value: value) -> Any
 
     `adopt` may replace a named tuple by a value with an expression.
     """
-    if type(value) in _ATOMS:
+    if type(value) in ATOMS:
         return value
     if isinstance(value, jax.Array) or expression_of(value) is not None:
         return value
@@ -80,7 +81,7 @@ def key_of(value: Any) -> Any:
     kind = type(value)
     if kind is float:
         return float, value.hex()
-    if kind in _ATOMS and kind is not complex:
+    if kind in ATOMS and kind is not complex:
         return kind, value
     if isinstance(value, jax.Array):
         return Identity(value)

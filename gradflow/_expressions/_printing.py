@@ -1,7 +1,6 @@
 """Printing values as the code that makes them."""
 
 import functools
-import inspect
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -9,7 +8,7 @@ import jax
 import numpy as np
 
 from gradflow._errors import describe
-from gradflow._expressions._keys import expression_of, freeze, key_of
+from gradflow._expressions._keys import expression_of, key_of
 
 WIDTH = 88  # columns; a longer call is broken into one line per argument
 
@@ -83,17 +82,11 @@ def call_pieces(expression: Any, every: bool = False) -> Iterator[Piece]:
         elif parameter.default is parameter.empty:
             may_be_positional &= parameter.kind is not parameter.KEYWORD_ONLY
             yield "" if may_be_positional else f"{name}=", value
-        elif every or key_of(value) != default_key(parameter):
+        elif every or key_of(value) != maker.default_keys[name]:
             may_be_positional = False
             yield f"{name}=", value
         else:
             may_be_positional = False
-
-
-@functools.lru_cache(maxsize=4096)
-def default_key(parameter: inspect.Parameter) -> Any:
-    """The key of a parameter's default."""
-    return key_of(freeze(parameter.default))
 
 
 def _atom(value: Any) -> str:

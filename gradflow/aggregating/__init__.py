@@ -1,4 +1,4 @@
-"""Gradients of examples, on their way to one update."""
+"""Aggregation of per-example gradients into one update."""
 
 from gradflow.aggregating._aggregator import AggregatedUpdates as AggregatedUpdates
 from gradflow.aggregating._aggregator import Aggregator as Aggregator

@@ -1,7 +1,7 @@
 """Matrix functions that optimizers are built from.
 
-Everything here multiplies matrices and little else, so it runs where decompositions are slow. Below
-float32 the arithmetic is float32; results have their argument's dtype.
+They consist mainly of matrix products, so they run fast where decompositions are slow. Below float32
+the arithmetic is float32; results have the dtype of their argument.
 """
 
 from gradflow.linalg._inverse_root import matrix_inverse_pth_root as matrix_inverse_pth_root

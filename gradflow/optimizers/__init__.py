@@ -1,4 +1,4 @@
-"""Optimizers: one update rule a file."""
+"""Optimizers: one update rule per file."""
 
 from gradflow.optimizers._acprop import acprop as acprop
 from gradflow.optimizers._acprop import scale_by_acprop as scale_by_acprop

@@ -1,4 +1,4 @@
-"""Which axes of a leaf make it a matrix, or a batch of matrices; for rules about matrices."""
+"""Axes of the matrices in a leaf, for rules that update matrices."""
 
 import dataclasses
 import math
@@ -18,13 +18,13 @@ from gradflow.tree._paths import is_none, longest_prefix, path_string, segment, 
 
 @dataclasses.dataclass(frozen=True)
 class MatrixAxes:
-    """The axes of a leaf that are a matrix's rows and columns; the others count matrices."""
+    """The axes of a leaf that are rows and columns of matrices; the others are batch axes."""
 
     reduction: tuple[int, ...]
     output: tuple[int, ...]
 
     def sizes(self, shape: tuple[int, ...]) -> tuple[int, int]:
-        """How many numbers a matrix takes and how many it gives."""
+        """The input and output sizes of a matrix."""
         return math.prod(shape[i] for i in self.reduction), math.prod(shape[i] for i in self.output)
 
     def batch(self, ndim: int) -> tuple[int, ...]:
@@ -35,7 +35,7 @@ MATRIX = MatrixAxes((0,), (1,))
 
 
 def to_matrices(x: jax.Array, axes: MatrixAxes) -> tuple[jax.Array, Callable[[jax.Array], jax.Array]]:
-    """A leaf as (..., rows, columns), and the way back."""
+    """A leaf as (..., rows, columns), and the function that restores its shape."""
     if x.ndim == 2 and axes == MATRIX:
         return x, lambda y: y
     batch = axes.batch(x.ndim)
@@ -48,9 +48,9 @@ def to_matrices(x: jax.Array, axes: MatrixAxes) -> tuple[jax.Array, Callable[[ja
 
 
 def with_gathered(f: Callable[[jax.Array], Any], x: jax.Array) -> Any:
-    """`f(x)` of a matrix that is whole on every device, where shardings are explicit.
+    """`f(x)` with `x` replicated on every device, where shardings are explicit.
 
-    Results of the shape of `x` are laid out like it again.
+    Results of the shape of `x` get its sharding back.
     """
     sharding: Any = jax.typeof(x).sharding
     if not sharding.mesh.explicit_axes:
@@ -63,12 +63,12 @@ def with_gathered(f: Callable[[jax.Array], Any], x: jax.Array) -> Any:
 
 
 def resolve_axes(numbers: Any, params: Any, kind: type, *, at_least: int = 0) -> Any:
-    """A tree like `params` of `MatrixAxes`, and None for leaves that are no matrices.
+    """A tree like `params` of `MatrixAxes`, with None for leaves that are not matrices.
 
-    `numbers` is None (leaves of two axes are matrices), one `kind` for all leaves, a tree of them, of
-    which a prefix will do and None says that a leaf is no matrix, or a function from params to such a tree.
-    Only paths count. Leaves of fewer axes than `at_least` are no matrices. Raises TypeError for what is
-    none of these, ValueError naming the leaf for axes that it does not have and for a leaf left out.
+    `numbers` is None, which selects leaves of two axes, or one `kind` for all leaves. It may also be a tree
+    of them and of None, or a prefix of one, or a function from params to such a tree. Paths must match.
+    Leaves of fewer axes than `at_least` are not matrices. Raises TypeError for anything else, ValueError
+    naming the leaf for axes that it does not have and for a leaf left out.
     """
     if callable(numbers) and jax.tree_util.all_leaves([numbers]):
         numbers = numbers(params)
@@ -83,25 +83,25 @@ def resolve_axes(numbers: Any, params: Any, kind: type, *, at_least: int = 0) ->
     )[0]:
         if not isinstance(spec, kind | MaskedNode | None):
             raise TypeError(
-                f"{stage_name()}: dimension numbers must be {kind.__name__} or None; at "
-                f"{show(path_string(path))} there is {describe(spec)}"
+                f"{stage_name()}: dimension numbers must be {kind.__name__} or None; got {describe(spec)} at "
+                f"{show(path_string(path))}"
             )
         given[tuple(map(segment, path))] = spec
-    answers: list[Any] = []
+    found_axes: list[Any] = []
     for path, leaf in flat:
         names = tuple(map(segment, path))
         prefix = longest_prefix(names, given)
         if is_absent(leaf):
-            answers.append(leaf)
+            found_axes.append(leaf)
             continue
         if prefix is None:
             raise ValueError(
-                f"{stage_name()}: the dimension numbers say nothing of the parameter at "
-                f"{show('/'.join(names))}; None is for a parameter that is no matrix"
+                f"{stage_name()}: dimension numbers must cover every parameter; got none for the one at "
+                f"{show('/'.join(names))}. Use None for a parameter that is not a matrix."
             )
         spec = given[prefix] if leaf.ndim >= at_least else None
-        answers.append(_axes(spec, leaf, "/".join(names)) if isinstance(spec, kind) else None)
-    return jax.tree.unflatten(structure, answers)
+        found_axes.append(_axes(spec, leaf, "/".join(names)) if isinstance(spec, kind) else None)
+    return jax.tree.unflatten(structure, found_axes)
 
 
 def _axes(spec: Any, leaf: Any, path: str) -> MatrixAxes:
@@ -112,8 +112,8 @@ def _axes(spec: Any, leaf: Any, path: str) -> MatrixAxes:
     counted = [i % leaf.ndim for i in axes if not wrong]
     if wrong or len(set(counted)) < len(counted) or not all(pair):
         raise ValueError(
-            f"{stage_name()}: {spec} must name different axes of the parameter at {show(path)}, "
-            f"which has shape {leaf.shape}"
+            f"{stage_name()}: dimension numbers must name different axes of the parameter at {show(path)} of "
+            f"shape {leaf.shape}; got {spec}"
         )
     first = len(pair[0])
     return MatrixAxes(tuple(counted[:first]), tuple(counted[first:]))
@@ -129,9 +129,9 @@ def leafwise_matrices(
     shapes: bool = True,
     **hyper: Any,
 ) -> tuple[Any, ...]:
-    """`leafwise` for a rule with the keyword `axes`, which may differ from leaf to leaf.
+    """`leafwise` for a rule with the keyword `axes`, which may differ per leaf.
 
-    The rule returns as many values as there are trees.
+    The rule returns one value per tree.
     """
     updates, *others = trees
     flat, structure = jax.tree.flatten(updates, is_leaf=is_absent)

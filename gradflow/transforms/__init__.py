@@ -1,4 +1,4 @@
-"""Building blocks of no one algorithm."""
+"""Building blocks that many optimizers share."""
 
 from gradflow.transforms._adaptive_clip import adaptive_grad_clip as adaptive_grad_clip
 from gradflow.transforms._adaptive_clip import unitwise_clip as unitwise_clip

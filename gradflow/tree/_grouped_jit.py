@@ -65,7 +65,7 @@ def _places(rows: Sequence[LeafTuple]) -> list[list[int]]:
     return list(places.values())
 
 
-@functools.cache
+@functools.lru_cache(maxsize=1024)
 def grouped(run: Callable[..., Any], join: Callable[[list[Any]], Any] | None = None) -> Callable[..., Any]:
     """`run` for each of a list of rows, as one jitted function."""
 

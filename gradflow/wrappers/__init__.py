@@ -1,4 +1,4 @@
-"""Transformation -> transformation."""
+"""Wrappers: each takes a transformation and returns another one."""
 
 from gradflow._selection._absent import MaskedNode as MaskedNode
 from gradflow.wrappers._accumulate import ApplyEvery as ApplyEvery

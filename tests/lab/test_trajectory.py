@@ -89,11 +89,11 @@ def test_a_function_of_ones_own(tmp_path):
     [
         ({"function": "bele"}, "Did you mean 'beale"),
         ({"function": 3}, "must be a name, a Landscape, or a function"),
-        ({"function": jnp.sum}, "needs start"),
+        ({"function": jnp.sum}, "argument 'start' must be"),
         ({"function": lambda xy: xy, "start": (0, 0)}, "one number"),
         ({"start": (1,)}, "two finite numbers"),
         ({"start": (1, float("nan"))}, "two finite numbers"),
-        ({"steps": 0}, "steps must be"),
+        ({"steps": 0}, "trajectory: argument 'steps' must be"),
         ({"learning_rates": [-1]}, "positive"),
         ({"optimizers": "adm"}, "Did you mean 'adam"),
         ({"optimizers": 3}, "trajectory: argument 'optimizers'"),

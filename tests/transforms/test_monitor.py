@@ -98,9 +98,9 @@ def test_mistakes_are_named() -> None:
         changing.update(GRADS[0], changing.init({"w": jnp.ones(3, jnp.bfloat16)}))
     with pytest.raises(TypeError, match="snapshot: argument 'measure_name' must be a string"):
         gf.snapshot(gf.tree.norm, "norm")
-    with pytest.raises(TypeError, match="snapshot: a measure must be a function of the updates; got 3"):
+    with pytest.raises(TypeError, match="snapshot: every measure must be a function of the updates; got 3"):
         gf.snapshot("x", 3)
     with pytest.raises(TypeError, match="monitor: argument 'measures' must be a dict"):
         gf.monitor([gf.tree.norm])
-    with pytest.raises(TypeError, match="monitor: a measure must be a function"):
+    with pytest.raises(TypeError, match="monitor: every measure must be a function"):
         gf.monitor({"x": 1.0})
