@@ -97,7 +97,7 @@ def test_state_fields_are_named_tuples_with_docstrings() -> None:
 
 
 def test_unknown_names_say_which_are_near() -> None:
-    with pytest.raises(AttributeError, match=r"no attribute 'adamv'; near: .*adam"):
+    with pytest.raises(AttributeError, match=r"no attribute 'adamv'. Did you mean .*'adam'"):
         _ = gf.adamv
 
 

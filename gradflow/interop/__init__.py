@@ -1,7 +1,7 @@
-"""Other libraries: Optax's transformations and states there and back, and states in `jax.export`.
+"""Other libraries: conversions to and from Optax, and states in `jax.export`.
 
-A transformation is a pair `(init, update)` that most libraries take as it is: flax's TrainState and
-nnx.Optimizer, equinox, haiku, optimistix, orbax. `to_optax` is for those that look at its type.
+Most libraries accept a transformation unchanged, as a pair `(init, update)`: flax's TrainState and
+nnx.Optimizer, equinox, haiku, optimistix, orbax. `to_optax` is for those that check its type.
 """
 
 from gradflow.interop._export import register_for_export as register_for_export
