@@ -26,7 +26,7 @@ def build(factory: Factory, arguments: Mapping[str, Any]) -> GradientTransformat
     arguments = _integer_arrays_as_floats(factory, arguments)
     made = factory.call_body(arguments)
     leaves: str | None = None if children else factory.leaves
-    # A pair with methods of its own, such as MultiSteps, stays of its own kind.
+    # A subclass with methods of its own, such as MultiSteps, keeps its class.
     kind = type(made) if isinstance(made, GradientTransformation) else GradientTransformation
     composed = stage_of(made) if isinstance(made, GradientTransformation) else None
     if composed is not None:
@@ -66,7 +66,7 @@ def _label_children(arguments: Mapping[str, Any]) -> tuple[tuple[Stage, ...], Ma
 
 
 def _integer_arrays_as_floats(factory: Factory, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The arguments, with hyper-parameters that are integer arrays as the numbers that they stand for."""
+    """The arguments, with hyper-parameters that are integer arrays converted to floating point."""
     for name in factory.hyperparameters:
         value = arguments[name]
         if type(value) is not float and isinstance(value, jax.Array) and not is_inexact(value.dtype):

@@ -81,7 +81,7 @@ class UpdatePart(Part):
     def run(
         self, updates: Updates, state: OptState, params: Params | None = None, **extra: Any
     ) -> tuple[Updates, OptState]:
-        """The update as it is written, whether its operands are traced or concrete."""
+        """Runs the update without the compiled program; its operands may be traced or concrete."""
         stage = self.stage
         is_outermost = not context.stack
         with entered(stage.expression.name, stage.label, stage.own_reports):
@@ -113,7 +113,7 @@ def _whole(stage: Stage) -> GradientTransformation:
 def _check_inputs(
     stage: Stage, updates: Updates, state: OptState, params: Params | None, extra: Mapping[str, Any]
 ) -> tuple[Updates, Params | None]:
-    """The updates and parameters of the outermost call as arrays, in the dtypes in which they are added."""
+    """The updates and parameters of the outermost call as arrays; updates in the promoted dtype."""
     if extra:
         check_extra_names(extra, stage.takes)
     updates = without_float0(as_arrays(updates))
@@ -131,7 +131,7 @@ def _check_inputs(
 def _check_arguments(
     signature: Signature, state: OptState, params: Params | None, extra: dict[str, Any]
 ) -> dict[str, Any]:
-    """The extra arguments that a body takes, after a check of all that it needs."""
+    """Checks params, extra arguments and state; returns the extra arguments that the body takes."""
     if signature.needs_params and params is None:
         raise ValueError(
             f"{stage_name()}: this stage needs the parameters: call update(updates, state, params)"

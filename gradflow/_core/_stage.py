@@ -1,4 +1,4 @@
-"""A stage: what one transformation knows of itself, shared by its init and its update."""
+"""A stage: what a transformation declares, shared by its init and its update."""
 
 import functools
 from collections.abc import Callable
@@ -8,7 +8,7 @@ from gradflow._core._eager import CompiledUpdate, plan
 from gradflow._core._signature import Signature, read_signature
 from gradflow._expressions._expression import Expression
 
-# How far updates, parameters and results must be alike, from the strictest.
+# How closely updates, parameters and results must match, strictest first.
 TREES = ("alike", "structure", "differ")
 
 
@@ -19,8 +19,8 @@ class Stage:
     """The expression, functions and promises of one transformation.
 
     - `children`: the stages that it calls, under the labels that it gives them.
-    - `leaves`: the leaves on which it does arithmetic; None where its children decide.
-    - `trees`: how far its trees must be alike; `packable`: whether it works on packed buffers.
+    - `leaves`: the leaves on which it does arithmetic; None if its children check them.
+    - `trees`: how closely its trees must match; `packable`: whether it runs on packed buffers.
     """
 
     def __init__(
@@ -45,7 +45,7 @@ class Stage:
         # Where the body returned a transformation, its own stages declare what they need.
         self._composed = update.stage if isinstance(update, Part) else None
         self.packable = packable or self._composed is not None
-        # Trees are checked only as far as the stages inside allow.
+        # Trees are checked as the loosest of the inner stages allows.
         self.trees: str = trees or TREES[0]
         if trees is None:
             for child in children:
@@ -60,12 +60,12 @@ class Stage:
 
     @functools.cached_property
     def takes(self) -> frozenset[str]:
-        """The extra arguments that the stage or one inside it takes."""
+        """The extra arguments that the stage or an inner stage takes."""
         return self.signature.extra.union(*[child.takes for child in self.children])
 
     @functools.cached_property
     def reports(self) -> tuple[str, ...]:
-        """The names of all reports of the stage and of those inside it, by the path below it."""
+        """The names of all reports of the stage and of inner stages, by the path below the stage."""
         if self._composed is not None:
             return (*self._declared_reports, *self._composed.reports)
         below = [f"{c.label}.{name}" if c.label else name for c in self.children for name in c.reports]
@@ -73,7 +73,7 @@ class Stage:
 
     @functools.cached_property
     def whole(self) -> CompiledUpdate | None:
-        """How an update of concrete arrays runs as one compiled call; None where it does not."""
+        """The update of concrete arrays as one program; None where it cannot be one."""
         return plan(self.expression)
 
     def labelled(self, label: str) -> "Stage":

@@ -1,4 +1,4 @@
-"""GradientTransformation, and what can be read from one."""
+"""GradientTransformation, and functions that read its stages, reports and label."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
@@ -18,9 +18,9 @@ class GradientTransformation(NamedTuple):
     - `init(params) -> state`; with `jax.ShapeDtypeStruct` leaves the state is abstract too.
     - `update(updates, state, params=None, **extra) -> (updates, state)`.
 
-    Made by a factory, a transformation prints as the call that makes it, equals and hashes like itself
-    when it is built again, pickles and copies. An argument that is a jax array is compared by identity, so
-    such a transformation equals only itself, and a pickled copy is another value.
+    A transformation made by a factory prints as the call that makes it, equals and hashes like itself
+    when it is built again, pickles and copies. An argument that is a jax array is compared by identity:
+    such a transformation equals only itself, and its pickled copy is a different value.
     """
 
     init: TransformInitFn

@@ -1,7 +1,7 @@
 """The expression that made a value: a factory and its arguments.
 
-An expression prints, compares, hashes and can be taken apart. Transformations, schedules and selectors are
-values because each carries one.
+An expression prints, compares and hashes, and its parts can be replaced. Transformations, schedules and
+selectors are values because each of them has one.
 """
 
 import collections
@@ -14,7 +14,7 @@ from gradflow._expressions._printing import call_line, layout, show
 
 
 class Maker(Protocol):
-    """What an expression knows of the factory that it names."""
+    """What an expression needs of its factory."""
 
     @property
     def name(self) -> str:
@@ -37,7 +37,7 @@ class Maker(Protocol):
         """The keys of the arguments' defaults."""
 
     def make(self, arguments: Mapping[str, Any]) -> Any:
-        """Freezes and checks the arguments and calls the factory on them."""
+        """Freezes and checks the arguments, and calls the factory with them."""
 
     def reduce(self, arguments: Mapping[str, Any]) -> Any:
         """What a pickle stores for a value that the factory made."""
@@ -62,14 +62,14 @@ class Expression(Keyed):
 
     @property
     def line(self) -> str:
-        """The shortest call that rebuilds the value, on one line; kept, so that nesting costs linear work."""
+        """The shortest call that rebuilds the value, on one line; cached, so nesting costs linear work."""
         if self._line is None:
             self._line = call_line(self)
         return self._line
 
     @property
     def expression(self) -> "Expression":
-        """Itself, so that functions of a value take its expression as well."""
+        """Itself, so that functions of a value also accept its expression."""
         return self
 
     def __eq__(self, other: object) -> bool:
@@ -94,7 +94,7 @@ class Expression(Keyed):
 
 
 class Child(NamedTuple):
-    """One of our values among the arguments of another: its label there, and the path to it."""
+    """A value with an expression among the arguments of another: its label, the path to it, and itself."""
 
     label: str
     slot: tuple[Any, ...]
@@ -109,7 +109,7 @@ def _find(
     expression = expression_of(value)
     if expression is not None:
         if expression.maker.kind == "selector":
-            return  # a selector is an argument like others and has no parts
+            return  # a selector is a plain argument without parts
         if expression.maker.kind == "transformation":
             labels = labels[1:]  # an argument's name labels a schedule, but not a stage
         name = expression.maker.name
@@ -125,10 +125,10 @@ def _find(
 
 
 def children(arguments: Mapping[str, Any]) -> list[Child]:
-    """The values among a factory's arguments, in order.
+    """The values with expressions among a factory's arguments, in order.
 
-    A label is the factory's name, after the key or name that the container gives it, if any. Siblings
-    that would share one label are all numbered.
+    A label is the factory's name, prefixed with the key or name that the container gives it, if any.
+    Siblings that would share one label are all numbered.
     """
     found: list[tuple[str, tuple[Any, ...], Any]] = []
     for name, value in arguments.items():
@@ -146,7 +146,7 @@ def children(arguments: Mapping[str, Any]) -> list[Child]:
 
 
 def map_values(value: Any, function: Callable[[Any], Any]) -> Any:
-    """`value` with `function` applied to every one of our values inside its containers."""
+    """`value` with `function` applied to every value with an expression inside its containers."""
     if type(value) in ATOMS:
         return value
     if expression_of(value) is not None:

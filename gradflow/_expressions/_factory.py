@@ -1,4 +1,4 @@
-"""A factory: it binds, checks and freezes arguments, and calls the decorated body."""
+"""A factory binds, checks and freezes arguments, and calls the decorated body."""
 
 import dataclasses
 import functools
@@ -11,6 +11,7 @@ import numpy as np
 
 from gradflow._dtypes import is_inexact
 from gradflow._errors import describe
+from gradflow._expressions._annotations import plain_annotations
 from gradflow._expressions._arguments import Argument, read_argument
 from gradflow._expressions._keys import ATOMS, freeze, key_of
 from gradflow._expressions._registry import KINDS, OWN_FACTORIES, rebuild
@@ -24,7 +25,7 @@ class Factory:
     """A decorated function: how to bind, check and freeze its arguments, and what its calls make.
 
     - `checked`: the arguments whose annotation is a kind, with that kind.
-    - `hyperparameters`: those of them that may be traced, swept and driven by a schedule.
+    - `hyperparameters`: those of them that may be traced, swept and scheduled.
     - `inner`: the arguments that must be transformations; `dtypes`: those that name a dtype.
     - `variadic`, `keyword`: the names of `*args` and `**kwargs`.
     """
@@ -50,7 +51,7 @@ class Factory:
     packable: bool = False
 
     def __post_init__(self) -> None:
-        # Every argument in the signature's order, so that a call changes only those that it gives.
+        # All arguments in the signature's order, so that a call replaces only those that it passes.
         self._template: dict[str, Any] = {}
         for name, parameter in self.parameters.items():
             empty = () if name == self.variadic else {} if name == self.keyword else _MISSING
@@ -68,11 +69,11 @@ class Factory:
         return self._read({**self._template, **given}, given)
 
     def make(self, arguments: Mapping[str, Any]) -> Any:
-        """The value for bound arguments; raises ValueError or TypeError naming one that is wrong."""
+        """The value for bound arguments; raises ValueError or TypeError naming the first wrong one."""
         return self._read(dict(arguments), arguments)
 
     def _read(self, arguments: dict[str, Any], given: Iterable[str]) -> Any:
-        """The value for arguments of which those that were given are frozen and checked now."""
+        """The value for arguments, of which only those in `given` still have to be frozen and checked."""
         kind = KINDS[self.kind]
         for name in given:
             value = arguments[name]
@@ -87,7 +88,7 @@ class Factory:
         return kind.build(self, arguments)
 
     def build(self, arguments: Mapping[str, Any]) -> Any:
-        """The value for arguments that are frozen and checked."""
+        """The value for arguments that are already frozen and checked."""
         return KINDS[self.kind].build(self, arguments)
 
     def reduce(self, arguments: Mapping[str, Any]) -> Any:
@@ -145,14 +146,20 @@ def _read_dtype(owner: str, name: str, value: Any) -> np.dtype:
 
 
 def decorate(
-    body: Callable[P, Any], kind: str, inner_type: type | None = None, **promises: Any
+    body: Callable[P, Any],
+    kind: str,
+    inner_type: type | None = None,
+    result_type: Any = None,
+    **promises: Any,
 ) -> Callable[P, Any]:
-    """A factory of values of a kind, from the function that makes their working parts.
+    """Turns `body`, which returns the functions of a value, into a factory of values of a kind.
 
-    Arguments annotated with `inner_type` must be transformations; `promises` are those of `transformation`.
+    Arguments annotated with `inner_type` must be transformations. The factory's signature says that it
+    returns a `result_type`; `promises` are those of `transformation`.
     """
-    parameters = inspect.signature(body).parameters
     annotations = body.__annotations__
+    body.__annotations__ = plain_annotations(body, result_type or inner_type)
+    parameters = inspect.signature(body).parameters
     read = {name: read_argument(annotations.get(name)) for name in parameters}
     checked = {name: argument for name, argument in read.items() if argument is not None}
     kinds = {name: parameter.kind for name, parameter in parameters.items()}
@@ -181,6 +188,7 @@ def decorate(
     def make(*args: P.args, **kwargs: P.kwargs) -> Any:
         return factory(*args, **kwargs)
 
+    make.__annotations__ = body.__annotations__
     factory.function = make
     make.__gradflow__ = factory  # type: ignore[attr-defined]
     if body.__module__.split(".")[0] == "gradflow":

@@ -30,19 +30,19 @@ def leafwise(
 ) -> tuple[Any, ...]:
     """Applies `rule` to the leaves of `trees`, which share one structure.
 
-    `rule(g, *others, s) -> (u, *news)` is a pure module-level function of one leaf. Its operands come in
-    one precision of at least 32 bits; `u` goes out in the dtype of `g`, the k-th of `news` in the dtype
-    of the k-th of `others` (the later ones are only read). Where `g` is None there is no update: `u` is
-    None and the others stay as they are.
+    `rule(g, *others, s) -> (u, *news)` is a pure module-level function of one leaf. Its operands have one
+    precision of at least 32 bits. `u` is returned in the dtype of `g`, the k-th of `news` in the dtype of
+    the k-th of `others`; further `others` are only read. Where `g` is None there is no update: `u` is None
+    and the others stay as they are.
 
-    `s` has the numbers of `hyper` as attributes, in the precision of the leaf (integers, such as a step
-    count, stay integers), and what the module-level `scalars(**hyper) -> dict` derives from them, once
-    per precision. Scalars are operands of the compiled rule, never constants in it.
+    `s` has the numbers of `hyper` as attributes, in the precision of the leaf. Integers, such as a step
+    count, stay integers. It also has what the module-level `scalars(**hyper) -> dict` derives from them,
+    once per precision. Scalars are operands of the compiled rule, never constants in it.
 
-    `shapes=False` is for state of other shapes than the gradients, such as one number for each leaf.
+    `shapes=False` is for state whose shapes are not those of the gradients, such as one scalar per leaf.
 
-    Returns as many trees as the rule returns values. Raises ValueError naming the first leaf where the
-    trees' structures or shapes differ.
+    Returns as many trees as the rule returns values. Raises ValueError naming the first leaf where
+    structures or shapes differ.
     """
     for tree in trees[1:]:
         check_like("updates", trees[0], "state", tree, shapes=shapes)
@@ -88,7 +88,7 @@ def _flatten(trees: tuple[Any, ...]) -> tuple[list[list[Any]], list[Any]]:
 
 
 def _precision(leaves: tuple[Any, ...]) -> np.dtype:
-    """The real dtype in which the scalars for these leaves are held."""
+    """The real dtype of the scalars for these leaves."""
     return _common_precision(tuple([leaf.dtype for leaf in leaves]))
 
 
@@ -99,12 +99,12 @@ def _common_precision(dtypes: tuple[np.dtype, ...]) -> np.dtype:
 
 @functools.lru_cache(maxsize=1024)
 def _compiled(rule: Rule) -> Callable[[tuple[Any, ...], Scalars], tuple[Any, ...]]:
-    """The rule with its operands widened and its results put back, as one jitted function a rule."""
+    """The rule as one jitted function: operands are widened, results are cast back."""
 
     def run(leaves: tuple[jax.Array, ...], scalars: Scalars) -> tuple[jax.Array, ...]:
         real = _precision(leaves)
         wide = [x.astype(promote(x.dtype, real)) for x in leaves]
-        # The operands are of one width, so standard promotion can only join real with complex.
+        # All operands have one width, so standard promotion can only combine real with complex.
         with jax.numpy_dtype_promotion("standard"):
             results = rule(*wide, SimpleNamespace(**scalars))
         results = results if isinstance(results, tuple) else (results,)
@@ -120,7 +120,7 @@ def _narrow(x: jax.Array, like: jax.Array) -> jax.Array:
 
 
 def _width(rule: Rule, scalars: Any, hyper: dict[str, Any], count: int) -> int:
-    """How many trees a rule returns, for trees in which there is no leaf to ask."""
+    """How many trees a rule returns, for trees without leaves."""
     precision = np.dtype(np.float32)
     kinds = tuple((name, as_scalar(value, precision).dtype) for name, value in hyper.items())
     return _width_of(rule, scalars, kinds, count)
@@ -155,7 +155,7 @@ def as_scalar(value: Any, precision: np.dtype) -> Any:
 
 @functools.lru_cache(maxsize=1024)
 def specialize(rule: Rule, **options: Any) -> Rule:
-    """A rule with keywords bound that shape its computation: one function, so one compilation, for each."""
+    """A rule with keyword options bound. Equal options give the same function, so it is compiled once."""
     return functools.update_wrapper(functools.partial(rule, **options), rule)
 
 

@@ -8,15 +8,12 @@ import numpy as np
 
 from gradflow._dtypes import is_complex, is_inexact
 from gradflow._errors import describe
-
-
-def is_number(x: Any) -> bool:
-    return isinstance(x, bool | int | float | complex | np.number | np.ndarray | jax.Array)
+from gradflow.tree._leaves import is_array_like
 
 
 def array(name: str, argument: str, x: Any, shape: str, complex_too: bool = False) -> jax.Array:
     """`x` as a floating-point array; `shape`, such as `(n, n)`, gives its expected rank."""
-    if not is_number(x):
+    if not is_array_like(x):
         raise TypeError(f"{name}: argument '{argument}' must be an array; got {describe(x)}")
     dtype = jnp.result_type(x)
     if not is_inexact(dtype) or (is_complex(dtype) and not complex_too):
@@ -47,7 +44,7 @@ def count(name: str, argument: str, n: Any, traced: bool = False) -> Any:
 
 
 def at_least_zero(name: str, argument: str, x: Any, dtype: Any) -> jax.Array:
-    if not is_number(x) or np.ndim(x) != 0 or is_complex(jnp.result_type(x)):
+    if not is_array_like(x) or np.ndim(x) != 0 or is_complex(jnp.result_type(x)):
         raise TypeError(f"{name}: argument '{argument}' must be a real scalar; got {describe(x)}")
     if not isinstance(x, jax.Array) and not x >= 0:
         raise ValueError(f"{name}: argument '{argument}' must be >= 0; got {x}")

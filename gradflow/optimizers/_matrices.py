@@ -13,7 +13,7 @@ from gradflow._errors import describe
 from gradflow._rules._leafwise import Rule, Scalars, leafwise, specialize
 from gradflow._selection._absent import MaskedNode, is_absent
 from gradflow._selection._partial_trees import fill_none
-from gradflow.tree._paths import is_none, path_string, segment, show
+from gradflow.tree._paths import is_none, longest_prefix, path_string, segment, show
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,7 +90,7 @@ def resolve_axes(numbers: Any, params: Any, kind: type, *, at_least: int = 0) ->
     found_axes: list[Any] = []
     for path, leaf in flat:
         names = tuple(map(segment, path))
-        prefix = next((names[:n] for n in range(len(names), -1, -1) if names[:n] in given), None)
+        prefix = longest_prefix(names, given)
         if is_absent(leaf):
             found_axes.append(leaf)
             continue

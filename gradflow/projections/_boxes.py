@@ -8,7 +8,8 @@ import numpy as np
 
 from gradflow._dtypes import is_complex
 from gradflow._errors import describe
-from gradflow.projections._trees import is_none, is_number, project, radius_of, read
+from gradflow.projections._trees import is_none, project, radius_of, read
+from gradflow.tree._leaves import is_array_like
 from gradflow.tree._paths import path_string, show
 from gradflow.tree._structure import explain_trees
 
@@ -16,7 +17,7 @@ from gradflow.tree._structure import explain_trees
 def _bounds(name: str, argument: str, tree: Any, bound: Any) -> list[Any]:
     """One bound per leaf; a scalar bounds every leaf, `None` bounds nothing."""
     full, _ = jax.tree_util.tree_flatten_with_path(tree, is_leaf=is_none)
-    if bound is None or (is_number(bound) and np.ndim(bound) == 0):
+    if bound is None or (is_array_like(bound) and np.ndim(bound) == 0):
         given = [bound] * len(full)
     else:
         given = jax.tree.leaves(bound, is_leaf=is_none)
@@ -31,7 +32,7 @@ def _bounds(name: str, argument: str, tree: Any, bound: Any) -> list[Any]:
         if leaf is None:
             continue
         if b is not None:
-            if not is_number(b) or is_complex(jnp.result_type(b)):
+            if not is_array_like(b) or is_complex(jnp.result_type(b)):
                 raise TypeError(
                     f"{name}: argument '{argument}' must have real bounds; got {describe(b)} at"
                     f" {show(path_string(path))}"

@@ -10,16 +10,13 @@ import numpy as np
 
 from gradflow._dtypes import DType, compute_dtype, is_complex, is_inexact, promote
 from gradflow._errors import describe
+from gradflow.tree._leaves import is_array_like
 from gradflow.tree._paths import leaves_by_path, path_string, show
 from gradflow.tree._structure import explain_trees
 
 
 def is_none(x: Any) -> bool:
     return x is None
-
-
-def is_number(x: Any) -> bool:
-    return isinstance(x, bool | int | float | np.number | np.ndarray | jax.Array)
 
 
 class Form(NamedTuple):
@@ -38,7 +35,7 @@ def read(name: str, argument: str, tree: Any) -> tuple[list[jax.Array], Form]:
     flat, treedef = jax.tree_util.tree_flatten_with_path(tree)
     leaves = []
     for path, leaf in flat:
-        if not is_number(leaf):
+        if not is_array_like(leaf):
             raise TypeError(
                 f"{name}: argument '{argument}' must have numbers or arrays as leaves; got"
                 f" {describe(leaf)} at {show(path_string(path))}"
@@ -72,7 +69,7 @@ def _compiled(
 
 
 def scalar(name: str, argument: str, value: Any, dtype: DType) -> jax.Array:
-    if not is_number(value) or np.ndim(value) != 0 or is_complex(jnp.result_type(value)):
+    if not is_array_like(value) or np.ndim(value) != 0 or is_complex(jnp.result_type(value)):
         raise TypeError(f"{name}: argument '{argument}' must be a real scalar; got {describe(value)}")
     return jnp.asarray(value, dtype=dtype)
 

@@ -1,7 +1,6 @@
 """Keeps all hyper-parameters of an expression in the state, to be read, changed, swept and differentiated."""
 
-import difflib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, NamedTuple, TypeVar, cast
 
 import jax
@@ -13,7 +12,7 @@ from gradflow._calls._reports import collecting, forward, is_collecting, note
 from gradflow._core._decorators import transformation
 from gradflow._core._transformation import GradientTransformation
 from gradflow._dtypes import is_inexact
-from gradflow._expressions._addresses import addresses, replace
+from gradflow._expressions._addresses import addresses, addresses_ending_in, replace, resolve_address
 from gradflow._expressions._factory import Factory
 from gradflow._expressions._keys import expression_of
 from gradflow._expressions._registry import OWN_FACTORIES
@@ -125,12 +124,12 @@ def _hyperparameters(tx: GradientTransformation) -> tuple[Numbers, Numbers]:
     return numbers, schedules
 
 
-def _short(address: str, known: Iterable[str]) -> str:
+def _short(address: str, known: Collection[str]) -> str:
     """The shortest suffix of an address that is unique to its stage."""
     words = address.split(".")
     for length in range(2, len(words)):
         end = ".".join(words[-length:])
-        if sum(other == end or other.endswith("." + end) for other in known) == 1:
+        if addresses_ending_in(end, known) == [address]:
             return end
     return address
 
@@ -218,26 +217,14 @@ def _scheduled_names(part: Any) -> list[str]:
 
 
 def _resolve(name: str, names: list[str], driven: list[str]) -> str:
-    known = [*names, *driven]
-    matches = [full for full in known if full == name] or [f for f in known if f.endswith("." + name)]
-    if len(matches) > 1:
+    full = resolve_address("set_hyperparams", "hyper-parameter", name, [*names, *driven])
+    if full in driven:
         raise ValueError(
-            f"set_hyperparams: argument 'changes' must have unambiguous names; got '{name}', "
-            f"which is the end of {', '.join(matches)}"
-        )
-    if not matches:
-        near = difflib.get_close_matches(name, known, n=4, cutoff=0.5) or known
-        raise ValueError(
-            f"set_hyperparams: argument 'changes' must name hyper-parameters; got '{name}'. "
-            f"There are {', '.join(near)}"
-        )
-    if matches[0] in driven:
-        raise ValueError(
-            f"set_hyperparams: argument 'changes' must name numbers; got '{matches[0]}', "
+            f"set_hyperparams: argument 'changes' must name numbers; got '{full}', "
             "which is driven by a schedule. "
             "Replace the schedule in the expression: gradflow.replace(tx, {name: ...})"
         )
-    return matches[0]
+    return full
 
 
 def _converted(name: str, value: Any, old: jax.Array) -> jax.Array:

@@ -47,7 +47,7 @@ WRONG: dict[str, tuple[Any, str, str, str]] = {
     "climbs": (
         gf.chain(gf.sgd(0.1), gf.scale(-1.0)),
         "chain",
-        "along the gradient, so the loss climbs",
+        "along the gradient, so the loss increases",
         "negative",
     ),
     "twice": (
@@ -59,7 +59,7 @@ WRONG: dict[str, tuple[Any, str, str, str]] = {
     "clip behind": (
         gf.chain(gf.sgd(0.1), gf.clip_by_global_norm(1.0)),
         "chain.clip_by_global_norm",
-        "clips behind the learning rate",
+        "clips after the learning rate",
         "in front",
     ),
     "decay": (gf.adamw(0.1), "adamw.add_decayed_weights", "1 of 3, as 'layer/bias'", "mask=gradflow.ndim"),
@@ -92,7 +92,7 @@ WRONG: dict[str, tuple[Any, str, str, str]] = {
     "warm-up": (
         gf.sgd(COSINE(0.0, 1.0, 500, 900)),
         "sgd.learning_rate",
-        "500 steps of warm-up .* in 100",
+        "500 warm-up steps .* 100",
         "Shorten",
     ),
     "short": (

@@ -115,7 +115,7 @@ def test_a_report_that_cannot_leave_is_an_error(body: Any) -> None:
 
 def test_undeclared_and_non_scalar_reports_are_refused() -> None:
     tx = _stage(_reporting, reports=("y",))
-    with pytest.raises(ValueError, match=r"odd: report\('x'\) is not declared; declared are \['y'\]"):
+    with pytest.raises(ValueError, match=r"odd: report\('x'\) must be declared; got \['y'\]"):
         tx.update(PARAMS, tx.init(PARAMS))
 
     def vector(updates: Any) -> Any:
@@ -123,7 +123,7 @@ def test_undeclared_and_non_scalar_reports_are_refused() -> None:
         return updates
 
     tx = _stage(vector)
-    with pytest.raises(ValueError, match=r"takes a scalar; got shape \(3,\)"):
+    with pytest.raises(ValueError, match=r"must be a scalar; got shape \(3,\)"):
         tx.update(PARAMS, tx.init(PARAMS))
     with pytest.raises(RuntimeError, match="outside the update"):
         gf.report("x", 1.0)

@@ -57,8 +57,8 @@ def test_the_library_imports_neither_the_lab_nor_its_packages():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--optimizers", "adm"], "near ones: adam"),
-        (["--task", "digit"], "near ones: digits"),
+        (["--optimizers", "adm"], "Did you mean 'adam"),
+        (["--task", "digit"], "Did you mean 'digits"),
         (["--steps", "0"], "argument 'steps' must be"),
         (["--learning-rates", "0"], "positive"),
         (["--seeds", "0"], "at least one seed"),
@@ -213,13 +213,13 @@ def test_trajectory_list_and_describe(tmp_path, capsys):
     ("arguments", "message"),
     [
         (["describe", "__import__('os').system('false')"], "must call factories by name"),
-        (["describe", "admw"], "near ones: adamw"),
-        (["trajectory", "bele"], "near ones: beale"),
+        (["describe", "admw"], "Did you mean 'adamw"),
+        (["trajectory", "bele"], "Did you mean 'beale"),
         (["trajectory", "--start", "1"], "two finite numbers"),
         (["trajectory", "--out", __file__], "cannot write into --out"),
         ([*SWEEP[:3], "b1=0.5", *SWEEP[3:]], "must name each address once"),
         ([*SWEEP[:3], "b3=0.5", *SWEEP[3:]], "b3"),
-        ([*SWEEP, "--task", "digit"], "near ones: digits"),
+        ([*SWEEP, "--task", "digit"], "Did you mean 'digits"),
         ([*SWEEP, "--out", __file__], "cannot write into --out"),
         (["sweep", "adam(1e-3", "b1=0.5"], "never closed"),
     ],

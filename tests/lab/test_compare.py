@@ -208,12 +208,12 @@ def test_default_rates_surround_the_usual_one():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"optimizers": "adm"}, r"no optimizer is called 'adm'; near ones: adam"),
-        ({"optimizers": "xyzzy"}, r"'xyzzy'; there are .*adam"),
+        ({"optimizers": "adm"}, r"no optimizer is called 'adm'\. Did you mean 'adam"),
+        ({"optimizers": "xyzzy"}, r"'xyzzy'. There are .*adam"),
         ({"optimizers": "scale"}, r"no optimizer is called 'scale'"),
         ({"optimizers": []}, "compare: argument 'optimizers' must have at least one"),
         ({"optimizers": ["adam", "adam"]}, "must have a different name for each; got adam twice"),
-        ({"task": "digit"}, r"no task is called 'digit'; near ones: digits"),
+        ({"task": "digit"}, r"no task is called 'digit'\. Did you mean 'digits"),
         ({"learning_rates": [1e-3, -1.0]}, "positive and finite.*-1"),
         ({"learning_rates": [float("nan")]}, "positive and finite"),
         ({"learning_rates": []}, "got none"),

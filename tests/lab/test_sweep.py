@@ -306,7 +306,7 @@ def test_ranges():
         ({"eta": 1}, "sweep: argument 'eta' must be"),
         ({"trials": 3}, "a grid has as many trials as combinations"),
         ({"memory": 0}, "sweep: argument 'memory' must be"),
-        ({"optimizer": "adm"}, "near ones: adam"),
+        ({"optimizer": "adm"}, "Did you mean 'adam"),
         ({"optimizer": "adam(1e-3"}, "never closed"),
         ({"task": "digits"}, "argument 'task' must be left out"),
     ],

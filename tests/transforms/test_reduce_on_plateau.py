@@ -102,7 +102,7 @@ def test_mistakes_are_named() -> None:
     tx = gf.reduce_on_plateau()
     with pytest.raises(TypeError, match="needs the extra argument 'value'"):
         tx.update(PARAMS, tx.init(PARAMS), PARAMS)
-    with pytest.raises(TypeError, match="did you mean 'value'"):
+    with pytest.raises(TypeError, match="Did you mean 'value'"):
         tx.update(PARAMS, tx.init(PARAMS), PARAMS, vlaue=1.0)
     with pytest.raises(ValueError, match=r"'value', the loss, must be a real scalar; got float32\[2\]"):
         tx.update(PARAMS, tx.init(PARAMS), PARAMS, value=jnp.ones(2))

@@ -115,14 +115,14 @@ def test_numbers_beside_wide_parameters_are_wide() -> None:
         (
             {"adamw.rate": 1.0},
             ValueError,
-            "must name hyper-parameters; got 'adamw.rate'. There are .*learning_rate",
+            "no hyper-parameter has the address 'adamw.rate'.*learning_rate",
         ),
         ({"learning_rate": -1.0}, ValueError, "'adamw.learning_rate' must be a number >= 0"),
         ({"b2": 1.0}, ValueError, r"'adamw.b2' must be a number in \[0, 1\)"),
         ({"b2": "high"}, TypeError, "'adamw.b2' must be"),
         ({"b2": jnp.ones(3)}, ValueError, r"the shape in this state, \(\); got \(3,\)"),
         ({"b2": 0.5, "adamw.b2": 0.6}, ValueError, "must name 'adamw.b2' once; got it twice"),
-        ({"step_size": 0.5}, ValueError, "unambiguous names; got 'step_size', which is the end of scale"),
+        ({"step_size": 0.5}, ValueError, "ambiguous: it is the end of scale"),
     ],
 )
 def test_mistakes(changes: Any, error: Any, words: str) -> None:
