@@ -108,6 +108,16 @@ def check_like(
             )
 
 
+def is_like(tree: Any, other: Any) -> bool:
+    """Whether two trees have one structure and equal shapes, None counting as a leaf of any shape."""
+    structure: Any
+    leaves, structure = jax.tree.flatten(tree, is_leaf=is_none)
+    others, other_structure = jax.tree.flatten(other, is_leaf=is_none)
+    return structure == other_structure and all(
+        x is None or y is None or np.shape(x) == np.shape(y) for x, y in zip(leaves, others, strict=True)
+    )
+
+
 def match_params(updates: Any, params: Any) -> Any:
     """The updates in the promoted dtype of gradient and parameter, sharded like the parameters."""
     grads, structure = jax.tree.flatten(updates, is_leaf=is_none)

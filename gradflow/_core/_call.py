@@ -2,15 +2,17 @@
 
 import functools
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import jax
+import numpy as np
 
 from gradflow._calls import _hints
 from gradflow._calls._checks import (
     as_arrays,
     check_leaves,
     check_like,
+    is_like,
     match_outputs,
     match_params,
     refuse_state,
@@ -43,13 +45,19 @@ class InitPart(Part):
                 check_no_packed_parts(stage_name(), params)
             if is_outermost and not is_abstract:
                 params = as_arrays(params)
-            # A stage without a state does no arithmetic on parameters here, so any leaf may pass.
-            if stage.leaves not in (None, "any") and stage.signature.state_type is not EmptyState:
-                check_leaves(stage.leaves, "parameters", params)
             init = stage.init
             if is_packed(params) and not stage.packable:
                 init = functools.partial(init_unpacked, init)
-            state = jax.eval_shape(init, params) if is_abstract else init(params)
+            must_check = stage.leaves not in (None, "any")
+            try:
+                state = jax.eval_shape(init, params) if is_abstract else init(params)
+            except Exception:
+                if must_check:
+                    check_leaves(cast(str, stage.leaves), "parameters", params)
+                raise
+            # A stage that keeps a counter at most does no arithmetic on parameters: any leaf may pass.
+            if must_check and not _only_counts(state):
+                check_leaves(cast(str, stage.leaves), "parameters", params)
             if context.inits is not None:
                 context.inits.append((stage_name(), stage, params, state))
             return state
@@ -106,6 +114,11 @@ class UpdatePart(Part):
         return f"{self.stage.expression!r}.update"
 
 
+def _only_counts(state: OptState) -> bool:
+    leaves = jax.tree.leaves(state)
+    return not leaves or (len(leaves) == 1 and leaves[0].shape == () and leaves[0].dtype == np.int32)
+
+
 def _whole(stage: Stage) -> GradientTransformation:
     return GradientTransformation(InitPart(stage), UpdatePart(stage))
 
@@ -122,10 +135,10 @@ def _check_inputs(
     if stage.trees != "differ":
         hint = functools.partial(_hints.swapped_arguments, updates, state, params)
         check_like("updates", updates, "params", params, shapes=stage.trees == "alike", hint=hint)
-        params = as_arrays(without_untrained(params, updates))
-        updates = match_params(updates, params)
-        return updates, params
-    return updates, as_arrays(params)
+    elif not is_like(updates, params):
+        return updates, as_arrays(params)
+    params = as_arrays(without_untrained(params, updates))
+    return match_params(updates, params), params
 
 
 def _check_arguments(
