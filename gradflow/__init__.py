@@ -14,6 +14,7 @@ The layers, each seeing only those above it:
     wrappers      transformation -> transformation
     optimizers    one update rule per file, and the named optimizers
     _training     make_step and minimize: a loss and any optimizer; `_inspection` checks and summarizes
+    states        the named tuples that optimizers keep
     checkpoint    a state by name: files, and expressions edited between runs
     losses        predictions, targets -> loss; next to it projections, perturbations, assignment,
                   microbatching, linalg and numerics
@@ -31,7 +32,7 @@ __version__ = "0.1.0"
 
 # Public rooms, such as `gradflow.losses` in `gradflow.losses.l2_loss`.
 _ROOMS = frozenset([
-    "tree", "typing", "schedules", "transforms", "wrappers", "optimizers", "losses", "projections",
+    "tree", "typing", "states", "schedules", "transforms", "wrappers", "optimizers", "losses", "projections",
     "perturbations", "assignment", "microbatching", "linalg", "numerics", "packed", "aggregating",
     "checkpoint", "interop", "compat", "lab",
 ])  # fmt: skip
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
     from gradflow import perturbations as perturbations
     from gradflow import projections as projections
     from gradflow import schedules as schedules
+    from gradflow import states as states
     from gradflow import tree as tree
     from gradflow import typing as typing
     from gradflow._api import *
@@ -71,22 +73,25 @@ else:
         if name in _ROOMS:
             return importlib.import_module(f"gradflow.{name}")
         if name == "__all__":
-            return __dir__()
+            return _public()
         if name.startswith("_"):
             raise AttributeError(f"module 'gradflow' has no attribute '{name}'")
         names = _import_names()
         try:
             value = getattr(names, name)
         except AttributeError:
-            hint = importlib.import_module("gradflow._errors").names_hint(name, __dir__(), 0)
+            hint = importlib.import_module("gradflow._errors").names_hint(name, _public(), 0)
             raise AttributeError(f"module 'gradflow' has no attribute '{name}'. {hint}".rstrip()) from None
         globals()[name] = value
         return value
 
+    def _public() -> list[str]:
+        return sorted({*(name for name in vars(_import_names()) if not name.startswith("_")), *_ROOMS})
+
     def __dir__() -> list[str]:
-        names = _import_names()
-        public = (name for name in vars(names) if not name.startswith("_"))
-        return sorted({*public, *_ROOMS})
+        # Ninety classes of states would stand before the first optimizer.
+        states = set(importlib.import_module("gradflow.states").__all__)
+        return [name for name in _public() if name not in states]
 
     class _FormerModule(ModuleType):
         """A private module that has moved, for pickles that refer to it."""

@@ -9,6 +9,11 @@ import numpy as np
 from gradflow._dtypes import compute_dtype, is_complex, is_inexact
 from gradflow._errors import describe
 
+__all__ = [
+    "base_hungarian_algorithm",
+    "hungarian_algorithm",
+]
+
 _Arrays = tuple[jax.Array, ...]
 
 

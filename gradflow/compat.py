@@ -13,7 +13,17 @@ import sys
 from types import ModuleType
 from typing import Any
 
-from gradflow import _api, assignment, linalg, losses, microbatching, perturbations, projections, tree
+from gradflow import (
+    _api,
+    aggregating,
+    assignment,
+    linalg,
+    losses,
+    microbatching,
+    perturbations,
+    projections,
+    tree,
+)
 
 # Names that Optax has deprecated or removed, and their replacements.
 _REPLACEMENTS = {
@@ -67,6 +77,7 @@ transforms = _Namespace("transforms", _api)
 schedules = _Namespace("schedules", _api)
 tree_utils = _Namespace("tree_utils", tree, "tree_")
 experimental = _Namespace("experimental", _api)
+vars(experimental)["aggregating"] = aggregating
 
 
 def __getattr__(name: str) -> Any:

@@ -10,6 +10,16 @@ from gradflow._dtypes import compute_dtype, is_complex, is_inexact, promote, rea
 from gradflow._errors import describe
 from gradflow._rules._state import increment
 
+__all__ = [
+    "MultiNormalDiagFromLogScale",
+    "multi_normal",
+    "safe_increment",
+    "safe_int32_increment",
+    "safe_norm",
+    "safe_root_mean_squares",
+    "scale_gradient",
+]
+
 
 def safe_increment(count: Any) -> jax.Array:
     """Returns `count + 1`, or the largest number of its dtype where that would wrap or round.

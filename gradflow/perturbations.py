@@ -14,6 +14,13 @@ from gradflow._dtypes import compute_dtype, is_complex, is_inexact, promote
 from gradflow._errors import describe
 from gradflow.tree._paths import path_string, show
 
+__all__ = [
+    "Gumbel",
+    "Noise",
+    "Normal",
+    "make_perturbed_fun",
+]
+
 
 class Noise(Protocol):
     """A distribution over the real numbers, with a differentiable density."""

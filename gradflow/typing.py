@@ -23,3 +23,22 @@ from gradflow._types import Schedule as Schedule
 from gradflow._types import Updates as Updates
 
 ArrayTree = Any
+
+__all__ = [
+    "ArrayTree",
+    "Decay",
+    "Finite",
+    "Fraction",
+    "Index",
+    "MaskOrFn",
+    "NonNegative",
+    "OptState",
+    "Pair",
+    "Params",
+    "Positive",
+    "Rate",
+    "ScalarOrSchedule",
+    "Schedule",
+    "Size",
+    "Updates",
+]

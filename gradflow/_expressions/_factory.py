@@ -11,6 +11,7 @@ import numpy as np
 
 from gradflow._dtypes import is_inexact
 from gradflow._errors import describe
+from gradflow._expressions._annotations import plain_annotations
 from gradflow._expressions._arguments import Argument, read_argument
 from gradflow._expressions._keys import ATOMS, freeze, key_of
 from gradflow._expressions._registry import KINDS, OWN_FACTORIES, rebuild
@@ -145,14 +146,20 @@ def _read_dtype(owner: str, name: str, value: Any) -> np.dtype:
 
 
 def decorate(
-    body: Callable[P, Any], kind: str, inner_type: type | None = None, **promises: Any
+    body: Callable[P, Any],
+    kind: str,
+    inner_type: type | None = None,
+    result_type: Any = None,
+    **promises: Any,
 ) -> Callable[P, Any]:
     """Turns `body`, which returns the functions of a value, into a factory of values of a kind.
 
-    Arguments annotated with `inner_type` must be transformations; `promises` are those of `transformation`.
+    Arguments annotated with `inner_type` must be transformations. The factory's signature says that it
+    returns a `result_type`; `promises` are those of `transformation`.
     """
-    parameters = inspect.signature(body).parameters
     annotations = body.__annotations__
+    body.__annotations__ = plain_annotations(body, result_type or inner_type)
+    parameters = inspect.signature(body).parameters
     read = {name: read_argument(annotations.get(name)) for name in parameters}
     checked = {name: argument for name, argument in read.items() if argument is not None}
     kinds = {name: parameter.kind for name, parameter in parameters.items()}
@@ -181,6 +188,7 @@ def decorate(
     def make(*args: P.args, **kwargs: P.kwargs) -> Any:
         return factory(*args, **kwargs)
 
+    make.__annotations__ = body.__annotations__
     factory.function = make
     make.__gradflow__ = factory  # type: ignore[attr-defined]
     if body.__module__.split(".")[0] == "gradflow":

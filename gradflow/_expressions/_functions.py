@@ -68,4 +68,4 @@ def schedule(body: Callable[P, Schedule], /) -> Callable[P, Schedule]:
     What the factory returns is a value: it prints, compares, hashes, pickles and can be rebuilt with other
     arguments.
     """
-    return decorate(body, "schedule")
+    return decorate(body, "schedule", result_type=Schedule)

@@ -74,7 +74,7 @@ register_functions("selector", Selector)
 
 
 def _selector(body: Callable[..., Choose]) -> Callable[..., Selector]:
-    return decorate(body, "selector")
+    return decorate(body, "selector", result_type=Selector)
 
 
 def as_selector(value: Any) -> Selector:

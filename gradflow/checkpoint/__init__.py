@@ -11,3 +11,9 @@ loaded into an edited expression. `_state_paths` makes the names, `_matching` co
 from gradflow.checkpoint._state_dict import LoadReport as LoadReport
 from gradflow.checkpoint._state_dict import load_state_dict as load_state_dict
 from gradflow.checkpoint._state_dict import state_dict as state_dict
+
+__all__ = [
+    "LoadReport",
+    "load_state_dict",
+    "state_dict",
+]

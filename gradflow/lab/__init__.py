@@ -39,3 +39,31 @@ from gradflow.lab._tasks._test_functions import Landscape as Landscape
 from gradflow.lab._writers import CsvWriter as CsvWriter
 from gradflow.lab._writers import MetricsWriter as MetricsWriter
 from gradflow.lab._writers import TensorBoardWriter as TensorBoardWriter
+
+__all__ = [
+    "LANDSCAPES",
+    "Comparison",
+    "CsvWriter",
+    "Entry",
+    "Histogram",
+    "Landscape",
+    "MetricsWriter",
+    "Path",
+    "Range",
+    "RateCurve",
+    "ScheduleCurves",
+    "StateHistory",
+    "SweepResult",
+    "Task",
+    "TensorBoardWriter",
+    "Trajectories",
+    "Trial",
+    "compare",
+    "parse",
+    "rate_finder",
+    "schedule_plot",
+    "state_plot",
+    "sweep",
+    "task",
+    "trajectory",
+]

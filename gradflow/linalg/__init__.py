@@ -9,3 +9,11 @@ from gradflow.linalg._newton_schulz import NEWTON_SCHULZ_TABLES as NEWTON_SCHULZ
 from gradflow.linalg._newton_schulz import newton_schulz as newton_schulz
 from gradflow.linalg._nnls import nnls as nnls
 from gradflow.linalg._power_iteration import power_iteration as power_iteration
+
+__all__ = [
+    "NEWTON_SCHULZ_TABLES",
+    "matrix_inverse_pth_root",
+    "newton_schulz",
+    "nnls",
+    "power_iteration",
+]

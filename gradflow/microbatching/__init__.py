@@ -11,3 +11,13 @@ from gradflow.microbatching._functions import Aux as Aux
 from gradflow.microbatching._functions import micro_grad as micro_grad
 from gradflow.microbatching._functions import micro_vmap as micro_vmap
 from gradflow.microbatching._functions import microbatch as microbatch
+
+__all__ = [
+    "AccumulationType",
+    "Accumulator",
+    "Aux",
+    "micro_grad",
+    "micro_vmap",
+    "microbatch",
+    "reshape_batch_axis",
+]

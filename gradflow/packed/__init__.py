@@ -24,3 +24,9 @@ own axes are better left unpacked.
 from gradflow.packed._pack import Packed as Packed
 from gradflow.packed._pack import pack as pack
 from gradflow.packed._pack import unpack as unpack
+
+__all__ = [
+    "Packed",
+    "pack",
+    "unpack",
+]

@@ -48,3 +48,18 @@ from gradflow.projections._simplex import (
 from gradflow.projections._simplex import (
     projection_simplex as projection_simplex,
 )
+
+__all__ = [
+    "projection_box",
+    "projection_halfspace",
+    "projection_hypercube",
+    "projection_hyperplane",
+    "projection_l1_ball",
+    "projection_l1_sphere",
+    "projection_l2_ball",
+    "projection_l2_sphere",
+    "projection_linf_ball",
+    "projection_non_negative",
+    "projection_simplex",
+    "projection_vector",
+]

@@ -35,3 +35,23 @@ from gradflow.schedules._stateful import WrappedScheduleState as WrappedSchedule
 from gradflow.schedules._warmup import warmup_constant_schedule as warmup_constant_schedule
 from gradflow.schedules._warmup import warmup_cosine_decay_schedule as warmup_cosine_decay_schedule
 from gradflow.schedules._warmup import warmup_exponential_decay_schedule as warmup_exponential_decay_schedule
+
+__all__ = [
+    "StatefulSchedule",
+    "WrappedSchedule",
+    "WrappedScheduleState",
+    "constant_schedule",
+    "cosine_decay_schedule",
+    "cosine_onecycle_schedule",
+    "exponential_decay",
+    "join_schedules",
+    "linear_onecycle_schedule",
+    "linear_schedule",
+    "piecewise_constant_schedule",
+    "piecewise_interpolate_schedule",
+    "polynomial_schedule",
+    "sgdr_schedule",
+    "warmup_constant_schedule",
+    "warmup_cosine_decay_schedule",
+    "warmup_exponential_decay_schedule",
+]
