@@ -33,7 +33,7 @@ def sum_axes(axis_name: AxisName, *trees: Any) -> tuple[str, ...]:
         varying = varying_axes(*trees)
         if varying:
             raise ValueError(
-                f"{stage_name()}: argument 'axis_name' must be given inside shard_map, where the updates "
+                f"{stage_name()}: inside shard_map argument 'axis_name' must be given, because the updates "
                 f"differ along {_quoted(varying)}. Pass axis_name={_spelled(varying)} to sum over all "
                 "devices, or axis_name=() if every device holds the same updates"
             )

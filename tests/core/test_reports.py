@@ -125,10 +125,10 @@ def test_undeclared_and_non_scalar_reports_are_refused() -> None:
     tx = _stage(vector)
     with pytest.raises(ValueError, match=r"must be a scalar; got shape \(3,\)"):
         tx.update(PARAMS, tx.init(PARAMS))
-    with pytest.raises(RuntimeError, match="outside the update"):
+    with pytest.raises(RuntimeError, match="inside the update of a stage"):
         gf.report("x", 1.0)
 
 
 def test_metrics_of_a_state_that_keeps_none() -> None:
-    with pytest.raises(ValueError, match="wrap the transformation in with_metrics"):
+    with pytest.raises(ValueError, match="Wrap the transformation in with_metrics"):
         gf.metrics(gf.adam(0.1).init(PARAMS))

@@ -172,7 +172,7 @@ def test_optimizers_as_values_and_functions():
     assert result["inside a chain"].losses != result["named"].losses
     assert result["function"].losses != result["named"].losses
     assert result["fixed"].learning_rates == result["scheduled"].learning_rates == [None]
-    assert result["fixed"].expression == "scale(step_size=-0.1)"
+    assert result["fixed"].expression == "scale(-0.1)"
     assert "learning_rate=0.1" in result["swept"].expression
 
 

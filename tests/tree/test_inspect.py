@@ -35,7 +35,7 @@ def test_dtype_of_one_kind_of_leaves(handler):
 )
 def test_dtype_of_mixed_leaves(leaves, promoted, highest, lowest):
     t = {str(i): x for i, x in enumerate(leaves)}
-    with pytest.raises(ValueError, match=r"no common dtype in a tree with .* at '0', .* at '1'"):
+    with pytest.raises(ValueError, match=r"leaves must have one dtype; got .* at '0', .* at '1'"):
         tree.dtype(t)
     assert tree.dtype(t, "promote") == jnp.dtype(promoted)
     for handler, wanted in (("highest", highest), ("lowest", lowest)):

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from gradflow import tree
+from gradflow.tree._moments import one_minus_power
 
 G = {"a": jnp.array([0.5, -2.0]), "b": [jnp.array(3.0), None], "e": jnp.zeros((0,))}
 M = {"a": jnp.array([0.1, 0.4]), "b": [jnp.array(-1.5), None], "e": jnp.zeros((0,))}
@@ -122,3 +123,10 @@ def test_mistakes():
         tree.update_moment({"a": jnp.array([1j])}, {"a": jnp.ones(1)}, 0.9, 1)
     with pytest.raises(TypeError, match=r"the leaf at 'a' must be an inexact moment.*got int32"):
         tree.bias_correction({"a": jnp.array([1])}, 0.9, 1)
+
+
+@pytest.mark.parametrize(("count", "wanted"), [(0, 0.0), (1, 1.0), (2, 0.0), (7, 0.0)])
+def test_one_minus_power_has_its_derivative_where_the_decay_is_zero(count, wanted):
+    """d/dc (1 - (1 - c)^t) = t (1 - c)^(t - 1), which at c = 1 is 1 for t = 1 and 0 for other t."""
+    slope = jax.grad(lambda c: one_minus_power(c, jnp.asarray(count)))(1.0)
+    np.testing.assert_array_equal(slope, wanted)

@@ -91,7 +91,7 @@ def test_set_of_an_unknown_name_says_what_there_is():
         tree.set(STATE, counts=1)
     with pytest.raises(KeyError, match=r"no value is named 'zzz'.*There are 'Adam', .*'lr'"):
         tree.set(STATE, zzz=1)
-    with pytest.raises(KeyError, match="filtering refuses every value named 'lr'"):
+    with pytest.raises(KeyError, match="filtering excludes every value named 'lr'"):
         tree.set(STATE, lambda path, value: False, lr=1)
 
 
