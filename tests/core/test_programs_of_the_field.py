@@ -63,7 +63,7 @@ def test_leaves_that_are_not_trained_may_be_anything() -> None:
         alone, _ = tx.update(grads, state, trained)
         np.testing.assert_array_equal(with_all["w"], alone["w"])
     assert gf.sgd(0.1).init(model) is not None
-    with pytest.raises(TypeError, match=r"at 'act'.*module's functions"):
+    with pytest.raises(TypeError, match=r"at 'act'.*Functions of a module"):
         gf.adam(0.1).init(model)
 
 
@@ -201,7 +201,7 @@ def test_powers_of_a_decay_have_exact_derivatives_of_every_order() -> None:
         for t in (0, 1, 2, 3, 7):
             f = functools.partial(lambda t, b: one_minus_power(1 - jnp.asarray(b), jnp.asarray(t)), t)
             for b in (0.0, 0.3, 0.9, 0.999999):
-                assert np.isclose(f(b), 1 - b**t, rtol=1e-12, atol=0)
+                assert np.isclose(f(b), 1 - b**t, rtol=1e-9, atol=0)
                 first = -t * b ** (t - 1) if t else 0.0
                 second = -t * (t - 1) * b ** (t - 2) if t > 1 else 0.0
                 np.testing.assert_allclose(jax.grad(f)(b), first, rtol=1e-9)
