@@ -31,13 +31,13 @@ def run(tx: Any, params: Any, gradients: list[Any], state: Any = None) -> tuple[
 
 @functools.lru_cache(maxsize=2)
 def compiled_step(case: str) -> Any:
-    """The compiled step of a case, from gradients, state and parameters, of which it takes the last two over.
+    """The compiled step of a case, from gradients, state and parameters; the last two are donated.
 
-    It is the one program that laws in a row share.
+    It is the one program that laws in a row share, optimized as users have it (see `tests/conftest.py`).
     """
     tx = build(case)
 
-    @functools.partial(jax.jit, donate_argnums=(1, 2))
+    @functools.partial(jax.jit, donate_argnums=(1, 2), compiler_options={"xla_backend_optimization_level": 3})
     def step(grads: Any, state: Any, params: Any) -> tuple[Any, Any, Any]:
         updates, state = tx.update(grads, state, params, **extras(tx, params, grads))
         return updates, state, gf.apply_updates(params, updates)

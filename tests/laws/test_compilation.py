@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
-from specs import PARTS, build, over_all
+from specs import PARTS, REPRESENTATIVES, build, over_all
 from trees import MIXED, filled, small
 
 import gradflow as gf
@@ -46,18 +46,23 @@ def step_of(tx: Any) -> Any:
     return step
 
 
-@over_all("jit is eager")
+@over_all("jit is eager", PARTS)
 def test_jit_gives_the_eager_numbers(case: str) -> None:
-    """Compiled by the caller, called as arrays, and operation by operation."""
     params, grads = small(0), [small(1), small(2)]
-    compiled = run_compiled(case, params, grads)
-    eager = run(build(case), params, grads)
+    compiled, eager = run_compiled(case, params, grads), run(build(case), params, grads)
     assert avals(eager) == avals(compiled)
     assert_close(compiled, eager, rtol=2e-5)
-    assert_close(compiled, run_interpreted(build(case), params, grads), rtol=2e-5)
 
 
-@over_all("vmap is a loop")
+@over_all("jit is its operations")
+def test_jit_gives_the_numbers_of_its_operations(case: str) -> None:
+    params, grads = small(0), [small(1), small(2)]
+    compiled, interpreted = run_compiled(case, params, grads), run_interpreted(build(case), params, grads)
+    assert avals(interpreted) == avals(compiled)
+    assert_close(compiled, interpreted, rtol=2e-5)
+
+
+@over_all("vmap is a loop", PARTS)
 def test_vmap_gives_the_numbers_of_a_loop(case: str) -> None:
     tx = build(case)
     params = [small(0), small(1), small(2)]
@@ -165,15 +170,30 @@ def test_on_a_mesh_one_compilation_and_shardings_stay(case: str) -> None:
         assert_close(jax.device_get(params), jax.device_get(expected[0]), rtol=2e-5)
 
 
-@over_all("explicit sharding", PARTS)
-def test_explicit_sharding(case: str) -> None:
+def _explicit() -> tuple[Any, Any]:
+    """A mesh whose shardings are part of every array's type, and parameters on it."""
+    mesh = _mesh(AxisType.Explicit)
+    specs = {"kernel": NamedSharding(mesh, P("x", None)), "bias": NamedSharding(mesh, P(None))}
+    return mesh, jax.device_put(_wide(0), specs)
+
+
+@over_all("explicit sharding")
+def test_explicit_shardings_stay(case: str) -> None:
+    tx = build(case)
+    mesh, params = _explicit()
+    with jax.set_mesh(mesh):
+        moved, _ = jax.eval_shape(step_of(tx), params, jax.eval_shape(tx.init, params))
+    for name, leaf in moved.items():
+        assert leaf.sharding == jax.typeof(params[name]).sharding, name
+
+
+@over_all("explicit sharding", REPRESENTATIVES)
+def test_explicit_shardings_change_no_number(case: str) -> None:
     tx = build(case)
     plain = _wide(0)
     expected = interpreted(step_of(tx))(plain, tx.init(plain))[0]
-    mesh = _mesh(AxisType.Explicit)
+    mesh, params = _explicit()
     with jax.set_mesh(mesh):
-        specs = {"kernel": NamedSharding(mesh, P("x", None)), "bias": NamedSharding(mesh, P(None))}
-        params = jax.device_put(plain, specs)
         moved, _ = jax.jit(step_of(tx))(params, jax.jit(tx.init)(params))
     assert_close(jax.device_get(moved), jax.device_get(expected), rtol=2e-5)
 
