@@ -6,13 +6,11 @@ of it. The laws' shared programs ask for what users get.
 
 import os
 
-_FLAGS = (
-    os.environ.get("XLA_FLAGS", ""),
-    "--xla_force_host_platform_device_count=8",
-    "--xla_backend_optimization_level=0",
-    "--xla_cpu_parallel_codegen_split_count=1",
-)
-os.environ["XLA_FLAGS"] = " ".join(_FLAGS).strip()
+os.environ["XLA_FLAGS"] = (
+    os.environ.get("XLA_FLAGS", "")
+    + " --xla_force_host_platform_device_count=8"
+    + " --xla_backend_optimization_level=0 --xla_cpu_parallel_codegen_split_count=1"
+).strip()
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 from pathlib import Path

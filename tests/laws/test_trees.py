@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from specs import LEAVES_VECTORS_OUT, REPRESENTATIVES, build, leaf_policy, over_all
+from specs import CASES, LEAVES_VECTORS_OUT, REPRESENTATIVES, build, leaf_policy, over_all
 from trees import MIXED, MIXED_OTHER, filled, small
 
 import gradflow as gf
@@ -41,6 +41,29 @@ def test_state_is_stable_in_eager_steps(case: str) -> None:
     state = tx.init(params)
     _, _, after = run(tx, params, [filled(1, MIXED_OTHER), filled(2, MIXED_OTHER)], state)
     assert avals(after) == avals(state)
+
+
+def _dtypes_asked_for(case: str) -> list[str]:
+    """The addresses of arguments that say in which dtype a part of the state is held."""
+    parts = gf.addresses(build(case))
+    ends = (".mu_dtype", ".accumulator_dtype", ".state_dtype")
+    # Gradient descent without momentum has nothing to hold.
+    plain = {address for address, value in parts.items() if address.endswith(".momentum") and value is None}
+    return [
+        address
+        for address in parts
+        if address.endswith(ends) and address.replace("accumulator_dtype", "momentum") not in plain
+    ]
+
+
+@over_all("dtypes asked for", [case for case in CASES if _dtypes_asked_for(case)])
+def test_state_is_held_in_the_dtype_that_is_asked_for(case: str) -> None:
+    params, grads = small(0), small(1)
+    for address in _dtypes_asked_for(case):
+        tx = gf.replace(build(case), {address: "bfloat16"})
+        state = jax.eval_shape(tx.init, params)
+        assert jnp.bfloat16 in {leaf.dtype for leaf in jax.tree.leaves(state)}, address
+        assert avals(abstract_update(tx, grads, state, params)[1]) == avals(state)
 
 
 @over_all("abstract init")
