@@ -62,7 +62,7 @@ def test_state_is_held_in_the_dtype_that_is_asked_for(case: str) -> None:
     for address in _dtypes_asked_for(case):
         tx = gf.replace(build(case), {address: "bfloat16"})
         state = jax.eval_shape(tx.init, params)
-        assert jnp.bfloat16 in {leaf.dtype for leaf in jax.tree.leaves(state)}, address
+        assert jnp.dtype("bfloat16") in {leaf.dtype for leaf in jax.tree.leaves(state)}, address
         assert avals(abstract_update(tx, grads, state, params)[1]) == avals(state)
 
 
