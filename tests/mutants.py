@@ -84,7 +84,7 @@ MUTANTS = [
     Mutant("ema: not debiased", "return s.debias * average, average", "return average, average", "tests/transforms/test_transform_equations.py -k ema"),
     Mutant("ema: half-precision average", "accumulator_dtype or at_least_float32(p.dtype)", "accumulator_dtype or p.dtype", "tests/transforms/test_transform_equations.py -k 'ema or average'"),
     Mutant("decay: the mask is inverted", "return fill_none(decay(keep_where(keep, updates), params), updates), state", "return fill_none(decay(updates, keep_where(keep, params)), updates), state", "tests/core/test_mistakes.py -k masks", "_decay.py"),
-    Mutant("trust ratio: zero norms divide", "jnp.where(usable, g_norm + s.eps * power, 1)", "g_norm + s.eps * power", laws("trust_ratio or lamb", "zero")),
+    Mutant("trust ratio: zero norms divide", "jnp.where(usable, g_norm + s.eps * power, 1)", "g_norm + s.eps * power", laws("scale_by_trust_ratio", "gradients")),
     Mutant("noise: one key for ever", "AddNoiseState(count, later)", "AddNoiseState(count, state.rng_key)", "tests/transforms/test_transform_noise.py"),
     Mutant("plateau: patience is one longer", 'reduced = plateau >= s["patience"]', 'reduced = plateau > s["patience"]', "tests/transforms/test_reduce_on_plateau.py"),
     Mutant("centralize: divides by all", "/ (power * count)", "/ (power * g.size)", "tests/transforms/test_transform_equations.py -k centralize"),
