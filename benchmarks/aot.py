@@ -486,9 +486,9 @@ def main(arguments: list[str] | None = None) -> None:
             print(f"-- {row.group}", flush=True)
         found.append(row)
         print(line(row), flush=True)
+        if given.json:  # after each row: a run that is stopped leaves its rows
+            write_json(given.json, found, facts)
     print(f"\n{means(found)}\n{time.perf_counter() - start:.0f} s")
-    if given.json:
-        write_json(given.json, found, facts)
     if given.table:
         Path(given.table).write_text(markdown(found))
 

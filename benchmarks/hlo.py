@@ -154,10 +154,12 @@ def _kernel(one: _Instruction, types: Mapping[str, str]) -> Cost:
         result //= 2  # the result names its source, too
     cycles = _CYCLES.search(one.rest)
     on_scalars = "backend_config" in one.rest and "flag_configs" in one.rest and not cycles
+    # What comes from the core's own memory is written for the first time.
+    read = sum(type_bytes(types.get(name, "")) for name in dict.fromkeys(one.operands))
     return Cost(
         kernels=int(not on_scalars),
-        copies=int(one.operation in ("copy", "copy-start") and result >= SMALL),
+        copies=int(one.operation in ("copy", "copy-start") and min(result, read) >= SMALL),
         calls=int(target is not None),
-        moved=result + sum(type_bytes(types.get(name, "")) for name in dict.fromkeys(one.operands)),
+        moved=result + read,
         cycles=int(cycles[1]) if cycles else 0,
     )
