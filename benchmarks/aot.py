@@ -121,7 +121,7 @@ class Compiler:
         return lowered.compile(compiler_options=self.options)
 
 
-def outer(tx: Any, apply: Any, told: Mapping[str, Any]) -> Callable[..., Any]:
+def outer(tx: Any, apply: Any, extra: Mapping[str, Any]) -> Callable[..., Any]:
     """A step whose gradients come from outside and are scaled here, as loss scaling does.
 
     The product belongs to whatever reads the gradient: it costs nothing, unless a program writes it out.
@@ -129,13 +129,13 @@ def outer(tx: Any, apply: Any, told: Mapping[str, Any]) -> Callable[..., Any]:
 
     def step(params: Any, state: Any, grads: Any, scale: Any) -> Any:
         grads = jax.tree.map(lambda g: scale.astype(g.dtype) * g, grads)
-        updates, state = tx.update(grads, state, params, **told)
+        updates, state = tx.update(grads, state, params, **extra)
         return apply(params, updates), state
 
     return step
 
 
-def network(tx: Any, apply: Any, told: Mapping[str, Any]) -> Callable[..., Any]:
+def network(tx: Any, apply: Any, extra: Mapping[str, Any]) -> Callable[..., Any]:
     """A step that makes its gradients: those of a network whose layers are the leaves."""
 
     def loss(params: Any, batch: Any) -> Any:
@@ -144,7 +144,7 @@ def network(tx: Any, apply: Any, told: Mapping[str, Any]) -> Callable[..., Any]:
         return jnp.mean(jnp.square(batch.astype(jnp.float32)))
 
     def step(params: Any, state: Any, batch: Any) -> Any:
-        updates, state = tx.update(jax.grad(loss)(params, batch), state, params, **told)
+        updates, state = tx.update(jax.grad(loss)(params, batch), state, params, **extra)
         return apply(params, updates), state
 
     return step
@@ -193,7 +193,7 @@ def _before_adamw(stage: str, *arguments: Any) -> Any:
     )
 
 
-def _even(step: Any, **extra: Any) -> Any:
+def _even(step: Any, **_: Any) -> Any:
     return step % 2 == 0
 
 
@@ -307,13 +307,13 @@ def compiled(compiler: Compiler, group: Group, tx: Any, apply: Any, name: str) -
     """A step of one library, and the seconds that tracing, lowering and compiling took."""
     like = group.like()
     dtype = jax.tree.leaves(like)[0].dtype
-    told = {k: v if callable(v) else jnp.float32(v) for k, v in steps.TOLD.get(name, {}).items()}
+    extra = {k: v if callable(v) else jnp.float32(v) for k, v in steps.EXTRA.get(name, {}).items()}
     rest: tuple[Any, ...] = (like, jax.ShapeDtypeStruct((), jnp.float32))
     if group.step is network:
         rest = (jax.ShapeDtypeStruct((SIDE // 4, SIDE), dtype),)
     start = time.perf_counter()
     state = jax.eval_shape(tx.init, like)
-    program = compiler.compile(group.step(tx, apply, told), like, state, *rest)
+    program = compiler.compile(group.step(tx, apply, extra), like, state, *rest)
     return program, time.perf_counter() - start
 
 
@@ -328,7 +328,7 @@ def measured(compiler: Compiler, group_name: str, name: str) -> Row | Failed:
     for tx, apply in ((ours, gf.apply_updates), (peer, optax.apply_updates)):
         try:
             program, seconds = compiled(compiler, group, tx, apply, name)
-        except Exception as error:  # whatever a compiler raises for what it cannot do
+        except (jax.errors.JaxRuntimeError, NotImplementedError) as error:
             which = "gradflow" if tx is ours else "Optax"
             return Failed(group_name, name, f"{which}: {str(error).strip().splitlines()[0][:160]}")
         found.append(Figures(scratch(program) or 0, cost(program.as_text()), seconds))
@@ -349,7 +349,7 @@ def misses(row: Row) -> list[str]:
         missed.append("leaf")
     if ours.cost.kernels > peer.cost.kernels:
         missed.append("kernels")
-    # A network's products hide most of the reads, whose cycles then are nobody's.
+    # A network's products hide most of the reads, whose cycles are then not counted.
     if row.group != "network" and ours.cost.cycles > 1.005 * peer.cost.cycles:
         missed.append("cycles")
     if ours.cost.copies > (peer.cost.copies if row.group == "network" else 0):
