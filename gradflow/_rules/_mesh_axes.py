@@ -3,13 +3,17 @@
 A leaf is a piece where its type says so (`shard_map` with `check_vma`), or where `axis_name` says so.
 """
 
+import functools
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from gradflow import tree
 from gradflow._calls._context import stage_name
 from gradflow._errors import describe
+from gradflow.tree._leaves import accumulator
+from gradflow.tree._norm import along, banded_sums, join_bands
 from gradflow.tree._reductions import AxisName as AxisName
 
 
@@ -98,6 +102,25 @@ def global_norm(updates: Any, axes: tuple[str, ...], *, squared: bool = False) -
     if len(parts) == 1:
         return parts[0]
     return tree.sum(parts) if squared else tree.norm(parts)
+
+
+def global_scaled_root(updates: Any, axes: tuple[str, ...]) -> tuple[jax.Array, jax.Array]:
+    """`(root, factor)`: `global_norm` is their product, and `factor` is a power of two."""
+    groups = leaves_by_axes(updates, axes).items()
+    dtype = accumulator(jax.tree.leaves(updates), real=True)
+    parts = [banded_sums(leaves, dtype, names) for names, leaves in groups]
+    return join_bands(functools.reduce(jax.lax.add, parts) if parts else jnp.zeros(3, dtype))
+
+
+def global_along(updates: Any, dots: Any, size: jax.Array, axes: tuple[str, ...]) -> jax.Array:
+    """`<x / size, dx>` over the trees, and 0 for size 0: the derivative of `global_norm`."""
+    pairs: dict[tuple[str, ...], list[tuple[jax.Array, jax.Array]]] = {}
+    for x, dx in zip(jax.tree.leaves(updates), jax.tree.leaves(dots), strict=True):
+        pairs.setdefault(axes_of(x, axes), []).append((x, dx))
+    parts = [
+        along([x for x, _ in rows], [dx for _, dx in rows], size, names) for names, rows in pairs.items()
+    ]
+    return functools.reduce(jax.lax.add, parts) if parts else jnp.zeros((), size.dtype)
 
 
 def global_size(leaf: jax.Array, axes: tuple[str, ...]) -> int:
