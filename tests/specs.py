@@ -101,6 +101,7 @@ def _variance(last: Any) -> Any:
 EXAMPLES: dict[str, Callable[[], Any]] = {
     "scale_by_muon": lambda: gf.masked(gf.scale_by_muon(), gf.ndim(2)),
     "scale_by_shape": lambda: gf.masked(gf.scale_by_shape(), gf.ndim(2)),
+    "for_matrices": lambda: gf.for_matrices(gf.chain(gf.trace(0.9), gf.scale_by_learning_rate(0.1))),
     "chain": lambda: gf.chain(gf.clip_by_global_norm(1.0), gf.adamw(0.01)),
     "named_chain": lambda: gf.named_chain(("clip", gf.clip(0.5)), ("adam", gf.adam(0.01))),
     "stateless": lambda: gf.stateless(lambda u, p: gf.tree.scale(0.5, u)),

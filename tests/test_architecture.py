@@ -23,6 +23,7 @@ ROOMS = [
     "_core",
     "_selection",
     "typing linalg",
+    "matrices",
     "schedules",
     "transforms",
     "wrappers",

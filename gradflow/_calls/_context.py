@@ -19,6 +19,7 @@ class _Context(threading.local):
         self.stack: list[Frame] = []
         self.collectors: list[Any] = []
         self.inits: list[Any] | None = None  # records of init calls, while `summary` reads them
+        self.matrices: list[Any] | None = None  # what stages take as matrices, while somebody reads it
 
 
 context = _Context()

@@ -6,7 +6,7 @@ import jax
 
 from gradflow._core._plain_pairs import as_transformation
 from gradflow._core._transformation import GradientTransformation
-from gradflow._inspection._expression_checks import _read, _schedules
+from gradflow._inspection._expression_checks import _read, _schedules, _tables_as_matrices
 from gradflow._inspection._findings import CheckResult
 from gradflow._inspection._trial_steps import _gradients, _run
 from gradflow._types import Params, Updates
@@ -24,9 +24,10 @@ def check(
     """Takes two steps with `tx`, reads its expression, and says what is probably not meant.
 
     Finds an update that climbs, a learning rate that is applied twice or never, clipping behind the
-    rate, weight decay on biases and norms, averages in a dtype too narrow for their decay, gradients of other
-    shapes, a warm-up that is not over when the schedule or the training is, a state that changes its
-    type (each step would compile anew), and buffers that cannot be donated.
+    rate, weight decay on biases and norms, an embedding or a head under an optimizer for hidden matrices,
+    averages in a dtype too narrow for their decay, gradients of other shapes, a warm-up that is not over when
+    the schedule or the training is, a state that changes its type (each step would compile again), and
+    buffers that cannot be donated.
 
     Args:
       tx: any transformation.
@@ -38,7 +39,9 @@ def check(
     The result prints one finding a line, with its stage and a cure.
     """
     tx = as_transformation(tx, "check", "the first argument")
-    findings = [*_read(tx, abstract_tree(params)), *_schedules(tx, steps)]
+    findings = [
+        *_read(tx, abstract_tree(params)), *_tables_as_matrices(tx, params), *_schedules(tx, steps),
+    ]  # fmt: skip
     wrong_grads = [] if grads is None else list(_gradients(params, grads))
     if wrong_grads:
         return CheckResult((*wrong_grads, *findings))

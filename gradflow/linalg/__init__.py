@@ -9,3 +9,4 @@ from gradflow.linalg._newton_schulz import NEWTON_SCHULZ_TABLES as NEWTON_SCHULZ
 from gradflow.linalg._newton_schulz import newton_schulz as newton_schulz
 from gradflow.linalg._nnls import nnls as nnls
 from gradflow.linalg._power_iteration import power_iteration as power_iteration
+from gradflow.linalg._refresh import refresh as refresh

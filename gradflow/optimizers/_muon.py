@@ -9,12 +9,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gradflow._calls._context import stage_name
 from gradflow._core._compose import chain, init_empty_state
 from gradflow._core._decorators import transformation
 from gradflow._core._transformation import GradientTransformation
 from gradflow._errors import describe
 from gradflow._expressions._arguments import Decay, NonNegative, Positive, Rate, Size
+from gradflow._expressions._registry import register_record
 from gradflow._rules._leafwise import Scalars, specialize
 from gradflow._rules._math import one_minus_power, safe_sqrt
 from gradflow._rules._mesh_axes import refuse_varying
@@ -22,19 +22,15 @@ from gradflow._rules._state import first_moment, increment, zero_scalar
 from gradflow._selection._absent import is_absent
 from gradflow._types import EmptyState, MaskOrFn, OptState, Pair, Params, Updates
 from gradflow.linalg import NEWTON_SCHULZ_TABLES, newton_schulz
+from gradflow.matrices._matrix import MatrixAxes, to_blocks
+from gradflow.matrices._resolve import require_matrices, resolve_matrices
 from gradflow.optimizers._adam import adamw
-from gradflow.optimizers._matrices import (
-    MatrixAxes,
-    leafwise_matrices,
-    resolve_axes,
-    to_matrices,
-    with_gathered,
-)
+from gradflow.optimizers._matrices import leafwise_matrices, with_gathered
 from gradflow.transforms import add_decayed_weights, scale_by_learning_rate
-from gradflow.tree._paths import path_string, show
 from gradflow.wrappers import partition
 
 
+@register_record
 class MuonDimensionNumbers(NamedTuple):
     """Which axes of a leaf a matrix takes and gives; it has as many matrices as the others count."""
 
@@ -96,10 +92,11 @@ def muon_rule(
     mu = s.beta * mu + s.c * g
     debias, debias_next = (s.debias, s.debias_next) if options.bias_correction else (1, 1)
     m = s.beta * debias_next * mu + s.c * debias * g if options.nesterov else debias * mu
-    x, back = to_matrices(m, axes)
-    if x.size == 0:
+    if m.size == 0:
         return m, mu
-    return back(with_gathered(functools.partial(_orthogonal, s, options), x)), mu
+    blocks, back = to_blocks(m, axes)
+    orthogonal = functools.partial(_orthogonal, s, options)
+    return back([with_gathered(orthogonal, x) for x in blocks]), mu
 
 
 def _orthogonal(s: Any, options: _Options, x: jax.Array) -> jax.Array:
@@ -266,31 +263,27 @@ def scale_by_muon(
 
 
 def _axes_of(numbers: Any, params: Params) -> Any:
-    """Every leaf's axes; raises ValueError naming the first leaf that is no matrix."""
-    axes = resolve_axes(numbers, params, MuonDimensionNumbers)
-    for (path, a), p in zip(
-        jax.tree_util.tree_flatten_with_path(axes, is_leaf=is_absent)[0],
-        jax.tree.leaves(params, is_leaf=is_absent),
-        strict=True,
-    ):
-        if a is None and p is not None:
-            raise ValueError(
-                f"{stage_name()}: the parameter at {show(path_string(path))} of shape {p.shape} is no "
-                "matrix. Pass weight_dimension_numbers, leave it out with masked, or use muon, which has "
-                "Adam for it"
-            )
-    return axes
+    """Every leaf's axes; raises ValueError naming the first leaf that is not a matrix."""
+    return require_matrices(numbers, params, MuonDimensionNumbers)
 
 
 def shape_rule(g: jax.Array, s: Any, *, axes: MatrixAxes) -> jax.Array:
     """u = sqrt(max(1, fan_out / fan_in)) * g."""
-    fan_in, fan_out = axes.sizes(g.shape)
-    return math.sqrt(max(1, fan_out / max(fan_in, 1))) * g
+    return _by_block(lambda fan_in, fan_out: math.sqrt(max(1, fan_out / max(fan_in, 1))), g, axes)
 
 
 def consistent_shape_rule(g: jax.Array, s: Any, *, axes: MatrixAxes) -> jax.Array:
     """u = consistent_rms * sqrt(max(fan_in, fan_out)) * g."""
-    return s.consistent_rms * math.sqrt(max(axes.sizes(g.shape))) * g
+    return s.consistent_rms * _by_block(lambda fan_in, fan_out: math.sqrt(max(fan_in, fan_out)), g, axes)
+
+
+def _by_block(factor: Callable[[int, int], float], g: jax.Array, axes: MatrixAxes) -> jax.Array:
+    """`g` with each of its matrices multiplied by a factor of its sides."""
+    factors = [factor(rows, columns) for _, rows, columns in axes.shapes(g.shape)]
+    if len(set(factors)) == 1:
+        return factors[0] * g
+    blocks, back = to_blocks(g, axes)
+    return back([f * x for f, x in zip(factors, blocks, strict=True)])
 
 
 @transformation
@@ -325,7 +318,7 @@ def scale_by_shape(weight_dimension_numbers: Any = None, consistent_rms: NonNega
 
 def _labels(numbers: Any, params: Params) -> Any:
     """ "muon" for matrices, "adam" for all else."""
-    axes = resolve_axes(numbers, params, MuonDimensionNumbers)
+    axes = resolve_matrices(numbers, params, MuonDimensionNumbers, record=False)
     return jax.tree.map(
         lambda p, a: p if is_absent(p) else "adam" if a is None else "muon", params, axes, is_leaf=is_absent
     )

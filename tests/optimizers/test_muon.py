@@ -147,7 +147,7 @@ def test_wrong_arguments_are_named(arguments: Any, text: str) -> None:
 
 def test_leaves_that_are_no_matrices_are_named() -> None:
     params = {"kernel": jnp.ones((3, 4)), "bias": jnp.ones((4,))}
-    with pytest.raises(ValueError, match=r"'bias'.*no matrix"):
+    with pytest.raises(ValueError, match=r"'bias'.*not a matrix"):
         gf.scale_by_muon().init(params)
     with pytest.raises(ValueError, match=r"'bias'"):
         gf.muon(0.1, muon_weight_dimension_numbers=gf.MuonDimensionNumbers()).init(params)
