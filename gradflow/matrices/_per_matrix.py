@@ -148,8 +148,8 @@ def _put_back(new: jax.Array, old: jax.Array) -> jax.Array:
 def init_per_matrix(make: Callable[[tuple[int, ...], Any], Any], axes: Any, params: Any) -> Any:
     """A tree for `per_matrix` of what `make(shape, parameter)` gives for one matrix of that shape.
 
-    `make` returns a tree of arrays, which do not depend on the parameter's values, and of None. They are placed
-    as `zero_scalar` places scalars: replicated on the parameters' mesh.
+    `make` returns a tree of arrays, which do not depend on the parameter's values, and of None. They are
+    placed as `zero_scalar` places scalars: replicated on the parameters' mesh.
     """
 
     def placed(x: Any, p: Any, stack: tuple[int, ...]) -> Any:
@@ -168,3 +168,20 @@ def init_per_matrix(make: Callable[[tuple[int, ...], Any], Any], axes: Any, para
         return parts[0] if len(parts) == 1 else tuple(parts)
 
     return jax.tree.map(one, axes, params, is_leaf=is_absent)
+
+
+def keys_per_matrix(keys: Any, axes: Any, updates: Any) -> Any:
+    """A tree for `per_matrix` of one PRNG key a matrix, from one key a leaf of the updates."""
+
+    def one(g: Any, a: Any, key: Any) -> Any:
+        if is_absent(g) or a == WHOLE:
+            return key
+        parts = a.shapes(g.shape)
+        own = [key] if len(parts) == 1 else list(jax.random.split(key, len(parts)))
+        stacks = [
+            k if count == 1 else jax.random.split(k, count)
+            for k, (count, _, _) in zip(own, parts, strict=True)
+        ]
+        return stacks[0] if len(stacks) == 1 else tuple(stacks)
+
+    return jax.tree.map(one, updates, axes, keys, is_leaf=is_absent)

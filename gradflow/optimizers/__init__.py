@@ -44,12 +44,16 @@ from gradflow.optimizers._dowg import DoWGState as DoWGState
 from gradflow.optimizers._dowg import dowg as dowg
 from gradflow.optimizers._dowg import scale_by_dowg as scale_by_dowg
 from gradflow.optimizers._dpsgd import dpsgd as dpsgd
+from gradflow.optimizers._for_matrices import for_matrices as for_matrices
 from gradflow.optimizers._fromage import fromage as fromage
 from gradflow.optimizers._fromage import shrink_by_learning_rate as shrink_by_learning_rate
 from gradflow.optimizers._galore import GaLoreDimensionNumbers as GaLoreDimensionNumbers
 from gradflow.optimizers._galore import GaLoreState as GaLoreState
 from gradflow.optimizers._galore import galore as galore
 from gradflow.optimizers._galore import scale_by_galore as scale_by_galore
+from gradflow.optimizers._kron import KronState as KronState
+from gradflow.optimizers._kron import kron as kron
+from gradflow.optimizers._kron import scale_by_kron as scale_by_kron
 from gradflow.optimizers._lamb import lamb as lamb
 from gradflow.optimizers._lamb import lars as lars
 from gradflow.optimizers._layerwise_dog import (
@@ -80,6 +84,9 @@ from gradflow.optimizers._nadam import ScaleByNadamState as ScaleByNadamState
 from gradflow.optimizers._nadam import nadam as nadam
 from gradflow.optimizers._nadam import nadamw as nadamw
 from gradflow.optimizers._nadam import scale_by_nadam as scale_by_nadam
+from gradflow.optimizers._normuon import NeuronNormState as NeuronNormState
+from gradflow.optimizers._normuon import normuon as normuon
+from gradflow.optimizers._normuon import scale_by_neuron_norm as scale_by_neuron_norm
 from gradflow.optimizers._novograd import ScaleByNovogradState as ScaleByNovogradState
 from gradflow.optimizers._novograd import novograd as novograd
 from gradflow.optimizers._novograd import scale_by_novograd as scale_by_novograd
@@ -87,6 +94,7 @@ from gradflow.optimizers._optimistic import ScaleByOptimisticGradientState as Sc
 from gradflow.optimizers._optimistic import optimistic_adam_v2 as optimistic_adam_v2
 from gradflow.optimizers._optimistic import optimistic_gradient_descent as optimistic_gradient_descent
 from gradflow.optimizers._optimistic import scale_by_optimistic_gradient as scale_by_optimistic_gradient
+from gradflow.optimizers._orthogonalize import orthogonalize as orthogonalize
 from gradflow.optimizers._polyak import polyak_sgd as polyak_sgd
 from gradflow.optimizers._polyak import scale_by_polyak as scale_by_polyak
 from gradflow.optimizers._prodigy import ProdigyState as ProdigyState
@@ -116,6 +124,13 @@ from gradflow.optimizers._simplified_ademamix import simplified_ademamix as simp
 from gradflow.optimizers._sm3 import ScaleBySM3State as ScaleBySM3State
 from gradflow.optimizers._sm3 import scale_by_sm3 as scale_by_sm3
 from gradflow.optimizers._sm3 import sm3 as sm3
+from gradflow.optimizers._soap import SoapState as SoapState
+from gradflow.optimizers._soap import (
+    add_decayed_stepped_weights as add_decayed_stepped_weights,
+)
+from gradflow.optimizers._soap import scale_by_soap as scale_by_soap
+from gradflow.optimizers._soap import soap as soap
+from gradflow.optimizers._soap_muon import soap_muon as soap_muon
 from gradflow.optimizers._sophia import HutchinsonState as HutchinsonState
 from gradflow.optimizers._sophia import SophiaState as SophiaState
 from gradflow.optimizers._sophia import hutchinson_estimator_diag_hessian as hutchinson_estimator_diag_hessian

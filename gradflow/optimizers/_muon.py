@@ -21,7 +21,7 @@ from gradflow._rules._mesh_axes import refuse_varying
 from gradflow._rules._state import first_moment, increment, zero_scalar
 from gradflow._selection._absent import is_absent
 from gradflow._types import EmptyState, MaskOrFn, OptState, Pair, Params, Updates
-from gradflow.linalg import NEWTON_SCHULZ_TABLES, newton_schulz
+from gradflow.linalg import NEWTON_SCHULZ_SAFETY, NEWTON_SCHULZ_TABLES, newton_schulz
 from gradflow.matrices._matrix import MatrixAxes, to_blocks
 from gradflow.matrices._resolve import require_matrices, resolve_matrices
 from gradflow.optimizers._adam import adamw
@@ -49,17 +49,10 @@ class MuonState(NamedTuple):
 _JORDAN = (3.4445, -4.775, 2.0315)
 _NAMED: Mapping[str, Any] = {
     **NEWTON_SCHULZ_TABLES,
-    "standard": _JORDAN,  # the field's names for the default, and for the rows of Ahn et al. 2025
-    "dion": (
-        (4.0848, -6.8946, 2.9270),
-        (3.9505, -6.3029, 2.6377),
-        (3.7418, -5.5913, 2.3037),
-        (2.8769, -3.1427, 1.2046),
-        (2.8366, -3.0525, 1.2012),
-    ),
+    # The field's names for the default, and for the rows of Ahn et al. 2025.
+    "standard": _JORDAN,
+    "dion": NEWTON_SCHULZ_TABLES["quintic_5"],
 }
-# Made for singular values of at most one exactly, which rounding must not leave: the paper's factor.
-_MARGINS = {"polar_express": 1.02}
 _PRECONDITIONINGS = ("frobenius", "spectral", "aol", "schatten")
 
 
@@ -235,7 +228,7 @@ def scale_by_muon(
             f"got {describe(preconditioning)}"
         )
     table, rows = _table(ns_coeffs)
-    margin = _MARGINS.get(ns_coeffs, 1.0) if isinstance(ns_coeffs, str) else 1.0
+    margin = NEWTON_SCHULZ_SAFETY.get(ns_coeffs, 1.0) if isinstance(ns_coeffs, str) else 1.0
     cubic = tuple(isinstance(row[2], int | float) and row[2] == 0 for row in rows)
     steps = len(rows) if rows is table else ns_steps
     options = _Options(nesterov, adaptive, preconditioning, bias_correction, ns_dtype, steps, cubic)
