@@ -104,6 +104,8 @@ EXAMPLES: dict[str, Callable[[], Any]] = {
     # The laws' equal gradients leave directions in which there is only rounding; a large eps keeps it small.
     "scale_by_soap": lambda: gf.scale_by_soap(eps=1e-2, precondition_frequency=2),
     "soap": lambda: gf.soap(0.1, eps=1e-2, precondition_frequency=2),
+    "scale_by_shampoo": lambda: gf.scale_by_shampoo(eps=1e-2),
+    "shampoo": lambda: gf.shampoo(0.1, eps=1e-2),
     "orthogonalize": lambda: gf.masked(gf.orthogonalize(), gf.ndim(2)),
     "scale_by_neuron_norm": lambda: gf.masked(gf.scale_by_neuron_norm(), gf.ndim(2)),
     "for_matrices": lambda: gf.for_matrices(gf.chain(gf.trace(0.9), gf.scale_by_learning_rate(0.1))),
@@ -235,7 +237,16 @@ VARIANTS: dict[str, Callable[[], Any]] = {
     "muon-schatten": lambda: gf.muon(0.1, ns_steps=4, preconditioning="schatten"),
     "neuron_norm-longer": lambda: gf.masked(gf.scale_by_neuron_norm(axis="longer"), gf.ndim(2)),
     "kron-half": lambda: gf.kron(0.1, preconditioner_update_probability=0.5, memory_save_mode="one_diag"),
-    "soap-refresh_first": lambda: gf.soap(0.1, eps=1e-2, refresh_first=True),
+    "scion-roles": lambda: gf.scion(
+        0.1, norms={gf.ndim(2): "sign"}, scales={gf.ndim(1): 2.0}, constrained=True
+    ),
+    "scion-inputs": lambda: gf.scion(0.1, norms={gf.ndim(2): "inputs"}),
+    "scion-outputs": lambda: gf.scion(0.1, norms={gf.ndim(2): "outputs"}),
+    "shampoo-grafted": lambda: gf.shampoo(
+        0.1, 0.9, 0.95, 1e-2, precondition_frequency=2, grafting="adam", start_step=1, block_size=2
+    ),
+    "shampoo-one_sided": lambda: gf.shampoo(0.1, 0.9, 0.95, 1e-2, one_sided=True),
+    "soap-refresh_first": lambda: gf.soap(0.1, eps=1.0, refresh_first=True),
     "soap-matrices": lambda: gf.soap(0.1, eps=1e-2, precondition_frequency=2, matrices=gf.hidden_matrices()),
     "momo-adapted": lambda: gf.momo(0.5, lower_bound=-1.0, weight_decay=0.1, adapt_lower_bound=True),
     "momo_adam-adapted": lambda: gf.momo_adam(

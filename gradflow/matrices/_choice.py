@@ -74,8 +74,17 @@ def _hidden_matrix(parameter: Parameter) -> Matrix | None:
 
 def is_table_or_head(path: Sequence[str]) -> bool:
     """Whether the names on a path say that a parameter is an embedding, positions or a head."""
-    names = [name.lower() for name in path]
-    return any(_TABLES.search(name) or _HEADS.search(name) for name in names)
+    return is_table(path) or is_head(path)
+
+
+def is_table(path: Sequence[str]) -> bool:
+    """Whether the names on a path say that a parameter is an embedding of tokens or positions."""
+    return any(_TABLES.search(name.lower()) for name in path)
+
+
+def is_head(path: Sequence[str]) -> bool:
+    """Whether the names on a path say that a parameter is a head."""
+    return any(_HEADS.search(name.lower()) for name in path)
 
 
 @_choice

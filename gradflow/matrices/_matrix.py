@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from gradflow._calls._context import stage_name
 from gradflow._expressions._registry import register_record
+from gradflow._selection._absent import is_absent
 
 
 @register_record
@@ -189,3 +190,26 @@ def _read_split(
         if len(sizes) > 1:
             found[place] = sizes
     return tuple(sorted(found.items()))
+
+
+def in_blocks(axes: Any, params: Any, block_size: int) -> Any:
+    """Axes of matrices that are cut into blocks with sides of at most `block_size`, as equal as can be.
+
+    Whole leaves of two axes are matrices. Those of other ranks, and matrices that are cut already or whose
+    sides are several axes, stay as they are.
+    """
+
+    def one(a: Any, p: Any) -> Any:
+        if a == WHOLE and p.ndim == 2:
+            a = MATRIX
+        if is_absent(p) or a == WHOLE or a.split or len(a.reduction) > 1 or len(a.output) > 1:
+            return a
+        split = [(i, _equal_sizes(p.shape[i], block_size)) for i in sorted((*a.reduction, *a.output))]
+        return dataclasses.replace(a, split=tuple((i, sizes) for i, sizes in split if len(sizes) > 1))
+
+    return jax.tree.map(one, axes, params, is_leaf=is_absent)
+
+
+def _equal_sizes(side: int, block_size: int) -> tuple[int, ...]:
+    number = max(1, -(-side // block_size))
+    return tuple(side // number + (i < side % number) for i in range(number))

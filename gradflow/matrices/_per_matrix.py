@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental.shard_alike import shard_alike
 from jax.sharding import NamedSharding, PartitionSpec
 
 from gradflow._calls._context import stage_name
@@ -18,7 +19,7 @@ from gradflow._rules._state import zero_scalar
 from gradflow._selection._absent import is_absent
 from gradflow.matrices._matrix import WHOLE, MatrixAxes, to_blocks
 from gradflow.tree._grouped_jit import call_in_groups
-from gradflow.tree._paths import is_none
+from gradflow.tree._paths import is_none, path_string, show
 
 
 def per_matrix(
@@ -96,7 +97,8 @@ def _compiled(rule: Rule, axes: MatrixAxes, structure: Any) -> Callable[..., tup
         g, *others = structure.unflatten([_whole(_widened(x, real)) for x in leaves])
         with jax.numpy_dtype_promotion("standard"):
             results = _on_blocks(rule, axes, g, others, SimpleNamespace(**scalars))
-        return tuple(jax.tree.map(_put_back, result, old) for result, old in zip(results, olds, strict=False))
+        put_back = functools.partial(_put_back, g.shape)
+        return tuple(jax.tree.map(put_back, result, old) for result, old in zip(results, olds, strict=False))
 
     run.__name__ = run.__qualname__ = getattr(rule, "__name__", "rule")
     return jax.jit(run)
@@ -137,12 +139,17 @@ def _whole(x: Any) -> Any:
     return jax.sharding.reshard(x, NamedSharding(sharding.mesh, PartitionSpec(*[None] * x.ndim)))
 
 
-def _put_back(new: jax.Array, old: jax.Array) -> jax.Array:
+def _put_back(leaf_shape: tuple[int, ...], new: jax.Array, old: jax.Array) -> jax.Array:
     """A result in the dtype and the layout of the array in whose place it comes."""
     if new.dtype != old.dtype:
         new = (new.real if is_complex(new.dtype) and not is_complex(old.dtype) else new).astype(old.dtype)
     sharding: Any = jax.typeof(old).sharding
-    return jax.sharding.reshard(new, sharding) if sharding.mesh.explicit_axes else new
+    if sharding.mesh.explicit_axes:
+        return jax.sharding.reshard(new, sharding)
+    if new.shape != leaf_shape and new.ndim and is_inexact(new.dtype):
+        # A product of a sharded leaf with itself would be sharded, and the next step compiled again for it.
+        new, _ = shard_alike(new, old)
+    return new
 
 
 def init_per_matrix(make: Callable[[tuple[int, ...], Any], Any], axes: Any, params: Any) -> Any:
@@ -168,6 +175,26 @@ def init_per_matrix(make: Callable[[tuple[int, ...], Any], Any], axes: Any, para
         return parts[0] if len(parts) == 1 else tuple(parts)
 
     return jax.tree.map(one, axes, params, is_leaf=is_absent)
+
+
+def check_per_matrix(
+    make: Callable[[tuple[int, ...], Any], Any], axes: Any, updates: Any, **states: Any
+) -> None:
+    """Raises ValueError naming the first leaf of the updates for which a state is not what `make` made."""
+    flat, structure = jax.tree_util.tree_flatten_with_path(updates, is_leaf=is_none)
+    wanted = jax.eval_shape(lambda g: init_per_matrix(make, axes, g), updates)
+    for name, state in states.items():
+        pairs = zip(flat, _up_to(structure, wanted), _up_to(structure, state), strict=True)
+        for (path, g), expected, own in pairs:
+            if g is not None and _shapes(expected) != _shapes(own):
+                raise ValueError(
+                    f"{stage_name()}: the update at {show(path_string(path))} of shape {g.shape} needs a "
+                    f"state '{name}' of shapes {_shapes(expected)}; it has {_shapes(own)}"
+                )
+
+
+def _shapes(tree: Any) -> list[tuple[int, ...]]:
+    return [leaf.shape for leaf in jax.tree.leaves(tree)]
 
 
 def keys_per_matrix(keys: Any, axes: Any, updates: Any) -> Any:

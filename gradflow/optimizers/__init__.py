@@ -110,8 +110,14 @@ from gradflow.optimizers._rprop import rprop as rprop
 from gradflow.optimizers._rprop import scale_by_rprop as scale_by_rprop
 from gradflow.optimizers._schedule_free import schedule_free_adamw as schedule_free_adamw
 from gradflow.optimizers._schedule_free import schedule_free_sgd as schedule_free_sgd
+from gradflow.optimizers._scion import ScionState as ScionState
+from gradflow.optimizers._scion import scale_by_scion as scale_by_scion
+from gradflow.optimizers._scion import scion as scion
 from gradflow.optimizers._sgd import noisy_sgd as noisy_sgd
 from gradflow.optimizers._sgd import sgd as sgd
+from gradflow.optimizers._shampoo import ShampooState as ShampooState
+from gradflow.optimizers._shampoo import scale_by_shampoo as scale_by_shampoo
+from gradflow.optimizers._shampoo import shampoo as shampoo
 from gradflow.optimizers._sign import sign_sgd as sign_sgd
 from gradflow.optimizers._sign import signum as signum
 from gradflow.optimizers._simplified_ademamix import (

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from gradflow import tree
+from gradflow._calls._checks import check_like
 from gradflow._core._compose import chain
 from gradflow._core._decorators import transformation
 from gradflow._core._transformation import GradientTransformation
@@ -17,7 +18,7 @@ from gradflow._rules._math import one_minus_power, safe_sqrt
 from gradflow._rules._state import at_least_float32, first_moment, increment, zero_scalar
 from gradflow._types import MaskOrFn, OptState, Pair, Params, Updates
 from gradflow.linalg import refresh
-from gradflow.matrices._per_matrix import init_per_matrix, keys_per_matrix, per_matrix
+from gradflow.matrices._per_matrix import check_per_matrix, init_per_matrix, keys_per_matrix, per_matrix
 from gradflow.matrices._resolve import tensors
 from gradflow.optimizers._for_matrices import with_others
 from gradflow.optimizers._kronecker import to_unit
@@ -199,13 +200,15 @@ def scale_by_kron(
 
     def update(updates: Updates, state: KronState, params: Params | None = None) -> tuple[Updates, KronState]:
         axes = tensors(matrices, updates if params is None else params)
+        check_like("updates", updates, "state", state.mu)
+        check_per_matrix(make, axes, updates, factors=state.factors)
         count, waited = increment(state.count), increment(state.update_count)
         asked = preconditioner_update_probability
         probability = _annealed(count) if asked is None else jnp.asarray(asked, jnp.float32)
         due = (waited.astype(jnp.float32) * probability >= 1).astype(jnp.int32)
         now, later = next_key(key, state.rng_key)
         keys = keys_per_matrix(tree.split_key_like(now, updates), axes, updates)
-        u, mu, factors = per_matrix(
+        u, mu, factors, *_ = per_matrix(
             kron_rule, axes, (updates, state.mu, state.factors, keys), kron_scalars,
             count=count, b1=b1, due=due, preconditioner_lr=preconditioner_lr,
         )  # fmt: skip

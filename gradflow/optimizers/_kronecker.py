@@ -15,11 +15,15 @@ Factors = tuple[jax.Array | None, ...]
 _EXACT = "highest"  # the precision of products whose roundings a decomposition would magnify
 
 
-def sides(shape: tuple[int, ...], p: Any, max_dim: int, *, value: float) -> Factors:
-    """`value * I` for each side of a tensor; None for sides of one or above `max_dim`, and for vectors."""
+def sides(shape: tuple[int, ...], p: Any, max_dim: int, *, value: float, smallest: int = 2) -> Factors:
+    """`value * I` for each side of a tensor from `smallest` to `max_dim`; None for the others.
+
+    Vectors have a factor where sides of one have.
+    """
     dtype = at_least_float32(real_dtype(p.dtype))
     return tuple(
-        value * jnp.eye(n, dtype=dtype) if len(shape) > 1 and 1 < n <= max_dim else None for n in shape
+        value * jnp.eye(n, dtype=dtype) if len(shape) >= smallest and smallest <= n <= max_dim else None
+        for n in shape
     )
 
 

@@ -16,7 +16,7 @@ from gradflow._rules._math import abs_sq, safe_sqrt
 from gradflow._rules._state import at_least_float32
 from gradflow._types import MaskOrFn, OptState, Pair, Params, Updates
 from gradflow.matrices import hidden_matrices
-from gradflow.matrices._per_matrix import init_per_matrix, per_matrix
+from gradflow.matrices._per_matrix import check_per_matrix, init_per_matrix, per_matrix
 from gradflow.matrices._resolve import require_matrices
 from gradflow.optimizers._for_matrices import with_others
 from gradflow.optimizers._kronecker import to_unit
@@ -91,6 +91,7 @@ def scale_by_neuron_norm(
         updates: Updates, state: NeuronNormState, params: Params | None = None
     ) -> tuple[Updates, NeuronNormState]:
         axes = require_matrices(matrices, updates if params is None else params)
+        check_per_matrix(functools.partial(_zeros, axis), axes, updates, nu=state.nu)
         u, nu = per_matrix(rule, axes, (updates, state.nu), neuron_norm_scalars, b2=b2, eps=eps)
         return u, NeuronNormState(nu)
 

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from gradflow._calls._checks import check_like
 from gradflow._core._compose import chain
 from gradflow._core._decorators import transformation
 from gradflow._core._transformation import GradientTransformation
@@ -16,7 +17,7 @@ from gradflow._rules._state import first_moment, increment, second_moment, zero_
 from gradflow._selection._masks import resolve_mask
 from gradflow._selection._partial_trees import change_where
 from gradflow._types import MaskOrFn, OptState, Pair, Params, Updates
-from gradflow.matrices._per_matrix import init_per_matrix, per_matrix
+from gradflow.matrices._per_matrix import check_per_matrix, init_per_matrix, per_matrix
 from gradflow.matrices._resolve import tensors
 from gradflow.optimizers._for_matrices import with_others
 from gradflow.optimizers._kronecker import Factors, decay_factors, refreshed_bases, rotate, sides
@@ -78,7 +79,7 @@ def soap_rule(
     if options.refresh_first:
         nu, factors, bases = _refreshed(g, nu, factors, bases, s, options)
     mu = s.b1 * mu + s.c1 * g
-    nu = s.b2 * nu + s.c2 * abs_sq(rotate(g, bases))
+    nu = s.b2 * nu + s.c2 * jnp.minimum(abs_sq(rotate(g, bases)), jnp.finfo(nu.dtype).max)
     u = s.numerator * rotate(mu, bases) / (s.root * safe_sqrt(nu) + s.eps)
     u = rotate(u, bases, back=True)
     if not options.refresh_first:
@@ -142,6 +143,7 @@ def scale_by_soap(
     """
     rule = specialize(soap_rule, options=_Options(precondition_frequency, refresh_first))
     scalars = soap_scalars_refreshed if refresh_first else soap_scalars
+    make = functools.partial(sides, max_dim=max_dim, value=0.0)
 
     def init(params: Params) -> OptState:
         axes = tensors(matrices, params)
@@ -149,12 +151,14 @@ def scale_by_soap(
             zero_scalar(params),
             first_moment(params, mu_dtype),
             second_moment(params),
-            init_per_matrix(functools.partial(sides, max_dim=max_dim, value=0.0), axes, params),
-            init_per_matrix(functools.partial(sides, max_dim=max_dim, value=1.0), axes, params),
+            init_per_matrix(make, axes, params),
+            init_per_matrix(functools.partial(make, value=1.0), axes, params),
         )
 
     def update(updates: Updates, state: SoapState, params: Params | None = None) -> tuple[Updates, SoapState]:
         axes = tensors(matrices, updates if params is None else params)
+        check_like("updates", updates, "state", state.mu)
+        check_per_matrix(make, axes, updates, factors=state.factors, bases=state.bases)
         count = increment(state.count)
         u, mu, nu, factors, bases = per_matrix(
             rule, axes, (updates, state.mu, state.nu, state.factors, state.bases), scalars,

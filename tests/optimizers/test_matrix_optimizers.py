@@ -241,3 +241,106 @@ def test_wrong_arguments_are_named() -> None:
     ):
         with pytest.raises(ValueError, match=text):
             call()
+
+
+def inverse_root(a: Any, order: int, eps: float) -> Any:
+    values, vectors = np.linalg.eigh(a)
+    return (vectors * (np.maximum(values, 0) + eps) ** (-1 / order)) @ vectors.T
+
+
+def grafted_shampoo(grads: list[Any], b1: float, beta: float, eps: float, k: int, b2: float) -> list[Any]:
+    """Shampoo with averages without bias, roots renewed every k steps, and Adam's norm."""
+    m, n = grads[0].shape
+    left, right, mu, nu, found = np.zeros((m, m)), np.zeros((n, n)), np.zeros((m, n)), np.zeros((m, n)), []
+    for t, g in enumerate(grads, 1):
+        left, right = beta * left + (1 - beta) * g @ g.T, beta * right + (1 - beta) * g.T @ g
+        if (t - 1) % k == 0:
+            roots = [inverse_root(a / (1 - beta**t), 4, eps) for a in (left, right)]
+        mu, nu = b1 * mu + (1 - b1) * g, b2 * nu + (1 - b2) * g**2
+        mean = mu / (1 - b1**t)
+        adam = mean / (np.sqrt(nu / (1 - b2**t)) + 1e-8)
+        u = roots[0] @ mean @ roots[1]
+        found.append(adam if t == 1 else u * np.linalg.norm(adam) / np.linalg.norm(u))
+    return found
+
+
+def test_shampoo_with_grafting_and_blocks() -> None:
+    grads = [RNG.normal(size=(4, 7)) for _ in range(6)]
+    arguments: Any = {"grafting": "adam", "b2": 0.97, "start_step": 1}
+    tx = gf.scale_by_shampoo(0.9, 0.8, 1e-3, 2, **arguments)
+    expected = grafted_shampoo(grads, 0.9, 0.8, 1e-3, 2, 0.97)
+    np.testing.assert_allclose(trajectory(tx, grads[0], grads), expected, rtol=1e-8)
+    blocks = trajectory(gf.scale_by_shampoo(0.9, 0.8, 1e-3, 2, **arguments, block_size=4), grads[0], grads)
+    for part in (slice(0, 4), slice(4, 7)):
+        own = grafted_shampoo([g[:, part] for g in grads], 0.9, 0.8, 1e-3, 2, 0.97)
+        np.testing.assert_allclose([u[:, part] for u in blocks], own, rtol=1e-8)
+
+
+@pytest.mark.parametrize("shape", [(3, 6), (6, 3)])
+def test_one_sided_shampoo_orthogonalizes_the_first_gradient(shape: tuple[int, int]) -> None:
+    """(G G^T)^(-1/2) G is G's orthogonal factor, of a matrix of lower rank too."""
+    g = RNG.normal(size=shape)
+    left, _, right = np.linalg.svd(g, full_matrices=False)
+    tx = gf.scale_by_shampoo(beta=0.9, eps=1e-14, one_sided=True)
+    np.testing.assert_allclose(trajectory(tx, g, [g])[0], left @ right, atol=1e-9)
+    low = np.outer(g[:, 0], g[0])
+    np.testing.assert_allclose(
+        trajectory(tx, low, [low])[0], low / np.linalg.norm(g[:, 0]) / np.linalg.norm(g[0]), atol=1e-6
+    )
+    factors = tx.init(jnp.ones(shape)).factors
+    assert [f is None for f in factors] == [shape[0] > shape[1], shape[0] < shape[1]]
+
+
+@pytest.mark.parametrize("bad", [0.0, 1.0, 1e30, np.nan])
+def test_shampoo_keeps_finite_roots(bad: float) -> None:
+    tx = gf.scale_by_shampoo()
+    g = jnp.asarray(RNG.normal(size=(3, 4)), jnp.float32)
+    state = tx.init(g)
+    for grads in (jnp.full((3, 4), bad), g, jnp.full((3, 4), bad), g):
+        u, state = tx.update(grads, state)
+    assert np.isfinite(u).all()
+    for x in jax.tree.leaves((state.factors, state.roots)):
+        assert np.isfinite(x).all()
+
+
+@pytest.mark.parametrize(
+    ("norm", "size"),
+    [
+        ("sign", lambda u: np.abs(u).max() * u.shape[0]),
+        ("inputs", lambda u: np.sqrt((u**2).mean(1)).max()),
+        ("outputs", lambda u: np.linalg.norm(u, axis=0).max() * np.sqrt(u.shape[0])),
+        ("rms", lambda u: np.sqrt((u**2).mean())),
+        ("spectral", lambda u: np.linalg.norm(u, 2) * np.sqrt(u.shape[0] / u.shape[1])),
+    ],
+)
+def test_scion_s_steps_have_norm_one(norm: str, size: Any) -> None:
+    g = RNG.normal(size=(4, 6))
+    tx = gf.scale_by_scion(0.3, {"**": norm}, ns_coeffs="quintic")
+    (u,) = trajectory(tx, g, [g])
+    assert size(u) == pytest.approx(1, abs=1e-6)
+    assert np.sum(u * g) > 0
+
+
+def test_scion_tells_roles_by_name_and_takes_others() -> None:
+    params = {
+        "embedding": jnp.asarray(RNG.normal(size=(9, 4)), jnp.float32),
+        "w": jnp.asarray(RNG.normal(size=(4, 4)), jnp.float32),
+        "conv": jnp.asarray(RNG.normal(size=(3, 3, 2, 8)), jnp.float32),
+        "b": jnp.ones((4,)),
+        "lm_head": jnp.ones((4, 9)),
+    }
+    tx = gf.scale_by_scion(1.0, ns_coeffs="quintic")
+    u, _ = tx.update(params, tx.init(params), params)
+    np.testing.assert_allclose(np.sqrt(np.mean(np.square(u["embedding"]), 1)), 1, rtol=1e-5)
+    np.testing.assert_allclose(u["lm_head"], 1 / 4, rtol=1e-5)
+    np.testing.assert_allclose(u["b"], 1, rtol=1e-5)
+    np.testing.assert_allclose(np.linalg.svd(u["w"], compute_uv=False), 1, rtol=1e-3)
+    conv = np.linalg.svd(np.reshape(u["conv"], (18, 8)), compute_uv=False)
+    np.testing.assert_allclose(conv, np.sqrt(8 / 2) / 9, rtol=1e-3)
+    other = gf.scale_by_scion(1.0, {"embedding": "sign"})
+    v, _ = other.update(params, other.init(params), params)
+    np.testing.assert_allclose(v["embedding"], jnp.sign(params["embedding"]) / 9, rtol=1e-5)
+    with pytest.raises(ValueError, match="'b' of shape"):
+        gf.scale_by_scion(norms={"b": "spectral"}).init(params)
+    with pytest.raises(ValueError, match="sign"):
+        gf.scale_by_scion(norms={"b": "spektral"})
