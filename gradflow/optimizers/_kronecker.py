@@ -74,7 +74,7 @@ def refreshed_bases(
     The first time, and where the old statistics are zero, a basis is the eigenvectors; else it is one step of
     orthogonal iteration from the old one.
     """
-    pairs = []
+    pairs: list[tuple[jax.Array | None, jax.Array | None]] = []
     for old, new, basis in zip(olds, news, bases, strict=True):
         if old is None or new is None or basis is None:
             pairs.append((None, None))

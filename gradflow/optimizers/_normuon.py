@@ -45,7 +45,8 @@ def neuron_norm_rule(x: jax.Array, nu: jax.Array, s: Any, *, axis: Axis) -> tupl
     sizes = safe_sqrt(nu) + s.eps if axis == "outputs" else safe_sqrt(jnp.maximum(nu, s.eps))
     y, _ = to_unit(x / jnp.expand_dims(sizes, along))
     x, size = to_unit(x)
-    return y * (_norm(x) / jnp.maximum(_norm(y), jnp.finfo(nu.dtype).tiny)) * size, nu
+    norm = _norm(y)
+    return y * (_norm(x) / jnp.where(norm > 0, norm, 1)) * size, nu
 
 
 def _norm(x: jax.Array) -> jax.Array:
