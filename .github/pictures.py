@@ -12,7 +12,7 @@ FOLDER = Path(__file__).parent / "pictures"
 
 
 def save(result: Any, name: str) -> None:
-    """As a PNG of few colours, which is small."""
+    """Saves the plot of a result as a PNG of 64 colors, which is small."""
     buffer = io.BytesIO()
     result.plot().savefig(buffer, format="png", dpi=90)
     Image.open(buffer).convert("RGB").quantize(64, dither=Image.Dither.NONE).save(

@@ -1,1 +1,1 @@
-"""gradflow side by side with its peers, in one process. `python -m benchmarks --help`."""
+"""Measures gradflow and its peers side by side, in one process. `python -m benchmarks --help`."""

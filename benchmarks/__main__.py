@@ -1,8 +1,8 @@
-"""gradflow against Optax and torch.optim, side by side in one process.
+"""Measures gradflow against Optax and torch.optim, side by side in one process.
 
 Every row is a ratio of medians of interleaved runs, the peer's time over gradflow's, with the middle half
-of the pairs. Beside it stand figures that need no clock, and how many times the machine's limit
-gradflow takes.
+of the pairs. It also has exact figures that need no clock, and gradflow's time as a multiple of the machine's
+limit.
 """
 
 import argparse
@@ -41,7 +41,7 @@ GROUPS: dict[str, Callable[[bool, bool], Iterator[Row | Skipped]]] = {
 
 
 def about(quick: bool) -> dict[str, Any]:
-    """On what the rows are measured."""
+    """Returns the versions and the machine on which the rows are measured."""
     versions = {"gradflow": gradflow.__version__, "optax": optax.__version__, "jax": jax.__version__}
     if importlib.util.find_spec("torch"):
         versions["torch"] = importlib.metadata.version("torch")
@@ -66,7 +66,7 @@ def _processor() -> str:
 
 
 def title(facts: dict[str, Any]) -> str:
-    """One line of them."""
+    """Returns these facts in one line."""
     versions = ", ".join(f"{name} {version}" for name, version in facts["versions"].items())
     load = f", load {facts['load'][0]}" if facts["load"] else ""
     return f"{versions}, Python {facts['python']}; {facts['processor']}, {facts['cores']} cores{load}"
@@ -78,13 +78,15 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--all", action="store_true", help="every optimizer at 1000 leaves: half an hour")
     parser.add_argument("--only", default=",".join(GROUPS), help=f"groups of rows: {', '.join(GROUPS)}")
     parser.add_argument("--json", metavar="FILE", help="write the rows as data")
-    parser.add_argument("--table", metavar="FILE", help="write them as Markdown")
+    parser.add_argument("--table", metavar="FILE", help="write the rows as Markdown")
     parser.add_argument("--chart", metavar="FILE", help="draw the ratios (needs matplotlib)")
     given = parser.parse_args(arguments)
     chosen = given.only.split(",")
     for group in chosen:
         if group not in GROUPS:
-            parser.error(f"no group of rows is called '{group}'; there are {', '.join(GROUPS)}")
+            parser.error(
+                f"argument '--only' must name groups of rows; got '{group}'. There are {', '.join(GROUPS)}"
+            )
     facts = about(given.quick)
     print(f"{title(facts)}\nlimit: {facts['limit']}\n\n{rows.line(None)}", flush=True)
     measured: list[Row | Skipped] = []
@@ -96,7 +98,7 @@ def main(arguments: list[str] | None = None) -> None:
         jax.clear_caches()
         gc.collect()
         took, used = time.perf_counter() - start, time.process_time() - processor
-        print(f"-- {group}: {took:.0f} s, {used:.0f} s of processors", flush=True)
+        print(f"-- {group}: {took:.0f} s, {used:.0f} s of processor time", flush=True)
     if given.json:
         rows.write_json(given.json, measured, facts)
     if given.table:

@@ -1,4 +1,4 @@
-"""Figures that need no clock: the sizes of a program, its scratch memory and its copies."""
+"""Exact figures of a program, without a clock: its size, scratch memory and copies."""
 
 import re
 from collections import Counter
@@ -7,7 +7,7 @@ from typing import Any
 
 import jax
 
-# Instructions of a compiled program that only name what is there already.
+# Instructions of a compiled program that only name existing values.
 _FREE = {"parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after-all", "partition-id"}
 _CONTROL = {"while", "conditional", "call"}
 _INSTRUCTION = re.compile(r"^\s+(?:ROOT )?%?[\w.\-]+ = (?:\(.*?\)|\S+) ([a-z][\w\-]*)\(")
@@ -16,7 +16,7 @@ _WITHIN = re.compile(r"(?:calls|to_apply)=%?([\w.\-]+)")
 
 
 def equations(jaxpr: Any, seen: set[int] | None = None) -> int:
-    """The equations of a traced program, those of an inner program that is shared counted once."""
+    """Counts the equations of a traced program; those of a shared inner program count once."""
     seen = set() if seen is None else seen
     total = 0
     for equation in jaxpr.eqns:
@@ -42,12 +42,12 @@ def _instructions(text: str) -> Iterator[tuple[str, str, str]]:
 def program_figures(text: str) -> dict[str, int]:
     """Copies, fusions, kernels and instructions of a compiled program, from its text.
 
-    Kernels are the instructions that run by themselves, outside of fusions and of the small programs that
-    reductions apply; those in the body of a loop count once.
+    Kernels are the instructions outside of fusions and of the small programs that reductions apply. Those in
+    the body of a loop count once.
     """
     every = list(_instructions(text))
     operations = Counter(operation for _, operation, _ in every)
-    # A call's computation is part of the program's course; a fusion's or a reduction's is inside a kernel.
+    # The computation of a call runs on its own; that of a fusion or a reduction is inside a kernel.
     inner = {
         name for _, operation, line in every if operation not in _CONTROL for name in _WITHIN.findall(line)
     }
@@ -69,6 +69,6 @@ def nbytes(tree: Any) -> int:
 
 
 def scratch(compiled: Any) -> int | None:
-    """Bytes that a program needs beside its arguments and results; None where the device does not say."""
+    """Bytes that a program needs besides its arguments and results; None if the device reports none."""
     analysis = compiled.memory_analysis()
     return None if analysis is None else int(analysis.temp_size_in_bytes)

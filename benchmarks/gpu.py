@@ -1,6 +1,6 @@
-"""Steps on an accelerator, against its own copies and matrix products. `python -m benchmarks.gpu --help`.
+"""Measures steps on an accelerator against its copies and matrix products. `python -m benchmarks.gpu --help`.
 
-    elementwise rules   fraction of the bandwidth of a device copy, counting the fewest bytes of a step:
+    elementwise rules   fraction of the bandwidth of a device copy, for the minimal bytes of a step:
                         the gradient is read, parameters and state are read and written, once each
                         (the clip's norm reads the gradient once more)
     muon                fraction of the rate of a bfloat16 matrix product
@@ -38,7 +38,7 @@ DTYPES = {"f32": jnp.float32, "bf16": jnp.bfloat16}
 GOALS = {"copy": 0.9, "matmul": 0.6}  # of the limit's rate
 LARGEST_SCRATCH = 0.5  # models
 
-# The rows, and the pair in `steps` that each is.
+# The rows, and the name of each in `steps.PAIRS`.
 RULES = {
     "adamw": "adamw",
     "lion": "lion",
@@ -49,7 +49,7 @@ RULES = {
 
 
 def _made(name: str, dtype: Any) -> tuple[Any, Any]:
-    """gradflow's and Optax's; the products of gradflow's Muon are in bfloat16 where the parameters are."""
+    """Makes gradflow's and Optax's optimizer; gradflow's Muon multiplies in the parameters' dtype."""
     if name == "muon":
         ours = gf.muon(0.02, ns_dtype=jnp.bfloat16 if dtype == jnp.bfloat16 else None)
         return ours, optax.contrib.muon(0.02)
@@ -58,7 +58,7 @@ def _made(name: str, dtype: Any) -> tuple[Any, Any]:
 
 
 def model(parameters: int, dtype: Any) -> Any:
-    """Equal square matrices of about so many numbers in all, their sides even multiples where large."""
+    """Shapes of equal square matrices with about this many numbers; large sides are multiples of 128."""
     side = max(1, round((parameters / LEAVES) ** 0.5))
     step = 128 if side > 512 else 8 if side > 8 else 1
     side = side // step * step
@@ -66,14 +66,14 @@ def model(parameters: int, dtype: Any) -> Any:
 
 
 def copying(count: int, dtype: Any) -> tuple[Callable[[], Any], int]:
-    """A copy on the device, and the bytes that it reads and writes."""
+    """Returns a copy on the device, and the bytes that it reads and writes."""
     x = jnp.zeros(count, dtype)
     compiled = jax.jit(jnp.copy).lower(x).compile()
     return functools.partial(compiled, x), 2 * x.nbytes
 
 
 def kernels_in(profile: Any, steps: int) -> float | None:
-    """Kernels and copies that the device ran in each step, from a profile; None where it has no device."""
+    """Kernels and copies per step from a profile; None if the profile has no device."""
     streams = [
         line
         for plane in profile.planes
@@ -85,7 +85,7 @@ def kernels_in(profile: Any, steps: int) -> float | None:
 
 
 def kernels_of(program: Program, steps: int) -> float:
-    """Kernels of a step: those that the device ran, or without a device's profile those of the program."""
+    """Kernels per step: those that the device ran, or without a device profile those of the program."""
     with tempfile.TemporaryDirectory() as folder:
         with jax.profiler.trace(folder):
             jax.block_until_ready(repeated(program, steps)())
@@ -97,7 +97,7 @@ def kernels_of(program: Program, steps: int) -> float:
 
 
 def _torch_step(like: Any, dtype: Any) -> Callable[[int], Callable[[], Any]] | None:
-    """torch's fused AdamW on the same leaves, as a function that takes so many steps; None without torch."""
+    """Returns torch's fused AdamW on the same leaves, for a number of steps; None without torch."""
     if importlib.util.find_spec("torch") is None:
         return None
     import torch
@@ -126,17 +126,17 @@ def _torch_step(like: Any, dtype: Any) -> Callable[[int], Callable[[], Any]] | N
 
 
 def measured(name: str, parameters: int, dtype_name: str, runs: int, repeat: int) -> Iterator[Row | Skipped]:
-    """A rule at a size, against Optax, and AdamW against torch; skipped where memory does not suffice."""
+    """Measures a rule at a size against Optax, and AdamW against torch; skipped if memory is too small."""
     dtype = DTYPES[dtype_name]
     like = model(parameters, dtype)
     count = sum(x.size for x in jax.tree.leaves(like))
     figure = f"{count / 1e6:,.4g} M {dtype_name}"
     try:
         yield from _measured(name, figure, like, dtype, runs, repeat)
-    except Exception as error:  # of jax or of torch, which have no common kind of it
+    except Exception as error:  # jax and torch have no common type for it
         if "RESOURCE_EXHAUSTED" not in str(error) and "out of memory" not in str(error):
             raise
-        yield Skipped(f"{name}, {figure}", "the device's memory does not suffice")
+        yield Skipped(f"{name}, {figure}", "the device's memory is too small")
 
 
 def _measured(name: str, figure: str, like: Any, dtype: Any, runs: int, repeat: int) -> Iterator[Row]:
@@ -149,8 +149,8 @@ def _measured(name: str, figure: str, like: Any, dtype: Any, runs: int, repeat: 
         run, work = product(512 if jax.default_backend() == "cpu" else 8192, jnp.bfloat16)
         limit = Limit("matmul", repeated(run, repeat), operations(like) / work)
     else:
-        # Of four steps that accumulate three do not touch the rule: each reads the gradient and the sum,
-        # and writes the sum.
+        # Three of four accumulating steps do not run the rule: each reads the gradient and the sum, and
+        # writes the sum.
         total = _moved(programs[0], name)
         run, moved = copying(size // jnp.dtype(dtype).itemsize, dtype)
         limit = Limit("copy", repeated(run, repeat), total / moved)
@@ -174,7 +174,7 @@ def _measured(name: str, figure: str, like: Any, dtype: Any, runs: int, repeat: 
 
 
 def _moved(program: Program, name: str) -> int:
-    """The fewest bytes of a run's unit: a step, or the four of an accumulation."""
+    """The minimal bytes of a run's unit: a step, or the four steps of an accumulation."""
     grads = nbytes(program.like)
     if name != "accumulate":
         return program.moved + (grads if name.startswith("clip") else 0)
@@ -184,7 +184,7 @@ def _moved(program: Program, name: str) -> int:
 
 
 def verdicts(measured: list[Row | Skipped]) -> list[str]:
-    """For each row with a limit, whether it meets its goal."""
+    """Returns a line for each row with a limit: whether it meets its goal."""
     lines = []
     for row in measured:
         if not isinstance(row, Row) or row.exact is None:
@@ -216,14 +216,14 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--dtypes", default=",".join(DTYPES))
     parser.add_argument("--only", default=",".join(RULES), help=f"of {', '.join(RULES)}")
     parser.add_argument("--runs", type=int, default=10, help="turns")
-    parser.add_argument("--repeat", type=int, default=5, help="steps of a turn, of which none waits")
+    parser.add_argument("--repeat", type=int, default=5, help="steps per turn, dispatched without waiting")
     parser.add_argument("--json", metavar="FILE")
     parser.add_argument("--table", metavar="FILE")
     given = parser.parse_args(arguments)
     for name in given.only.split(","):
         if name not in RULES:
-            parser.error(f"no rule is called '{name}'; there are {', '.join(RULES)}")
-    # Memory as it is needed: torch's lives on the same device.
+            parser.error(f"argument '--only' must name rules; got '{name}'. There are {', '.join(RULES)}")
+    # No preallocation, since torch uses the same device.
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     backend = jax.default_backend()
     default = "1000000" if backend == "cpu" else "100000000,1000000000"
@@ -235,7 +235,7 @@ def main(arguments: list[str] | None = None) -> None:
     }
     print(f"{facts['device']} ({backend}); {facts['versions']}", flush=True)
     if backend == "cpu":
-        print("No accelerator: this tries the code and says nothing of one.", flush=True)
+        print("No accelerator: this only checks that the code runs.", flush=True)
     found: list[Row | Skipped] = []
     for parameters in (given.parameters or default).split(","):
         for dtype in given.dtypes.split(","):

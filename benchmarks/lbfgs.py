@@ -1,7 +1,7 @@
-"""Whole solves by L-BFGS, compiled, in float64: time to one tolerance, and evaluations.
+"""Measures compiled solves by L-BFGS in float64: time to one tolerance, and evaluations.
 
-Every solver ends where no entry of the gradient is larger than the tolerance. That is `minimize`'s own rule;
-a peer that stops by another norm gets the loosest tolerance of its own with which its result passes.
+Every solver ends where no entry of the gradient exceeds the tolerance, which is `minimize`'s own rule. A peer
+that stops by another norm gets its loosest tolerance with which the result passes.
 """
 
 import importlib
@@ -26,7 +26,7 @@ BUDGET = 10.0  # seconds for the turns of a problem
 
 
 class Problem(NamedTuple):
-    """A function and where to begin."""
+    """A function and a starting point."""
 
     function: Callable[[Any], Any]
     start: Any
@@ -92,7 +92,7 @@ def _ours(function: Callable[[Any], Any]) -> Solver:
 
 
 def _optax(function: Callable[[Any], Any]) -> Solver:
-    """The loop of the peer's documentation, with its evaluations counted."""
+    """The loop of Optax's documentation, with its evaluations counted."""
     solver = optax.lbfgs()
     value_and_grad = optax.value_and_grad_from_state(function)
 
@@ -119,11 +119,11 @@ def _optax(function: Callable[[Any], Any]) -> Solver:
 
 
 def _jaxopt(name: str, **how: Any) -> Callable[[Callable[[Any], Any]], Solver]:
-    """One of its solvers. It stops by the Euclidean norm of the gradient."""
+    """A solver of jaxopt, which stops by the Euclidean norm of the gradient."""
 
     def make(function: Callable[[Any], Any]) -> Solver:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # it says that it is no longer developed
+            warnings.simplefilter("ignore")  # jaxopt warns that it is no longer developed
             solver = getattr(importlib.import_module("jaxopt"), name)
 
         def solve(x: Any, tolerance: Any) -> Found:
@@ -136,7 +136,7 @@ def _jaxopt(name: str, **how: Any) -> Callable[[Callable[[Any], Any]], Solver]:
 
 
 def _optimistix(name: str) -> Callable[[Callable[[Any], Any]], Solver]:
-    """One of its solvers. It stops by the size of a step and of the loss's change."""
+    """A solver of optimistix, which stops by the sizes of a step and of the loss's change."""
 
     def make(function: Callable[[Any], Any]) -> Solver:
         optimistix = importlib.import_module("optimistix")
@@ -152,7 +152,7 @@ def _optimistix(name: str) -> Callable[[Callable[[Any], Any]], Solver]:
 
 
 def _scipy(function: Callable[[Any], Any]) -> Solver:
-    """Its loop in Python and Fortran or C, for orientation: the function alone is compiled by jax."""
+    """SciPy's solver, for orientation: its loop is not compiled, only the function is."""
     minimize = importlib.import_module("scipy.optimize").minimize
     compiled = jax.jit(jax.value_and_grad(function))
 
@@ -174,7 +174,7 @@ def _scipy(function: Callable[[Any], Any]) -> Solver:
     return solve
 
 
-MATRIX = 100  # parameters, up to which solvers that keep a whole matrix take part: those called BFGS
+MATRIX = 100  # largest number of parameters for solvers that store a whole matrix, those called BFGS
 PEERS: dict[str, tuple[str, Callable[[Callable[[Any], Any]], Solver]]] = {
     "Optax": ("optax", _optax),
     "jaxopt, zoom": ("jaxopt", _jaxopt("LBFGS")),
@@ -185,8 +185,8 @@ PEERS: dict[str, tuple[str, Callable[[Callable[[Any], Any]], Solver]]] = {
     "scipy": ("scipy", _scipy),
 }
 
-UNLIKE = ("jaxopt BFGS", "optimistix BFGS", "scipy")  # these solve by other means
-SLEEPS = "scipy"  # in Python between evaluations, so that the next solve finds its threads asleep
+UNLIKE = ("jaxopt BFGS", "optimistix BFGS", "scipy")  # these use other methods
+SLEEPS = "scipy"  # runs Python between evaluations, so the next solve's threads must wake up
 
 
 def _passes(problem: Problem, found: Found) -> bool:
@@ -194,7 +194,7 @@ def _passes(problem: Problem, found: Found) -> bool:
 
 
 def _loosest(solver: Solver, problem: Problem) -> float | None:
-    """The loosest tolerance of a solver's own with which its result is as good as ours is asked to be."""
+    """The loosest tolerance of a solver with which its result passes; None if there is none."""
     for halvings in range(40):
         tolerance = 64 * TOLERANCE / 2**halvings
         if _passes(problem, solver(problem.start, tolerance)):
@@ -212,14 +212,14 @@ def _compiling(problem: Problem, make: Callable[[Callable[[Any], Any]], Solver])
 
 
 def lbfgs(quick: bool) -> Iterator[Row | Skipped]:
-    """`minimize` against the peers' solvers, all in the same turns; those that are missing are skipped."""
+    """Measures `minimize` against the peers' solvers in the same turns; missing packages are skipped."""
     missing = {package for package, _ in PEERS.values() if importlib.util.find_spec(package) is None}
     for package in sorted(missing):
         yield Skipped(package, f"no {package}: pip install {package}")
     with jax.enable_x64(True):
         chosen = {"rosenbrock-20": problems()["rosenbrock-20"]} if quick else problems()
         if importlib.util.find_spec("sklearn") is None:
-            yield Skipped("digits", "no scikit-learn, which brings them: pip install scikit-learn")
+            yield Skipped("digits", "no scikit-learn, which has them: pip install scikit-learn")
         elif not quick:
             chosen["digits, 650 parameters"] = digits()
         left_out = {peer for peer in PEERS if PEERS[peer][0] in missing or (quick and peer in UNLIKE)}
@@ -248,7 +248,7 @@ def _rows(name: str, problem: Problem, left_out: set[str], runs: int) -> Iterato
             ready[peer] = solver, tolerance
 
     def seconds(solvers: list[tuple[Solver, float]]) -> list[list[float]]:
-        """Of one solve; a turn has several, since the first pays for what the solver before it left."""
+        """Seconds per solve; a turn has several, since the first one also pays for cold caches."""
         solves = [repeated(lambda s=s, t=t: s(problem.start, t), REPEATS) for s, t in solvers]
         return [[time / REPEATS for time in times] for times in turns(solves, runs, BUDGET)]
 

@@ -1,4 +1,4 @@
-"""The machine's limit: streams in C, compiled here and timed in the same turns as what they limit."""
+"""The machine's limit: C kernels that are compiled here and timed in the same turns as gradflow."""
 
 import ctypes
 import functools
@@ -14,17 +14,17 @@ import numpy as np
 
 SOURCE = Path(__file__).parent / "kernels.c"
 FLAGS = ("-O3", "-march=native", "-fno-math-errno", "-shared", "-fPIC")
-ADAMW_BYTES = 28  # a parameter: g, p, m and v are read, p, m and v written
+ADAMW_BYTES = 28  # per parameter: g, p, m and v are read, p, m and v written
 LARGEST = 2**29  # bytes that one run of the stream moves at most; more is scaled
 
 
 @functools.cache
 def compiled() -> tuple[ctypes.CDLL | None, str]:
-    """The library of `kernels.c`, and how it was made, or None and why there is none."""
+    """Returns the library of `kernels.c` and how it was compiled, or None and the reason."""
     compiler = next((c for c in (os.environ.get("CC"), "cc", "gcc", "clang") if c and shutil.which(c)), None)
     if compiler is None:
         return None, "no C compiler: neither CC, cc, gcc nor clang"
-    said = ""
+    message = ""
     with tempfile.TemporaryDirectory() as folder:
         library = Path(folder) / "kernels.so"
         for extra in (("-fopenmp",), ()):
@@ -33,12 +33,12 @@ def compiled() -> tuple[ctypes.CDLL | None, str]:
             if done.returncode == 0:
                 threads = f"{os.cpu_count()} threads" if extra else "one thread: no OpenMP"
                 return _loaded(library), f"{compiler} {' '.join(FLAGS[:2])}, {threads}"
-            said = done.stderr.strip().splitlines()[-1] if done.stderr.strip() else "no message"
-    return None, f"{compiler} failed: {said}"
+            message = done.stderr.strip().splitlines()[-1] if done.stderr.strip() else "no message"
+    return None, f"{compiler} failed: {message}"
 
 
 def _loaded(library: Path) -> ctypes.CDLL:
-    """The library, whose threads sleep between runs: spinning ones would slow what is timed next."""
+    """Loads the library with threads that sleep between runs, since spinning ones would slow other code."""
     before = os.environ.get("OMP_WAIT_POLICY")
     os.environ["OMP_WAIT_POLICY"] = "passive"
     try:
@@ -67,7 +67,7 @@ def adamw(
     g: np.ndarray, p: np.ndarray, m: np.ndarray, v: np.ndarray, step: int,
     *, rate: float = 1e-3, b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8, decay: float = 1e-4,
 ) -> None:  # fmt: skip
-    """One step in place; `step` begins at 1."""
+    """Takes one AdamW step in place; `step` begins at 1."""
     library, why = compiled()
     assert library, why
     numbers = [ctypes.c_float(x) for x in (rate, b1, b2, eps, decay)]
@@ -77,19 +77,19 @@ def adamw(
 
 @functools.cache
 def _streamed() -> list[np.ndarray]:
-    """What the stream reads and writes, for all rows: large arrays take longer to make than to stream."""
+    """The arrays of the stream, shared by all rows, since large arrays take longer to make than to stream."""
     return [np.full(LARGEST // 12, x, np.float32) for x in (0.5, 0.25)]
 
 
 class Limit:
-    """A function to be timed in the turns of another, and by how much its time stands for the limit."""
+    """A function that is timed in the same turns, and the factor from its time to the limit."""
 
     def __init__(self, name: str, run: Callable[[], Any], scale: float = 1.0) -> None:
         self.name, self.run, self.scale = name, run, scale
 
 
 def limits(moved: float, adamw_of: int = 0) -> list[Limit]:
-    """The stream that moves as many bytes; with a number of parameters also AdamW of them. None without C."""
+    """Returns the stream of as many bytes, and AdamW in C of `adamw_of` parameters; empty without C."""
     if compiled()[0] is None:
         return []
     size = max(1, int(min(moved, LARGEST)) // 12)

@@ -1,4 +1,4 @@
-"""Every loss that both libraries have: value and gradient on a batch, compiled."""
+"""Measures value and gradient on a batch, compiled, of every loss in both libraries."""
 
 import functools
 from collections.abc import Callable, Iterator, Sequence
@@ -55,11 +55,11 @@ def _mean(loss: Callable[..., Any], others: Sequence[Any], x: Any) -> Any:
 
 
 def losses(quick: bool, every: bool) -> Iterator[Row | Skipped]:
-    """The mean loss and its gradient with respect to the predictions."""
+    """Measures the mean loss and its gradient with respect to the predictions."""
     batch, classes, runs = (1024, 50, 10) if quick else (4096, 100, 12)
     for name, (x, *others) in list(cases(batch, classes).items())[:: 2 if quick else 1]:
         if not hasattr(optax.losses, name):
-            yield Skipped(name, "Optax has none of this name")
+            yield Skipped(name, "Optax has no loss of this name")
             continue
         ready, figures = [], []
         others = [jnp.asarray(other) for other in others]

@@ -1,4 +1,4 @@
-"""Interleaved timing: ratios of medians, with the spread of the pairs."""
+"""Times functions in interleaved turns: ratios of medians, with the spread of the pairs."""
 
 import gc
 import math
@@ -21,13 +21,13 @@ class Ratio(NamedTuple):
     seconds: float  # gradflow's median, for orientation only
 
 
-FEWEST = 4  # turns, of however slow functions
+FEWEST = 4  # turns, even for slow functions
 
 
 def turns(functions: Sequence[Callable[[], Any]], runs: int, budget: float = math.inf) -> list[list[float]]:
-    """The seconds of each function in each turn, after one turn to warm up; the order changes every turn.
+    """Returns the seconds of each function in each turn, after a warm-up; the order changes every turn.
 
-    There are `runs` turns, or `FEWEST` and as many more as begin within `budget` seconds.
+    There are `runs` turns, or `FEWEST` and those that begin within `budget` seconds.
     """
     for function in functions:
         jax.block_until_ready(function())
@@ -50,7 +50,7 @@ def turns(functions: Sequence[Callable[[], Any]], runs: int, budget: float = mat
 
 
 def ratio_of(mine: Sequence[float], theirs: Sequence[float]) -> Ratio:
-    """Of two functions' seconds in the same turns."""
+    """The ratio of two functions, from their seconds in the same turns."""
     paired = sorted(t / m for t, m in zip(theirs, mine, strict=True))
     quarter = len(paired) // 4
     middle = statistics.median(mine)
@@ -69,7 +69,7 @@ def against_limits(
     runs: int,
     budget: float = math.inf,
 ) -> tuple[list[Ratio], dict[str, float]]:
-    """Times all in the same turns: the ratio of each peer, and how many times each limit ours takes."""
+    """Times all in the same turns: the ratio of each peer, and ours as a multiple of each limit."""
     mine, *others = turns([ours, *peers, *(limit.run for limit in limits)], runs, budget)
     ratios = [ratio_of(mine, times) for times in others[: len(peers)]]
     middle = statistics.median(mine)
@@ -78,7 +78,7 @@ def against_limits(
 
 
 def repeated(function: Callable[[], Any], times: int) -> Callable[[], Any]:
-    """A function called several times as one run, for what is too short for the clock."""
+    """Calls a function several times per run, for functions that are too short for the clock."""
 
     def run() -> Any:
         result = None

@@ -1,4 +1,4 @@
-"""Muon on the matrices of six transformer layers, against the rate of a matrix product."""
+"""Measures Muon on the matrices of six transformer layers, against the rate of a matrix product."""
 
 import functools
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ from benchmarks.steps import pair
 
 
 def layers(count: int, width: int) -> Any:
-    """Two matrices a layer: attention's and the wide one of the network."""
+    """Two matrices per layer: attention's and the wide one of the MLP."""
     wide = {"attention": (width, width), "mlp": (width, 4 * width)}
     return {
         f"{name}{i}": jax.ShapeDtypeStruct(shape, jnp.float32)
@@ -26,7 +26,7 @@ def layers(count: int, width: int) -> Any:
 
 
 def operations(like: Any, steps: int = 5) -> int:
-    """Floating-point operations of Newton and Schulz on each matrix, no use made of symmetry."""
+    """Floating-point operations of Newton-Schulz on each matrix, without use of symmetry."""
     total = 0
     for leaf in jax.tree.leaves(like):
         short, long = sorted(leaf.shape)
@@ -35,7 +35,7 @@ def operations(like: Any, steps: int = 5) -> int:
 
 
 def product(width: int, dtype: Any = jnp.float32) -> tuple[Any, int]:
-    """A square matrix product to be timed, and its operations."""
+    """Returns a square matrix product to time, and its operations."""
     rng = np.random.default_rng(0)
     a, b = (jnp.asarray(rng.normal(size=(width, width)) / np.sqrt(width), dtype) for _ in range(2))
     compiled = jax.jit(jnp.matmul).lower(a, b).compile()
@@ -43,7 +43,7 @@ def product(width: int, dtype: Any = jnp.float32) -> tuple[Any, int]:
 
 
 def muon(quick: bool, every: bool) -> Iterator[Row]:
-    """A step, and its trace with and without what an earlier one left in the caches."""
+    """Measures a step, and its trace with cold and warm caches."""
     count, width = (2, 256) if quick else (6, 512)
     like = layers(count, width)
     programs = both(*pair("muon"), like)

@@ -1,4 +1,4 @@
-"""One buffer for each dtype: what it does for programs of many leaves."""
+"""Measures packed trees, one buffer per dtype, in programs of many leaves."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -19,7 +19,7 @@ from gradflow.packed import pack, unpack
 
 
 def _descending(tx: Any, apply: Callable[..., Any], leaves: Callable[[Any], Any]) -> Callable[..., Any]:
-    """A step that computes its gradient, of a residual network whose layers are the leaves."""
+    """Returns a step that computes the gradient of a residual network whose layers are the leaves."""
 
     def loss(params: Any, batch: Any) -> Any:
         for weights in jax.tree.leaves(leaves(params)):
@@ -34,9 +34,9 @@ def _descending(tx: Any, apply: Callable[..., Any], leaves: Callable[[Any], Any]
 
 
 def packed(quick: bool, every: bool) -> Iterator[Row]:
-    """Packed parameters against Optax's tree of leaves: calls, a step, and a network's whole training step.
+    """Measures packed parameters against Optax's leaves: calls, a step, and a whole training step.
 
-    The step has packed gradients from outside; the network unpacks its parameters and packs their gradient.
+    The step gets packed gradients from outside; the network unpacks its parameters and packs their gradient.
     """
     ours, peer = (make() for make in PAIRS["clip + adamw"])
     name = "clip + adamw, packed"

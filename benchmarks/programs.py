@@ -1,4 +1,4 @@
-"""Compiled steps of an optimizer, run for real: what one step gives, the next one takes."""
+"""Compiled steps of an optimizer, each on the results of the one before."""
 
 import functools
 import math
@@ -16,7 +16,7 @@ from benchmarks.exact import equations, nbytes, program_figures, scratch
 
 
 def shapes(leaves: int, size: int, dtype: Any = jnp.float32) -> Any:
-    """A tree of equal leaves: matrices where the size is a square, or else has 100 rows, vectors below."""
+    """A tree of equal leaves: square matrices where the size allows, else of 100 rows, else vectors."""
     root = round(size**0.5)
     shape = (root, root) if root * root == size else (100, size // 100) if size % 100 == 0 else (size,)
     return {f"layer{i}": jax.ShapeDtypeStruct(shape, dtype) for i in range(leaves)}
@@ -29,7 +29,7 @@ def arrays(like: Any, seed: int = 0) -> Any:
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def _scattered(shape: tuple[int, ...], dtype: Any, seed: int) -> jax.Array:
-    """Knuth's multiplicative hash of the place, made on the device."""
+    """Knuth's multiplicative hash of the index, computed on the device."""
     place = jax.lax.iota(jnp.uint32, math.prod(shape)) + jnp.uint32(seed)
     bits = (place * jnp.uint32(2654435761)) >> 8
     return (bits.astype(jnp.float32) / 2**24 - 0.5).astype(dtype).reshape(shape)
@@ -46,11 +46,11 @@ def stepping(tx: Any, apply: Callable[..., Any], extra: Mapping[str, Any]) -> Ca
 
 
 class Program:
-    """A step, traced, lowered and compiled once, for shapes; `start` allocates, and each call is a step.
+    """A step, traced, lowered and compiled once for shapes; `start` allocates, and each call is a step.
 
-    Parameters and state are donated; gradients come from outside and live on. With `update_only` the update
-    is the program, and its gradient is donated, as nobody else holds that of a training step. `step` is
-    another function of parameters, state and gradients than the update and its application.
+    Parameters and state are donated; gradients come from outside and are kept. With `update_only` the program
+    is the update, and its gradient is donated, as in a training step. `step` replaces the default function of
+    parameters, state and gradients, which is the update and its application.
     """
 
     def __init__(
@@ -90,7 +90,7 @@ class Program:
 
     @property
     def compiled(self) -> Any:
-        # No cached_property: up to Python 3.11 that of one program would wait for another's.
+        # Not a cached_property: up to Python 3.11 its lock would make one program wait for another.
         if self._compiled is None:
             lowered = self.lowered
             self._compiled = self._timed("compile", lambda: lowered.compile())
@@ -98,11 +98,11 @@ class Program:
 
     @property
     def moved(self) -> int:
-        """The fewest bytes of a step: the gradient is read, parameters and state are read and written."""
+        """The minimal bytes of a step: the gradient is read, parameters and state are read and written."""
         return nbytes(self.like) + 2 * (nbytes(self.like) + nbytes(self.state_shapes))
 
     def figures(self) -> dict[str, float | None]:
-        """What the program is, without a clock; memory in sizes of the model."""
+        """The exact figures of the program; memory in sizes of the model."""
         model = nbytes(self.like)
         temporary = scratch(self.compiled)
         text = program_figures(self.compiled.as_text())
@@ -115,7 +115,7 @@ class Program:
         }
 
     def start(self, grads: Any = None) -> "Program":
-        """Allocates; gradients that are not donated may be another program's."""
+        """Allocates the arrays; gradients that are not donated may be shared with another program."""
         self.params = arrays(self.like, 1)
         self.grads = arrays(self.like, 2) if grads is None else grads
         self.state = jax.jit(self.tx.init)(self.params)
@@ -133,7 +133,7 @@ class Program:
         return self.params
 
     def as_users_call(self) -> Any:
-        """A step through `jax.jit`, which flattens and looks at the arguments first."""
+        """A step through `jax.jit`, which flattens and checks the arguments first."""
         self.params, self.state = self.function(self.params, self.state, self.grads)
         return self.params
 
@@ -149,9 +149,9 @@ def both(
 
 
 def compared(programs: list[Program]) -> dict[str, tuple[float | None, float | None]]:
-    """The exact figures side by side; what is not compiled yet, is at once."""
+    """Returns the exact figures side by side, and compiles the programs in parallel if needed."""
     for program in programs:
-        _ = program.lowered  # here: the caller's settings of JAX do not reach other threads
+        _ = program.lowered  # in this thread, since JAX's settings are local to a thread
     with ThreadPoolExecutor(len(programs)) as threads:
         list(threads.map(lambda program: program.compiled, programs))
     ours, *peers = [program.figures() for program in programs]

@@ -1,4 +1,4 @@
-"""torch.optim on the CPU: one step on the same leaves, with as many threads. Skipped without torch."""
+"""Measures torch.optim on the CPU: one step on the same leaves with as many threads."""
 
 import importlib.util
 import inspect
@@ -16,7 +16,7 @@ from benchmarks.programs import Program, arrays, shapes, stepping
 from benchmarks.rows import Row, Skipped
 from benchmarks.steps import BUDGET
 
-# gradflow's optimizer, torch's name, and what torch's is called with.
+# gradflow's optimizer, torch's name, and torch's arguments.
 PAIRS: dict[str, tuple[Callable[[], Any], str, dict[str, Any]]] = {
     "adamw": (lambda: gf.adamw(1e-3), "AdamW", {"weight_decay": 1e-4}),
     "sgd momentum": (lambda: gf.sgd(0.1, momentum=0.9), "SGD", {"momentum": 0.9}),
@@ -52,7 +52,7 @@ def _mlp() -> Any:
 
 
 def pytorch(quick: bool, every: bool) -> Iterator[Row | Skipped]:
-    """Its loops and its fused kernels against gradflow's compiled step; on a small network also eagerly."""
+    """Measures torch's loops and fused kernels against gradflow's compiled step, and eager steps if small."""
     if importlib.util.find_spec("torch") is None:
         yield Skipped("torch.optim", "no torch: pip install 'gradflow-jax[bench-torch]'")
         return

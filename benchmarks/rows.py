@@ -1,4 +1,4 @@
-"""One line of the table, and how lines become a table, JSON and a bar chart."""
+"""Rows of the benchmarks, and their forms as a table, JSON and a bar chart."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -9,10 +9,10 @@ from benchmarks.measure import Ratio
 
 
 class Row(NamedTuple):
-    """What gradflow and a peer cost. Clock rows have a ratio, exact rows two figures and no clock.
+    """The costs of gradflow and a peer. Timed rows have a ratio, exact rows have two figures.
 
-    `limits` says how many times the machine's limit gradflow takes, by the limit's name. `exact` holds
-    figures of the same program that need no clock, gradflow's and the peer's.
+    `limits` has gradflow's time as a multiple of the machine's limits, by their names. `exact` has exact
+    figures of the same program, gradflow's and the peer's.
     """
 
     name: str
@@ -70,7 +70,7 @@ _WIDTHS = (26, 30, 34, 8, 32, 0)
 
 
 def line(row: Row | Skipped | None) -> str:
-    """One line of the table as it is printed while it is measured; that of None is its head."""
+    """Formats one line of the printed table; None gives its head."""
     columns = zip(cells(row) if row else HEADS, _WIDTHS, strict=True)
     return " ".join(f"{cell:<{width}}" for cell, width in columns).rstrip()
 
@@ -94,13 +94,13 @@ def plain(row: Row | Skipped) -> dict[str, Any]:
 
 
 def write_json(path: str, rows: Sequence[Row | Skipped], about: Mapping[str, Any]) -> None:
-    """All rows, and on what they were measured."""
+    """Writes all rows, and the machine on which they were measured."""
     data = {"about": dict(about), "rows": [plain(row) for row in rows]}
     Path(path).write_text(json.dumps(data, indent=1) + "\n")
 
 
 def write_chart(path: str, rows: Sequence[Row | Skipped], title: str) -> None:
-    """Bars of the clock rows, on a logarithmic axis: right of the line gradflow is ahead."""
+    """Draws the timed rows as bars on a logarithmic axis: right of the line gradflow is faster."""
     from matplotlib.figure import Figure
     from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 

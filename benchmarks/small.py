@@ -1,4 +1,4 @@
-"""Where no array is large: tracing and compiling, dispatch, init, eager steps, import."""
+"""Measures costs without large arrays: tracing, compiling, dispatch, init, eager steps, import."""
 
 import gc
 import statistics
@@ -18,7 +18,7 @@ from benchmarks.steps import PAIRS, pair
 
 
 def tracing(quick: bool, every: bool) -> Iterator[Row]:
-    """Tracing, lowering and compiling a step over many leaves, and the size of the program."""
+    """Measures tracing, lowering and compiling a step over many leaves, and the size of the program."""
     leaves, runs = (100, 3) if quick else (1000, 4)
     like = shapes(leaves, 4)
     for name in ("adamw", "clip + adamw"):
@@ -28,39 +28,41 @@ def tracing(quick: bool, every: bool) -> Iterator[Row]:
             for which in (0, 1) if turn % 2 else (1, 0):
                 jax.clear_caches()
                 gc.collect()
-                gc.freeze()  # what lives already is not looked at again, as in a young process
+                gc.freeze()  # existing objects are not scanned again, as in a fresh process
                 program = programs[which] = both(PAIRS[name][0](), PAIRS[name][1](), like)[which]
                 _ = program.compiled if turn == 1 else program.lowered
-                for what, took in program.seconds.items() if turn else ():  # not Python's own loading
+                for what, took in (
+                    program.seconds.items() if turn else ()
+                ):  # without the first turn, which loads modules
                     seconds[what][which].append(took)
                 gc.unfreeze()
-            if turn == 1:  # once: what takes ten seconds has a narrow spread
+            if turn == 1:  # once, since compiling takes ten seconds and varies little
                 compiled = [programs[0], programs[1]]
         for what, times in seconds.items():
             exact = compared(compiled) if what == "compile" else None
             yield Row(name, f"{what}, {leaves} leaves", ratio_of(*times), exact=exact)
         if name == "adamw" and not quick:
-            yield calls_row(name, compiled, leaves)  # here, where it is compiled
+            yield calls_row(name, compiled, leaves)  # here, where the programs are compiled
 
 
 def calls_row(name: str, programs: list[Program], leaves: int) -> Row:
-    """Jitted calls on small leaves, as users write them."""
+    """Measures jitted calls on small leaves, in the form in which users write them."""
     calls = [repeated(program.start().as_users_call, 5) for program in programs]
     ratio = interleaved(*calls, 20)
     return Row(name, f"jitted call, {leaves} leaves", ratio._replace(seconds=ratio.seconds / 5))
 
 
 def dispatch(quick: bool, every: bool) -> Iterator[Row]:
-    """A jitted call on many small leaves: what flattening and checking the arguments costs.
+    """Measures a jitted call on many small leaves: the cost of flattening and checking the arguments.
 
-    That of 1000 leaves is measured in `tracing`, which compiles it.
+    The call on 1000 leaves is measured in `tracing`, which compiles it.
     """
     for leaves in (10, 100):
         yield calls_row("adamw", both(*pair("adamw"), shapes(leaves, 4)), leaves)
 
 
 def init(quick: bool, every: bool) -> Iterator[Row]:
-    """An eager `init`, and the equations of a traced one."""
+    """Measures an eager `init`, and the equations of a traced one."""
     for name in ("adamw", "clip + adamw", "lion", "sgd momentum"):
         for leaves in (10, 100):
             params = arrays(shapes(leaves, 100))
@@ -72,7 +74,7 @@ def init(quick: bool, every: bool) -> Iterator[Row]:
 
 
 def eager(quick: bool, every: bool) -> Iterator[Row]:
-    """What a notebook pays that never says jit."""
+    """Measures eager steps, as in a notebook without jit."""
     params = arrays(shapes(10, 100))
     for name in ("adam", "adamw", "lion", "sgd"):
         runs = []
@@ -87,9 +89,9 @@ def eager(quick: bool, every: bool) -> Iterator[Row]:
 
 
 def importing(quick: bool, every: bool) -> Iterator[Row]:
-    """Milliseconds of import beyond `import jax, jax.numpy`, in fresh processes, and with a first optimizer.
+    """Measures the import beyond `import jax, jax.numpy` in fresh processes, alone and with an optimizer.
 
-    They are the processor's, which a busy machine changes less than the clock's.
+    The times are processor time, which varies less than wall time on a busy machine.
     """
     script = (
         "import jax, jax.numpy, time; a = time.process_time(); import {0} as x; {1}; "

@@ -1,4 +1,4 @@
-"""Steps on large leaves: the main optimizers in detail, then each named one."""
+"""Measures steps on large leaves: the main optimizers in detail, then each named one."""
 
 import inspect
 from collections.abc import Callable, Iterator, Mapping
@@ -38,34 +38,34 @@ PAIRS: dict[str, Pair] = {
     "rmsprop": (lambda: gf.rmsprop(1e-3), lambda: optax.rmsprop(1e-3)),
 }
 
-# Of these the update alone as well: the wrappers that branch must copy a gradient that lives on.
+# The update alone is measured for these, since wrappers that branch copy a gradient that is kept.
 UPDATES = ("adamw", "clip + adamw", "apply_if_finite(adamw)", "MultiSteps(adamw, 4)", "lion")
 
-# What a factory is called with beyond a learning rate of 1e-3.
+# Arguments of factories besides a learning rate of 1e-3.
 GIVEN: Mapping[str, Mapping[str, Any]] = {"noisy_sgd": {"key": 0}}
 
-# What an update is told.
-TOLD: Mapping[str, Mapping[str, Any]] = {
+# Extra arguments of updates.
+EXTRA: Mapping[str, Mapping[str, Any]] = {
     "momo": {"value": 1.0},
     "momo_adam": {"value": 1.0},
     "polyak_sgd": {"value": 1.0},
     "sophia": {"obj_fn": lambda p: 0.5 * sum(jnp.sum(x * x) for x in jax.tree.leaves(p))},
 }
 
-# Of what a step is no single pass over the numbers: fewer of them.
+# Optimizers whose step is not a single pass over the numbers: smaller models.
 HEAVY = ("muon", "galore")
 
-# These take another road: their gradients are of single examples, or they search along a line.
+# These are measured elsewhere: they need per-example gradients, or a line search.
 ELSEWHERE = {"dpsgd": "takes gradients of examples", "lbfgs": "in the group of its name"}
 
-# The rows of many leaves. They compile for ten seconds each, rules with norms of leaves for a minute.
+# The rows of many leaves. Each compiles for ten seconds, rules with norms of leaves for a minute.
 MAIN = ("adam", "sgd", "lion", "rmsprop")
 
 BUDGET = 0.6  # seconds of turns for a row
 
 
 def named() -> list[str]:
-    """gradflow's optimizers: whatever its room lists that is no stage of one."""
+    """gradflow's optimizers: all factories of the room that are not stages."""
     kinds = OWN_FACTORIES
     rooms = (n for n in dir(optimizers) if n in kinds and kinds[n].kind == "transformation")
     stages = ("scale_by_", "shrink_by_", "hutchinson_")
@@ -73,33 +73,33 @@ def named() -> list[str]:
 
 
 def made(factory: Callable[..., Any], name: str) -> Any:
-    """The optimizer with its defaults; a required learning rate is 1e-3."""
+    """Makes the optimizer with its defaults; a required learning rate is 1e-3."""
     parameter = inspect.signature(factory).parameters.get("learning_rate")
     required = {"learning_rate": 1e-3} if parameter and parameter.default is parameter.empty else {}
     return factory(**required, **GIVEN.get(name, {}))
 
 
 def pair(name: str) -> tuple[Any, Any]:
-    """A named optimizer of both libraries; None where the peer has none."""
+    """Makes a named optimizer of both libraries; None if the peer has none."""
     theirs = getattr(optax.contrib, name, None) or getattr(optax, name, None)
     return made(getattr(gf, name), name), made(theirs, name) if theirs else None
 
 
-def _told(name: str) -> dict[str, Any]:
-    told = TOLD.get(name, {})
-    return {k: v if callable(v) else jnp.float32(v) for k, v in told.items()}
+def _extra_arguments(name: str) -> dict[str, Any]:
+    extra = EXTRA.get(name, {})
+    return {k: v if callable(v) else jnp.float32(v) for k, v in extra.items()}
 
 
 def _step_row(
     name: str, ours: Any, peer: Any, leaves: int, size: int, runs: int, *,
     turns: int = 1, update_only: bool = False, more: int = 0, kernel: bool = False,
 ) -> Row:  # fmt: skip
-    """A row of one program, of `turns` steps a run.
+    """Measures one program, with `turns` steps per run.
 
-    `more` is what a run moves beyond one pass over everything a step, in bytes for each byte of the model.
+    `more` is the traffic of a run beyond one pass per step over all arrays, in bytes per byte of the model.
     """
     like = shapes(leaves, size)
-    programs = both(ours, peer, like, update_only=update_only, extra=_told(name))
+    programs = both(ours, peer, like, update_only=update_only, extra=_extra_arguments(name))
     exact = compared(programs)
     shared = None if update_only else arrays(like, 2)
     ready = [repeated(program.start(shared), turns) for program in programs]
@@ -117,14 +117,14 @@ def _step_row(
 
 
 def steps(quick: bool, every: bool) -> Iterator[Row]:
-    """A donated, jitted step on large leaves, and the update alone.
+    """Measures a donated, jitted step on large leaves, and the update alone.
 
-    The step gets its gradients from outside, where they live on: what branches on them must copy them.
+    The step gets its gradients from outside, where they are kept, so wrappers that branch must copy them.
     """
     leaves, size, runs = (16, 250_000, 10) if quick else (64, 1_000_000, 10)
     for name, (ours, peer) in PAIRS.items():
-        # MultiSteps is the mean of a whole round: of its four steps three read the gradient and the sum and
-        # write the sum, 12 bytes for 36. Norm and finiteness need a pass over the gradient before.
+        # MultiSteps is the mean of a whole round: three of its four steps read the gradient and the sum and
+        # write the sum, 12 bytes instead of 36. Norm and finiteness need one more pass over the gradient.
         turns = 4 if name.startswith("MultiSteps") else 1
         more = -18 if turns > 1 else name in ("clip + adamw", "apply_if_finite(adamw)")
         for update_only in (False, True) if name in UPDATES and not quick else (False,):
@@ -135,7 +135,7 @@ def steps(quick: bool, every: bool) -> Iterator[Row]:
 
 
 def every_optimizer(quick: bool, every: bool) -> Iterator[Row | Skipped]:
-    """Each named optimizer that `steps` has not: one donated, jitted step."""
+    """Measures one donated, jitted step of each named optimizer that is not in `steps`."""
     leaves, size, runs = (2, 490_000, 6) if quick else (64, 1_000_000, 8)
     rest = [name for name in named() if every or name not in PAIRS]
     for name in rest[:: 2 if quick else 1]:
@@ -148,7 +148,7 @@ def every_optimizer(quick: bool, every: bool) -> Iterator[Row | Skipped]:
 
 
 def many_leaves(quick: bool, every: bool) -> Iterator[Row]:
-    """The same number of parameters in many leaves: the main optimizers, or with --all each named one."""
+    """Measures as many parameters in many leaves: the main optimizers, or with --all each named one."""
     leaves, size, runs = (100, 10_000, 10) if quick else (1000, 10_000, 10)
     ours, peer = PAIRS["clip + adamw"]
     yield _step_row("clip + adamw", ours(), peer(), leaves, size, runs, more=1, kernel=True)

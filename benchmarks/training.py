@@ -1,4 +1,4 @@
-"""A real training step: a small transformer of about 200 leaves, and what of it the optimizer is."""
+"""Measures a real training step: a small transformer of about 200 leaves, and the optimizer's share."""
 
 import functools
 import statistics
@@ -16,7 +16,7 @@ from benchmarks.rows import Row
 
 
 def transformer(layers: int, width: int, vocabulary: int = 512) -> Any:
-    """Parameters of a decoder: 8 leaves a layer with 24 layers, embedding, last norm and head."""
+    """Parameters of a decoder: 8 leaves per layer, embedding, last norm and head."""
     rng = np.random.default_rng(0)
 
     def matrix(*shape: int) -> Any:
@@ -63,7 +63,7 @@ def loss(params: Any, tokens: Any) -> Any:
 
 
 class _Training:
-    """Steps on one batch; without an optimizer only the gradients."""
+    """Training steps on one batch; without an optimizer only the gradients."""
 
     def __init__(self, tx: Any, apply: Any, layers: int, width: int, batch: Any) -> None:
         self.params = transformer(layers, width)
@@ -86,7 +86,7 @@ class _Training:
 
 
 def training(quick: bool, every: bool) -> Iterator[Row]:
-    """The whole step against the peer's, the optimizer's share of it, and the price of metrics."""
+    """Measures the whole step against the peer's, the optimizer's share of it, and the cost of metrics."""
     layers, width, runs = (3, 64, 8) if quick else (24, 128, 12)
     batch = jnp.asarray(np.random.default_rng(1).integers(0, 512, (8, 65)))
     leaves = len(jax.tree.leaves(transformer(layers, 8)))

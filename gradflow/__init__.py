@@ -5,20 +5,21 @@
 The layers, each seeing only those above it:
 
     tree          arithmetic and paths on pytrees; `packed` keeps a tree in one buffer for each dtype
-    _expressions  a call of a factory as a value; `_calls` knows which stage runs, and checks it
-    _rules        one rule for one leaf, applied over trees
+    _expressions  a call of a factory as a value; `_calls` tracks which stage runs, and checks the call
+    _rules        applies the rule of one leaf to whole trees
     _core         GradientTransformation, the decorator `transformation`, chain, apply_updates
     _selection    which leaves: masks, labels, patterns of paths
     matrices      which axes of a leaf are a matrix's rows and columns; one rule over all matrices
     schedules     step -> value
     transforms    building blocks: clipping, momentum, decay, noise, scaling
     wrappers      transformation -> transformation
-    optimizers    one update rule a file, and the named optimizers
+    optimizers    one update rule per file, and the named optimizers
     _training     make_step and minimize: a loss and any optimizer; `_inspection` checks and summarizes
+    states        the named tuples that optimizers keep
     checkpoint    a state by name: files, and expressions edited between runs
-    losses        predictions, targets -> loss; beside it projections, perturbations, assignment,
+    losses        predictions, targets -> loss; next to it projections, perturbations, assignment,
                   microbatching, linalg and numerics
-    compat        the same names under the field's module names
+    compat        the same names under Optax's module names
     lab           compares optimizers on real data; `python -m gradflow`
 """
 
@@ -30,9 +31,9 @@ from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 
-# The rooms that are reached by their own names, as `gradflow.losses.l2_loss`.
+# Public rooms, such as `gradflow.losses` in `gradflow.losses.l2_loss`.
 _ROOMS = frozenset([
-    "tree", "typing", "schedules", "transforms", "wrappers", "optimizers", "losses", "projections",
+    "tree", "typing", "states", "schedules", "transforms", "wrappers", "optimizers", "losses", "projections",
     "perturbations", "assignment", "microbatching", "linalg", "matrices", "numerics", "packed", "aggregating",
     "checkpoint", "interop", "compat", "lab",
 ])  # fmt: skip
@@ -51,16 +52,17 @@ if TYPE_CHECKING:
     from gradflow import perturbations as perturbations
     from gradflow import projections as projections
     from gradflow import schedules as schedules
+    from gradflow import states as states
     from gradflow import tree as tree
     from gradflow import typing as typing
     from gradflow._api import *
 else:
-    # Nothing is imported before it is used, so that `import gradflow` costs a millisecond beside jax.
+    # Nothing is imported before it is used: `import gradflow` adds a millisecond to the import of jax.
     def _import_names() -> Any:
         name = "gradflow._api"
         if name in sys.modules:
             return importlib.import_module(name)
-        # The garbage collector would scan all of jax several times meanwhile: half of the time it takes.
+        # Half of the import time would be garbage collections that scan all of jax.
         was_enabled = gc.isenabled()
         gc.disable()
         try:
@@ -73,26 +75,28 @@ else:
         if name in _ROOMS:
             return importlib.import_module(f"gradflow.{name}")
         if name == "__all__":
-            return __dir__()
+            return _public()
         if name.startswith("_"):
             raise AttributeError(f"module 'gradflow' has no attribute '{name}'")
         names = _import_names()
         try:
             value = getattr(names, name)
         except AttributeError:
-            near = importlib.import_module("difflib").get_close_matches(name, __dir__(), n=3)
-            hint = f"; near: {', '.join(near)}" if near else ""
-            raise AttributeError(f"module 'gradflow' has no attribute '{name}'{hint}") from None
+            hint = importlib.import_module("gradflow._errors").names_hint(name, _public(), 0)
+            raise AttributeError(f"module 'gradflow' has no attribute '{name}'. {hint}".rstrip()) from None
         globals()[name] = value
         return value
 
+    def _public() -> list[str]:
+        return sorted({*(name for name in vars(_import_names()) if not name.startswith("_")), *_ROOMS})
+
     def __dir__() -> list[str]:
-        names = _import_names()
-        public = (name for name in vars(names) if not name.startswith("_"))
-        return sorted({*public, *_ROOMS})
+        # Ninety classes of states would stand before the first optimizer.
+        states = set(importlib.import_module("gradflow.states").__all__)
+        return [name for name in _public() if name not in states]
 
     class _FormerModule(ModuleType):
-        """A private module that has moved, for the pickles that name it."""
+        """A private module that has moved, for pickles that refer to it."""
 
         def __getattr__(self, name: str) -> Any:
             if name.startswith("__"):

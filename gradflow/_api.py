@@ -81,6 +81,6 @@ from gradflow.typing import Schedule as Schedule
 from gradflow.typing import Updates as Updates
 from gradflow.wrappers import *
 
-# Second names that the field's top level has.
+# Optax's top level has these names too.
 safe_int32_increment = safe_increment
 tree_map_params = _tree.map_params

@@ -1,4 +1,4 @@
-"""Which dtype a number is held in, computed in, and handed out in."""
+"""The dtypes in which numbers are stored, computed and returned."""
 
 import functools
 
@@ -20,9 +20,9 @@ def is_complex(dtype: DType) -> bool:
 
 @functools.cache
 def compute_dtype(dtype: DType) -> DType:
-    """The dtype in which arithmetic on `dtype` is done: at least 32 bits per real number."""
+    """The dtype of arithmetic on `dtype`: at least 32 bits per real number."""
     if not is_inexact(dtype):
-        raise TypeError(f"no arithmetic is defined on leaves of dtype {dtype}")
+        raise TypeError(f"gradflow: arithmetic needs a floating-point or complex dtype; got {dtype}")
     if is_complex(dtype) or dtype == np.float64:
         return dtype
     return np.dtype(np.float32)
@@ -44,7 +44,7 @@ def working_float(dtype: DType) -> DType:
 def promote(a: DType, b: DType) -> DType:
     """The smallest inexact dtype that holds the values of both inexact dtypes.
 
-    jax's own promotion is no use here: strict mode, which callers may have on, forbids it.
+    jax's own promotion raises under `jax_numpy_dtype_promotion='strict'`, which callers may use.
     """
     if a == b:
         return a
@@ -52,6 +52,6 @@ def promote(a: DType, b: DType) -> DType:
         wide = np.float64 in (real_dtype(a), real_dtype(b))
         return np.dtype(np.complex128 if wide else np.complex64)
     if a.itemsize == b.itemsize:
-        # bfloat16 with float16, or two 8-bit formats: neither holds the other's values.
+        # bfloat16 with float16, or two 8-bit formats: neither can hold all values of the other.
         return np.dtype(np.float32) if a.itemsize > 1 else np.dtype(jnp.bfloat16)
     return a if a.itemsize > b.itemsize else b

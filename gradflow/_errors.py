@@ -1,6 +1,7 @@
-"""Words for errors: who was called, what was expected, what came. Never the contents of an array."""
+"""Parts of error messages: descriptions of values, and hints for names. Never the contents of an array."""
 
 import difflib
+import re
 from collections.abc import Iterable
 from typing import Any
 
@@ -9,7 +10,7 @@ import numpy as np
 
 
 def describe(value: Any) -> str:
-    """A few words for any object, such as `float32[3,4]` or `the function adamw`."""
+    """A short description of any object, such as `float32[3,4]` or `the function adamw`."""
     if value is None or isinstance(value, bool | int | float | complex):
         return repr(value)
     if isinstance(value, str):
@@ -32,14 +33,40 @@ def describe(value: Any) -> str:
 
 
 def with_article(name: str) -> str:
-    """A name of a class with its article: `an EmptyState`."""
+    """The name of a class with its article: `an EmptyState`."""
     return f"{'an' if name[:1] in 'AEIOaeio' else 'a'} {name}"
 
 
 def unknown(kind: str, name: object, known: Iterable[str]) -> ValueError:
-    """The error for an unknown name: the near ones, or all when none is near."""
-    known = sorted(known)
-    near = difflib.get_close_matches(str(name).lower(), known, n=5, cutoff=0.5)
+    """The error for an unknown name, with the nearest known names, or all of them if none is near."""
+    known = list(known)
+    return ValueError(f"no {kind} is called {name!r}. {names_hint(str(name), known, len(known))}")
+
+
+def near_names(name: str, known: Iterable[str]) -> list[str]:
+    """The known names nearest to `name`: similar ones, then those with the same last segment."""
+    names = sorted(set(known))
+    by_lower_case = {other.lower(): other for other in names}
+    similar = difflib.get_close_matches(name.lower(), by_lower_case, n=5, cutoff=0.5)
+    near = [by_lower_case[other] for other in similar]
+    last = _last_segment(name)
+    return near + [other for other in names if _last_segment(other) == last and other not in near][:5]
+
+
+def names_hint(name: str, known: Iterable[str], most: int = 20) -> str:
+    """The hint for an unknown name: `Did you mean 'x'?`; if none is near, at most `most` known names."""
+    names = sorted(set(known))
+    near = near_names(name, names)
     if near:
-        return ValueError(f"no {kind} is called {name!r}; near ones: {', '.join(near)}")
-    return ValueError(f"no {kind} is called {name!r}; there are {', '.join(known)}")
+        return f"Did you mean {', '.join(map(repr, near))}?"
+    if most == 0:
+        return ""
+    if not names:
+        return "There are none."
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return f"There are {', '.join(map(repr, names[:most]))}{more}."
+
+
+def _last_segment(name: str) -> str:
+    """What follows the last dot of an address or the last slash of a path."""
+    return re.split(r"[./]", name)[-1]

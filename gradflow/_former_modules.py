@@ -1,6 +1,6 @@
-"""The modules that pickles of version 0.1.0 name: private files that have moved since.
+"""Old names of private modules, so that pickles of version 0.1.0 still load.
 
-`import gradflow` registers them. Nothing is imported before a pickle asks for a name in one of them.
+`import gradflow` registers these modules. They are empty until a pickle looks up a name in one of them.
 """
 
 from typing import Any
@@ -17,12 +17,12 @@ def _rebuild(reference: Any, arguments: Any) -> Any:
     if not isinstance(reference, str):
         return rebuild(reference, arguments)
     if reference not in OWN_FACTORIES:
-        raise ValueError(f"this version of gradflow has no factory '{reference}', which the pickle names")
+        raise ValueError(f"this version of gradflow has no factory '{reference}', to which the pickle refers")
     return OWN_FACTORIES[reference].build(arguments)
 
 
 def former_name(module: str, name: str) -> Any:
-    """What stood under a name in a former module; raises AttributeError for names that it never had."""
+    """The object that a former module had under a name; raises AttributeError for other names."""
     try:
         return _NAMES[module][name]
     except KeyError:

@@ -1,11 +1,11 @@
-"""Tables, aligned for a terminal or as HTML that takes its colors from the page."""
+"""Tables as aligned text, or as HTML that uses the colors of the page."""
 
 import html
 from collections.abc import Iterable, Sequence
 
 
 def aligned(rows: Sequence[Sequence[str]], left: Sequence[int], rule: bool = False) -> list[str]:
-    """The rows of a table as lines; the columns of `left` are flush left. `rule` underlines the first."""
+    """The lines of a table. Columns in `left` are left-aligned; `rule` underlines the first row."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = []
     for row in rows:
@@ -20,12 +20,12 @@ def aligned(rows: Sequence[Sequence[str]], left: Sequence[int], rule: bool = Fal
 
 
 def preformatted(text: str) -> str:
-    """Text in a typewriter's letters."""
+    """Text as HTML in a monospace font."""
     return f'<pre style="font-family:monospace;line-height:1.3;margin:0">{html.escape(text)}</pre>'
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]], left: Sequence[int], title: str = "") -> str:
-    """A table; the columns of `left` hold words, the others numbers."""
+    """A table as HTML. Columns in `left` are left-aligned, the others right-aligned."""
 
     def line(cells: Sequence[str], tag: str) -> str:
         parts = [

@@ -1,4 +1,4 @@
-"""The names of the types that functions pass around."""
+"""Names for the types of arguments and results."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
@@ -32,13 +32,13 @@ TransformUpdateExtraArgsFn = TransformUpdateFn
 
 
 class EmptyState(NamedTuple):
-    """The state of a stage that remembers nothing."""
+    """The state of a stage that keeps nothing between steps."""
 
 
 class ScheduledState(NamedTuple):
     """A step counter beside the state of a stage that has none, for its scheduled arguments."""
 
-    count: jax.Array  # type: ignore[assignment]  # the field's name for it, over tuple.count
+    count: jax.Array  # type: ignore[assignment]  # hides tuple.count; the name that optimizer states usually have
     inner_state: OptState
 
 

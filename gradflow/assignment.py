@@ -1,4 +1,4 @@
-"""The linear assignment problem: pair rows with columns at the least total cost."""
+"""The linear assignment problem: pairs of rows and columns with the least total cost."""
 
 from typing import Any
 
@@ -9,22 +9,29 @@ import numpy as np
 from gradflow._dtypes import compute_dtype, is_complex, is_inexact
 from gradflow._errors import describe
 
+__all__ = [
+    "base_hungarian_algorithm",
+    "hungarian_algorithm",
+]
+
 _Arrays = tuple[jax.Array, ...]
 
 
 def hungarian_algorithm(cost_matrix: Any) -> tuple[jax.Array, jax.Array]:
-    """The pairs `(i, j)` that minimise `cost_matrix[i, j].sum()`, each row and column used once.
+    """Returns the pairs `(i, j)` that minimize `cost_matrix[i, j].sum()`, each row and column used once.
 
-    `cost_matrix` is (n, m); `i` and `j` are int32 of shape (min(n, m),), with `i` ascending. Costs
-    may be negative. Integers are added exactly while `min(n, m) * (max - min)` fits in 32 bits;
-    floating-point costs are added in float32 or wider. As few pairs as possible cost `inf` or NaN,
-    and as many as possible `-inf`; magnitudes above 1e30 count as infinite. No gradient passes:
-    the pairs are integers. Differentiate `cost_matrix[i, j].sum()` instead.
+    It finds shortest augmenting paths, in at most `min(n, m)^2` steps of O(max(n, m)) for any costs.
 
-    Shortest augmenting paths, at most `min(n, m)^2` steps of O(max(n, m)), whatever the costs.
-    Jonker, Volgenant, "A shortest augmenting path algorithm for dense and sparse linear assignment
-    problems", Computing 38, 1987; rectangular matrices as in Crouse, "On implementing 2D
-    rectangular assignment algorithms", IEEE Trans. AES 52(4), 2016.
+    Args:
+      cost_matrix: real (n, m), possibly negative. Integers are added exactly while
+        `min(n, m) * (max - min)` fits in 32 bits, floating-point costs in float32 or wider.
+
+    Returns `i`, ascending, and `j`, int32 of shape (min(n, m),). As few pairs as possible cost `inf` or NaN,
+    and as many as possible `-inf`; magnitudes above 1e30 count as infinite. Gradients do not pass through
+    the pairs, which are integers: differentiate `cost_matrix[i, j].sum()` instead.
+    Sources: Jonker & Volgenant, "A shortest augmenting path algorithm for dense and sparse linear assignment
+    problems", Computing 38, 1987; Crouse, "On implementing 2D rectangular assignment algorithms", IEEE
+    Trans. AES 52(4), 2016, for rectangular matrices.
     """
     cost = _read(cost_matrix)
     if cost.size == 0:
@@ -33,7 +40,7 @@ def hungarian_algorithm(cost_matrix: Any) -> tuple[jax.Array, jax.Array]:
     return pairs
 
 
-# The field knows two implementations of one function; one suffices.
+# The field's second name for the same function.
 base_hungarian_algorithm = hungarian_algorithm
 
 
@@ -44,7 +51,7 @@ def _solve(cost: jax.Array) -> tuple[jax.Array, jax.Array]:
     if rows <= columns:
         return jnp.arange(rows, dtype=jnp.int32), _match_rows(cost)[0]
     _, row_to_column = _match_rows(cost.T)
-    # The rows that have a column, in order: there are exactly as many as columns.
+    # The rows that have a column, in order: one per column.
     (taken,) = jnp.nonzero(row_to_column >= 0, size=columns)
     return taken.astype(jnp.int32), row_to_column[taken]
 
@@ -52,13 +59,15 @@ def _solve(cost: jax.Array) -> tuple[jax.Array, jax.Array]:
 def _read(cost_matrix: Any) -> jax.Array:
     if not isinstance(cost_matrix, jax.Array | np.ndarray) or np.ndim(cost_matrix) != 2:
         raise ValueError(
-            f"hungarian_algorithm: expected cost_matrix to be an array of shape (n, m), got"
+            f"hungarian_algorithm: argument 'cost_matrix' must be an array of shape (n, m); got"
             f" {describe(cost_matrix)}"
         )
     dtype = cost_matrix.dtype
     known = is_inexact(dtype) or jnp.issubdtype(dtype, jnp.integer) or dtype.kind == "b"
     if not known or is_complex(dtype):
-        raise TypeError(f"hungarian_algorithm: expected cost_matrix to be real, got {describe(cost_matrix)}")
+        raise TypeError(
+            f"hungarian_algorithm: argument 'cost_matrix' must be real; got {describe(cost_matrix)}"
+        )
     return jax.lax.stop_gradient(jnp.asarray(cost_matrix))
 
 
@@ -68,13 +77,13 @@ def _comparable(cost: jax.Array) -> jax.Array:
         return _finite(cost.astype(compute_dtype(cost.dtype)))
     if cost.dtype == bool:
         return cost.astype(jnp.int32)
-    # A shift changes no comparison of assignments, and makes room for the sums of large costs.
+    # A shift preserves the order of assignments, and keeps sums of large costs in range.
     shifted = cost - jnp.min(cost) if cost.dtype.itemsize >= 4 else cost
     return shifted if cost.dtype == jnp.int64 else shifted.astype(jnp.int32)
 
 
 def _finite(cost: jax.Array) -> jax.Array:
-    """Costs with the infinite ones replaced by finite ones that no sum of the others outweighs."""
+    """Costs with the infinite ones replaced by finite ones that exceed any sum of the others."""
     # A forbidden pair is often written as the largest float; sums of such would overflow.
     worst = ~(cost <= 1e30)
     best = cost < -1e30

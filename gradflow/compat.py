@@ -1,21 +1,32 @@
 """The field's module names for gradflow's functions: `import gradflow.compat as optax`.
 
     optax.adam                 gradflow.adam, and so for every name of the top level
-    optax.contrib.muon         gradflow.muon; alike in `transforms`, `schedules`
+    optax.contrib.muon         gradflow.muon; likewise in `transforms`, `schedules`
     optax.tree_utils.tree_add  gradflow.tree.add
     optax.losses, optax.tree, optax.projections, ...   the rooms themselves
 
-Nothing is defined here. The README's table "Differences from Optax" says where a name does something else.
+This module defines nothing new. The README's table "Differences from Optax" lists names that behave
+differently.
 """
 
 import sys
 from types import ModuleType
 from typing import Any
 
-from gradflow import _api, assignment, linalg, losses, microbatching, perturbations, projections, tree
+from gradflow import (
+    _api,
+    aggregating,
+    assignment,
+    linalg,
+    losses,
+    microbatching,
+    perturbations,
+    projections,
+    tree,
+)
 
-# The names that the field has given up, and what took their place.
-_GIVEN_UP = {
+# Names that Optax has deprecated or removed, and their replacements.
+_REPLACEMENTS = {
     "global_norm": "tree.norm",
     "optimistic_adam": "optimistic_adam_v2",
     "inject_stateful_hyperparams": "inject_hyperparams",
@@ -29,10 +40,10 @@ _GIVEN_UP = {
 
 
 class _Namespace(ModuleType):
-    """A module whose names are those of another, after a prefix."""
+    """A module with the names of another module, each after a prefix."""
 
     def __init__(self, name: str, source: ModuleType, prefix: str = "") -> None:
-        super().__init__(f"{__name__}.{name}", f"The names of {source.__name__} as the field spells them.")
+        super().__init__(f"{__name__}.{name}", f"The names of {source.__name__} as Optax spells them.")
         self._source = source
         self._prefix = prefix
         sys.modules[self.__name__] = self
@@ -40,7 +51,7 @@ class _Namespace(ModuleType):
     def __getattr__(self, name: str) -> Any:
         if not name.startswith("_"):
             for spelling in (name.removeprefix(self._prefix), name):
-                if name not in _GIVEN_UP and hasattr(self._source, spelling):
+                if name not in _REPLACEMENTS and hasattr(self._source, spelling):
                     return getattr(self._source, spelling)
         raise AttributeError(_unknown(self.__name__, name))
 
@@ -53,8 +64,8 @@ def _public(module: ModuleType) -> list[str]:
 
 
 def _unknown(module: str, name: str) -> str:
-    cure = f"; use {_GIVEN_UP[name]}" if name in _GIVEN_UP else ""
-    return f"module '{module}' has no attribute '{name}'{cure}"
+    hint = f"; use {_REPLACEMENTS[name]}" if name in _REPLACEMENTS else ""
+    return f"module '{module}' has no attribute '{name}'{hint}"
 
 
 _ROOMS = {
@@ -66,12 +77,13 @@ transforms = _Namespace("transforms", _api)
 schedules = _Namespace("schedules", _api)
 tree_utils = _Namespace("tree_utils", tree, "tree_")
 experimental = _Namespace("experimental", _api)
+vars(experimental)["aggregating"] = aggregating
 
 
 def __getattr__(name: str) -> Any:
     if name in _ROOMS:
         return _ROOMS[name]
-    if name.startswith("_") or name in _GIVEN_UP or not hasattr(_api, name):
+    if name.startswith("_") or name in _REPLACEMENTS or not hasattr(_api, name):
         raise AttributeError(_unknown(__name__, name))
     return getattr(_api, name)
 

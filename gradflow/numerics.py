@@ -1,4 +1,4 @@
-"""Functions that stay finite, with finite derivatives, where the plain ones do not."""
+"""Functions that are finite, with finite derivatives, where the plain ones are not."""
 
 from typing import Any
 
@@ -10,18 +10,28 @@ from gradflow._dtypes import compute_dtype, is_complex, is_inexact, promote, rea
 from gradflow._errors import describe
 from gradflow._rules._state import increment
 
+__all__ = [
+    "MultiNormalDiagFromLogScale",
+    "multi_normal",
+    "safe_increment",
+    "safe_int32_increment",
+    "safe_norm",
+    "safe_root_mean_squares",
+    "scale_gradient",
+]
+
 
 def safe_increment(count: Any) -> jax.Array:
-    """`count + 1`, staying at the largest number of its type where that would wrap or round.
+    """Returns `count + 1`, or the largest number of its dtype where that would wrap or round.
 
     Args:
-      count: a step counter: a real number or array, of integers as a rule.
+      count: a step counter, a real number or array, usually of integers.
     """
     count = jnp.asarray(count)
     if jnp.issubdtype(count.dtype, jnp.integer):
         return increment(count)
     if not jnp.issubdtype(count.dtype, jnp.floating):
-        raise TypeError(f"safe_increment: 'count' must be a real number; got {describe(count)}")
+        raise TypeError(f"safe_increment: argument 'count' must be a real number; got {describe(count)}")
     one = jnp.ones((), count.dtype)
     last = jnp.asarray(jnp.finfo(count.dtype).max, count.dtype)
     return jnp.where(count < last, count + one, last)
@@ -37,11 +47,11 @@ def safe_norm(
     axis: int | tuple[int, ...] | None = None,
     keepdims: bool = False,
 ) -> jax.Array:
-    """`max(norm(x), min_norm)`, with derivative 0 wherever the norm is at most `min_norm`, at 0 too.
+    """Returns `max(norm(x), min_norm)`, with derivative 0 where the norm is at most `min_norm`.
 
     Args:
       x: an array of inexact numbers.
-      min_norm: the least result, >= 0.
+      min_norm: the smallest result, >= 0.
       ord, axis, keepdims: as for `jnp.linalg.norm`.
 
     Below float32 the norm is taken in float32; the result has the dtype of `x`.
@@ -58,21 +68,21 @@ def safe_norm(
 
 
 def _away_from_zero(x: jax.Array, ord: Any, axis: Any) -> jax.Array:
-    """An array like `x` at which its norm has a derivative: to be differentiated in its place."""
+    """An array near `x` at which the norm has a derivative."""
     axes = axis if axis is not None else tuple(range(x.ndim))
     if ord is None or not isinstance(axes, tuple) or len(axes) != 2:
         return jnp.ones_like(x)
-    # Singular values must differ from each other.
+    # Singular values must be distinct.
     rows, columns = (jax.lax.broadcasted_iota(np.int32, x.shape, a % x.ndim) for a in axes)
     return jnp.where(rows == columns, rows + 1, 0).astype(x.dtype)
 
 
 def safe_root_mean_squares(x: Any, min_rms: Any) -> jax.Array:
-    """`max(sqrt(mean(|x|^2)), min_rms)`, with derivative 0 wherever the root is at most `min_rms`, at 0 too.
+    """Returns `max(sqrt(mean(|x|^2)), min_rms)`, with derivative 0 where the root is at most `min_rms`.
 
     Args:
       x: an array of inexact numbers; an empty one has root 0.
-      min_rms: the least result, >= 0.
+      min_rms: the smallest result, >= 0.
 
     Below float32 the root is taken in float32; the result has the dtype of `x`.
     """
@@ -88,7 +98,7 @@ def safe_root_mean_squares(x: Any, min_rms: Any) -> jax.Array:
 
 
 def scale_gradient(inputs: Any, scale: Any) -> Any:
-    """`inputs` as they are, through which gradients come multiplied by `scale`.
+    """Returns `inputs` unchanged, and multiplies their gradients by `scale`.
 
     Args:
       inputs: a tree of inexact arrays.
@@ -111,7 +121,7 @@ def _scaled_jvp(primals: Any, tangents: Any) -> Any:
 
 @jax.tree_util.register_pytree_node_class
 class MultiNormalDiagFromLogScale:
-    """Normal numbers that are independent of each other, by their means and logarithmic deviations."""
+    """Independent normal variables, given by means and logarithms of standard deviations."""
 
     def __init__(self, loc: Any, log_scale: Any) -> None:
         self._loc = loc
@@ -135,7 +145,7 @@ class MultiNormalDiagFromLogScale:
         return loc[lead] + jnp.exp(log_scale)[lead] * noise
 
     def log_prob(self, x: Any) -> jax.Array:
-        """The logarithm of the density at `x`, an array of the shape of one sample, or of many."""
+        """The logarithm of the density at `x`, an array of one sample or many."""
         loc, log_scale = jnp.broadcast_arrays(self._loc, self._log_scale)
         x = jnp.asarray(x, loc.dtype)
         lead = (None,) * (x.ndim - loc.ndim)
@@ -149,16 +159,16 @@ class MultiNormalDiagFromLogScale:
 
     @classmethod
     def tree_unflatten(cls, _: None, parts: list[Any]) -> "MultiNormalDiagFromLogScale":
-        """From the leaves, whatever they are."""
+        """Rebuilds it from the leaves, which may be placeholders."""
         return cls(*parts)
 
 
 def multi_normal(loc: Any, log_scale: Any) -> MultiNormalDiagFromLogScale:
-    """A distribution of independent normal numbers with means `loc` and deviations `exp(log_scale)`.
+    """Builds independent normal variables with means `loc` and deviations `exp(log_scale)`.
 
     Args:
-      loc: an array, or a number.
-      log_scale: one of a shape that broadcasts with it.
+      loc: an array or a number.
+      log_scale: one whose shape broadcasts with that of `loc`.
 
     The result has `sample(shape, key)`, `log_prob(x)`, summed over all axes of the parameters, `params` and
     `log_scale`. Raises ValueError for shapes that do not broadcast.
@@ -168,8 +178,8 @@ def multi_normal(loc: Any, log_scale: Any) -> MultiNormalDiagFromLogScale:
         jnp.broadcast_shapes(loc.shape, log_scale.shape)
     except ValueError:
         raise ValueError(
-            f"multi_normal: 'loc' and 'log_scale' must have shapes that broadcast; got {loc.shape} and "
-            f"{log_scale.shape}"
+            f"multi_normal: arguments 'loc' and 'log_scale' must have shapes that broadcast; got {loc.shape} "
+            f"and {log_scale.shape}"
         ) from None
     return MultiNormalDiagFromLogScale(loc, log_scale)
 
@@ -177,5 +187,5 @@ def multi_normal(loc: Any, log_scale: Any) -> MultiNormalDiagFromLogScale:
 def _inexact(owner: str, x: Any) -> jax.Array:
     x = jnp.asarray(x)
     if not is_inexact(x.dtype):
-        raise TypeError(f"{owner}: expected floating-point or complex numbers; got {describe(x)}")
+        raise TypeError(f"{owner}: inputs must be floating point or complex; got {describe(x)}")
     return x

@@ -1,4 +1,4 @@
-"""Derivatives of functions that have none: smooth them with noise and differentiate the average."""
+"""Derivatives of piecewise constant functions, by averages over noise."""
 
 import dataclasses
 import functools
@@ -14,9 +14,16 @@ from gradflow._dtypes import compute_dtype, is_complex, is_inexact, promote
 from gradflow._errors import describe
 from gradflow.tree._paths import path_string, show
 
+__all__ = [
+    "Gumbel",
+    "Noise",
+    "Normal",
+    "make_perturbed_fun",
+]
+
 
 class Noise(Protocol):
-    """A distribution over the real numbers, with a density that has a derivative."""
+    """A distribution over the real numbers, with a differentiable density."""
 
     def sample(self, key: Any, sample_shape: Sequence[int] = (), dtype: Any = float) -> jax.Array:
         """Independent draws of shape `sample_shape`."""
@@ -60,20 +67,24 @@ def make_perturbed_fun(
     noise: Noise = Gumbel(),
     use_baseline: bool = True,
 ) -> Callable[[Any, Any], Any]:
-    """A function `f(key, x)` that estimates `E[fun(x + sigma z)]`, and whose derivatives exist.
+    """Builds `f(key, x)`, a differentiable estimate of `E[fun(x + sigma z)]`.
 
-    The mean over `num_samples` draws of `z`; every derivative, of any order, with respect to `x`
-    and `sigma` is an unbiased estimate of that of the expectation. Only values of `fun` are used:
-    `grad = E[(fun(x + sigma z) - b) * -(log p)'(z)] / sigma`, with `b = fun(x)` to lower the
-    variance, or 0 if `use_baseline` is false. With respect to what `fun` closes over, derivatives
-    are those of `fun` itself.
+        f = mean of fun(x + sigma z) over num_samples draws of z
+        grad = E[(fun(x + sigma z) - b) * -(log p)'(z)] / sigma
 
-    `fun`: tree to tree; it is vmapped. `x`: real floating-point leaves, or a `TypeError`. `sigma`:
-    a positive scalar. `noise`: anything with `sample` and `log_prob`. Integer and boolean results
-    become float32 averages; other dtypes stay, sums being taken in float32 or wider.
+    Derivatives of any order with respect to `x` and `sigma` are unbiased estimates of those of the
+    expectation. They use values of `fun` only. Variables that `fun` closes over have ordinary derivatives.
 
-    Berthet et al., "Learning with Differentiable Perturbed Optimizers", 2020, arXiv 2002.08676;
-    the derivatives of all orders by the operator of Foerster et al., "DiCE", 2018, arXiv 1802.05098.
+    Args:
+      fun: tree to tree; it is vmapped. Integer and boolean results become float32 averages.
+      num_samples: draws per call, >= 1.
+      sigma: scale of the noise, > 0.
+      noise: an object with the methods `sample` and `log_prob`.
+      use_baseline: True subtracts `b = fun(x)`, which lowers the variance; False has `b = 0`.
+
+    Raises TypeError for leaves of `x` that are not real and floating point. Sums are in float32 or wider.
+    Sources: Berthet et al., "Learning with Differentiable Perturbed Optimizers", 2020, arXiv:2002.08676;
+    Foerster et al., "DiCE", 2018, arXiv:1802.05098, for all orders.
     """
     _check(fun, num_samples, sigma, noise)
 
@@ -86,21 +97,21 @@ def make_perturbed_fun(
         for leaf, leaf_key in zip(leaves, jax.random.split(key, len(leaves)), strict=True):
             wide = leaf.astype(compute_dtype(leaf.dtype))
             spread = scale.astype(wide.dtype)
-            centre, fixed_spread = jax.lax.stop_gradient((wide, spread))
+            center, fixed_spread = jax.lax.stop_gradient((wide, spread))
             z = noise.sample(leaf_key, (num_samples, *leaf.shape), wide.dtype)
-            # The points stay where they were drawn: what moves with x and sigma is their density.
-            points.append((centre[None] + fixed_spread * z).astype(leaf.dtype))
-            standard = (fixed_spread * z + (centre - wide)[None]) / spread
+            # The samples are constants; only their density depends on x and sigma.
+            points.append((center[None] + fixed_spread * z).astype(leaf.dtype))
+            standard = (fixed_spread * z + (center - wide)[None]) / spread
             density = noise.log_prob(standard) - jnp.log(spread)
             densities.append(jnp.sum(density, axis=tuple(range(1, density.ndim))))
         widest = functools.reduce(promote, [d.dtype for d in densities])
         log_density = functools.reduce(jnp.add, [d.astype(widest) for d in densities])
-        # One in value; its derivatives are those of the likelihood over itself.
+        # Its value is one; its derivatives are those of the likelihood divided by it.
         likelihood = jnp.exp(log_density - jax.lax.stop_gradient(log_density))
         values = jax.vmap(fun)(jax.tree.unflatten(treedef, points))
         if not use_baseline:
             return jax.tree.map(lambda v: _average(v, likelihood), values)
-        # The likelihood's derivative has mean zero, so this changes no expectation.
+        # The derivative of the likelihood has mean zero, so the expectation does not change.
         baseline = fun(jax.tree.unflatten(treedef, jax.lax.stop_gradient(leaves)))
         return jax.tree.map(lambda v, b: _average(v, likelihood, b), values, baseline)
 
@@ -123,21 +134,21 @@ def _average(values: jax.Array, likelihood: jax.Array, baseline: Any = None) -> 
 def _check(fun: Any, num_samples: Any, sigma: Any, noise: Any) -> None:
     name = "make_perturbed_fun"
     if not callable(fun):
-        raise TypeError(f"{name}: expected `fun` to be a function, got {describe(fun)}")
+        raise TypeError(f"{name}: argument 'fun' must be a function; got {describe(fun)}")
     if not isinstance(num_samples, int | np.integer) or isinstance(num_samples, bool):
-        raise TypeError(f"{name}: expected `num_samples` to be an int, got {describe(num_samples)}")
+        raise TypeError(f"{name}: argument 'num_samples' must be an int; got {describe(num_samples)}")
     if num_samples < 1:
-        raise ValueError(f"{name}: expected num_samples >= 1, got {num_samples}")
+        raise ValueError(f"{name}: argument 'num_samples' must be >= 1; got {num_samples}")
     scalar = isinstance(sigma, int | float | np.number | np.ndarray | jax.Array)
     if not scalar or np.ndim(sigma) != 0:
-        raise TypeError(f"{name}: expected `sigma` to be a scalar, got {describe(sigma)}")
+        raise TypeError(f"{name}: argument 'sigma' must be a scalar; got {describe(sigma)}")
     if not isinstance(sigma, jax.Array) and not sigma > 0:
-        raise ValueError(f"{name}: expected sigma > 0, got {sigma}")
+        raise ValueError(f"{name}: argument 'sigma' must be > 0; got {sigma}")
     for method in ("sample", "log_prob"):
         if isinstance(noise, type) or not callable(getattr(noise, method, None)):
             raise TypeError(
-                f"{name}: expected `noise` to be an object with the methods sample and log_prob,"
-                f" such as Gumbel(), got {describe(noise)}"
+                f"{name}: argument 'noise' must be an object with the methods sample and log_prob,"
+                f" such as Gumbel(); got {describe(noise)}"
             )
 
 
@@ -149,7 +160,7 @@ def _read(x: Any) -> tuple[list[jax.Array], Any]:
         dtype = jnp.result_type(leaf) if number else None
         if dtype is None or not is_inexact(dtype) or is_complex(dtype):
             raise TypeError(
-                f"make_perturbed_fun: expected f(key, x) with real floating-point leaves in `x`,"
+                f"make_perturbed_fun: argument 'x' of f(key, x) must have real floating-point leaves;"
                 f" got {describe(leaf)} at {show(path_string(path))}"
             )
         leaves.append(jnp.asarray(leaf, dtype=dtype))

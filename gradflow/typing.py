@@ -1,7 +1,7 @@
-"""Kinds of arguments for your own factories, and the names of the types that functions pass around.
+"""Kinds of arguments for your own factories, and names for the types of arguments and results.
 
-`b1: Decay = 0.9` in a factory under `@gradflow.transformation` makes b1 a checked hyper-parameter: a number,
-a scalar array, a tracer or a schedule, in [0, 1).
+`b1: Decay = 0.9` in a factory decorated with `@gradflow.transformation` makes b1 a checked hyper-parameter: a
+number, scalar array, tracer or schedule, in [0, 1).
 """
 
 from typing import Any
@@ -23,3 +23,22 @@ from gradflow._types import Schedule as Schedule
 from gradflow._types import Updates as Updates
 
 ArrayTree = Any
+
+__all__ = [
+    "ArrayTree",
+    "Decay",
+    "Finite",
+    "Fraction",
+    "Index",
+    "MaskOrFn",
+    "NonNegative",
+    "OptState",
+    "Pair",
+    "Params",
+    "Positive",
+    "Rate",
+    "ScalarOrSchedule",
+    "Schedule",
+    "Size",
+    "Updates",
+]

@@ -103,8 +103,8 @@ def test_an_aggregator_made_by_hand_and_a_stage_for_each_example() -> None:
 def test_mistakes_are_named() -> None:
     tx = aggregating.average_per_element_updates()
     for wrong, words in (
-        ({**batch(4), "b": jnp.ones((3, 3))}, r"must have .* examples, as others have; at 'w'"),
-        ({**batch(4), "b": jnp.ones(())}, "must have examples along axis 0; at 'b'"),
+        ({**batch(4), "b": jnp.ones((3, 3))}, r"must have .* examples, like other leaves; got .* at 'w'"),
+        ({**batch(4), "b": jnp.ones(())}, "must have examples along axis 0; got .* at 'b'"),
         (batch(0), "must have at least one example"),
     ):
         with pytest.raises(ValueError, match=words):
@@ -119,5 +119,5 @@ def test_mistakes_are_named() -> None:
         plain.update(batch(4), gf.EmptyState(), PARAMS)
     with pytest.raises(TypeError, match="average_per_element_updates: argument 'per_elt_axis'"):
         aggregating.average_per_element_updates(None)
-    with pytest.raises(ValueError, match="get_unbiased_mean_and_variance_ema: 'state' must have"):
+    with pytest.raises(ValueError, match="get_unbiased_mean_and_variance_ema: argument 'state' must have"):
         aggregating.get_unbiased_mean_and_variance_ema(gf.sgd(0.1).init(PARAMS))

@@ -2,6 +2,7 @@
 
 import ast
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -33,7 +34,7 @@ ROOMS = [
     "checkpoint",
     "losses",
     "projections perturbations assignment microbatching",
-    "_api _former_modules",
+    "_api _former_modules states",
     "interop compat",
     "lab",
     "__main__",
@@ -100,6 +101,15 @@ def _room(module: str) -> str:
 
 def test_every_room_has_a_place() -> None:
     assert {_room(module) for module in FILES} - {"__init__"} == set(LEVEL)
+
+
+def test_the_table_of_rooms_is_complete_and_in_order() -> None:
+    text = (ROOT.parent / ".github" / "CONTRIBUTING.md").read_text()
+    rows = [line.split("|")[1] for line in text.splitlines() if line.startswith("| `")]
+    rooms = [name for row in rows for name in re.findall(r"`(\w+)`", row)]
+    assert sorted(rooms) == sorted(set(LEVEL) - {"__main__"})
+    levels = [max(LEVEL[name][0] for name in re.findall(r"`(\w+)`", row)) for row in rows]
+    assert levels == sorted(levels)
 
 
 def test_imports_point_to_earlier_rooms() -> None:

@@ -370,7 +370,7 @@ def test_counts_are_found_beside_and_within_and_given() -> None:
     assert int(interop.from_optax_state(gf.sgd(0.1), plain, params)[1].count) == 0
     scheduled = gf.sgd(gf.linear_schedule(0.1, 0.0, 10))
     assert int(interop.from_optax_state(scheduled, plain, params, count=7)[1].count) == 7
-    with pytest.raises(ValueError, match=r"pass count="):
+    with pytest.raises(ValueError, match=r"argument 'count' must be given"):
         interop.from_optax_state(scheduled, plain, params)
 
 
@@ -415,10 +415,10 @@ def test_counts_lie_on_the_mesh_of_the_parameters() -> None:
 @pytest.mark.parametrize(
     ("ours", "theirs", "message"),
     [
-        ("adam", "sgd", r"at '0/count' of the state gradflow keeps int32\[\], and Optax nothing"),
-        ("sgd", "adam", "at '0' of the state gradflow keeps nothing, and Optax a tree of 5 arrays"),
-        ("adam", "lion", "at '0' of the state gradflow keeps ScaleByAdamState, and Optax ScaleByLionState"),
-        ("adagrad", "rmsprop", "at '0' .* keeps ScaleByRssState, and Optax ScaleByRmsState"),
+        ("adam", "sgd", r"the state at '0/count' must be int32\[\]; got nothing"),
+        ("sgd", "adam", "the state at '0' must be empty; got a tree of 5 arrays"),
+        ("adam", "lion", "the state at '0' must be ScaleByAdamState; got ScaleByLionState"),
+        ("adagrad", "rmsprop", "at '0' must be ScaleByRssState; got ScaleByRmsState"),
     ],
 )
 def test_another_optimizer_is_refused(ours: str, theirs: str, message: str) -> None:
@@ -431,16 +431,14 @@ def test_other_parameters_are_refused_by_path() -> None:
     params = _start(dtype=np.float32)
     state = optax.adam(0.1).init(params)
     other = {**params, "b": jnp.ones(5)}
-    with pytest.raises(
-        ValueError, match=r"at '0/mu/b' .* gradflow keeps float32\[5\], and Optax float32\[3\]"
-    ):
+    with pytest.raises(ValueError, match=r"at '0/mu/b' must be float32\[5\]; got float32\[3\]"):
         interop.from_optax_state(gf.adam(0.1), state, other)
-    with pytest.raises(ValueError, match=r"at '0/mu' .* gradflow keeps b, c, w, and Optax b, w"):
+    with pytest.raises(ValueError, match=r"at '0/mu' must have b, c, w; got b, w"):
         interop.from_optax_state(gf.adam(0.1), state, {**params, "c": jnp.ones(1)})
-    with pytest.raises(ValueError, match=r"at '0/mu' .* gradflow keeps w, and Optax b, w"):
+    with pytest.raises(ValueError, match=r"at '0/mu' must have w; got b, w"):
         interop.from_optax_state(gf.adam(0.1), state, {"w": params["w"]})
     broken = (state[0]._replace(count=jnp.ones(())), *state[1:])
-    with pytest.raises(ValueError, match=r"at '0/count' .* gradflow keeps int32\[\], and Optax float32\[\]"):
+    with pytest.raises(ValueError, match=r"at '0/count' must be int32\[\]; got float32\[\]"):
         interop.from_optax_state(gf.adam(0.1), broken, params)
     with pytest.raises(TypeError, match=r"argument 'tx' must be a transformation.*call it, as in adam"):
         interop.from_optax_state(gf.adam, state, params)
@@ -453,7 +451,7 @@ def test_what_must_be_known_of_a_stage_must_be_alike() -> None:
         stages = [o.MultiSteps(o.sgd(0.1), k).gradient_transformation() for k in (2, 3)]
         return o.chain(*stages)
 
-    with pytest.raises(ValueError, match=r"the argument 'every_k_schedule' of MultiSteps must be known"):
+    with pytest.raises(ValueError, match=r"one value of the argument 'every_k_schedule' of MultiSteps"):
         interop.from_optax_state(call(gf), call(optax).init(params), params)
 
 

@@ -162,10 +162,10 @@ def test_second_witness():
 @pytest.mark.parametrize(
     ("call", "error", "words"),
     [
-        (lambda: make_perturbed_fun(3), TypeError, ["`fun`", "3"]),
-        (lambda: make_perturbed_fun(argmax, 0), ValueError, ["num_samples >= 1", "0"]),
+        (lambda: make_perturbed_fun(3), TypeError, ["'fun'", "3"]),
+        (lambda: make_perturbed_fun(argmax, 0), ValueError, ["'num_samples' must be >= 1", "0"]),
         (lambda: make_perturbed_fun(argmax, 2.5), TypeError, ["num_samples", "2.5"]),
-        (lambda: make_perturbed_fun(argmax, 5, 0.0), ValueError, ["sigma > 0", "0.0"]),
+        (lambda: make_perturbed_fun(argmax, 5, 0.0), ValueError, ["'sigma' must be > 0", "0.0"]),
         (lambda: make_perturbed_fun(argmax, 5, jnp.ones(2)), TypeError, ["sigma", "float32[2]"]),
         (lambda: make_perturbed_fun(argmax, 5, 1.0, Gumbel), TypeError, ["noise", "Gumbel"]),
         (lambda: make_perturbed_fun(argmax)(jnp.ones(3), KEY), TypeError, ["f(key, x)", "key<"]),

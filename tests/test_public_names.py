@@ -4,7 +4,6 @@ import importlib
 import inspect
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
 import pytest
 
@@ -12,6 +11,11 @@ import gradflow as gf
 from gradflow._expressions._registry import OWN_FACTORIES
 
 ROOMS = ["tree", "schedules", "transforms", "wrappers", "optimizers", "losses"]
+ALL_ROOMS = sorted(
+    name
+    for name in dir(gf)
+    if isinstance(getattr(gf, name), ModuleType) and name not in ("compat", "states")  # made from the others
+)
 TOP_LEVEL_ROOMS = ["losses", "schedules", "transforms", "wrappers", "optimizers"]
 
 
@@ -44,6 +48,33 @@ def test_every_room_is_reached_by_its_name() -> None:
     assert all(getattr(gf, room).__name__ == f"gradflow.{room}" for room in rooms)
 
 
+@pytest.mark.parametrize("room", ALL_ROOMS)
+def test_a_room_lists_what_it_holds(room: str) -> None:
+    module = getattr(gf, room)
+    defined = {
+        name
+        for name, value in public(module).items()
+        if hasattr(module, "__path__")
+        or room == "typing"
+        or getattr(value, "__module__", None) == module.__name__
+    }
+    assert set(module.__all__) == defined - {"Any"}
+    assert len(module.__all__) == len(set(module.__all__))
+
+
+def test_states_are_listed_apart_from_functions() -> None:
+    states = gf.states.__all__
+    assert {"EmptyState", "ScaleByAdamState", "MultiStepsState", "MaskedNode"} <= set(states)
+    assert not set(states) & set(dir(gf))
+    for name in states:
+        assert getattr(gf, name) is getattr(gf.states, name)
+    listed = [n for n in dir(gf) if isinstance(getattr(gf, n), type) and hasattr(getattr(gf, n), "_fields")]
+    assert not [name for name in listed if name.endswith("State")]
+    namespace: dict[str, object] = {}
+    exec("from gradflow import *", namespace)
+    assert set(states) <= set(namespace)
+
+
 def test_every_factory_is_public() -> None:
     for name, factory in OWN_FACTORIES.items():
         assert getattr(gf, name) is factory.function, name
@@ -56,8 +87,8 @@ def test_no_module_or_helper_leaks_to_the_top() -> None:
 
 
 def test_state_fields_are_named_tuples_with_docstrings() -> None:
-    states = [v for n, v in public(gf).items() if inspect.isclass(v) and n.endswith("State") and v is not Any]
-    assert states
+    states = [getattr(gf.states, name) for name in gf.states.__all__]
+    assert len(states) > 50
     for state in states:
         assert issubclass(state, tuple), state
         assert hasattr(state, "_fields"), state
@@ -66,7 +97,7 @@ def test_state_fields_are_named_tuples_with_docstrings() -> None:
 
 
 def test_unknown_names_say_which_are_near() -> None:
-    with pytest.raises(AttributeError, match=r"no attribute 'adamv'; near: .*adam"):
+    with pytest.raises(AttributeError, match=r"no attribute 'adamv'. Did you mean .*'adam'"):
         _ = gf.adamv
 
 

@@ -1,10 +1,14 @@
 """The README's code runs, and its commands are those of the continuous integration."""
 
+import contextlib
+import io
 import re
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 
 import jax
+import pytest
 
 import gradflow as gf
 
@@ -16,15 +20,48 @@ def blocks(language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```", README, flags=re.DOTALL | re.MULTILINE)
 
 
-def test_the_python_blocks_run_in_order() -> None:
+@pytest.fixture(scope="module")
+def printed() -> str:
+    """What the code prints, block by block in one namespace."""
     namespace: dict[str, object] = {"__name__": "readme"}
-    found = blocks("python")
-    assert len(found) >= 4
+    output = io.StringIO()
     # As a reader has it: without the strict modes of these tests.
-    with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
-        for block in found:
+    with (
+        jax.numpy_rank_promotion("allow"),
+        jax.numpy_dtype_promotion("standard"),
+        contextlib.redirect_stdout(output),
+    ):
+        for block in blocks("python"):
             exec(compile(block, "README.md", "exec"), namespace)
-    assert "slow(decay=0.95)" in repr(namespace["tx"])
+    return output.getvalue()
+
+
+def results(block: str) -> Iterator[str]:
+    """The outputs that a block shows: comments in the lines after a print, and values beside one."""
+    after_print = ""
+    for line in [*block.splitlines(), ""]:
+        beside = re.match(r"print\(.*\)  # ((?:\w+\(|\[|True|False).*)", line)
+        if beside:
+            yield beside.group(1)
+        if line.startswith("# ") and after_print:
+            after_print += line[1:]
+            continue
+        if len(after_print) > 1:
+            yield after_print
+        after_print = "\n" if line.startswith("print(") else ""
+
+
+def test_what_the_code_is_said_to_print_is_what_it_prints(printed: str) -> None:
+    shown = [text for block in blocks("python") for text in results(block)]
+    assert len(shown) >= 8
+    squeezed = re.sub(r"\s", "", printed)
+    for text in shown:
+        for part in re.sub(r"\s", "", text).split("..."):
+            assert part in squeezed, text
+
+
+def test_code_lines_are_short() -> None:
+    assert not [line for block in blocks("python") for line in block.splitlines() if len(line) > 88]
 
 
 def test_two_commands_do_all_the_set_up_in_one_line_each() -> None:

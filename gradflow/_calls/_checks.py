@@ -1,4 +1,4 @@
-"""What a call of a transformation is checked for: trees that fit, leaves that count, a state of its own."""
+"""Checks of a call of a transformation: equal trees, leaves of the right kind, the right state."""
 
 from collections.abc import Callable
 from typing import Any
@@ -16,7 +16,7 @@ from gradflow.tree._structure import explain_trees
 
 
 def _as_array(leaf: Any) -> Any:
-    """Python and NumPy numbers become strongly typed jax arrays; all else stays as it is."""
+    """A Python or NumPy number as a strongly typed jax array; other leaves unchanged."""
     if isinstance(leaf, jax.Array) or leaf is None:
         return leaf
     if isinstance(leaf, bool | int | float | complex):
@@ -27,7 +27,7 @@ def _as_array(leaf: Any) -> Any:
 
 
 def as_arrays(tree: Any) -> Any:
-    """A tree whose leaves are jax arrays wherever they can be."""
+    """The tree with its leaves converted to jax arrays where possible."""
     if all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(tree)):
         return tree
     return jax.tree.map(_as_array, tree)
@@ -46,8 +46,8 @@ def check_leaves(kind: str, what: str, tree: Any) -> None:
         flat, _ = jax.tree_util.tree_flatten_with_path(tree)
         path = next(show(path_string(path)) for path, other in flat if other is leaf)
         raise TypeError(
-            f"{stage_name()}: {what} must be {wanted}, or None where there is no update; the leaf at "
-            f"{path} is {describe(leaf)}.{_hints.wrong_leaf(leaf)}"
+            f"{stage_name()}: {what} must be {wanted}, or None where there is no update; got "
+            f"{describe(leaf)} at {path}.{_hints.wrong_leaf(leaf)}"
         )
 
 
@@ -60,7 +60,7 @@ def check_like(
     shapes: bool = True,
     hint: Callable[[], str] = str,
 ) -> None:
-    """Raises unless two trees have one structure (None beside anything is fine) and equal `shapes`."""
+    """Raises ValueError unless two trees have one structure (None matches any leaf) and equal shapes."""
     structure: Any
     leaves, structure = jax.tree.flatten(tree)
     other_leaves, other_structure = jax.tree.flatten(other)
@@ -78,8 +78,8 @@ def check_like(
             placed = jax.tree.unflatten(structure, range(len(leaves)))
             path = next(p for p, i in jax.tree_util.tree_leaves_with_path(placed) if i == index)
             raise ValueError(
-                f"{stage_name()}: {what} and {other_what} must have equal shapes, and at "
-                f"{show(path_string(path))} they are {np.shape(leaf)} and {np.shape(like)}."
+                f"{stage_name()}: {what} and {other_what} must have equal shapes; got "
+                f"{np.shape(leaf)} and {np.shape(like)} at {show(path_string(path))}."
                 + _hints.unlike_shapes(np.shape(leaf), np.shape(like))
             )
 
@@ -103,18 +103,18 @@ def promote_to_params(updates: Any, params: Any) -> Any:
 def refuse_state(expected: str, state: Any) -> None:
     """Raises the error for a state that is not the called stage's own."""
     raise TypeError(
-        f"{stage_name()}: 'state' must be {expected}, as its init returns it; got {describe(state)}."
+        f"{stage_name()}: argument 'state' must be {expected}, as init returns it; got {describe(state)}."
         + _hints.wrong_state(state)
     )
 
 
 def match_outputs(new: Any, old: Any) -> Any:
-    """A stage's output: shapes must be the input's, and dtypes are made so."""
+    """A stage's output, checked to have its input's shapes and cast to its input's dtypes."""
     new_structure: Any
     new_leaves, new_structure = jax.tree.flatten(new)
     old_leaves, old_structure = jax.tree.flatten(old)
     if new_structure != old_structure:
-        check_like("the updates that come out", new, "those that went in", old)
+        check_like("the returned updates", new, "the given updates", old)
         old_leaves = jax.tree.leaves(old, is_leaf=is_none)
         new_leaves, new_structure = jax.tree.flatten(new, is_leaf=is_none)
     changed = False
@@ -122,7 +122,7 @@ def match_outputs(new: Any, old: Any) -> Any:
         if leaf is like or leaf is None or like is None:
             continue
         if np.shape(leaf) != np.shape(like):
-            check_like("the updates that come out", new, "those that went in", old)
+            check_like("the returned updates", new, "the given updates", old)
         if isinstance(like, jax.Array) and leaf.dtype != like.dtype:
             new_leaves[index] = leaf.astype(like.dtype)
             changed = True

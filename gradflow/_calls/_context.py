@@ -1,4 +1,4 @@
-"""Which stage is being called: the names that errors and reports use."""
+"""Which stage is being called, for errors and reports."""
 
 import threading
 from collections.abc import Iterator
@@ -27,7 +27,7 @@ context = _Context()
 
 @contextmanager
 def entered(name: str, label: str | None, reports: frozenset[str]) -> Iterator[None]:
-    """Marks the stage `name` as the one being called, under `label` in its container."""
+    """Makes the stage `name`, under `label` in its container, the one being called in this block."""
     stack = context.stack
     path = stack[-1].path if stack else ()
     stack.append(Frame(name, (*path, label) if label else path, reports))
@@ -39,7 +39,7 @@ def entered(name: str, label: str | None, reports: frozenset[str]) -> Iterator[N
 
 @contextmanager
 def isolated(is_outermost: bool) -> Iterator[None]:
-    """Hides which stages are being called; only whether there are any is kept."""
+    """Hides the names of the stages being called, so that a compiled update does not depend on them."""
     stack, context.stack = context.stack, [] if is_outermost else [Frame("", (), frozenset())]
     try:
         yield
@@ -48,7 +48,7 @@ def isolated(is_outermost: bool) -> Iterator[None]:
 
 
 def stage_name() -> str:
-    """The stage being called, as its container calls it; for error messages."""
+    """The path of the stage being called, for error messages."""
     if not context.stack:
         return "gradflow"
     return ".".join(context.stack[-1].path) or context.stack[0].name

@@ -1,4 +1,4 @@
-"""Extra arguments of an update: their values, and near-misses of their names."""
+"""Extra arguments of an update: checks of their values and names."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -13,7 +13,7 @@ from gradflow._errors import describe
 
 
 def real_scalar(what: str, value: Any) -> jax.Array:
-    """A real number as an array; TypeError for what is no number, ValueError for one of another shape."""
+    """A real scalar as an array; TypeError for a value that is not a real number, ValueError for a shape."""
     expected = f"{stage_name()}: {what} must be a real scalar"
     dtype = getattr(value, "dtype", None)
     known = isinstance(value, int | float) if dtype is None else jnp.issubdtype(dtype, np.number)
@@ -26,17 +26,17 @@ def real_scalar(what: str, value: Any) -> jax.Array:
 
 def loss_value(value: Any) -> jax.Array:
     """The extra argument `value`, the loss at the parameters, which must be a real scalar."""
-    return real_scalar("the extra argument 'value', the loss,", value)
+    return real_scalar("the extra argument 'value' (the loss)", value)
 
 
-# Names that the field gives to extra arguments. One of them is never taken for another one misspelt.
+# Usual names of extra arguments. They are never treated as misspellings of each other.
 _VOCABULARY = frozenset(
     ["value", "values", "grad", "grads", "value_fn", "grad_fn", "loss", "losses", "loss_fn", "key", "rng"]
 )
 
 
 def _one_edit_apart(a: str, b: str) -> bool:
-    """Whether one letter inserted, deleted, replaced or swapped with its neighbour makes a into b."""
+    """Whether inserting, deleting, replacing or swapping one letter turns `a` into `b`."""
     if abs(len(a) - len(b)) > 1 or a == b:
         return False
     start = next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
@@ -49,12 +49,12 @@ def _one_edit_apart(a: str, b: str) -> bool:
 
 
 def check_extra_names(extra: Mapping[str, Any], known: frozenset[str]) -> None:
+    """Raises TypeError for a name that is one edit away from an extra argument that a stage takes."""
     for name in extra:
         if name in known or name in _VOCABULARY:
             continue
         for meant in known:
             if meant not in extra and _one_edit_apart(name, meant):
                 raise TypeError(
-                    f"{stage_name()}: update got an extra argument '{name}' that no stage takes; "
-                    f"did you mean '{meant}'?"
+                    f"{stage_name()}: no stage takes the extra argument '{name}'. Did you mean '{meant}'?"
                 )

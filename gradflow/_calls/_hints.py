@@ -1,4 +1,4 @@
-"""What probably went wrong when a call does not fit, in a sentence at the end of an error message."""
+"""Hints at the end of error messages: the most likely mistake in a call."""
 
 from typing import Any
 
@@ -8,56 +8,57 @@ import numpy as np
 from gradflow.packed._pack import is_packed
 
 _ORDER = "The order is update(updates, state, params)"
+_RESULT = " This looks like the pair (updates, state) that update returns: pass"
 
 
 def swapped_arguments(updates: Any, state: Any, params: Any) -> str:
-    """For updates that do not fit the parameters: were arguments of update swapped?"""
+    """The hint for updates that do not match the parameters: swapped arguments, if they look swapped."""
     if _is_result(updates):
-        return " These look like what update returned, a pair (updates, state): take the first of it."
+        return f"{_RESULT} its first item."
     if _alike(state, params) or _looks_like_state(updates):
-        return f" {_ORDER}; a state stands in the place of the updates."
+        return f" {_ORDER}; the argument 'updates' looks like a state."
     if _alike(state, updates) or _looks_like_state(params):
-        return f" {_ORDER}; a state stands in the place of the params."
+        return f" {_ORDER}; the argument 'params' looks like a state."
     return ""
 
 
 def unlike_trees(what: str, tree: Any, other_what: str, other: Any) -> str:
-    """For two trees of one call with different structures."""
+    """The hint for two trees of one call with different structures."""
     if other_what == "state":
-        return " The state was made for other parameters: a changed model needs tx.init(params) anew."
+        return " The state is for other parameters: call tx.init(params) again for a changed model."
     if (what, other_what) == ("updates", "params"):
         if is_packed(tree) != is_packed(other):
             return (
-                " Packed parameters have packed gradients: differentiate "
+                " Packed parameters need packed gradients: differentiate "
                 "lambda p: loss(gradflow.packed.unpack(p)), or pack the gradients."
             )
-        return " Gradients have the tree of the parameters that were differentiated; pass those."
+        return " Gradients have the structure of the differentiated parameters: pass those parameters."
     return ""
 
 
 def unlike_shapes(shape: tuple[int, ...], other: tuple[int, ...]) -> str:
-    """For two leaves of one path with different shapes."""
+    """The hint for two leaves at one path with different shapes."""
     if len(shape) == len(other) + 1 and shape[1:] == other and shape[0] > 1:
-        return f" Gradients of {shape[0]} examples or devices are averaged before update."
+        return f" Average the gradients of {shape[0]} examples or devices before update."
     return ""
 
 
 def wrong_leaf(leaf: Any) -> str:
-    """For a leaf that is no floating-point array."""
+    """The hint for a leaf that is not a floating-point array."""
     if callable(leaf):
-        return " A module's functions are no parameters: pass its arrays, None in the place of the rest."
-    return " masked(tx, gradflow.dtype(jax.numpy.inexact)) leaves others out."
+        return " Functions of a module are not parameters: pass its arrays, and None for other leaves."
+    return " To leave other leaves out, use masked(tx, gradflow.dtype(jax.numpy.inexact))."
 
 
 def wrong_state(state: Any) -> str:
-    """For a state that is not the called stage's own."""
+    """The hint for a state that does not belong to the called stage."""
     if _is_result(state):
-        return " This looks like what update returned, a pair (updates, state): take the second of it."
+        return f"{_RESULT} its second item."
     if type(state).__module__.split(".")[0] == "optax" or _has_optax(state):
-        return " This state is Optax's: gradflow.interop.from_optax_state(tx, state, params) takes it over."
+        return " This state is Optax's: convert it with gradflow.interop.from_optax_state(tx, state, params)."
     if state is None:
-        return " A state begins as tx.init(params)."
-    return f" {_ORDER}, and a state belongs to the transformation whose init made it."
+        return " The first state is tx.init(params)."
+    return f" {_ORDER}, with the state from the init of the same transformation."
 
 
 def _has_optax(state: Any) -> bool:
@@ -65,13 +66,13 @@ def _has_optax(state: Any) -> bool:
 
 
 def _looks_like_state(tree: Any) -> bool:
-    """Whether a tree is a named tuple called a state, or a tuple of such."""
+    """Whether a tree is a named tuple whose class name ends in State, or a tuple with one."""
     parts = tree if type(tree) is tuple else (tree,)
     return any(isinstance(part, tuple) and type(part).__name__.endswith("State") for part in parts)
 
 
 def _is_result(value: Any) -> bool:
-    """Whether a value is a pair of updates and a state."""
+    """Whether a value looks like the pair (updates, state) that update returns."""
     return (
         type(value) is tuple
         and len(value) == 2

@@ -1,7 +1,7 @@
-"""report(name, value) inside a stage, and the collectors that listen.
+"""report(name, value) inside a stage, and the collectors that record it.
 
-A report belongs to the path by which its stage is called. Nobody listening, a report costs nothing: pass a
-function and it is not even called.
+A report is recorded under the path by which its stage is called. Without a collector it costs nothing: a
+function passed as the value is not called.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -15,15 +15,15 @@ from gradflow._calls._context import context, stage_name
 
 
 def _trace_state() -> Any:
-    """Something that is equal only inside one and the same trace."""
-    # Imported here because jax.extend takes longer to import than all of gradflow.
+    """A token that is equal only within one trace."""
+    # Imported here because importing jax.extend takes longer than importing gradflow.
     from jax.extend.core import get_opaque_trace_state
 
     return get_opaque_trace_state(convention="flax")
 
 
 class Collector:
-    """What was reported while it listened: scalars by stage path and name, `adamw.norm`; and notes."""
+    """Records reports, scalars by stage path and name such as `adamw.norm`, and notes."""
 
     def __init__(self) -> None:
         self.values: dict[str, jax.Array] = {}
@@ -32,27 +32,27 @@ class Collector:
         self._trace = _trace_state()
 
     def take(self, path: tuple[str, ...], name: str, value: Any) -> None:
-        """Keeps one report, under its path below the stage that collects."""
+        """Records one report, under its path relative to the collecting stage."""
         if _trace_state() != self._trace:
             raise RuntimeError(
-                f"{stage_name()}: report('{name}') was called inside a jit, cond, scan or vmap that is "
-                "not its stage's own, so its value cannot leave; return the value and report it outside, "
-                "or collect inside with gradflow.collecting and forward what it collected"
+                f"{stage_name()}: report('{name}') must be called in the trace of the collector; got a call "
+                "inside another jit, cond, scan or vmap, which its value cannot leave. Return the value and "
+                "report it outside, or collect inside with gradflow.collecting and forward the values"
             )
         self.values[".".join((*path[self._depth :], name))] = value
 
     def note(self, name: str, value: Any) -> None:
-        """Keeps a value under a name that is unique by itself, unless it belongs to an inner trace."""
+        """Records a value under a unique name, unless it belongs to an inner trace."""
         if _trace_state() == self._trace:
             self.notes[name] = value
 
 
 @contextmanager
 def collecting() -> Iterator[Collector]:
-    """Listens to the stages called in this block; listeners nest, and the innermost one hears.
+    """Records the reports of the stages called in this block; of nested collectors, the innermost records.
 
-    A wrapper that calls its inner transformation inside `lax.cond` collects there, returns the values
-    out of the branch, and hands them on with `forward`.
+    A wrapper that calls its inner transformation inside `lax.cond` collects in the branch, returns the
+    values from it, and passes them on with `forward`.
     """
     collector = Collector()
     context.collectors.append(collector)
@@ -63,42 +63,42 @@ def collecting() -> Iterator[Collector]:
 
 
 def is_collecting() -> bool:
-    """Whether anybody listens, so that a wrapper may skip the work of passing reports on."""
+    """Whether a collector is active; if not, a wrapper may skip passing reports on."""
     return bool(context.collectors)
 
 
 def report(name: str, value: Any | Callable[[], Any]) -> None:
-    """Reports a scalar of the stage being updated, as float32; a function is called if anybody listens.
+    """Reports a scalar of the stage being updated, as float32; a function is called only if collected.
 
     Raises:
       ValueError: the stage does not declare `name` (`@transformation(reports=(name,))`), or the
-        value is no scalar.
+        value is not a scalar.
       RuntimeError: called outside a stage's update, or inside a jit or branch of the stage's own.
     """
     if not context.stack:
-        raise RuntimeError(f"report('{name}') was called outside the update of a stage")
+        raise RuntimeError(f"report: '{name}' must be reported inside the update of a stage")
     frame = context.stack[-1]
     if name not in frame.reports:
         raise ValueError(
-            f"{stage_name()}: report('{name}') is not declared; declared are {sorted(frame.reports)}. "
+            f"{stage_name()}: report('{name}') must be declared; got {sorted(frame.reports)}. "
             f"Declare it with @transformation(reports=('{name}', ...))"
         )
     if not context.collectors:
         return
     scalar = jnp.asarray(value() if callable(value) else value)
     if scalar.shape != ():
-        raise ValueError(f"{stage_name()}: report('{name}') takes a scalar; got shape {scalar.shape}")
+        raise ValueError(f"{stage_name()}: report('{name}') must be a scalar; got shape {scalar.shape}")
     context.collectors[-1].take(frame.path, name, scalar.astype(jnp.float32))
 
 
 def note(name: str, value: Any) -> None:
-    """Tells whoever listens a value that is no stage's report, such as what a schedule answered."""
+    """Records a value that is not a report of a stage, such as the value of a schedule."""
     if context.collectors:
         context.collectors[-1].note(name, value)
 
 
 def forward(values: Mapping[str, jax.Array]) -> None:
-    """Hands on what an inner collector heard, below the path of the stage being called."""
+    """Passes on what an inner collector recorded, below the path of the stage being called."""
     if context.collectors:
         path = context.stack[-1].path if context.stack else ()
         for name, value in values.items():

@@ -1,4 +1,4 @@
-"""Updates meet parameters."""
+"""Adding updates to parameters, and averages of parameters."""
 
 from collections.abc import Callable
 from typing import Any
@@ -53,7 +53,7 @@ def _pairwise(function: Callable[..., Any], olds: Params, news: Params, *scalars
     new = jax.tree.leaves(news, is_leaf=is_none)
     present = [i for i in range(len(old)) if old[i] is not None and new[i] is not None]
     rows = [(_array(old[i]), _array(new[i])) for i in present]
-    # Arrays that nobody traces are one call of a whole tree, which is what a loop without jit can afford.
+    # Without jit, one call for the whole tree: a call per leaf would dominate the step.
     call = call_in_groups if is_traced(rows) else _together
     for i, result in zip(present, call(function, rows, *scalars), strict=True):
         old[i] = result

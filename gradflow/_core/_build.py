@@ -23,9 +23,10 @@ def build(factory: Factory, arguments: Mapping[str, Any]) -> GradientTransformat
     """The transformation of a factory for arguments that are frozen and checked."""
     expression = Expression(factory, arguments)
     children, arguments = _label_children(arguments)
-    made = factory.call_body({**arguments, **_integer_arrays_as_floats(factory, arguments)})
+    arguments = _integer_arrays_as_floats(factory, arguments)
+    made = factory.call_body(arguments)
     leaves: str | None = None if children else factory.leaves
-    # A pair with methods of its own, such as MultiSteps, stays of its own kind.
+    # A subclass with methods of its own, such as MultiSteps, keeps its class.
     kind = type(made) if isinstance(made, GradientTransformation) else GradientTransformation
     composed = stage_of(made) if isinstance(made, GradientTransformation) else None
     if composed is not None:
@@ -42,7 +43,7 @@ def build(factory: Factory, arguments: Mapping[str, Any]) -> GradientTransformat
     stage = Stage(
         expression, made[0], made[1], children, factory.reports, leaves, factory.trees, factory.packable
     )
-    return kind(InitPart(stage), UpdatePart(stage))
+    return tuple.__new__(kind, (InitPart(stage), UpdatePart(stage)))
 
 
 def _label_children(arguments: Mapping[str, Any]) -> tuple[tuple[Stage, ...], Mapping[str, Any]]:
@@ -56,7 +57,7 @@ def _label_children(arguments: Mapping[str, Any]) -> tuple[tuple[Stage, ...], Ma
             return value
         stage = cast(Stage, stage_of(value)).labelled(next(labels))
         stages.append(stage)
-        return type(value)(InitPart(stage), UpdatePart(stage))
+        return tuple.__new__(type(value), (InitPart(stage), UpdatePart(stage)))
 
     if not found:
         return (), arguments
@@ -64,13 +65,13 @@ def _label_children(arguments: Mapping[str, Any]) -> tuple[tuple[Stage, ...], Ma
     return tuple(stages), labelled
 
 
-def _integer_arrays_as_floats(factory: Factory, arguments: Mapping[str, Any]) -> dict[str, jax.Array]:
-    """The hyper-parameters that are integer arrays, as the floating-point numbers that they stand for."""
-    return {
-        name: value.astype(np.float32)
-        for name in factory.hyperparameters
-        if isinstance(value := arguments[name], jax.Array) and not is_inexact(value.dtype)
-    }
+def _integer_arrays_as_floats(factory: Factory, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The arguments, with hyper-parameters that are integer arrays converted to floating point."""
+    for name in factory.hyperparameters:
+        value = arguments[name]
+        if type(value) is not float and isinstance(value, jax.Array) and not is_inexact(value.dtype):
+            arguments = {**arguments, name: value.astype(np.float32)}
+    return arguments
 
 
 KINDS["transformation"] = Kind(build, wrap_plain_pair, as_transformation)

@@ -68,7 +68,7 @@ class UpdatePart(Part):
     ) -> tuple[Updates, OptState]:
         # While a collector is active, stages are called one by one, so that their reports are recorded.
         operands = None if context.collectors else concrete_leaves(updates, state, params, extra)
-        compiled = None if operands is None else self.stage.compiled_update()
+        compiled = None if operands is None else self.stage.compiled_update
         if operands is None or compiled is None:
             return self.run(updates, state, params, **extra)
         return compiled.run(self.run, operands, updates, state, params, extra)
@@ -76,7 +76,7 @@ class UpdatePart(Part):
     def run(
         self, updates: Updates, state: OptState, params: Params | None = None, **extra: Any
     ) -> tuple[Updates, OptState]:
-        """The update as it is written, whether its operands are traced or concrete."""
+        """Runs the update without the compiled program; its operands may be traced or concrete."""
         stage = self.stage
         is_outermost = not context.stack
         with entered(stage.expression.name, stage.label, stage.own_reports):
@@ -107,7 +107,7 @@ def _whole(stage: Stage) -> GradientTransformation:
 def _check_inputs(
     stage: Stage, updates: Updates, state: OptState, params: Params | None, extra: Mapping[str, Any]
 ) -> tuple[Updates, Params | None]:
-    """The updates and parameters of the outermost call as arrays, in the dtypes in which they are added."""
+    """The updates and parameters of the outermost call as arrays; updates in the promoted dtype."""
     if extra:
         check_extra_names(extra, stage.takes)
     updates = as_arrays(updates)
@@ -124,7 +124,7 @@ def _check_inputs(
 def _check_arguments(
     signature: Signature, state: OptState, params: Params | None, extra: dict[str, Any]
 ) -> dict[str, Any]:
-    """The extra arguments that a body takes, after a check of all that it needs."""
+    """Checks params, extra arguments and state; returns the extra arguments that the body takes."""
     if signature.needs_params and params is None:
         raise ValueError(
             f"{stage_name()}: this stage needs the parameters: call update(updates, state, params)"

@@ -21,11 +21,11 @@ from gradflow._types import EmptyState, OptState, Pair, Params, Updates
 
 @transformation(leaves="any", packable=True)
 def chain(*args: GradientTransformation) -> Pair:
-    """Applies transformations one after the other, each to the updates of the one before it.
+    """Applies transformations in order, each to the updates that the previous one returned.
 
-    The state is the tuple of their states. Extra arguments reach every stage. `chain()` is the identity.
+    The state is the tuple of their states. Extra arguments go to every stage. `chain()` is the identity.
 
-    Raises TypeError for an argument that is no transformation.
+    Raises TypeError for an argument that is not a transformation.
     """
     stages = [as_transformation(a, "chain", f"argument {i}") for i, a in enumerate(args)]
 
@@ -50,7 +50,7 @@ def chain(*args: GradientTransformation) -> Pair:
 def named_chain(*args: tuple[str, GradientTransformation]) -> Pair:
     """`chain` for `(name, transformation)` pairs; the state is a dict by name.
 
-    Raises TypeError for an argument that is no such pair, ValueError for a name given twice.
+    Raises TypeError for an argument that is not such a pair, ValueError for a name given twice.
     """
     for i, pair in enumerate(args):
         if not (isinstance(pair, tuple) and len(pair) == 2 and isinstance(pair[0], str)):
@@ -77,13 +77,13 @@ def named_chain(*args: tuple[str, GradientTransformation]) -> Pair:
 
 
 def init_empty_state(params: Params) -> EmptyState:
-    """The `init` of a stage that remembers nothing."""
+    """The `init` of a stage without state."""
     return EmptyState()
 
 
 @transformation(leaves="any", packable=True)
 def identity() -> Pair:
-    """Returns the updates as they come. Leaves of any dtype pass."""
+    """Returns the updates unchanged. Leaves of any dtype pass through."""
 
     def update(
         updates: Updates, state: EmptyState, params: Params | None = None
@@ -95,7 +95,7 @@ def identity() -> Pair:
 
 @transformation(leaves="any", packable=True)
 def set_to_zero() -> Pair:
-    """Returns zeros in the place of the updates. Leaves of any dtype pass."""
+    """Returns zeros instead of the updates. Leaves of any dtype pass through."""
 
     def update(
         updates: Updates, state: EmptyState, params: Params | None = None
@@ -107,7 +107,7 @@ def set_to_zero() -> Pair:
 
 @transformation(leaves="any")
 def stateless(f: Callable[[Updates, Params | None], Updates]) -> Pair:
-    """A stage without memory: `updates = f(updates, params)`. Leaves of any dtype reach `f`."""
+    """A stage without state: `updates = f(updates, params)`. `f` receives leaves of any dtype."""
 
     def update(
         updates: Updates, state: EmptyState, params: Params | None = None
@@ -119,7 +119,7 @@ def stateless(f: Callable[[Updates, Params | None], Updates]) -> Pair:
 
 @transformation(leaves="any")
 def stateless_with_tree_map(f: Callable[[jax.Array, jax.Array | None], jax.Array]) -> Pair:
-    """A stage without memory: `u = f(u, p)` leaf by leaf; `p` is None where there are no parameters."""
+    """A stage without state: `u = f(u, p)` for each leaf; `p` is None if params are not given."""
 
     def update(
         updates: Updates, state: EmptyState, params: Params | None = None
@@ -137,5 +137,5 @@ def stateless_with_tree_map(f: Callable[[jax.Array, jax.Array | None], jax.Array
 
 
 def with_extra_args_support(tx: Any) -> GradientTransformation:
-    """`tx` as a transformation whose update takes any extra argument, those it has no use for too."""
+    """`tx` as a transformation whose update ignores extra arguments that it does not use."""
     return as_transformation(tx, "with_extra_args_support", "the argument")

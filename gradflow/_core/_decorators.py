@@ -40,25 +40,25 @@ def transformation(
     packable: bool = False,
     elementwise: bool = False,
 ) -> Any:
-    """Makes a function that returns `(init, update)` a factory of transformations, which are values.
+    """Turns a function that returns `(init, update)` into a factory of transformations.
 
-    The factory's calls print, compare, hash, pickle and can be rebuilt with other arguments. Arguments
-    annotated with a kind from `gradflow.typing` (`Rate`, `Decay`, ...) are checked and may be
-    numbers, scalar arrays, tracers or schedules, so a body must not branch in Python on their values.
-    A body that returns a transformation, such as a `chain`, names that composition.
+    What the factory returns is a value: it prints, compares, hashes, pickles and can be rebuilt with other
+    arguments. Arguments annotated with a kind from `gradflow.typing` (`Rate`, `Decay`, ...) are
+    checked. They may be numbers, scalar arrays, tracers or schedules, so a body must not branch in Python
+    on their values. A body may also return a transformation, such as a `chain`.
 
     Args:
       body: the factory. Its update may name the extra arguments that it takes, annotate `state` with
         its state's type, and leave `params` without a default when it needs them: all three are checked.
       reports: names that the update passes to `gradflow.report`.
       leaves: "inexact" or "real" refuses other leaves by path; "any" lets all leaves pass.
-      trees: whether updates, parameters and results are "alike"; or share their "structure" alone,
-        as where an axis is summed over; or "differ", and the stage checks them itself. By default alike,
-        as far as the transformations among the arguments allow.
+      trees: "alike" if updates, parameters and results have equal structures and shapes; "structure" if
+        only structures are equal, as where an axis is summed over; "differ" if the stage checks them itself.
+        The default is the loosest of the transformations among the arguments, or "alike".
       steps: the field of the state that counts steps, for schedules; None if there is none.
-      packable: promises that a number's update depends on the numbers at its own place and on numbers
-        for the whole tree alone, to which zeros add nothing. Such a stage works on the buffers of packed
-        parameters. For other stages they are unpacked before the call and packed again after it.
+      packable: promises that the update of an element depends only on that element's own values and on
+        whole-tree scalars to which zeros add nothing. Such a stage runs on the buffers of packed parameters;
+        for other stages they are unpacked before the call and packed again after it.
       elementwise: another name of `packable`.
     """
     if leaves not in ("inexact", "real", "any"):

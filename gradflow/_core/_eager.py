@@ -1,10 +1,10 @@
 """An update of concrete arrays as one compiled call, for loops without jit.
 
-Called leaf by leaf, a step of a small model is mostly the cost of the calls. So a transformation that
-consists of gradflow's own stages and plain data, which are pure, is compiled as a whole; that takes no
-longer than to compile its rules one by one. A third-party function may read global state, so a stage
-that has one is called as it is written, and the stages beside it are compiled each by itself.
-Hyper-parameters are operands: another rate reuses the program.
+Without jit, dispatch dominates the step of a small model when every leaf is a call of its own. So a
+transformation of gradflow's own stages and plain data, which are pure, is compiled as one program. This
+takes no longer than compiling its rules one by one. A third-party function may read global state, so a
+stage that has one is not compiled; the stages beside it are compiled one by one. Hyper-parameters are
+operands, so another learning rate reuses the program.
 """
 
 import functools
@@ -20,10 +20,10 @@ from gradflow._expressions._keys import expression_of
 from gradflow._expressions._numbers import Scalar, Skeleton, is_number, take_numbers
 from gradflow._expressions._registry import OWN_FACTORIES
 
-# The largest tree: compiling one call per leaf is quick for larger ones, and compiling a whole is not.
+# Most leaves of a tree compiled as one program: for larger trees, one call per leaf compiles faster.
 LARGEST = 100
 
-# Stages that alone have nothing to compile.
+# Stages that have nothing to compile on their own.
 _NO_WORK = frozenset(["chain", "named_chain", "identity"])
 
 Result = tuple[Any, Any]
@@ -31,7 +31,7 @@ Result = tuple[Any, Any]
 
 @jax.tree_util.register_pytree_node_class
 class _ProgramResult:
-    """What a program computes, and which leaves of its operands it passes through: they are not copied."""
+    """The leaves that a program computes, and which operands it passes through without a copy."""
 
     def __init__(self, made: Any, structure: Any, sources: tuple[int | None, ...]) -> None:
         self.made = made
@@ -74,7 +74,7 @@ class Program:
 
 
 class CompiledUpdate:
-    """How one transformation's update runs as a whole: a program, and the numbers to put into it."""
+    """One transformation's update as one program, and the numbers that are its operands."""
 
     __slots__ = ("numbers", "program")
 
@@ -91,7 +91,7 @@ class CompiledUpdate:
         params: Any,
         extra: Any,
     ) -> Result:
-        """One update by the program; by `update`, the same in many calls, where the program cannot run."""
+        """Runs one update as the program, or as `update`, call by call, where the program fails."""
         program = self.program
         if program.is_refused:
             return update(updates, state, params, **extra)
@@ -99,14 +99,14 @@ class CompiledUpdate:
             result = program.call(not context.stack, self.numbers, updates, state, params, extra)
             return cast(_ProgramResult, result).merge(operands)
         except Exception:
-            # The plain update gives the better error. If it gives none, it is the one to call from now on.
+            # The plain update raises the clearer error. If it succeeds, the program is not tried again.
             result = update(updates, state, params, **extra)
             program.is_refused = True
             return result
 
 
 def plan(expression: Any) -> CompiledUpdate | None:
-    """How the update of an expression's transformation runs as a whole; None where it does not."""
+    """The compiled update of an expression's transformation; None where it cannot be one program."""
     if not _is_pure(expression):
         return None
     skeleton, numbers = take_numbers(expression)
@@ -121,7 +121,7 @@ def _program(skeleton: Skeleton) -> Program:
 
 
 def concrete_leaves(updates: Any, *others: Any) -> list[Any] | None:
-    """The leaves, if there are updates, not too many, and all are concrete arrays."""
+    """All leaves, if they are concrete arrays and `updates` has 1 to `LARGEST` of them; else None."""
     leaves: list[Any] = jax.tree.leaves(updates)
     if not 0 < len(leaves) <= LARGEST or isinstance(leaves[0], jax.core.Tracer):
         return None

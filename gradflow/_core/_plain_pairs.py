@@ -37,9 +37,9 @@ def wrap_plain_pair(value: Any) -> Any:
         raise TypeError(f"a transformation's init and update must be callable; got {describe(value)}")
     wrapped = _FACTORY.build({"init": init, "update": update})
     stage = wrapped.update.stage
-    # In third-party code `params` may lack a default and be optional all the same.
+    # In third-party code `params` may be optional although it has no default.
     stage.signature = stage.signature._replace(needs_params=False)
-    # A type of pair may say that its trees are not alike.
+    # A class of pairs may declare that its trees are not alike.
     stage.trees = getattr(type(value), "trees", stage.trees)
     return wrapped
 

@@ -13,9 +13,9 @@ from gradflow._types import OptState, Pair, Params, Schedule, ScheduledState, Up
 def follow_schedules(
     factory: Factory, arguments: Mapping[str, Any], schedules: Mapping[str, Schedule]
 ) -> Pair:
-    """A stage whose arguments are its schedules' values at its own step count.
+    """A stage whose arguments are the values of its schedules at its own step count.
 
-    The step is read from the state's field that counts steps. A state without one is kept beside a counter.
+    The step is read from the state's step count. A state without one is stored with a counter.
     """
     once = {name for name in schedules if factory.checked[name].kind.at_init}
     _, update = factory.call_body(arguments)

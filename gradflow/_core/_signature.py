@@ -3,7 +3,7 @@
 import functools
 import inspect
 from collections.abc import Callable
-from types import CodeType
+from types import CodeType, FunctionType
 from typing import Any, NamedTuple
 
 
@@ -17,18 +17,21 @@ class Signature(NamedTuple):
     state_type: type | None
 
 
+_NO_NAMES: frozenset[str] = frozenset()
+
+
 def read_signature(update: Callable[..., Any]) -> Signature:
     """The signature of an update function; a callable that cannot be inspected takes no extra arguments."""
-    function = inspect.unwrap(update) if hasattr(update, "__wrapped__") else update
-    state_type = getattr(update, "__annotations__", {}).get("state")
-    if not (isinstance(state_type, type) and hasattr(state_type, "_fields")):
-        state_type = None
-    if not inspect.isfunction(function):
+    function: Any = inspect.unwrap(update) if hasattr(update, "__wrapped__") else update
+    annotation = getattr(update, "__annotations__", {}).get("state")
+    state_type = annotation if isinstance(annotation, type) and hasattr(annotation, "_fields") else None
+    if type(function) is not FunctionType:
         return _inspected(update)._replace(state_type=state_type)
-    keywords = frozenset(function.__kwdefaults__ or ())
+    keywords = frozenset(function.__kwdefaults__) if function.__kwdefaults__ else _NO_NAMES
     return _of_code(function.__code__, len(function.__defaults__ or ()), keywords, state_type)
 
 
+# Every call of a factory makes a new update function from the same code.
 @functools.lru_cache(maxsize=4096)
 def _of_code(code: CodeType, defaults: int, kwdefaults: frozenset[str], state_type: type | None) -> Signature:
     positional = code.co_varnames[3 : code.co_argcount]

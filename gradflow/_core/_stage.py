@@ -1,5 +1,6 @@
-"""A stage: what one transformation knows of itself, shared by its init and its update."""
+"""A stage: what a transformation declares, shared by its init and its update."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -7,23 +8,20 @@ from gradflow._core._eager import CompiledUpdate, plan
 from gradflow._core._signature import Signature, read_signature
 from gradflow._expressions._expression import Expression
 
-# How far updates, parameters and results must be alike, from the strictest.
+# How closely updates, parameters and results must match, strictest first.
 TREES = ("alike", "structure", "differ")
+
+
+_PASSES_ALL = Signature(frozenset(), (), True, False, None)
 
 
 class Stage:
     """The expression, functions and promises of one transformation.
 
     - `children`: the stages that it calls, under the labels that it gives them.
-    - `takes`: the extra arguments that it or a child takes; `reports`: the names that they report.
-    - `leaves`: the leaves on which it does arithmetic; None where its children decide.
-    - `trees`: how far its trees must be alike; `packable`: whether it works on packed buffers.
+    - `leaves`: the leaves on which it does arithmetic; None if its children check them.
+    - `trees`: how closely its trees must match; `packable`: whether it runs on packed buffers.
     """
-
-    __slots__ = (
-        "_has_plan", "_plan", "children", "expression", "init", "label", "leaves", "own_reports", "packable",
-        "reports", "signature", "takes", "trees", "update",
-    )  # fmt: skip
 
     def __init__(
         self,
@@ -40,41 +38,50 @@ class Stage:
         self.init = init
         self.update = update
         self.children = children
-        self.label: str | None = None
         self.leaves = leaves
+        self.label: str | None = None
+        self._declared_reports = reports
         self.own_reports = frozenset(reports)
-        self._has_plan = False
-        self._plan: CompiledUpdate | None = None
-        composed = part_stage(update)
-        if composed is None:
-            self.signature = read_signature(update)
-            self.packable = packable
-            inner = [f"{c.label}.{name}" if c.label else name for c in children for name in c.reports]
-        else:
-            # The body returned a transformation, whose own stages declare what they need.
-            self.signature = Signature(composed.takes, (), True, False, None)
-            self.packable = True
-            inner = list(composed.reports)
-        self.reports: tuple[str, ...] = (*reports, *inner)
-        self.takes: frozenset[str] = self.signature.extra.union(*[child.takes for child in children])
-        # Trees are checked only as far as the stages inside allow.
-        loosest = max([child.trees for child in children], key=TREES.index, default=TREES[0])
-        self.trees: str = trees or loosest
+        # Where the body returned a transformation, its own stages declare what they need.
+        self._composed = update.stage if isinstance(update, Part) else None
+        self.packable = packable or self._composed is not None
+        # Trees are checked as the loosest of the inner stages allows.
+        self.trees: str = trees or TREES[0]
+        if trees is None:
+            for child in children:
+                self.trees = max(self.trees, child.trees, key=TREES.index)
+
+    @functools.cached_property
+    def signature(self) -> Signature:
+        """What the body's update takes."""
+        if self._composed is not None:
+            return _PASSES_ALL
+        return read_signature(self.update)
+
+    @functools.cached_property
+    def takes(self) -> frozenset[str]:
+        """The extra arguments that the stage or an inner stage takes."""
+        return self.signature.extra.union(*[child.takes for child in self.children])
+
+    @functools.cached_property
+    def reports(self) -> tuple[str, ...]:
+        """The names of all reports of the stage and of inner stages, by the path below the stage."""
+        if self._composed is not None:
+            return (*self._declared_reports, *self._composed.reports)
+        below = [f"{c.label}.{name}" if c.label else name for c in self.children for name in c.reports]
+        return (*self._declared_reports, *below)
+
+    @functools.cached_property
+    def compiled_update(self) -> CompiledUpdate | None:
+        """The update of concrete arrays as one program; None where it cannot be one."""
+        return plan(self.expression)
 
     def labelled(self, label: str) -> "Stage":
         """The same stage under the label that a container gives it."""
         twin = Stage.__new__(Stage)
-        for name in Stage.__slots__:
-            setattr(twin, name, getattr(self, name))
+        twin.__dict__.update(self.__dict__)
         twin.label = label
         return twin
-
-    def compiled_update(self) -> CompiledUpdate | None:
-        """How an update of concrete arrays runs as one program; None where it does not."""
-        if not self._has_plan:
-            self._plan = plan(self.expression)
-            self._has_plan = True
-        return self._plan
 
 
 class Part:
@@ -100,8 +107,3 @@ class Part:
 
     def __deepcopy__(self, memo: Any) -> "Part":
         return self
-
-
-def part_stage(function: Any) -> Stage | None:
-    """The stage of an init or update that belongs to one; None for a plain function."""
-    return function.stage if isinstance(function, Part) else None

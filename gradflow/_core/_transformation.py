@@ -1,11 +1,11 @@
-"""GradientTransformation, and what can be read from one."""
+"""GradientTransformation, and functions that read its stages, reports and label."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
 
-from gradflow._core._stage import Stage, part_stage
+from gradflow._core._stage import Part, Stage
 from gradflow._expressions._expression import Expression
 from gradflow._expressions._printing import show
 from gradflow._tables import preformatted
@@ -18,9 +18,9 @@ class GradientTransformation(NamedTuple):
     - `init(params) -> state`; with `jax.ShapeDtypeStruct` leaves the state is abstract too.
     - `update(updates, state, params=None, **extra) -> (updates, state)`.
 
-    Made by a factory, a transformation prints as the call that makes it, equals and hashes like itself
-    when it is built again, pickles and copies. An argument that is a jax array is compared by identity, so
-    such a transformation equals only itself, and a pickled copy is another value.
+    A transformation made by a factory prints as the call that makes it, equals and hashes like itself
+    when it is built again, pickles and copies. An argument that is a jax array is compared by identity:
+    such a transformation equals only itself, and its pickled copy is a different value.
     """
 
     init: TransformInitFn
@@ -29,8 +29,10 @@ class GradientTransformation(NamedTuple):
     @property
     def expression(self) -> Expression | None:
         """The call that made this transformation; None for a pair assembled by hand."""
-        stage = stage_of(self)
-        return None if stage is None else stage.expression
+        init, update = self
+        if isinstance(update, Part) and isinstance(init, Part) and init.stage is update.stage:
+            return update.stage.expression
+        return None
 
     def __eq__(self, other: object) -> bool:
         mine = self.expression
@@ -74,8 +76,9 @@ GradientTransformationExtraArgs = GradientTransformation
 def stage_of(tx: Any) -> Stage | None:
     """The stage of a transformation made by a factory; None for a pair assembled by hand."""
     init, update = tx
-    stage = part_stage(update)
-    return stage if stage is not None and part_stage(init) is stage else None
+    if isinstance(update, Part) and isinstance(init, Part) and init.stage is update.stage:
+        return update.stage
+    return None
 
 
 def stages_of(tx: GradientTransformation) -> Iterator[Stage]:

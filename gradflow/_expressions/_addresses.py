@@ -1,10 +1,9 @@
-"""Addresses of the parts of a value, and the value with some parts replaced."""
+"""Addresses of the parts of a value, and replacing parts by address."""
 
-import difflib
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any, NamedTuple, TypeVar
 
-from gradflow._errors import describe
+from gradflow._errors import describe, names_hint
 from gradflow._expressions._expression import Expression, children
 from gradflow._expressions._keys import expression_of
 
@@ -33,17 +32,18 @@ def _parts(value: Any) -> dict[str, _Part]:
     expression = expression_of(value)
     if expression is None:
         raise TypeError(
-            f"only a transformation or a schedule made by a factory has addresses; got {describe(value)}"
+            "addresses: the value must be a transformation or schedule made by a factory; "
+            f"got {describe(value)}"
         )
     root = _Part(expression.name, (), value)
     return {part.address: part for part in (root, *_walk(expression, expression.name, ()))}
 
 
 def addresses(value: Any) -> dict[str, Any]:
-    """Every part of a transformation or a schedule, by address.
+    """Every part of a transformation or schedule, by address.
 
-    An address is the path of factory names down to an argument, `chain.adamw.learning_rate`; containers add
-    their labels, `partition.encoder.adamw.b1`; equal siblings are numbered, `chain.scale[0].step_size`.
+    An address is the path of factory names down to an argument, `chain.adamw.learning_rate`. Containers add
+    their labels, `partition.encoder.adamw.b1`. Equal siblings are numbered, `chain.scale[0].step_size`.
 
     >>> import gradflow
     >>> list(addresses(gradflow.chain(gradflow.scale(2.0), gradflow.scale(3.0))))[1:]
@@ -52,44 +52,44 @@ def addresses(value: Any) -> dict[str, Any]:
     return {address: part.value for address, part in _parts(value).items()}
 
 
-def _resolve(parts: Mapping[str, _Part], address: str) -> _Part:
-    if address in parts:
-        return parts[address]
-    matches = [full for full in parts if full.endswith("." + address)]
+def resolve_address(owner: str, what: str, address: str, known: Collection[str]) -> str:
+    """The known address that is `address`, or the only one that ends in it; ValueError otherwise."""
+    matches = addresses_ending_in(address, known)
     if len(matches) == 1:
-        return parts[matches[0]]
+        return matches[0]
     if matches:
-        raise ValueError(f"the address '{address}' is ambiguous: it is the end of {', '.join(matches)}")
-    last = address.split(".")[-1]
-    near = difflib.get_close_matches(address, parts, n=5, cutoff=0.5)
-    near += [full for full in parts if full.split(".")[-1] == last and full not in near]
-    shown = near or list(parts)
-    raise ValueError(f"no part has the address '{address}'; {'near' if near else 'all'}: {', '.join(shown)}")
+        raise ValueError(f"{owner}: '{address}' is ambiguous: it is the end of {', '.join(matches)}")
+    hint = names_hint(address, known, len(known))
+    raise ValueError(f"{owner}: no {what} has the address '{address}'. {hint}")
+
+
+def addresses_ending_in(address: str, known: Collection[str]) -> list[str]:
+    """`address` alone if it is known, else the known addresses of which it is the end."""
+    return [address] if address in known else [full for full in known if full.endswith("." + address)]
 
 
 def replace(value: V, changes: Mapping[str, Any]) -> V:
-    """A transformation or schedule like `value`, with the parts at some addresses replaced.
+    """A copy of a transformation or schedule with the parts at some addresses replaced.
 
-    `replace(tx, {"adamw.learning_rate": 3e-4})`. Any unique end of an address will do. A part is an
-    argument or a whole transformation or schedule; new arguments are checked as the first
-    ones were, and may be traced.
+    `replace(tx, {"adamw.learning_rate": 3e-4})`. Any unique end of an address works. A part is an argument,
+    or a whole transformation or schedule. New arguments are checked like those of a call, and may be traced.
 
     >>> import gradflow
     >>> replace(gradflow.chain(gradflow.scale(2.0), gradflow.clip(1.0)), {"step_size": 3.0})
     chain(scale(3.0), clip(1.0))
 
-    Raises ValueError for an address that is unknown (near ones are listed) or ambiguous (all are listed).
+    Raises ValueError for an address that is unknown or ambiguous, with the near or the matching addresses.
     """
     parts = _parts(value)
     edits: dict[tuple[Any, ...], Any] = {}
     for address, new in changes.items():
-        slot = _resolve(parts, address).slot
+        slot = parts[resolve_address("replace", "part", address, parts)].slot
         if slot in edits:
-            raise ValueError(f"the address '{address}' names a part that is replaced already")
+            raise ValueError(f"replace: the address '{address}' names a part that is replaced already")
         edits[slot] = new
     for slot in edits:
         if any(slot[:n] in edits for n in range(len(slot))):
-            raise ValueError("a part is replaced as a whole and in part; replace it in two steps")
+            raise ValueError("replace: a part is changed both as a whole and in part. Use two calls")
     return _edit(value, edits)
 
 

@@ -1,7 +1,7 @@
 """Kinds of arguments: their ranges, checked when a transformation is built.
 
-The kinds are annotations: `b1: Decay = 0.9` says to readers, to type checkers and to the decorators
-in `_base` that b1 is a number in [0, 1) which may be traced or follow a schedule.
+The kinds are annotations: `b1: Decay = 0.9` declares to readers, type checkers and `decorate` that b1 is a
+number in [0, 1) that may be traced or scheduled.
 """
 
 import math
@@ -36,7 +36,7 @@ class Interval:
         self.high = high
         self.low_open = low_open
         self.high_open = high_open
-        self.at_init = at_init  # asked once, when the state is made: of a schedule, its value at step 0
+        self.at_init = at_init  # used by init only: a schedule is evaluated once, at step 0
         self.hint = hint
 
     def __str__(self) -> str:
@@ -48,14 +48,14 @@ class Interval:
         return f"a number in {left}{self.low:g}, {self.high:g}{right}"
 
     def contains(self, number: float) -> bool:
-        """Whether a finite `number` lies between the ends, those included that are closed."""
+        """Whether `number` is finite and lies in the interval."""
         above = number > self.low if self.low_open else number >= self.low
         below = number < self.high if self.high_open else number <= self.high
         return above and below and math.isfinite(number)
 
     def check(self, owner: str, name: str, value: Any) -> None:
-        """Raises TypeError for what is no scalar, ValueError for one that is out of range."""
-        if type(value) is float and self.contains(value):
+        """Raises TypeError for a value that is not a scalar, ValueError for a scalar out of range."""
+        if type(value) is float and (self.low < value < self.high or self.contains(value)):
             return
         if callable(value) and not isinstance(value, type):
             return
@@ -79,13 +79,13 @@ class Interval:
 
 
 class WholeNumber:
-    """A plain integer that shapes the computation, so it can be neither traced nor scheduled."""
+    """A Python integer that fixes the shape of the computation: it can be neither traced nor scheduled."""
 
     def __init__(self, low: int = 0) -> None:
         self.low = low
 
     def check(self, owner: str, name: str, value: Any) -> None:
-        """Raises TypeError for what is no integer, ValueError for one below `low`."""
+        """Raises TypeError for a value that is not an integer, ValueError for one below `low`."""
         expected = f"{owner}: argument '{name}' must be a whole number >= {self.low}"
         if isinstance(value, bool) or not isinstance(value, int | np.integer):
             raise TypeError(f"{expected}; got {describe(value)}")
@@ -102,10 +102,10 @@ class Flag:
             raise TypeError(f"{owner}: argument '{name}' must be True or False; got {describe(value)}")
 
 
-_CLIMBS = "A step goes against the gradient by itself; to maximise, negate the loss."
+_DESCENDS = "Updates already point against the gradient; to maximize, negate the loss."
 
-Rate = Annotated[ScalarOrSchedule, Interval(0.0, hint=_CLIMBS)]
-InitialRate = Annotated[ScalarOrSchedule, Interval(0.0, at_init=True, hint=_CLIMBS)]
+Rate = Annotated[ScalarOrSchedule, Interval(0.0, hint=_DESCENDS)]
+InitialRate = Annotated[ScalarOrSchedule, Interval(0.0, at_init=True, hint=_DESCENDS)]
 InitialNonNegative = Annotated[ScalarOrSchedule, Interval(0.0, at_init=True)]
 Decay = Annotated[ScalarOrSchedule, Interval(0.0, 1.0, high_open=True)]
 Fraction = Annotated[ScalarOrSchedule, Interval(0.0, 1.0)]
@@ -117,14 +117,14 @@ Index = Annotated[int, WholeNumber(0)]
 
 
 class Argument(NamedTuple):
-    """What the annotation of one argument asks for."""
+    """The kind of one argument, and whether it may be None."""
 
     kind: Any
     optional: bool
 
     @property
     def is_hyperparameter(self) -> bool:
-        """Whether the argument may be traced, swept, and driven by a schedule."""
+        """Whether the argument may be traced, swept and scheduled."""
         return isinstance(self.kind, Interval)
 
     def check(self, owner: str, name: str, value: Any) -> None:
@@ -135,7 +135,7 @@ class Argument(NamedTuple):
 
 
 def read_argument(annotation: Any) -> Argument | None:
-    """The kind that an annotation asks for, or None where it asks for nothing that is checked."""
+    """The kind that an annotation declares; None if it declares nothing that is checked."""
     optional = False
     if get_origin(annotation) in (Union, types.UnionType):
         options = [a for a in get_args(annotation) if a is not type(None)]

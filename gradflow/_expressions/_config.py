@@ -1,6 +1,5 @@
-"""Values as plain data and back: dicts, lists, strings and numbers that any format can store."""
+"""Values as plain data and back: dicts, lists, strings and numbers, which any file format can store."""
 
-import difflib
 from collections.abc import Mapping
 from typing import Any
 
@@ -8,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gradflow._errors import describe
+from gradflow._errors import describe, names_hint
 from gradflow._expressions._factory import Factory
 from gradflow._expressions._keys import expression_of
 from gradflow._expressions._registry import OWN_FACTORIES, RECORDS
@@ -17,23 +16,23 @@ from gradflow._expressions._registry import OWN_FACTORIES, RECORDS
 def to_config(value: Any) -> dict[str, Any]:
     """A transformation or schedule as plain data, `{"factory": "adamw", "arguments": {...}}`.
 
-    Raises TypeError naming the first part that is no data: a factory that is not gradflow's own, a function,
-    a tracer. A jax array is stored by its values, so the value read back equals only itself.
+    A jax array is stored by its elements, so the value that is read back equals only itself. Raises TypeError
+    naming the first part that is not data: a factory that is not gradflow's own, a function or a tracer.
     """
     expression = expression_of(value)
     if expression is None:
-        raise TypeError(f"to_config takes a transformation or a schedule; got {describe(value)}")
+        raise TypeError(f"to_config: the value must be a transformation or a schedule; got {describe(value)}")
     return _encode(value, expression.name)
 
 
 def from_config(config: Mapping[str, Any]) -> Any:
-    """The transformation or schedule that `to_config` described.
+    """Rebuilds the transformation or schedule from the output of `to_config`.
 
-    Only gradflow's own factories are called, and arguments are checked as when given by hand. Raises
-    ValueError for an unknown factory or an entry that is no configuration.
+    Only gradflow's own factories are called, and their arguments are checked like those of any call. Raises
+    ValueError for an unknown factory and for an entry that is not a configuration.
     """
     if not isinstance(config, Mapping) or "factory" not in config:
-        raise ValueError(f"a configuration is a dict with 'factory' and 'arguments'; got {describe(config)}")
+        raise ValueError(f"from_config: the argument must be a dict with 'factory'; got {describe(config)}")
     return _decode(config)
 
 
@@ -43,7 +42,7 @@ def _encode(value: Any, address: str) -> Any:
         if expression.maker is not OWN_FACTORIES.get(expression.name):
             raise TypeError(
                 f"to_config: '{address}' is made by {expression.name}, which is not one of gradflow's own "
-                "factories, so nobody could read it back by name"
+                "factories, so it could not be read back by name"
             )
         return {
             "factory": expression.name,
@@ -75,16 +74,14 @@ def _encode(value: Any, address: str) -> Any:
     name = getattr(factory, "name", None)
     if name is not None and OWN_FACTORIES.get(name) is factory:
         return {"function": name}
-    raise TypeError(f"to_config: '{address}' is {describe(value)}, which is no plain data")
+    raise TypeError(f"to_config: '{address}' must be plain data; got {describe(value)}")
 
 
 def _own(name: Any) -> Factory:
     factory: Factory | None = OWN_FACTORIES.get(str(name))
     if factory is None:
-        near = difflib.get_close_matches(str(name), OWN_FACTORIES)
-        raise ValueError(
-            f"from_config: gradflow has no factory '{name}'" + (f"; near: {', '.join(near)}" if near else "")
-        )
+        hint = names_hint(str(name), OWN_FACTORIES, 0)
+        raise ValueError(f"from_config: gradflow has no factory '{name}'. {hint}".rstrip())
     return factory
 
 
@@ -120,4 +117,4 @@ def _decode(data: Any) -> Any:
         return dtype.type(data["scalar"])
     if dtype is not None:
         return dtype
-    raise ValueError(f"from_config: {describe(data)} is no entry of a configuration")
+    raise ValueError(f"from_config: an entry must be one that to_config writes; got {describe(data)}")

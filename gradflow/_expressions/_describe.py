@@ -1,4 +1,4 @@
-"""A value with every argument that it has."""
+"""Printing a value with all of its arguments."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from gradflow._expressions._printing import layout
 
 
 class Description(str):
-    """Text that a prompt shows as it is, without quotes."""
+    """Text that an interactive prompt prints without quotes."""
 
     __slots__ = ()
 
@@ -17,13 +17,13 @@ class Description(str):
 
 
 def describe(value: Any) -> Description:
-    """Every argument of a transformation or schedule and of its parts, those with their defaults too.
+    """A transformation or schedule with every argument of all its parts, defaults included.
 
-    `repr` leaves defaults out. Raises TypeError for what no factory made.
+    `repr` leaves defaults out. Raises TypeError for a value that was not made by a factory.
     """
     if expression_of(value) is None:
         raise TypeError(
-            f"describe: the argument must be a transformation, schedule or selector made by a factory; "
+            "describe: the value must be a transformation, schedule or selector made by a factory; "
             f"got {_errors.describe(value)}"
         )
     return Description(layout(value, every=True))

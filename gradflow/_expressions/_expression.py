@@ -1,20 +1,20 @@
 """The expression that made a value: a factory and its arguments.
 
-An expression prints, compares, hashes and can be taken apart. Transformations, schedules and selectors are
-values because each carries one.
+An expression prints, compares and hashes, and its parts can be replaced. Transformations, schedules and
+selectors are values because each of them has one.
 """
 
 import collections
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, Protocol
 
-from gradflow._expressions._keys import Keyed, expression_of, key_of
+from gradflow._expressions._keys import ATOMS, Keyed, expression_of, key_of
 from gradflow._expressions._printing import call_line, layout, show
 
 
 class Maker(Protocol):
-    """What an expression knows of the factory that it names."""
+    """What an expression needs of its factory."""
 
     @property
     def name(self) -> str:
@@ -32,8 +32,12 @@ class Maker(Protocol):
     def parameters(self) -> Mapping[str, inspect.Parameter]:
         """The parameters of its signature."""
 
+    @property
+    def default_keys(self) -> Mapping[str, Any]:
+        """The keys of the arguments' defaults."""
+
     def make(self, arguments: Mapping[str, Any]) -> Any:
-        """Freezes and checks the arguments and calls the factory on them."""
+        """Freezes and checks the arguments, and calls the factory with them."""
 
     def reduce(self, arguments: Mapping[str, Any]) -> Any:
         """What a pickle stores for a value that the factory made."""
@@ -47,8 +51,8 @@ class Expression(Keyed):
     def __init__(self, maker: Maker, arguments: Mapping[str, Any]) -> None:
         self.maker = maker
         self.arguments = arguments
-        self._key = tuple([(name, key_of(value)) for name, value in arguments.items()])
-        self._hash = hash((maker.name, self._key))
+        # Most values are neither compared nor printed, so this is left until it is needed.
+        self._hash: int | None = None
         self._line: str | None = None
 
     @property
@@ -58,24 +62,27 @@ class Expression(Keyed):
 
     @property
     def line(self) -> str:
-        """The shortest call that rebuilds the value, on one line; kept, so that nesting costs linear work."""
+        """The shortest call that rebuilds the value, on one line; cached, so nesting costs linear work."""
         if self._line is None:
             self._line = call_line(self)
         return self._line
 
     @property
     def expression(self) -> "Expression":
-        """Itself, so that functions of a value take its expression as well."""
+        """Itself, so that functions of a value also accept its expression."""
         return self
 
     def __eq__(self, other: object) -> bool:
         if self is other:
             return True
-        if not isinstance(other, Expression) or self._hash != other._hash:
+        if not isinstance(other, Expression) or hash(self) != hash(other):
             return False
         return self.maker is other.maker and self._key == other._key
 
     def __hash__(self) -> int:
+        if self._hash is None:
+            self._key = tuple([(name, key_of(value)) for name, value in self.arguments.items()])
+            self._hash = hash((self.maker.name, self._key))
         return self._hash
 
     def __repr__(self) -> str:
@@ -87,52 +94,61 @@ class Expression(Keyed):
 
 
 class Child(NamedTuple):
-    """One of our values among the arguments of another: its label there, and the path to it."""
+    """A value with an expression among the arguments of another: its label, the path to it, and itself."""
 
     label: str
     slot: tuple[Any, ...]
     value: Any
 
 
-def _find(value: Any, labels: tuple[str, ...], slot: tuple[Any, ...]) -> Iterator[Child]:
+def _find(
+    value: Any, labels: tuple[str, ...], slot: tuple[Any, ...], found: list[tuple[str, tuple[Any, ...], Any]]
+) -> None:
+    if type(value) in ATOMS:
+        return
     expression = expression_of(value)
     if expression is not None:
         if expression.maker.kind == "selector":
-            return  # a selector is an argument like others and has no parts
+            return  # a selector is a plain argument without parts
         if expression.maker.kind == "transformation":
             labels = labels[1:]  # an argument's name labels a schedule, but not a stage
-        yield Child(".".join((*labels, expression.name)), slot, value)
+        name = expression.maker.name
+        found.append((".".join((*labels, name)) if labels else name, slot, value))
     elif type(value) is dict:
         for key, item in value.items():
-            yield from _find(item, (*labels, key if isinstance(key, str) else show(key)), (*slot, key))
+            _find(item, (*labels, key if isinstance(key, str) else show(key)), (*slot, key), found)
     elif type(value) is tuple:
-        named = len(value) == 2 and isinstance(value[0], str)
+        if len(value) == 2 and isinstance(value[0], str):
+            labels = (*labels, value[0])
         for index, item in enumerate(value):
-            yield from _find(item, (*labels, value[0]) if named else labels, (*slot, index))
+            _find(item, labels, (*slot, index), found)
 
 
 def children(arguments: Mapping[str, Any]) -> list[Child]:
-    """The values among a factory's arguments, in order.
+    """The values with expressions among a factory's arguments, in order.
 
-    A label is the factory's name, after the key or name that the container gives it, if any. Siblings
-    that would share one label are all numbered.
+    A label is the factory's name, prefixed with the key or name that the container gives it, if any.
+    Siblings that would share one label are all numbered.
     """
-    found = [c for name, value in arguments.items() for c in _find(value, (name,), (name,))]
-    if len(found) < 2:
-        return found
-    total = collections.Counter(child.label for child in found)
-    seen: collections.Counter[str] = collections.Counter()
-    labelled = []
-    for child in found:
-        if total[child.label] > 1:
-            seen[child.label] += 1
-            child = child._replace(label=f"{child.label}[{seen[child.label] - 1}]")
-        labelled.append(child)
-    return labelled
+    found: list[tuple[str, tuple[Any, ...], Any]] = []
+    for name, value in arguments.items():
+        if type(value) not in ATOMS:
+            _find(value, (name,), (name,), found)
+    labels = [label for label, _, _ in found]
+    if len(set(labels)) < len(labels):
+        total = collections.Counter(labels)
+        seen: collections.Counter[str] = collections.Counter()
+        for place, label in enumerate(labels):
+            if total[label] > 1:
+                labels[place] = f"{label}[{seen[label]}]"
+                seen[label] += 1
+    return [Child(label, slot, value) for label, (_, slot, value) in zip(labels, found, strict=True)]
 
 
 def map_values(value: Any, function: Callable[[Any], Any]) -> Any:
-    """`value` with `function` applied to every one of our values inside its containers."""
+    """`value` with `function` applied to every value with an expression inside its containers."""
+    if type(value) in ATOMS:
+        return value
     if expression_of(value) is not None:
         return function(value)
     if type(value) is tuple:

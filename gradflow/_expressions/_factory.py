@@ -1,21 +1,23 @@
-"""A factory: it binds, checks and freezes arguments, and calls the decorated body."""
+"""A factory binds, checks and freezes arguments, and calls the decorated body."""
 
 import dataclasses
 import functools
 import inspect
-from collections.abc import Callable, Mapping
-from typing import Any, ParamSpec
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, ParamSpec, cast
 
 import jax.numpy as jnp
 import numpy as np
 
 from gradflow._dtypes import is_inexact
 from gradflow._errors import describe
+from gradflow._expressions._annotations import plain_annotations
 from gradflow._expressions._arguments import Argument, read_argument
-from gradflow._expressions._keys import freeze
+from gradflow._expressions._keys import ATOMS, freeze, key_of
 from gradflow._expressions._registry import KINDS, OWN_FACTORIES, rebuild
 
 P = ParamSpec("P")
+_MISSING = object()
 
 
 @dataclasses.dataclass(eq=False)
@@ -23,7 +25,7 @@ class Factory:
     """A decorated function: how to bind, check and freeze its arguments, and what its calls make.
 
     - `checked`: the arguments whose annotation is a kind, with that kind.
-    - `hyperparameters`: those of them that may be traced, swept and driven by a schedule.
+    - `hyperparameters`: those of them that may be traced, swept and scheduled.
     - `inner`: the arguments that must be transformations; `dtypes`: those that name a dtype.
     - `variadic`, `keyword`: the names of `*args` and `**kwargs`.
     """
@@ -34,8 +36,8 @@ class Factory:
     parameters: Mapping[str, inspect.Parameter]
     checked: Mapping[str, Argument]
     hyperparameters: tuple[str, ...]
-    inner: tuple[str, ...]
-    dtypes: tuple[str, ...]
+    inner: frozenset[str]
+    dtypes: frozenset[str]
     positional: tuple[str, ...]
     variadic: str | None
     keyword: str | None
@@ -48,24 +50,45 @@ class Factory:
     steps: str | None = "count"
     packable: bool = False
 
+    def __post_init__(self) -> None:
+        # All arguments in the signature's order, so that a call replaces only those that it passes.
+        self._template: dict[str, Any] = {}
+        for name, parameter in self.parameters.items():
+            empty = () if name == self.variadic else {} if name == self.keyword else _MISSING
+            default = empty if parameter.default is parameter.empty else freeze(parameter.default)
+            is_dtype = name in self.dtypes and default is not None and default is not _MISSING
+            self._template[name] = _read_dtype(self.name, name, default) if is_dtype else default
+        self._required = [name for name, default in self._template.items() if default is _MISSING]
+        self._named = frozenset(self.parameters) - {self.variadic, self.keyword}
+        self.default_keys = {
+            name: key_of(default) for name, default in self._template.items() if default is not _MISSING
+        }
+
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        return self.make(self._bind(args, kwargs))
+        given = self._bind(args, kwargs)
+        return self._read({**self._template, **given}, given)
 
     def make(self, arguments: Mapping[str, Any]) -> Any:
-        """The value for bound arguments; raises ValueError or TypeError naming one that is wrong."""
+        """The value for bound arguments; raises ValueError or TypeError naming the first wrong one."""
+        return self._read(dict(arguments), arguments)
+
+    def _read(self, arguments: dict[str, Any], given: Iterable[str]) -> Any:
+        """The value for arguments, of which only those in `given` still have to be frozen and checked."""
         kind = KINDS[self.kind]
-        frozen = {name: freeze(value, kind.adopt) for name, value in arguments.items()}
-        for name in self.dtypes:
-            if frozen[name] is not None:
-                frozen[name] = _read_dtype(self.name, name, frozen[name])
-        for name in self.inner:
-            frozen[name] = kind.read_inner(frozen[name], self.name, f"argument '{name}'")
-        for name, argument in self.checked.items():
-            argument.check(self.name, name, frozen[name])
-        return kind.build(self, frozen)
+        for name in given:
+            value = arguments[name]
+            if type(value) not in ATOMS:
+                value = arguments[name] = freeze(value, kind.adopt)
+            if name in self.dtypes and value is not None:
+                arguments[name] = _read_dtype(self.name, name, value)
+            elif name in self.inner:
+                arguments[name] = kind.read_inner(value, self.name, f"argument '{name}'")
+            elif name in self.checked:
+                self.checked[name].check(self.name, name, value)
+        return kind.build(self, arguments)
 
     def build(self, arguments: Mapping[str, Any]) -> Any:
-        """The value for arguments that are frozen and checked."""
+        """The value for arguments that are already frozen and checked."""
         return KINDS[self.kind].build(self, arguments)
 
     def reduce(self, arguments: Mapping[str, Any]) -> Any:
@@ -73,27 +96,23 @@ class Factory:
         return rebuild, (self.function, dict(arguments))
 
     def _bind(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
-        """The arguments by name, in the signature's order, defaults filled in."""
+        """The given arguments by name; raises TypeError for a call that does not fit the signature."""
         given = dict(zip(self.positional, args, strict=False))
         rest = args[len(self.positional) :]
-        unknown = {k: v for k, v in kwargs.items() if k not in self.parameters or k in given}
+        unknown = {k: v for k, v in kwargs.items() if k not in self._named or k in given}
         if (rest and self.variadic is None) or (unknown and self.keyword is None):
             self._refuse_call(args, kwargs)
-        bound: dict[str, Any] = {}
-        for name, parameter in self.parameters.items():
-            if name in given:
-                bound[name] = given[name]
-            elif name in kwargs:
-                bound[name] = kwargs[name]
-            elif parameter.default is not parameter.empty:
-                bound[name] = parameter.default
-            elif name == self.variadic:
-                bound[name] = rest
-            elif name == self.keyword:
-                bound[name] = unknown
-            else:
+        if not unknown:
+            given.update(kwargs)
+        else:
+            given |= {name: value for name, value in kwargs.items() if name not in unknown}
+            given[cast(str, self.keyword)] = unknown
+        if self.variadic is not None:
+            given[self.variadic] = rest
+        for name in self._required:
+            if name not in given:
                 raise TypeError(f"{self.name}: missing a required argument: '{name}'")
-        return bound
+        return given
 
     def _refuse_call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         try:
@@ -127,14 +146,20 @@ def _read_dtype(owner: str, name: str, value: Any) -> np.dtype:
 
 
 def decorate(
-    body: Callable[P, Any], kind: str, inner_type: type | None = None, **promises: Any
+    body: Callable[P, Any],
+    kind: str,
+    inner_type: type | None = None,
+    result_type: Any = None,
+    **promises: Any,
 ) -> Callable[P, Any]:
-    """A factory of values of a kind, from the function that makes their working parts.
+    """Turns `body`, which returns the functions of a value, into a factory of values of a kind.
 
-    Arguments annotated with `inner_type` must be transformations; `promises` are those of `transformation`.
+    Arguments annotated with `inner_type` must be transformations. The factory's signature says that it
+    returns a `result_type`; `promises` are those of `transformation`.
     """
-    parameters = inspect.signature(body).parameters
     annotations = body.__annotations__
+    body.__annotations__ = plain_annotations(body, result_type or inner_type)
+    parameters = inspect.signature(body).parameters
     read = {name: read_argument(annotations.get(name)) for name in parameters}
     checked = {name: argument for name, argument in read.items() if argument is not None}
     kinds = {name: parameter.kind for name, parameter in parameters.items()}
@@ -147,12 +172,12 @@ def decorate(
         parameters=parameters,
         checked=checked,
         hyperparameters=tuple(name for name, argument in checked.items() if argument.is_hyperparameter),
-        inner=tuple(
+        inner=frozenset(
             name
             for name in parameters
             if name != variadic and inner_type is not None and annotations.get(name) is inner_type
         ),
-        dtypes=tuple(name for name in parameters if "dtype" in name.split("_")),
+        dtypes=frozenset(name for name in parameters if "dtype" in name.split("_")),
         positional=tuple(name for name, k in kinds.items() if k in positional),
         variadic=variadic,
         keyword=next((name for name, k in kinds.items() if k is inspect.Parameter.VAR_KEYWORD), None),
@@ -163,6 +188,7 @@ def decorate(
     def make(*args: P.args, **kwargs: P.kwargs) -> Any:
         return factory(*args, **kwargs)
 
+    make.__annotations__ = body.__annotations__
     factory.function = make
     make.__gradflow__ = factory  # type: ignore[attr-defined]
     if body.__module__.split(".")[0] == "gradflow":

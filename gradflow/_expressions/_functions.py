@@ -51,7 +51,7 @@ class ScheduleValue(FunctionValue):
 
 
 def register_functions(kind: str, value: type[FunctionValue]) -> None:
-    """Makes factories of a kind wrap the function that their body returns."""
+    """Registers a kind of factories whose body returns a function; `value` wraps it."""
 
     def build(factory: Factory, arguments: Mapping[str, Any]) -> FunctionValue:
         return value(Expression(factory, arguments), factory.call_body(arguments))
@@ -63,5 +63,9 @@ register_functions("schedule", ScheduleValue)
 
 
 def schedule(body: Callable[P, Schedule], /) -> Callable[P, Schedule]:
-    """Makes a function that returns `count -> value` a factory of schedules, which are values."""
-    return decorate(body, "schedule")
+    """Turns a function that returns `count -> value` into a factory of schedules.
+
+    What the factory returns is a value: it prints, compares, hashes, pickles and can be rebuilt with other
+    arguments.
+    """
+    return decorate(body, "schedule", result_type=Schedule)

@@ -7,17 +7,18 @@ from typing import Any
 import jax
 import numpy as np
 
-_ATOMS = frozenset([type(None), bool, int, float, complex, str, bytes])
+# Types whose values are frozen as they are.
+ATOMS = frozenset([type(None), bool, int, float, complex, str, bytes])
 
 
 class Keyed:
-    """The base of `Expression`: an object that is its own key."""
+    """The base of `Expression`, whose instances are their own keys."""
 
     __slots__ = ()
 
 
 class Identity:
-    """A key for an object that equals only itself. It keeps the object alive, so ids stay unique."""
+    """The key of an object that equals only itself. It keeps the object alive, so its id stays unique."""
 
     __slots__ = ("object",)
 
@@ -32,29 +33,29 @@ class Identity:
 
 
 def expression_of(value: Any) -> Any:
-    """The `Expression` that made `value`, if it is one of our values, else None."""
+    """The `Expression` that made `value`; None if it was not made by a factory."""
     found = getattr(value, "expression", None)
     return found if isinstance(found, Keyed) else None
 
 
 def _as_dtype(value: Any) -> np.dtype | None:
-    """The dtype that `value` names: `np.float32`, `jnp.float32` or a dtype; None for other things."""
+    """The dtype that `value` is or names, such as `np.float32` or `jnp.float32`; None for other values."""
     if isinstance(value, np.dtype):
         return value
     if not isinstance(value, type):
         return None
     if issubclass(value, np.generic):
         return np.dtype(value)
-    named = getattr(value, "dtype", None)  # jax.numpy's scalar types carry theirs
+    named = getattr(value, "dtype", None)  # jax.numpy's scalar types have it as an attribute
     return named if isinstance(named, np.dtype) else None
 
 
 def freeze(value: Any, adopt: Callable[[Any], Any] = lambda value: value) -> Any:
-    """A copy of an argument that later changes cannot reach: lists become tuples, arrays are copied.
+    """An immutable copy of an argument: lists become tuples, NumPy arrays are copied.
 
-    `adopt` may replace a named tuple by one of our values.
+    `adopt` may replace a named tuple by a value with an expression.
     """
-    if type(value) in _ATOMS:
+    if type(value) in ATOMS:
         return value
     if isinstance(value, jax.Array) or expression_of(value) is not None:
         return value
@@ -76,11 +77,11 @@ def freeze(value: Any, adopt: Callable[[Any], Any] = lambda value: value) -> Any
 
 
 def key_of(value: Any) -> Any:
-    """A hashable that is equal for equal frozen arguments: types count, and so does the sign of 0."""
+    """A hashable key, equal for equal frozen arguments. Types are compared, and so is the sign of 0."""
     kind = type(value)
     if kind is float:
         return float, value.hex()
-    if kind in _ATOMS and kind is not complex:
+    if kind in ATOMS and kind is not complex:
         return kind, value
     if isinstance(value, jax.Array):
         return Identity(value)
@@ -96,7 +97,7 @@ def key_of(value: Any) -> Any:
     if isinstance(value, tuple):
         return kind, *map(key_of, value)
     if kind is dict:
-        # In order: the first match of a dict of patterns wins.
+        # The order counts: in a dict of patterns the first match wins.
         return dict, *((key_of(key), key_of(item)) for key, item in value.items())
     if isinstance(value, functools.partial):
         return functools.partial, key_of(value.func), key_of(value.args), key_of(value.keywords)

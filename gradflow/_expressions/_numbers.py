@@ -1,4 +1,4 @@
-"""The numbers of an expression, taken out and put back: what remains is equal for all values of them."""
+"""Splits an expression into its numbers and a skeleton, which is equal for all values of them."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -19,7 +19,7 @@ class Skeleton:
 
     def __init__(self, maker: Any, arguments: Mapping[str, Any], numbers: frozenset[str]) -> None:
         self.maker = maker
-        self.arguments = arguments  # a `Skeleton` stands for each of our values, None for each number
+        self.arguments = arguments  # with a `Skeleton` for each inner value, and None for each number
         self.numbers = numbers
         self._key = (maker, numbers, tuple([(name, _key(value)) for name, value in arguments.items()]))
         self._hash = hash(self._key)
@@ -31,7 +31,7 @@ class Skeleton:
         return self._hash
 
     def rebuild(self, numbers: Iterator[Any]) -> Any:
-        """The value with the next of `numbers` in the place of its own."""
+        """The value with its numbers taken from `numbers`, in order."""
         arguments: dict[str, Any] = {}
         for name, value in self.arguments.items():
             arguments[name] = next(numbers) if name in self.numbers else _rebuild(value, numbers)
@@ -39,10 +39,10 @@ class Skeleton:
 
 
 def take_numbers(expression: Any) -> tuple[Skeleton, list[Scalar]]:
-    """An expression's skeleton and its numbers, in the order in which `Skeleton.rebuild` takes them.
+    """An expression's skeleton and its numbers, in the order that `Skeleton.rebuild` expects.
 
     Numbers are the scalar hyper-parameters of transformations and schedules, at any depth. Python and NumPy
-    numbers become floats, so that all of them are operands of one type.
+    numbers become floats, so they are operands of one type.
     """
     numbers: list[Scalar] = []
     return _take(expression, numbers), numbers
@@ -64,12 +64,12 @@ def _take(expression: Any, numbers: list[Scalar]) -> Skeleton:
 
 def _take_value(value: Any, numbers: list[Scalar]) -> Any:
     expression = expression_of(value)
-    # A selector has no hyper-parameters, and other values may hang on it by identity.
+    # A selector has no hyper-parameters; it is kept, because other values may compare it by identity.
     return value if expression.maker.kind == "selector" else _take(expression, numbers)
 
 
 def is_number(value: Any) -> bool:
-    """Whether an argument is one real number, of any type."""
+    """Whether an argument is a real scalar: a Python or NumPy number, or a jax array of shape ()."""
     if isinstance(value, jax.Array):
         return (value.shape == () and value.dtype.kind in "fiu") or _is_extended_float(value)
     return isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)

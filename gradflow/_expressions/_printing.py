@@ -1,7 +1,6 @@
-"""Values as the code that makes them."""
+"""Printing values as the code that makes them."""
 
 import functools
-import inspect
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -9,16 +8,16 @@ import jax
 import numpy as np
 
 from gradflow._errors import describe
-from gradflow._expressions._keys import expression_of, freeze, key_of
+from gradflow._expressions._keys import expression_of, key_of
 
-WIDTH = 88  # columns; what is longer breaks into a line for each argument
+WIDTH = 88  # columns; a longer call is broken into one line per argument
 
 Piece = tuple[str, Any]  # a prefix, such as `b1=`, and the value after it
-Pieces = tuple[str, Iterable[Piece], str]  # what opens a call or a container, what is in it, what closes it
+Pieces = tuple[str, Iterable[Piece], str]  # the opening, the items and the closing of a call or a container
 
 
 def show(value: Any, every: bool = False) -> str:
-    """A value on one line: a call without arguments that have their defaults, unless `every` is set."""
+    """A value on one line, without arguments that have their defaults unless `every` is set."""
     if is_call(value) and not every:
         return str(value.expression.line)
     pieces = _pieces(value, every)
@@ -36,7 +35,7 @@ def _join(pieces: Pieces, every: bool) -> str:
 
 
 def layout(value: Any, every: bool = False, indent: int = 0, prefix: str = "") -> str:
-    """A value as a formatter would print it, in lines of at most `WIDTH` columns where that is possible."""
+    """A value as a formatter would print it, in lines of at most `WIDTH` columns where possible."""
     line = prefix + show(value, every)
     pieces = _pieces(value, every) if indent + len(line) + bool(indent) > WIDTH else None
     if pieces is None:
@@ -48,7 +47,7 @@ def layout(value: Any, every: bool = False, indent: int = 0, prefix: str = "") -
 
 
 def shorten(text: str, most: int = 90) -> str:
-    """A text cut to a length."""
+    """A text cut to at most `most` characters."""
     return text if len(text) <= most else text[: most - 3] + "..."
 
 
@@ -83,17 +82,11 @@ def call_pieces(expression: Any, every: bool = False) -> Iterator[Piece]:
         elif parameter.default is parameter.empty:
             may_be_positional &= parameter.kind is not parameter.KEYWORD_ONLY
             yield "" if may_be_positional else f"{name}=", value
-        elif every or key_of(value) != default_key(parameter):
+        elif every or key_of(value) != maker.default_keys[name]:
             may_be_positional = False
             yield f"{name}=", value
         else:
             may_be_positional = False
-
-
-@functools.lru_cache(maxsize=4096)
-def default_key(parameter: inspect.Parameter) -> Any:
-    """The key of a parameter's default."""
-    return key_of(freeze(parameter.default))
 
 
 def _atom(value: Any) -> str:

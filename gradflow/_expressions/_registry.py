@@ -5,10 +5,10 @@ from typing import Any, NamedTuple, TypeVar
 
 
 class Kind(NamedTuple):
-    """What factories of one kind do with their arguments, and what they make of them.
+    """How factories of one kind read their arguments and build values.
 
     - `build(factory, arguments)`: the value for frozen arguments.
-    - `adopt(value)`: may replace a named tuple among the arguments by one of our values.
+    - `adopt(value)`: may replace a named tuple among the arguments by a value with an expression.
     - `read_inner(value, owner, place)`: checks an argument that must be a transformation.
     """
 
@@ -19,12 +19,12 @@ class Kind(NamedTuple):
 
 KINDS: dict[str, Kind] = {}
 
-# Complete once `gradflow._api` is imported, as it is by the first name that is read from `gradflow`.
+# Complete once `gradflow._api` is imported, which reading any name of `gradflow` does.
 OWN_FACTORIES: dict[str, Any] = {}
 
 
 def rebuild(make: Any, arguments: Mapping[str, Any]) -> Any:
-    """The value of a pickle: the decorated function of its factory, and frozen arguments."""
+    """Rebuilds a pickled value from the decorated function of its factory and the frozen arguments."""
     return make.__gradflow__.build(arguments)
 
 

@@ -1,1 +1,1 @@
-"""`check` and `summary`: what is wrong with a transformation, and what its state keeps."""
+"""`check` and `summary`: likely mistakes in a transformation, and the size of its state."""

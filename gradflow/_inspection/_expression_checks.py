@@ -1,4 +1,4 @@
-"""Findings that an expression alone shows."""
+"""Findings from the expression alone."""
 
 import itertools
 from collections.abc import Iterator
@@ -23,7 +23,7 @@ from gradflow.tree._paths import leaves_by_path, path_string, show
 
 
 class Place(NamedTuple):
-    """A stage on an update's way, and the optimizer that it is a part of, or itself."""
+    """A stage that an update passes through, and the optimizer that contains it, or itself."""
 
     address: str
     stage: Stage
@@ -34,7 +34,7 @@ Sequence = tuple[Place, ...]
 
 
 def _sequences(stage: Stage, address: str, owner: str | None = None) -> list[Sequence]:
-    """The stages that an update goes through, in order: one sequence for each group of parameters."""
+    """The stages that an update passes through, in order; one sequence per group of parameters."""
     if isinstance(stage.update, UpdatePart):  # a named optimizer is the chain that its body returned
         return _sequences(stage.update.stage, address, owner or address)
     if not stage.children:
@@ -63,17 +63,18 @@ def _sets_the_rate(stage: Stage) -> bool:
 
 
 _CLIPS = ("clip", "clip_by_global_norm", "clip_by_block_rms", "adaptive_grad_clip")
-_LONG_MEMORY = 0.99  # from here on an average moves by less than a bfloat16 can hold
+_LONG_MEMORY = 0.99  # from this decay on, bfloat16 rounds away the change of an average per step
 
 
-def _read(tx: GradientTransformation, params: Params) -> Iterator[Finding]:
-    """What the expression alone tells."""
+def _expression_findings(tx: GradientTransformation, params: Params) -> Iterator[Finding]:
+    """Findings about learning rates, weight decay and dtypes of averages."""
     stage = stage_of(tx)
     if stage is None:
         return
     seen: set[tuple[str, str]] = set()
     for sequence in _sequences(stage, stage.expression.name):
-        for finding in (*_rates(sequence), *_decays(sequence, params), *_narrow(sequence, params)):
+        found = *_rates(sequence), *_decays(sequence, params), *_low_precision_averages(sequence, params)
+        for finding in found:
             if (finding.stage, finding.problem) not in seen:
                 seen.add((finding.stage, finding.problem))
                 yield finding
@@ -86,15 +87,15 @@ def _rates(sequence: Sequence) -> Iterator[Finding]:
         yield Finding(
             second.address,
             f"the learning rate is applied a second time, after {rates[0].address}",
-            "Leave one of them out; two of them also turn the step around",
+            "Remove one of them; two of them also flip the sign of the update",
         )
     position = next((i for i, place in enumerate(sequence) if _sets_the_rate(place.stage)), len(sequence))
     for address, stage, _ in sequence[position:]:
         if stage.expression.name in _CLIPS:
             yield Finding(
                 address,
-                "clips behind the learning rate, so the limit is on the step and moves with the rate",
-                "Put it in front of the optimizer, where it limits the gradient",
+                "clips after the learning rate, so the limit applies to the step and scales with the rate",
+                "Put it before the optimizer, where it limits the gradient",
             )
 
 
@@ -112,13 +113,13 @@ def _decays(sequence: Sequence, params: Params) -> Iterator[Finding]:
         if flat and len(flat) < len(kept):
             yield Finding(
                 address,
-                f"decays parameters with fewer than two axes, {len(flat)} of {len(kept)}, as "
-                f"{show(flat[0])}: biases and scales of norms, as a rule",
+                f"decays parameters with fewer than two axes, {len(flat)} of {len(kept)}, such as "
+                f"{show(flat[0])}; these are usually biases and scales of norms",
                 "Pass mask=gradflow.ndim(at_least=2) to the optimizer",
             )
 
 
-def _narrow(sequence: Sequence, params: Params) -> Iterator[Finding]:
+def _low_precision_averages(sequence: Sequence, params: Params) -> Iterator[Finding]:
     for address, stage, _ in sequence:
         decays = {n: _number(stage.expression, n) for n in ("decay", "b1", "b2", "b3")}
         long = {n: d for n, d in decays.items() if d is not None and d >= _LONG_MEMORY}
@@ -130,14 +131,14 @@ def _narrow(sequence: Sequence, params: Params) -> Iterator[Finding]:
                 name, decay = next(iter(long.items()))
                 yield Finding(
                     address,
-                    f"keeps {show(path_string(path))} in {leaf.dtype} with {name} = {decay:g}: what an "
-                    "average with so long a memory moves by in a step is rounded away",
-                    "Ask for float32, or leave the dtype out",
+                    f"keeps {show(path_string(path))} in {leaf.dtype} with {name} = {decay:g}; the change of "
+                    "such an average per step is rounded away",
+                    "Pass float32, or leave the dtype out",
                 )
                 break
 
 
-def _tables_as_matrices(tx: GradientTransformation, params: Params) -> Iterator[Finding]:
+def _matrix_findings(tx: GradientTransformation, params: Params) -> Iterator[Finding]:
     """Embeddings and heads that a stage takes as hidden matrices."""
     try:
         with recording_matrices() as taken:
@@ -158,31 +159,31 @@ def _tables_as_matrices(tx: GradientTransformation, params: Params) -> Iterator[
         )
 
 
-def _schedules(tx: GradientTransformation, steps: int | None) -> Iterator[Finding]:
-    """Schedules whose rise is not over when they, or the training, are."""
+def _schedule_findings(tx: GradientTransformation, steps: int | None) -> Iterator[Finding]:
+    """Findings about schedules whose warm-up or decay does not fit the number of steps."""
     for address, value in addresses(tx).items() if expression_of(tx) else ():
         expression = expression_of(value)
         if expression is None or expression.maker.kind != "schedule":
             continue
         if address.split(".")[-1].split("[")[0] == expression.name:
-            continue  # the argument that it is given for comes by its own address
+            continue  # reported under the address of the argument
         warmup, decay = expression.arguments.get("warmup_steps"), expression.arguments.get("decay_steps")
         if isinstance(warmup, int) and isinstance(decay, int) and decay <= warmup:
             yield Finding(
                 address,
-                f"decay_steps = {decay} includes the {warmup} steps of warm-up, which leaves none to decay",
+                f"decay_steps = {decay} includes the {warmup} warm-up steps, which leaves no step to decay",
                 "Make decay_steps the total number of steps",
             )
         elif isinstance(warmup, int) and steps is not None and warmup >= steps:
             yield Finding(
                 address,
-                f"{warmup} steps of warm-up are not over in {steps} steps",
+                f"{warmup} warm-up steps do not end within {steps} steps",
                 "Shorten the warm-up or train longer",
             )
         elif isinstance(decay, int) and steps is not None and decay < steps:
             yield Finding(
                 address,
-                f"ends after {decay} of {steps} steps; all others have its last value, "
+                f"ends after {decay} of {steps} steps; the others have its last value, "
                 f"{float(value(decay)):g}",
                 "Make decay_steps the total number of steps",
             )

@@ -7,7 +7,7 @@ from gradflow._tables import preformatted, table
 
 
 class Finding(NamedTuple):
-    """Something wrong: the stage that does it, what it is, and how to mend it."""
+    """A likely mistake: its stage, the problem, and a hint how to fix it."""
 
     stage: str
     problem: str
@@ -19,13 +19,13 @@ class Finding(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class CheckResult:
-    """All findings of `check`; none where it found nothing."""
+    """The findings of `check`, possibly none."""
 
     findings: tuple[Finding, ...]
 
     @property
     def ok(self) -> bool:
-        """Whether nothing was found."""
+        """Whether there are no findings."""
         return not self.findings
 
     def __str__(self) -> str:

@@ -1,4 +1,4 @@
-"""summary: what a transformation keeps for which parameters, before a byte of it is allocated."""
+"""summary: the size of a transformation's state by stage, without allocating it."""
 
 import dataclasses
 from collections.abc import Iterator, Mapping
@@ -21,10 +21,10 @@ from gradflow.packed._pack import abstract_tree
 
 
 class SummaryRow(NamedTuple):
-    """One stage: its address, the numbers that it sees, and what it keeps for them itself.
+    """One stage: its address, the number of parameters that it sees, and its own part of the state.
 
-    `donated` is whether its part of the state may be donated to the update: it comes back in the same shapes
-    and dtypes. None where there is none, or where the update could not be traced.
+    `donated` is whether that part can be donated to the update, because it is returned in the same shapes and
+    dtypes. It is None for a stage without state, and if the update could not be traced.
     """
 
     stage: str
@@ -35,7 +35,7 @@ class SummaryRow(NamedTuple):
 
     @property
     def bytes_per_parameter(self) -> float:
-        """Bytes of state for each number that the stage sees."""
+        """Bytes of state per parameter that the stage sees."""
         return self.state_bytes / self.parameters if self.parameters else 0.0
 
 
@@ -101,20 +101,20 @@ class Summary:
 
 
 _HEAD = ("stage", "parameters", "state", "B/parameter", "dtypes", "donated")
-_LEFT = (0, 4, 5)  # the columns of words
+_LEFT = (0, 4, 5)  # the left-aligned columns
 
 
 def summary(tx: GradientTransformation, params: Params, **extra: Any) -> Summary:
-    """What each stage of `tx` keeps for `params`: bytes, dtypes, and whether they can be donated.
+    """The state of each stage of `tx` for `params`: bytes, dtypes, and whether it can be donated.
 
         print(gradflow.summary(tx, params))
 
-    Nothing is computed or allocated, so it takes a moment for any number of parameters.
+    Nothing is computed or allocated, so the time does not depend on the size of the parameters.
 
     Args:
       tx: any transformation.
       params: the parameters, or `jax.ShapeDtypeStruct`s of their shapes.
-      **extra: the extra arguments that the update of `tx` needs, if any: only for the last column.
+      **extra: the extra arguments that the update of `tx` needs, if any; used for the last column only.
 
     The result prints as a table, is one in a notebook, and has `rows` and `to_dict()`.
     """
@@ -127,12 +127,12 @@ def summary(tx: GradientTransformation, params: Params, **extra: Any) -> Summary
         before, context.inits = context.inits, []
         try:
             state = tx.init(params)
-            heard = context.inits
+            records = context.inits
         finally:
             context.inits = before
         index = {id(leaf): i for i, leaf in enumerate(jax.tree.leaves(state))}
         claimed: set[int] = set()
-        for address, stage, seen, part in heard or []:  # those inside come before those around them
+        for address, stage, seen, part in records or []:  # inner stages come before their containers
             own = [i for i in (index.get(id(x)) for x in jax.tree.leaves(part)) if i is not None]
             mine = [i for i in own if i not in claimed]
             claimed.update(mine)
@@ -154,7 +154,7 @@ def summary(tx: GradientTransformation, params: Params, **extra: Any) -> Summary
         for address, stage, parameters, own in rows
         if own or not (stage.children or isinstance(stage.update, UpdatePart))
     ]
-    if whole[0]:  # a pair of plain functions tells nothing of its parts
+    if whole[0]:  # state of plain functions, which have no stages
         described.append(_row(repr(tx), _numbers(abstract), [leaves[i] for i in whole[0]], None))
     arrays = jax.tree.leaves(abstract)
     leaves = jax.tree.leaves(abstract_tree(abstract))
@@ -185,7 +185,7 @@ def _row(address: str, parameters: int, own: list[Any], donated: bool | None) ->
 def _comes_back(
     tx: GradientTransformation, params: Params, state: Any, extra: dict[str, Any]
 ) -> list[bool] | None:
-    """For each leaf of the state whether the update returns one of its shape and dtype in its place."""
+    """Whether the update returns each leaf of the state with the same shape and dtype."""
     try:
         _, after = jax.eval_shape(lambda g, s, p: tx.update(g, s, p, **extra), params, state, params)
     except (TypeError, ValueError):
@@ -200,7 +200,7 @@ def _comes_back(
 def _is_abstract(params: Params) -> bool:
     for leaf in jax.tree.leaves(params):
         if not hasattr(leaf, "shape") and not isinstance(leaf, int | float | complex):
-            raise TypeError(f"summary: parameters must be arrays; got {describe(leaf)}")
+            raise TypeError(f"summary: argument 'params' must hold arrays; got {describe(leaf)}")
     return any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(params))
 
 

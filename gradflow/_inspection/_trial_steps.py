@@ -1,4 +1,4 @@
-"""Findings that a few steps on given parameters show."""
+"""Findings from a few trial steps."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -21,7 +21,7 @@ from gradflow.tree._paths import leaves_by_path, path_string, show
 from gradflow.tree._structure import explain_trees
 
 
-def _gradients(params: Params, grads: Updates) -> Iterator[Finding]:
+def _gradient_findings(params: Params, grads: Updates) -> Iterator[Finding]:
     structure: Any = jax.tree.structure(params)
     if structure != jax.tree.structure(grads):
         yield Finding(
@@ -38,10 +38,10 @@ def _gradients(params: Params, grads: Updates) -> Iterator[Finding]:
             )
 
 
-def _run(
+def _trial_steps(
     tx: GradientTransformation, params: Params, grads: Updates | None, extra: dict[str, Any]
 ) -> Iterator[Finding]:
-    """What two steps show."""
+    """Findings from two steps, or more while the parameters do not move."""
     name = getattr(expression_of(tx), "name", "the transformation")
     if grads is None:
         grads = pack_as(params, tree.random_like(jax.random.key(0), unpack_all(params)))
@@ -56,52 +56,52 @@ def _run(
         yield from _shared_buffers(name, params, state)
         updates, point, after = step(point, state)
         yield from _changed_types(name, state, after)
-        # Some hold updates back for a while, or begin at a rate of zero.
+        # Some transformations accumulate for several steps, or start at a rate of zero.
         step = jax.jit(step)
         for count in range(_PATIENCE):
             slopes = {path: slopes[path] + slope for path, slope in _slopes(updates, grads).items()}
             if count >= 2 and any(slopes.values()):
                 break
             updates, point, after = step(point, after)
-    except Exception as error:  # whatever a stranger's stage raises is what is to be told
+    except Exception as error:  # a third-party stage may raise anything
         yield Finding(
             name,
             f"a step fails: {type(error).__name__}: {error}",
-            "Pass check the extra arguments that it needs",
+            "Pass the extra arguments that it needs to check",
         )
         return
     climbing = [path for path, slope in slopes.items() if slope > 0]
     if sum(slopes.values()) > 0 or climbing:
         where = "" if len(climbing) == len(slopes) else f" at {show(climbing[0])}" if climbing else ""
         more = f" and {len(climbing) - 1} more" if where and len(climbing) > 1 else ""
-        problem = f"the update goes along the gradient{where}{more}, so the loss climbs"
+        problem = f"the update goes along the gradient{where}{more}, so the loss increases"
         sequences = _sequences_of(tx)
         if sequences and not all(
             any(_sets_the_rate(place.stage) for place in sequence) for sequence in sequences
         ):
-            cure = "End the chain with scale_by_learning_rate(rate), which also turns the step around"
-            yield Finding(name, f"no learning rate is applied, and {problem}", cure)
+            hint = "End the chain with scale_by_learning_rate(rate), which also flips the sign"
+            yield Finding(name, f"no learning rate is applied, and {problem}", hint)
         else:
             yield Finding(name, problem, "Look for a second learning rate, or a negative scale")
     elif not any(slopes.values()) and any(bool(jnp.any(g != 0)) for g in jax.tree.leaves(grads)):
         yield Finding(
             name,
             f"{_PATIENCE} steps with gradients do not move the parameters",
-            "Look for a rate of zero, a mask that leaves all out, or updates that are held back",
+            "Look for a rate of zero, a mask that leaves all out, or accumulation over many steps",
         )
 
 
-_PATIENCE = 64  # steps after which a transformation should have moved something
+_PATIENCE = 64  # steps within which a transformation should change the parameters
 
 
 def _slopes(updates: Updates, grads: Updates) -> dict[str, float]:
-    """For each leaf the cosine of update and gradient, where they go the same way or quite against it."""
+    """The cosine of update and gradient for each leaf; 0 if it is between 0 and 0.5, which may be chance."""
     found = {}
     for (path, u), g in zip(
         jax.tree_util.tree_leaves_with_path(updates), jax.tree.leaves(grads), strict=True
     ):
         if is_inexact(u.dtype):
-            # The gradient of a real function of complex numbers is conjugate: the loss changes by Re(u * g).
+            # jax.grad conjugates the gradient of complex parameters: the loss changes by Re(u * g).
             u, g = (np.asarray(x).astype(np.complex128) for x in (u, g))
             length = np.linalg.norm(u) * np.linalg.norm(g)
             cosine = float(np.sum(u * g).real / length) if length else 0.0
@@ -129,10 +129,10 @@ def _shared_buffers(name: str, params: Params, state: Any) -> Iterator[Finding]:
 
 
 def _changed_types(name: str, before: Any, after: Any) -> Iterator[Finding]:
-    cure = "Make init return what update does; every step would compile anew, and scan fails"
+    hint = "Make init return the types that update returns; otherwise each step compiles again and scan fails"
     structure: Any = jax.tree.structure(before)
     if structure != jax.tree.structure(after):
-        yield Finding(name, explain_trees("the state of init", before, "that of update", after), cure)
+        yield Finding(name, explain_trees("the state of init", before, "that of update", after), hint)
         return
     for (path, a), b in zip(jax.tree_util.tree_leaves_with_path(before), jax.tree.leaves(after), strict=True):
         types = [(x.shape, x.dtype, bool(getattr(x, "weak_type", False))) for x in (a, b)]
@@ -141,6 +141,6 @@ def _changed_types(name: str, before: Any, after: Any) -> Iterator[Finding]:
             yield Finding(
                 name,
                 f"the state at {show(path_string(path))} is {words[0]} from init and {words[1]} from update",
-                cure,
+                hint,
             )
             return

@@ -1,4 +1,4 @@
-"""Rules with norms of whole leaves, be these arrays or runs of a packed buffer."""
+"""Rules that use norms of whole leaves, for arrays and for packed buffers."""
 
 from collections.abc import Callable
 from typing import Any
@@ -20,18 +20,18 @@ Axes = tuple[str, ...] | Segments
 
 
 def layerwise(rule: Callable[..., Any], trees: tuple[Any, ...], axis_name: AxisName, **hyper: Any) -> Updates:
-    """`leafwise` for a rule that asks `leaf_norm` and its kin about whole leaves.
+    """`leafwise` for a rule that calls `leaf_norm`, `leaf_scaled_norm` or `root_of_size`.
 
-    `rule(*leaves, s, axes=...) -> u` hands `axes` on to them. Raises ValueError inside `shard_map` as
-    `sum_axes` does, and for packed trees whose leaves are pieces.
+    `rule(*leaves, s, axes=...) -> u` passes `axes` to them. Raises ValueError inside `shard_map` as
+    `sum_axes` does, and for packed trees whose leaves are sharded along mapped axes.
     """
     axes = sum_axes(axis_name, *trees)
     if not is_packed(trees[0]):
         return leafwise(specialize(rule, axes=axes), trees, **hyper)[0]
     if axes:
         raise ValueError(
-            f"{stage_name()}: the leaves of packed trees cannot be pieces along axes; unpack them before "
-            "shard_map, or pass axis_name=() if every device holds the same trees"
+            f"{stage_name()}: packed trees must be whole on every device; got pieces along {axes}. Unpack "
+            "them before shard_map, or pass axis_name=() if every device holds the same trees"
         )
     layout = trees[0].layout
     buffers = []
@@ -43,7 +43,7 @@ def layerwise(rule: Callable[..., Any], trees: tuple[Any, ...], axis_name: AxisN
 
 
 def leaf_scaled_norm(x: jax.Array, axes: Axes) -> tuple[jax.Array, jax.Array]:
-    """`scaled_norm` of the leaf that `x` is or has rows of."""
+    """`scaled_norm` of the leaf `x`, or of each leaf in the rows `x` of a packed buffer."""
     if not isinstance(axes, Segments):
         return scaled_norm(x, axes)
     size, power = scaled_norms(lambda x: axes.total(abs_sq(x)), lambda shift, x: axes.rows(shift) * x, x)
@@ -51,7 +51,7 @@ def leaf_scaled_norm(x: jax.Array, axes: Axes) -> tuple[jax.Array, jax.Array]:
 
 
 def leaf_norm(x: jax.Array, axes: Axes) -> jax.Array:
-    """The 2-norm of the leaf that `x` is or has rows of."""
+    """The 2-norm of the leaf `x`, or of each leaf in the rows `x` of a packed buffer."""
     if not isinstance(axes, Segments):
         return global_norm(x, axes)
     size, power = leaf_scaled_norm(x, axes)
@@ -59,7 +59,7 @@ def leaf_norm(x: jax.Array, axes: Axes) -> jax.Array:
 
 
 def root_of_size(x: jax.Array, axes: Axes, dtype: Any) -> jax.Array:
-    """The square root of how many numbers the leaf has; 1 for an empty one."""
+    """The square root of the number of elements of the leaf; 1 for an empty leaf."""
     if not isinstance(axes, Segments):
         return jnp.sqrt(jnp.asarray(max(global_size(x, axes), 1), dtype))
     return axes.rows(jnp.sqrt(jnp.asarray(axes.sizes(), dtype)))

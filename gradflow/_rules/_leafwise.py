@@ -29,29 +29,23 @@ def leafwise(
 ) -> tuple[Any, ...]:
     """Applies `rule` to the leaves of `trees`, which share one structure.
 
-    `rule(g, *others, s) -> (u, *news)` is a pure module-level function of one leaf. Its operands come in
-    one precision of at least 32 bits; `u` goes out in the dtype of `g`, the k-th of `news` in the dtype
-    of the k-th of `others` (the later ones are only read). Where `g` is None there is no update: `u` is
-    None and the others stay as they are.
+    `rule(g, *others, s) -> (u, *news)` is a pure module-level function of one leaf. Its operands have one
+    precision of at least 32 bits. `u` is returned in the dtype of `g`, the k-th of `news` in the dtype of
+    the k-th of `others`; further `others` are only read. Where `g` is None there is no update: `u` is None
+    and the others stay as they are.
 
-    `s` has the numbers of `hyper` as attributes, in the precision of the leaf (integers, such as a step
-    count, stay integers), and what the module-level `scalars(**hyper) -> dict` derives from them, once
-    per precision. Scalars are operands of the compiled rule, never constants in it.
+    `s` has the numbers of `hyper` as attributes, in the precision of the leaf. Integers, such as a step
+    count, stay integers. It also has what the module-level `scalars(**hyper) -> dict` derives from them,
+    once per precision. Scalars are operands of the compiled rule, never constants in it.
 
-    `shapes=False` is for state of other shapes than the gradients, such as one number for each leaf.
+    `shapes=False` is for state whose shapes are not those of the gradients, such as one scalar per leaf.
 
-    Returns as many trees as the rule returns values. Raises ValueError naming the first leaf where the
-    trees' structures or shapes differ.
+    Returns as many trees as the rule returns values. Raises ValueError naming the first leaf where
+    structures or shapes differ.
     """
     for tree in trees[1:]:
         check_like("updates", trees[0], "state", tree, shapes=shapes)
-    structure: Any
-    first, structure = jax.tree.flatten(trees[0])
-    columns = [first, *(jax.tree.leaves(tree) for tree in trees[1:])]
-    structures = [jax.tree.structure(tree) for tree in trees]
-    if any(other != structure for other in structures):
-        flattened = [jax.tree.flatten(tree, is_leaf=is_none) for tree in trees]
-        columns, structures = [flat[0] for flat in flattened], [flat[1] for flat in flattened]
+    columns, structures = _flatten(trees)
     run = _compiled(rule)
     outputs: list[tuple[Any, ...]] = [()] * len(columns[0])
     absent: list[int] = []
@@ -60,44 +54,60 @@ def leafwise(
     for index, leaves in enumerate(rows):
         if leaves[0] is None:
             absent.append(index)
-            continue
-        if any(leaf is None for leaf in leaves):
-            paths = [p for p, _ in jax.tree_util.tree_leaves_with_path(trees[0], is_leaf=is_none)]
-            raise ValueError(
-                f"{stage_name()}: there is a gradient at {show(path_string(paths[index]))}, where params or "
-                "state have None"
-            )
-        by_precision.setdefault(_precision(leaves), []).append(index)
+        else:
+            by_precision.setdefault(_precision(leaves), []).append(index)
     for precision, places in by_precision.items():
         numbers = _prepare(scalars, hyper, precision)
         results = call_in_groups(run, [rows[index] for index in places], numbers)
         for index, result in zip(places, results, strict=True):
             outputs[index] = result
-    width = max((len(out) for out in outputs), default=0) or _width(rule, scalars, hyper, len(trees))
+    width = max(map(len, outputs), default=0) or _width(rule, scalars, hyper, len(trees))
     for index in absent:
-        outputs[index] = (None, *(column[index] for column in columns[1:width]))
+        outputs[index] = (None, *[column[index] for column in columns[1:width]])
     slots = zip(*outputs, strict=True) if outputs else [[]] * width
-    return tuple(jax.tree.unflatten(s, list(slot)) for s, slot in zip(structures[:width], slots, strict=True))
+    unflatten = jax.tree.unflatten
+    return tuple([unflatten(s, list(slot)) for s, slot in zip(structures[:width], slots, strict=True)])
+
+
+def _flatten(trees: tuple[Any, ...]) -> tuple[list[list[Any]], list[Any]]:
+    """The leaves of each tree in one order, and its structure. Where trees differ, None is a leaf."""
+    columns, structures = zip(*map(jax.tree.flatten, trees), strict=True)
+    if structures.count(structures[0]) == len(structures):
+        return list(columns), list(structures)
+    flattened = [jax.tree.flatten(tree, is_leaf=is_none) for tree in trees]
+    columns, structures = zip(*flattened, strict=True)
+    for index, leaves in enumerate(zip(*columns, strict=True)):
+        if leaves[0] is not None and any(leaf is None for leaf in leaves):
+            paths = [p for p, _ in jax.tree_util.tree_leaves_with_path(trees[0], is_leaf=is_none)]
+            raise ValueError(
+                f"{stage_name()}: there is a gradient at {show(path_string(paths[index]))}, where params or "
+                "state have None"
+            )
+    return list(columns), list(structures)
 
 
 def _precision(leaves: tuple[Any, ...]) -> np.dtype:
-    """The real dtype in which the scalars for these leaves are held."""
-    widest = functools.reduce(promote, (compute_dtype(leaf.dtype) for leaf in leaves))
-    return real_dtype(widest)
+    """The real dtype of the scalars for these leaves."""
+    return _common_precision(tuple([leaf.dtype for leaf in leaves]))
 
 
-@functools.cache
+@functools.lru_cache(maxsize=1024)
+def _common_precision(dtypes: tuple[np.dtype, ...]) -> np.dtype:
+    return real_dtype(functools.reduce(promote, map(compute_dtype, dtypes)))
+
+
+@functools.lru_cache(maxsize=1024)
 def _compiled(rule: Rule) -> Callable[[tuple[Any, ...], Scalars], tuple[Any, ...]]:
-    """The rule with its operands widened and its results put back, as one jitted function a rule."""
+    """The rule as one jitted function: operands are widened, results are cast back."""
 
     def run(leaves: tuple[jax.Array, ...], scalars: Scalars) -> tuple[jax.Array, ...]:
         real = _precision(leaves)
         wide = [x.astype(promote(x.dtype, real)) for x in leaves]
-        # The operands are of one width, so standard promotion can only join real with complex.
+        # All operands have one width, so standard promotion can only combine real with complex.
         with jax.numpy_dtype_promotion("standard"):
             results = rule(*wide, SimpleNamespace(**scalars))
         results = results if isinstance(results, tuple) else (results,)
-        return tuple(_narrow(result, like.dtype) for result, like in zip(results, leaves, strict=False))
+        return tuple([_narrow(result, like.dtype) for result, like in zip(results, leaves, strict=False)])
 
     run.__name__ = run.__qualname__ = getattr(rule, "__name__", "rule")
     return jax.jit(run)
@@ -108,13 +118,13 @@ def _narrow(x: jax.Array, dtype: np.dtype) -> jax.Array:
 
 
 def _width(rule: Rule, scalars: Any, hyper: dict[str, Any], count: int) -> int:
-    """How many trees a rule returns, for trees in which there is no leaf to ask."""
+    """How many trees a rule returns, for trees without leaves."""
     precision = np.dtype(np.float32)
     kinds = tuple((name, as_scalar(value, precision).dtype) for name, value in hyper.items())
     return _width_of(rule, scalars, kinds, count)
 
 
-@functools.cache
+@functools.lru_cache(maxsize=1024)
 def _width_of(rule: Rule, scalars: Any, kinds: tuple[tuple[str, np.dtype], ...], count: int) -> int:
     example = jax.ShapeDtypeStruct((), np.float32)
     numbers: Any = {name: jax.ShapeDtypeStruct((), dtype) for name, dtype in kinds}
@@ -141,13 +151,13 @@ def as_scalar(value: Any, precision: np.dtype) -> Any:
     return np.asarray(value, precision)
 
 
-@functools.cache
+@functools.lru_cache(maxsize=1024)
 def specialize(rule: Rule, **options: Any) -> Rule:
-    """A rule with keywords bound that shape its computation: one function, so one compilation, for each."""
+    """A rule with keyword options bound. Equal options give the same function, so it is compiled once."""
     return functools.update_wrapper(functools.partial(rule, **options), rule)
 
 
-@functools.cache
+@functools.lru_cache(maxsize=1024)
 def _compiled_scalars(scalars: Callable[..., Scalars]) -> Callable[[Scalars], Scalars]:
     def run(numbers: Scalars) -> Scalars:
         return scalars(**numbers)

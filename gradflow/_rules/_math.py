@@ -1,4 +1,4 @@
-"""Elementary functions for rules, with exact digits and finite derivatives."""
+"""Elementary functions for rules, with full precision and finite derivatives."""
 
 from typing import Any
 
@@ -6,19 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from gradflow._dtypes import is_complex
-
-
-def one_minus_power(c: jax.Array, count: jax.Array) -> jax.Array:
-    """`1 - (1 - c)**count` for the complement `c = 1 - b` of a decay, to full precision.
-
-    `1 - b**t` loses its digits where b is near 1 and t small; `c` is exact by Sterbenz's lemma (b >= 0.5),
-    and expm1 and log1p keep them. Zero for count 0; one for b = 0 and count > 0.
-    """
-    t = count.astype(c.dtype)
-    one = jnp.ones((), c.dtype)
-    # At c = 1 the logarithm is -inf, whose gradient is no number; b = 0 has only the limit.
-    inside = jnp.where(c < one, c, jnp.full((), 0.5, c.dtype))
-    return jnp.where(c < one, -jnp.expm1(t * jnp.log1p(-inside)), jnp.minimum(t, one))
+from gradflow.tree._moments import one_minus_power as one_minus_power
 
 
 def abs_sq(x: jax.Array) -> jax.Array:
@@ -30,7 +18,7 @@ def abs_sq(x: jax.Array) -> jax.Array:
 def safe_sqrt(x: jax.Array) -> jax.Array:
     """The square root, with derivative 0 at 0, where the true one is infinite.
 
-    A parameter that has never had a gradient has second moment 0, and 0 times infinity is no number.
+    The second moment of a parameter without gradients is 0, and 0 times infinity is NaN.
     """
     return jnp.sqrt(x)
 

@@ -1,4 +1,4 @@
-"""Mapped axes: where a leaf is only one device's piece of the whole, and norms over all pieces."""
+"""Mapped axes, along which each device holds one piece of a leaf, and norms over all pieces."""
 
 from typing import Any
 
@@ -7,8 +7,7 @@ import jax
 from gradflow import tree
 from gradflow._calls._context import stage_name
 from gradflow._errors import describe
-
-AxisName = str | tuple[str, ...] | None
+from gradflow.tree._reductions import AxisName as AxisName
 
 
 def check_axis_name(owner: str, axis_name: Any) -> None:
@@ -24,16 +23,16 @@ def check_axis_name(owner: str, axis_name: Any) -> None:
 def sum_axes(axis_name: AxisName, *trees: Any) -> tuple[str, ...]:
     """The axes over which a stage's sums run; `()` outside of `shard_map`.
 
-    Raises ValueError where none are named and the leaves are pieces: a local sum would pass for the
-    whole. Raises it for axes that do not exist here, too.
+    Raises ValueError if `axis_name` is None and the leaves are pieces, because a local sum would be wrong.
+    Raises ValueError also for an axis that does not exist in this call.
     """
     if axis_name is None:
         varying = varying_axes(*trees)
         if varying:
             raise ValueError(
-                f"{stage_name()}: inside shard_map the updates differ along {_quoted(varying)}, and a sum "
-                f"over what one device holds is not the whole. Pass axis_name={_spelled(varying)} to sum "
-                "over all devices, or axis_name=() if every device holds the same updates"
+                f"{stage_name()}: inside shard_map argument 'axis_name' must be given, because the updates "
+                f"differ along {_quoted(varying)}. Pass axis_name={_spelled(varying)} to sum over all "
+                "devices, or axis_name=() if every device holds the same updates"
             )
         return ()
     names = (axis_name,) if isinstance(axis_name, str) else axis_name
@@ -42,23 +41,24 @@ def sum_axes(axis_name: AxisName, *trees: Any) -> tuple[str, ...]:
             jax.lax.axis_size(name)
         except NameError:
             raise ValueError(
-                f"{stage_name()}: axis_name '{name}' is no axis of a shard_map or vmap that this call is in"
+                f"{stage_name()}: argument 'axis_name' must name axes of an enclosing shard_map or vmap; "
+                f"got {name!r}"
             ) from None
     return names
 
 
 def refuse_varying(what: str, *trees: Any) -> None:
-    """Raises ValueError inside `shard_map`, where the stage's sums would be local to a device."""
+    """Raises ValueError inside `shard_map`, where the stage's sums would be local to one device."""
     varying = varying_axes(*trees)
     if varying:
         raise ValueError(
-            f"{stage_name()}: inside shard_map the updates differ along {_quoted(varying)}, and {what} over "
-            "what one device holds is not the whole. Call this stage outside of shard_map, under jit"
+            f"{stage_name()}: inside shard_map the updates differ along {_quoted(varying)}, so {what} on one "
+            "device would be wrong. Call this stage outside of shard_map, under jit"
         )
 
 
 def varying_axes(*trees: Any) -> tuple[str, ...]:
-    """The manual axes along which leaves may differ: known with `check_vma`, else all of them."""
+    """The manual axes along which leaves may differ: exact under `check_vma`, else all of them."""
     manual = tuple(jax.sharding.get_abstract_mesh().manual_axes)
     leaves = jax.tree.leaves(trees)
     if not manual or not leaves:
@@ -70,7 +70,7 @@ def varying_axes(*trees: Any) -> tuple[str, ...]:
 
 
 def axes_of(leaf: jax.Array, axes: tuple[str, ...]) -> tuple[str, ...]:
-    """Those of `axes` along which this leaf is one piece; a replicated leaf must be counted once."""
+    """Those of `axes` along which this leaf is one piece, so that a replicated leaf counts once."""
     manual = tuple(jax.sharding.get_abstract_mesh().manual_axes)
     if not axes or not manual or not _is_tracked(manual):
         return axes
@@ -79,7 +79,7 @@ def axes_of(leaf: jax.Array, axes: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def leaves_by_axes(updates: Any, axes: tuple[str, ...]) -> dict[tuple[str, ...], list[jax.Array]]:
-    """The leaves of a tree by what `axes_of` says of them."""
+    """The leaves of a tree, grouped by their `axes_of`."""
     groups: dict[tuple[str, ...], list[jax.Array]] = {}
     for leaf in jax.tree.leaves(updates):
         groups.setdefault(axes_of(leaf, axes), []).append(leaf)
@@ -96,7 +96,7 @@ def global_norm(updates: Any, axes: tuple[str, ...], *, squared: bool = False) -
 
 
 def global_size(leaf: jax.Array, axes: tuple[str, ...]) -> int:
-    """The number of elements of the whole of which `leaf` is a piece."""
+    """The number of elements of the whole array of which `leaf` is one piece."""
     size = leaf.size
     for name in axes_of(leaf, axes):
         size *= jax.lax.axis_size(name)
@@ -104,13 +104,13 @@ def global_size(leaf: jax.Array, axes: tuple[str, ...]) -> int:
 
 
 def _is_tracked(manual: tuple[str, ...]) -> bool:
-    """Whether types say along which axes a value differs; an axis' own index surely does."""
+    """Whether types record along which axes a value varies; the index of an axis always varies."""
     return bool(_varying(jax.lax.axis_index(manual[0])))
 
 
 def _varying(leaf: Any) -> frozenset[str]:
     kind: Any = jax.typeof(leaf)
-    # Until jax 0.9 the type had `vma`.
+    # Before jax 0.9 the attribute was `vma`.
     return kind.vma if hasattr(kind, "vma") else kind.manual_axis_type.varying
 
 

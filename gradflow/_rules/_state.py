@@ -1,4 +1,4 @@
-"""What states are made of: moments shaped like the parameters, and scalars that live where they do."""
+"""Parts of states: moments shaped like the parameters, and scalars on their devices."""
 
 from typing import Any
 
@@ -13,17 +13,17 @@ from gradflow._dtypes import is_complex, promote, real_dtype
 def zero_scalar(params: Any, dtype: Any = np.int32, value: float = 0) -> jax.Array:
     """A scalar on the parameters' devices: replicated on their mesh when they have one.
 
-    A scalar that began on one device would come back from the first step on the mesh, and the
-    second step would be compiled again for it.
+    A scalar on one device would be returned on the mesh by the first step, so the second step would be
+    compiled again.
     """
     leaves = [leaf for leaf in jax.tree.leaves(params) if isinstance(leaf, jax.Array)]
     scalar = np.asarray(value, dtype)
     if jax.sharding.get_abstract_mesh().manual_axes:
-        # Inside shard_map it is the same on every device, which a barrier beside a piece would hide.
+        # Inside shard_map the scalar is replicated; a barrier with a varying leaf would make it vary.
         return jnp.asarray(scalar)
     if any(isinstance(leaf, jax.core.Tracer) for leaf in leaves):
-        # Inside jit the mesh is known to the compiler alone, which drops unused parameters and their
-        # mesh with them: the barrier is what makes the scalar depend on a parameter.
+        # Inside jit only the compiler knows the mesh, and it drops unused parameters with their mesh. The
+        # barrier makes the scalar depend on a parameter.
         smallest = min(leaves, key=lambda leaf: leaf.size)
         return jax.lax.optimization_barrier((jnp.asarray(scalar), smallest))[0]
     for leaf in leaves:
@@ -35,35 +35,35 @@ def zero_scalar(params: Any, dtype: Any = np.int32, value: float = 0) -> jax.Arr
 
 
 def replicate_like(value: jax.Array, params: Any) -> jax.Array:
-    """A value where `zero_scalar` puts one: replicated on the parameters' mesh."""
+    """A value replicated on the parameters' mesh, like `zero_scalar`."""
     return zero_scalar(params, value.dtype) + value
 
 
 def increment(count: jax.Array) -> jax.Array:
-    """`count + 1`, staying at the last number of its type instead of wrapping to a negative one."""
+    """`count + 1`, saturating at the largest number of its type instead of wrapping around."""
     last = np.asarray(np.iinfo(count.dtype).max, count.dtype)
     return jnp.where(count < last, count + np.ones((), count.dtype), count)
 
 
 def first_moment(params: Any, dtype: Any = None) -> Any:
-    """Zeros for an average of gradients, in the parameters' dtypes unless told otherwise.
+    """Zeros for an average of gradients, in `dtype` or the parameters' dtypes.
 
-    Where a real dtype is asked for, a complex parameter's moment is complex all the same.
+    The moment of a complex parameter is complex even if `dtype` is real.
     """
     return jax.tree.map(lambda p: tree.zeros_like(p, moment_dtype(p.dtype, dtype)), params)
 
 
 def moment_dtype(own: np.dtype, asked: Any) -> np.dtype:
-    """The dtype asked for, or the parameter's own; never a real one for a complex parameter."""
+    """The requested dtype or the parameter's own; complex for a complex parameter."""
     if asked is None:
         return own
     return promote(asked, own) if is_complex(own) and not is_complex(asked) else asked
 
 
 def second_moment(params: Any, dtype: Any = None, value: Any = 0) -> Any:
-    """Zeros (or `value`) for an average of squares: real, and float32 at least unless told otherwise.
+    """Zeros (or `value`) for an average of squares: real, in `dtype` or at least float32.
 
-    With decay 0.999 the average moves by a thousandth a step, which bfloat16 rounds to nothing.
+    With decay 0.999 the average moves by a thousandth per step, which bfloat16 rounds away.
     """
     return jax.tree.map(
         lambda p: tree.full_like(p, value, dtype or at_least_float32(real_dtype(p.dtype))), params
@@ -71,5 +71,5 @@ def second_moment(params: Any, dtype: Any = None, value: Any = 0) -> Any:
 
 
 def at_least_float32(dtype: np.dtype) -> np.dtype:
-    """The dtype in which averages with a decay near 1 are held: float32 at least."""
+    """The dtype of averages with a decay near 1: at least float32."""
     return promote(dtype, np.dtype(np.float32))

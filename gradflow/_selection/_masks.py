@@ -12,13 +12,13 @@ from gradflow._selection._absent import MaskedNode, is_absent
 from gradflow._selection._selectors import paths
 from gradflow._types import MaskOrFn
 from gradflow.packed._pack import abstract_tree
-from gradflow.tree._paths import is_none, path_string
+from gradflow.tree._paths import is_none, longest_prefix, path_string
 
 
 def is_mask_function(mask: MaskOrFn) -> bool:
-    """Whether `mask` is to be called on the parameters.
+    """Whether `mask` is a function of the parameters.
 
-    A callable that is a pytree, such as a module whose leaves are booleans, is a mask, not a function.
+    A callable pytree, such as a module whose leaves are booleans, is a mask and not a function.
     """
     return callable(mask) and jax.tree_util.all_leaves([mask])
 
@@ -26,12 +26,12 @@ def is_mask_function(mask: MaskOrFn) -> bool:
 def resolve_mask(mask: MaskOrFn, params: Any) -> Any:
     """`mask` as a tree of the structure of `params`, with a bool at every leaf.
 
-    A function, such as a selector, is called on the parameters. A tree may be a prefix: a bool stands for
-    all that is below it. Only paths count, so a list matches a tuple. It may speak of leaves that are None
-    or left out by another mask: if it does not, these have None.
+    A function, such as a selector, is called on the parameters. A tree may be a prefix: a bool applies to
+    everything below it. Only paths count, so a list matches a tuple. Leaves that are None, or left out by
+    another mask, need no bool; without one the result has None.
 
-    Raises TypeError for leaves that are no booleans, ValueError naming the first leaf of the
-    parameters that the mask leaves out, or of the mask that no parameter answers to.
+    Raises TypeError for leaves that are not booleans. Raises ValueError naming the first parameter without a
+    bool, or the first bool without a parameter.
     """
     if isinstance(mask, str):
         mask = paths(mask)
@@ -39,7 +39,7 @@ def resolve_mask(mask: MaskOrFn, params: Any) -> Any:
     def check(path: str, leaf: Any) -> None:
         if not isinstance(leaf, bool | np.bool_):
             raise TypeError(
-                f"{stage_name()}: a mask's leaves must be True or False; at '{path}' it has {describe(leaf)}"
+                f"{stage_name()}: leaves of a mask must be True or False; got {describe(leaf)} at '{path}'"
             )
 
     params = abstract_tree(params)
@@ -47,17 +47,17 @@ def resolve_mask(mask: MaskOrFn, params: Any) -> Any:
 
 
 def resolve_labels(labels: Any, known: Collection[Hashable], params: Any) -> Any:
-    """`labels`, a tree or a function of the parameters, as a tree of the structure of `params`.
+    """`labels` as a tree of the structure of `params`, with a label at every leaf.
 
-    A tree may be a prefix, as in `resolve_mask`. Raises ValueError for a label that is not `known` and for
-    parameters and labels that do not fit.
+    `labels` is a tree, possibly a prefix as in `resolve_mask`, or a function of the parameters. Raises
+    ValueError for a label that is not `known`, and for a parameter or a label without the other.
     """
 
     def check(path: str, leaf: Any) -> None:
         if leaf not in known:
             raise ValueError(
-                f"{stage_name()}: the label {leaf!r} at '{path}' names no transformation; "
-                f"there are {', '.join(map(repr, known))}"
+                f"{stage_name()}: labels must be one of {', '.join(map(repr, known))}; got {leaf!r} at "
+                f"'{path}'"
             )
 
     params = abstract_tree(params)
@@ -66,7 +66,7 @@ def resolve_labels(labels: Any, known: Collection[Hashable], params: Any) -> Any
 
 
 def _resolve(what: str, chosen: Any, params: Any, check: Callable[[str, Any], None]) -> Any:
-    """The leaves of `chosen`, each checked, at those of `params` that they stand for."""
+    """`params` with each leaf replaced by the checked leaf of `chosen` at its longest prefix."""
     wanted: dict[tuple[str, ...], Any] = {}
     for path, leaf in jax.tree_util.tree_flatten_with_path(chosen, is_leaf=is_none)[0]:
         if leaf is None:
@@ -78,21 +78,22 @@ def _resolve(what: str, chosen: Any, params: Any, check: Callable[[str, Any], No
     answers: list[Any] = []
     for path, leaf in flat:
         segments = _segments(path)
-        prefix = next((segments[:n] for n in range(len(segments), -1, -1) if segments[:n] in wanted), None)
+        prefix = longest_prefix(segments, wanted)
         if isinstance(leaf, MaskedNode) or (leaf is None and prefix is None):
             answers.append(leaf)
             continue
         if prefix is None:
             raise ValueError(
-                f"{stage_name()}: the {what} says nothing of the parameter at '{path_string(path)}'"
+                f"{stage_name()}: the {what} must cover every parameter; got none at '{path_string(path)}'"
             )
         used.add(prefix)
         answers.append(wanted[prefix])
     for path in wanted:
-        # A bare leaf is for whatever there is, be it nothing.
+        # A mask that is a single leaf matches any tree, even an empty one.
         if path and path not in used and not any(_segments(p)[: len(path)] == path for p, _ in flat):
             raise ValueError(
-                f"{stage_name()}: the {what} has a leaf at '{'/'.join(path)}', where there is no parameter"
+                f"{stage_name()}: the {what} must match the parameters; got a leaf at '{'/'.join(path)}', "
+                "where there is no parameter"
             )
     return jax.tree.unflatten(structure, answers)
 

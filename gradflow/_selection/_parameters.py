@@ -1,4 +1,4 @@
-"""The leaves of a tree with the names on the way to them."""
+"""The leaves of a tree with their paths as tuples of names."""
 
 from typing import Any, NamedTuple
 
@@ -10,14 +10,14 @@ from gradflow.tree._paths import segment
 
 
 class Parameter(NamedTuple):
-    """A leaf of the parameters and the names on the way to it."""
+    """A leaf of the parameters, and the names on its path."""
 
     path: tuple[str, ...]
     leaf: Any
 
 
 def named_leaves(params: Any) -> tuple[list[Parameter], Any]:
-    """The leaves of a tree with their paths, absent ones too, and the tree's structure."""
+    """The leaves of a tree with their paths, absent ones included, and the tree's structure."""
     params = abstract_tree(params)
     structure = jax.tree.structure(params, is_leaf=is_absent)
     outer, _ = jax.tree_util.tree_flatten_with_path(params, is_leaf=lambda x: is_absent(x) or _is_box(x))
@@ -25,7 +25,7 @@ def named_leaves(params: Any) -> tuple[list[Parameter], Any]:
     for keys, node in outer:
         path = tuple(name for key in keys for name in segment(key).split("/") if name not in ("", "~"))
         inside = [node] if not _is_box(node) else jax.tree.leaves(node, is_leaf=is_absent)
-        # nnx writes the box's field into the path of a leaf that it has taken out of its box.
+        # nnx adds the box's field to the path of a leaf, even outside of its box.
         if keys and len(path) > 1 and path[-1] == "value" and _is_attribute(keys[-1]):
             path = path[:-1]
         found.extend(Parameter(path, leaf) for leaf in inside)
@@ -37,7 +37,7 @@ def _is_attribute(key: Any) -> bool:
 
 
 def _is_box(node: Any) -> bool:
-    """Whether a node is a container of flax's that adds metadata to one parameter."""
+    """Whether a node is a box of flax, a container that adds metadata to one parameter."""
     return any(
         kind.__module__.split(".")[0] == "flax"
         and kind.__name__ in ("Variable", "VariableState", "AxisMetadata")

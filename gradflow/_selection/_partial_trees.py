@@ -1,4 +1,4 @@
-"""Trees of which some leaves are left out."""
+"""Trees in which some leaves are left out."""
 
 from collections.abc import Callable, Hashable, Mapping
 from typing import Any
@@ -13,7 +13,7 @@ from gradflow.tree._paths import is_none
 
 
 def keep_where(mask: Any, tree: Any) -> Any:
-    """`tree` with None, or zeros if it is packed, at every leaf where the resolved `mask` is not True."""
+    """`tree` with None (zeros if it is packed) at every leaf where the resolved `mask` is not True."""
     if is_packed(tree):
         return where(leaf_flags(mask, tree), tree, jax.tree.map(jnp.zeros_like, tree))
     return jax.tree.map(lambda k, x: x if k else None, mask, tree, is_leaf=is_none)
@@ -32,7 +32,7 @@ def change_where(mask: Any, change: Callable[[Any], Any], tree: Any, elsewhere: 
 
 
 def mask_out(keep: Any, tree: Any) -> Any:
-    """`tree` with a `MaskedNode` in the place of each leaf where the resolved mask `keep` is False."""
+    """`tree` with a `MaskedNode` at each leaf where the resolved mask `keep` is False."""
     if is_packed(tree):
         rest = mask_out(keep, abstract_tree(tree))
         return subset(tree, [flag is not False for flag in leaf_flags(keep, tree)], jax.tree.structure(rest))
@@ -40,7 +40,7 @@ def mask_out(keep: Any, tree: Any) -> Any:
 
 
 def merge(owners: Any, parts: Mapping[Hashable, Any], like: Any) -> Any:
-    """The inverse of `mask_out`: each leaf from the part that owns it. Absent owners stay as they are."""
+    """The inverse of `mask_out`: takes each leaf from the part that owns it; absent owners are kept."""
     if is_packed(like):
         return merge_subsets(like.layout, leaf_flags(owners, like), parts)
     order = list(parts)
@@ -50,8 +50,8 @@ def merge(owners: Any, parts: Mapping[Hashable, Any], like: Any) -> Any:
     )  # fmt: skip
 
 
-def leaf_flags(answers: Any, packed: Packed) -> list[Any]:
-    """What a tree of masks or labels says of each leaf of a packed tree."""
+def leaf_flags(flag_tree: Any, packed: Packed) -> list[Any]:
+    """The mask or label of each leaf of a packed tree, in order."""
     leaves = jax.tree.leaves(abstract_tree(packed), is_leaf=is_absent)
-    said = jax.tree.leaves(answers, is_leaf=is_absent)
-    return [answer for answer, leaf in zip(said, leaves, strict=True) if not is_absent(leaf)]
+    flags = jax.tree.leaves(flag_tree, is_leaf=is_absent)
+    return [flag for flag, leaf in zip(flags, leaves, strict=True) if not is_absent(leaf)]

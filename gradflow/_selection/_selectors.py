@@ -1,4 +1,4 @@
-"""Selectors: values that choose parameters by path, rank, dtype or size, wherever a mask is taken.
+"""Selectors choose parameters by path, rank, dtype or size, and are accepted wherever a mask is.
 
 adamw(1e-3, mask=~paths("**/bias", "**/norm/**"))
 masked(clip(1.0), paths("encoder/**") & ndim(2))
@@ -14,20 +14,19 @@ import jax.numpy as jnp
 import numpy as np
 
 from gradflow._calls._context import stage_name
-from gradflow._errors import describe
+from gradflow._errors import describe, names_hint
 from gradflow._expressions._factory import decorate
 from gradflow._expressions._functions import FunctionValue, register_functions
 from gradflow._selection._absent import is_absent
 from gradflow._selection._parameters import Parameter, named_leaves
-from gradflow.tree._paths import near
 
 Choose = Callable[[Sequence[Parameter]], list[bool]]
 
 
 class Selector(FunctionValue):
-    """A choice among parameters. Called on a tree it gives a tree of booleans, None where a leaf is absent.
+    """A choice of parameters. Called on a tree it returns a tree of booleans, with None for absent leaves.
 
-    `~a` chooses what `a` does not, `a | b` what either chooses, `a & b` what both do.
+    `~a` chooses what `a` does not, `a | b` what either chooses, and `a & b` what both choose.
     """
 
     __slots__ = ()
@@ -39,7 +38,7 @@ class Selector(FunctionValue):
         return jax.tree.unflatten(structure, answers)
 
     def choose(self, parameters: Sequence[Parameter]) -> list[bool]:
-        """Which of these parameters are chosen; absent ones have a path all the same."""
+        """Which of these parameters are chosen; absent ones are included, with their paths."""
         return cast(list[bool], self._function(parameters))
 
     def __invert__(self) -> "Selector":
@@ -75,15 +74,15 @@ register_functions("selector", Selector)
 
 
 def _selector(body: Callable[..., Choose]) -> Callable[..., Selector]:
-    return decorate(body, "selector")
+    return decorate(body, "selector", result_type=Selector)
 
 
 def as_selector(value: Any) -> Selector:
-    """A selector as it is, a string as a pattern of paths; TypeError for anything else."""
+    """A selector unchanged, a string as a pattern of paths; TypeError for anything else."""
     if isinstance(value, str):
         return paths(value)
     if not isinstance(value, Selector):
-        raise TypeError(f"expected a selector, such as paths('**/bias'), or a pattern; got {describe(value)}")
+        raise TypeError(f"a selector must be one like paths('**/bias'), or a pattern; got {describe(value)}")
     return value
 
 
@@ -91,9 +90,10 @@ def as_selector(value: Any) -> Selector:
 def paths(*patterns: str, required: bool = True) -> Choose:
     """Chooses parameters whose path matches a pattern: `paths("**/bias", "encoder/**")`.
 
-    A path is written `encoder/0/kernel` for every kind of container; the box in which flax keeps an
-    array with its metadata, and haiku's `~`, are no part of it. In a pattern `*`, `?` and `[abc]` stand for
-    text within one name, `**` for any number of names, none among them.
+    A path is written `encoder/0/kernel` for every kind of container, without the box in which flax keeps an
+    array with its metadata, and without haiku's `~`. In a pattern `*`, `?` and `[abc]` match text within one
+    name, and `**` matches any number of names, including none. (`gradflow.tree.paths` lists the paths of a
+    tree; this function matches them.)
 
     >>> (~paths("**/bias"))({"dense": {"kernel": 1, "bias": 2}})
     {'dense': {'bias': False, 'kernel': True}}
@@ -102,13 +102,13 @@ def paths(*patterns: str, required: bool = True) -> Choose:
       *patterns: one or more.
       required: whether a pattern that matches no parameter is an error.
 
-    Raises TypeError for a pattern that is no string; when called, ValueError for one that matches nothing.
+    Raises TypeError for a pattern that is not a string. Its result raises ValueError for one without match.
     """
     for pattern in patterns:
         if not isinstance(pattern, str):
-            raise TypeError(f"paths: a pattern must be a string, as '**/bias'; got {describe(pattern)}")
+            raise TypeError(f"paths: patterns must be strings, such as '**/bias'; got {describe(pattern)}")
     if not patterns:
-        raise TypeError("paths: needs a pattern, as paths('**/bias')")
+        raise TypeError("paths: patterns must be given, as in paths('**/bias'); got none")
     globs = [tuple(name for name in pattern.split("/") if name) for pattern in patterns]
 
     def choose(parameters: Sequence[Parameter]) -> list[bool]:
@@ -126,10 +126,8 @@ def _no_match(pattern: str, parameters: Sequence[Parameter]) -> str:
     known = ["/".join(p.path) for p in parameters]
     below = f"'{pattern.rstrip('/')}/**'"
     if any(path.startswith(pattern.rstrip("/") + "/") for path in known):
-        return (
-            f"{stage_name()}: the pattern '{pattern}' names no parameter but what is above some: use {below}"
-        )
-    return f"{stage_name()}: the pattern '{pattern}' matches no parameter. {near(pattern, known)}"
+        return f"{stage_name()}: the pattern '{pattern}' matches no parameter, only a subtree. Use {below}"
+    return f"{stage_name()}: the pattern '{pattern}' matches no parameter. {names_hint(pattern, known)}"
 
 
 @functools.lru_cache(maxsize=100_000)
@@ -159,7 +157,7 @@ def size(*allowed: int, at_least: int | None = None, at_most: int | None = None)
 def dtype(*allowed: Any) -> Choose:
     """Chooses parameters by dtype: `dtype("bfloat16")`, or by family: `dtype(jnp.floating)`."""
     if not allowed:
-        raise TypeError("dtype: needs a dtype, as dtype('bfloat16')")
+        raise TypeError("dtype: dtypes must be given, as in dtype('bfloat16'); got none")
     kinds = [kind if isinstance(kind, type) else jnp.dtype(kind) for kind in allowed]
     return _each(lambda leaf: any(jnp.issubdtype(leaf.dtype, kind) for kind in kinds))
 
@@ -192,10 +190,10 @@ def _each(condition: Callable[[Any], bool]) -> Choose:
 def _some_condition(name: str, allowed: tuple[int, ...], *bounds: int | None) -> None:
     given = [*allowed, *(bound for bound in bounds if bound is not None)]
     if not given:
-        raise TypeError(f"{name}: needs a number, as {name}(2) or {name}(at_least=2)")
+        raise TypeError(f"{name}: a number must be given, as in {name}(2) or {name}(at_least=2); got none")
     for number in given:
         if isinstance(number, bool) or not isinstance(number, int | np.integer):
-            raise TypeError(f"{name}: takes whole numbers; got {describe(number)}")
+            raise TypeError(f"{name}: arguments must be whole numbers; got {describe(number)}")
 
 
 def _within(number: int, allowed: tuple[int, ...], at_least: int | None, at_most: int | None) -> bool:

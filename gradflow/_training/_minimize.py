@@ -1,4 +1,4 @@
-"""Minimising a function: a whole solve as one compiled loop."""
+"""Minimizing a function in one compiled loop."""
 
 import functools
 from collections.abc import Callable
@@ -22,10 +22,10 @@ from gradflow.transforms._value_and_grad import store_value_and_grad, stored_val
 
 
 class MinimizeResult(NamedTuple):
-    """Where a minimisation ended, and how.
+    """The result of a minimization.
 
-    `gradient_norm` is the largest absolute value in the gradient at `params`; `evaluations` counts calls of
-    the function, with or without its gradient, those of line searches included.
+    `gradient_norm` is the largest absolute value in the gradient at `params`. `evaluations` counts calls of
+    the function, with or without gradient, including those of line searches.
     """
 
     params: Params
@@ -45,26 +45,26 @@ def minimize(
     *,
     args: tuple[Any, ...] = (),
 ) -> MinimizeResult:
-    """Minimises `loss_fn(params, *args)` from `params`, in one compiled loop.
+    """Minimizes `loss_fn(params, *args)`, starting at `params`, in one compiled loop.
 
     Args:
       loss_fn: a real scalar function. Calls with the same function share a compilation.
       tx: the optimizer, `lbfgs()` by default.
-      max_steps: steps at most, >= 0.
-      tol: >= 0; has converged where no entry of the gradient is larger in absolute value.
+      max_steps: the most steps, >= 0.
+      tol: >= 0; converged when no entry of the gradient exceeds it in absolute value.
       args: further arguments of the function, arrays or trees of them.
 
-    Stops, too, when a step leaves the parameters as they are twice, and when value or gradient are not
-    finite: then the result is the last point where they were. A line search's evaluation where it ends serves
-    for the next step. Works under jit and vmap; a derivative through the loop is forward only.
+    Also stops when two steps in a row do not change the parameters. Also stops when value or gradient are not
+    finite; the result is then the last point where they were. The next step reuses the last evaluation of a
+    line search. Works under jit and vmap; derivatives through the loop are forward mode only.
     """
     if not callable(loss_fn):
-        raise TypeError(f"minimize: 'loss_fn' must be a function; got {describe(loss_fn)}")
+        raise TypeError(f"minimize: argument 'loss_fn' must be a function; got {describe(loss_fn)}")
     tx = _default() if tx is None else as_transformation(tx, "minimize", "argument 'tx'")
     if not isinstance(max_steps, jax.Array):
         WholeNumber(0).check("minimize", "max_steps", max_steps)
     Interval(0.0).check("minimize", "tol", tol)
-    # Numbers of NumPy go into a compiled function without an operation of their own.
+    # NumPy scalars enter a compiled function without an eager operation.
     steps = max_steps if isinstance(max_steps, jax.Array) else np.int32(max_steps)
     given: Any = (
         as_arrays(params),
@@ -86,11 +86,11 @@ class _Progress(NamedTuple):
     params: Params
     state: OptState
     value: jax.Array
-    grad: Updates | None  # None where the state has it
+    grad: Updates | None  # None if the state stores it
     norm: jax.Array
     steps: jax.Array
     evaluations: jax.Array
-    still: jax.Array  # steps in a row that led nowhere
+    still: jax.Array  # steps in a row that did not change the parameters
     failed: jax.Array
 
 
@@ -166,5 +166,5 @@ def _differ(x: jax.Array, y: jax.Array) -> jax.Array:
 
 
 def _searched(state: OptState) -> Any:
-    """The evaluations that line searches made in the last step."""
+    """The number of evaluations by line searches in the last step."""
     return sum(found for _, found in tree.get_all_with_path(state, "num_linesearch_steps"))

@@ -1,4 +1,4 @@
-"""A training step: loss and gradient once, and to each transformation what it asks for."""
+"""A training step for any optimizer: one evaluation of loss and gradient, and the update."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -20,7 +20,7 @@ _SEARCHES = ("scale_by_backtracking_linesearch", "scale_by_zoom_linesearch")
 
 
 class StepResult(NamedTuple):
-    """The loss before the step, and what else the loss function returned with it."""
+    """The loss before the step, and the auxiliary output of the loss function."""
 
     value: jax.Array
     aux: Any = None
@@ -35,24 +35,25 @@ def make_step(
 ) -> Callable[..., tuple[Params, OptState, StepResult]]:
     """`step(params, state, *batch, **extra) -> params, state, StepResult(value, aux)` for any optimizer.
 
-    The loss and its gradient are computed once. A stage that asks is told `value`, `grad` as `jax.grad` gives
-    it, `value_fn(params)`, also as `obj_fn`, and `grad_fn(params, index)`, all on this batch. `extra` goes on
-    to `tx.update`. Complex gradients are conjugated first, so that their negative descends.
+    The loss and its gradient are computed once. Stages that take these extra arguments receive `value`,
+    `grad` as `jax.grad` returns it, `value_fn(params)`, also as `obj_fn`, and `grad_fn(params, index)`, for
+    this batch. `extra` is passed on to `tx.update`. Complex gradients are conjugated, so that their negative
+    descends.
 
     Args:
       loss_fn: `f(params, *batch)`, a real scalar, or a pair `(scalar, aux)` with `has_aux`.
-      tx: the optimizer; `state` begins as `tx.init(params)`.
-      same_batch: the batch is always the same, so that value and gradient where a line search ended are
-        those of the next step, and are taken from its state. Needs a search that is the last stage and
-        keeps the gradient; without one it changes nothing.
+      tx: the optimizer; the first `state` is `tx.init(params)`.
+      same_batch: promises that the batch never changes. Then value and gradient where a line search ended
+        are those of the next step, and are read from its state. This needs a search that is the last stage
+        and stores the gradient; without one it changes nothing.
 
-    The step is pure and not compiled: `jax.jit(step, donate_argnums=(0, 1))`, or scan over it. Raises
-    ValueError for `same_batch` together with `has_aux`, of which the state knows nothing.
+    The step is pure and not compiled: use `jax.jit(step, donate_argnums=(0, 1))`, or scan over it. Raises
+    ValueError for `same_batch` with `has_aux`, because states do not store auxiliary outputs.
     """
     if not callable(loss_fn):
-        raise TypeError(f"make_step: 'loss_fn' must be a function; got {describe(loss_fn)}")
+        raise TypeError(f"make_step: argument 'loss_fn' must be a function; got {describe(loss_fn)}")
     if has_aux and same_batch:
-        raise ValueError("make_step: 'same_batch' leaves evaluations out, and with 'has_aux' each is needed")
+        raise ValueError("make_step: argument 'same_batch' must be False with 'has_aux'; got True")
     tx = as_transformation(tx, "make_step", "argument 'tx'")
     kept = same_batch and ends_in_search(tx)
 
@@ -70,24 +71,24 @@ def make_step(
             (value, aux), grad = jax.value_and_grad(loss_fn, has_aux=True)(params, *batch)
         else:
             value, grad = jax.value_and_grad(loss)(params)
-        told = {**extra_arguments_for(tx, loss, value, grad), **extra}
-        updates, state = tx.update(ascent_direction(grad), state, params, **told)
+        arguments = {**extra_arguments_for(tx, loss, value, grad), **extra}
+        updates, state = tx.update(ascent_direction(grad), state, params, **arguments)
         return apply_updates(params, updates), state, StepResult(value, aux)
 
     return step
 
 
 def ascent_direction(grad: Updates) -> Updates:
-    """The direction of ascent: the conjugate of what `jax.grad` gives for complex parameters."""
+    """The direction of ascent: the gradient, conjugated for complex parameters."""
     return tree.conj(grad) if any(is_complex(g.dtype) for g in jax.tree.leaves(grad)) else grad
 
 
 def extra_arguments_for(
     tx: GradientTransformation, loss: Callable[[Params], Any], value: Any, grad: Updates
 ) -> dict[str, Any]:
-    """Those of the extra arguments of `make_step` that a stage of `tx` takes.
+    """The extra arguments of `make_step` that a stage of `tx` takes.
 
-    Where a stage is another library's, which does not say, also the usual ones.
+    Third-party stages do not declare theirs; for them `value`, `grad` and `value_fn` are included.
     """
     known = {
         "value": value,
@@ -104,7 +105,7 @@ def extra_arguments_for(
 
 
 def ends_in_search(tx: GradientTransformation) -> bool:
-    """Whether a line search is the last stage, so that what it keeps is of where the updates lead."""
+    """Whether a line search is the last stage, so that its state describes the updated parameters."""
     stage: Stage | None = stage_of(tx)
     while stage is not None and stage.expression.name not in _SEARCHES:
         is_row = stage.expression.name in ("chain", "named_chain") or isinstance(stage.update, UpdatePart)

@@ -1,4 +1,4 @@
-"""Gradients of examples, on their way to one update."""
+"""Aggregation of per-example gradients into one update."""
 
 from gradflow.aggregating._aggregator import AggregatedUpdates as AggregatedUpdates
 from gradflow.aggregating._aggregator import Aggregator as Aggregator
@@ -29,3 +29,23 @@ from gradflow.aggregating._variance import (
 from gradflow.aggregating._variance import (
     track_per_element_mean_and_variance_with_ema as track_per_element_mean_and_variance_with_ema,
 )
+
+__all__ = [
+    "AccumulateAvgUpdatesState",
+    "AggregatedUpdates",
+    "Aggregator",
+    "AggregatorUpdateFn",
+    "MaybeAxis",
+    "PerElementMeanAndSumSqDiffGradsState",
+    "PerElementMeanAndVarianceEMAState",
+    "PerElementUpdates",
+    "accumulate_avg_updates",
+    "add_mean_variance_to_opt",
+    "average_incrementally_updates",
+    "average_per_element_updates",
+    "get_batch_size_from_per_elt_updates",
+    "get_per_element_mean_and_sum_sq_diff_grads",
+    "get_unbiased_mean_and_variance_ema",
+    "process",
+    "track_per_element_mean_and_variance_with_ema",
+]

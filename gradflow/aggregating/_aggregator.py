@@ -1,4 +1,4 @@
-"""What makes one gradient of many."""
+"""The type of transformations that aggregate gradients."""
 
 from collections.abc import Sequence
 from typing import Any, Protocol
@@ -24,9 +24,9 @@ class AggregatorUpdateFn(Protocol):
 
 
 class Aggregator(GradientTransformation):
-    """A transformation whose gradients have axes of examples, which its updates have not."""
+    """A transformation from gradients with axes of examples to updates without them."""
 
     __slots__ = ()
 
-    # A pair assembled by hand is not checked for updates shaped like its gradients.
+    # For a plain pair, the shapes of updates and gradients are not compared.
     trees = "structure"

@@ -1,4 +1,4 @@
-"""Means over examples, and over several batches of them."""
+"""Means over examples, and over several batches."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -18,7 +18,7 @@ from gradflow.aggregating._examples import check_axis, means
 
 
 class AccumulateAvgUpdatesState(NamedTuple):
-    """Batches in hand, whether the last call let their mean out, and the mean."""
+    """Accumulated batches, whether the last call emitted their mean, and the mean."""
 
     micro_step: jax.Array
     ready: jax.Array
@@ -26,7 +26,7 @@ class AccumulateAvgUpdatesState(NamedTuple):
 
 
 def running_scalars(micro_step: jax.Array, weight: jax.Array, ready: jax.Array) -> Scalars:
-    """The first batch finds the leftovers of the last round, which count no more."""
+    """The weights of a batch; the first one of a round discards the last mean."""
     kind = weight.dtype
     return {
         "keep": (micro_step > 0).astype(kind),
@@ -36,7 +36,7 @@ def running_scalars(micro_step: jax.Array, weight: jax.Array, ready: jax.Array) 
 
 
 def running_mean_rule(g: jax.Array, mean: jax.Array, s: Any) -> tuple[jax.Array, jax.Array]:
-    """The mean of the batches so far, let out with the last."""
+    """The mean of the batches so far, emitted with the last one."""
     mean = s.keep * mean
     mean = mean + s.share * (g - mean)
     return jnp.where(s.out > 0, mean, 0), mean
@@ -44,13 +44,13 @@ def running_mean_rule(g: jax.Array, mean: jax.Array, s: Any) -> tuple[jax.Array,
 
 @transformation(trees="structure")
 def average_per_element_updates(per_elt_axis: int | Sequence[int] = 0) -> Pair:
-    """The mean of the gradients of examples, which lie along one axis, or several, of every leaf.
+    """Averages per-example gradients over one or more axes of every leaf.
 
     Args:
-      per_elt_axis: the axis, or the axes.
+      per_elt_axis: the axis or axes of the examples.
 
-    Raises ValueError for leaves of different numbers of examples, and inside `shard_map` where leaves differ
-    along an axis.
+    Raises ValueError for leaves with different numbers of examples, and inside `shard_map` where leaves
+    differ along an axis.
     """
     axes = check_axis("average_per_element_updates", per_elt_axis)
 
@@ -64,12 +64,12 @@ def average_per_element_updates(per_elt_axis: int | Sequence[int] = 0) -> Pair:
 
 @transformation(packable=True)
 def accumulate_avg_updates(accumulation_steps: Size) -> Pair | GradientTransformation:
-    """The mean of the updates of several calls, let out on the last of them; zeros on the others.
+    """Averages the updates of several calls: returns the mean on the last of them, else zeros.
 
     Args:
-      accumulation_steps: calls in a round, >= 1; with 1 it is the identity.
+      accumulation_steps: calls per round, >= 1; 1 gives the identity.
 
-    Its state's `ready` says whether the last call let a mean out, for `process` to go on with.
+    The field `ready` of its state is True if the last call returned a mean, which `process` uses.
     """
     if accumulation_steps == 1:
         return identity()
@@ -96,7 +96,7 @@ def accumulate_avg_updates(accumulation_steps: Size) -> Pair | GradientTransform
 def average_incrementally_updates(
     per_elt_axis: MaybeAxis, accumulation_steps: Size
 ) -> GradientTransformation:
-    """`average_per_element_updates`, then `accumulate_avg_updates`; that alone for `per_elt_axis=None`."""
+    """`average_per_element_updates`, unless `per_elt_axis=None`, then `accumulate_avg_updates`."""
     accumulate = accumulate_avg_updates(accumulation_steps)
     if per_elt_axis is None:
         return accumulate

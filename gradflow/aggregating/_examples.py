@@ -1,4 +1,4 @@
-"""Axes of examples."""
+"""Checks and reductions over axes of examples."""
 
 import math
 from typing import Any
@@ -21,7 +21,7 @@ def check_axis(owner: str, axis: Any) -> tuple[int, ...]:
     axes = tuple(axis) if isinstance(axis, list | tuple) else (axis,)
     if not axes or not all(isinstance(a, int | np.integer) and not isinstance(a, bool) for a in axes):
         raise TypeError(
-            f"{owner}: argument 'per_elt_axis' must be a whole number, or several; got {describe(axis)}"
+            f"{owner}: argument 'per_elt_axis' must be a whole number or several; got {describe(axis)}"
         )
     return axes
 
@@ -29,13 +29,13 @@ def check_axis(owner: str, axis: Any) -> tuple[int, ...]:
 def get_batch_size_from_per_elt_updates(
     per_elt_updates: PerElementUpdates, per_elt_axis: int | list[int] | tuple[int, ...]
 ) -> int:
-    """The number of examples in gradients that have one, or several, axes of them.
+    """Returns the number of examples of gradients with one or more axes of examples.
 
     Args:
       per_elt_updates: a tree of arrays.
       per_elt_axis: the axes of the examples, the same for every leaf.
 
-    An empty tree has none. Raises ValueError naming a leaf without these axes, or with another number.
+    It is 0 for an empty tree. Raises ValueError naming a leaf without these axes or with another number.
     """
     axes = check_axis("get_batch_size_from_per_elt_updates", per_elt_axis)
     size: int | None = None
@@ -50,10 +50,9 @@ def get_batch_size_from_per_elt_updates(
                 size = here
                 continue
             else:
-                wanted = f"{size} examples, as others have"
+                wanted = f"{size} examples, like other leaves"
         raise ValueError(
-            f"{stage_name()}: the gradients must have {wanted}; at {show(path_string(path))} there is "
-            f"{describe(leaf)}"
+            f"{stage_name()}: gradients must have {wanted}; got {describe(leaf)} at {show(path_string(path))}"
         )
     return size or 0
 

@@ -1,4 +1,4 @@
-"""Gradients of examples through a chain of three."""
+"""Per-example gradients through three stages."""
 
 from typing import Any, cast
 
@@ -20,19 +20,19 @@ def process(
     postprocessor: GradientTransformation,
     aggregator_has_aux: bool = False,
 ) -> Pair | Aggregator:
-    """Transforms gradients of examples, makes one of them, and transforms that.
+    """Transforms per-example gradients, aggregates them, and transforms the result.
 
         process(stateless(clip_each), average_per_element_updates(), adam(1e-3))
 
     The state is the tuple of the three states.
 
     Args:
-      preprocessor: sees the gradients of examples, with their axes.
-      aggregator: an `Aggregator`, whose updates have not these axes, or any transformation. Where its state
-        has a field `ready`, as `accumulate_avg_updates` has, the last stage waits for it with zero updates.
-      postprocessor: an optimizer as a rule. Extra arguments reach all three.
-      aggregator_has_aux: the aggregator's updates are a pair `(updates, aux)`, and the dict `aux` goes to the
-        postprocessor as extra arguments.
+      preprocessor: transforms the per-example gradients, with their axes.
+      aggregator: an `Aggregator`, whose updates do not have these axes, or any transformation. While a field
+        `ready` of its state is False, as in `accumulate_avg_updates`, updates are zero.
+      postprocessor: usually an optimizer. Extra arguments are passed to all three.
+      aggregator_has_aux: True if the aggregator's updates are a pair `(updates, aux)`. The dict `aux` is
+        passed to the postprocessor as extra arguments.
     """
 
     def init(params: Params) -> OptState:
@@ -66,7 +66,7 @@ def process(
             updates, after = update_if(ready, postprocessor, updates, after, params, extra)
         return updates, (before, within, after)
 
-    # Whether there are axes of examples shows in the aggregator.
+    # The aggregator determines whether there are axes of examples.
     if cast(Any, stage_of(aggregator)).trees == "alike":
         return init, update
     return Aggregator(init, update)

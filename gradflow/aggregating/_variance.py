@@ -1,4 +1,4 @@
-"""How far the gradients of examples lie apart."""
+"""Means and variances of per-example gradients."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -28,8 +28,8 @@ from gradflow.aggregating._process import process
 
 
 class PerElementMeanAndSumSqDiffGradsState(NamedTuple):
-    """Batches in hand, whether the last call let the results out, and these: the mean of the gradients, and
-    the sum of their squared distances from it."""
+    """Accumulated batches, whether the last call emitted results, the mean of the gradients, and the sum of
+    their squared distances from it."""
 
     micro_step: jax.Array
     ready: jax.Array
@@ -38,7 +38,7 @@ class PerElementMeanAndSumSqDiffGradsState(NamedTuple):
 
 
 class PerElementMeanAndVarianceEMAState(NamedTuple):
-    """Steps taken, the decay, and the averages of mean and variance, which begin at zero."""
+    """Steps taken, the decay, and the averages of mean and variance, which start at zero."""
 
     count: jax.Array  # type: ignore[assignment]  # the field's name for it, over tuple.count
     ema_decay: jax.Array
@@ -47,7 +47,7 @@ class PerElementMeanAndVarianceEMAState(NamedTuple):
 
 
 def joining_scalars(micro_step: jax.Array, size: jax.Array, ready: jax.Array) -> Scalars:
-    """What of the last batches counts, and the weights of the new one."""
+    """The weights of the batches so far and of the new one."""
     before = micro_step.astype(size.dtype)
     share = 1 / (before + 1)
     return {
@@ -61,8 +61,8 @@ def joining_scalars(micro_step: jax.Array, size: jax.Array, ready: jax.Array) ->
 def joining_rule(
     g: jax.Array, apart: jax.Array, mean: jax.Array, total: jax.Array, s: Any
 ) -> tuple[jax.Array, ...]:
-    """Chan, Golub & LeVeque 1979: mean and squared distances of two samples taken together."""
-    # Selected, not multiplied by 0: the square of a large number may be infinite.
+    """Chan, Golub & LeVeque 1979: mean and squared distances of two samples combined."""
+    # Selected, not multiplied by 0, because the square of a large number may overflow.
     later = s.keep > 0
     mean = jnp.where(later, mean, 0)
     delta = g - mean
@@ -76,14 +76,14 @@ def joining_rule(
 def get_per_element_mean_and_sum_sq_diff_grads(
     per_elt_axis: int | Sequence[int] = 0, accumulation_steps: Size = 1
 ) -> Pair:
-    """For `process` with `aggregator_has_aux`: the examples' mean gradient, and how far they lie apart.
+    """Computes mean and spread of per-example gradients, for `process` with `aggregator_has_aux`.
 
     Its updates are a pair: the mean, and `{"sum_sq_diff_grads": ..., "sample_size": ...}`, the sum of squared
     distances from the mean and the number of examples.
 
     Args:
-      per_elt_axis: the axis of examples, or the axes.
-      accumulation_steps: batches taken together, >= 1; until the last of them the results are zero.
+      per_elt_axis: the axis or axes of the examples.
+      accumulation_steps: batches per result, >= 1; before the last of them results are zero.
     """
     axes = check_axis("get_per_element_mean_and_sum_sq_diff_grads", per_elt_axis)
 
@@ -129,7 +129,7 @@ def _measure(updates: Updates, axes: tuple[int, ...]) -> tuple[Updates, Updates,
 
 
 def averaging_scalars(ema_decay: jax.Array, sample_size: jax.Array) -> Scalars:
-    """The decay's complement, and what makes a variance of squared distances: 0 for a single example."""
+    """The decay's complement, and the factor from squared distances to variance: 0 for a single example."""
     others = jnp.maximum(sample_size - 1, 1).astype(ema_decay.dtype)
     return {"c": 1 - ema_decay, "per_degree": 1 / others}
 
@@ -137,16 +137,16 @@ def averaging_scalars(ema_decay: jax.Array, sample_size: jax.Array) -> Scalars:
 def averaging_rule(
     g: jax.Array, mean: jax.Array, variance: jax.Array, apart: jax.Array, s: Any
 ) -> tuple[jax.Array, ...]:
-    """Both averages, and the gradient as it is."""
+    """Both averages, and the unchanged gradient."""
     mean = s.ema_decay * mean + s.c * g
     return g, mean, s.ema_decay * variance + s.c * s.per_degree * apart
 
 
 @transformation
 def track_per_element_mean_and_variance_with_ema(ema_decay: Decay = 0.9) -> Pair:
-    """Averages the mean gradient and the examples' variance over steps; updates pass as they come.
+    """Averages the mean gradient and the variance over steps; updates pass through.
 
-    Needs the extra arguments `sum_sq_diff_grads` and `sample_size`, which `process` hands on from
+    Needs the extra arguments `sum_sq_diff_grads` and `sample_size`, which `process` passes on from
     `get_per_element_mean_and_sum_sq_diff_grads`. Read the averages with
     `get_unbiased_mean_and_variance_ema(state)`.
 
@@ -188,20 +188,20 @@ def debiasing_scalars(ema_decay: jax.Array, count: jax.Array) -> Scalars:
 
 
 def debiasing_rule(average: jax.Array, s: Any) -> jax.Array:
-    """The average as if it had not begun at zero."""
+    """The average corrected for the start at zero."""
     return s.debias * average
 
 
 def get_unbiased_mean_and_variance_ema(state: OptState) -> tuple[Updates, Updates]:
-    """The averages kept by `track_per_element_mean_and_variance_with_ema` anywhere in a state.
+    """Returns the averages of `track_per_element_mean_and_variance_with_ema` from a state.
 
-    Zeros before the first step. Raises ValueError where there is none, KeyError where there are several.
+    They are zero before the first step. Raises ValueError if the state has none, KeyError for several.
     """
     kept = tree.get(state, "PerElementMeanAndVarianceEMAState")
     if kept is None:
         raise ValueError(
-            "get_unbiased_mean_and_variance_ema: 'state' must have a PerElementMeanAndVarianceEMAState "
-            f"inside; got {describe(state)}"
+            "get_unbiased_mean_and_variance_ema: argument 'state' must have a "
+            f"PerElementMeanAndVarianceEMAState inside; got {describe(state)}"
         )
     averages = (kept.mean_grads_ema, kept.variance_grads_ema)
     (mean,), (variance,) = (
@@ -218,13 +218,13 @@ def add_mean_variance_to_opt(
     per_elt_axis: int | Sequence[int] = 0,
     accumulation_steps: Size = 1,
 ) -> GradientTransformation:
-    """`opt` on the mean of examples' gradients, with averages of that mean and of their variance on the side.
+    """Applies `opt` to the mean of per-example gradients, and averages their mean and variance.
 
     Args:
-      opt: takes the steps.
+      opt: the optimizer.
       ema_decay: of both averages, in [0, 1).
-      per_elt_axis: the axis of examples, or the axes.
-      accumulation_steps: batches taken together for one step, >= 1.
+      per_elt_axis: the axis or axes of the examples.
+      accumulation_steps: batches per step, >= 1.
 
     Read the averages with `get_unbiased_mean_and_variance_ema(state)`.
     """

@@ -1,4 +1,4 @@
-"""Which entry of a mapping goes to which leaf of a state."""
+"""Matches the entries of a mapping with the leaves of a state."""
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
@@ -8,12 +8,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from gradflow._dtypes import is_inexact
+from gradflow._errors import names_hint
 from gradflow.checkpoint._state_paths import StatePath
-from gradflow.tree._paths import near
 
 
 class Entry(NamedTuple):
-    """A place, what its array is, and whether it is a moment: what a rule has learnt of the parameters."""
+    """The path of a leaf, its dtype and shape, and whether it is a moment: a statistic of the gradients."""
 
     place: StatePath
     dtype: Any
@@ -25,15 +25,15 @@ Entries = Mapping[str, Entry]
 
 
 def find_moments(wanted: Entries, saved: Entries, known: frozenset[str]) -> tuple[Entries, Entries]:
-    """The entries of both sides with their moments marked; `known` are the paths of the parameters."""
+    """Both sides with their moments marked; `known` are the paths of the parameters."""
 
     def is_moment(each: Entry) -> bool:
-        # Where the parameters are one array, all paths are empty, and counters are told by their dtype.
+        # If the parameters are one array, all paths are empty, and only the dtype distinguishes counters.
         number = is_inexact(each.dtype)
         own = parameter_of(each.place, known) is not None and bool(each.place.path or number)
         return own or (number and each.shape != ())
 
-    # A field that has moments on one side has them on the other.
+    # A field with moments on one side has moments on the other.
     fields = {each.place[1:3] for side in (wanted, saved) for each in side.values() if is_moment(each)}
     marked = (
         {name: each._replace(moment=each.place[1:3] in fields) for name, each in side.items()}
@@ -43,18 +43,18 @@ def find_moments(wanted: Entries, saved: Entries, known: frozenset[str]) -> tupl
 
 
 def parameter_of(place: StatePath, known: frozenset[str]) -> str | None:
-    """The path of the parameter for which something is kept: one array, or several as by SM3."""
+    """The path of the parameter to which a leaf belongs; SM3 keeps several leaves per parameter."""
     words = place.path.split("/") if place.path else []
     above = ("/".join(words[:n]) for n in range(len(words), -1, -1))
     return next((path for path in above if path in known), None)
 
 
 class Matching:
-    """The names of a state and the entries of a mapping as they find each other, in `pairs`.
+    """Pairs the names of a state with the entries of a mapping, in `pairs`.
 
-    What has the same name and rule is a pair. Moments without a namesake go to the same rule, field and
-    path. Counters go with the moments of their stage, and begin anew where all of these do; those of stages
-    without moments find their home as moments do.
+    Entries of the same name and rule are pairs. Other moments go to the same rule, field and path. Counters
+    go with the moments of their stage, and are reset where all of these are. Counters of stages without
+    moments are matched like moments.
     """
 
     def __init__(self, wanted: Entries, saved: Entries, d: Mapping[str, Any], strict: bool) -> None:
@@ -64,9 +64,9 @@ class Matching:
             for name, mine in wanted.items()
             if name in saved and saved[name].place.rule == mine.place.rule
         }
-        self.anew: set[str] = set()
+        self.reset: set[str] = set()
         self._match_the_rest(moments=True)
-        self._bring_counters()
+        self._pair_counters()
         self._match_the_rest(moments=False)
 
     def _match_the_rest(self, moments: bool) -> None:
@@ -74,7 +74,7 @@ class Matching:
         homes: dict[Any, list[str]] = defaultdict(list)
         free: dict[Any, list[str]] = defaultdict(list)
         for name, mine in self.wanted.items():
-            if mine.moment == moments and name not in self.pairs and name not in self.anew:
+            if mine.moment == moments and name not in self.pairs and name not in self.reset:
                 homes[mine.place[1:]].append(name)
         for name, old in self.saved.items():
             if old.moment == moments and name not in used:
@@ -84,16 +84,17 @@ class Matching:
             if not names or not others:
                 continue
             if not moments and self._are_equal(others):
-                # A stage was divided, or several were made one: they have counted the same.
+                # A stage was split, or several were merged, with equal counts.
                 self.pairs.update(dict.fromkeys(names, others[0]))
             elif self.strict:
                 raise ValueError(
-                    f"load_state_dict: nothing tells which of {some(others)} goes to {some(names)}. Rename "
-                    "the entries to the names where they go, or begin these anew with strict=False"
+                    f"load_state_dict: entries must have one place each; got {some(others)} for "
+                    f"{some(names)}. Rename the entries to the names that they belong to, or reset these "
+                    "leaves with strict=False"
                 )
 
     def _pair_nearest(self, names: list[str], others: list[str]) -> tuple[list[str], list[str]]:
-        """Pairs those who are each other's only nearest by the labels that they share; returns the rest."""
+        """Pairs names that share most labels with each other and with no other name; returns the rest."""
         while names and others:
             shared = {
                 (n, o): _shared(self.wanted[n].place, self.saved[o].place) for n in names for o in others
@@ -112,7 +113,7 @@ class Matching:
     def _are_equal(self, names: list[str]) -> bool:
         return all(np.array_equal(self.d[names[0]], self.d[name]) for name in names[1:])
 
-    def _bring_counters(self) -> None:
+    def _pair_counters(self) -> None:
         counters: dict[Any, dict[Any, str]] = defaultdict(dict)
         for name, old in self.saved.items():
             if not old.moment:
@@ -125,7 +126,7 @@ class Matching:
             if mine.moment or mine.place[:2] not in sources:
                 continue
             if not sources[mine.place[:2]]:
-                self.anew.add(name)
+                self.reset.add(name)
                 self.pairs.pop(name, None)
                 continue
             what = mine.place[2:]
@@ -134,22 +135,23 @@ class Matching:
                 continue
             if self.strict and not self._are_equal(found):
                 raise ValueError(
-                    f"load_state_dict: the moments for '{'.'.join(mine.place.stage)}' come from stages that "
-                    f"differ in '{mine.place.field}': {some(found)}. strict=False takes the first"
+                    f"load_state_dict: stages whose moments go to '{'.'.join(mine.place.stage)}' must have "
+                    f"equal '{mine.place.field}'; got different ones: {some(found)}. strict=False takes the "
+                    "first"
                 )
             self.pairs[name] = found[0]
 
 
 def _shared(place: StatePath, other: StatePath) -> int:
-    """How many labels two places share, counted from the stage outwards."""
+    """The number of labels that two paths share, counted from the stage outward."""
     both = zip(reversed(place.stage), reversed(other.stage), strict=False)
     return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], both))
 
 
-def refuse_loss(
+def check_no_loss(
     wanted: Entries, saved: Entries, kept: Mapping[str, str], dropped: Iterable[str], known: frozenset[str]
 ) -> None:
-    """Raises if moments are lost to a rule that is not theirs, or for parameters that nobody knows."""
+    """Raises ValueError if moments would be lost to another rule, or belong to unknown parameters."""
     per_parameter = {
         m.place[1:3] for m in wanted.values() if m.moment and parameter_of(m.place, known) is not None
     }
@@ -157,8 +159,8 @@ def refuse_loss(
         place = saved[name].place
         if place.path and place[1:3] in per_parameter and parameter_of(place, known) is None:
             raise ValueError(
-                f"load_state_dict: '{name}' is for a parameter that is not there. {near(place.path, known)} "
-                "Nothing was loaded; strict=False drops what has no home"
+                f"load_state_dict: entry '{name}' must be for a parameter of the tree; got '{place.path}'. "
+                f"{names_hint(place.path, known)} Nothing was loaded; strict=False drops such entries"
             )
     lost = _without(saved, kept.values())
     begun = _without(wanted, kept)
@@ -167,18 +169,18 @@ def refuse_loss(
             before, now = ({p.path for p in places} for places in (olds, news))
             in_another_form = rule == new_rule and not (before | now) <= known
             if not before & now and not in_another_form:
-                continue  # they are for other parameters
+                continue  # the moments of other parameters
             fields = ", ".join(sorted({p.field for p in olds}))
             why = f"{rule} is not {new_rule}" if rule != new_rule else "it keeps them in another form"
             raise ValueError(
-                f"load_state_dict: '{'.'.join(other)}' is in the place of '{'.'.join(stage)}', whose moments "
-                f"({fields}) it cannot take: {why}. Nothing was loaded; strict=False drops "
-                f"{some([p.name for p in olds])} and begins anew"
+                f"load_state_dict: '{'.'.join(other)}' replaces '{'.'.join(stage)}' and cannot take its "
+                f"moments ({fields}): {why}. Nothing was loaded; strict=False drops "
+                f"{some([p.name for p in olds])} and starts with new ones"
             )
 
 
 def _without(entries: Entries, kept: Iterable[str]) -> dict[Any, list[StatePath]]:
-    """By stage and rule, the moments for parameters of which it keeps none."""
+    """By stage and rule, the moments of parameters for which none is kept."""
     places = {name: each.place for name, each in entries.items() if each.moment}
     has_some = {(*places[name][:2], places[name].path) for name in kept if name in places}
     moments: dict[Any, list[StatePath]] = defaultdict(list)
@@ -189,6 +191,6 @@ def _without(entries: Entries, kept: Iterable[str]) -> dict[Any, list[StatePath]
 
 
 def some(names: Iterable[str]) -> str:
-    """The first of many names, for a message."""
+    """The first five names, and how many more there are, for an error message."""
     names = list(names)
     return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")

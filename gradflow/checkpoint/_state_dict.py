@@ -1,4 +1,4 @@
-"""A state as a mapping of named arrays, and back."""
+"""States as mappings of named arrays, and loading them."""
 
 import json
 from collections.abc import Mapping
@@ -10,13 +10,13 @@ import numpy as np
 
 from gradflow._core._plain_pairs import as_transformation
 from gradflow._core._transformation import GradientTransformation
-from gradflow._errors import describe
+from gradflow._errors import describe, names_hint
 from gradflow._expressions._config import to_config
 from gradflow._types import OptState, Params
-from gradflow.checkpoint._matching import Entries, Entry, Matching, find_moments, refuse_loss, some
+from gradflow.checkpoint._matching import Entries, Entry, Matching, check_no_loss, find_moments, some
 from gradflow.checkpoint._state_paths import StatePath, locate
 from gradflow.packed._pack import abstract_tree, pack_as, unpack_all
-from gradflow.tree._paths import near, paths
+from gradflow.tree._paths import paths
 from gradflow.wrappers import LookaheadParams
 
 FORMAT = 1
@@ -24,7 +24,7 @@ KEY = "gradflow_state"
 
 
 class LoadReport(NamedTuple):
-    """What `load_state_dict` kept, by name in the state the name of the entry, began anew, and dropped."""
+    """What `load_state_dict` kept (the entry by name in the state), left as new, and dropped."""
 
     kept: dict[str, str]
     new: tuple[str, ...]
@@ -37,21 +37,21 @@ class LoadReport(NamedTuple):
 
 
 def state_dict(tx: GradientTransformation, state: OptState) -> dict[str, Any]:
-    """The state of `tx` as a flat mapping from names to arrays, for files and for other transformations.
+    """Converts the state of `tx` to a flat mapping from names to arrays, for files or other transformations.
 
         np.savez("state.npz", **state_dict(tx, state))
         safetensors.flax.save_file(state_dict(tx, state), "state.safetensors")
 
-    A name is stage, field and parameter, `chain.adamw.scale_by_adam.mu/encoder/kernel`. It depends neither
-    on the place in a chain, unless siblings are alike, nor on whether a number or a schedule was given. The
-    arrays are those of the state, not copies; of PRNG keys it is their data. A state of packed parameters
-    has the names and arrays of the parameters that were packed.
+    A name is stage, field and parameter, `chain.adamw.scale_by_adam.mu/encoder/kernel`. It does not depend
+    on the position in a chain, except among equal siblings, nor on whether a number or a schedule was given.
+    The arrays are not copied; PRNG keys are stored as their data. The state of packed parameters has the
+    names and arrays of the unpacked ones.
 
-    The entry `gradflow_state` is JSON in bytes: `json.loads(d["gradflow_state"].tobytes())` has the version
-    of the format, what `tx` prints as, and under "config" what `from_config` reads; None there if `tx` is
-    no plain data, as where a function is among its arguments.
+    The entry `gradflow_state` is JSON in bytes. `json.loads(d["gradflow_state"].tobytes())` has the version
+    of the format, the `repr` of `tx`, and under "config" the input of `from_config`. It is None there if `tx`
+    is not plain data, for example if an argument is a function.
 
-    Raises ValueError for the state of another transformation, and for one that was donated.
+    Raises ValueError for the state of another transformation, and for a donated state.
     """
     tx = as_transformation(tx, "state_dict", "the first argument")
     leaves, arrays = {}, {}
@@ -67,27 +67,27 @@ def state_dict(tx: GradientTransformation, state: OptState) -> dict[str, Any]:
 def load_state_dict(
     tx: GradientTransformation, params: Params, d: Mapping[str, Any], *, strict: bool = True
 ) -> tuple[OptState, LoadReport]:
-    """A state of `tx` for `params` with all that `d` has for it, and a report: kept, new, dropped.
+    """Loads a mapping into a state of `tx` for `params`; also returns a report: kept, new, dropped.
 
         state, report = load_state_dict(tx, params, np.load("state.npz"))
         state, report = load_state_dict(new_tx, params, state_dict(old_tx, state))    # surgery
 
-    What has the same name is kept, and so is what an edit moved: a moment goes to the same rule for the
-    same parameter, and the counters of its stage go with it. The numbers of `tunable` are state like any
-    other. What is new is as `tx.init` makes it; arrays are copies, placed as `tx.init` places them.
+    Entries with the same name are kept, and so are entries whose stage moved: a moment goes to the same rule
+    and parameter, together with the counters of its stage. The numbers of `tunable` are part of the state.
+    New leaves are those of `tx.init`. Arrays are copies, placed like those of `tx.init`.
 
     Args:
-      d: from `state_dict`, or what a file gives. Entries may be renamed by hand.
-      strict: refuses to lose the moments of a rule that was replaced by another, as adam by adabelief, and
-        those of unknown parameters; False drops and reports them. Stages that come or go, and parameters that
-        are frozen or thawed, are only reported.
+      d: from `state_dict` or a file. Entries may be renamed by hand.
+      strict: raises ValueError where moments would be lost because another rule replaced theirs, such as
+        adabelief for adam, or because their parameter is unknown; False drops and reports them. Stages that
+        were added or removed, and parameters that were frozen or unfrozen, are only reported.
 
-    Raises ValueError naming an entry of another shape or dtype, unknown, missing or ambiguous ones, and a
-    format that is newer.
+    Raises ValueError naming an entry of another shape or dtype, unknown, missing or ambiguous entries, and a
+    newer format.
     """
     tx = as_transformation(tx, "load_state_dict", "the first argument")
     if any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(params)):
-        raise TypeError("load_state_dict: needs arrays as parameters: the state is placed as they are")
+        raise TypeError("load_state_dict: argument 'params' must hold arrays; got shapes")
     known = frozenset(paths(abstract_tree(params.fast if isinstance(params, LookaheadParams) else params)))
     state = tx.init(params)
     located, structure = locate(tx, unpack_all(state), "load_state_dict")
@@ -105,14 +105,14 @@ def load_state_dict(
         unfit = {pairs[name] for name, value in values.items() if value is None}
         if not unfit:
             break
-        # Again without them, so that counters are not kept beside moments that begin anew.
+        # Match again without these, so that counters are not kept without their moments.
         candidates = {name: old for name, old in candidates.items() if name not in unfit}
     kept = {name: pairs[name] for name in located if name in pairs}
     used = set(kept.values())
     new = tuple(name for name in located if name not in kept)
     dropped = tuple(name for name in d if name != KEY and name not in used)
     if strict:
-        refuse_loss(wanted, saved, kept, dropped, known)
+        check_no_loss(wanted, saved, kept, dropped, known)
     leaves = [_like(values[name], leaf) if name in kept else leaf for name, (_, leaf) in located.items()]
     return pack_as(state, jax.tree.unflatten(structure, leaves)), LoadReport(kept, new, dropped)
 
@@ -127,11 +127,11 @@ def _config(tx: GradientTransformation) -> Any:
 
 
 def _read(d: Mapping[str, Any], wanted: Entries, strict: bool) -> tuple[Entries, dict[str, str]]:
-    """The entries of a mapping, and how the PRNG keys among them are made of their data."""
+    """The entries of a mapping, and the implementations of the PRNG keys among them."""
     if not isinstance(d, Mapping):
-        raise TypeError(f"load_state_dict: takes a mapping from state_dict or a file; got {describe(d)}")
+        raise TypeError(f"load_state_dict: argument 'd' must come from state_dict; got {describe(d)}")
     if KEY not in d:
-        raise ValueError(f"load_state_dict: there is no entry '{KEY}', so this is not from state_dict")
+        raise ValueError(f"load_state_dict: argument 'd' must come from state_dict; got no entry '{KEY}'")
     try:
         header = json.loads(np.asarray(d[KEY], np.uint8).tobytes())
         version = header[KEY]
@@ -139,8 +139,8 @@ def _read(d: Mapping[str, Any], wanted: Entries, strict: bool) -> tuple[Entries,
         raise ValueError(f"load_state_dict: the entry '{KEY}' is damaged") from None
     if version != FORMAT:
         raise ValueError(
-            f"load_state_dict: this state has format {version!r}, and this version of gradflow reads format "
-            f"{FORMAT}: read it with the version that wrote it, or a newer one"
+            f"load_state_dict: the state must have format {FORMAT}; got format {version!r}. Read it with the "
+            "version of gradflow that wrote it, or a newer one"
         )
     leaves = header["leaves"]
     strange = [name for name in d if name != KEY and name not in leaves]
@@ -148,12 +148,12 @@ def _read(d: Mapping[str, Any], wanted: Entries, strict: bool) -> tuple[Entries,
     missing = [name for name in leaves if name not in d]
     if strict and unknown:
         raise ValueError(
-            f"load_state_dict: unknown names: {some(unknown)}. {near(unknown[0], wanted)} strict=False drops "
-            "them"
+            f"load_state_dict: entries must have names of this state; got {some(unknown)}. "
+            f"{names_hint(unknown[0], wanted)} strict=False drops them"
         )
     if strict and missing and not strange:
         raise ValueError(
-            f"load_state_dict: entries are missing: {some(missing)}. strict=False begins them anew"
+            f"load_state_dict: entries are missing: {some(missing)}. strict=False takes those of init"
         )
     entries = {name: wanted[name] for name in strange if name in wanted}  # renamed by hand
     for name, about in leaves.items():
@@ -175,17 +175,17 @@ def _refuse_deleted(caller: str, name: str, value: Any) -> None:
     tracer = isinstance(value, jax.core.Tracer)
     if isinstance(value, jax.Array) and not tracer and value.is_deleted():
         raise ValueError(
-            f"{caller}: the array of '{name}' was donated or deleted: this state is stale; take the one that "
-            "the last update returned"
+            f"{caller}: arrays of the state must exist; got '{name}', which was donated or deleted. Pass the "
+            "state that the last update returned"
         )
 
 
 def _fitted(name: str, old: str, value: Any, dtype: Any, key: str | None, fresh: Any, strict: bool) -> Any:
-    """An entry as an array of the shape and dtype that the state has there; None if it is to begin anew."""
+    """An entry as an array like the state's own; None if that does not fit and `strict` is False."""
     _refuse_deleted("load_state_dict", old, value)
     if not isinstance(value, jax.Array):
         value = np.asarray(value)
-        if value.dtype.kind == "V":  # npz files know NumPy's own dtypes only
+        if value.dtype.kind == "V":  # npz files store NumPy's own dtypes only
             value = value.view(jnp.dtype(dtype))
     if _is_key(fresh) and value.dtype == np.uint32:
         key = key or str(jax.random.key_impl(fresh))
@@ -197,12 +197,12 @@ def _fitted(name: str, old: str, value: Any, dtype: Any, key: str | None, fresh:
     whence = "" if name == old else f" (from '{old}')"
     raise ValueError(
         f"load_state_dict: '{name}'{whence} must be {describe(fresh)}; got {describe(value)}. Nothing was "
-        "loaded; strict=False begins it anew"
+        "loaded; strict=False takes the array of init"
     )
 
 
 def _like(value: Any, fresh: Any) -> Any:
-    """A copy of an array, placed as `fresh` is."""
+    """A copy of an array, placed like `fresh`."""
     if not isinstance(fresh, jax.Array):
         return np.array(value)
     if isinstance(fresh, jax.core.Tracer) or isinstance(value, jax.core.Tracer):

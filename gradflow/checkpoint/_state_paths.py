@@ -1,7 +1,7 @@
-"""The names of a state's leaves: which stage keeps what, read off the expression and the state itself.
+"""The names of a state's leaves, read from the expression and the state.
 
-No parameters are needed: a stage's state has the class that its update is annotated with, and the states of
-the stages inside a wrapper are looked for in the wrapper's.
+No parameters are needed: a stage's state has the class with which its update is annotated, and a wrapper's
+state contains the states of its inner stages.
 """
 
 from collections.abc import Hashable, Iterator, Mapping
@@ -18,15 +18,15 @@ from gradflow._expressions._printing import show
 from gradflow._expressions._registry import OWN_FACTORIES
 from gradflow._types import OptState, ScheduledState
 from gradflow.schedules import StatefulSchedule, WrappedSchedule
-from gradflow.tree._paths import children, path_string, segment
+from gradflow.tree._paths import children, longest_prefix, path_string, segment
 from gradflow.wrappers._inject import InjectStatefulHyperparamsState
 
 Keys = tuple[Any, ...]
-FOREIGN = "GradientTransformation"  # the rule of whatever no factory made
+FOREIGN = "GradientTransformation"  # the rule of a transformation that was not made by a factory
 
 
 class StatePath(NamedTuple):
-    """Where a leaf stands: the labels down to its stage, the stage's rule, a field, and the path below it."""
+    """The path of a leaf: the labels down to its stage, the stage's rule, a field, and the path below it."""
 
     stage: tuple[str, ...]
     rule: str
@@ -35,13 +35,13 @@ class StatePath(NamedTuple):
 
     @property
     def name(self) -> str:
-        """The place as text."""
+        """The path as text."""
         whole = ".".join((*self.stage, self.field) if self.field else self.stage)
         return f"{whole}/{self.path}" if self.path else whole
 
 
 class Owner(NamedTuple):
-    """The labels down to a stage, its rule, and what it keeps."""
+    """The labels down to a stage, its rule, and its state."""
 
     stage: tuple[str, ...]
     rule: str
@@ -49,31 +49,31 @@ class Owner(NamedTuple):
 
 
 class Located(NamedTuple):
-    """A leaf and its place."""
+    """A leaf and its path."""
 
     place: StatePath
     leaf: Any
 
 
 class MisfitError(ValueError):
-    """A state that is not the stage's."""
+    """The state does not belong to the stage."""
 
 
 def locate(tx: GradientTransformation, state: OptState, caller: str) -> tuple[dict[str, Located], Any]:
-    """The leaves of a state by name, in order, and the tree's structure; ValueError for another's state."""
+    """The leaves of a state by name, in order, and its structure; ValueError if `tx` has another state."""
     stage = cast(Stage, stage_of(tx))
     owners: dict[Keys, Owner] = {}
     try:
         _walk(stage, state, (), (stage.expression.name,), owners)
     except MisfitError as error:
-        raise ValueError(f"{caller}: this is no state of {tx!r}: {error}") from None
+        raise ValueError(f"{caller}: argument 'state' must be a state of {tx!r}: {error}") from None
     flat, structure = jax.tree_util.tree_flatten_with_path(state)
     found: dict[str, Located] = {}
     for keys, leaf in flat:
-        length = next(n for n in range(len(keys), -1, -1) if keys[:n] in owners)
-        place = _place(owners[keys[:length]], keys[length:])
+        owner = cast(Keys, longest_prefix(keys, owners))
+        place = _place(owners[owner], keys[len(owner) :])
         name, same = place.name, 1
-        while name in found:  # keys that are written alike, such as 0 and "0", in their order
+        while name in found:  # keys with the same text, such as 0 and "0", are numbered
             same += 1
             name = f"{place.name}~{same}"
         found[name] = Located(place, leaf)
@@ -81,10 +81,11 @@ def locate(tx: GradientTransformation, state: OptState, caller: str) -> tuple[di
 
 
 def _place(owner: Owner, keys: Keys) -> StatePath:
-    """The place of what an owner keeps at `keys`.
+    """The path of the leaf at `keys` in an owner's state.
 
-    A field is one key, but more where states lie in a state: in the tuple of another library's chain, which
-    is one stage to us, and in fields that are called states. The class of such a state then is the rule.
+    A field is one key. It is several keys for states inside a state: in the tuple of a third-party chain,
+    which is one stage here, and in fields whose names contain "state". The class of the inner state is then
+    part of the rule.
     """
     stage, rule, node = owner
     end, inside = 0, True
@@ -99,9 +100,9 @@ def _place(owner: Owner, keys: Keys) -> StatePath:
 
 
 def _walk(stage: Stage, node: Any, keys: Keys, path: tuple[str, ...], owners: dict[Keys, Owner]) -> None:
-    """Writes into `owners` what a stage and those inside it keep, where `node` at `keys` is its state."""
+    """Adds a stage and its inner stages to `owners`; `node` at `keys` is the state of the stage."""
     name = stage.expression.name
-    if isinstance(stage.update, UpdatePart):  # a name for a composition
+    if isinstance(stage.update, UpdatePart):  # a named composition
         inner = stage.update.stage
         return _walk(inner, node, keys, (*path, inner.label) if inner.label else path, owners)
     expected = stage.signature.state_type
@@ -133,7 +134,7 @@ def _is_scheduled(stage: Stage) -> bool:
 
 
 def _injected(arguments: Mapping[str, Any], state: InjectStatefulHyperparamsState) -> Stage:
-    """The stage inside `inject_hyperparams`, which is made anew at every step."""
+    """The stage inside `inject_hyperparams`, which is built again at every step."""
     given = dict(arguments["arguments"])
     for name in state.hyperparams_states:
         own = given[name]
@@ -144,7 +145,7 @@ def _injected(arguments: Mapping[str, Any], state: InjectStatefulHyperparamsStat
 
 
 def _states_inside(stage: Stage, node: Any, path: tuple[str, ...]) -> list[tuple[Keys, Any]] | None:
-    """Where our own containers keep the states of the stages inside them; None for other stages."""
+    """The states inside the state of one of gradflow's containers; None for other stages."""
     name, arguments = stage.expression.name, stage.expression.arguments
     if stage.expression.maker is not OWN_FACTORIES.get(name):
         return None
@@ -181,14 +182,14 @@ def _find_inner_state(
     taken: list[Keys],
     expected: type | None,
 ) -> list[Keys]:
-    """Finds the state of a stage in that of its wrapper, the first part that can be it; returns its keys.
+    """Finds a stage's state in its wrapper's: the first part that fits. Returns its keys.
 
-    What is not found stays the wrapper's own, under the names of its fields.
+    Parts that are not found belong to the wrapper, under the names of its fields.
     """
     anything = _takes_anything(child)
     for at, part, is_state in _parts(node, keys, at_root=True):
         if at == keys and expected is not None:
-            continue  # the wrapper's own
+            continue  # this is the wrapper's own state
         if any(at[: len(other)] == other[: len(at)] for other in taken):
             continue
         if anything and not is_state:
@@ -204,14 +205,14 @@ def _find_inner_state(
 
 
 def _takes_anything(stage: Stage) -> bool:
-    """Whether a stage does not tell how its state looks, so that only the name of a field does."""
+    """Whether a stage does not declare its state's class, so that only field names identify the state."""
     while isinstance(stage.update, UpdatePart):
         stage = stage.update.stage
     return stage.signature.state_type is None and stage.expression.name not in ("chain", "named_chain")
 
 
 def _parts(node: Any, keys: Keys, at_root: bool = False) -> Iterator[tuple[Keys, Any, bool]]:
-    """The nodes of a state from the outermost, their keys, and whether one of these says "state"."""
+    """The nodes of a state, outermost first, their keys, and whether a key contains "state"."""
     yield keys, node, at_root or any("state" in segment(key) for key in keys)
     for key, child in children(node)[0]:
         yield from _parts(child, (*keys, key))

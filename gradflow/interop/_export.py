@@ -8,10 +8,10 @@ from gradflow._core._transformation import GradientTransformation
 
 
 def register_for_export() -> None:
-    """Makes `jax.export` take gradflow's states, among the inputs and outputs of an exported function.
+    """Registers gradflow's states with `jax.export`, as inputs and outputs of exported functions.
 
-    To be called before `Exported.serialize`, and before `jax.export.deserialize` in the process that runs it.
-    The names under which states are stored, such as "gradflow.ScaleByAdamState", do not change.
+    Call it before `Exported.serialize`, and before `jax.export.deserialize` in the process that runs the
+    function. The stored names of states, such as "gradflow.ScaleByAdamState", are stable.
     """
     _register()
 
@@ -23,11 +23,11 @@ def _register() -> None:
         try:
             export.register_namedtuple_serialization(kind, serialized_name=f"gradflow.{kind.__name__}")
         except ValueError:
-            continue  # the program has registered it by itself
+            continue  # the program has already registered it
 
 
 def state_types() -> list[type]:
-    """gradflow's public NamedTuples of arrays: all that states are made of."""
+    """gradflow's public NamedTuples of arrays, of which all states consist."""
     public = vars(_api).values()
     kinds = {
         kind

@@ -1,4 +1,4 @@
-"""Transformations as Optax's and back."""
+"""Conversion of transformations to and from Optax."""
 
 import importlib
 from typing import Any
@@ -8,10 +8,10 @@ from gradflow._core._transformation import GradientTransformation, stage_of
 
 
 def to_optax(tx: GradientTransformation) -> Any:
-    """`tx` as an `optax.GradientTransformationExtraArgs` of the same two functions.
+    """Converts `tx` to an `optax.GradientTransformationExtraArgs` of the same two functions.
 
-    For what asks for that type before it hands on extra arguments: Optax's own wrappers, numpyro's adapter.
-    Raises ImportError where Optax is not installed.
+    Optax's own wrappers and numpyro's adapter check for that type before they pass extra arguments. Raises
+    ImportError if Optax is not installed.
     """
     tx = as_transformation(tx, "to_optax", "the argument")
     try:
@@ -22,12 +22,12 @@ def to_optax(tx: GradientTransformation) -> Any:
 
 
 def from_optax(tx: Any) -> GradientTransformation:
-    """Optax's transformation, or any pair `(init, update)`, as one of gradflow's with the same states.
+    """Converts Optax's transformation, or any pair `(init, update)`, to one of gradflow's, with equal states.
 
-    It has an expression, so that what it is part of prints, compares and has addresses; extra arguments
-    that its update does not take are left out. Every wrapper and factory does this to what it is given.
+    The result has an expression, so that a composition with it prints, compares and has addresses. Extra
+    arguments that its update does not take are left out. Wrappers and factories convert their arguments so.
     """
-    whole = getattr(tx, "gradient_transformation", None)  # Optax's MultiSteps is no pair
+    whole = getattr(tx, "gradient_transformation", None)  # Optax's MultiSteps is not a pair
     tx = whole() if callable(whole) else tx
     is_pair = isinstance(tx, tuple) and len(tx) == 2
     if is_pair and not isinstance(tx, GradientTransformation) and stage_of(GradientTransformation(*tx)):

@@ -1,4 +1,4 @@
-"""The state with which a run that Optax began goes on in gradflow."""
+"""Conversion of Optax's states, to continue a run in gradflow."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, cast
@@ -31,22 +31,22 @@ from gradflow.tree._paths import children, segment, show
 def from_optax_state(
     tx: GradientTransformation, state: Any, params: Params, *, count: int | jax.Array | None = None
 ) -> OptState:
-    """The state with which `tx` goes on with a run that Optax began.
+    """Converts Optax's state to the state of `tx`, to continue a run.
 
         tx = gradflow.adamw(schedule)
         state = from_optax_state(tx, state, params)   # the state of optax.adamw(schedule)
 
-    Moments, counts and all else are copied, in the dtypes of `tx.init(params)`. Optax's own types are not
-    needed: dicts and lists, as checkpoints are restored to, are read by the names of fields and positions.
-    A step count that Optax does not keep, such as beside a fixed learning rate, is that of its neighbours.
+    All arrays are copied, in the dtypes of `tx.init(params)`. Optax's own types are not needed: dicts and
+    lists, to which checkpoints are restored, are read by field names and positions. A step count that Optax
+    does not keep, as for a constant learning rate, is taken from other parts of the state.
 
     Args:
-      tx: gradflow's transformation, of the same call as Optax's.
-      state: what Optax's `init` and `update` returned.
+      tx: gradflow's transformation, made by the same call as Optax's.
+      state: a state that Optax's `init` or `update` returned.
       params: the parameters, or their shapes as `jax.ShapeDtypeStruct`.
-      count: steps taken, for a state in which nothing tells.
+      count: the number of steps taken, for a state without a step count.
 
-    Raises ValueError naming the place in the state that does not fit, and for schedules with no count.
+    Raises ValueError naming the path in the state that does not match, and for schedules without a count.
     """
     tx = as_transformation(tx, "from_optax_state", "argument 'tx'")
     ours = jax.eval_shape(tx.init, params)
@@ -54,7 +54,7 @@ def from_optax_state(
 
 
 class _Reader:
-    """Reads Optax's state into gradflow's: both are walked together, by the names of fields."""
+    """Reads Optax's state into gradflow's, walking both together by field names."""
 
     def __init__(self, tx: GradientTransformation, params: Params, count: Any) -> None:
         self.params = params
@@ -71,7 +71,7 @@ class _Reader:
             return self.leaf(path, ours, theirs)
         if not jax.tree.leaves(ours):
             if _holds_something(theirs):
-                raise _misfit(path, f"gradflow keeps nothing, and Optax {_summary(theirs)}")
+                raise _mismatch(path, f"must be empty; got {_summary(theirs)}")
             return ours
         if isinstance(ours, ScheduledState) and type(theirs).__name__ != "ScheduledState":
             inner = self.read(below(path, "inner_state"), ours.inner_state, theirs, clock)
@@ -81,14 +81,14 @@ class _Reader:
         mine, other = row_of(ours), row_of(theirs)
         if (mine is None) != (other is None) or len(mine or [ours]) != len(other or [theirs]):
             return self.row(path, ours, mine or [ours], other or [theirs], clock)
-        self.refuse_stranger(path, ours, theirs)
+        self.check_class(path, ours, theirs)
         given = entries(theirs)
         pairs, structure = children(ours)
         names = [segment(key) for key, _ in pairs]
         missing = [name for name in names if name not in given]
         left_over = [name for name in given if name not in names and _holds_something(given[name])]
         if missing or left_over:
-            raise _misfit(path, f"gradflow keeps {_listed(names)}, and Optax {_listed([*given])}")
+            raise _mismatch(path, f"must have {_listed(names)}; got {_listed([*given])}")
         parts = []
         for name, (_, child) in zip(names, pairs, strict=True):
             inside = clock
@@ -96,26 +96,26 @@ class _Reader:
                 inside = given.get("gradient_step", step_count_of(child, given[name]))
             parts.append(self.read(below(path, name), child, given[name], inside))
         whole = jax.tree.unflatten(structure, parts)
-        meant = _MEANT.get(type(ours).__name__)
-        return whole if meant is None or type(theirs) is type(ours) else meant(self, path, whole)
+        convert = _CONVERSIONS.get(type(ours).__name__)
+        return whole if convert is None or type(theirs) is type(ours) else convert(self, path, whole)
 
     def argument(self, path: str, factory: str, name: str) -> Any:
-        """What the one call of a factory in the expression, or all of them alike, has for an argument."""
+        """An argument of the calls of a factory in the expression, which must agree on it."""
         found = [e.arguments[name] for e in self.expressions if e.name == factory]
         if not found or any(value is not found[0] and value != found[0] for value in found[1:]):
             raise ValueError(
-                f"from_optax_state: to read {show(path)} of the state, the argument '{name}' of {factory} "
-                f"must be known; the expression has {len(found)} of them. Take over each part by itself"
+                f"from_optax_state: to read {show(path)} of the state, the expression must have one value of "
+                f"the argument '{name}' of {factory}; got {len(found)} calls. Convert each part by itself"
             )
         return found[0]
 
     def row(self, path: str, whole: Any, ours: list[Any], theirs: list[Any], clock: Any) -> Any:
-        """A chain of other length than Optax's: stages that remember nothing are passed over."""
+        """Reads a chain of another length than Optax's: stages without state are skipped."""
         waiting = [(i, part) for i, part in enumerate(theirs) if remembers(part)]
         kept = [i for i, part in enumerate(ours) if remembers(part)]
         if len(kept) != len(waiting):
             mine, other = ([type(part).__name__ for part in row if remembers(part)] for row in (ours, theirs))
-            raise _misfit(path, f"gradflow keeps {_listed(mine)}, and Optax {_listed(other)}")
+            raise _mismatch(path, f"must have {_listed(mine)}; got {_listed(other)}")
         given = dict(zip(kept, waiting, strict=True))
         parts = []
         for i, part in enumerate(ours):
@@ -126,17 +126,17 @@ class _Reader:
                 parts.append(self.filled(below(path, i), part, clock))
         return tuple(parts) if row_of(whole) else parts[0]
 
-    def refuse_stranger(self, path: str, ours: Any, theirs: Any) -> None:
+    def check_class(self, path: str, ours: Any, theirs: Any) -> None:
         mine, other = (hasattr(node, "_fields") and type(node).__name__ for node in (ours, theirs))
         if other and other != mine:
-            raise _misfit(path, f"gradflow keeps {mine or describe(ours)}, and Optax {other}")
+            raise _mismatch(path, f"must be {mine or describe(ours)}; got {other}")
         if is_leaf(theirs):
-            raise _misfit(path, f"gradflow keeps {mine or describe(ours)}, and Optax {describe(theirs)}")
+            raise _mismatch(path, f"must be {mine or describe(ours)}; got {describe(theirs)}")
 
     def filled(self, path: str, ours: Any, clock: Any) -> Any:
-        """A part of the state of which Optax's remembers nothing: there is only a count to know."""
+        """A part that Optax's state does not have; only a step count can be filled in."""
         if is_leaf(ours):
-            raise _misfit(path, f"gradflow keeps {describe(ours)}, and Optax nothing")
+            raise _mismatch(path, f"must be {describe(ours)}; got nothing")
         pairs, structure = children(ours)
         counts = type(ours).__name__ in ("ScaleByScheduleState", "ScheduledState")
         parts = []
@@ -152,8 +152,8 @@ class _Reader:
         clock = self.count if clock is None else clock
         if clock is None and self.scheduled:
             raise ValueError(
-                f"from_optax_state: a schedule needs the steps taken, and nothing in this state tells "
-                f"what belongs at {show(path)}: pass count=..."
+                f"from_optax_state: argument 'count' must be given for the schedule at {show(path)}, because "
+                "this state has no step count; got None"
             )
         return self.leaf(below(path, "count"), ours, 0 if clock is None else clock)
 
@@ -164,18 +164,18 @@ class _Reader:
             value = np.asarray(value)
         if not isinstance(value, jax.Array | np.ndarray | np.generic):
             what = _summary(theirs) if value is None else describe(value)
-            raise _misfit(path, f"gradflow keeps {describe(ours)}, and Optax {what}")
+            raise _mismatch(path, f"must be {describe(ours)}; got {what}")
         ours_is_key, value_is_key = (jnp.issubdtype(x.dtype, jax.dtypes.prng_key) for x in (ours, value))
         if ours_is_key and not value_is_key:
             value = jax.random.wrap_key_data(jnp.asarray(value))
         elif value_is_key and not ours_is_key:
             value = jax.random.key_data(cast(jax.Array, value))
         if value.shape != ours.shape and not value.size == np.prod(ours.shape) == 1:
-            raise _misfit(path, f"gradflow keeps {describe(ours)}, and Optax {describe(value)}")
+            raise _mismatch(path, f"must be {describe(ours)}; got {describe(value)}")
         if ours_is_key:
             return jnp.array(value, copy=True).reshape(ours.shape)
         if _family(value.dtype) != _family(ours.dtype):
-            raise _misfit(path, f"gradflow keeps {describe(ours)}, and Optax {describe(value)}")
+            raise _mismatch(path, f"must be {describe(ours)}; got {describe(value)}")
         if is_complex(value.dtype) and not is_complex(ours.dtype):
             value = value.real  # an average of |g|^2, which Optax keeps in the gradient's dtype
         copied = jnp.array(value, ours.dtype, copy=True).reshape(ours.shape)
@@ -183,12 +183,12 @@ class _Reader:
 
 
 def _signs(reader: _Reader, path: str, state: Any) -> Any:
-    """gradflow keeps the sign of the last step, and Optax the step."""
+    """Converts the last step, which Optax keeps, to its sign."""
     return state._replace(prev_updates=jax.tree.map(jnp.sign, state.prev_updates))
 
 
 def _deviations(reader: _Reader, path: str, state: Any) -> Any:
-    """gradflow keeps the average squared deviation, and Optax the average square."""
+    """Converts the average square, which Optax keeps, to the average squared deviation."""
     whole: Any = 1.0
     if "count" in state._fields:
         decay = reader.argument(path, "scale_by_stddev", "decay")
@@ -196,15 +196,15 @@ def _deviations(reader: _Reader, path: str, state: Any) -> Any:
         share = 1 - jnp.asarray(decay, jnp.result_type(float))
         whole = jnp.where(state.count == 0, 1.0, one_minus_power(share, state.count))
 
-    def centred(nu: jax.Array, mu: jax.Array) -> jax.Array:
+    def centered(nu: jax.Array, mu: jax.Array) -> jax.Array:
         square = mu.real**2 + mu.imag**2 if is_complex(mu.dtype) else mu**2
         return jnp.maximum(nu - square / jnp.asarray(whole, nu.dtype), 0)
 
-    return state._replace(nu=jax.tree.map(centred, state.nu, state.mu))
+    return state._replace(nu=jax.tree.map(centered, state.nu, state.mu))
 
 
 def _shares(reader: _Reader, path: str, state: Any) -> Any:
-    """gradflow keeps the sum over k of the gradients in hand, and Optax their mean."""
+    """Converts the mean of the gradients so far, which Optax keeps, to their sum divided by k."""
     if not reader.argument(path, "MultiSteps", "use_grad_mean"):
         return state
     k = reader.argument(path, "MultiSteps", "every_k_schedule")
@@ -213,8 +213,8 @@ def _shares(reader: _Reader, path: str, state: Any) -> Any:
     return state._replace(acc_grads=jax.tree.map(lambda g: g * share.astype(g.dtype), state.acc_grads))
 
 
-# Fields that mean another thing in Optax.
-_MEANT: Mapping[str, Callable[[_Reader, str, Any], Any]] = {
+# States with fields whose meaning differs in Optax.
+_CONVERSIONS: Mapping[str, Callable[[_Reader, str, Any], Any]] = {
     "MultiStepsState": _shares,
     "ScaleByRStdDevState": _deviations,
     "ScaleByRStdDevWithCountState": _deviations,
@@ -241,8 +241,8 @@ def _summary(node: Any) -> str:
     return f"a tree of {len(leaves)} arrays" if not is_leaf(node) else describe(node)
 
 
-def _misfit(path: str, what: str) -> ValueError:
+def _mismatch(path: str, what: str) -> ValueError:
     return ValueError(
-        f"from_optax_state: at {show(path)} of the state {what}. The transformation must be of the same "
+        f"from_optax_state: the state at {show(path)} {what}. The transformation must be made by the same "
         "call as Optax's."
     )

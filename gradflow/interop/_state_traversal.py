@@ -1,4 +1,4 @@
-"""Two states side by side, by the names of their fields: what is where, and what counts the steps."""
+"""Walking two states together by field names, and finding their step counts."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from gradflow.tree._paths import children, segment
 
-# The field that counts the calls of update, where it is not `count` or where `count` counts something else.
+# The field that counts calls of update, where it is not `count`.
 _CALLS = {
     "ScaleByAdanState": "t",
     "ScaleBySimplifiedAdEMAMixState": "t",
@@ -16,7 +16,7 @@ _CALLS = {
     "ReduceLROnPlateauState": None,
     "ApplyEvery": None,
 }
-# Wrappers that do not call what is inside them at every call.
+# Wrappers that do not call their inner transformation at every step.
 OWN_TIME = frozenset(
     [
         "ApplyIfFiniteState",
@@ -29,19 +29,19 @@ OWN_TIME = frozenset(
 
 
 def is_leaf(node: Any) -> bool:
-    """Whether a node is an array or a number; None is none."""
+    """Whether a node is an array or a number; None is not a leaf."""
     return jax.tree_util.all_leaves([node])
 
 
 def entries(node: Any) -> dict[str, Any]:
-    """The children of a node of any kind by name; positions are the names in a tuple or a list."""
+    """The children of a node by name; positions are the names in tuples and lists."""
     if isinstance(node, Mapping):
         return {str(key): child for key, child in node.items()}
     return {segment(key): child for key, child in children(node)[0]}
 
 
 def step_count_of(ours: Any, theirs: Any) -> Any:
-    """The number of calls that a counter anywhere in this state has counted; None if there is none."""
+    """The number of update calls according to a counter in this state; None if it has no counter."""
     if is_leaf(ours) or is_leaf(theirs):
         return None
     name = type(ours).__name__
@@ -52,7 +52,7 @@ def step_count_of(ours: Any, theirs: Any) -> Any:
     field = _CALLS.get(name, "count")
     if own and field is not None and _is_counter(getattr(ours, field, None)) and field in given:
         calls = only_leaf(given[field])
-        return calls - 1 if name == "ScheduleFreeState" else calls  # which counts from 1
+        return calls - 1 if name == "ScheduleFreeState" else calls  # counts from 1
     mine, other = row_of(ours) or [ours], row_of(theirs) or [theirs]
     if len(mine) != len(other):
         counts = (part["count"] for part in map(entries, other) if set(part) == {"count"})
@@ -67,7 +67,7 @@ def _is_counter(leaf: Any) -> bool:
 
 
 def only_leaf(node: Any) -> Any:
-    """A leaf out of the box that a library may keep it in."""
+    """The only leaf of a node, such as a box around it; None if there is not exactly one."""
     leaves = jax.tree.leaves(node)
     return leaves[0] if len(leaves) == 1 else None
 
@@ -78,7 +78,7 @@ def below(path: str, name: Any) -> str:
 
 
 def row_of(node: Any) -> list[Any] | None:
-    """The states of a chain: a tuple, or what a checkpoint makes of one; None for anything else."""
+    """The states of a chain, from a tuple or from the list or dict to which it was restored; else None."""
     if isinstance(node, Mapping):
         names = [str(i) for i in range(len(node))]
         return [node[name] for name in names] if node and all(name in node for name in names) else None
@@ -86,7 +86,7 @@ def row_of(node: Any) -> list[Any] | None:
 
 
 def remembers(node: Any) -> bool:
-    """Whether there is more in a state than counts of steps."""
+    """Whether a state has anything but step counts."""
     if is_leaf(node):
         return True
     parts = entries(node)

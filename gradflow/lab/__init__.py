@@ -1,16 +1,16 @@
-"""The lab: optimizers trained side by side on real data, ranked, drawn and written down.
+"""Experiments with optimizers: trains them side by side, ranks them, draws and saves the results.
 
-    compare        many optimizers, equal budgets and seeds, ranked
-    sweep          many values of any hyper-parameters of one optimizer
-    trajectory     paths on functions of two variables
-    rate_finder    the loss while the learning rate rises
-    schedule_plot  schedules, step by step
-    state_plot     norms, ratios and histograms of a training
-    CsvWriter, TensorBoardWriter   where metrics go while a model trains
+    compare        ranks many optimizers, with equal budgets and seeds
+    sweep          tries many values of any hyper-parameters of one optimizer
+    trajectory     draws paths on functions of two variables
+    rate_finder    records the loss while the learning rate rises
+    schedule_plot  draws schedules by step
+    state_plot     draws norms, ratios and histograms of a training run
+    CsvWriter, TensorBoardWriter   write metrics while a model trains
 
-Each trains on a task by name, or on your own `loss_fn`, `params` and `batches`, and returns plain data with a
-`.plot()`. `python -m gradflow` is the command line. What all this needs beyond JAX comes with
-`pip install "gradflow-jax[lab]"`, and is imported only when it is used.
+The experiments run on a task by name, or on your own `loss_fn`, `params` and `batches`. They return plain
+data with a `.plot()`. `python -m gradflow` is the command line. The packages needed beyond JAX come with
+`pip install "gradflow-jax[lab]"`, and are imported when they are first used.
 """
 
 from gradflow.lab import _plots as _plots  # registers how results are drawn
@@ -39,3 +39,31 @@ from gradflow.lab._tasks._test_functions import Landscape as Landscape
 from gradflow.lab._writers import CsvWriter as CsvWriter
 from gradflow.lab._writers import MetricsWriter as MetricsWriter
 from gradflow.lab._writers import TensorBoardWriter as TensorBoardWriter
+
+__all__ = [
+    "LANDSCAPES",
+    "Comparison",
+    "CsvWriter",
+    "Entry",
+    "Histogram",
+    "Landscape",
+    "MetricsWriter",
+    "Path",
+    "Range",
+    "RateCurve",
+    "ScheduleCurves",
+    "StateHistory",
+    "SweepResult",
+    "Task",
+    "TensorBoardWriter",
+    "Trajectories",
+    "Trial",
+    "compare",
+    "parse",
+    "rate_finder",
+    "schedule_plot",
+    "state_plot",
+    "sweep",
+    "task",
+    "trajectory",
+]

@@ -1,11 +1,11 @@
-"""The packages that only the lab uses, imported when they are first needed."""
+"""Imports the packages that only the lab uses, when they are first needed."""
 
 import importlib
 from typing import Any
 
 
 def optional(module: str, purpose: str) -> Any:
-    """The module of that name; an ImportError that says how to install it if it is missing."""
+    """Imports a module; raises ImportError with the command that installs it if it is missing."""
     try:
         return importlib.import_module(module)
     except ImportError as error:

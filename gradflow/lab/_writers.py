@@ -1,4 +1,4 @@
-"""Where metrics go while a model trains: a CSV file, or TensorBoard."""
+"""Write metrics to a CSV file or to TensorBoard while a model trains."""
 
 import csv
 from collections.abc import Mapping
@@ -13,7 +13,7 @@ from gradflow.lab._optional import optional
 
 
 class MetricsWriter(Protocol):
-    """Takes the metrics of a step: `write(step, gradflow.metrics(state))`."""
+    """The interface of writers: `write(step, gradflow.metrics(state))` for each step."""
 
     def write(self, step: int, metrics: Mapping[str, Any]) -> None:
         """Writes scalars by name."""
@@ -23,7 +23,7 @@ class MetricsWriter(Protocol):
 
 
 class _Closing:
-    """Closes at the end of a `with` block."""
+    """Closes a writer at the end of a `with` block."""
 
     def __enter__(self) -> Self:
         return self
@@ -38,13 +38,13 @@ class _Closing:
 
 
 class CsvWriter(_Closing):
-    """One row a step, one column a metric, the names in the first row.
+    """Writes one row per step and one column per metric, with the names in the first row.
 
         with CsvWriter("run.csv") as log:
             log.write(step, gradflow.metrics(state))
 
-    A file that is there is continued, so an interrupted run keeps what it has. Every row is on disk when
-    `write` returns. Raises ValueError for names that differ from the first row's.
+    An existing file is continued, so an interrupted run keeps its rows. Every row is on disk when `write`
+    returns. Raises ValueError for names that differ from the first row.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -59,15 +59,15 @@ class CsvWriter(_Closing):
 
     def write(self, step: int, metrics: Mapping[str, Any]) -> None:
         """Appends the row of a step."""
-        values = _floats(metrics)
+        values = _floats("CsvWriter", metrics)
         if self._names is None:
             self._names = list(values)
             self._rows.writerow(["step", *self._names])
         if set(values) != set(self._names):
             odd = sorted(set(values) ^ set(self._names))
             raise ValueError(
-                f"CsvWriter: {self._path} has other columns than these metrics; they differ in "
-                f"{', '.join(odd[:5])}. A changed optimizer needs a file of its own"
+                f"CsvWriter: argument 'metrics' must have the columns of {self._path}; got a difference in "
+                f"{', '.join(odd[:5])}. Use another file for another optimizer"
             )
         self._rows.writerow([int(step), *(repr(values[name]) for name in self._names)])
         self._file.flush()
@@ -78,7 +78,7 @@ class CsvWriter(_Closing):
 
 
 class TensorBoardWriter(_Closing):
-    """Scalars in TensorBoard's event files, a metric `adamw.b1` under the tag `adamw/b1`.
+    """Writes scalars to TensorBoard's event files, the metric `adamw.b1` under the tag `adamw/b1`.
 
     Needs tensorboardX: `pip install "gradflow-jax[tensorboard]"`.
     """
@@ -87,20 +87,22 @@ class TensorBoardWriter(_Closing):
         self._writer = optional("tensorboardX", "TensorBoardWriter").SummaryWriter(str(directory))
 
     def write(self, step: int, metrics: Mapping[str, Any]) -> None:
-        """Adds the scalars of a step; those that are NaN, as of a stage that was not run, are left out."""
-        for name, value in _floats(metrics).items():
+        """Adds the scalars of a step, except those that are NaN, as for a stage that did not run."""
+        for name, value in _floats("TensorBoardWriter", metrics).items():
             if not np.isnan(value):
                 self._writer.add_scalar(name.replace(".", "/"), value, int(step))
 
     def close(self) -> None:
-        """Writes what is left and closes the file."""
+        """Flushes and closes the file."""
         self._writer.close()
 
 
-def _floats(metrics: Mapping[str, Any]) -> dict[str, float]:
+def _floats(owner: str, metrics: Mapping[str, Any]) -> dict[str, float]:
     found = {}
     for name, value in jax.device_get(dict(metrics)).items():
         if np.shape(value) != ():
-            raise ValueError(f"a writer takes scalars; '{name}' has shape {np.shape(value)}")
+            raise ValueError(
+                f"{owner}: argument 'metrics' must hold scalars; got '{name}' of shape {np.shape(value)}"
+            )
         found[str(name)] = float(value)
     return found

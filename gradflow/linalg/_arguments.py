@@ -1,4 +1,4 @@
-"""Checks that the functions of this room share."""
+"""Argument checks of the matrix functions."""
 
 from typing import Any
 
@@ -8,47 +8,44 @@ import numpy as np
 
 from gradflow._dtypes import is_complex, is_inexact
 from gradflow._errors import describe
-
-
-def is_number(x: Any) -> bool:
-    return isinstance(x, bool | int | float | complex | np.number | np.ndarray | jax.Array)
+from gradflow.tree._leaves import is_array_like
 
 
 def array(name: str, argument: str, x: Any, shape: str, complex_too: bool = False) -> jax.Array:
-    """`x` as a floating-point array; `shape`, such as `(n, n)`, says what its rank should be."""
-    if not is_number(x):
-        raise TypeError(f"{name}: expected `{argument}` to be an array, got {describe(x)}")
+    """`x` as a floating-point array; `shape`, such as `(n, n)`, gives its expected rank."""
+    if not is_array_like(x):
+        raise TypeError(f"{name}: argument '{argument}' must be an array; got {describe(x)}")
     dtype = jnp.result_type(x)
     if not is_inexact(dtype) or (is_complex(dtype) and not complex_too):
         kind = "" if complex_too else "real "
-        raise TypeError(f"{name}: expected `{argument}` to be {kind}floating point, got {describe(x)}")
+        raise TypeError(f"{name}: argument '{argument}' must be {kind}floating point; got {describe(x)}")
     sides = shape.strip("()").replace(",", " ").split()
     if np.ndim(x) < 2 if "..." in sides else np.ndim(x) != len(sides):
-        raise ValueError(f"{name}: expected `{argument}` of shape {shape}, got {describe(x)}")
+        raise ValueError(f"{name}: argument '{argument}' must have shape {shape}; got {describe(x)}")
     return jnp.asarray(x, dtype=dtype)
 
 
 def square(name: str, argument: str, x: Any) -> jax.Array:
     matrix = array(name, argument, x, "(n, n)")
     if matrix.shape[0] != matrix.shape[1]:
-        raise ValueError(f"{name}: expected `{argument}` of shape (n, n), got {describe(x)}")
+        raise ValueError(f"{name}: argument '{argument}' must have shape (n, n); got {describe(x)}")
     return matrix
 
 
 def count(name: str, argument: str, n: Any, traced: bool = False) -> Any:
-    """A number of iterations, at least 0; where `traced`, one that only XLA can see passes."""
+    """A number of iterations, at least 0; with `traced`, a jax array passes unchecked."""
     if traced and isinstance(n, jax.Array) and n.ndim == 0 and jnp.issubdtype(n.dtype, jnp.integer):
         return n
     if isinstance(n, bool) or not isinstance(n, int | np.integer):
-        raise TypeError(f"{name}: expected `{argument}` to be an int, got {describe(n)}")
+        raise TypeError(f"{name}: argument '{argument}' must be an int; got {describe(n)}")
     if n < 0:
-        raise ValueError(f"{name}: expected {argument} >= 0, got {n}")
+        raise ValueError(f"{name}: argument '{argument}' must be >= 0; got {n}")
     return int(n)
 
 
 def at_least_zero(name: str, argument: str, x: Any, dtype: Any) -> jax.Array:
-    if not is_number(x) or np.ndim(x) != 0 or is_complex(jnp.result_type(x)):
-        raise TypeError(f"{name}: expected `{argument}` to be a real scalar, got {describe(x)}")
+    if not is_array_like(x) or np.ndim(x) != 0 or is_complex(jnp.result_type(x)):
+        raise TypeError(f"{name}: argument '{argument}' must be a real scalar; got {describe(x)}")
     if not isinstance(x, jax.Array) and not x >= 0:
-        raise ValueError(f"{name}: expected {argument} >= 0, got {x}")
+        raise ValueError(f"{name}: argument '{argument}' must be >= 0; got {x}")
     return jnp.asarray(x, dtype=dtype)

@@ -23,19 +23,24 @@ def matrix_inverse_pth_root(
     error_tolerance: Any = 1e-6,
     precision: Any = jax.lax.Precision.HIGHEST,
 ) -> tuple[jax.Array, jax.Array]:
-    """`(matrix + r I)^(-1/p)` with `r = ridge_epsilon * largest eigenvalue`, and its error.
+    """Computes `(matrix + r I)^(-1/p)`, `r = ridge_epsilon * largest eigenvalue`, and its error.
 
-    Coupled Newton: `T = ((p + 1) I - M) / p; X <- X T; M <- T^p M` keeps `X^-p M` fixed while `M`
-    goes to `I`. It stops after `num_iters`, once `error = max|M - I| <= error_tolerance`, or when
-    the error grows; a large error returned says that the matrix is not positive definite.
+        T = ((p + 1) I - M) / p,  X <- X T,  M <- T^p M        keeps X^-p M fixed while M goes to I
 
-    `matrix`: real (n, n), of which the symmetric part is used; positive semi-definite. `p`: an
-    integer >= 1. The root of zero, with the largest eigenvalue taken as one, is
-    `ridge_epsilon^(-1/p) I`. Derivatives are those of the exact root, by eigendecomposition (only
-    where they are asked for); the error has none.
+    This coupled Newton iteration stops after `num_iters`, at `error = max|M - I| <= error_tolerance`, or
+    when the error grows. A large returned error means that the matrix is not positive definite.
 
-    Higham, "Functions of Matrices", SIAM 2008, eq. 7.18; as used by Anil, Gupta, Koren, Regan,
-    Singer, "Scalable Second Order Optimization for Deep Learning", 2020, arXiv 2002.09018.
+    Args:
+      matrix: real (n, n), positive semi-definite; its symmetric part is used.
+      p: an integer >= 1.
+      num_iters: maximum number of iterations, >= 0.
+      ridge_epsilon: >= 0. The root of zero is `ridge_epsilon^(-1/p) I`.
+      error_tolerance: error at which the iteration stops, >= 0.
+      precision: as in `jax.numpy.matmul`.
+
+    Derivatives are those of the exact root, by an eigendecomposition that runs only for derivatives. The
+    error has none. Sources: Higham, "Functions of Matrices", SIAM 2008, eq. 7.18; Anil et al., "Scalable
+    Second Order Optimization for Deep Learning", 2020, arXiv:2002.09018.
     """
     matrix = square(_NAME, "matrix", matrix)
     num_iters = count(_NAME, "num_iters", num_iters, traced=True)
@@ -63,7 +68,7 @@ def _ridged_root(
     tolerance: jax.Array,
 ) -> tuple[jax.Array, jax.Array]:
     dtype = tolerance.dtype
-    # In units of the largest element, so that norms neither overflow nor vanish.
+    # In units of the largest element, so that norms neither overflow nor underflow.
     a = matrix.astype(dtype)
     s = jax.lax.stop_gradient(jnp.max(jnp.abs(a)))
     limits = np.finfo(dtype)
@@ -81,14 +86,14 @@ def _ridged_root(
 
 
 def _exponent(p: Any, dtype: Any) -> tuple[int | None, jax.Array]:
-    """`p` as a number known to the program, if it is, and as an operand."""
+    """`p` as a static number if it is concrete, and as an operand."""
     if isinstance(p, int | np.integer) and not isinstance(p, bool):
         if p < 1:
-            raise ValueError(f"{_NAME}: expected p >= 1, got {p}")
+            raise ValueError(f"{_NAME}: argument 'p' must be >= 1; got {p}")
         return int(p), jnp.asarray(p, dtype)
     integer = isinstance(p, jax.Array) and jnp.issubdtype(p.dtype, jnp.integer)
     if not integer or p.ndim != 0:
-        raise TypeError(f"{_NAME}: expected `p` to be an integer, got {describe(p)}")
+        raise TypeError(f"{_NAME}: argument 'p' must be an integer; got {describe(p)}")
     return None, p.astype(dtype)
 
 
@@ -113,7 +118,7 @@ def _inverse_root(
 
     def unfinished(carry: Any) -> Any:
         i, _, (_, error, norm), (_, _, last_norm) = carry
-        # Every eigenvalue of M comes nearer to one at every step, so in exact arithmetic the norm
+        # Every eigenvalue of M approaches one with each step, so in exact arithmetic the norm
         # falls: slowly at first, when rounding may hide it, and near the end by squaring itself.
         falling = norm < jnp.where(norm > 0.1, 1.2, 1) * last_norm
         return (i < num_iters) & (error > tolerance) & falling

@@ -1,4 +1,4 @@
-"""Orthogonalisation by matrix products: odd polynomials that push singular values towards one."""
+"""Orthogonalization by matrix products: odd polynomials that move singular values toward one."""
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
@@ -11,7 +11,8 @@ import numpy as np
 
 from gradflow._dtypes import DType, compute_dtype, is_complex, is_inexact, real_dtype
 from gradflow._errors import describe
-from gradflow.linalg._arguments import array, at_least_zero, count, is_number
+from gradflow.linalg._arguments import array, at_least_zero, count
+from gradflow.tree._leaves import is_array_like
 
 Triple = tuple[Any, Any, Any]
 
@@ -20,7 +21,7 @@ NEWTON_SCHULZ_TABLES: Mapping[str, tuple[tuple[float, float, float], ...]] = Map
         # Steepest at zero, at the price of leaving singular values in about [0.68, 1.13]:
         # Jordan et al., "Muon", 2024, kellerjordan.github.io/posts/muon.
         "keller": ((3.4445, -4.7750, 2.0315),) * 5,
-        # The best polynomial for the interval that each step is left with: Amsel, Persson, Musco,
+        # The best polynomial for the interval that remains at each step: Amsel, Persson, Musco,
         # Gower, "The Polar Express", 2025, arXiv 2505.16932; its last row repeats.
         "polar_express": (
             (8.15655, -22.48329, 15.87877),
@@ -31,7 +32,7 @@ NEWTON_SCHULZ_TABLES: Mapping[str, tuple[tuple[float, float, float], ...]] = Map
         ),
         # Fast growth first, then two steps that converge: DeepSeek-V4.
         "keller_then_exact": ((3.4445, -4.7750, 2.0315),) * 8 + ((2.0, -1.5, 0.5),) * 2,
-        # These converge to the polar factor itself, the slower the smaller a singular value.
+        # These converge to the polar factor itself, more slowly for smaller singular values.
         "cubic": ((1.5, -0.5, 0.0),) * 20,
         "quintic": ((1.875, -1.25, 0.375),) * 12,
         # The Polar Express with a factor 1.01 a degree inside; it ends at one itself.
@@ -114,24 +115,28 @@ def newton_schulz(
     precision: Any = None,
     gram: bool | None = None,
 ) -> jax.Array:
-    """The orthogonal polar factor of `x = U S V^T`, near `U V^T`, by `x <- a x + (b A + c A^2) x`.
+    """Computes the orthogonal polar factor of `x = U S V^T`, near `U V^T`, by matrix products.
 
-    `A = x x^T` on the smaller side; first `x <- x / (safety * |x|_F + eps)`. `x` is (..., m, n),
-    real or complex, each matrix by itself; zero and zero-size matrices give zeros. Returned in the
-    shape and dtype of `x`.
+        x <- x / (safety * |x|_F + eps)
+        x <- a x + (b A + c A^2) x,  A = x x^T on the smaller side
 
-    `coefficients`: a name in `NEWTON_SCHULZ_TABLES`, one triple (a, b, c), or one for each step,
-    numbers or an array; a table too short for `steps` repeats its last row, or a row that
-    converges to one where the last one does not. `c = 0` saves a product. `steps`: default, the
-    table's length, 5 for one triple. `eps >= 0`: default Jordan's; it pulls matrices whose norm is
-    not far above it towards zero. `safety`: default 1.02 for "polar_express" and "cans", otherwise
-    1. `dtype`: of the products, default float32 or wider (the norm never in less). `precision`: as
-    in `jax.numpy.matmul`. `gram`: iterates on `x x^T`, the faster the longer the longer side, and
-    restarts from x every two steps; default, where one side is twice the other and the products are
-    in float32 or wider, for in less it diverges.
+    Args:
+      x: (..., m, n), real or complex, a batch of matrices; zero and zero-size matrices give zeros.
+      coefficients: a name in `NEWTON_SCHULZ_TABLES`, one triple (a, b, c), or one per step, numbers or an
+        array. A table shorter than `steps` repeats its last row, or one that converges to one where
+        that does not. `c = 0` saves a product.
+      steps: number of steps, >= 0; by default the length of the table, 5 for one triple.
+      eps: >= 0, by default Jordan's. It shrinks matrices whose norm is not much larger.
+      safety: >= 0; by default 1.02 for "polar_express" and "cans", otherwise 1.
+      dtype: of the products; by default float32 or wider. The norm is never computed in less.
+      precision: as in `jax.numpy.matmul`.
+      gram: iterates on `x x^T` and restarts from `x` every two steps, which costs less the longer the longer
+        side. By default where one side is at least twice the other and the products are in float32 or wider;
+        in less it diverges.
 
-    Björck, Bowie, "An iterative algorithm for computing the best estimate of an orthogonal
-    matrix", SIAM J. Numer. Anal. 8(2), 1971; the tables' comments name the rest.
+    Returns an array of the shape and dtype of `x`.
+    Source: Björck & Bowie, "An iterative algorithm for computing the best estimate of an orthogonal
+    matrix", SIAM J. Numer. Anal. 8(2), 1971; the comments of the tables give theirs.
     """
     name = "newton_schulz"
     matrix = array(name, "x", x, "(..., m, n)", complex_too=True)
@@ -144,33 +149,33 @@ def newton_schulz(
     low = wide if dtype is None else np.dtype(dtype)
     if not is_inexact(low) or is_complex(low) != is_complex(wide):
         kind = "complex" if is_complex(wide) else "real"
-        raise TypeError(f"{name}: expected `dtype` to be a {kind} floating-point type, got {dtype}")
+        raise TypeError(f"{name}: argument 'dtype' must be a {kind} floating-point type; got {dtype}")
     is_narrow = np.finfo(real_dtype(low)).bits < 32 if low != jnp.bfloat16 else True
     if gram and is_narrow:
-        raise ValueError(f"{name}: `gram` needs products in float32 or wider, got `dtype` {low}")
+        raise ValueError(f"{name}: argument 'dtype' must be float32 or wider with 'gram'; got {low}")
     if matrix.size == 0:
         return matrix
     short, long = sorted(matrix.shape[-2:])
     if gram is None:
         gram = not is_narrow and long >= _GRAM_FROM * short and len(rows) > 1
-    # Operands, so that a table may be swept or learned; only a zero is known to the program.
+    # Operands, so that a table may be swept or learned; only a zero is static.
     numbers = [[jnp.asarray(v, dtype=real_dtype(wide)) for v in row] for row in rows]
     cubic = tuple(isinstance(c, int | float) and c == 0 for _, _, c in rows)
-    y: jax.Array = _orthogonalise(
+    y: jax.Array = _orthogonalize(
         matrix, numbers, margin, floor, cubic=cubic, low=low, precision=precision, gram=gram
     )
     return y
 
 
 def _rows(coefficients: Any, steps: int | None) -> list[Triple]:
-    """One triple for each step."""
+    """One triple per step."""
     name = "newton_schulz"
     if steps is not None:
         steps = count(name, "steps", steps)
     if isinstance(coefficients, str):
         if coefficients not in NEWTON_SCHULZ_TABLES:
             names = ", ".join(NEWTON_SCHULZ_TABLES)
-            raise ValueError(f"{name}: expected `coefficients` to be one of {names}, got {coefficients!r}")
+            raise ValueError(f"{name}: argument 'coefficients' must be one of {names}; got {coefficients!r}")
         table: list[Any] = list(NEWTON_SCHULZ_TABLES[coefficients])
     else:
         if _is_triple(coefficients):
@@ -181,8 +186,8 @@ def _rows(coefficients: Any, steps: int | None) -> list[Triple]:
             table = []
         if (not table and steps != 0) or not all(map(_is_triple, table)):
             raise ValueError(
-                f"{name}: expected `coefficients` to be a name, three numbers, or rows of three"
-                f" numbers, got {describe(coefficients)}"
+                f"{name}: argument 'coefficients' must be a name, three numbers, or rows of three"
+                f" numbers; got {describe(coefficients)}"
             )
     if steps is None or not table:
         return [tuple(row) for row in table]
@@ -193,13 +198,13 @@ def _rows(coefficients: Any, steps: int | None) -> list[Triple]:
 def _is_triple(row: Any) -> bool:
     if isinstance(row, np.ndarray | jax.Array):
         return row.shape == (3,)
-    scalars = isinstance(row, Sequence) and all(is_number(v) and np.ndim(v) == 0 for v in row)
+    scalars = isinstance(row, Sequence) and all(is_array_like(v) and np.ndim(v) == 0 for v in row)
     return scalars and len(row) == 3
 
 
-# A jit of its own: matrices of one shape are traced once, wherever they stand in a tree.
+# A jit of its own: matrices of one shape are traced once, at any place of a tree.
 @functools.partial(jax.jit, static_argnames=("cubic", "low", "precision", "gram"))
-def _orthogonalise(
+def _orthogonalize(
     matrix: jax.Array,
     rows: list[list[jax.Array]],
     safety: jax.Array,
@@ -214,7 +219,7 @@ def _orthogonalise(
     wide = compute_dtype(matrix.dtype)
     # A batch of one costs twice the plain product on CPU.
     batch = (-1,) if matrix.size > m * n else ()
-    x = _normalise(matrix.astype(wide).reshape(*batch, m, n), safety, eps)
+    x = _normalize(matrix.astype(wide).reshape(*batch, m, n), safety, eps)
 
     def times(a: jax.Array, b: jax.Array) -> jax.Array:
         return jnp.matmul(a.astype(low), b.astype(low), precision=precision, preferred_element_type=wide)
@@ -253,10 +258,10 @@ def _gram_polynomial(
     return q
 
 
-def _normalise(x: jax.Array, safety: jax.Array, eps: jax.Array) -> jax.Array:
+def _normalize(x: jax.Array, safety: jax.Array, eps: jax.Array) -> jax.Array:
     """`x / (safety * |x|_F + eps)` for each matrix, finite for all finite `x`."""
     axes = (-2, -1)
-    # Squares of elements scaled to one neither overflow nor vanish; the scale itself cancels. It
+    # Squares of elements scaled to one neither overflow nor underflow; the scale itself cancels. It
     # stays inside the range whose reciprocals are normal numbers, as XLA may multiply by them.
     largest = jax.lax.stop_gradient(jnp.max(jnp.abs(x), axis=axes, keepdims=True))
     limits = np.finfo(largest.dtype)

@@ -15,25 +15,31 @@ _HIGHEST = jax.lax.Precision.HIGHEST
 
 
 def nnls(A: Any, b: Any, iters: int, unroll: int | bool = 1, L: Any = None) -> jax.Array:
-    """`argmin_x |A x - b|_2` over `x >= 0`, by accelerated projected gradients.
+    """Computes `argmin_x |A x - b|_2` over `x >= 0`, by accelerated projected gradients.
 
-    `z = max(y - (A^T A y - A^T b) / L, 0)`, `y = z + momentum * (z - x)`, from zero, for `iters`
-    steps; the momentum restarts, each column by itself, when it points uphill, so that well
-    conditioned problems converge linearly.
+        z = max(y - (A^T A y - A^T b) / L, 0)
+        y = z + momentum * (z - x)
 
-    `A` is (m, n); `b` is (m,) or (m, k), k problems at once; the result is (n,) or (n, k).
-    `unroll`: as in `jax.lax.scan`. `L`: at least the largest eigenvalue of `A^T A`; by default a
-    bound a few percent above it is computed. Derivatives are those of the steps taken.
+    The momentum of a column restarts when it points uphill, so that well-conditioned problems converge
+    linearly. The iteration starts from zero.
 
-    Polyak, "Projected gradient method for non-negative least square", Contemp. Math. 636, 2015;
-    O'Donoghue, Candès, "Adaptive restart for accelerated gradient schemes", 2015, arXiv 1204.3982.
+    Args:
+      A: (m, n).
+      b: (m,), or (m, k) for k problems.
+      iters: number of steps, >= 0.
+      unroll: as in `jax.lax.scan`.
+      L: an upper bound of the largest eigenvalue of `A^T A`, >= 0; by default one within a few percent.
+
+    Returns (n,) or (n, k). Derivatives are those of the steps taken.
+    Sources: Polyak, "Projected gradient method for non-negative least square", Contemp. Math. 636, 2015;
+    O'Donoghue & Candès, "Adaptive restart for accelerated gradient schemes", 2015, arXiv:1204.3982.
     """
     name = "nnls"
     iters = count(name, "iters", iters)
     A = array(name, "A", A, "(m, n)")
     if not hasattr(b, "ndim") or b.ndim not in (1, 2) or b.shape[0] != A.shape[0]:
         m = A.shape[0]
-        raise ValueError(f"{name}: expected `b` of shape ({m},) or ({m}, k), got {describe(b)}")
+        raise ValueError(f"{name}: argument 'b' must have shape ({m},) or ({m}, k); got {describe(b)}")
     b = array(name, "b", b, "(m,)" if b.ndim == 1 else "(m, k)")
     out = promote(A.dtype, b.dtype)
     wide = compute_dtype(out)
@@ -46,7 +52,7 @@ def nnls(A: Any, b: Any, iters: int, unroll: int | bool = 1, L: Any = None) -> j
 # A jit of its own, so that calls from outside of jit do not compile the loop again.
 @functools.partial(jax.jit, static_argnames=("iters", "unroll"))
 def _solve(A: jax.Array, b: jax.Array, L: jax.Array | None, *, iters: int, unroll: int | bool) -> jax.Array:
-    # In units of the largest element of A, so that squares neither overflow nor vanish.
+    # In units of the largest element of A, so that squares neither overflow nor underflow.
     s = jax.lax.stop_gradient(jnp.max(jnp.abs(A), initial=0))
     limits = np.finfo(A.dtype)
     s = jnp.where(s >= limits.tiny, jnp.minimum(s, limits.max / 16), 1)
@@ -74,7 +80,7 @@ def _largest_eigenvalue(gram: jax.Array) -> jax.Array:
     power = jax.lax.stop_gradient(gram)
     log_bound = jnp.zeros((), gram.dtype)
     for exponent in (1, 2, 4, 8, 16, 32):
-        # Each power is divided by its norm, remembered as a logarithm, to stay in range.
+        # Each power is divided by its norm, stored as a logarithm, to stay in range.
         power = jnp.matmul(power, power, precision=_HIGHEST) if exponent > 1 else power
         norm = jnp.sqrt(jnp.sum(power * power))
         log_bound = log_bound + jnp.log(norm) / exponent

@@ -10,7 +10,8 @@ import numpy as np
 
 from gradflow._dtypes import DType, compute_dtype, is_complex, is_inexact, promote
 from gradflow._errors import describe
-from gradflow.linalg._arguments import at_least_zero, count, is_number, square
+from gradflow.linalg._arguments import at_least_zero, count, square
+from gradflow.tree._leaves import is_array_like
 from gradflow.tree._paths import path_string, show
 
 _NAME = "power_iteration"
@@ -25,19 +26,22 @@ def power_iteration(
     precision: Any = jax.lax.Precision.HIGHEST,
     key: Any = None,
 ) -> tuple[jax.Array, Any]:
-    """The eigenvalue of largest magnitude and its eigenvector of length one, `v <- A v / |A v|`.
+    """Computes the eigenvalue of largest magnitude and its unit eigenvector, `v <- A v / |A v|`.
 
-    `matrix`: a real (n, n) array, or a function that computes the product with a tree like `v0`.
-    The eigenvalue is `l = v^T A v`; iteration stops after `num_iters` or once `|A v - l v| <=
-    error_tolerance * |l|`. It converges when one eigenvalue is the largest in magnitude; a matrix
-    of zeros gives 0 and the starting vector.
+    The eigenvalue is `l = v^T A v`. The iteration converges when one eigenvalue is the largest in
+    magnitude. A matrix of zeros gives 0 and the starting vector.
 
-    `v0`: the start, required for a function; by default random from `key` (by default
-    `jax.random.key(0)`). Zero stands for the vector of ones. Derivatives of the pair are those of
-    the eigenpair, by the implicit function theorem: they suppose that the iteration converged, and
-    cost a pseudo-inverse of the size of the matrix, also for a function.
+    Args:
+      matrix: a real (n, n) array, or a function that computes the product with a tree like `v0`.
+      v0: the starting vector, required for a function; random by default. Zero selects a vector of ones.
+      num_iters: maximum number of iterations, >= 0.
+      error_tolerance: stops at `|A v - l v| <= error_tolerance * |l|`, >= 0.
+      precision: as in `jax.numpy.matmul`.
+      key: PRNG key of the random start; `jax.random.key(0)` by default.
 
-    von Mises, Pollaczek-Geiringer, "Praktische Verfahren der Gleichungsauflösung", ZAMM 9, 1929.
+    Derivatives are those of the eigenpair, by the implicit function theorem. They assume convergence, and
+    cost a pseudo-inverse of the size of the matrix, also for a function. Source: von Mises &
+    Pollaczek-Geiringer, "Praktische Verfahren der Gleichungsauflösung", ZAMM 9, 1929.
     """
     num_iters = count(_NAME, "num_iters", num_iters, traced=True)
     if callable(matrix):
@@ -81,7 +85,7 @@ def _eigenpair(
 def dominant(
     product: Callable[[Any], Any], start: Any, num_iters: Any, tolerance: jax.Array
 ) -> tuple[jax.Array, Any]:
-    """The pair itself, without derivatives in reverse mode."""
+    """The eigenpair, without derivatives in reverse mode."""
 
     def unfinished(carry: Any) -> Any:
         i, value, error, _ = carry
@@ -108,22 +112,22 @@ def _read_matrix(matrix: Any, v0: Any, key: Any) -> tuple[jax.Array, jax.Array]:
     if v0 is None:
         key = jax.random.key(0) if key is None else key
         return a, jax.random.uniform(key, (n,), wide, -1, 1)
-    if not is_number(v0) or np.shape(v0) != (n,):
-        raise ValueError(f"{_NAME}: expected `v0` of shape ({n},), got {describe(v0)}")
+    if not is_array_like(v0) or np.shape(v0) != (n,):
+        raise ValueError(f"{_NAME}: argument 'v0' must have shape ({n},); got {describe(v0)}")
     return a, _leaf((), v0).astype(wide)
 
 
 def _read_function(matrix: Callable[[Any], Any], v0: Any) -> tuple[Callable[[Any], Any], Any, Any]:
     """The product and the start in the dtype of the arithmetic, and the dtypes of `v0`."""
     if v0 is None:
-        raise ValueError(f"{_NAME}: expected `v0`, as `matrix` is a function; got None")
+        raise ValueError(f"{_NAME}: argument 'v0' must be given if 'matrix' is a function; got None")
     given = jax.tree_util.tree_map_with_path(_leaf, v0)
     dtypes = jax.tree.map(lambda leaf: leaf.dtype, given)
     like = jax.eval_shape(matrix, given)
     shapes = [jax.tree.map(lambda x: x.shape, tree) for tree in (given, like)]
     if shapes[0] != shapes[1]:
         raise ValueError(
-            f"{_NAME}: expected `matrix` to return a tree like `v0`: {shapes[0]}, got {shapes[1]}"
+            f"{_NAME}: argument 'matrix' must return a tree like 'v0', {shapes[0]}; got {shapes[1]}"
         )
 
     def product(v: Any) -> Any:
@@ -134,10 +138,10 @@ def _read_function(matrix: Callable[[Any], Any], v0: Any) -> tuple[Callable[[Any
 
 
 def _leaf(path: Any, leaf: Any) -> jax.Array:
-    dtype = jnp.result_type(leaf) if is_number(leaf) else None
+    dtype = jnp.result_type(leaf) if is_array_like(leaf) else None
     if dtype is None or not is_inexact(dtype) or is_complex(dtype):
         raise TypeError(
-            f"{_NAME}: expected real floating-point leaves in `v0`, got {describe(leaf)} at"
+            f"{_NAME}: argument 'v0' must have real floating-point leaves; got {describe(leaf)} at"
             f" {show(path_string(path))}"
         )
     return jnp.asarray(leaf, dtype=dtype)
@@ -155,7 +159,7 @@ def _dot(a: Any, b: Any) -> jax.Array:
 
 
 def _unit(v: Any, otherwise: Any) -> Any:
-    """`v / |v|`, or `otherwise` for zero; squares neither overflow nor vanish."""
+    """`v / |v|`, or `otherwise` for zero; squares neither overflow nor underflow."""
     widest = _widest(v)
     parts = [jnp.max(jnp.abs(x), initial=0).astype(widest) for x in jax.tree.leaves(v)]
     largest = functools.reduce(jnp.maximum, parts, jnp.zeros((), widest))
@@ -168,10 +172,10 @@ def _unit(v: Any, otherwise: Any) -> Any:
 
 
 def _solve_linear(linear: Callable[[Any], Any], target: Any) -> Any:
-    """The `z` with `linear(z) = target`: `linear` is a bordered matrix, small enough to write down.
+    """The `z` with `linear(z) = target`: `linear` is a bordered matrix, small enough to materialize.
 
-    It is singular where the eigenvalue is repeated; the pseudo-inverse then moves the eigenvector
-    no more than it must.
+    It is singular where the eigenvalue is repeated; the pseudo-inverse then changes the
+    eigenvector as little as possible.
     """
     leaves, treedef = jax.tree.flatten(target)
     widest = _widest(target)

@@ -1,6 +1,6 @@
-"""Losses: predictions and targets in, one number for each example out.
+"""Losses: functions from predictions and targets to one number for each example.
 
-None of them reduces over the batch, except where its docstring says so: take the mean yourself.
+They do not reduce over the batch, except where a docstring says so: take the mean yourself.
 """
 
 from gradflow.losses._classification import (

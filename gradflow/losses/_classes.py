@@ -1,6 +1,6 @@
-"""Integer labels: checked, looked up and compared.
+"""Checks, looks up and compares integer labels.
 
-A label that is no class picks NaN, so that a wrong label never looks like a loss.
+A label that is not a class selects NaN, so that a wrong label never looks like a loss.
 """
 
 import math
@@ -21,14 +21,14 @@ def class_labels(function: str, labels: ArrayLike, shape: tuple[int, ...], axes:
     expected = tuple(n for i, n in enumerate(shape) if i not in axes)
     if array.shape != expected:
         raise ValueError(
-            f"{function}: labels must be class indices of shape {expected} "
+            f"{function}: argument 'labels' must be class indices of shape {expected} "
             f"for inputs of shape {shape}; got {array.shape}"
         )
     return array
 
 
 def flatten_axes(x: jax.Array, axes: Sequence[int]) -> tuple[jax.Array, int]:
-    """`x` with `axes` flattened in their order into one, and which one that is."""
+    """`x` with `axes` flattened in their order into one, and the index of that axis."""
     if len(axes) == 1:
         return x, axes[0]
     batch = [i for i in range(x.ndim) if i not in axes]
@@ -38,26 +38,26 @@ def flatten_axes(x: jax.Array, axes: Sequence[int]) -> tuple[jax.Array, int]:
 
 
 def pick(x: jax.Array, labels: jax.Array, axis: int) -> jax.Array:
-    """The labelled entries of `x`, with a size of 1 left at `axis`."""
-    labels = jnp.where(labels < 0, x.shape[axis], labels)  # negative ones would wrap around
+    """The labeled entries of `x`, with a size of 1 left at `axis`."""
+    labels = jnp.where(labels < 0, x.shape[axis], labels)  # negative labels would wrap around
     return jnp.take_along_axis(x, jnp.expand_dims(labels, axis), axis, mode="fill")
 
 
 def is_class(labels: jax.Array, shape: tuple[int, ...], axis: int) -> jax.Array:
-    """Where the labelled entries of an array of `shape` are."""
+    """Booleans that are True at the labeled entries of an array of `shape`."""
     index = jnp.expand_dims(jnp.arange(shape[axis], dtype=np.int32), (*range(len(shape) - 1),))
     return jnp.expand_dims(labels, axis) == jnp.moveaxis(index, -1, axis)
 
 
 def class_gaps(function: str, scores: ArrayLike, labels: ArrayLike) -> tuple[jax.Array, jax.Array, DType]:
-    """What losses of scores [..., classes] and labels [...] start from.
+    """The inputs of losses of scores [..., classes] and labels [...].
 
     Returns:
-      scores - scores[label]; where the label is; the result's dtype.
+      scores - scores[label]; booleans that are True at the label; the result's dtype.
     """
     x = real(function, "scores", scores)
     if x.ndim == 0:
-        raise ValueError(f"{function}: scores must have shape [..., classes]; got ()")
+        raise ValueError(f"{function}: argument 'scores' must have shape [..., classes]; got ()")
     out = x.dtype
     x = x.astype(compute_dtype(out))
     last = x.ndim - 1

@@ -1,7 +1,7 @@
-"""Cross entropies of logits, and what bends them: focal and poly losses.
+"""Cross entropies of logits, and their focal and poly variants.
 
 Results have the promoted dtype of the floating-point inputs; arithmetic below 32 bits is done
-in float32. Integer and boolean `labels` are taken as numbers of the logits' dtype.
+in float32. Integer and boolean `labels` are converted to the logits' dtype.
 """
 
 import jax
@@ -22,11 +22,9 @@ def _binary_cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
 
 
 def sigmoid_binary_cross_entropy(logits: ArrayLike, labels: ArrayLike) -> jax.Array:
-    """Cross entropy of independent yes/no predictions, with p = sigmoid(logits):
+    """Cross entropy of independent yes/no predictions, with p = sigmoid(logits).
 
         loss = -labels * log(p) - (1 - labels) * log(1 - p)
-
-    Goodfellow et al. 2016, "Deep Learning", section 6.2.2.2.
 
     Args:
       logits: log odds, any shape.
@@ -38,6 +36,8 @@ def sigmoid_binary_cross_entropy(logits: ArrayLike, labels: ArrayLike) -> jax.Ar
     Raises:
       ValueError: the shapes differ.
       TypeError: logits are not real floating-point numbers.
+
+    Source: Goodfellow et al. 2016, "Deep Learning", section 6.2.2.2.
     """
     x, y, out = pair("sigmoid_binary_cross_entropy", _NAMES, logits, labels, scalar=True)
     return _binary_cross_entropy(x, y).astype(out)
@@ -46,19 +46,17 @@ def sigmoid_binary_cross_entropy(logits: ArrayLike, labels: ArrayLike) -> jax.Ar
 def sigmoid_focal_loss(
     logits: ArrayLike, labels: ArrayLike, *, alpha: ArrayLike | None = None, gamma: ArrayLike = 2.0
 ) -> jax.Array:
-    """Binary cross entropy weighted down where the prediction is right already.
+    """Binary cross entropy with lower weights for predictions that are already right.
 
         miss = labels * (1 - p) + (1 - labels) * p          with p = sigmoid(logits)
         loss = weight * miss**gamma * sigmoid_binary_cross_entropy(logits, labels)
         weight = alpha * labels + (1 - alpha) * (1 - labels), or 1 when alpha is None
 
-    Lin et al. 2017, "Focal Loss for Dense Object Detection", arXiv:1708.02002.
-
     Args:
       logits: log odds, any shape.
       labels: probabilities in [0, 1] (or 0 and 1), the same shape or a single one.
       alpha: weight of the positive class in [0, 1]; a scalar, or broadcast to the logits.
-      gamma: how strongly easy examples count less, >= 0; 0 is plain cross entropy.
+      gamma: how strongly easy examples are weighted down, >= 0; 0 is plain cross entropy.
 
     Returns:
       One loss for each logit.
@@ -66,11 +64,13 @@ def sigmoid_focal_loss(
     Raises:
       ValueError: the shapes differ, or alpha or gamma is out of range.
       TypeError: logits are not real floating-point numbers.
+
+    Source: Lin et al. 2017, "Focal Loss for Dense Object Detection", arXiv:1708.02002.
     """
     name = "sigmoid_focal_loss"
     x, y, out = pair(name, _NAMES, logits, labels, scalar=True)
     miss = y * jax.nn.sigmoid(-x) + (1.0 - y) * jax.nn.sigmoid(x)
-    # At a miss of 0 the cross entropy is 0 too, and the power may have no derivative.
+    # At a miss of 0 the cross entropy is 0 too, and the power may not be differentiable.
     miss = jnp.maximum(miss, float(np.finfo(x.dtype).tiny))
     gamma = jnp.broadcast_to(parameter(name, "gamma", gamma, x, low=0.0), x.shape)
     loss = _binary_cross_entropy(x, y) * jnp.power(miss, gamma)
@@ -83,7 +83,7 @@ def sigmoid_focal_loss(
 def _masked_log_softmax(
     function: str, logits: ArrayLike, labels: ArrayLike, axis: Axis, where: ArrayLike | None
 ) -> tuple[jax.Array, jax.Array, tuple[int, ...], DType]:
-    """Log probabilities and labels (0 where masked), the axes of the classes, result's dtype."""
+    """Log probabilities and labels (0 where masked), the axes of the classes, the result's dtype."""
     x, y, out = pair(function, _NAMES, logits, labels)
     axes = axes_of(function, axis, x.ndim)
     mask = mask_of(function, where, x.shape, axes)
@@ -95,12 +95,11 @@ def softmax_cross_entropy(
 ) -> jax.Array:
     """Cross entropy of one choice among classes: -sum(labels * log(softmax(logits))).
 
-    A class with logit -inf and label 0 adds nothing. Goodfellow et al. 2016, "Deep Learning",
-    section 6.2.2.3.
+    A class with logit -inf and label 0 adds nothing.
 
     Args:
       logits: log probabilities up to a constant, shape [..., classes].
-      labels: probabilities of the classes (one-hot, say), the same shape.
+      labels: probabilities of the classes (for example one-hot), the same shape.
       axis: axis or axes of the classes; None means all.
       where: elements to include, of the logits' shape or without `axis`; the softmax is over
         these only, and a slice without any has loss 0.
@@ -111,15 +110,17 @@ def softmax_cross_entropy(
     Raises:
       ValueError: shapes, axis or where do not fit.
       TypeError: logits are not real floating-point numbers.
+
+    Source: Goodfellow et al. 2016, "Deep Learning", section 6.2.2.3.
     """
     log_p, y, axes, out = _masked_log_softmax("softmax_cross_entropy", logits, labels, axis, where)
     return -jnp.sum(weigh(y, log_p), axes).astype(out)
 
 
 def safe_softmax_cross_entropy(logits: ArrayLike, labels: ArrayLike) -> jax.Array:
-    """`softmax_cross_entropy(logits, labels)`, which is safe for logits of -inf as well.
+    """`softmax_cross_entropy(logits, labels)` under the field's name for it.
 
-    The name is the field's. Both count 0 * log(0) as 0.
+    Both are safe for logits of -inf: 0 * log(0) counts as 0.
     """
     log_p, y, axes, out = _masked_log_softmax("safe_softmax_cross_entropy", logits, labels, -1, None)
     return -jnp.sum(weigh(y, log_p), axes).astype(out)
@@ -139,7 +140,7 @@ def softmax_cross_entropy_with_integer_labels(
         or whose label is left out, has loss 0.
 
     Returns:
-      Losses >= 0 of shape [...], in the dtype of logits; NaN where a label is no class, -1
+      Losses >= 0 of shape [...], in the dtype of logits; NaN where a label is not a class, -1
       included.
 
     Raises:
@@ -177,15 +178,13 @@ def poly_loss_cross_entropy(
     axis: Axis = -1,
     where: ArrayLike | None = None,
 ) -> jax.Array:
-    """Poly-1 loss, with p = softmax(logits):
+    """Poly-1 loss, with p = softmax(logits).
 
         loss = softmax_cross_entropy(logits, labels) + epsilon * sum(labels * (1 - p))
 
-    Leng et al. 2022, "PolyLoss", arXiv:2204.12511.
-
     Args:
       logits: log probabilities up to a constant, shape [..., classes].
-      labels: probabilities of the classes (one-hot, say), the same shape.
+      labels: probabilities of the classes (for example one-hot), the same shape.
       epsilon: coefficient of the first power of 1 - p, a scalar or broadcast to the result;
         the paper uses 2 for image classification and -1 for detection.
       axis: axis or axes of the classes; None means all.
@@ -197,6 +196,8 @@ def poly_loss_cross_entropy(
     Raises:
       ValueError: shapes, axis or where do not fit.
       TypeError: logits are not real floating-point numbers.
+
+    Source: Leng et al. 2022, "PolyLoss", arXiv:2204.12511.
     """
     name = "poly_loss_cross_entropy"
     log_p, y, axes, out = _masked_log_softmax(name, logits, labels, axis, where)

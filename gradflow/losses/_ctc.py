@@ -1,4 +1,4 @@
-"""Connectionist temporal classification: labels that are shorter than their frames."""
+"""Connectionist temporal classification: the loss of label sequences without alignment to frames."""
 
 import jax
 import jax.numpy as jnp
@@ -9,14 +9,14 @@ from gradflow._dtypes import compute_dtype
 from gradflow.losses._inputs import integer, number, parameter, real, same_shape
 from gradflow.losses._logspace import clamp, log_softmax
 
-# Stands for log(0): finite, so that no gradient meets inf - inf, and far below the log
-# probability of any alignment, so that a sum with one is unreachable still.
+# Represents log(0). It is finite, so that gradients never compute inf - inf. It is far below the log
+# probability of any alignment, so that a sum with one still counts as unreachable.
 _UNREACHABLE = -1e30
 
 
 @jax.custom_jvp
 def _log_add(a: jax.Array, b: jax.Array) -> jax.Array:
-    """log(exp(a) + exp(b)); the shares of the two in its gradient sum to 1 everywhere."""
+    """log(exp(a) + exp(b)); its two partial derivatives sum to 1 everywhere."""
     return jnp.maximum(a, b) + jnp.log1p(jnp.exp(-jnp.abs(a - b)))
 
 
@@ -33,11 +33,11 @@ def _forward(log_symbol: jax.Array, may_skip: jax.Array, padded: jax.Array) -> j
     """log alpha of every symbol before each frame and after the last: frames + 1 rows.
 
     `log_symbol` (frames, batch, symbols) holds the log probabilities of blank, label, blank,
-    label, ..., blank; a path stays, moves on by one symbol, or by two where it may skip a blank.
+    label, ..., blank. A path stays, moves by one symbol, or by two where it may skip a blank.
     """
     symbols = log_symbol.shape[2]
     start = jnp.full(log_symbol.shape[1:], _UNREACHABLE, log_symbol.dtype)
-    # Before the first frame a path stands at the first blank, from where it may enter either.
+    # Before the first frame a path is at the first blank, from which it may stay or move to the label.
     start = start.at[:, 0].set(0.0)
 
     def moved(alpha: jax.Array, by: int) -> jax.Array:
@@ -63,7 +63,7 @@ def ctc_loss_with_forward_probs(
     blank_id: int = 0,
     log_epsilon: ArrayLike = -1e5,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """CTC loss and the forward probabilities that it comes from; see `ctc_loss`.
+    """CTC loss and its forward probabilities. Arguments and errors as in `ctc_loss`.
 
         blank[t, n] = p_t[blank] * (blank[t-1, n] + label[t-1, n])
         label[t, n] = p_t[label n] * (label[t-1, n] + blank[t-1, n-1] + skip[n] * label[t-1, n-1])
@@ -80,7 +80,7 @@ def ctc_loss_with_forward_probs(
     y = integer(name, "labels", labels)
     if x.ndim != 3 or y.ndim != 2 or x.shape[0] != y.shape[0]:
         raise ValueError(
-            f"{name}: logits must have shape (batch, frames, classes) and labels (batch, labels); "
+            f"{name}: argument 'logits' must have shape (batch, frames, classes) and labels (batch, labels); "
             f"got {x.shape} and {y.shape}"
         )
     no_frame = number(name, "logit_paddings", logit_paddings).astype(np.bool_)
@@ -89,7 +89,7 @@ def ctc_loss_with_forward_probs(
     same_shape(name, "label_paddings", no_label, "labels", y.shape)
     classes = x.shape[2]
     if not 0 <= blank_id < classes:
-        raise ValueError(f"{name}: blank_id must lie in [0, {classes - 1}]; got {blank_id}")
+        raise ValueError(f"{name}: argument 'blank_id' must lie in [0, {classes - 1}]; got {blank_id}")
     out = x.dtype
     x = jnp.where(no_frame[..., None], 0.0, x.astype(compute_dtype(out)))
     floor = parameter(name, "log_epsilon", log_epsilon, jnp.zeros((), x.dtype), high=0.0)
@@ -97,12 +97,12 @@ def ctc_loss_with_forward_probs(
 
     log_p = jnp.maximum(jnp.swapaxes(log_softmax(x, (2,)), 0, 1), _UNREACHABLE)
     y = jnp.where(no_label, blank_id, y)
-    y = jnp.where(y < 0, classes, y)  # past the end it reads NaN, before the start it wraps
+    y = jnp.where(y < 0, classes, y)  # an index past the end reads NaN, a negative one would wrap
     log_label = jnp.take_along_axis(log_p, y[None], 2, mode="fill")
     log_blank = log_p[:, :, blank_id, None]
     both = jnp.stack([jnp.broadcast_to(log_blank, log_label.shape), log_label], 3)
     log_symbol = jnp.concatenate([both.reshape((*both.shape[:2], 2 * y.shape[1])), log_blank], 2)
-    # Never over a label, nor over the blank that keeps two equal labels apart.
+    # A path never skips a label, nor the blank between two equal labels.
     symbols = jnp.full((y.shape[0], 2 * y.shape[1] + 1), blank_id, y.dtype).at[:, 1::2].set(y)
     may_skip = jnp.pad(symbols[:, 2:] != symbols[:, :-2], ((0, 0), (2, 0)))[:, : symbols.shape[1]]
     alphas = _forward(log_symbol, may_skip, no_frame.T)
@@ -131,23 +131,23 @@ def ctc_loss(
 ) -> jax.Array:
     """Minus log of the probability of all frame sequences that collapse to the labels.
 
-    Graves et al. 2006, "Connectionist Temporal Classification".
-
     Args:
       logits: (batch, frames, classes), the blank among the classes.
       logit_paddings: (batch, frames), nonzero for frames to ignore, whatever they hold.
       labels: integers, (batch, labels).
       label_paddings: (batch, labels), nonzero for labels to ignore; only at the end of a row.
       blank_id: the class of the blank.
-      log_epsilon: logarithm that stands for probability 0.
+      log_epsilon: logarithm that represents probability 0.
 
     Returns:
       Losses >= 0 of shape (batch,), in the dtype of logits: -log_epsilon, with zero gradient,
-      where the labels do not fit into the frames, and NaN where a label is no class.
+      where the labels do not fit into the frames, and NaN where a label is not a class.
 
     Raises:
-      ValueError: shapes do not fit, or blank_id is no class.
+      ValueError: shapes do not fit, or blank_id is not a class.
       TypeError: logits are not floating-point, or labels not integer.
+
+    Source: Graves et al. 2006, "Connectionist Temporal Classification".
     """
     loss, _, _ = ctc_loss_with_forward_probs(
         logits, logit_paddings, labels, label_paddings, blank_id=blank_id, log_epsilon=log_epsilon

@@ -1,7 +1,7 @@
-"""How far one distribution is from another: Kullback and Leibler's divergence.
+"""Kullback-Leibler divergences between distributions.
 
-Kullback and Leibler 1951, "On Information and Sufficiency". Everywhere 0 * log(0) counts as 0,
-also where the prediction is 0. Results have the promoted dtype of the inputs.
+0 * log(0) counts as 0, also where the prediction is 0. Results have the promoted dtype of the inputs.
+Source: Kullback and Leibler 1951, "On Information and Sufficiency".
 """
 
 import jax
@@ -91,12 +91,12 @@ def kl_divergence_with_log_targets(
 def generalized_kl_divergence(
     log_predictions: ArrayLike, targets: ArrayLike, axis: Axis = -1, where: ArrayLike | None = None
 ) -> jax.Array:
-    """The divergence of measures that need not sum to 1, never negative:
+    """Kullback-Leibler divergence of measures that need not sum to 1; it is never negative.
 
         q = exp(log_predictions)
         loss = sum(targets * (log(targets) - log_predictions) + q - targets)
 
-    It is the Bregman divergence of x * log(x) - x (Bregman 1967).
+    It is the Bregman divergence of x * log(x) - x.
 
     Args:
       log_predictions: logarithms of the predicted densities, shape [..., dim].
@@ -110,6 +110,8 @@ def generalized_kl_divergence(
     Raises:
       ValueError: shapes, axis or where do not fit.
       TypeError: an input is not real floating-point numbers.
+
+    Source: Bregman 1967, "The relaxation method of finding the common point of convex sets".
     """
     names = ("log_predictions", "targets")
     log_q, p, mask, axes, out = _inputs(

@@ -1,4 +1,4 @@
-"""Turns what a caller passed into arrays of one dtype, or says what is wrong with it."""
+"""Converts the inputs of losses to arrays of one dtype, and raises errors for those that do not fit."""
 
 import math
 import operator
@@ -20,10 +20,10 @@ def number(function: str, name: str, value: ArrayLike) -> jax.Array:
         array = jnp.asarray(value)
     except (TypeError, ValueError) as error:
         kind = type(value).__name__
-        raise TypeError(f"{function}: {name} must be an array of numbers; got {kind}") from error
+        raise TypeError(f"{function}: argument '{name}' must be an array of numbers; got {kind}") from error
     kinds: tuple[DTypeLike, ...] = (jnp.floating, jnp.integer, np.bool_)
     if not any(jnp.issubdtype(array.dtype, kind) for kind in kinds):
-        raise TypeError(f"{function}: {name} must hold real numbers; got dtype {array.dtype}")
+        raise TypeError(f"{function}: argument '{name}' must hold real numbers; got dtype {array.dtype}")
     return array
 
 
@@ -31,15 +31,17 @@ def real(function: str, name: str, value: ArrayLike) -> jax.Array:
     """`value` as an array of real floating-point numbers."""
     array = number(function, name, value)
     if not jnp.issubdtype(array.dtype, jnp.floating):
-        raise TypeError(f"{function}: {name} must be real floating-point numbers; got dtype {array.dtype}")
+        raise TypeError(
+            f"{function}: argument '{name}' must be real floating-point numbers; got dtype {array.dtype}"
+        )
     return array
 
 
 def integer(function: str, name: str, value: ArrayLike) -> jax.Array:
-    """`value` as an int32 array, held to its range; only integer dtypes are accepted."""
+    """`value` as an int32 array, clipped to its range; only integer dtypes are accepted."""
     array = number(function, name, value)
     if not jnp.issubdtype(array.dtype, jnp.integer):
-        raise TypeError(f"{function}: {name} must be integers; got dtype {array.dtype}")
+        raise TypeError(f"{function}: argument '{name}' must be integers; got dtype {array.dtype}")
     if array.dtype.itemsize > 4:
         low = -1 if jnp.issubdtype(array.dtype, jnp.signedinteger) else 0
         array = jnp.clip(array, low, np.iinfo(np.int32).max)
@@ -47,9 +49,9 @@ def integer(function: str, name: str, value: ArrayLike) -> jax.Array:
 
 
 def result_dtype(*arrays: jax.Array) -> DType:
-    """The promoted dtype of the floating-point `arrays`; the first of them is one.
+    """The promoted dtype of the floating-point `arrays`, of which the first must be one.
 
-    Integers, booleans and Python numbers take part only where nothing else is there.
+    Integers and booleans do not take part, and Python floats only without a floating-point array.
     """
     strong = [np.dtype(a.dtype) for a in arrays if jnp.issubdtype(a.dtype, jnp.floating) and not a.weak_type]
     dtype = strong[0] if strong else np.dtype(arrays[0].dtype)
@@ -69,7 +71,7 @@ def pair(
 ) -> tuple[jax.Array, jax.Array, DType]:
     """Two inputs of equal shape in the dtype to compute in, and the dtype of the result.
 
-    `scalar` lets the second one be a single number; `reals` refuses integers there.
+    With `scalar` the second one may be a single number; with `reals` it may not be integers.
     """
     a = real(function, names[0], first)
     b = (real if reals else number)(function, names[1], second)
@@ -81,9 +83,11 @@ def pair(
 
 
 def same_shape(function: str, name: str, array: jax.Array, other: str, shape: tuple[int, ...]) -> None:
-    """Raises a ValueError unless `array` has `shape`, that of the argument `other`."""
+    """Raises ValueError unless `array` has `shape`, that of the argument `other`."""
     if array.shape != shape:
-        raise ValueError(f"{function}: {name} must have the shape of {other}, {shape}; got {array.shape}")
+        raise ValueError(
+            f"{function}: argument '{name}' must have the shape of {other}, {shape}; got {array.shape}"
+        )
 
 
 def axes_of(function: str, axis: Axis, ndim: int) -> tuple[int, ...]:
@@ -93,11 +97,13 @@ def axes_of(function: str, axis: Axis, ndim: int) -> tuple[int, ...]:
     try:
         given = [operator.index(a) for a in (axis if isinstance(axis, Sequence) else (axis,))]
     except TypeError as error:
-        raise TypeError(f"{function}: axis must be an int, a tuple of them or None; got {axis!r}") from error
+        raise TypeError(
+            f"{function}: argument 'axis' must be an int, a tuple of them or None; got {axis!r}"
+        ) from error
     axes = tuple(a + ndim if a < 0 else a for a in given)
     if not all(0 <= a < ndim for a in axes) or len(set(axes)) < len(axes):
         raise ValueError(
-            f"{function}: axis must name distinct axes of {ndim}-dimensional inputs; got {axis!r}"
+            f"{function}: argument 'axis' must name distinct axes of {ndim}-dimensional inputs; got {axis!r}"
         )
     return axes
 
@@ -107,7 +113,7 @@ def mask_of(
 ) -> jax.Array | None:
     """`where` as booleans of `shape`; nonzero means included.
 
-    It may have that shape, ones in it, or lack `axes`, when it keeps or drops whole slices.
+    It may have that shape or sizes of 1 in it. It may lack `axes`; it then keeps or drops whole slices.
     """
     if where is None:
         return None
@@ -117,14 +123,14 @@ def mask_of(
     fits = mask.ndim == len(shape) and all(m in (1, n) for m, n in zip(mask.shape, shape, strict=True))
     if not fits and mask.ndim > 0:
         raise ValueError(
-            f"{function}: where must have the shape of the inputs, {shape}, "
+            f"{function}: argument 'where' must have the shape of the inputs, {shape}, "
             f"or lack the axes {tuple(axes)}; got {np.shape(where)}"
         )
     return jnp.broadcast_to(mask, shape)
 
 
 def keep(mask: jax.Array | None, array: jax.Array) -> jax.Array:
-    """`array` with zeros where `mask` is False: values and gradients there are gone."""
+    """`array` with zeros where `mask` is False, so that values and gradients there are zero."""
     return array if mask is None else jnp.where(mask, array, 0.0)
 
 
@@ -140,13 +146,13 @@ def parameter(
 ) -> jax.Array:
     """A hyper-parameter as an array of the dtype of `like`: a scalar, or broadcast to its shape.
 
-    Python and NumPy numbers are held to [low, high], or (low, high] with `open_low`.
+    Python and NumPy numbers must be in [low, high], or in (low, high] with `open_low`.
     """
     if isinstance(value, int | float | np.number):
         above = value > low if open_low else value >= low
         if not (above and value <= high):
             bounds = f"{'(' if open_low else '['}{low}, {high}]"
-            raise ValueError(f"{function}: {name} must lie in {bounds}; got {value}")
+            raise ValueError(f"{function}: argument '{name}' must lie in {bounds}; got {value}")
     array = number(function, name, value).astype(like.dtype)
     if array.ndim == 0:
         return array
@@ -154,5 +160,5 @@ def parameter(
         return jnp.broadcast_to(array, like.shape)
     except ValueError as error:
         raise ValueError(
-            f"{function}: {name} must be a scalar or broadcast to {like.shape}; got {array.shape}"
+            f"{function}: argument '{name}' must be a scalar or broadcast to {like.shape}; got {array.shape}"
         ) from error

@@ -1,4 +1,4 @@
-"""Sums of exponentials, and products with logarithms, that neither overflow nor make a NaN."""
+"""Sums of exponentials, and products with logarithms, that neither overflow nor become NaN."""
 
 from collections.abc import Sequence
 
@@ -9,14 +9,14 @@ import jax.numpy as jnp
 def peak_of(x: jax.Array, axes: Sequence[int]) -> jax.Array:
     """The largest entry along `axes`, kept as sizes of 1; 0 where it is infinite or missing.
 
-    Subtracting it before `exp` is arithmetic only: it takes no part in the gradient.
+    It is subtracted before `exp` for range only, so it is excluded from the gradient.
     """
     peak = jnp.max(jax.lax.stop_gradient(x), axes, keepdims=True, initial=-jnp.inf)
     return jnp.where(jnp.isfinite(peak), peak, 0.0)
 
 
 def log_sum_exp(x: jax.Array, axes: Sequence[int], mask: jax.Array | None = None) -> jax.Array:
-    """log(sum(exp(x))) over the entries of `mask`; -inf, with zero gradients, when it has none."""
+    """log(sum(exp(x))) over the entries of `mask`; -inf, with zero gradients, if there are none."""
     if mask is not None:
         x = jnp.where(mask, x, -jnp.inf)
     peak = peak_of(x, axes)
@@ -41,6 +41,6 @@ def weigh(weights: jax.Array, logs: jax.Array) -> jax.Array:
 
 
 def clamp(x: jax.Array, low: float, high: float) -> jax.Array:
-    """`x` held to the range that it has in exact arithmetic; the gradient passes as if it were."""
+    """Clips `x` to the range that it has in exact arithmetic; its gradient is that of the identity."""
     excess = jnp.where(x < low, low - x, jnp.where(x > high, high - x, 0.0))
     return x + jax.lax.stop_gradient(excess)

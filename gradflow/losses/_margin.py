@@ -1,4 +1,4 @@
-"""Losses that ask for the right side of a hyperplane, with a margin (hinge) or without one."""
+"""Losses of linear classification, with a margin (hinge) or without one (perceptron)."""
 
 import jax
 import jax.numpy as jnp
@@ -11,8 +11,6 @@ from gradflow.losses._inputs import pair
 def hinge_loss(predictor_outputs: ArrayLike, targets: ArrayLike) -> jax.Array:
     """Binary hinge loss: max(0, 1 - targets * predictor_outputs).
 
-    Cortes and Vapnik 1995, "Support-Vector Networks".
-
     Args:
       predictor_outputs: scores of any shape.
       targets: -1 or 1, the same shape or a single one.
@@ -23,6 +21,8 @@ def hinge_loss(predictor_outputs: ArrayLike, targets: ArrayLike) -> jax.Array:
     Raises:
       ValueError: the shapes differ.
       TypeError: scores are not real floating-point numbers.
+
+    Source: Cortes and Vapnik 1995, "Support-Vector Networks".
     """
     names = ("predictor_outputs", "targets")
     scores, signs, out = pair("hinge_loss", names, predictor_outputs, targets, scalar=True)
@@ -32,8 +32,7 @@ def hinge_loss(predictor_outputs: ArrayLike, targets: ArrayLike) -> jax.Array:
 def perceptron_loss(predictor_outputs: ArrayLike, targets: ArrayLike) -> jax.Array:
     """Binary perceptron loss: max(0, -targets * predictor_outputs).
 
-    Rosenblatt 1958, "The Perceptron". At a score of 0 the gradient is half of -targets, so that
-    a model that starts from zeros learns.
+    At a score of 0 the gradient is half of -targets, so that a model initialized with zeros can learn.
 
     Args:
       predictor_outputs: scores of any shape.
@@ -45,6 +44,8 @@ def perceptron_loss(predictor_outputs: ArrayLike, targets: ArrayLike) -> jax.Arr
     Raises:
       ValueError: the shapes differ.
       TypeError: scores are not real floating-point numbers.
+
+    Source: Rosenblatt 1958, "The Perceptron".
     """
     names = ("predictor_outputs", "targets")
     scores, signs, out = pair("perceptron_loss", names, predictor_outputs, targets, scalar=True)
@@ -54,19 +55,19 @@ def perceptron_loss(predictor_outputs: ArrayLike, targets: ArrayLike) -> jax.Arr
 def multiclass_hinge_loss(scores: ArrayLike, labels: ArrayLike) -> jax.Array:
     """Multiclass hinge loss: max_k(scores[k] + (k != label)) - scores[label].
 
-    Crammer and Singer 2001, "On the Algorithmic Implementation of Multiclass Kernel-based
-    Vector Machines".
-
     Args:
       scores: shape [..., classes].
       labels: integer class indices, shape [...].
 
     Returns:
-      Losses >= 0 of shape [...], in the dtype of scores; NaN where a label is no class.
+      Losses >= 0 of shape [...], in the dtype of scores; NaN where a label is not a class.
 
     Raises:
       ValueError: shapes do not fit.
       TypeError: scores are not floating-point, or labels not integer.
+
+    Source: Crammer and Singer 2001, "On the Algorithmic Implementation of Multiclass Kernel-based
+    Vector Machines".
     """
     gaps, correct, out = class_gaps("multiclass_hinge_loss", scores, labels)
     return jnp.max(jnp.where(correct, 0.0, gaps + 1.0), -1).astype(out)
@@ -75,18 +76,18 @@ def multiclass_hinge_loss(scores: ArrayLike, labels: ArrayLike) -> jax.Array:
 def multiclass_perceptron_loss(scores: ArrayLike, labels: ArrayLike) -> jax.Array:
     """Multiclass perceptron loss: max_k(scores[k]) - scores[label].
 
-    Collins 2002, "Discriminative Training Methods for Hidden Markov Models".
-
     Args:
       scores: shape [..., classes].
       labels: integer class indices, shape [...].
 
     Returns:
-      Losses >= 0 of shape [...], in the dtype of scores; NaN where a label is no class.
+      Losses >= 0 of shape [...], in the dtype of scores; NaN where a label is not a class.
 
     Raises:
       ValueError: shapes do not fit.
       TypeError: scores are not floating-point, or labels not integer.
+
+    Source: Collins 2002, "Discriminative Training Methods for Hidden Markov Models".
     """
     gaps, _, out = class_gaps("multiclass_perceptron_loss", scores, labels)
     return jnp.max(gaps, -1).astype(out)

@@ -1,4 +1,4 @@
-"""Losses of a ranking: scores of the items in a list against their relevance."""
+"""Ranking losses, which compare the scores of the items in a list with their relevance."""
 
 from collections.abc import Callable
 
@@ -15,7 +15,7 @@ Reduce = Callable[..., ArrayLike]
 
 
 def _mean(losses: jax.Array, lists: jax.Array | None) -> jax.Array:
-    """The mean over the lists that have an item; 0 when none has."""
+    """The mean over the lists that have an item; 0 if there is none."""
     if lists is None:
         return jnp.mean(losses)
     count = jnp.maximum(jnp.sum(lists, dtype=np.int32), 1)
@@ -32,8 +32,6 @@ def ranking_softmax_loss(
 ) -> jax.Array:
     """Softmax loss of a list of scored items: -sum(weights * labels * log(softmax(logits))).
 
-    Cao et al. 2007, "Learning to Rank: From Pairwise Approach to Listwise Approach".
-
     Args:
       logits: scores, shape [..., items].
       labels: relevance >= 0, the same shape.
@@ -41,7 +39,7 @@ def ranking_softmax_loss(
         not count in a mean.
       weights: factors of the labels, the same shape.
       reduce_fn: called as `reduce_fn(losses, where=lists)`; `jax.numpy.mean`, `jax.numpy.sum`,
-        or None for one loss a list.
+        or None for one loss per list.
 
     Returns:
       The reduced loss, in the promoted dtype of logits and labels.
@@ -49,13 +47,15 @@ def ranking_softmax_loss(
     Raises:
       ValueError: shapes do not fit.
       TypeError: logits are not floating-point, or reduce_fn cannot be called.
+
+    Source: Cao et al. 2007, "Learning to Rank: From Pairwise Approach to Listwise Approach".
     """
     name = "ranking_softmax_loss"
     x, y, out = pair(name, ("logits", "labels"), logits, labels)
     if x.ndim == 0:
-        raise ValueError(f"{name}: logits must have shape [..., items]; got ()")
+        raise ValueError(f"{name}: argument 'logits' must have shape [..., items]; got ()")
     if reduce_fn is not None and not callable(reduce_fn):
-        raise TypeError(f"{name}: reduce_fn must be a function or None; got {reduce_fn!r}")
+        raise TypeError(f"{name}: argument 'reduce_fn' must be a function or None; got {reduce_fn!r}")
     last = (x.ndim - 1,)
     mask = mask_of(name, where, x.shape, last)
     if weights is not None:

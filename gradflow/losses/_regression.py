@@ -1,4 +1,4 @@
-"""Losses of the difference between predictions and targets, element by element.
+"""Elementwise losses of the difference between predictions and targets.
 
 All of them return an array of the shape of `predictions`, in the promoted dtype of the inputs;
 arithmetic below 32 bits is done in float32. `targets` has the same shape or is one number.
@@ -60,8 +60,7 @@ def huber_loss(
 ) -> jax.Array:
     """Huber loss: error**2 / 2 where |error| <= delta, delta * (|error| - delta / 2) beyond.
 
-    The gradient is the error clipped to [-delta, delta] (Huber 1964, "Robust Estimation of a
-    Location Parameter").
+    The gradient is the error clipped to [-delta, delta].
 
     Args:
       predictions: floating-point numbers of any shape.
@@ -74,6 +73,8 @@ def huber_loss(
     Raises:
       ValueError: the shapes differ, or delta is negative.
       TypeError: predictions are not real floating-point numbers.
+
+    Source: Huber 1964, "Robust Estimation of a Location Parameter".
     """
     errors, out = _errors("huber_loss", predictions, targets)
     delta = parameter("huber_loss", "delta", delta, errors, low=0.0)
@@ -84,7 +85,7 @@ def huber_loss(
 
 @jax.custom_jvp
 def _log_cosh(x: jax.Array) -> jax.Array:
-    # Near zero the second form loses all its digits, and far from it the first one does.
+    # Near zero the second form loses all digits, far from it the first one does.
     size = jnp.abs(x)
     near = -0.5 * jnp.log1p(-jnp.square(jnp.tanh(jnp.minimum(size, 1.0))))
     far = size + jnp.log1p(jnp.exp(-2.0 * size)) - jnp.log(jnp.asarray(2.0, x.dtype))
@@ -101,8 +102,7 @@ def log_cosh(predictions: ArrayLike, targets: ArrayLike | None = None) -> jax.Ar
     """Logarithm of the hyperbolic cosine of the error: log(cosh(predictions - targets)).
 
     About error**2 / 2 near zero and |error| - log(2) far from it; its gradient is tanh(error).
-    All digits are kept for errors from 1e-18 to the largest ones (Chen et al. 2019, "Log
-    Hyperbolic Cosine Loss Improves Variational Auto-Encoder").
+    All digits are kept for errors from 1e-18 to the largest ones.
 
     Args:
       predictions: floating-point numbers of any shape.
@@ -114,6 +114,8 @@ def log_cosh(predictions: ArrayLike, targets: ArrayLike | None = None) -> jax.Ar
     Raises:
       ValueError: the shapes differ.
       TypeError: predictions are not real floating-point numbers.
+
+    Source: Chen et al. 2019, "Log Hyperbolic Cosine Loss Improves Variational Auto-Encoder".
     """
     errors, out = _errors("log_cosh", predictions, targets)
     return _log_cosh(errors).astype(out)

@@ -33,12 +33,10 @@ def dice_loss(
     ignore_background: bool = False,
     axis: Axis = None,
 ) -> jax.Array:
-    """One minus the overlap, with p the predicted and t the true membership, for each class:
+    """One minus the overlap of the predicted membership p and the true one t, for each class.
 
         wrong = alpha * sum(p * (1 - t)) + beta * sum((1 - p) * t)
         loss = wrong / (sum(p * t) + wrong + smooth), or 0 where both are empty
-
-    Milletari et al. 2016, "V-Net", arXiv:1606.04797; Salehi et al. 2017 for alpha != beta.
 
     Args:
       predictions: logits, shape [batch, ..., classes]; one class means a sigmoid.
@@ -47,18 +45,21 @@ def dice_loss(
       smooth: >= 0.
       alpha: weight of false positives, >= 0.
       beta: weight of false negatives, >= 0.
-      apply_softmax: False when predictions are probabilities already.
+      apply_softmax: False if predictions are already probabilities.
       reduction: "mean", "sum" or "none" over the classes.
-      ignore_background: leave out class 0, if there are others.
+      ignore_background: leaves out class 0, if there are others.
       axis: axes to sum over; None means all but the first and the last.
 
     Returns:
-      Losses of shape [batch], or [batch, classes], in the promoted dtype of the inputs. Raises
-      ValueError where shapes, axis, reduction or a number do not fit.
+      Losses of shape [batch], or [batch, classes], in the promoted dtype of the inputs.
+
+    Raises ValueError where shapes, axis, reduction or a number do not fit.
+
+    Source: Milletari et al. 2016, "V-Net", arXiv:1606.04797; Salehi et al. 2017 for alpha != beta.
     """
     name = "dice_loss"
     if reduction not in ("mean", "sum", "none"):
-        raise ValueError(f"{name}: reduction must be 'mean', 'sum' or 'none'; got {reduction!r}")
+        raise ValueError(f"{name}: argument 'reduction' must be 'mean', 'sum' or 'none'; got {reduction!r}")
     x = real(name, "predictions", predictions)
     t = number(name, "targets", targets)
     if t.ndim == x.ndim + 1:
@@ -67,15 +68,15 @@ def dice_loss(
         t = t[..., None]
     same_shape(name, "targets", t, "predictions", x.shape)
     if x.ndim == 0:
-        raise ValueError(f"{name}: predictions must have shape [batch, ..., classes]; got ()")
+        raise ValueError(f"{name}: argument 'predictions' must have shape [batch, ..., classes]; got ()")
     out = result_dtype(x, t)
     work = compute_dtype(out)
     x, t = x.astype(work), t.astype(work)
     axes = tuple(range(1, x.ndim - 1)) if axis is None else axes_of(name, axis, x.ndim)
     if x.ndim - 1 in axes:
-        raise ValueError(f"{name}: axis must not name the last axis, the classes; got {axis!r}")
+        raise ValueError(f"{name}: argument 'axis' must not name the last axis, the classes; got {axis!r}")
     alone = x.shape[-1] == 1
-    if alone:  # without its axis, around which compilers copy
+    if alone:  # the axis is dropped, since compilers copy around an axis of size 1
         x, t = x[..., 0], t[..., 0]
     p = x
     if apply_softmax:
@@ -112,18 +113,16 @@ def multiclass_generalized_dice_loss(
     apply_softmax: bool = True,
     ignore_background: bool = False,
 ) -> jax.Array:
-    """The mean of `dice_loss` over batch and classes, with rare classes weighted up:
+    """The mean of `dice_loss` over batch and classes, with larger weights for rare classes.
 
         weight = 1 / (size**2 + 1e-7) for each class, of size sum(targets); then mean(weight) = 1
-
-    After Sudre et al. 2017, "Generalised Dice Overlap", arXiv:1707.03237.
 
     Args:
       predictions: logits, shape [batch, ..., classes].
       targets: one-hot or in [0, 1], the same shape.
       smooth: >= 0, added to the overlap and to the whole.
-      apply_softmax: False when predictions are probabilities already.
-      ignore_background: leave out class 0, if there are others.
+      apply_softmax: False if predictions are already probabilities.
+      ignore_background: leaves out class 0, if there are others.
 
     Returns:
       A scalar, in the promoted dtype of the inputs.
@@ -131,13 +130,15 @@ def multiclass_generalized_dice_loss(
     Raises:
       ValueError: the shapes differ, or smooth is negative.
       TypeError: predictions are not real floating-point numbers.
+
+    Source: Sudre et al. 2017, "Generalised Dice Overlap", arXiv:1707.03237.
     """
     name = "multiclass_generalized_dice_loss"
     x = real(name, "predictions", predictions)
     t = number(name, "targets", targets)
     same_shape(name, "targets", t, "predictions", x.shape)
     if x.ndim == 0:
-        raise ValueError(f"{name}: predictions must have shape [batch, ..., classes]; got ()")
+        raise ValueError(f"{name}: argument 'predictions' must have shape [batch, ..., classes]; got ()")
     out = result_dtype(x, t)
     work = compute_dtype(out)
     sizes = jnp.sum(t.astype(work), tuple(range(t.ndim - 1)))
@@ -167,7 +168,7 @@ def binary_dice_loss(
       predictions: logits, shape [batch, ...] or [batch, ..., 1].
       targets: membership in [0, 1], either of these shapes.
       smooth: >= 0, added to the overlap and to the whole.
-      apply_sigmoid: False when predictions are probabilities already.
+      apply_sigmoid: False if predictions are already probabilities.
 
     Returns:
       Losses of shape [batch], in the promoted dtype of the inputs.

@@ -1,4 +1,4 @@
-"""Losses of embeddings: what belongs together is close, the rest far away."""
+"""Losses of embeddings: related examples should be close, all others far apart."""
 
 import jax
 import jax.numpy as jnp
@@ -13,31 +13,32 @@ from gradflow.losses._similarity import inverse_norms
 
 
 def ntxent(embeddings: ArrayLike, labels: ArrayLike, temperature: ArrayLike = 0.07) -> jax.Array:
-    """Normalized temperature-scaled cross entropy, the mean over all positive pairs i, j:
+    """Normalized temperature-scaled cross entropy, the mean over all positive pairs i, j.
 
         s = cosine_similarity(embeddings[i], embeddings[j]) / temperature
         loss[i, j] = -log(exp(s[i, j]) / (exp(s[i, j]) + sum over negatives k of exp(s[i, k])))
 
-    j is positive when its label is that of i and j != i, k negative when its label is another.
-    Chen et al. 2020, "A Simple Framework for Contrastive Learning", arXiv:2002.05709.
+    j is positive if it has the label of i and j != i; k is negative if it has another label.
 
     Args:
       embeddings: shape [batch, features]; a zero vector has similarity 0 to all.
-      labels: integers, shape [batch]; equal for what belongs together.
-      temperature: unit of the similarity, > 0.
+      labels: integers, shape [batch]; equal for related examples.
+      temperature: divisor of the similarity, > 0.
 
     Returns:
-      A scalar >= 0 in the dtype of embeddings; 0 when there is no positive pair.
+      A scalar >= 0 in the dtype of embeddings; 0 if there is no positive pair.
 
     Raises:
       ValueError: shapes do not fit, or temperature is not positive.
       TypeError: embeddings are not floating-point, or labels not integer.
+
+    Source: Chen et al. 2020, "A Simple Framework for Contrastive Learning", arXiv:2002.05709.
     """
     x = real("ntxent", "embeddings", embeddings)
     if x.ndim != 2:
-        raise ValueError(f"ntxent: embeddings must have shape (batch, features); got {x.shape}")
+        raise ValueError(f"ntxent: argument 'embeddings' must have shape (batch, features); got {x.shape}")
     class_labels("ntxent", labels, x.shape, (1,))
-    group = jnp.asarray(labels)  # as it came: any integers will do, however large
+    group = jnp.asarray(labels)  # not clipped to int32: labels are only compared, so any integers are valid
     out = x.dtype
     x = x.astype(compute_dtype(out))
     scale = parameter("ntxent", "temperature", temperature, jnp.zeros((), x.dtype), low=0.0, open_low=True)
@@ -55,8 +56,8 @@ def ntxent(embeddings: ArrayLike, labels: ArrayLike, temperature: ArrayLike = 0.
 def _distance(x: jax.Array, axes: tuple[int, ...], degree: jax.Array, eps: jax.Array) -> jax.Array:
     """(sum(abs(x)**degree) + eps)**(1 / degree), with zero gradient where that is 0.
 
-    Lengths above 1 are divided out first, so that no power overflows. Any constant in their
-    place gives the same result, so they take no part in the gradient.
+    Lengths above 1 are divided out first, so that no power overflows. The result does not depend on that
+    scale, so it is excluded from the gradient.
     """
     size = jnp.abs(x)
     high = 0.25 / float(np.finfo(x.dtype).tiny)
@@ -82,17 +83,15 @@ def triplet_margin_loss(
     margin: ArrayLike = 1.0,
     eps: ArrayLike = 1e-6,
 ) -> jax.Array:
-    """Asks the positive to be closer to the anchor than the negative is, by a margin:
+    """Triplet loss, which is zero if the positive is closer to the anchor than the negative by a margin.
 
         distance(x) = (sum(abs(x)**norm_degree) + eps)**(1 / norm_degree)
         loss = max(distance(anchors - positives) - distance(anchors - negatives) + margin, 0)
 
-    Balntas et al. 2016, "Learning Shallow Convolutional Feature Descriptors with Triplet Losses".
-
     Args:
       anchors: shape [..., dim].
-      positives: what is to be near, the same shape.
-      negatives: what is to be far, the same shape.
+      positives: examples that should be near, the same shape.
+      negatives: examples that should be far, the same shape.
       axis: axis or axes that make up a vector; None means all.
       norm_degree: any number > 0.
       margin: in units of the distance, a scalar or broadcast to the result.
@@ -104,6 +103,8 @@ def triplet_margin_loss(
     Raises:
       ValueError: shapes or axis do not fit, norm_degree is not positive, or eps is negative.
       TypeError: an input is not real floating-point numbers.
+
+    Source: Balntas et al. 2016, "Learning Shallow Convolutional Feature Descriptors with Triplet Losses".
     """
     name = "triplet_margin_loss"
     a = real(name, "anchors", anchors)

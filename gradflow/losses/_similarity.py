@@ -1,4 +1,4 @@
-"""The angle between vectors."""
+"""Similarity and distance from the angle between vectors."""
 
 import jax
 import jax.numpy as jnp
@@ -13,9 +13,9 @@ from gradflow.losses._logspace import clamp
 def inverse_norms(x: jax.Array, axes: tuple[int, ...], epsilon: jax.Array) -> tuple[jax.Array, jax.Array]:
     """(a, b) such that a * b = 1 / max(norm(x), epsilon) along `axes`, kept as sizes of 1.
 
-    `a * x` has entries near 1, so that its squares neither overflow nor vanish. Any constant in
-    place of `a` gives the same product, so it takes no part in the gradient. For a zero vector
-    and a zero epsilon b is 0.
+    `a * x` has entries near 1, so that its squares neither overflow nor vanish. The product does not
+    depend on `a`, which is therefore excluded from the gradient. For a zero vector and a zero epsilon
+    b is 0.
     """
     tiny = float(np.finfo(x.dtype).tiny)
     largest = jnp.max(jnp.abs(jax.lax.stop_gradient(x)), axes, keepdims=True, initial=0.0)
@@ -44,7 +44,7 @@ def _cosine(
     )
     if not agree:
         raise ValueError(
-            f"{function}: targets must have the shape of predictions, {a.shape}, "
+            f"{function}: argument 'targets' must have the shape of predictions, {a.shape}, "
             f"or ones outside axes {axes}; got {b.shape}"
         )
     shape = np.broadcast_shapes(a.shape, b.shape)
@@ -70,13 +70,13 @@ def cosine_similarity(
 ) -> jax.Array:
     """Cosine of the angle: sum(p * t) / (max(norm(p), epsilon) * max(norm(t), epsilon)).
 
-    Of a zero vector it is 0, and with `epsilon` 0 its gradient there is 0 too. Lengths do not
-    matter, from the smallest numbers to the largest. Optax bounds the squared norm by epsilon.
+    For a zero vector it is 0, and with `epsilon` 0 its gradient there is 0 too. It neither overflows nor
+    vanishes for vectors of any length. Optax bounds the squared norm by epsilon.
 
     Args:
       predictions: vectors along `axis`, shape [..., dim].
-      targets: the same shape; sizes of 1 outside `axis` broadcast, as in all pairs of
-        `x[:, None]` and `y[None]`.
+      targets: the same shape; sizes of 1 outside `axis` broadcast, so `x[:, None]` and `y[None]`
+        give all pairs.
       epsilon: least length in the denominator, >= 0.
       axis: axis or axes that make up a vector; None means all.
       where: elements to include, of the inputs' shape or without `axis`.

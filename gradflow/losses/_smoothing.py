@@ -1,4 +1,4 @@
-"""Softer labels."""
+"""Label smoothing."""
 
 import math
 
@@ -16,13 +16,11 @@ def smooth_labels(
 ) -> jax.Array:
     """Mixes labels with the uniform distribution: (1 - alpha) * labels + alpha / classes.
 
-    Szegedy et al. 2016, "Rethinking the Inception Architecture", arXiv:1512.00567.
-
     Args:
-      labels: probabilities of the classes (one-hot, say), floating-point, shape [..., classes].
+      labels: probabilities of the classes (for example one-hot), floating-point, shape [..., classes].
       alpha: share of the uniform distribution in [0, 1]; a scalar, or broadcast to labels.
       axis: axis or axes of the classes; None means all.
-      where: classes to include, of the labels' shape or without `axis`; they alone are counted,
+      where: classes to include, of the labels' shape or without `axis`; only they are counted,
         and the others become 0.
 
     Returns:
@@ -31,6 +29,8 @@ def smooth_labels(
     Raises:
       ValueError: axis, where or alpha does not fit.
       TypeError: labels are not real floating-point numbers.
+
+    Source: Szegedy et al. 2016, "Rethinking the Inception Architecture", arXiv:1512.00567.
     """
     y = real("smooth_labels", "labels", labels)
     out = y.dtype

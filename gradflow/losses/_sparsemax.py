@@ -12,11 +12,9 @@ from gradflow.losses._logspace import clamp
 
 
 def sparsemax_loss(logits: ArrayLike, labels: ArrayLike) -> jax.Array:
-    """Binary sparsemax loss of z = logits if label is 0, -logits if it is 1.
+    """Binary sparsemax loss, with z = logits if label is 0, -logits if it is 1.
 
         loss = 0 if z <= -1, z if z >= 1, (z + 1)**2 / 4 between
-
-    Blondel, Martins and Niculae 2020, "Learning with Fenchel-Young Losses", arXiv:1901.02324.
 
     Args:
       logits: scores of any shape.
@@ -28,11 +26,15 @@ def sparsemax_loss(logits: ArrayLike, labels: ArrayLike) -> jax.Array:
     Raises:
       ValueError: the shapes differ.
       TypeError: logits are not floating-point, or labels are.
+
+    Source: Blondel, Martins and Niculae 2020, "Learning with Fenchel-Young Losses", arXiv:1901.02324.
     """
     x = real("sparsemax_loss", "logits", logits)
     y = number("sparsemax_loss", "labels", labels)
     if jnp.issubdtype(y.dtype, jnp.floating):
-        raise TypeError(f"sparsemax_loss: labels must be integers or booleans; got dtype {y.dtype}")
+        raise TypeError(
+            f"sparsemax_loss: argument 'labels' must be integers or booleans; got dtype {y.dtype}"
+        )
     same_shape("sparsemax_loss", "labels", y, "logits", x.shape)
     out = x.dtype
     z = x.astype(compute_dtype(out))
@@ -42,10 +44,10 @@ def sparsemax_loss(logits: ArrayLike, labels: ArrayLike) -> jax.Array:
 
 
 def _project_simplex(x: jax.Array) -> jax.Array:
-    """The nearest point of the probability simplex along the last axis: max(x - threshold, 0).
+    """Projects onto the probability simplex along the last axis: max(x - threshold, 0).
 
-    Held, Wolfe and Crowder 1974: the threshold makes the kept entries sum to 1, and the largest
-    entries are kept, as many as exceed it.
+    Held, Wolfe and Crowder 1974: the entries above the threshold are kept, and the threshold makes them
+    sum to 1.
     """
     x = x - jax.lax.stop_gradient(jnp.max(x, -1, keepdims=True))
     descending = -jnp.sort(-x, -1)
@@ -75,18 +77,18 @@ def multiclass_sparsemax_loss(scores: ArrayLike, labels: ArrayLike) -> jax.Array
         p = the projection of scores onto the simplex
         loss = dot(p, scores) - scores[label] + (1 - dot(p, p)) / 2
 
-    Martins and Astudillo 2016, "From Softmax to Sparsemax", arXiv:1602.02068.
-
     Args:
       scores: shape [..., classes].
       labels: integer class indices, shape [...].
 
     Returns:
-      Losses >= 0 of shape [...], in the dtype of scores; NaN where a label is no class.
+      Losses >= 0 of shape [...], in the dtype of scores; NaN where a label is not a class.
 
     Raises:
       ValueError: shapes do not fit.
       TypeError: scores are not floating-point, or labels not integer.
+
+    Source: Martins and Astudillo 2016, "From Softmax to Sparsemax", arXiv:1602.02068.
     """
     gaps, _, out = class_gaps("multiclass_sparsemax_loss", scores, labels)
     return clamp(_gini_conjugate(gaps), 0.0, jnp.inf).astype(out)

@@ -16,3 +16,16 @@ from gradflow.matrices._per_matrix import init_per_matrix as init_per_matrix
 from gradflow.matrices._per_matrix import per_matrix as per_matrix
 from gradflow.matrices._resolve import require_matrices as require_matrices
 from gradflow.matrices._resolve import resolve_matrices as resolve_matrices
+
+__all__ = [
+    "WHOLE",
+    "Matrix",
+    "MatrixAxes",
+    "MatrixChoice",
+    "choose_matrices",
+    "hidden_matrices",
+    "init_per_matrix",
+    "per_matrix",
+    "require_matrices",
+    "resolve_matrices",
+]

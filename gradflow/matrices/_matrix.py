@@ -159,8 +159,8 @@ def read_axes(spec: Any, leaf: Any, path: str) -> MatrixAxes:
     counted = [i % leaf.ndim for i in axes if not wrong]
     if wrong or len(set(counted)) < len(counted) or not inputs or not outputs:
         raise ValueError(
-            f"{stage_name()}: {spec} must name different axes of the parameter at {path}, "
-            f"which has shape {leaf.shape}"
+            f"{stage_name()}: dimension numbers must name different axes of the parameter at {path} of "
+            f"shape {leaf.shape}; got {spec}"
         )
     first = len(inputs)
     split = _read_split(spec, leaf, path, counted) if isinstance(spec, Matrix) and spec.split else ()

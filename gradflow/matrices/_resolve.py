@@ -11,7 +11,7 @@ from gradflow._errors import describe
 from gradflow._selection._absent import MaskedNode, is_absent
 from gradflow._selection._parameters import named_leaves
 from gradflow.matrices._matrix import MATRIX, WHOLE, Matrix, MatrixAxes, read_axes
-from gradflow.tree._paths import is_none, path_string, segment, show
+from gradflow.tree._paths import is_none, longest_prefix, path_string, segment, show
 
 
 class ResolvedMatrix(NamedTuple):
@@ -59,21 +59,21 @@ def resolve_matrices(
     )[0]:
         if spec is not None and not isinstance(spec, kinds):
             raise TypeError(
-                f"{stage_name()}: dimension numbers must be {kind.__name__} or None; at "
-                f"{show(path_string(path))} there is {describe(spec)}"
+                f"{stage_name()}: dimension numbers must be {kind.__name__} or None; got {describe(spec)} at "
+                f"{show(path_string(path))}"
             )
         given[tuple(map(segment, path))] = spec
     answers: list[Any] = []
     for path, leaf in flat:
         names = tuple(map(segment, path))
-        prefix = next((names[:n] for n in range(len(names), -1, -1) if names[:n] in given), None)
+        prefix = longest_prefix(names, given)
         if is_absent(leaf):
             answers.append(leaf)
             continue
         if prefix is None:
             raise ValueError(
-                f"{stage_name()}: the dimension numbers say nothing of the parameter at "
-                f"{show('/'.join(names))}; None is for a parameter that is not a matrix"
+                f"{stage_name()}: dimension numbers must cover every parameter; got none for the one at "
+                f"{show('/'.join(names))}. Use None for a parameter that is not a matrix."
             )
         spec = given[prefix] if leaf.ndim >= at_least else None
         is_matrix = spec is not None and not isinstance(spec, MaskedNode)
@@ -91,9 +91,9 @@ def require_matrices(numbers: Any, params: Any, kind: type = Matrix) -> Any:
     ):
         if a is None and p is not None:
             raise ValueError(
-                f"{stage_name()}: the parameter at {show(path_string(path))} of shape {p.shape} is not a "
-                "matrix. Say which of its axes are with gradflow.Matrix, or use for_matrices, which has "
-                "another optimizer for it"
+                f"{stage_name()}: every parameter must be a matrix; got shape {p.shape} at "
+                f"{show(path_string(path))}. Name its axes with gradflow.Matrix, or use for_matrices, which "
+                "has another optimizer for it."
             )
     return axes
 

@@ -1,7 +1,7 @@
-"""Evaluate a function of a batch piece by piece, in a loop, to fit in memory.
+"""Evaluation of a function of a batch piece by piece, in a loop, to fit in memory.
 
-Piece `i` of `k` holds the rows `i, i + k, i + 2k, ...`: a batch axis that is sharded stays sharded
-within every piece, and nothing moves between devices. Results come back in the rows' own order.
+Piece `i` of `k` holds the rows `i, i + k, i + 2k, ...`: a sharded batch axis stays sharded within every
+piece, and no data moves between devices. Results are returned in the original order of rows.
 """
 
 from gradflow.microbatching._accumulate import AccumulationType as AccumulationType
@@ -11,3 +11,13 @@ from gradflow.microbatching._functions import Aux as Aux
 from gradflow.microbatching._functions import micro_grad as micro_grad
 from gradflow.microbatching._functions import micro_vmap as micro_vmap
 from gradflow.microbatching._functions import microbatch as microbatch
+
+__all__ = [
+    "AccumulationType",
+    "Accumulator",
+    "Aux",
+    "micro_grad",
+    "micro_vmap",
+    "microbatch",
+    "reshape_batch_axis",
+]

@@ -1,4 +1,4 @@
-"""From the results of the pieces to one result."""
+"""Accumulation of the results of pieces into one result."""
 
 import dataclasses
 import enum
@@ -13,10 +13,10 @@ from gradflow._dtypes import compute_dtype, is_inexact
 
 
 class AccumulationType(enum.Enum):
-    """How the results of the pieces become one result.
+    """How the results of the pieces are combined.
 
     SUM and MEAN add in float32 or wider; RUNNING_MEAN updates `m <- m + (x - m) / (i + 1)`, which
-    cannot overflow. Means are over the pieces that ran; of integers and booleans they are float32,
+    cannot overflow. Means are over the pieces that ran. Means of integers and booleans are float32,
     and sums of booleans are counts. CONCAT joins along axis 0, or stacks scalars.
     """
 
@@ -28,10 +28,10 @@ class AccumulationType(enum.Enum):
 
 @dataclasses.dataclass(frozen=True)
 class Accumulator:
-    """One's own way: `carry = init(shapes)`, `carry = update(carry, x_i, i)`, `finalize(carry)`.
+    """A custom accumulation: `carry = init(shapes)`, `carry = update(carry, x_i, i)`, `finalize(carry)`.
 
-    `init` takes a piece's result as a tree of `jax.ShapeDtypeStruct`. `aggregate` reduces results
-    whose axis 0 is the rows of one piece to the result of the piece; only `micro_vmap` and
+    `init` gets the result of a piece as a tree of `jax.ShapeDtypeStruct`. `aggregate` reduces results
+    with the rows of one piece along axis 0 to the result of the piece. Only `micro_vmap` and
     `micro_grad` call it, before `update`.
     """
 
@@ -42,7 +42,7 @@ class Accumulator:
 
 
 class Rule(NamedTuple):
-    """An accumulator for one subtree of the results, whose shapes `finalize` is told."""
+    """An accumulator for one subtree of the results, whose shapes are passed to `finalize`."""
 
     reduce: Callable[[Any], Any]
     init: Callable[[Any], Any]
@@ -69,7 +69,7 @@ def rule_for(kind: Any, pieces: int, by_rows: bool) -> Rule:
         x = x.astype(_dtypes(x.dtype, mean)[0])
         if not by_rows:
             return x
-        # Not jnp.mean, as an empty batch is no reason for NaN.
+        # Not jnp.mean, which is NaN for an empty batch.
         total = jnp.sum(x, axis=0, dtype=x.dtype)
         return total / max(x.shape[0], 1) if mean else total
 
@@ -92,7 +92,7 @@ def rule_for(kind: Any, pieces: int, by_rows: bool) -> Rule:
 
 
 def _dtypes(dtype: np.dtype, mean: bool) -> tuple[Any, Any]:
-    """What results of `dtype` are added in, and what the sum or mean is returned in."""
+    """The dtypes in which results of `dtype` are added, and in which they are returned."""
     if is_inexact(dtype):
         return compute_dtype(dtype), dtype
     if mean:
@@ -128,7 +128,7 @@ def subtrees(name: str, prefix: Any, tree: Any, accumulator: Any) -> list[Any]:
         found: list[Any] = prefix.flatten_up_to(tree)
     except ValueError as error:
         raise ValueError(
-            f"{name}: expected `accumulator` to be a prefix of the tree that the function returns,"
-            f" {jax.tree.structure(tree)}, got {jax.tree.structure(accumulator)}"
+            f"{name}: argument 'accumulator' must be a prefix of the tree that the function returns,"
+            f" {jax.tree.structure(tree)}; got {jax.tree.structure(accumulator)}"
         ) from error
     return found

@@ -1,4 +1,4 @@
-"""Arguments with a batch axis: which they are, how long it is, and how to split it."""
+"""Arguments with a batch axis: how to find them, measure the axis and split it."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -10,14 +10,14 @@ import numpy as np
 from gradflow._errors import describe
 from gradflow.tree._paths import path_string, show
 
-Batch = list[tuple[str, Any, int]]  # what to call the argument in errors, its tree, its batch axis
+Batch = list[tuple[str, Any, int]]  # name of the argument in errors, its tree, its batch axis
 
 
 def reshape_batch_axis(tree: Any, microbatch_size: int, axis: int = 0) -> Any:
-    """Leaves with the batch axis split in two, `(number of pieces, microbatch_size)`.
+    """Splits the batch axis of every leaf into `(number of pieces, microbatch_size)`.
 
-    Element `[i, j]` is row `j * pieces + i`. `axis` may be negative; every leaf's must have the
-    same size, a multiple of `microbatch_size`, or a `ValueError` says which has not.
+    Element `[i, j]` is row `j * pieces + i`. `axis` may be negative. Raises ValueError naming
+    the leaf unless all axes have the same size, a multiple of `microbatch_size`.
     """
     name = "reshape_batch_axis"
     check_size(name, microbatch_size)
@@ -43,14 +43,14 @@ def pick_batched(
     for i in numbers:
         if not -len(args) <= i < len(args):
             raise TypeError(
-                f"{name}: expected argument {i}, which has a batch axis, by position; got"
+                f"{name}: argument {i}, which has a batch axis, must be passed by position; got"
                 f" {len(args)} positional arguments"
             )
         picked.append((i % len(args), args[i]))
     for key in names:
         if key not in kwargs:
             raise TypeError(
-                f"{name}: expected argument {key!r}, which has a batch axis, by keyword; got"
+                f"{name}: argument {key!r}, which has a batch axis, must be passed by keyword; got"
                 f" {', '.join(kwargs) or 'no keywords'}"
             )
         picked.append((key, kwargs[key]))
@@ -64,33 +64,35 @@ def batch_size(name: str, batch: Batch) -> int:
             where = f"{label}, leaf {show(path_string(path))}" if path else label
             rank = np.ndim(leaf) if hasattr(leaf, "shape") else 0
             if not -rank <= axis < rank:
-                raise ValueError(f"{name}: {where} has no batch axis {axis}: got {describe(leaf)}")
+                raise ValueError(f"{name}: {where} must have a batch axis {axis}; got {describe(leaf)}")
             if size is None:
                 first, size = where, leaf.shape[axis]
             elif leaf.shape[axis] != size:
                 raise ValueError(
-                    f"{name}: expected batch axes of one size, got {size} in {first} and"
+                    f"{name}: batch axes must have one size; got {size} in {first} and"
                     f" {leaf.shape[axis]} in {where}"
                 )
     if size is None:
-        raise ValueError(f"{name}: expected an argument with a batch axis, got no arrays")
+        raise ValueError(f"{name}: one argument at least must have a batch axis; got no arrays")
     return int(size)
 
 
 def count_pieces(name: str, total: int, size: int) -> int:
     if total % size:
-        raise ValueError(f"{name}: expected microbatch_size to divide the batch's {total} rows, got {size}")
+        raise ValueError(
+            f"{name}: argument 'microbatch_size' must divide the {total} rows of the batch; got {size}"
+        )
     return total // size
 
 
 def split_axis(leaf: Any, size: int, pieces: int, axis: int) -> jax.Array:
-    """The batch axis as `(rows of a piece, pieces)`: no element moves."""
+    """The batch axis as `(rows of a piece, pieces)`: no data moves."""
     x: jax.Array = jnp.asarray(leaf)
     return x.reshape(*x.shape[:axis], size, pieces, *x.shape[axis + 1 :])
 
 
 def check_size(name: str, size: Any) -> None:
     if isinstance(size, bool) or not isinstance(size, int | np.integer):
-        raise TypeError(f"{name}: expected `microbatch_size` to be an int, got {describe(size)}")
+        raise TypeError(f"{name}: argument 'microbatch_size' must be an int; got {describe(size)}")
     if size < 1:
-        raise ValueError(f"{name}: expected microbatch_size >= 1, got {size}")
+        raise ValueError(f"{name}: argument 'microbatch_size' must be >= 1; got {size}")

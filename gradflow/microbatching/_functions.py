@@ -1,4 +1,4 @@
-"""The three ways to say what is batched: pieces, rows, and gradients of rows."""
+"""Microbatched functions: of pieces, of rows, and gradients of rows."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -12,10 +12,10 @@ from gradflow.microbatching._loop import accumulate, check_arguments
 
 
 class Aux(NamedTuple):
-    """What `micro_grad` returns beside the gradients, one row for each example."""
+    """The further results of `micro_grad`, one row per example."""
 
     values: Any  # of the function
-    metrics: Any  # what metrics_fn made of the gradients
+    metrics: Any  # results of metrics_fn
     aux: Any  # the function's auxiliary output
 
 
@@ -29,15 +29,17 @@ def microbatch(
     in_axes: int | Sequence[int] = 0,
     num_real_microbatches: Any = None,
 ) -> Callable[..., Any]:
-    """`fun`, called on `microbatch_size` rows at a time, its results accumulated.
+    """Calls `fun` on `microbatch_size` rows at a time, and accumulates its results.
 
-    `argnums`, `argnames`: the arguments, trees allowed, that have a batch axis, by position and by
-    keyword; `in_axes`: that axis, one for all or one for each (`argnums` first). Their size is a
-    multiple of `microbatch_size`; None calls `fun` once and returns what it returns.
-    `accumulator`: an `AccumulationType` or `Accumulator`, or a tree of them that is a prefix of
-    what `fun` returns. `num_real_microbatches`: how many pieces to run, at most all of them; it
-    may be traced (then without derivatives in reverse mode). Rows that did not run are zero under
-    CONCAT.
+    Args:
+      fun: a function of arrays or trees.
+      argnums: positions of the arguments that have a batch axis.
+      microbatch_size: rows per call, >= 1, which must divide the batch; None calls `fun` once.
+      accumulator: an `AccumulationType` or `Accumulator`, or a prefix of the result of `fun` of them.
+      argnames: keywords of further arguments that have a batch axis.
+      in_axes: the batch axis, one for all or one per argument (`argnums` first).
+      num_real_microbatches: number of pieces to run, at most all of them. A traced one has no derivatives
+        in reverse mode. Rows that did not run are zero under CONCAT.
     """
     name = "microbatch"
     names = (argnames,) if isinstance(argnames, str) else tuple(argnames)
@@ -45,8 +47,8 @@ def microbatch(
     axes = (in_axes,) * (len(numbers) + len(names)) if isinstance(in_axes, int) else tuple(in_axes)
     if len(axes) != len(numbers) + len(names):
         raise ValueError(
-            f"{name}: expected one axis in `in_axes` for each of `argnums` and `argnames`, which"
-            f" are {len(numbers) + len(names)}, got {len(axes)}"
+            f"{name}: argument 'in_axes' must have one axis for each of 'argnums' and 'argnames',"
+            f" {len(numbers) + len(names)} in all; got {len(axes)}"
         )
     check_arguments(name, fun, microbatch_size, accumulator, num_real_microbatches)
     if microbatch_size is None:
@@ -82,22 +84,27 @@ def micro_vmap(
     accumulator: Any = AccumulationType.CONCAT,
     num_real_microbatches: Any = None,
 ) -> Callable[..., Any]:
-    """`jax.vmap` over `microbatch_size` rows at a time; None maps over all of them at once.
+    """Maps `fun` like `jax.vmap`, over `microbatch_size` rows at a time; None maps all at once.
 
-    `in_axes`: one axis for all positional arguments, or one, or None, for each; keyword arguments
-    are mapped along axis 0. `out_axes` must be 0. `vmap_fn(fun, in_axes, out_axes)`: another
-    `vmap`. `accumulator`: CONCAT returns every row, like `jax.vmap`; SUM and the means reduce the
-    rows. The rest is as in `microbatch`.
+    Args:
+      fun: a function of one row.
+      in_axes: one axis for all positional arguments, or one or None for each. Keyword arguments are mapped
+        along axis 0.
+      out_axes: must be 0.
+      vmap_fn: `vmap_fn(fun, in_axes, out_axes)`, in place of `jax.vmap`.
+      accumulator: CONCAT returns every row, like `jax.vmap`; SUM and the means reduce the rows.
+
+    The others as in `microbatch`.
     """
     name = "micro_vmap"
     if not isinstance(out_axes, int) or isinstance(out_axes, bool) or out_axes != 0:
-        raise ValueError(f"{name}: expected out_axes = 0, got {describe(out_axes)}")
+        raise ValueError(f"{name}: argument 'out_axes' must be 0; got {describe(out_axes)}")
     if not isinstance(in_axes, int):
         in_axes = tuple(in_axes) if isinstance(in_axes, Sequence) else (in_axes,)
         if not all(axis is None or isinstance(axis, int) for axis in in_axes):
             raise TypeError(
-                f"{name}: expected `in_axes` to be an int, or an int or None for each positional"
-                f" argument, got {describe(in_axes)}"
+                f"{name}: argument 'in_axes' must be an int, or an int or None for each positional"
+                f" argument; got {describe(in_axes)}"
             )
     check_arguments(name, fun, microbatch_size, accumulator, num_real_microbatches)
 
@@ -105,14 +112,14 @@ def micro_vmap(
         axes = (in_axes,) * len(args) if isinstance(in_axes, int) else in_axes
         if len(axes) != len(args):
             raise ValueError(
-                f"{name}: expected {len(axes)} positional arguments, as many as `in_axes` has"
-                f" entries, got {len(args)}"
+                f"{name}: a call must have {len(axes)} positional arguments, as many as 'in_axes' has"
+                f" entries; got {len(args)}"
             )
         kept = [i for i, axis in enumerate(axes) if axis is not None]
         batch: Batch = [(f"argument {i}", args[i], axis) for i, axis in enumerate(axes) if axis is not None]
         batch += [(f"argument {key!r}", value, 0) for key, value in kwargs.items()]
 
-        # What is not mapped is closed over, so that it may be anything, not only arrays.
+        # Unmapped arguments are closed over, so that they need not be arrays.
         def one(*values: Any) -> Any:
             new_args = list(args)
             for i, value in zip(kept, values, strict=False):
@@ -146,25 +153,29 @@ def micro_grad(
     metrics_fn: Callable[[Any], Any] = lambda grads: None,
     num_real_microbatches: Any = None,
 ) -> Callable[..., tuple[Any, Aux]]:
-    """Each example's gradient, transformed, then accumulated: `(accumulated, Aux)`.
+    """Computes the gradient of each example, transforms and accumulates it: `(accumulated, Aux)`.
 
-    The gradient of `fun` with respect to `argnums` is taken for one row of `batch_argnums` (and of
-    every keyword argument) at a time; with `keep_batch_dim`, `fun` sees that row as a batch of one.
-    `transform_fn(grads)` is accumulated, SUM by default; `metrics_fn(grads)`, the value and, with
-    `has_aux`, the auxiliary output come back for each example in `Aux(values, metrics, aux)`. The
-    rest is as in `microbatch`; None for `microbatch_size` takes all examples at once.
+    Args:
+      fun: the loss; with `has_aux` it returns `(value, aux)`.
+      argnums: arguments to differentiate.
+      batch_argnums: arguments with a batch axis, along axis 0, like every keyword argument.
+      keep_batch_dim: True passes a row to `fun` as a batch of one.
+      accumulator: of `transform_fn(grads)`.
+      transform_fn: a function of the gradients of one example.
+      metrics_fn: a function of these gradients, whose results are returned per example.
 
-    With `transform_fn` clipping: the per-example clipping of Abadi et al., "Deep Learning with
-    Differential Privacy", 2016, arXiv 1607.00133.
+    `Aux(values, metrics, aux)` has one row per example. The others as in `microbatch`; None for
+    `microbatch_size` takes all examples at once. With `transform_fn` clipping, this is the per-example
+    clipping of Abadi et al. 2016, arXiv:1607.00133.
     """
     name = "micro_grad"
     numbers = (batch_argnums,) if isinstance(batch_argnums, int) else tuple(batch_argnums)
     if not numbers:
-        raise ValueError(f"{name}: expected at least one of `batch_argnums`, got none")
+        raise ValueError(f"{name}: argument 'batch_argnums' must have at least one position; got none")
     check_arguments(name, fun, microbatch_size, accumulator, num_real_microbatches)
     for argument, value in (("transform_fn", transform_fn), ("metrics_fn", metrics_fn)):
         if not callable(value):
-            raise TypeError(f"{name}: expected `{argument}` to be a function, got {describe(value)}")
+            raise TypeError(f"{name}: argument '{argument}' must be a function; got {describe(value)}")
     derivative = jax.value_and_grad(fun, argnums, has_aux)
 
     def graded(*args: Any, **kwargs: Any) -> tuple[Any, Aux]:

@@ -1,4 +1,4 @@
-"""One function over all pieces of a batch."""
+"""The loop over the pieces of a batch."""
 
 from collections.abc import Callable
 from typing import Any
@@ -21,7 +21,7 @@ def accumulate(
     num_real: Any,
     by_rows: bool,
 ) -> Any:
-    """`call` on every piece; `by_rows` says that its results have a row for each of the piece's."""
+    """Accumulates `call` over all pieces; with `by_rows` its results have one row per row of a piece."""
     total = batch_size(name, batch)
     size = max(total, 1) if size is None else size
     pieces = count_pieces(name, total, size)
@@ -29,7 +29,7 @@ def accumulate(
     if isinstance(ran, jax.Array):
         ran = jnp.clip(ran, 0, pieces)
     elif ran > pieces:
-        raise ValueError(f"{name}: expected num_real_microbatches <= {pieces}, got {ran}")
+        raise ValueError(f"{name}: argument 'num_real_microbatches' must be <= {pieces}; got {ran}")
 
     flat = [(x, axis % x.ndim) for _, tree, axis in batch for x in jax.tree.leaves(tree)]
     treedef = jax.tree.structure([tree for _, tree, _ in batch])
@@ -41,7 +41,7 @@ def accumulate(
             for x, (_, axis) in zip(leaves, flat, strict=True)
         ]
 
-    # One jit, so that asking for the shapes and running the loop trace the function once.
+    # One jit, so that `eval_shape` and the loop trace the function once.
     evaluate = jax.jit(lambda piece: call(jax.tree.unflatten(treedef, piece)))
     like = [
         jax.ShapeDtypeStruct(x.shape[: axis + 1] + x.shape[axis + 2 :], x.dtype)
@@ -73,25 +73,28 @@ def accumulate(
 
 def check_arguments(name: str, fun: Any, size: Any, accumulator: Any, num_real: Any) -> None:
     if not callable(fun):
-        raise TypeError(f"{name}: expected `fun` to be a function, got {describe(fun)}")
+        raise TypeError(f"{name}: argument 'fun' must be a function; got {describe(fun)}")
     if size is not None:
         check_size(name, size)
     for kind in jax.tree.leaves(accumulator):
         if not isinstance(kind, Accumulator | AccumulationType):
             raise TypeError(
-                f"{name}: expected `accumulator` to be an AccumulationType, an Accumulator or a"
-                f" tree of them, got {describe(kind)}"
+                f"{name}: argument 'accumulator' must be an AccumulationType, an Accumulator or a"
+                f" tree of them; got {describe(kind)}"
             )
     if num_real is None:
         return
     if size is None:
-        raise ValueError(f"{name}: num_real_microbatches is set, but microbatch_size is None")
+        raise ValueError(
+            f"{name}: argument 'microbatch_size' must be an int with 'num_real_microbatches'; got None"
+        )
     if isinstance(num_real, jax.Array | np.ndarray | np.integer):
         if num_real.ndim or not jnp.issubdtype(num_real.dtype, jnp.integer):
             raise TypeError(
-                f"{name}: expected `num_real_microbatches` to be an integer scalar, got {describe(num_real)}"
+                f"{name}: argument 'num_real_microbatches' must be an integer scalar; got"
+                f" {describe(num_real)}"
             )
     elif isinstance(num_real, bool) or not isinstance(num_real, int):
-        raise TypeError(f"{name}: expected `num_real_microbatches` to be an int, got {describe(num_real)}")
+        raise TypeError(f"{name}: argument 'num_real_microbatches' must be an int; got {describe(num_real)}")
     if not isinstance(num_real, jax.Array) and num_real < 0:
-        raise ValueError(f"{name}: expected num_real_microbatches >= 0, got {num_real}")
+        raise ValueError(f"{name}: argument 'num_real_microbatches' must be >= 0; got {num_real}")

@@ -1,4 +1,4 @@
-"""ACProp: the gradient over the spread of those before it."""
+"""ACProp: the gradient over the standard deviation of earlier gradients."""
 
 from typing import Any
 
@@ -18,7 +18,7 @@ from gradflow.transforms import add_decayed_weights, scale_by_learning_rate
 
 
 def acprop_scalars(count: jax.Array, b1: jax.Array, b2: jax.Array, **_: jax.Array) -> Scalars:
-    """The decays' complements, and the bias correction of the `count` gradients before this one."""
+    """The decays' complements, and the bias correction of the `count` earlier gradients."""
     c2 = 1 - b2
     first = count == 0
     bias = one_minus_power(c2, jnp.maximum(count, 1))
@@ -36,7 +36,7 @@ def acprop_rule(g: jax.Array, mu: jax.Array, nu: jax.Array, s: Any) -> tuple[jax
 def scale_by_acprop(
     b1: Decay = 0.9, b2: Decay = 0.999, eps: Positive = 1e-16, eps_root: NonNegative = 1e-16
 ) -> Pair:
-    """Divides the gradient by the root of the averaged squared surprise of earlier gradients.
+    """Divides the gradient by the root of the averaged squared deviation of earlier gradients.
 
         u = g / (sqrt(nu / (1 - b2^(t-1))) + eps)         u = g / (1 + eps) at the first step
         nu = b2 * nu + (1 - b2) * |g - mu|^2 + eps_root
@@ -48,8 +48,8 @@ def scale_by_acprop(
       eps: added outside the root, > 0.
       eps_root: added to `nu` at every step, >= 0.
 
-    The divisor knows nothing of `g`: after zero gradients it is as small as `eps_root` lets it be, and for
-    float16 the default lets it be too small. There is no momentum in the update.
+    The divisor does not depend on `g`: after zero gradients only `eps_root` and `eps` bound it from below.
+    Their defaults are too small for float16. The update has no momentum.
     Source: Zhuang et al. 2021, arXiv:2110.05454.
     """
 
@@ -80,7 +80,10 @@ def acprop(
 ) -> GradientTransformation:
     """ACProp: `scale_by_acprop`, decoupled weight decay as in `adamw`, then the learning rate.
 
-    Arguments and source as in these.
+    Args:
+      learning_rate: a number >= 0 or a schedule.
+
+    The others and the source as in `scale_by_acprop` and `adamw`.
     """
     return chain(
         scale_by_acprop(b1, b2, eps, eps_root),

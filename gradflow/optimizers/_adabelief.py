@@ -1,4 +1,4 @@
-"""AdaBelief: Adam that divides by how far gradients stray from their average."""
+"""AdaBelief: Adam that divides by the deviation of gradients from their average."""
 
 from typing import Any, NamedTuple
 
@@ -32,7 +32,7 @@ def belief_rule(g: jax.Array, mu: jax.Array, nu: jax.Array, s: Any) -> tuple[jax
 
 
 def nesterov_belief_rule(g: jax.Array, mu: jax.Array, nu: jax.Array, s: Any) -> tuple[jax.Array, ...]:
-    """The same with the momentum that the next step will have, as in `scale_by_adam`."""
+    """`belief_rule` with the momentum of the next step, as in `scale_by_adam`."""
     mu = s.b1 * mu + s.c1 * g
     nu = s.b2 * nu + s.c2 * abs_sq(g - mu) + s.eps_root
     ahead = s.b1 * s.debias1_next * mu + s.c1 * s.debias1 * g
@@ -48,7 +48,7 @@ def scale_by_belief(
     *,
     nesterov: bool = False,
 ) -> Pair:
-    """Divides the averaged gradient by the root of the averaged square of its surprise.
+    """Divides the averaged gradient by the root of the averaged squared deviation from it.
 
         mu = b1 * mu + (1 - b1) * g
         nu = b2 * nu + (1 - b2) * |g - mu|^2 + eps_root
@@ -56,10 +56,10 @@ def scale_by_belief(
 
     Args:
       b1: decay of the first moment, in [0, 1).
-      b2: decay of the second, in [0, 1).
+      b2: decay of the second moment, in [0, 1).
       eps: added outside the root, > 0.
       eps_root: added to `nu` at every step, >= 0.
-      nesterov: looks one step ahead, as in `scale_by_adam`.
+      nesterov: uses the momentum of the next step, as in `scale_by_adam`.
 
     Source: Zhuang et al. 2020, arXiv:2010.07468.
     """
@@ -93,13 +93,14 @@ def adabelief(
     *,
     nesterov: bool = False,
 ) -> GradientTransformation:
-    """AdaBelief: `scale_by_belief`, decoupled weight decay if there is any, then the learning rate.
+    """AdaBelief: `scale_by_belief`, decoupled weight decay if it is given, then the learning rate.
 
     Args:
-      weight_decay: as in `adamw`, >= 0; None has no stage for it.
+      learning_rate: a number >= 0 or a schedule.
+      weight_decay: as in `adamw`, >= 0; None leaves the stage out.
       weight_decay_mask: where to decay.
 
-    The others, and the source, as in `scale_by_belief`.
+    The others and the source as in `scale_by_belief`.
     """
     scaling = scale_by_belief(b1, b2, eps, eps_root, nesterov=nesterov)
     rate = scale_by_learning_rate(learning_rate)

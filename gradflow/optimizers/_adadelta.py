@@ -1,4 +1,4 @@
-"""AdaDelta: a rate in the parameters' own units."""
+"""AdaDelta: steps in the units of the parameters."""
 
 from typing import Any, NamedTuple
 
@@ -31,7 +31,7 @@ def adadelta_rule(g: jax.Array, e_g: jax.Array, e_x: jax.Array, s: Any) -> tuple
     """Zeiler 2012, Algorithm 1."""
     e_g = s.rho * e_g + s.c * abs_sq(g)
     u = safe_sqrt(e_x + s.eps) / safe_sqrt(e_g + s.eps) * g
-    # Once more from operands that XLA takes for others, or it would write out the roots and their quotient.
+    # Recomputed from operands that XLA treats as distinct, or it would store the roots and the quotient.
     g, wide, e_x = jax.lax.optimization_barrier((g, e_g, e_x))
     again = safe_sqrt(e_x + s.eps) / safe_sqrt(wide + s.eps) * g
     return u, e_g, s.rho * e_x + s.c * abs_sq(again)
@@ -39,7 +39,7 @@ def adadelta_rule(g: jax.Array, e_g: jax.Array, e_x: jax.Array, s: Any) -> tuple
 
 @transformation(packable=True)
 def scale_by_adadelta(rho: Decay = 0.9, eps: Positive = 1e-6) -> Pair:
-    """Divides the gradient by its own size and multiplies it by that of past updates.
+    """Divides the gradient by its root mean square and multiplies it by that of past updates.
 
         e_g = rho * e_g + (1 - rho) * |g|^2
         u = sqrt(e_x + eps) / sqrt(e_g + eps) * g
@@ -74,14 +74,14 @@ def adadelta(
     weight_decay: NonNegative = 0.0,
     weight_decay_mask: MaskOrFn | None = None,
 ) -> GradientTransformation:
-    """AdaDelta: an L2 penalty, `scale_by_adadelta`, then the learning rate, which the paper does without.
+    """AdaDelta: an L2 penalty, `scale_by_adadelta`, then the learning rate.
 
     Args:
-      learning_rate: None is the paper's 1.0.
+      learning_rate: a number >= 0 or a schedule; None is 1, as the paper has no learning rate.
       weight_decay: >= 0, added to the gradient as `weight_decay * p`.
       weight_decay_mask: where to decay.
 
-    The others as in `scale_by_adadelta`.
+    The others and the source as in `scale_by_adadelta`.
     """
     return chain(
         add_decayed_weights(weight_decay, weight_decay_mask),

@@ -1,4 +1,4 @@
-"""Adafactor: second moments of matrices by their rows and columns alone."""
+"""Adafactor: second moments of matrices, factored into rows and columns."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -30,9 +30,9 @@ from gradflow.transforms import (
 
 
 class FactoredState(NamedTuple):
-    """Steps taken, and for each leaf the averages of squares: by rows and columns, or of each element.
+    """Steps taken, and for each leaf the averages of squares: per row and column, or per element.
 
-    What a leaf has no use for is a zero of shape (1,).
+    A field that a leaf does not use is a zero of shape (1,).
     """
 
     count: jax.Array  # type: ignore[assignment]  # the field's name for it, over tuple.count
@@ -57,14 +57,14 @@ def _factored_axes(shape: tuple[int, ...], factored: bool, min_size: int) -> _Ax
 
 
 def power_decay_scalars(count: jax.Array, decay_rate: jax.Array, offset: jax.Array, **_: Any) -> Scalars:
-    """`b = 1 - t^-decay_rate`, its complement first, which has all its digits; no average before t = 1."""
+    """`b = 1 - t^-decay_rate`, derived from its complement, which is exact; 0 before t = 1."""
     t = jnp.maximum(count.astype(offset.dtype) - offset + 1, 1)
     c = jnp.exp(-decay_rate * jnp.log(t))
     return {"b": 1 - c, "c": c}
 
 
 def given_decay_scalars(b: jax.Array, **_: Any) -> Scalars:
-    """The complement of a decay that a user's function gave."""
+    """The complement of a decay that a user's function returned."""
     return {"c": 1 - b}
 
 
@@ -72,7 +72,7 @@ def factored_rms_rule(
     g: jax.Array, v_row: jax.Array, v_col: jax.Array, v: jax.Array, s: Any, *, factored: bool, min_size: int
 ) -> tuple[jax.Array, ...]:
     """Shazeer & Stern 2018, Algorithm 4; a leaf of few elements has its own averages, Algorithm 5."""
-    # Squares of the largest numbers are infinite, and infinity over infinity is no number.
+    # Squares of the largest numbers overflow, and infinity over infinity is NaN.
     square = jnp.minimum(abs_sq(g), jnp.finfo(v.dtype).max / 4) + s.epsilon
     axes = _factored_axes(g.shape, factored, min_size)
     # The copies cost nothing when compiled with donation; without them two states would share a buffer.
@@ -83,7 +83,7 @@ def factored_rms_rule(
     v_col = s.b * v_col + s.c * _mean(square, axes.second)
     rest = axes.second - (axes.second > axes.longest)
     mean = jnp.expand_dims(_mean(v_row, rest), rest)
-    # A quotient of the two would vanish where one row's squares are far below the mean.
+    # A quotient of the two would underflow where one row's squares are far below the mean.
     by_row = jnp.expand_dims(1 / safe_sqrt(v_row), axes.longest)
     by_col = jnp.expand_dims(1 / safe_sqrt(v_col), axes.second)
     return g * by_row * (jnp.expand_dims(safe_sqrt(mean), axes.longest) * by_col), v_row, v_col, jnp.copy(v)
@@ -103,7 +103,7 @@ def scale_by_factored_rms(
     epsilon: Positive = 1e-30,
     decay_rate_fn: Callable[[jax.Array, Any], Any] | None = None,
 ) -> Pair:
-    """Divides the gradient by the root of its averaged square, of which rows and columns alone are kept.
+    """Divides the gradient by the root of its averaged square, stored per row and column.
 
         b = 1 - t^-decay_rate,  t = 1, 2, ...
         v_row = b * v_row + (1 - b) * mean over columns of (|g|^2 + epsilon)
@@ -112,15 +112,15 @@ def scale_by_factored_rms(
 
     Args:
       factored: False keeps an average for every element, `u = g / sqrt(v)`.
-      decay_rate: >= 0; the larger, the longer the memory.
-      step_offset: at which count of steps t is 1, for fine-tuning; until then `b = 0`.
+      decay_rate: >= 0; a larger one averages over more steps.
+      step_offset: the step count at which t is 1, for fine-tuning; until then `b = 0`.
       min_dim_size_to_factor: the two longest axes are factored where both have as many elements, >= 1;
         other leaves have an average for every element.
       epsilon: added to the squares, > 0.
       decay_rate_fn: `(count - step_offset, decay_rate) -> b` in place of the power, in [0, 1).
 
-    Averages are held in float32 at least. Raises ValueError inside `shard_map` where a matrix is a piece:
-    its rows would not be whole. Source: Shazeer & Stern 2018, arXiv:1804.04235.
+    Averages are held in float32 at least. Raises ValueError inside `shard_map` for a sharded matrix, whose
+    rows are not whole. Source: Shazeer & Stern 2018, arXiv:1804.04235.
     """
     rule = specialize(factored_rms_rule, factored=factored, min_size=min_dim_size_to_factor)
 
@@ -128,7 +128,7 @@ def scale_by_factored_rms(
         return _factored_axes(x.shape, factored, min_dim_size_to_factor)
 
     def parts(zeros: Any, unused: Any) -> tuple[Any, Any, Any]:
-        """What a leaf keeps; sums of zeros lie where the sums of its gradients will."""
+        """A leaf's state; sums of zeros have the sharding that sums of its gradients have."""
         axes = axes_of(zeros)
         if axes is None:
             return unused(), unused(), zeros
@@ -150,7 +150,7 @@ def scale_by_factored_rms(
         columns = _columns(leaf, updates)
         for have, want in zip((state.v, state.v_row, state.v_col), (columns[2], *columns[:2]), strict=True):
             check_like("what the updates need", want, "state", have)
-        # Also for those that are too small: a piece does not tell how large the whole is.
+        # Also for small leaves: the size of a shard does not determine the size of the whole leaf.
         refuse_varying("a mean", [g for g in jax.tree.leaves(updates) if factored and g.ndim > 1])
         trees, numbers = (updates, *state[1:]), {"epsilon": epsilon}
         if decay_rate_fn is None:
@@ -167,7 +167,7 @@ def scale_by_factored_rms(
 
 
 def _columns(f: Callable[[Any], tuple[Any, ...]], updates: Any) -> tuple[Any, ...]:
-    """The three trees of what `f` makes of each leaf."""
+    """The three trees of the results of `f` on each leaf."""
     leaves, structure = jax.tree.flatten(updates)
     made = [f(leaf) for leaf in leaves]
     return tuple(jax.tree.unflatten(structure, [m[k] for m in made]) for k in range(3))
@@ -188,16 +188,16 @@ def adafactor(
     factored: bool = True,
     weight_decay_mask: MaskOrFn | None = None,
 ) -> GradientTransformation:
-    """Adafactor: Adam with little memory, whose steps are in proportion to the parameters.
+    """Adafactor: Adam with factored second moments and steps relative to the parameters.
 
         u = clip_by_block_rms(scale_by_factored_rms(g))
         u = -(ema(learning_rate * max(rms(p), 0.001) * u) + weight_decay_rate * p)
 
     Args:
-      learning_rate: relative to the parameters, so larger than Adam's: a number >= 0, a schedule; None is 1.
+      learning_rate: a number >= 0 or a schedule, relative to the size of the parameters; None is 1.
       multiply_by_parameter_scale: False makes the learning rate absolute.
       clipping_threshold: largest root mean square of a leaf's `u`, >= 0; None does not clip.
-      momentum: decay of the average of steps, in [0, 1); None has none, and no memory for it.
+      momentum: decay of the average of steps, in [0, 1); None has neither average nor memory for it.
       dtype_momentum: dtype of that average.
       weight_decay_rate: >= 0, not multiplied by the learning rate; None has no decay.
       weight_decay_mask: tree of booleans, or a function from the parameters to one: where to decay.

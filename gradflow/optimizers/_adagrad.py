@@ -1,4 +1,4 @@
-"""Adagrad: rates that fall where gradients were."""
+"""Adagrad: learning rates that fall with the sum of squared gradients."""
 
 from typing import Any, NamedTuple
 
@@ -29,13 +29,13 @@ def adagrad_rule(g: jax.Array, total: jax.Array, s: Any) -> tuple[jax.Array, ...
 
 @transformation(packable=True)
 def scale_by_rss(initial_accumulator_value: InitialNonNegative = 0.1, eps: Positive = 1e-7) -> Pair:
-    """Divides the gradient by the root of the sum of all its squares.
+    """Divides the gradient by the root of the sum of its squares so far.
 
         sum_of_squares = sum_of_squares + |g|^2
         u = g / sqrt(sum_of_squares + eps)
 
     Args:
-      initial_accumulator_value: where the sum begins, >= 0; Keras' 0.1 by default, 0 in PyTorch.
+      initial_accumulator_value: the first sum, >= 0; 0.1 as in Keras, where PyTorch has 0.
       eps: added inside the root, > 0.
 
     Source: Duchi, Hazan & Singer 2011, JMLR 12.
@@ -57,5 +57,11 @@ def scale_by_rss(initial_accumulator_value: InitialNonNegative = 0.1, eps: Posit
 def adagrad(
     learning_rate: Rate, initial_accumulator_value: InitialNonNegative = 0.1, eps: Positive = 1e-7
 ) -> GradientTransformation:
-    """Adagrad: `scale_by_rss`, then the learning rate. Arguments and source as there."""
+    """Adagrad: `scale_by_rss`, then the learning rate.
+
+    Args:
+      learning_rate: a number >= 0 or a schedule.
+
+    The others and the source as in `scale_by_rss`.
+    """
     return chain(scale_by_rss(initial_accumulator_value, eps), scale_by_learning_rate(learning_rate))

@@ -1,4 +1,4 @@
-"""Adam and its close kin: AdamW, and both with Nesterov momentum."""
+"""Adam and AdamW, both also with Nesterov momentum."""
 
 from typing import Any, NamedTuple
 
@@ -43,7 +43,7 @@ def adam_rule(g: jax.Array, mu: jax.Array, nu: jax.Array, s: Any) -> tuple[jax.A
 
 
 def nesterov_adam_rule(g: jax.Array, mu: jax.Array, nu: jax.Array, s: Any) -> tuple[jax.Array, ...]:
-    """Dozat 2016: the momentum that the next step will have, seen from this one."""
+    """Dozat 2016: Adam with the momentum of the next step."""
     mu = s.b1 * mu + s.c1 * g
     nu = s.b2 * nu + s.c2 * abs_sq(g)
     ahead = s.b1 * s.debias1_next * mu + s.c1 * s.debias1 * g
@@ -73,7 +73,7 @@ def scale_by_adam(
       eps_root: added inside the root, >= 0.
       mu_dtype: dtype of the first moment; the parameters' by default. The second moment is held in
         float32 at least.
-      nesterov: looks one step ahead: `u` has `b1 * mu / (1 - b1^(t+1)) + (1 - b1) * g / (1 - b1^t)` above.
+      nesterov: the numerator is `b1 * mu / (1 - b1^(t+1)) + (1 - b1) * g / (1 - b1^t)`.
 
     Source: Kingma & Ba 2014, arXiv:1412.6980; Dozat 2016 for `nesterov`.
     """
@@ -106,7 +106,13 @@ def adam(
     *,
     nesterov: bool = False,
 ) -> GradientTransformation:
-    """Adam: `scale_by_adam`, then the learning rate. Arguments and source as there."""
+    """Adam: `scale_by_adam`, then the learning rate.
+
+    Args:
+      learning_rate: a number >= 0 or a schedule.
+
+    The others and the source as in `scale_by_adam`.
+    """
     return chain(
         scale_by_adam(b1, b2, eps, eps_root, mu_dtype, nesterov=nesterov),
         scale_by_learning_rate(learning_rate),
@@ -131,8 +137,9 @@ def adamw(
         u = -learning_rate * (scale_by_adam(g) + weight_decay * p)
 
     Args:
-      weight_decay: >= 0, may follow its own schedule. PyTorch's default is 1e-2.
-      mask: tree of booleans (a prefix will do), or a function from the parameters to one: where to decay.
+      learning_rate: a number >= 0 or a schedule.
+      weight_decay: a number >= 0 or a schedule. PyTorch's default is 1e-2.
+      mask: where to decay: a tree of booleans or a prefix of one, or a function from params to it.
 
     The others as in `scale_by_adam`. Source: Loshchilov & Hutter 2017, arXiv:1711.05101.
     """

@@ -1,4 +1,4 @@
-"""Adamax: Adam with the largest gradient in the place of the root mean square."""
+"""Adamax: Adam with a decaying maximum in place of the root mean square."""
 
 from typing import Any
 
@@ -32,7 +32,7 @@ def adamax_rule(g: jax.Array, mu: jax.Array, nu: jax.Array, s: Any) -> tuple[jax
 
 @transformation(packable=True)
 def scale_by_adamax(b1: Decay = 0.9, b2: Decay = 0.999, eps: Positive = 1e-8) -> Pair:
-    """Divides the averaged gradient by a decaying maximum of its size.
+    """Divides the averaged gradient by a decaying maximum of the absolute gradient.
 
         mu = b1 * mu + (1 - b1) * g
         nu = max(b2 * nu, |g| + eps)
@@ -41,7 +41,7 @@ def scale_by_adamax(b1: Decay = 0.9, b2: Decay = 0.999, eps: Positive = 1e-8) ->
     Args:
       b1: decay of the average, in [0, 1).
       b2: decay of the maximum, in [0, 1).
-      eps: > 0, keeps the maximum from being zero.
+      eps: added to `|g|`, > 0; it keeps the maximum above zero.
 
     Source: Kingma & Ba 2014, arXiv:1412.6980, section 7.1.
     """
@@ -64,7 +64,13 @@ def scale_by_adamax(b1: Decay = 0.9, b2: Decay = 0.999, eps: Positive = 1e-8) ->
 def adamax(
     learning_rate: Rate, b1: Decay = 0.9, b2: Decay = 0.999, eps: Positive = 1e-8
 ) -> GradientTransformation:
-    """Adamax: `scale_by_adamax`, then the learning rate. Arguments and source as there."""
+    """Adamax: `scale_by_adamax`, then the learning rate.
+
+    Args:
+      learning_rate: a number >= 0 or a schedule.
+
+    The others and the source as in `scale_by_adamax`.
+    """
     return chain(scale_by_adamax(b1, b2, eps), scale_by_learning_rate(learning_rate))
 
 
@@ -77,7 +83,13 @@ def adamaxw(
     weight_decay: NonNegative = 1e-4,
     mask: MaskOrFn | None = None,
 ) -> GradientTransformation:
-    """Adamax with the decoupled weight decay of `adamw`. Arguments as there and in `scale_by_adamax`."""
+    """AdamaxW: `scale_by_adamax`, decoupled weight decay, then the learning rate.
+
+    Args:
+      learning_rate: a number >= 0 or a schedule.
+
+    The others and the source as in `scale_by_adamax` and `adamw`.
+    """
     return chain(
         scale_by_adamax(b1, b2, eps),
         add_decayed_weights(weight_decay, mask),

@@ -1,4 +1,4 @@
-"""Adan: Adam that also averages how the gradient changes."""
+"""Adan: Adam that also averages the change of the gradient."""
 
 from typing import Any, NamedTuple
 
@@ -29,7 +29,7 @@ class ScaleByAdanState(NamedTuple):
 def adan_scalars(
     t: jax.Array, b1: jax.Array, b2: jax.Array, b3: jax.Array, official: jax.Array, **_: jax.Array
 ) -> Scalars:
-    """The decays' complements, the bias corrections of step `t` (from 1), and what the change weighs."""
+    """The decays' complements, the bias corrections of step `t` (from 1), and the weight of the change."""
     c1, c2, c3 = 1 - b1, 1 - b2, 1 - b3
     return {
         "c1": c1,
@@ -52,7 +52,7 @@ def adan_rule(
     v = s.b2 * v + s.c2 * change
     n = s.b3 * n + s.c3 * abs_sq(g + s.weight * change)
     ahead = s.debias1 * m + s.weight * s.debias2 * v
-    # The copy: a state that is the very array of the gradients could not be donated beside them.
+    # A copy, so that the state can be donated together with the gradients.
     return ahead / (safe_sqrt(s.debias3 * n + s.eps_root) + s.eps), m, v, n, jnp.copy(g)
 
 
@@ -66,7 +66,7 @@ def scale_by_adan(
     *,
     official_scaling: bool = False,
 ) -> Pair:
-    """Adaptive Nesterov momentum.
+    """Divides a Nesterov momentum by the root of its averaged square.
 
         d = g - g_before, 0 at the first step
         m = b1 * m + (1 - b1) * g
@@ -80,7 +80,7 @@ def scale_by_adan(
       b3: decay of the square's average, in [0, 1).
       eps: added outside the root, > 0.
       eps_root: added inside the root, >= 0.
-      official_scaling: `w = b2`, as in the paper and the authors' code; else `w = 1 - b2`, as in Optax.
+      official_scaling: True has `w = b2`, as the paper; False has `w = 1 - b2`, as Optax.
 
     The decays are one minus the paper's. Source: Xie et al. 2022, arXiv:2208.06677.
     """
@@ -117,8 +117,11 @@ def adan(
 ) -> GradientTransformation:
     """Adan: `scale_by_adan`, decoupled weight decay as in `adamw`, then the learning rate.
 
-    Arguments and source as in `scale_by_adan` and `adamw`. The authors' weight decay divides the new
-    parameters by `1 + learning_rate * weight_decay` instead: the same to first order.
+    Args:
+      learning_rate: a number >= 0 or a schedule.
+
+    The others and the source as in `scale_by_adan` and `adamw`. The authors divide the new parameters by
+    `1 + learning_rate * weight_decay` instead, which agrees to first order.
     """
     return chain(
         scale_by_adan(b1, b2, b3, eps, eps_root, official_scaling=official_scaling),

@@ -1,4 +1,4 @@
-"""AdEMAMix: Adam with a second, much slower, momentum."""
+"""AdEMAMix: Adam with a second, slower momentum."""
 
 from typing import Any, NamedTuple
 
@@ -35,7 +35,7 @@ def ademamix_scalars(
 
 
 def ademamix_rule(g: jax.Array, m1: jax.Array, m2: jax.Array, nu: jax.Array, s: Any) -> tuple[jax.Array, ...]:
-    """Pagliardini et al. 2024, Algorithm 1; the slow average fills without a bias correction."""
+    """Pagliardini et al. 2024, Algorithm 1; the slow average has no bias correction."""
     m1 = s.b1 * m1 + s.c1 * g
     m2 = s.b3 * m2 + s.c3 * g
     nu = s.b2 * nu + s.c2 * abs_sq(g)
@@ -53,7 +53,7 @@ def scale_by_ademamix(
     eps_root: NonNegative = 0.0,
     mu_dtype: Any = None,
 ) -> Pair:
-    """`scale_by_adam` with a slow momentum beside the fast one.
+    """Adds a slow momentum to the fast one of `scale_by_adam`.
 
         m1 = b1 * m1 + (1 - b1) * g
         m2 = b3 * m2 + (1 - b3) * g
@@ -64,7 +64,7 @@ def scale_by_ademamix(
       b1: decay of the fast momentum, in [0, 1).
       b2: decay of the second moment, in [0, 1).
       b3: decay of the slow momentum, in [0, 1); the paper warms it up with a schedule.
-      alpha: what the slow momentum weighs, >= 0; the paper warms it up, too.
+      alpha: weight of the slow momentum, >= 0; the paper warms it up as well.
       eps: added outside the root, > 0.
       eps_root: added inside the root, >= 0.
       mu_dtype: dtype of both momenta; by default the parameters', and float32 at least for the slow one.
@@ -110,7 +110,10 @@ def ademamix(
 ) -> GradientTransformation:
     """AdEMAMix: `scale_by_ademamix`, decoupled weight decay as in `adamw`, then the learning rate.
 
-    Arguments and source as in these.
+    Args:
+      learning_rate: a number >= 0 or a schedule.
+
+    The others and the source as in `scale_by_ademamix` and `adamw`.
     """
     return chain(
         scale_by_ademamix(b1, b2, b3, alpha, eps, eps_root, mu_dtype),

@@ -1,4 +1,4 @@
-"""ADOPT: Adam that divides by the second moment of earlier gradients, before it averages."""
+"""ADOPT: Adam that divides by the second moment of earlier gradients, then averages."""
 
 from collections.abc import Callable
 from typing import Any
@@ -19,7 +19,7 @@ from gradflow.transforms import scale_by_learning_rate
 
 
 def adopt_scalars(count: jax.Array, b1: jax.Array, b2: jax.Array, **_: jax.Array) -> Scalars:
-    """What is kept and what is added; the first step, whose `count` is 0, only takes the square."""
+    """Weights of the old and new terms; the first step, at `count` 0, only sets the second moment."""
     first = count == 0
     zero, one = jnp.zeros_like(b1), jnp.ones_like(b1)
     return {
@@ -31,7 +31,7 @@ def adopt_scalars(count: jax.Array, b1: jax.Array, b2: jax.Array, **_: jax.Array
 
 
 def clipped_adopt_scalars(count: jax.Array, b1: jax.Array, b2: jax.Array, **_: jax.Array) -> Scalars:
-    """The same with the paper's bound."""
+    """`adopt_scalars` with the paper's bound."""
     return {**adopt_scalars(count, b1, b2), "bound": count.astype(b1.dtype) ** 0.25}
 
 
@@ -43,7 +43,7 @@ def adopt_rule(g: jax.Array, mu: jax.Array, nu: jax.Array, s: Any) -> tuple[jax.
 
 
 def nesterov_adopt_rule(g: jax.Array, mu: jax.Array, nu: jax.Array, s: Any) -> tuple[jax.Array, ...]:
-    """The same with the momentum that the next step would have, were its gradient this one."""
+    """`adopt_rule` with the momentum of the next step, if its gradient were the same."""
     scaled = jnp.clip(g / jnp.maximum(safe_sqrt(nu), s.eps), -s.bound, s.bound)
     mu = s.keep1 * mu + s.gain1 * scaled
     return s.keep1 * mu + s.gain1 * scaled, mu, s.keep2 * nu + s.gain2 * abs_sq(g)
@@ -60,22 +60,22 @@ def scale_by_adopt(
     use_clipping: bool = True,
     clip_value_fn: Callable[[jax.Array], Any] | None = None,
 ) -> Pair:
-    """Averages gradients, each divided by the second moment of those before it.
+    """Averages gradients, each divided by the root of the second moment of earlier ones.
 
         mu = b1 * mu + (1 - b1) * clip(g / max(sqrt(nu), eps), -bound, bound)
         u = mu
         nu = b2 * nu + (1 - b2) * g^2
 
-    The first step only sets `nu = g^2`. So it converges for every b2, which Adam does not.
+    The first step only sets `nu = g^2`. Unlike Adam, the rule converges for every b2.
 
     Args:
       b1: decay of the momentum, in [0, 1).
       b2: decay of the second moment, in [0, 1).
       eps: least divisor, > 0; the paper's 1e-6.
       mu_dtype: dtype of the momentum; the parameters' by default.
-      nesterov: looks one step ahead.
+      nesterov: uses the momentum of the next step.
       use_clipping: False has no bound.
-      clip_value_fn: count of steps taken -> bound; None is the paper's `count ** 0.25`.
+      clip_value_fn: function from the count of steps taken to the bound; None is the paper's `count ** 0.25`.
 
     Source: Taniguchi et al. 2024, arXiv:2411.02853.
     """
@@ -91,7 +91,7 @@ def scale_by_adopt(
         if use_clipping and clip_value_fn is None:
             u, mu, nu = leafwise(rule, trees, clipped_adopt_scalars, count=count, b1=b1, b2=b2, eps=eps)
         else:
-            # Without a bound there is still the largest number: no quotient becomes infinite.
+            # Without a bound the largest finite number is used, so that no quotient is infinite.
             bound = clip_value_fn(count) if use_clipping and clip_value_fn else 3e38
             u, mu, nu = leafwise(rule, trees, adopt_scalars, count=count, b1=b1, b2=b2, eps=eps, bound=bound)
         return u, ScaleByAdamState(increment(count), mu, nu)
@@ -111,7 +111,13 @@ def adopt(
     use_clipping: bool = True,
     clip_value_fn: Callable[[jax.Array], Any] | None = None,
 ) -> GradientTransformation:
-    """ADOPT: `scale_by_adopt`, then the learning rate. Arguments and source as there."""
+    """ADOPT: `scale_by_adopt`, then the learning rate.
+
+    Args:
+      learning_rate: a number >= 0 or a schedule.
+
+    The others and the source as in `scale_by_adopt`.
+    """
     return chain(
         scale_by_adopt(
             b1, b2, eps, mu_dtype,

@@ -17,7 +17,7 @@ from gradflow.transforms import scale_by_learning_rate
 
 
 class ScaleByAmsgradState(NamedTuple):
-    """Steps taken, Adam's averages, and the largest that the second of them has been."""
+    """Steps taken, Adam's averages, and the maximum of the second one so far."""
 
     count: jax.Array  # type: ignore[assignment]  # the field's name for it, over tuple.count
     mu: Updates
@@ -33,7 +33,7 @@ def amsgrad_scalars(
     correct2: jax.Array,
     **_: jax.Array,
 ) -> Scalars:
-    """The decays' complements, and the bias corrections that are asked for, or 1."""
+    """The decays' complements, and the selected bias corrections, or 1."""
     c1, c2 = 1 - b1, 1 - b2
     return {
         "c1": c1,
@@ -46,7 +46,7 @@ def amsgrad_scalars(
 def amsgrad_rule(
     g: jax.Array, mu: jax.Array, nu: jax.Array, nu_max: jax.Array, s: Any
 ) -> tuple[jax.Array, ...]:
-    """Reddi et al. 2018, Algorithm 2, on the second moment that Adam divides by."""
+    """Reddi et al. 2018, Algorithm 2, on the bias-corrected second moment."""
     mu = s.b1 * mu + s.c1 * g
     nu = s.b2 * nu + s.c2 * abs_sq(g)
     nu_max = jnp.maximum(nu_max, s.debias2 * nu)
@@ -56,7 +56,7 @@ def amsgrad_rule(
 def raw_amsgrad_rule(
     g: jax.Array, mu: jax.Array, nu: jax.Array, nu_max: jax.Array, s: Any
 ) -> tuple[jax.Array, ...]:
-    """The same with the bias correction after the maximum."""
+    """`amsgrad_rule` with the bias correction after the maximum."""
     mu = s.b1 * mu + s.c1 * g
     nu = s.b2 * nu + s.c2 * abs_sq(g)
     nu_max = jnp.maximum(nu_max, nu)
@@ -75,7 +75,7 @@ def scale_by_amsgrad(
     *,
     max_of_raw: bool = False,
 ) -> Pair:
-    """`scale_by_adam` with the largest second moment so far in place of the present one.
+    """`scale_by_adam` with the maximum of the second moment so far in its place.
 
         nu_max = max(nu_max, nu / (1 - b2^t))
         u = (mu / (1 - b1^t)) / (sqrt(nu_max + eps_root) + eps)
@@ -83,7 +83,7 @@ def scale_by_amsgrad(
     Args:
       bias_correction_mu: divides `mu` by `1 - b1^t`.
       bias_correction_nu: divides the second moment by `1 - b2^t`.
-      max_of_raw: takes the maximum first and corrects it then, as PyTorch and Keras do.
+      max_of_raw: takes the maximum before the bias correction, as PyTorch and Keras do.
 
     The others as in `scale_by_adam`. Source: Reddi et al. 2018, arXiv:1904.09237.
     """
@@ -124,7 +124,13 @@ def amsgrad(
     *,
     max_of_raw: bool = False,
 ) -> GradientTransformation:
-    """AMSGrad: `scale_by_amsgrad`, then the learning rate. Arguments and source as there."""
+    """AMSGrad: `scale_by_amsgrad`, then the learning rate.
+
+    Args:
+      learning_rate: a number >= 0 or a schedule.
+
+    The others and the source as in `scale_by_amsgrad`.
+    """
     return chain(
         scale_by_amsgrad(
             b1, b2, eps, eps_root, mu_dtype, bias_correction_mu, bias_correction_nu, max_of_raw=max_of_raw

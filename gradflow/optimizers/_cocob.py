@@ -1,4 +1,4 @@
-"""COCOB: every parameter bets on its gradient's sign, and what it has won decides how far it goes."""
+"""COCOB: gradient descent by coin betting, whose step sizes follow from the reward so far."""
 
 from typing import Any, NamedTuple
 
@@ -18,7 +18,7 @@ from gradflow.transforms import add_decayed_weights, scale_by_learning_rate
 
 
 class COCOBState(NamedTuple):
-    """The first parameters, minus the sum of gradients, their largest size, the sum of sizes, the reward."""
+    """First parameters, negative sum of gradients, maximum and sum of their absolute values, reward."""
 
     init_particles: Params
     cumulative_gradients: Updates
@@ -51,14 +51,14 @@ def cocob_rule(
 
 @transformation(leaves="real", packable=True)
 def scale_by_cocob(alpha: Positive = 100.0, eps: InitialPositive = 1e-8) -> Pair:
-    """Coin betting, each number of a parameter for itself. It descends: no learning rate follows.
+    """Steps by coin betting, per element. It includes the minus sign: no learning rate follows.
 
         L = max(L, |g|),  G = G + |g|,  theta = theta - g
         R = max(R - g * (p - p0), 0)
         u = p0 + theta / (L * max(G + L, alpha * L)) * (L + R) - p
 
     Args:
-      alpha: > 0; the first steps are at most `1 / alpha` of what has been won.
+      alpha: > 0; it limits the first steps to `1 / alpha` of `L + R`.
       eps: the first L, > 0.
 
     In the state L is called `scale`, G `subgradients`, theta `cumulative_gradients`, R `reward`. Needs
@@ -88,15 +88,15 @@ def cocob(
     weight_decay: NonNegative = 0.0,
     mask: MaskOrFn | None = None,
 ) -> GradientTransformation:
-    """COCOB: an L2 penalty, then gradients times the learning rate, then `scale_by_cocob`.
+    """COCOB: an L2 penalty, the learning rate times the gradient, then `scale_by_cocob`.
 
     Args:
-      learning_rate: a number >= 0 or a schedule. It weighs gradients against each other; a constant changes
-        nothing, because the rule does not depend on the gradients' scale.
+      learning_rate: a number >= 0 or a schedule. A schedule weights gradients relative to each other; a
+        constant has no effect, because the rule does not depend on the scale of gradients.
       weight_decay: weight of the penalty, >= 0.
       mask: where to decay; see `add_decayed_weights`.
 
-    The other arguments and the source are as in `scale_by_cocob`.
+    The others and the source as in `scale_by_cocob`.
     """
     return chain(
         add_decayed_weights(weight_decay, mask),

@@ -23,7 +23,7 @@ from gradflow.optimizers._distance_estimate import (
 
 
 class DAdaptAdamWState(NamedTuple):
-    """Average steps and squares, the average of gradients times their rates, and the estimate."""
+    """Averages of scaled gradients, of squares and of gradients times their rates, and the estimate."""
 
     exp_avg: Updates
     exp_avg_sq: Updates
@@ -34,7 +34,7 @@ class DAdaptAdamWState(NamedTuple):
 
 
 def dadapt_scalars(rate: jax.Array, b1: jax.Array, b2: jax.Array, b3: jax.Array, **_: jax.Array) -> Scalars:
-    """What a new gradient and its square weigh in the averages."""
+    """The weights of a new gradient and of its square in the averages."""
     return {"gain": rate * (1 - b1), "gain_sq": 1 - b2, "gain_sum": rate * (1 - b3)}
 
 
@@ -64,7 +64,7 @@ def dadapt_adamw(
     *,
     use_bias_correction: bool = True,
 ) -> Pair:
-    """AdamW with the rate `d * learning_rate`, where d, a bound on the distance to go, only grows.
+    """AdamW with the rate `d * learning_rate`, where d is a growing lower bound of the distance.
 
         rate = d * learning_rate * sqrt(1 - b2^t) / (1 - b1^t),  b3 = sqrt(b2)
         r = b3 * r + (1 - b3) * rate * <g, grad_sum / (sqrt(v) + eps)>       with the old grad_sum and v
@@ -74,12 +74,12 @@ def dadapt_adamw(
         u = -m / (sqrt(v) + eps) - rate * weight_decay * p
 
     Args:
-      learning_rate: >= 0, a number or schedule; 1 is right for most, the schedule's shape still matters.
+      learning_rate: a number >= 0 or a schedule; 1 suits most problems, with the usual decay.
       betas: two numbers in [0, 1).
-      estim_lr0: the first d, > 0, below the right rate.
-      use_bias_correction: False gives the authors' default, without the roots in `rate`.
+      estim_lr0: the first d, > 0; it must be below the right rate.
+      use_bias_correction: False leaves the factor of `b1` and `b2` out of `rate`, the authors' default.
 
-    Where `grad_sum` is 0 d stays. Needs `params`. Refused inside `shard_map`.
+    While `grad_sum` is 0, d does not change. Needs `params`. Raises ValueError inside `shard_map`.
     Source: Defazio & Mishchenko 2023, arXiv:2301.07733.
     """
     check_betas("dadapt_adamw", betas)

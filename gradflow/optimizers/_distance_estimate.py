@@ -1,4 +1,4 @@
-"""What rules without a learning rate share: an estimate of a distance, which only grows."""
+"""Helpers of the rules without a learning rate: a growing estimate of a distance."""
 
 from typing import Annotated, Any
 
@@ -37,7 +37,7 @@ def scalar_dtype(params: Any) -> np.dtype:
 
 
 def bias_factor(b1: Any, b2: Any, count: jax.Array, dtype: np.dtype) -> jax.Array:
-    """`sqrt(1 - b2**count) / (1 - b1**count)`, which takes both biases out of Adam's quotient."""
+    """`sqrt(1 - b2**count) / (1 - b1**count)`, the bias correction of Adam's quotient."""
     b1, b2 = as_scalar(b1, dtype), as_scalar(b2, dtype)
     return safe_sqrt(one_minus_power(jnp.asarray(1 - b2), count)) / one_minus_power(
         jnp.asarray(1 - b1), count
@@ -45,7 +45,7 @@ def bias_factor(b1: Any, b2: Any, count: jax.Array, dtype: np.dtype) -> jax.Arra
 
 
 def grow_estimate(d: jax.Array, numerator: jax.Array, denominator: jax.Array) -> jax.Array:
-    """`max(d, numerator / denominator)`; d where the quotient says nothing, as before the first gradient."""
+    """`max(d, numerator / denominator)`, or d while the quotient is undefined, without gradients."""
     known = (denominator > 0) & jnp.isfinite(denominator) & jnp.isfinite(numerator)
     quotient = jnp.where(known, numerator, 0) / jnp.where(known, denominator, 1)
     return jnp.where(known & jnp.isfinite(quotient), jnp.maximum(d, quotient), d)

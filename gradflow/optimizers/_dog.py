@@ -1,4 +1,4 @@
-"""DoG: SGD whose step is the distance gone so far over the root of the sum of squared gradient norms."""
+"""DoG: SGD with the distance from the start over the root of the summed squared norms as its step."""
 
 from typing import Any, NamedTuple
 
@@ -25,7 +25,7 @@ INIT_STEPS = ("distance", "learning_rate", "heuristic")
 
 
 class DoGState(NamedTuple):
-    """Whether no gradient came yet, the first parameters, the greatest distance, the norms' squares."""
+    """Whether all gradients were zero, first parameters, greatest distance, sum of squared norms."""
 
     is_init_step: jax.Array
     init_params: Params
@@ -33,25 +33,25 @@ class DoGState(NamedTuple):
     sum_sq_norm_grads: jax.Array
 
 
-def anchored_rule(g: jax.Array, p0: jax.Array, s: Any) -> tuple[jax.Array, ...]:
+def scale_and_keep_start_rule(g: jax.Array, p0: jax.Array, s: Any) -> tuple[jax.Array, ...]:
     """u = step * g."""
     # The copy costs nothing when compiled with donation; without it two states would share a buffer.
     return s.step * g, jnp.copy(p0)
 
 
-def gone_rule(p0: jax.Array, p: jax.Array, s: Any) -> jax.Array:
-    """How far a parameter is from its start, times a factor that XLA takes for this leaf's own.
+def scaled_difference_rule(p0: jax.Array, p: jax.Array, s: Any) -> jax.Array:
+    """The distance of a parameter from its start, times a factor that XLA treats as per-leaf.
 
-    One that leaves of one shape share, XLA on CPU would write out in that shape.
+    A factor shared by leaves of one shape would be stored in that shape by XLA on CPU.
     """
     factor, p0, p = jax.lax.optimization_barrier((s.factor, p0, p))
     return factor * (p0 - p)
 
 
-def farthest(max_dist: jax.Array, start: Params, params: Params) -> jax.Array:
+def greatest_distance(max_dist: jax.Array, start: Params, params: Params) -> jax.Array:
     """`max(max_dist, |start - params|)`.
 
-    In units of the last distance, which no step goes far beyond, the squares are in range.
+    Squares are taken in units of the last distance, so that they neither overflow nor underflow.
     """
 
     def largest(start: Params, params: Params) -> jax.Array:
@@ -61,12 +61,12 @@ def farthest(max_dist: jax.Array, start: Params, params: Params) -> jax.Array:
     known = max_dist > jnp.finfo(max_dist.dtype).tiny
     unit = jax.lax.cond(known, lambda *_: max_dist, largest, start, params)
     unit = jax.lax.stop_gradient(unit)
-    (gone,) = leafwise(gone_rule, (start, params), factor=1 / unit)
-    return jnp.maximum(max_dist, unit * safe_sqrt(tree.norm(gone, squared=True).astype(max_dist.dtype)))
+    (difference,) = leafwise(scaled_difference_rule, (start, params), factor=1 / unit)
+    return jnp.maximum(max_dist, unit * safe_sqrt(tree.norm(difference, squared=True).astype(max_dist.dtype)))
 
 
 def check_init_step(owner: str, init_step: Any) -> None:
-    """Raises TypeError or ValueError unless `init_step` is a pair of a known word and a number > 0."""
+    """Raises TypeError or ValueError unless `init_step` is a pair of a known kind and a number > 0."""
     if not isinstance(init_step, tuple) or len(init_step) != 2:
         raise TypeError(
             f"{owner}: argument 'init_step' must be a pair such as ('heuristic', 1e-6); "
@@ -87,19 +87,19 @@ def check_init_step(owner: str, init_step: Any) -> None:
 
 @transformation(reports=("distance", "step"), elementwise=True)
 def scale_by_dog(init_step: tuple[str, Any] = ("heuristic", 1e-6), eps: Positive = 1e-8) -> Pair:
-    """Multiplies by the greatest distance from the start over the root of the sum of squared norms.
+    """Multiplies by the greatest distance from the start over the root of the summed squared norms.
 
         max_dist = max(max_dist, |p - p0|)
         total = total + |g|^2
         u = max_dist / sqrt(total + eps) * g
 
     Args:
-      init_step: ("distance", d) sets the first `max_dist`; ("heuristic", r) sets it to `r * (1 + |p0|)`, for
-        which r = 1e-6 is advised, 1e-4 with batch normalization; ("learning_rate", step) sets the step of
-        the first gradient that is not 0. The numbers are > 0.
-      eps: > 0.
+      init_step: ("distance", d) sets the first `max_dist`; ("heuristic", r) sets it to `r * (1 + |p0|)`;
+        the authors advise r = 1e-6, or 1e-4 with batch normalization; ("learning_rate", step) sets the
+        step of the first nonzero gradient. The numbers are > 0.
+      eps: added to the sum, > 0.
 
-    Needs `params`. Reports `distance` and `step`. Refused inside `shard_map`.
+    Needs `params`. Reports `distance` and `step`. Raises ValueError inside `shard_map`.
     Source: Ivgi, Hinder, Carmon 2023, arXiv:2302.12022.
     """
     check_init_step("scale_by_dog", init_step)
@@ -120,15 +120,15 @@ def scale_by_dog(init_step: tuple[str, Any] = ("heuristic", 1e-6), eps: Positive
         refuse_varying("a norm", updates, params)
         dtype = state.max_dist.dtype
         check_like("updates", updates, "state", state.init_params)
-        dist = farthest(state.max_dist, state.init_params, params)
+        dist = greatest_distance(state.max_dist, state.init_params, params)
         total = state.sum_sq_norm_grads + tree.norm(updates, squared=True).astype(dtype)
         step = dist / jnp.sqrt(total + as_scalar(eps, dtype))
         if kind == "learning_rate":
             step = jnp.where(state.is_init_step, as_scalar(size, dtype), step)
         report("distance", dist)
         report("step", step)
-        u, start = leafwise(anchored_rule, (updates, state.init_params), step=step)
-        # A first gradient of 0 does not end the beginning: nothing has moved, and the distance may be 0.
+        u, start = leafwise(scale_and_keep_start_rule, (updates, state.init_params), step=step)
+        # A zero gradient does not end the initial phase: nothing has moved, and the distance may be 0.
         return u, DoGState(state.is_init_step & (total <= 0), start, dist, total)
 
     return init, update
@@ -142,14 +142,14 @@ def dog(
     weight_decay: NonNegative | None = None,
     mask: MaskOrFn | None = None,
 ) -> GradientTransformation:
-    """DoG: an L2 penalty, then `scale_by_dog`, then the learning rate. Arguments and source as there.
+    """DoG: an L2 penalty, then `scale_by_dog`, then the learning rate.
 
     Args:
       learning_rate: a number >= 0 or a schedule; the authors advise 1.
       weight_decay: weight of the penalty, >= 0, or None for no penalty.
       mask: where to decay; see `add_decayed_weights`.
 
-    The authors advise to average the parameters.
+    The others and the source as in `scale_by_dog`. The authors advise averaging the parameters.
     """
     check_init_step("dog", init_step)
     return chain(

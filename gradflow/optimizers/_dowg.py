@@ -18,7 +18,7 @@ from gradflow._rules._mesh_axes import refuse_varying
 from gradflow._rules._state import zero_scalar
 from gradflow._types import MaskOrFn, OptState, Pair, Params, Updates
 from gradflow.optimizers._distance_estimate import InitialPositive, scalar_dtype
-from gradflow.optimizers._dog import anchored_rule
+from gradflow.optimizers._dog import scale_and_keep_start_rule
 from gradflow.transforms import add_decayed_weights, scale_by_learning_rate
 
 
@@ -32,7 +32,7 @@ class DoWGState(NamedTuple):
 
 @transformation(reports=("distance", "step"), elementwise=True)
 def scale_by_dowg(init_estim_sq_dist: InitialPositive | None = None, eps: Positive = 1e-4) -> Pair:
-    """Multiplies by the squared distance gone over the root of the sum of squared norms that it weighs.
+    """Multiplies by the squared distance over the root of the sum of squared norms it weights.
 
         sq_dist = max(sq_dist, |p - p0|^2)
         total = total + sq_dist * |g|^2
@@ -40,9 +40,9 @@ def scale_by_dowg(init_estim_sq_dist: InitialPositive | None = None, eps: Positi
 
     Args:
       init_estim_sq_dist: the first `sq_dist`, > 0; `eps` by default.
-      eps: > 0.
+      eps: added to the root, > 0.
 
-    Needs `params`. Reports `distance` and `step`. Refused inside `shard_map`.
+    Needs `params`. Reports `distance` and `step`. Raises ValueError inside `shard_map`.
     Source: Khaled, Mishchenko, Jin 2023, arXiv:2305.16284.
     """
 
@@ -64,7 +64,7 @@ def scale_by_dowg(init_estim_sq_dist: InitialPositive | None = None, eps: Positi
         step = sq_dist / (safe_sqrt(total) + as_scalar(eps, dtype))
         report("distance", lambda: jnp.sqrt(sq_dist))
         report("step", step)
-        u, start = leafwise(anchored_rule, (updates, state.init_params), step=step)
+        u, start = leafwise(scale_and_keep_start_rule, (updates, state.init_params), step=step)
         return u, DoWGState(start, total, sq_dist)
 
     return init, update
@@ -78,12 +78,14 @@ def dowg(
     weight_decay: NonNegative | None = None,
     mask: MaskOrFn | None = None,
 ) -> GradientTransformation:
-    """DoWG: an L2 penalty, then `scale_by_dowg`, then the learning rate. Arguments and source as there.
+    """DoWG: an L2 penalty, then `scale_by_dowg`, then the learning rate.
 
     Args:
       learning_rate: a number >= 0 or a schedule; the authors advise 1.
       weight_decay: weight of the penalty, >= 0, or None for no penalty.
       mask: where to decay; see `add_decayed_weights`.
+
+    The others and the source as in `scale_by_dowg`.
     """
     return chain(
         identity() if weight_decay is None else add_decayed_weights(weight_decay, mask),

@@ -19,17 +19,17 @@ def dpsgd(
     momentum: Fraction | None = None,
     nesterov: bool = False,
 ) -> GradientTransformation:
-    """DP-SGD: `differentially_private_aggregate`, then `sgd`. Takes gradients with an axis of examples.
+    """DP-SGD: `differentially_private_aggregate`, then `sgd`. Takes one gradient per example.
 
     Args:
       learning_rate: a number >= 0 or a schedule.
       l2_norm_clip: the largest norm of one example's gradient, > 0.
-      noise_multiplier: standard deviation of the noise as a multiple of that, >= 0.
+      noise_multiplier: standard deviation of the noise as a multiple of that norm, >= 0.
       key: a PRNG key, `jax.random.key(0)`, or an integer seed.
-      momentum: decay of the sum of gradients, in [0, 1]; None has no state for it.
-      nesterov: looks one step ahead.
+      momentum: decay of the sum of gradients, in [0, 1]; None keeps no state for it.
+      nesterov: uses the momentum of the next step.
 
-    The privacy that this buys is for the caller to account for. Source: Abadi et al. 2016, arXiv:1607.00133.
+    It does not account for the privacy budget. Source: Abadi et al. 2016, arXiv:1607.00133.
     """
     return chain(
         differentially_private_aggregate(l2_norm_clip, noise_multiplier, key),

@@ -1,4 +1,4 @@
-"""Fromage: steps in proportion to the norm of each layer, which must not grow from that."""
+"""Fromage: steps relative to the norm of each layer, with that norm kept from growing."""
 
 from typing import Any
 
@@ -24,18 +24,18 @@ def shrink_scalars(learning_rate: jax.Array, **_: jax.Array) -> Scalars:
 
 
 def shrink_rule(g: jax.Array, p: jax.Array, s: Any) -> jax.Array:
-    """Bernstein et al. 2020, Algorithm 1: the last line's factor, of p + g."""
+    """Bernstein et al. 2020, Algorithm 1: the last line, which scales p + g."""
     return s.factor * g - s.loss * p
 
 
 @transformation
 def shrink_by_learning_rate(learning_rate: Rate) -> Pair:
-    """Undoes the growth of parameters that step at right angles.
+    """Shrinks the parameters by the factor that an orthogonal step grows them.
 
         p + u = (p + g) / sqrt(1 + learning_rate^2)
 
     Args:
-      learning_rate: the step's length over the parameters' norm, >= 0.
+      learning_rate: a number >= 0 or a schedule: the norm of the step over the norm of the parameters.
 
     Needs `params`. Its state is the step count, as in `scale_by_learning_rate`.
     Source: Bernstein et al. 2020, arXiv:2002.03432.
@@ -62,8 +62,8 @@ def fromage(
         p = (p - learning_rate * norm(p) / norm(g) * g) / sqrt(1 + learning_rate^2)
 
     Args:
-      learning_rate: a number >= 0 or a schedule; the paper has 0.01.
-      min_norm: what a norm counts as at least, >= 0.
+      learning_rate: a number >= 0 or a schedule; 0.01 in the paper.
+      min_norm: lower bound of the norms, >= 0.
       axis_name: for a call inside `shard_map`; see `scale_by_trust_ratio`.
 
     Source: Bernstein et al. 2020, arXiv:2002.03432.

@@ -1,4 +1,4 @@
-"""GaLore: any optimizer of gradients, its state kept in a subspace of few dimensions for each matrix."""
+"""GaLore: any optimizer, with its state in a low-dimensional subspace per matrix."""
 
 import functools
 from collections.abc import Sequence
@@ -31,14 +31,14 @@ from gradflow.transforms import add_decayed_weights, scale_by_learning_rate
 
 @register_record
 class GaLoreDimensionNumbers(NamedTuple):
-    """Which axes of a leaf a matrix takes and gives; it has as many matrices as the others count."""
+    """The input and output axes of the matrices in a leaf; the other axes are batch axes."""
 
     reduction_axis: Sequence[int] | int = 0
     output_axis: Sequence[int] | int = 1
 
 
 class GaLoreState(NamedTuple):
-    """Steps taken, the base optimizer's state, and a basis for each matrix; None where there is none."""
+    """Steps taken, the base optimizer's state, and a basis for each matrix; None for other leaves."""
 
     count: jax.Array  # type: ignore[assignment]  # the field's name for it, over tuple.count
     base_optimizer_state: OptState
@@ -48,12 +48,12 @@ class GaLoreState(NamedTuple):
 def project_rule(
     g: jax.Array, basis: jax.Array, s: Any, *, axes: MatrixAxes, gap: int
 ) -> tuple[jax.Array, ...]:
-    """Zhao et al. 2024, Algorithm 2: the gradient in the basis, which is renewed every `gap` steps."""
+    """Zhao et al. 2024, Algorithm 2: the gradient in the basis, which is recomputed every `gap` steps."""
     rank = basis.shape[-1]
 
     def both(g: jax.Array) -> tuple[jax.Array, jax.Array]:
         x, _ = to_matrices(g, axes)
-        # A basis of zeros is none yet: the gradients so far were zero, as behind a layer that is.
+        # A basis of zeros is not set yet: the gradients so far were zero, as after a zero layer.
         due = (s.count % gap == 0) | ~jnp.any(basis[..., 0] != 0)
         new = refresh(due, functools.partial(_leading, rank), basis, x)
         return (jnp.conj(new.mT) @ x if _is_wide(x) else x @ new), new
@@ -72,7 +72,7 @@ def _leading(rank: int, old: jax.Array, x: jax.Array) -> jax.Array:
     left, right = (x, jnp.conj(x.mT)) if _is_wide(x) else (jnp.conj(x.mT), x)
     _, vectors = jnp.linalg.eigh(jnp.matmul(left, right, precision="highest"))
     vectors = vectors[..., ::-1][..., :rank]
-    # A vector is as good as its opposite: the one whose largest element is positive, on every machine.
+    # Singular vectors have no unique sign: the largest element is made positive, on every device.
     sizes = jnp.abs(vectors)
     pivot = jnp.take_along_axis(vectors, jnp.argmax(sizes, axis=-2, keepdims=True), axis=-2)
     vectors = vectors * (jnp.conj(pivot) / jnp.abs(pivot))
@@ -110,39 +110,39 @@ def scale_by_galore(
     base_optimizer: GradientTransformation | None = None,
     weight_dimension_numbers: Any = None,
 ) -> Pair:
-    """Shows the gradients of matrices to another transformation in a subspace, and takes its steps back.
+    """Applies another transformation to the gradients of matrices, projected to a subspace.
 
         P = the first `rank` left singular vectors of g, every `update_proj_gap` steps
         u = scale * P @ base_optimizer(P^T @ g)
 
-    For a matrix of more rows than columns they are the right ones, `u = scale * base_optimizer(g @ P) @ P^T`.
+    If a matrix has more rows than columns, P is on the right: `u = scale * base_optimizer(g @ P) @ P^T`.
 
     Args:
-      rank: dimensions of the subspaces, >= 1. Leaves that are no matrices, or whose shorter side is no
-        longer, go to the base optimizer as they are.
-      update_proj_gap: steps from one choice of P to the next, >= 1.
-      scale: of the steps in subspaces, >= 0; the paper's alpha, 0.25 there.
-      base_optimizer: any transformation that needs no parameters; None is `scale_by_adam()`.
-      weight_dimension_numbers: `GaLoreDimensionNumbers`, a tree of them and of None (a prefix will do), or a
-        function from the parameters to one. By default leaves of two axes are matrices.
+      rank: dimensions of the subspaces, >= 1. A leaf that is not a matrix, or has a side of at most `rank`,
+        is passed to the base optimizer unchanged.
+      update_proj_gap: steps between updates of P, >= 1.
+      scale: factor of the projected steps, >= 0; the paper has 0.25 for it.
+      base_optimizer: any transformation that does not need `params`; None is `scale_by_adam()`.
+      weight_dimension_numbers: `GaLoreDimensionNumbers`, a tree of them and of None or a prefix of one, or a
+        function from the parameters to it. By default leaves of two axes are matrices.
 
-    A zero gradient chooses no P; the next one does. Raises ValueError for a base optimizer that needs
-    parameters, and inside `shard_map` for pieces of a matrix. Source: Zhao et al. 2024, arXiv:2403.03507.
+    A zero gradient does not set P. Raises ValueError for a base optimizer that needs `params`, and inside
+    `shard_map` for a sharded matrix. Source: Zhao et al. 2024, arXiv:2403.03507.
     """
     base = scale_by_adam() if base_optimizer is None else base_optimizer
     base = as_transformation(base, "scale_by_galore", "argument 'base_optimizer'")
     for stage in stages_of(base):
         if stage.signature.needs_params:
             raise ValueError(
-                f"scale_by_galore: argument 'base_optimizer' must do without parameters, and "
-                f"{stage.expression.name} needs them; for weight decay use galore(weight_decay=...)"
+                f"scale_by_galore: argument 'base_optimizer' must not need params; got "
+                f"{stage.expression.name}, which needs them. For weight decay use galore(weight_decay=...)."
             )
     project = specialize(project_rule, gap=update_proj_gap)
 
     def axes_of(params: Params) -> Any:
         axes = resolve_matrices(weight_dimension_numbers, params, GaLoreDimensionNumbers, at_least=2)
         matrices = jax.tree.map(lambda a, p: None if a is None else p, axes, params, is_leaf=is_absent)
-        # Also for those that are too small: a piece does not tell how large the whole is.
+        # Also for small leaves: the size of a shard does not determine the size of the whole leaf.
         refuse_varying("a singular vector", matrices)
         return jax.tree.map(
             lambda a, p: a if is_absent(a) or min(a.sizes(p.shape)) > rank else None,
@@ -153,7 +153,7 @@ def scale_by_galore(
         def low(a: Any, p: Any) -> Any:
             if not isinstance(a, MatrixAxes):
                 return p
-            # A sum of zeros lies where the gradients in the basis will.
+            # A sum of zeros has the sharding that the projected gradients have.
             x, _ = to_matrices(tree.zeros_like(p), a)
             return jnp.broadcast_to(
                 jnp.sum(x, axis=-2 if _is_wide(x) else -1, keepdims=True), _shapes(p, a, rank)[1]
@@ -205,8 +205,8 @@ def galore(
     """GaLore: `scale_by_galore`, decoupled weight decay, then the learning rate.
 
     Args:
-      learning_rate: a number >= 0 or a schedule; the base optimizer should have none of its own.
-      weight_decay: >= 0, of whole parameters.
+      learning_rate: a number >= 0 or a schedule; the base optimizer should not have one.
+      weight_decay: >= 0, outside the subspace.
       mask: tree of booleans, or a function from the parameters to one: where to decay.
 
     The others and the source as in `scale_by_galore`.

@@ -1,4 +1,4 @@
-"""LAMB and LARS: trust ratios on top of Adam and of gradient descent with momentum."""
+"""LAMB and LARS: trust ratios for Adam and for gradient descent with momentum."""
 
 from gradflow._core._compose import chain
 from gradflow._core._decorators import transformation
@@ -29,6 +29,7 @@ def lamb(
         u = -learning_rate * norm(p) / norm(v) * v
 
     Args:
+      learning_rate: a number >= 0 or a schedule.
       axis_name: for a call inside `shard_map`; see `scale_by_trust_ratio`.
 
     The others as in `adamw`. Source: You et al. 2019, arXiv:1904.00962.
@@ -61,14 +62,14 @@ def lars(
         u = m
 
     Args:
-      learning_rate: a number >= 0 or a schedule; inside the momentum.
+      learning_rate: a number >= 0 or a schedule, applied inside the momentum.
       weight_decay: >= 0.
       weight_decay_mask: where to decay; True is everywhere.
       trust_coefficient: >= 0; the paper's 0.001.
       eps: >= 0.
-      trust_ratio_mask: where the ratio applies; biases and normalisations are often left out.
+      trust_ratio_mask: where the ratio applies; biases and normalizations are often left out.
       momentum: in [0, 1].
-      nesterov: looks one step ahead.
+      nesterov: uses the momentum of the next step.
       axis_name: for a call inside `shard_map`; see `scale_by_trust_ratio`.
 
     Source: You et al. 2017, arXiv:1708.03888.

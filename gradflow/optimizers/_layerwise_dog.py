@@ -1,4 +1,4 @@
-"""L-DoG: DoG for each layer by itself."""
+"""L-DoG: DoG per layer."""
 
 from typing import Any, NamedTuple
 
@@ -27,7 +27,7 @@ class ScaleByDistanceOverGradientsState(NamedTuple):
 def layerwise_rule(
     g: jax.Array, dist: jax.Array, total: jax.Array, p0: jax.Array, p: jax.Array, s: Any, *, axes: Any
 ) -> tuple[jax.Array, ...]:
-    """Ivgi et al. 2023, section 4.3: DoG for each layer by itself."""
+    """Ivgi et al. 2023, section 4.3: DoG per layer."""
     dist = jnp.maximum(dist, global_norm(p - p0, axes))
     total = total + global_norm(g, axes, squared=True)
     return s.global_scale * (dist / jnp.sqrt(total + s.eps)) * g, dist, total, jnp.copy(p0)
@@ -42,14 +42,14 @@ def scale_by_distance_over_gradients(
     *,
     axis_name: AxisName = None,
 ) -> Pair:
-    """DoG for each leaf by itself, as L-DoG: `scale_by_dog` with the heuristic, its norms those of a leaf.
+    """L-DoG: `scale_by_dog` with the heuristic first step, and norms per leaf.
 
     Args:
       reps_rel: the first distance is `reps_rel * (1 + |p0|)`; > 0.
       eps: added to the sum of squared norms, > 0.
       param_dtype: dtype of the first parameters in the state.
       global_scale: multiplies all steps; 1, or -1 to descend without a learning rate.
-      axis_name: for a call inside `shard_map`; see `scale_by_trust_ratio`. `init` must be called there, too.
+      axis_name: for a call inside `shard_map`; see `scale_by_trust_ratio`. So is `init`.
 
     Needs `params`. Source: Ivgi, Hinder, Carmon 2023, arXiv:2302.12022.
     """

@@ -1,4 +1,4 @@
-"""L-BFGS: the inverse Hessian, as far as the last few steps tell."""
+"""L-BFGS: an inverse Hessian estimated from the last few steps."""
 
 import functools
 from collections.abc import Iterable
@@ -25,13 +25,13 @@ from gradflow.tree._paths import is_none
 
 Arrays = list[jax.Array]
 
-_SMALL = 512  # elements of a leaf whose sums are taken in one pass, one after another
+_SMALL = 512  # up to this many elements, all sums of a leaf are taken in one sequential pass
 
 
 class ScaleByLBFGSState(NamedTuple):
-    """Steps taken, the last parameters and gradient, and a ring of their differences.
+    """Steps taken, the last parameters and gradient, and a ring buffer of their differences.
 
-    `weights_memory` has `1 / <dp, dg>` for each pair of differences, and 0 for one that is not used.
+    `weights_memory` has `1 / <dp, dg>` for each pair of differences, and 0 for an unused pair.
     """
 
     count: jax.Array  # type: ignore[assignment]  # the field's name for it, over tuple.count
@@ -43,8 +43,8 @@ class ScaleByLBFGSState(NamedTuple):
 
 
 class _Memory(NamedTuple):
-    steps: Arrays  # differences of parameters, the ring along the first axis
-    turns: Arrays  # differences of gradients
+    steps: Arrays  # differences of parameters, with the ring buffer along the first axis
+    changes: Arrays  # differences of gradients
     weights: jax.Array
     newest: jax.Array
 
@@ -59,14 +59,14 @@ def _dot(xs: Arrays, ys: Arrays, dtype: np.dtype) -> jax.Array:
 
 
 def _sums(pairs: list[tuple[Arrays, Arrays]], dtype: np.dtype) -> list[jax.Array]:
-    """Re<x, y> for each pair over all leaves; those of a small leaf in one pass, which is one operation."""
+    """Re<x, y> for each pair over all leaves; those of a small leaf in one pass, as one operation."""
     totals = [jnp.zeros((), dtype)] * len(pairs)
     for leaves in zip(*(zip(xs, ys, strict=True) for xs, ys in pairs), strict=True):
         products = []
         for x, y in leaves:
             kind = promote(promote(x.dtype, y.dtype), dtype)
             products.append((x.astype(kind).conj() * y.astype(kind)).real.astype(dtype))
-        found = (_sums_at_once if products[0].size <= _SMALL else _sums_apart)(products)
+        found = (_sums_in_one_pass if products[0].size <= _SMALL else _sums_per_array)(products)
         totals = _add_each(totals, found)
     return totals
 
@@ -75,64 +75,64 @@ def _add_each(xs: Iterable[jax.Array], ys: Iterable[jax.Array]) -> Arrays:
     return [x + y for x, y in zip(xs, ys, strict=True)]
 
 
-def _sums_apart(arrays: Arrays) -> Arrays:
+def _sums_per_array(arrays: Arrays) -> Arrays:
     return [jnp.sum(x) for x in arrays]
 
 
 @jax.custom_jvp
-def _sums_at_once(arrays: Arrays) -> Arrays:
+def _sums_in_one_pass(arrays: Arrays) -> Arrays:
     zeros = [np.zeros((), x.dtype) for x in arrays]
     return jax.lax.reduce(arrays, zeros, _add_each, tuple(range(arrays[0].ndim)))
 
 
-@_sums_at_once.defjvp
-def _change_of_sums(primals: tuple[Arrays], tangents: tuple[Arrays]) -> tuple[Arrays, Arrays]:
-    return _sums_at_once(*primals), _sums_apart(*tangents)
+@_sums_in_one_pass.defjvp
+def _sums_in_one_pass_jvp(primals: tuple[Arrays], tangents: tuple[Arrays]) -> tuple[Arrays, Arrays]:
+    return _sums_in_one_pass(*primals), _sums_per_array(*tangents)
 
 
 def _add_scaled(xs: Arrays, factor: jax.Array, ys: Arrays) -> Arrays:
     return [x + factor.astype(x.dtype) * y for x, y in zip(xs, ys, strict=True)]
 
 
-def _slot(memory: Arrays, index: jax.Array) -> Arrays:
+def _read_slot(memory: Arrays, index: jax.Array) -> Arrays:
     return [jax.lax.dynamic_index_in_dim(leaf, index, 0, keepdims=False) for leaf in memory]
 
 
-def _put(memory: Arrays, index: jax.Array, values: Arrays) -> Arrays:
+def _write_slot(memory: Arrays, index: jax.Array, values: Arrays) -> Arrays:
     return [
         jax.lax.dynamic_update_index_in_dim(leaf, value.astype(leaf.dtype), index, 0)
         for leaf, value in zip(memory, values, strict=True)
     ]
 
 
-def _remember(memory: _Memory, step: Arrays, turn: Arrays, sums: list[jax.Array]) -> _Memory:
-    """The memory with a new pair, of weight 0 if the gradient did not grow along the step.
+def _append_pair(memory: _Memory, step: Arrays, change: Arrays, sums: list[jax.Array]) -> _Memory:
+    """The memory with a new pair, whose weight is 0 if the gradient did not grow along the step.
 
-    After a step that led nowhere it is empty: its direction has failed.
+    After a zero step the memory is emptied: its direction has failed.
     """
-    curvature, step_sq, turn_sq = sums
-    bend = jnp.sqrt(turn_sq)
-    usable = (curvature > np.finfo(curvature.dtype).eps * jnp.sqrt(step_sq) * bend) & (bend > 0)
+    curvature, step_sq, change_sq = sums
+    change_norm = jnp.sqrt(change_sq)
+    usable = (curvature > np.finfo(curvature.dtype).eps * jnp.sqrt(step_sq) * change_norm) & (change_norm > 0)
     weight = 1 / jnp.where(usable, curvature, 1)
-    weight = jnp.where(usable & (bend < jnp.inf) & (weight < jnp.inf), weight, 0)
+    weight = jnp.where(usable & (change_norm < jnp.inf) & (weight < jnp.inf), weight, 0)
     slots = jnp.arange(memory.weights.size, dtype=np.int32)
     weights = jnp.where(slots == memory.newest, weight, memory.weights)
     weights = jnp.where(step_sq > 0, weights, 0)
     return _Memory(
-        _put(memory.steps, memory.newest, step),
-        _put(memory.turns, memory.newest, turn),
+        _write_slot(memory.steps, memory.newest, step),
+        _write_slot(memory.changes, memory.newest, change),
         weights,
         memory.newest,
     )
 
 
-def _wrapped(slot: jax.Array, size: int) -> jax.Array:
-    """A slot of the ring for one that may be before its first; a remainder would take a division."""
+def _ring_index(slot: jax.Array, size: int) -> jax.Array:
+    """The ring index of a slot that may be negative; a remainder would take a division."""
     return jnp.where(slot < 0, slot + size, slot)
 
 
 def two_loops(g: Arrays, memory: _Memory, scale: jax.Array, dtype: np.dtype) -> Arrays:
-    """`H g` for the inverse Hessian that the memory makes of `scale` times the identity.
+    """`H g` for the inverse Hessian that starts from `scale` times the identity.
 
     Nocedal & Wright 2006, algorithm 7.4.
     """
@@ -140,38 +140,38 @@ def two_loops(g: Arrays, memory: _Memory, scale: jax.Array, dtype: np.dtype) -> 
 
     def backward(age: jax.Array, carry: tuple[Arrays, jax.Array]) -> tuple[Arrays, jax.Array]:
         q, shares = carry
-        slot = _wrapped(memory.newest - age, size)
-        share = memory.weights[slot] * _dot(_slot(memory.steps, slot), q, dtype)
-        return _add_scaled(q, -share, _slot(memory.turns, slot)), shares.at[slot].set(share)
+        slot = _ring_index(memory.newest - age, size)
+        share = memory.weights[slot] * _dot(_read_slot(memory.steps, slot), q, dtype)
+        return _add_scaled(q, -share, _read_slot(memory.changes, slot)), shares.at[slot].set(share)
 
-    def forward(turn: jax.Array, r: Arrays) -> Arrays:
-        slot = _wrapped(memory.newest + turn, size)
-        share = memory.weights[slot] * _dot(_slot(memory.turns, slot), r, dtype)
-        return _add_scaled(r, shares[slot] - share, _slot(memory.steps, slot))
+    def forward(offset: jax.Array, r: Arrays) -> Arrays:
+        slot = _ring_index(memory.newest + offset, size)
+        share = memory.weights[slot] * _dot(_read_slot(memory.changes, slot), r, dtype)
+        return _add_scaled(r, shares[slot] - share, _read_slot(memory.steps, slot))
 
     q, shares = jax.lax.fori_loop(np.int32(0), np.int32(size), backward, (g, jnp.zeros_like(memory.weights)))
     return jax.lax.fori_loop(np.int32(1 - size), np.int32(1), forward, [scale.astype(x.dtype) * x for x in q])
 
 
 def _scale(unit: jax.Array, memory: _Memory, scale_init_precond: bool, dtype: np.dtype) -> jax.Array:
-    """What the identity is multiplied by at the far end of the memory.
+    """The factor of the identity that the recursion starts from.
 
-    The curvature of the latest pair that is used; before there is one, what makes a step of length 1 at most.
+    It is the curvature of the latest used pair. Before there is one, the first step has length 1 at most.
     """
     if not scale_init_precond:
         return jnp.ones((), dtype)
     size = memory.weights.shape[0]
-    ages = _wrapped(memory.newest - jnp.arange(size, dtype=np.int32), size)
+    ages = _ring_index(memory.newest - jnp.arange(size, dtype=np.int32), size)
     age = jnp.min(jnp.where(memory.weights > 0, ages, size - 1))
-    latest = _wrapped(memory.newest - age, size)
-    weight, turn = memory.weights[latest], _slot(memory.turns, latest)
+    latest = _ring_index(memory.newest - age, size)
+    weight, change = memory.weights[latest], _read_slot(memory.changes, latest)
     some = weight > 0
-    curvature = jnp.where(some, weight, 1) * _dot(turn, turn, dtype)
+    curvature = jnp.where(some, weight, 1) * _dot(change, change, dtype)
     return jnp.where(some, 1 / jnp.where(some, curvature, 1), unit)
 
 
 def _unit_scale(square: jax.Array) -> jax.Array:
-    """`min(1, 1 / |g|)`, above 0 for a square of the norm that is beyond all numbers, too."""
+    """`min(1, 1 / |g|)`, above 0 even where the squared norm overflows."""
     return jax.lax.rsqrt(jnp.clip(square, 1, np.finfo(square.dtype).max))
 
 
@@ -182,10 +182,10 @@ def _step(
     """The direction, and the fields of the next state but its count."""
     dtype = state.weights_memory.dtype
     last_params, last = jax.tree.leaves(state.params), jax.tree.leaves(state.updates)
-    # Where there is no gradient nothing is known to have changed.
+    # A missing gradient counts as an unchanged one.
     kept = [was if g is None else g.astype(was.dtype) for g, was in zip(grads, last, strict=True)]
     g = [jnp.zeros_like(k) if given is None else k for given, k in zip(grads, kept, strict=True)]
-    turn = [new - was for new, was in zip(kept, last, strict=True)]
+    change = [new - was for new, was in zip(kept, last, strict=True)]
     step = [p.astype(x.dtype) - was.astype(x.dtype) for p, was, x in zip(params, last_params, g, strict=True)]
     begun = state.count > 0
     step = [jnp.where(begun, x, 0) for x in step]
@@ -196,33 +196,33 @@ def _step(
         state.weights_memory,
         (state.count - 1) % size,
     )
-    *sums, square = _sums([(step, turn), (step, step), (turn, turn), (g, g)], dtype)
-    memory = _remember(memory, step, turn, sums)
+    *sums, square = _sums([(step, change), (step, step), (change, change), (g, g)], dtype)
+    memory = _append_pair(memory, step, change, sums)
     plain = _unit_scale(square)
     direction = two_loops(g, memory, _scale(plain, memory, scale_init_precond, dtype), dtype)
     slope = _dot(g, direction, dtype)
     descends = (slope > 0) & (slope < jnp.inf)
     direction = [jnp.where(descends, d, plain.astype(x.dtype) * x) for d, x in zip(direction, g, strict=True)]
     kept_params = [jnp.copy(p) for p in params]
-    return direction, kept_params, kept, memory.steps, memory.turns, memory.weights
+    return direction, kept_params, kept, memory.steps, memory.changes, memory.weights
 
 
 @transformation(packable=True)
 def scale_by_lbfgs(memory_size: Size = 10, scale_init_precond: bool = True) -> Pair:
-    """Multiplies by an inverse Hessian made of the last differences of parameters and gradients.
+    """Multiplies by an inverse Hessian estimated from the last steps.
 
         s = p - p_last,  y = g - g_last
-        H = (I - s y' / y's) H (I - y s' / y's) + s s' / y's    for each pair kept, the oldest first
+        H = (I - s y' / y's) H (I - y s' / y's) + s s' / y's    for each stored pair, the oldest first
         u = H g
 
     Args:
-      memory_size: pairs kept, >= 1; each is as large as the parameters, twice.
-      scale_init_precond: the first H is `y's / y'y` times the identity, and before there is a pair
-        `min(1, 1 / |g|)`; False for the identity.
+      memory_size: stored pairs, >= 1; each takes twice the memory of the parameters.
+      scale_init_precond: the first H is `y's / y'y` times the identity, and `min(1, 1 / |g|)` times it while
+        there are no pairs; False starts from the identity.
 
     A pair along which the gradient does not grow (y's not above rounding) is not used. The memory is held in
-    float32 at least. Complex numbers count as pairs of real ones; the gradient is then the conjugate of
-    `jax.grad`'s. Needs `params`. Source: Nocedal & Wright 2006, algorithms 7.4 and 7.5.
+    float32 at least. Complex numbers are pairs of real ones, and gradients are conjugates of those of
+    `jax.grad`. Needs `params`. Source: Nocedal & Wright 2006, algorithms 7.4 and 7.5.
     """
 
     def init(params: Params) -> OptState:
@@ -251,8 +251,8 @@ def scale_by_lbfgs(memory_size: Size = 10, scale_init_precond: bool = True) -> P
         for index, (g, place) in enumerate(zip(grads, places, strict=True)):
             if g is not None and place is None:
                 raise ValueError(
-                    f"{stage_name()}: there is a gradient at '{path_at(updates, index)}', where params or "
-                    "state have None"
+                    f"{stage_name()}: params and state must have an array wherever updates do; got None at "
+                    f"'{path_at(updates, index)}'"
                 )
         present = [index for index, place in enumerate(places) if place is not None]
         given = [grads[index] for index in present]
@@ -261,8 +261,10 @@ def scale_by_lbfgs(memory_size: Size = 10, scale_init_precond: bool = True) -> P
             if grads[index] is not None:
                 grads[index] = d.astype(grads[index].dtype)
         like = jax.tree.structure(state.params)
-        new_params, new_updates, steps, turns = (jax.tree.unflatten(like, leaves) for leaves in kept)
-        new_state = ScaleByLBFGSState(increment(state.count), new_params, new_updates, steps, turns, weights)
+        new_params, new_updates, steps, changes = (jax.tree.unflatten(like, leaves) for leaves in kept)
+        new_state = ScaleByLBFGSState(
+            increment(state.count), new_params, new_updates, steps, changes, weights
+        )
         return jax.tree.unflatten(structure, grads), new_state
 
     return init, update
@@ -280,12 +282,12 @@ def lbfgs(
     """L-BFGS: `scale_by_lbfgs`, then minus the learning rate, then a line search.
 
     Args:
-      learning_rate: None for 1, as a line search has it; else a number >= 0 or a schedule.
+      learning_rate: a number >= 0 or a schedule; None is 1, for use with a line search.
       memory_size, scale_init_precond: as in `scale_by_lbfgs`.
-      linesearch: a transformation that chooses the step size, or None: the learning rate alone.
+      linesearch: a transformation that chooses the step size; None leaves it to the learning rate.
 
-    With a line search `update` needs the extra arguments `value`, `grad` and `value_fn`; take value and
-    gradient from `value_and_grad_from_state`, `make_step` or `minimize`, which do not evaluate them twice.
+    With a line search `update` needs the extra arguments `value`, `grad` and `value_fn`. Use
+    `value_and_grad_from_state`, `make_step` or `minimize`, which do not evaluate the loss twice.
     Sources: Liu & Nocedal 1989; Nocedal & Wright 2006, chapters 3 and 7.
     """
     return chain(

@@ -1,4 +1,4 @@
-"""Lion: the sign of a momentum that is read before it is averaged."""
+"""Lion: the sign of a mixture of momentum and gradient."""
 
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
@@ -25,7 +25,7 @@ class ScaleByLionState(NamedTuple):
 
 
 def lion_scalars(b1: jax.Array, b2: jax.Array, **_: jax.Array) -> Scalars:
-    """The decays' complements, and the weights that make the mixture of the new momentum and g."""
+    """The decays' complements, and the weights of the new momentum and of g in the mixture."""
     c1, c2 = 1 - b1, 1 - b2
     back = b1 / jnp.where(b2 > 0, b2, jnp.ones_like(b2))
     return {"c1": c1, "c2": c2, "back": back, "rest": c1 - back * c2}
@@ -46,7 +46,7 @@ def hard(x: jax.Array, s: Any) -> jax.Array:
 
 
 def smooth(x: jax.Array, s: Any) -> jax.Array:
-    """A sign that passes through zero smoothly."""
+    """A smooth sign."""
     return jnp.tanh(s.smooth_beta * x)
 
 
@@ -73,19 +73,19 @@ def scale_by_lion(
         mu = b2 * mu + (1 - b2) * g
 
     Args:
-      b1: share of the momentum in the step, in [0, 1).
+      b1: weight of the momentum in the mixture, in [0, 1).
       b2: decay of the momentum, in [0, 1).
       mu_dtype: dtype of the momentum; the parameters' by default.
-      mode: "hard" is the sign; "smooth" has `tanh(smooth_beta * x)`, "refined" `clip(x, -1, 1)`.
+      mode: "hard" is the sign, "smooth" is `tanh(smooth_beta * x)`, "refined" is `clip(x, -1, 1)`.
       smooth_beta: steepness of the smooth sign, > 0.
 
-    Where `b2` is a plain number >= 0.5 the mixture is made of the new momentum, which is the same up to
-    rounding and spares a copy of the state; where momentum and gradient cancel but for rounding, the sign
-    may be another. Source: Chen et al. 2023, arXiv:2302.06675.
+    For a concrete `b2` >= 0.5 the mixture is computed from the new momentum, which spares a copy of the
+    state. The two agree up to rounding, so a sign may differ where momentum and gradient cancel.
+    Source: Chen et al. 2023, arXiv:2302.06675.
     """
     if mode not in _SIGNS:
         raise ValueError(f"scale_by_lion: argument 'mode' must be one of {sorted(_SIGNS)}; got {mode!r}")
-    # A small b2 would magnify the rounding, and nobody knows how large one is that is traced.
+    # A small b2 would amplify the rounding, and the value of a traced one is not known.
     read_back = isinstance(b2, int | float | np.ndarray | np.generic) and float(b2) >= 0.5
     rule = specialize(lion_rule, sign=_SIGNS[mode], read_back=read_back)
 
@@ -110,9 +110,12 @@ def lion(
     weight_decay: NonNegative = 1e-3,
     mask: MaskOrFn | None = None,
 ) -> GradientTransformation:
-    """Lion: `scale_by_lion`, decoupled weight decay, the learning rate, a third to a tenth of AdamW's.
+    """Lion: `scale_by_lion`, decoupled weight decay, then the learning rate.
 
-    Arguments as in `scale_by_lion` and `adamw`. Source: Chen et al. 2023, arXiv:2302.06675.
+    Args:
+      learning_rate: a number >= 0 or a schedule; a third to a tenth of the one for `adamw`.
+
+    The others as in `scale_by_lion` and `adamw`. Source: Chen et al. 2023, arXiv:2302.06675.
     """
     return chain(
         scale_by_lion(b1, b2, mu_dtype),

@@ -30,7 +30,7 @@ class MadgradState(NamedTuple):
 def madgrad_scalars(
     count: jax.Array, learning_rate: jax.Array, momentum: jax.Array, eps: jax.Array
 ) -> Scalars:
-    """The weight of step `count`, which begins at 1, and what of the way to the target is gone."""
+    """The weight of step `count`, which begins at 1, and the share of the distance to step."""
     rate = learning_rate + eps
     return {"weight": rate * jnp.sqrt(count.astype(rate.dtype)), "pace": 1 - momentum}
 
@@ -41,7 +41,7 @@ def madgrad_rule(
     """Defazio & Jelassi 2021, Algorithm 1."""
     grad_sum_sq = grad_sum_sq + s.weight * abs_sq(g)
     total = total + s.weight * g
-    # The cube root's slope is infinite at 0; where squares are beyond all numbers, the step is 0.
+    # The cube root's slope is infinite at 0; where squares overflow, the step is 0.
     numbers = jnp.finfo(grad_sum_sq.dtype)
     root = _cube_root(jnp.clip(grad_sum_sq, numbers.tiny, numbers.max)) + s.eps
     target = x0 - jnp.where(grad_sum_sq == jnp.inf, 0, total) / root
@@ -50,17 +50,17 @@ def madgrad_rule(
 
 
 def _cube_root(x: jax.Array) -> jax.Array:
-    """Of positive numbers: on CPU XLA has `jnp.cbrt` for one number at a time only.
+    """The cube root of positive numbers: XLA on CPU does not vectorize `jnp.cbrt`.
 
-    A step of Newton's gives the digits that the logarithm lost.
+    One Newton step restores the digits that the logarithm loses.
     """
     root = jnp.exp(jnp.log(x) / 3)
-    return root - (root - x / root / root) / 3  # the square's square, in the slope, might vanish
+    return root - (root - x / root / root) / 3  # its derivative squares the square, which might underflow
 
 
 @transformation(reports=("learning_rate",), elementwise=True)
 def scale_by_madgrad(learning_rate: Rate, momentum: Decay = 0.9, eps: Positive = 1e-6) -> Pair:
-    """A momentumized, adaptive, dual averaged gradient step. It descends: no learning rate follows.
+    """Steps by dual averaging with momentum. It includes the minus sign: no learning rate follows.
 
         weight = (learning_rate + eps) * sqrt(t)
         grad_sum_sq = grad_sum_sq + weight * |g|^2
@@ -69,10 +69,10 @@ def scale_by_madgrad(learning_rate: Rate, momentum: Decay = 0.9, eps: Positive =
 
     Args:
       learning_rate: a number >= 0 or a schedule.
-      momentum: what is left of the way to the target, in [0, 1).
-      eps: > 0, added to the root, and to the rate as in the authors' code.
+      momentum: share of the distance to the new point that is left, in [0, 1).
+      eps: > 0, added to the root, and to the learning rate as in the authors' code.
 
-    `x0` are the parameters that `init` was called with; `s` is held in float32 at least. Needs `params`.
+    `x0` are the parameters at `init`; `s` is held in float32 at least. Needs `params`.
     Source: Defazio & Jelassi 2021, arXiv:2101.11075.
     """
 
@@ -100,9 +100,12 @@ def madgrad(
     weight_decay: NonNegative = 0.0,
     eps: Positive = 1e-6,
 ) -> GradientTransformation:
-    """MADGRAD: an L2 penalty, then `scale_by_madgrad`. Arguments and source as there.
+    """MADGRAD: an L2 penalty, then `scale_by_madgrad`.
 
     Args:
+      learning_rate: a number >= 0 or a schedule.
       weight_decay: weight of the penalty, >= 0; smaller than for other optimizers, and often 0.
+
+    The others and the source as in `scale_by_madgrad`.
     """
     return chain(add_decayed_weights(weight_decay), scale_by_madgrad(learning_rate, momentum, eps))

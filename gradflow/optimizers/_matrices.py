@@ -12,9 +12,9 @@ from gradflow._selection._partial_trees import fill_none
 
 
 def with_gathered(f: Callable[[jax.Array], Any], x: jax.Array) -> Any:
-    """`f(x)` of a matrix that is whole on every device, where shardings are explicit.
+    """`f(x)` with `x` replicated on every device, where shardings are explicit.
 
-    Results of the shape of `x` are laid out like it again.
+    Results of the shape of `x` get its sharding back.
     """
     sharding: Any = jax.typeof(x).sharding
     if not sharding.mesh.explicit_axes:
@@ -36,9 +36,9 @@ def leafwise_matrices(
     shapes: bool = True,
     **hyper: Any,
 ) -> tuple[Any, ...]:
-    """`leafwise` for a rule with the keyword `axes`, which may differ from leaf to leaf.
+    """`leafwise` for a rule with the keyword `axes`, which may differ per leaf.
 
-    The rule returns as many values as there are trees.
+    The rule returns one value per tree.
     """
     updates, *others = trees
     flat, structure = jax.tree.flatten(updates, is_leaf=is_absent)

@@ -1,4 +1,4 @@
-"""MoMo: momentum with a Polyak step along the average of the losses' linear models."""
+"""MoMo: momentum with a Polyak step on an averaged linear model of the loss."""
 
 import functools
 from typing import Any, NamedTuple
@@ -19,7 +19,7 @@ from gradflow.optimizers._distance_estimate import scalar_dtype
 
 
 class MomoState(NamedTuple):
-    """Averages of gradients, losses and products <g, p>; the losses' bound below; steps taken."""
+    """Averages of gradients, losses and products <g, p>; the lower bound of the loss; steps taken."""
 
     exp_avg: Updates
     barf: jax.Array
@@ -29,9 +29,9 @@ class MomoState(NamedTuple):
 
 
 class Model(NamedTuple):
-    """The average model `barf - gamma + <exp_avg, x>` at the parameters, and the norm of its slope.
+    """The average model `barf - gamma + <exp_avg, x>` at the parameters, and the norm of its gradient.
 
-    `weight` is what the averages' weights add up to.
+    `weight` is the sum of the weights of the averages.
     """
 
     barf: jax.Array
@@ -45,7 +45,7 @@ class Model(NamedTuple):
 def model_step(
     model: Model, lb: jax.Array, floor: jax.Array, rate: jax.Array, shrink: jax.Array, *, adapt: bool
 ) -> tuple[jax.Array, jax.Array]:
-    """How far to go down the model until it reaches `lb`, at most `rate`, and the next `lb`.
+    """The step at which the model reaches `lb`, at most `rate`, and the next `lb`.
 
     `shrink` is `1 + rate * weight_decay`, by which the proximal step divides.
     """
@@ -55,7 +55,7 @@ def model_step(
         lowered = jnp.maximum(cap / (2 * shrink * weight), floor)
         lb = jnp.where(cap < shrink * weight * lb, lowered, lb)
     usable = (norm > 0) & jnp.isfinite(norm) & jnp.isfinite(cap)
-    # Divided by the norm twice, because its square has half the range. The barrier keeps XLA from squaring.
+    # Divided by the norm twice, because its square may overflow. The barrier keeps XLA from squaring.
     size = jnp.where(usable, norm, 1)
     gap = jnp.maximum(jnp.where(usable, cap, 0) - shrink * weight * lb, 0)
     share = jax.lax.optimization_barrier(gap / size)
@@ -67,7 +67,7 @@ def model_step(
 
 
 def average(new: jax.Array, old: jax.Array, decay: jax.Array) -> jax.Array:
-    """A decaying average, which a number beyond all bounds does not enter."""
+    """A decaying average that ignores a new value that is not finite."""
     return jnp.where(jnp.isfinite(new), decay * old + (1 - decay) * new, old)
 
 
@@ -95,24 +95,24 @@ def momo(
     weight_decay: NonNegative = 0.0,
     adapt_lower_bound: bool = False,
 ) -> Pair:
-    """SGD with momentum whose step reaches `lower_bound` on the average linear model, if it may go so far.
+    """SGD with momentum whose step reaches `lower_bound` on an averaged linear model of the loss.
 
-        d = beta * d + (1 - beta) * g, barf of value and gamma of <g, p> alike; the first as they come
+        d = beta * d + (1 - beta) * g, likewise barf of value, gamma of <g, p>; no decay at step 1
         shrink = 1 + learning_rate * weight_decay
         gap = max(0, shrink * (barf - gamma - lb) + <d, p>)
         step = min(learning_rate, gap / |d|^2)
         p = (p - step * d) / shrink
 
     Args:
-      learning_rate: the longest step, >= 0, better too large than too small.
+      learning_rate: a number >= 0 or a schedule: the longest step. Too large is safer than too small.
       beta: decay of the averages, in [0, 1).
       lower_bound: of the loss; 0 is right for most losses.
       weight_decay: >= 0.
-      adapt_lower_bound: estimates the lowest loss on the way, never below `lower_bound`.
+      adapt_lower_bound: estimates the lowest loss during training, never below `lower_bound`.
 
-    `update` needs `params` and the extra argument `value`, the loss that the gradient is of. `exp_avg` is
-    held in float32 at least, for `gap` is a difference. Reports `step` and `lower_bound`. Refused inside
-    `shard_map`. Source: Schaipp et al. 2023, arXiv:2305.07583.
+    `update` needs `params` and the extra argument `value`, the loss at `params`. `exp_avg` is held in
+    float32 at least, because `gap` is a difference. Reports `step` and `lower_bound`. Raises ValueError
+    inside `shard_map`. Source: Schaipp et al. 2023, arXiv:2305.07583.
     """
 
     def init(params: Params) -> OptState:

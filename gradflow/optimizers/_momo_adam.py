@@ -1,4 +1,4 @@
-"""MoMo-Adam: Adam with a Polyak step along the average of the losses' linear models."""
+"""MoMo-Adam: Adam with a Polyak step on an averaged linear model of the loss."""
 
 from typing import Any, NamedTuple
 
@@ -20,7 +20,7 @@ from gradflow.optimizers._momo import Model, average, model_step
 
 
 class MomoAdamState(NamedTuple):
-    """Averages of gradients, squares, losses and products <g, p>; the losses' bound below; steps taken."""
+    """Averages of gradients, squares, losses, products <g, p>; the lower bound of the loss; steps taken."""
 
     exp_avg: Updates
     exp_avg_sq: Updates
@@ -43,7 +43,7 @@ def momo_adam_average_rule(
 
 
 def direction_scalars(b2: jax.Array, count: jax.Array, **_: jax.Array) -> Scalars:
-    """What the weights in the average square add up to."""
+    """The sum of the weights in the average square."""
     return {"corr2": one_minus_power(1 - b2, count)}
 
 
@@ -68,25 +68,25 @@ def momo_adam(
     weight_decay: NonNegative = 0.0,
     adapt_lower_bound: bool = False,
 ) -> Pair:
-    """Adam whose step reaches `lower_bound` on the average linear model, if it may go so far.
+    """Adam whose step reaches `lower_bound` on an averaged linear model of the loss.
 
-        d = b1 * d + (1 - b1) * g, barf of value and gamma of <g, p> alike;  v = b2 * v + (1 - b2) * |g|^2
+        d = b1 * d + (1 - b1) * g, likewise barf of value, gamma of <g, p>;  v = b2 * v + (1 - b2) * |g|^2
         w = 1 - b1^t, shrink = 1 + learning_rate * weight_decay, D = sqrt(v / (1 - b2^t)) + eps
         gap = max(0, shrink * (barf - gamma - w * lb) + <d, p>)
         step = min(learning_rate / w, gap / <d, d / D>)
         p = (p - step * d / D) / shrink
 
     Args:
-      learning_rate: the longest step, >= 0, better too large than too small.
+      learning_rate: a number >= 0 or a schedule: the longest step. Too large is safer than too small.
       b1: decay of the averages, in [0, 1).
       b2: decay of the average square, in [0, 1).
-      eps: > 0.
+      eps: added outside the root, > 0.
       lower_bound: of the loss; 0 is right for most losses.
       weight_decay: >= 0.
-      adapt_lower_bound: estimates the lowest loss on the way, never below `lower_bound`.
+      adapt_lower_bound: estimates the lowest loss during training, never below `lower_bound`.
 
-    `update` needs `params` and the extra argument `value`, the loss that the gradient is of. Reports `step`
-    and `lower_bound`. Refused inside `shard_map`. Source: Schaipp et al. 2023, arXiv:2305.07583.
+    `update` needs `params` and the extra argument `value`, the loss at `params`. Reports `step` and
+    `lower_bound`. Raises ValueError inside `shard_map`. Source: Schaipp et al. 2023, arXiv:2305.07583.
     """
 
     def init(params: Params) -> OptState:

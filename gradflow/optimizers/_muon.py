@@ -1,4 +1,4 @@
-"""Muon: the momentum of a matrix with all its singular values made one."""
+"""Muon: the momentum of a matrix with all its singular values set to one."""
 
 import functools
 import math
@@ -32,14 +32,14 @@ from gradflow.wrappers import partition
 
 @register_record
 class MuonDimensionNumbers(NamedTuple):
-    """Which axes of a leaf a matrix takes and gives; it has as many matrices as the others count."""
+    """The input and output axes of the matrices in a leaf; the other axes are batch axes."""
 
     reduction_axis: Sequence[int] | int = 0
     output_axis: Sequence[int] | int = 1
 
 
 class MuonState(NamedTuple):
-    """Steps taken, the momentum, and the polynomials' coefficients, which are there to be read."""
+    """Steps taken, the momentum, and the polynomials' coefficients, stored for inspection."""
 
     count: jax.Array  # type: ignore[assignment]  # the field's name for it, over tuple.count
     mu: Updates
@@ -67,7 +67,7 @@ def muon_scalars(count: jax.Array, beta: jax.Array, **_: Any) -> Scalars:
 
 
 class _Options(NamedTuple):
-    """What shapes the computation."""
+    """Static options of the computation."""
 
     nesterov: bool
     adaptive: bool
@@ -75,7 +75,7 @@ class _Options(NamedTuple):
     bias_correction: bool
     ns_dtype: np.dtype | None
     ns_steps: int
-    cubic: tuple[bool, ...]  # of each row of coefficients, whether it has no term of the fifth power
+    cubic: tuple[bool, ...]  # per row of coefficients: whether its term of the fifth power is absent
 
 
 def muon_rule(
@@ -114,13 +114,13 @@ def _orthogonal(s: Any, options: _Options, x: jax.Array) -> jax.Array:
 
 
 def _precondition(how: str, x: jax.Array, eps: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """A matrix and the `eps` and `safety` with which its Frobenius norm becomes the bound asked for."""
+    """A scaled matrix, and the `eps` and `safety` that turn its Frobenius norm into the chosen bound."""
     x, largest = _unit(x)
     adjoint = jnp.conj(x.T)
     wide = x.shape[0] <= x.shape[1]
     gram = jnp.matmul(x, adjoint) if wide else jnp.matmul(adjoint, x)
     if how == "aol":
-        # With these rows (or columns) no singular value is above one (Prach & Lampert 2022, theorem 1).
+        # These row (or column) scales bound all singular values by 1 (Prach & Lampert 2022, theorem 1).
         sizes = safe_sqrt(jnp.sum(jnp.abs(gram), axis=-1)) + eps / largest
         factors = 1 / jnp.where(sizes > 0, sizes, 1)
         x = x * (factors[:, None] if wide else factors[None, :]).astype(x.dtype)
@@ -134,7 +134,7 @@ def _precondition(how: str, x: jax.Array, eps: jax.Array) -> tuple[jax.Array, ja
 
 
 def _unit(x: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """`x` with its largest element made one, so that its squares are numbers, and that element's size."""
+    """`x` divided by its largest absolute element, so that squares stay in range, and that element."""
     largest = jax.lax.stop_gradient(jnp.max(jnp.abs(x)))
     limits = jnp.finfo(largest.dtype)
     largest = jnp.where(largest >= limits.tiny, jnp.minimum(largest, limits.max / 16), 1)
@@ -149,7 +149,7 @@ def _dual_norm(x: jax.Array, y: jax.Array) -> jax.Array:
 
 
 def _table(ns_coeffs: Any) -> tuple[Any, Any]:
-    """The coefficients as the state has them, and as rows."""
+    """The coefficients as stored in the state, and as rows."""
     if isinstance(ns_coeffs, str) and ns_coeffs not in _NAMED:
         raise ValueError(
             f"scale_by_muon: argument 'ns_coeffs' must be three numbers, rows of three numbers or one of "
@@ -159,8 +159,8 @@ def _table(ns_coeffs: Any) -> tuple[Any, Any]:
     shape = _shape(table)
     if shape != (3,) and (len(shape) != 2 or shape[0] < 1 or shape[1] != 3):
         raise ValueError(
-            "scale_by_muon: argument 'ns_coeffs' must be three numbers, or rows of three numbers, one for "
-            f"each step; got {describe(ns_coeffs)}"
+            "scale_by_muon: argument 'ns_coeffs' must be three numbers, or rows of three numbers, one per "
+            f"step; got {describe(ns_coeffs)}"
         )
     return table, table if len(shape) == 2 else (table,)
 
@@ -174,7 +174,7 @@ def _shape(rows: Any) -> tuple[int, ...]:
 
 
 def _stack(rows: Any, dtype: Any) -> Any:
-    """Nested sequences of numbers as an array: NumPy's, unless there is a jax array among them."""
+    """Nested sequences of numbers as an array: a NumPy one, unless they contain a jax array."""
     if not any(isinstance(x, jax.Array) for x in jax.tree.leaves(rows)):
         return np.asarray(rows, dtype)
     if isinstance(rows, Sequence):
@@ -204,22 +204,22 @@ def scale_by_muon(
         u = newton_schulz(m), nearly U V^T for m = U S V^T
 
     Args:
-      ns_coeffs: of the polynomials a x + b x^3 + c x^5: (a, b, c), such a row for each step, or a name in
+      ns_coeffs: of the polynomials a x + b x^3 + c x^5: (a, b, c), one such row per step, or a name in
         `linalg.NEWTON_SCHULZ_TABLES`, such as "polar_express".
-      ns_steps: how often a single row is applied, >= 1.
+      ns_steps: number of times a single row is applied, >= 1.
       beta: decay of the average, in [0, 1).
-      eps: added to the norm by which m is divided first, > 0.
+      eps: added to the norm that m is first divided by, > 0.
       mu_dtype: dtype of the average; the parameters' by default.
-      nesterov: False has `m = mu / (1 - beta^t)`.
+      nesterov: False uses `m = mu / (1 - beta^t)`.
       adaptive: multiplies u by the sum of m's singular values (Bernstein & Newhouse 2024, arXiv:2409.20325).
-      preconditioning: that norm: "frobenius", or nearer to the largest singular value: "schatten" (4-norm),
-        "aol" (one for each row, arXiv:2208.03160), "spectral" (exact, dear).
-      weight_dimension_numbers: `MuonDimensionNumbers`, a tree of them (a prefix will do), or a function
-        from the parameters to one. By default every leaf must have two axes.
-      bias_correction: False leaves the divisions by 1 - beta^t out, as PyTorch does.
+      preconditioning: that norm: "frobenius", or closer to the largest singular value: "schatten" (4-norm),
+        "aol" (one per row, arXiv:2208.03160) or "spectral" (exact, expensive).
+      weight_dimension_numbers: `MuonDimensionNumbers`, a tree of them or a prefix of one, or a function
+        from the parameters to it. By default every leaf must have two axes.
+      bias_correction: False leaves out the divisions by 1 - beta^t, as PyTorch does.
       ns_dtype: dtype of the matrix products, such as bfloat16; float32 at least by default.
 
-    Raises ValueError for a leaf that is no matrix, and inside `shard_map` for pieces of one.
+    Raises ValueError for a leaf that is not a matrix, and inside `shard_map` for a sharded one.
     Source: Jordan et al. 2024, kellerjordan.github.io/posts/muon.
     """
     if preconditioning not in _PRECONDITIONINGS:
@@ -244,7 +244,7 @@ def scale_by_muon(
         axes = _axes_of(weight_dimension_numbers, updates if params is None else params)
         refuse_varying("an orthogonal factor", updates)
         count = increment(state.count)
-        # Each a number of its own, which costs the program nothing, where a row would have to be cut up.
+        # Separate scalars are free in the compiled program, where a row would have to be sliced.
         coefficients = {f"{name}{i}": row[k] for i, row in enumerate(rows) for k, name in enumerate("abc")}
         u, mu = leafwise_matrices(
             rule, axes, (updates, state.mu), muon_scalars,
@@ -281,16 +281,16 @@ def _by_block(factor: Callable[[int, int], float], g: jax.Array, axes: MatrixAxe
 
 @transformation
 def scale_by_shape(weight_dimension_numbers: Any = None, consistent_rms: NonNegative | None = None) -> Pair:
-    """Multiplies the update of a matrix by what its shape says.
+    """Multiplies the update of a matrix by a factor of its shape.
 
         u = sqrt(max(1, fan_out / fan_in)) * g                    with consistent_rms None
         u = consistent_rms * sqrt(max(fan_in, fan_out)) * g       otherwise
 
     Args:
       weight_dimension_numbers: as in `scale_by_muon`.
-      consistent_rms: the root mean square that an orthogonal update is to have, >= 0: 0.2 is that of AdamW.
+      consistent_rms: root mean square of an orthogonal update, >= 0; 0.2 is typical of AdamW.
 
-    Raises ValueError for a leaf that is no matrix. Sources: Jordan et al. 2024; Liu et al. 2025,
+    Raises ValueError for a leaf that is not a matrix. Sources: Jordan et al. 2024; Liu et al. 2025,
     arXiv:2502.16982.
     """
 
@@ -310,7 +310,7 @@ def scale_by_shape(weight_dimension_numbers: Any = None, consistent_rms: NonNega
 
 
 def _labels(numbers: Any, params: Params) -> Any:
-    """ "muon" for matrices, "adam" for all else."""
+    """ "muon" for matrices, "adam" for other leaves."""
     axes = resolve_matrices(numbers, params, MuonDimensionNumbers, record=False)
     return jax.tree.map(
         lambda p, a: p if is_absent(p) else "adam" if a is None else "muon", params, axes, is_leaf=is_absent
@@ -341,7 +341,7 @@ def muon(
     bias_correction: bool = True,
     ns_dtype: Any = None,
 ) -> GradientTransformation:
-    """Muon for matrices, AdamW for all else.
+    """Muon for matrices, AdamW for other leaves.
 
         matrices:  u = -learning_rate * (scale_by_shape(scale_by_muon(g)) + weight_decay * p)
         others:    adamw(adam_learning_rate, adam_b1, adam_b2, eps, ..., adam_weight_decay)
@@ -350,10 +350,10 @@ def muon(
       learning_rate: a number >= 0 or a schedule.
       weight_decay: >= 0; PyTorch's default is 0.1.
       weight_decay_mask: tree of booleans, or a function from the parameters to one: where to decay matrices.
-      adam_learning_rate: None is the learning rate.
-      muon_weight_dimension_numbers: tree of `MuonDimensionNumbers`, and of None for what goes to Adam, or a
-        function from the parameters to one. By default leaves of two axes go to Muon; embeddings and
-        heads should not.
+      adam_learning_rate: a number >= 0 or a schedule; None is `learning_rate`.
+      muon_weight_dimension_numbers: tree of `MuonDimensionNumbers`, and of None for leaves of Adam, or a
+        function from the parameters to it. By default leaves of two axes go to Muon; assign embeddings
+        and heads to Adam.
       consistent_rms: 0.2 lets Muon share AdamW's learning rate and decay; see `scale_by_shape`.
 
     The others and the source as in `scale_by_muon`. `bias_correction=False` is PyTorch's Muon.

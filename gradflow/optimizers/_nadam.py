@@ -1,4 +1,4 @@
-"""NAdam: Adam with Nesterov momentum, in Dozat's simple form and with his momentum schedule."""
+"""NAdam: Adam with Nesterov momentum, without and with Dozat's momentum schedule."""
 
 from typing import Any, NamedTuple
 
@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from gradflow._core._compose import chain
 from gradflow._core._decorators import transformation
 from gradflow._core._transformation import GradientTransformation
+from gradflow._errors import describe
 from gradflow._expressions._arguments import Decay, NonNegative, Positive, Rate
 from gradflow._rules._leafwise import Scalars, leafwise
 from gradflow._rules._math import abs_sq, one_minus_power, safe_sqrt
@@ -39,7 +40,7 @@ def nadam_scalars(
     mu_product: jax.Array,
     **_: jax.Array,
 ) -> Scalars:
-    """The weights of gradient and momentum at step `count`, from 1; `mu_product` is that of earlier steps."""
+    """The weights of gradient and momentum at step `count`, from 1; `mu_product` is of earlier steps."""
     now, ahead = _momentum(b1, momentum_decay, count), _momentum(b1, momentum_decay, count + 1)
     product = mu_product * now
     c2 = 1 - b2
@@ -77,7 +78,7 @@ def scale_by_nadam(
         u = n / (sqrt(nu / (1 - b2^t) + eps_root) + eps)
 
     Args:
-      momentum_decay: how fast the momentum approaches b1, >= 0; PyTorch's 4e-3 by default.
+      momentum_decay: rate at which the momentum approaches b1, >= 0; PyTorch's 4e-3 by default.
 
     The others as in `scale_by_adam`. Source: Dozat 2016, "Incorporating Nesterov momentum into Adam".
     """
@@ -112,7 +113,8 @@ def _scaling(
     if momentum_decay is None:
         return scale_by_adam(b1, b2, eps, eps_root, mu_dtype, nesterov=nesterov)
     if not nesterov:
-        raise ValueError(f"{owner}: argument 'momentum_decay' is for nesterov=True, and 'nesterov' is False")
+        given = describe(momentum_decay)
+        raise ValueError(f"{owner}: argument 'momentum_decay' must be None with nesterov=False; got {given}")
     return scale_by_nadam(b1, b2, eps, eps_root, mu_dtype, momentum_decay)
 
 
@@ -131,7 +133,8 @@ def nadam(
     """NAdam: `scale_by_adam(nesterov=True)`, or `scale_by_nadam`, then the learning rate.
 
     Args:
-      momentum_decay: a number turns to `scale_by_nadam`, the form of PyTorch and AlgoPerf (4e-3 there).
+      learning_rate: a number >= 0 or a schedule.
+      momentum_decay: a number selects `scale_by_nadam`, the form of PyTorch and AlgoPerf (4e-3 there).
 
     Raises ValueError for a momentum_decay with nesterov=False.
     The others as in `scale_by_adam`. Source: Dozat 2016.
@@ -156,7 +159,13 @@ def nadamw(
     nesterov: bool = True,
     momentum_decay: NonNegative | None = None,
 ) -> GradientTransformation:
-    """NAdamW: `nadam` with the decoupled weight decay of `adamw`. Arguments as in both."""
+    """NAdamW: `nadam` with the decoupled weight decay of `adamw`.
+
+    Args:
+      learning_rate: a number >= 0 or a schedule.
+
+    The others and the source as in `nadam` and `adamw`.
+    """
     return chain(
         _scaling("nadamw", b1, b2, eps, eps_root, mu_dtype, nesterov, momentum_decay),
         add_decayed_weights(weight_decay, mask),

@@ -28,7 +28,7 @@ class ScaleByNovogradState(NamedTuple):
 
 
 def novograd_scalars(count: jax.Array, b2: jax.Array, **_: jax.Array) -> Scalars:
-    """What is kept of the average and what the new square weighs: all, at the first step."""
+    """The weights of the old average and of the new square, which is 1 at the first step."""
     first = count == 1
     return {
         "keep": jnp.where(first, jnp.zeros_like(b2), b2),
@@ -57,7 +57,7 @@ def scale_by_novograd(
     *,
     axis_name: AxisName = None,
 ) -> Pair:
-    """Momentum of gradients in units of their layer's norm; every leaf is a layer.
+    """Averages gradients, each divided by the norm of its layer; every leaf is a layer.
 
         nu = b2 * nu + (1 - b2) * norm(g)^2         nu = norm(g)^2 at the first step
         mu = b1 * mu + g / (sqrt(nu + eps_root) + eps) + weight_decay * p
@@ -106,7 +106,13 @@ def novograd(
     *,
     axis_name: AxisName = None,
 ) -> GradientTransformation:
-    """NovoGrad: `scale_by_novograd`, then the learning rate. Arguments and source as there."""
+    """NovoGrad: `scale_by_novograd`, then the learning rate.
+
+    Args:
+      learning_rate: a number >= 0 or a schedule.
+
+    The others and the source as in `scale_by_novograd`.
+    """
     return chain(
         scale_by_novograd(b1, b2, eps, eps_root, weight_decay, axis_name=axis_name),
         scale_by_learning_rate(learning_rate),

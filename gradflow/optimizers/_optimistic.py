@@ -1,4 +1,4 @@
-"""Optimistic descent: the gradient to come is guessed from how it changed."""
+"""Optimistic descent: the next gradient is extrapolated from the last change."""
 
 from typing import Any, NamedTuple
 
@@ -24,9 +24,9 @@ class ScaleByOptimisticGradientState(NamedTuple):
 
 
 def optimistic_rule(g: jax.Array, previous: jax.Array, s: Any) -> tuple[jax.Array, ...]:
-    """Mokhtari et al. 2019, equation 6, with rates of their own for gradient and change."""
+    """Mokhtari et al. 2019, equation 6, with separate weights for gradient and change."""
     change = jnp.where(s.first > 0, jnp.zeros_like(g), g - previous)
-    # The copy: a state that is the very array of the gradients could not be donated beside them.
+    # A copy, so that the state can be donated together with the gradients.
     return s.alpha * g + s.beta * change, jnp.copy(g)
 
 
@@ -37,10 +37,10 @@ def scale_by_optimistic_gradient(alpha: NonNegative = 1.0, beta: NonNegative = 1
         u = alpha * g + beta * (g - g_before)        u = alpha * g at the first step
 
     Args:
-      alpha: what the gradient weighs, >= 0.
-      beta: what the change weighs, >= 0.
+      alpha: weight of the gradient, >= 0.
+      beta: weight of the change, >= 0.
 
-    Finds saddle points of games where gradient descent circles around them.
+    It converges to saddle points of games that gradient descent circles around.
     Source: Mokhtari et al. 2019, arXiv:1901.08511.
     """
 
@@ -65,7 +65,10 @@ def optimistic_gradient_descent(
 ) -> GradientTransformation:
     """Optimistic gradient descent: `scale_by_optimistic_gradient`, then the learning rate.
 
-    Arguments and source as there.
+    Args:
+      learning_rate: a number >= 0 or a schedule.
+
+    The others and the source as in `scale_by_optimistic_gradient`.
     """
     return chain(scale_by_optimistic_gradient(alpha, beta), scale_by_learning_rate(learning_rate))
 
@@ -85,7 +88,10 @@ def optimistic_adam_v2(
 ) -> GradientTransformation:
     """Optimistic Adam: `scale_by_adam`, `scale_by_optimistic_gradient` of that, then the learning rate.
 
-    Arguments as in these two. Source: Daskalakis et al. 2017, arXiv:1711.00141.
+    Args:
+      learning_rate: a number >= 0 or a schedule.
+
+    The others as in these two. Source: Daskalakis et al. 2017, arXiv:1711.00141.
     """
     return chain(
         scale_by_adam(b1, b2, eps, eps_root, mu_dtype, nesterov=nesterov),

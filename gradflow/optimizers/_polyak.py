@@ -1,4 +1,4 @@
-"""Polyak's step: as far as the gradient must be followed to reach the lowest loss there is."""
+"""Polyak's step: the one that would reach the lowest loss if the loss were linear."""
 
 from typing import Any
 
@@ -22,10 +22,10 @@ VARIANTS = ("sps", "sps+")
 
 @jax.jit
 def polyak_step(gap: jax.Array, norm: jax.Array, limit: jax.Array, eps: jax.Array) -> jax.Array:
-    """`min(limit, gap / (norm^2 + eps))`, and 0 for a zero gradient; no square is ever taken."""
+    """`min(limit, gap / (norm^2 + eps))`, and 0 for a zero gradient; the square is never formed."""
     some = norm > 0
     size = jnp.where(some, norm, 1)
-    # The barrier keeps XLA from making the square out of two divisions.
+    # The barrier keeps XLA from merging the two divisions into one by the square.
     share = jax.lax.optimization_barrier(gap / size)
     return jnp.where(some, jnp.minimum(share / (size + eps / size), limit), 0)
 
@@ -52,11 +52,11 @@ def scale_by_polyak(
     Args:
       f_min: the lowest value of the loss, or a bound below it.
       max_learning_rate: the longest step, >= 0.
-      eps: >= 0; the step is 0 for a zero gradient all the same.
-      variant: "sps", or "sps+", which takes no step where the loss is below `f_min`; "sps" goes uphill there.
+      eps: >= 0; the step is 0 for a zero gradient with any eps.
+      variant: "sps", or "sps+". Where the loss is below `f_min`, "sps" ascends and "sps+" takes no step.
       axis_name: for a call inside `shard_map`; see `clip_by_global_norm`.
 
-    `update` needs the extra argument `value`, the loss that the gradient is of. Reports `step`.
+    `update` needs the extra argument `value`, the loss at `params`. Reports `step`.
     Sources: Loizou et al. 2021, arXiv:2002.10542; "sps+": Garrigos et al. 2023, arXiv:2307.14528.
     """
     check_axis_name("scale_by_polyak", axis_name)
@@ -90,10 +90,12 @@ def polyak_sgd(
     *,
     axis_name: AxisName = None,
 ) -> GradientTransformation:
-    """SGD with Polyak's step: `scale_by_polyak`, then minus `scaling`. Arguments and source as there.
+    """SGD with Polyak's step: `scale_by_polyak`, then minus `scaling`.
 
     Args:
-      scaling: >= 0, a number or a schedule; it multiplies the step, `max_learning_rate` included.
+      scaling: a number >= 0 or a schedule; it multiplies the step, `max_learning_rate` included.
+
+    The others and the source as in `scale_by_polyak`.
     """
     return chain(
         scale_by_polyak(f_min, max_learning_rate, eps, variant, axis_name=axis_name),

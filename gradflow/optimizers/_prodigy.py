@@ -32,14 +32,14 @@ class ProdigyState(NamedTuple):
 
 
 def prodigy_scalars(d: jax.Array, b1: jax.Array, b2: jax.Array, **_: jax.Array) -> Scalars:
-    """What a new gradient and its square weigh in the moments."""
+    """The weights of a new gradient and of its square in the moments."""
     return {"gain": d * (1 - b1), "gain_sq": d * d * (1 - b2)}
 
 
 def prodigy_moments_rule(
     g: jax.Array, exp_avg: jax.Array, exp_avg_sq: jax.Array, grad_sum: jax.Array, params0: jax.Array, s: Any
 ) -> tuple[jax.Array, ...]:
-    """Mishchenko & Defazio 2023, Algorithm 4, but for the step."""
+    """Mishchenko & Defazio 2023, Algorithm 4, without the step."""
     exp_avg = s.b1 * exp_avg + s.gain * g
     exp_avg_sq = s.b2 * exp_avg_sq + s.gain_sq * abs_sq(g)
     grad_sum = s.b3 * grad_sum + s.weight * g
@@ -69,7 +69,7 @@ def prodigy(
     *,
     use_bias_correction: bool = True,
 ) -> Pair:
-    """Adam with the rate `d * learning_rate`, where d, an estimate of the distance to go, only grows.
+    """Adam with the rate `d * learning_rate`, where d is a growing estimate of the distance.
 
         rate = d * learning_rate * sqrt(1 - b2^t) / (1 - b1^t)
         weight = d / estim_lr0 * rate
@@ -79,16 +79,16 @@ def prodigy(
         u = -rate * (m / (sqrt(v) + d * eps) + weight_decay * p)
 
     Args:
-      learning_rate: >= 0, a number or schedule; 1 is right for most, the schedule's shape still matters.
+      learning_rate: a number >= 0 or a schedule; 1 suits most problems, with the usual decay.
       betas: two numbers in [0, 1).
       beta3: in [0, 1); sqrt(b2) by default.
-      estim_lr0: the first d, > 0, below the right rate.
-      safeguard_warmup: leaves `learning_rate` out of the weight in `grad_sum`, so that d does not run
-        away while the rate is warmed up.
+      estim_lr0: the first d, > 0; it must be below the right rate.
+      safeguard_warmup: leaves `learning_rate` out of the weight in `grad_sum`, so that d does not diverge
+        during a warm-up.
       weight_decay_mask: where to decay; see `add_decayed_weights`.
-      use_bias_correction: False gives the authors' default, without the roots in `rate`.
+      use_bias_correction: False leaves the factor of `b1` and `b2` out of `rate`, the authors' default.
 
-    Where `grad_sum` is 0 d stays. Needs `params`. Refused inside `shard_map`.
+    While `grad_sum` is 0, d does not change. Needs `params`. Raises ValueError inside `shard_map`.
     Source: Mishchenko & Defazio 2023, arXiv:2306.06101.
     """
     check_betas("prodigy", betas)
@@ -96,7 +96,7 @@ def prodigy(
 
     def init(params: Params) -> OptState:
         if weight_decay_mask is not None:
-            resolve_mask(weight_decay_mask, params)  # a wrong mask is an error here, not at the first step
+            resolve_mask(weight_decay_mask, params)  # so that a wrong mask raises here, not at the first step
         dtype = scalar_dtype(params)
         d = zero_scalar(params, dtype) + as_scalar(estim_lr0, dtype)
         zeros = [
@@ -115,7 +115,7 @@ def prodigy(
         rate = d * as_scalar(learning_rate, dtype)
         if use_bias_correction:
             rate = rate * bias_factor(b1, b2, count, dtype)
-        # Quotients of the sums do not change with it, but their numbers would be too small without.
+        # The factor cancels in quotients of the sums; without it they would underflow.
         relative = d / as_scalar(estim_lr0, dtype)
         _, exp_avg, exp_avg_sq, grad_sum, params0 = leafwise(
             prodigy_moments_rule,

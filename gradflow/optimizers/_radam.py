@@ -1,4 +1,4 @@
-"""RAdam: Adam that does without its second moment until that can be trusted."""
+"""RAdam: Adam that ignores its second moment until enough gradients are averaged."""
 
 from typing import Any
 
@@ -18,32 +18,32 @@ from gradflow.transforms import scale_by_learning_rate
 
 
 def average_length(c: jax.Array, count: jax.Array) -> jax.Array:
-    """How many squares a decaying average of `count` of them is worth; `c` is one minus its decay.
+    """The effective length of a decaying average of `count` squares; `c` is one minus its decay.
 
-    The paper's `rho_t = 2 / c - 1 - 2 * t * b2^t / (1 - b2^t)` is the small difference of numbers of size
-    `2 / c`. With `y = -log(b2)` it is `(2 / c - 1 - 2 / y) + 2 * t * (1 / (t * y) - 1 / (e^(t * y) - 1))`,
-    and both brackets have series where they cancel.
+    The paper's `rho_t = 2 / c - 1 - 2 * t * b2^t / (1 - b2^t)` is a small difference of large numbers,
+    about `2 / c`. With `y = -log(b2)` it is
+    `(2 / c - 1 - 2 / y) + 2 * t * (1 / (t * y) - 1 / (e^(t * y) - 1))`. Series replace brackets that cancel.
     """
     t = count.astype(c.dtype)
-    # At c = 1 the logarithm is infinite and the length 1; every branch not taken is kept finite.
+    # At c = 1 the logarithm is infinite and the length 1; all branches are kept finite.
     inside = jnp.where(c < 1, c, jnp.full_like(c, 0.5))
     z = -t * jnp.log1p(-inside)
     far = jnp.clip(z, 0.1, 50)
     series = 0.5 - z / 12 + z**3 / 720 - z**5 / 30240
-    centre = jnp.where(z < 0.1, series, jnp.where(z < 50, 1 / far - 1 / jnp.expm1(far), 1 / z))
+    center = jnp.where(z < 0.1, series, jnp.where(z < 50, 1 / far - 1 / jnp.expm1(far), 1 / z))
     large = jnp.maximum(inside, 0.01)
     rest = jnp.where(
         inside < 0.01,
         inside / 6 + inside**2 / 12 + 19 * inside**3 / 360,
         2 / large - 1 + 2 / jnp.log1p(-large),
     )
-    return jnp.where(c < 1, rest + 2 * t * centre, jnp.ones_like(c))
+    return jnp.where(c < 1, rest + 2 * t * center, jnp.ones_like(c))
 
 
 def radam_scalars(
     count: jax.Array, b1: jax.Array, b2: jax.Array, threshold: jax.Array, **_: jax.Array
 ) -> Scalars:
-    """Adam's scalars, and whether and by what to rectify."""
+    """Adam's scalars, whether to rectify, and the factor."""
     adam = adam_scalars(count, b1, b2)
     length = average_length(adam["c2"], count)
     longest = 2 / adam["c2"] - 1
@@ -62,7 +62,7 @@ def radam_rule(g: jax.Array, mu: jax.Array, nu: jax.Array, s: Any) -> tuple[jax.
 
 
 def nesterov_radam_rule(g: jax.Array, mu: jax.Array, nu: jax.Array, s: Any) -> tuple[jax.Array, ...]:
-    """The same with the momentum that the next step will have, as in `scale_by_adam`."""
+    """`radam_rule` with the momentum of the next step, as in `scale_by_adam`."""
     mu = s.b1 * mu + s.c1 * g
     nu = s.b2 * nu + s.c2 * abs_sq(g)
     root = safe_sqrt(s.debias2 * nu + s.eps_root) + s.eps
@@ -90,7 +90,7 @@ def scale_by_radam(
     Args:
       threshold: the length of the average from which the second moment is used, > 4; the authors' code
         has 5.
-      nesterov: looks one step ahead.
+      nesterov: uses the momentum of the next step.
 
     The others as in `scale_by_adam`. Source: Liu et al. 2019, arXiv:1908.03265.
     """
@@ -123,7 +123,13 @@ def radam(
     *,
     nesterov: bool = False,
 ) -> GradientTransformation:
-    """RAdam: `scale_by_radam`, then the learning rate. Arguments and source as there."""
+    """RAdam: `scale_by_radam`, then the learning rate.
+
+    Args:
+      learning_rate: a number >= 0 or a schedule.
+
+    The others and the source as in `scale_by_radam`.
+    """
     return chain(
         scale_by_radam(b1, b2, eps, eps_root, threshold, nesterov=nesterov),
         scale_by_learning_rate(learning_rate),

@@ -60,10 +60,10 @@ def scale_by_rms(
         u = g / sqrt(nu + eps)          with eps_in_sqrt=False:  u = g / (sqrt(nu) + eps)
 
     Args:
-      decay: of the average, in [0, 1); 0.9 is Hinton's, PyTorch has 0.99.
-      eps: > 0.
-      initial_scale: where the average begins, >= 0.
-      eps_in_sqrt: inside the root as in Keras, or outside as in PyTorch.
+      decay: of the average, in [0, 1); 0.9 as in Hinton's, where PyTorch has 0.99.
+      eps: added inside or outside the root, > 0.
+      initial_scale: the first average, >= 0.
+      eps_in_sqrt: True adds `eps` inside the root, as Keras does; False outside, as PyTorch does.
       bias_correction: divides `nu` by `1 - decay^t` first; its state also counts steps.
 
     Source: Hinton 2012, lecture 6e of "Neural networks for machine learning".
@@ -108,15 +108,15 @@ def rmsprop(
     nesterov: bool = False,
     bias_correction: bool = False,
 ) -> GradientTransformation:
-    """RMSProp: `scale_by_rms`, the learning rate, then momentum if there is any.
+    """RMSProp: `scale_by_rms`, the learning rate, then momentum if it is given.
 
     Args:
       learning_rate: a number >= 0 or a schedule.
       centered: `scale_by_stddev` in place of `scale_by_rms`; Graves 2013, arXiv:1308.0850.
-      momentum: decay of a `trace` of the finished steps, in [0, 1]; None has no state for it.
-      nesterov: that trace looks one step ahead.
+      momentum: decay of a `trace` of the finished steps, in [0, 1]; None keeps no state for it.
+      nesterov: the trace uses the momentum of the next step.
 
-    The others, and the source, as in `scale_by_rms`.
+    The others and the source as in `scale_by_rms`.
     """
     scaling = scale_by_stddev if centered else scale_by_rms
     return chain(

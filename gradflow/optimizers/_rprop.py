@@ -1,4 +1,4 @@
-"""Rprop: a step size of its own for every coordinate, from signs alone."""
+"""Rprop: one step size per element, adapted by signs alone."""
 
 from typing import Any, NamedTuple
 
@@ -16,14 +16,14 @@ from gradflow.transforms import scale
 
 
 class ScaleByRpropState(NamedTuple):
-    """The step sizes, and the signs of the last gradients, zero where one had changed."""
+    """The step sizes, and the signs of the last gradients, zero after a sign change."""
 
     step_sizes: Updates
     prev_updates: Updates
 
 
 def rprop_rule(g: jax.Array, step: jax.Array, prev: jax.Array, s: Any) -> tuple[jax.Array, ...]:
-    """Riedmiller & Braun 1993; where the sign turns, the step shrinks and none is taken (iRprop-)."""
+    """Riedmiller & Braun 1993; where the sign changes, the step size shrinks and the step is 0 (iRprop-)."""
     sign = jnp.sign(g)
     agreement = sign * prev
     factor = jnp.where(agreement > 0, s.eta_plus, jnp.where(agreement < 0, s.eta_minus, 1))
@@ -40,19 +40,19 @@ def scale_by_rprop(
     min_step_size: Positive = 1e-6,
     max_step_size: Positive = 50.0,
 ) -> Pair:
-    """Steps by the sign of the gradient, by sizes that grow while it stays and shrink when it turns.
+    """Steps by the sign of the gradient, with step sizes that adapt to sign changes.
 
         step = clip(step * (eta_plus if g * prev > 0, eta_minus if < 0, else 1), min_step_size, max_step_size)
         u = step * sign(g), but 0 where g * prev < 0;  prev = sign(u)
 
     Args:
-      learning_rate: where the step sizes begin, >= 0.
-      eta_minus: factor when the sign turns, in (0, 1) in the paper.
-      eta_plus: factor while it stays, > 1 in the paper.
+      learning_rate: the first step size, >= 0.
+      eta_minus: factor after a sign change, in (0, 1) in the paper.
+      eta_plus: factor while the sign stays, > 1 in the paper.
       min_step_size: smallest step, > 0.
       max_step_size: largest step, > 0.
 
-    For full-batch gradients. Source: Riedmiller & Braun 1993; Igel & Huesken 2000 for the turn.
+    For full-batch gradients. Source: Riedmiller & Braun 1993; Igel & Huesken 2000 for iRprop-.
     """
 
     def init(params: Params) -> OptState:
@@ -79,7 +79,13 @@ def rprop(
     min_step_size: Positive = 1e-6,
     max_step_size: Positive = 50.0,
 ) -> GradientTransformation:
-    """Rprop: `scale_by_rprop`, downhill. Arguments and source as there."""
+    """Rprop: `scale_by_rprop`, then a minus sign.
+
+    Args:
+      learning_rate: a number >= 0, the first step size.
+
+    The others and the source as in `scale_by_rprop`.
+    """
     return chain(
         scale_by_rprop(learning_rate, eta_minus, eta_plus, min_step_size, max_step_size), scale(-1.0)
     )

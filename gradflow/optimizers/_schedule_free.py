@@ -42,10 +42,10 @@ def schedule_free_sgd(
     """Gradient descent under `schedule_free`; evaluate at `schedule_free_eval_params(state, params)`.
 
     Args:
-      learning_rate: >= 0, without decay; larger than for plain gradient descent.
-      warmup_steps: the rate rises to its value on a line, `t / warmup_steps` of it at step t, from 1.
-      b1: in (0, 1]; takes the place of momentum.
-      weight_decay: an L2 penalty of this weight, >= 0, taken at the parameters; None has none.
+      learning_rate: a number >= 0 or a schedule without decay; larger than for `sgd`.
+      warmup_steps: steps of linear warm-up, `t / warmup_steps` of the rate at step t, from 1.
+      b1: in (0, 1]; it replaces momentum.
+      weight_decay: weight of an L2 penalty, >= 0, taken at the parameters; None leaves it out.
       weight_lr_power, state_dtype: as in `schedule_free`.
 
     Source: Defazio et al. 2024, arXiv:2405.15682.
@@ -70,11 +70,12 @@ def schedule_free_adamw(
     """AdamW without its first moment under `schedule_free`.
 
     Args:
+      learning_rate: a number >= 0 or a schedule without decay.
       b2: decay of the second moment, in [0, 1).
       eps: added outside the root, > 0.
       weight_decay: >= 0, taken at the parameters, multiplied by the rate.
 
-    The others, how to evaluate, and the source as in `schedule_free_sgd`.
+    The others, the parameters for evaluation and the source as in `schedule_free_sgd`.
     """
     rate = warmed_up(learning_rate, warmup_steps)
     base = chain(

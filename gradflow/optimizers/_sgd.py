@@ -1,4 +1,4 @@
-"""Gradient descent: full batch, one sample or mini-batch, which differ in the gradient alone."""
+"""Gradient descent, with momentum or with noise."""
 
 from typing import Any
 
@@ -21,17 +21,18 @@ def sgd(
     """Gradient descent: `u = -learning_rate * g`, with momentum `u = -learning_rate * trace(g)`.
 
     Args:
-      momentum: decay of the trace, in [0, 1]; None keeps none.
-      nesterov: Nesterov's accelerated gradient, `trace` with a look ahead.
+      learning_rate: a number >= 0 or a schedule.
+      momentum: decay of the trace, in [0, 1]; None keeps no trace.
+      nesterov: Nesterov's accelerated gradient, as in `trace`.
       accumulator_dtype: dtype of the trace; the parameters' by default.
-      dampening: PyTorch's, in [0, 1]: what each gradient but the first leaves out of the trace.
+      dampening: in [0, 1], as in PyTorch: the share of each gradient but the first left out of the trace.
 
     Raises ValueError for dampening without momentum.
     Source: Robbins & Monro 1951; Polyak 1964 for momentum; Nesterov 1983 and Sutskever et al. 2013.
     """
     if momentum is None:
         if dampening is not None:
-            raise ValueError("sgd: argument 'dampening' needs 'momentum', and 'momentum' is None")
+            raise ValueError("sgd: argument 'momentum' must be a number with 'dampening'; got None")
         memory = identity()
     elif dampening is None:
         memory = trace(momentum, nesterov, accumulator_dtype)
@@ -47,9 +48,10 @@ def noisy_sgd(
     """Gradient descent with Gaussian noise of variance `eta / (1 + t)^gamma`: `add_noise`, then the rate.
 
     Args:
+      learning_rate: a number >= 0 or a schedule.
       eta: variance of the noise at the first step, >= 0.
-      gamma: how fast the variance falls, >= 0.
-      key: a PRNG key.
+      gamma: power by which the variance falls, >= 0.
+      key: a PRNG key, `jax.random.key(0)`, or an integer seed.
 
     Source: Neelakantan et al. 2015, arXiv:1511.06807.
     """

@@ -1,4 +1,4 @@
-"""Descent by signs."""
+"""Gradient descent by signs, of gradients or of their average."""
 
 from typing import Any
 
@@ -11,7 +11,10 @@ from gradflow.transforms import ema, scale_by_learning_rate, scale_by_sign
 
 @transformation
 def sign_sgd(learning_rate: Rate) -> GradientTransformation:
-    """Steps of one size in every coordinate: `u = -learning_rate * sign(g)`.
+    """Steps by the sign of the gradient: `u = -learning_rate * sign(g)`.
+
+    Args:
+      learning_rate: a number >= 0 or a schedule.
 
     Source: Bernstein et al. 2018, arXiv:1802.04434.
     """
@@ -23,6 +26,7 @@ def signum(learning_rate: Rate, beta: Decay = 0.9, accumulator_dtype: Any = None
     """The sign of averaged gradients: `m = beta * m + (1 - beta) * g`, `u = -learning_rate * sign(m)`.
 
     Args:
+      learning_rate: a number >= 0 or a schedule.
       beta: decay of the average, in [0, 1).
       accumulator_dtype: dtype of the average.
 

@@ -1,4 +1,4 @@
-"""Simplified AdEMAMix: one momentum, which sums, and the gradient itself beside it."""
+"""Simplified AdEMAMix: one summed momentum plus the gradient."""
 
 from typing import Any, NamedTuple
 
@@ -35,7 +35,7 @@ def simplified_ademamix_rule(g: jax.Array, m: jax.Array, n: jax.Array, s: Any) -
     """Morwani et al. 2025, Algorithm 1."""
     m = s.b1 * m + g
     n = s.b2 * n + s.c2 * abs_sq(g)
-    # Where squares are beyond all numbers the sum may be too, and their quotient is none: no step.
+    # Where squares overflow the sum may overflow as well, and their quotient is NaN: no step is taken.
     usable = n < jnp.inf
     u = jnp.where(usable, m + s.alpha * g, 0) / (safe_sqrt(s.debias2 * n + s.eps_root) + s.eps)
     return u, m, n
@@ -49,17 +49,17 @@ def scale_by_simplified_ademamix(
     eps: Positive = 1e-8,
     eps_root: NonNegative = 0.0,
 ) -> Pair:
-    """Accelerated gradient descent in the units of Adam.
+    """Divides a summed momentum plus the gradient by the root of the averaged square.
 
         m = b1 * m + g
         n = b2 * n + (1 - b2) * |g|^2
         u = (m + alpha * g) / (sqrt(n / (1 - b2^t) + eps_root) + eps)
 
     Args:
-      b1: decay of the sum, in [0, 1). A steady gradient counts `1 / (1 - b1)` times: the learning rate is
-        that much smaller than Adam's.
+      b1: decay of the sum, in [0, 1). A constant gradient counts `1 / (1 - b1)` times, so the learning rate
+        is smaller than Adam's by that factor.
       b2: decay of the second moment, in [0, 1).
-      alpha: what the gradient itself weighs, >= 0; 0 suits large batches.
+      alpha: weight of the gradient itself, >= 0; 0 suits large batches.
       eps: added outside the root, > 0.
       eps_root: added inside the root, >= 0.
 
@@ -96,7 +96,10 @@ def simplified_ademamix(
 ) -> GradientTransformation:
     """Simplified AdEMAMix: `scale_by_simplified_ademamix`, decoupled weight decay, then the learning rate.
 
-    Arguments as in `scale_by_simplified_ademamix` and `adamw`; source as in the former.
+    Args:
+      learning_rate: a number >= 0 or a schedule.
+
+    The others as in `scale_by_simplified_ademamix` and `adamw`, the source as in the former.
     """
     return chain(
         scale_by_simplified_ademamix(b1, b2, alpha, eps, eps_root),

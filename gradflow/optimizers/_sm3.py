@@ -1,4 +1,4 @@
-"""SM3: Adagrad that stores one number for each row and column in place of one for each element."""
+"""SM3: Adagrad that stores one number per row and column in place of one per element."""
 
 import functools
 from typing import Any, NamedTuple
@@ -28,7 +28,7 @@ class ScaleBySM3State(NamedTuple):
 
 
 def sm3_scalars(b1: jax.Array, b2: jax.Array, **_: jax.Array) -> Scalars:
-    """The complement of the momentum's decay, and what a new square weighs: all of it in a plain sum."""
+    """The complement of the momentum's decay, and the weight of a new square, which is 1 for a plain sum."""
     return {"c1": 1 - b1, "gain": jnp.where(b2 < 1, 1 - b2, jnp.ones_like(b2))}
 
 
@@ -56,7 +56,7 @@ def _others(axis: int, ndim: int) -> tuple[int, ...]:
 
 @transformation(leaves="real")
 def scale_by_sm3(b1: Decay = 0.9, b2: Fraction = 1.0, eps: Positive = 1e-8) -> Pair:
-    """Divides the gradient by a bound on the root of the sum of its squares, and averages the quotients.
+    """Averages gradients, each divided by a bound on the root of the sum of squares.
 
         a[i, j] = min(mu[0][i], mu[1][j]) + g[i, j]^2
         mu[0][i] = max over j of a[i, j],  mu[1][j] = max over i of a[i, j]
@@ -69,13 +69,13 @@ def scale_by_sm3(b1: Decay = 0.9, b2: Fraction = 1.0, eps: Positive = 1e-8) -> P
         [0, 1].
       eps: added inside the root, > 0.
 
-    A tensor of more axes has a bound for each; a vector has its own sum, as in Adagrad. Raises ValueError
-    inside `shard_map` where leaves differ along an axis: their rows would not be whole.
+    A tensor of more axes has bounds along each; a vector has its own sum, as in Adagrad. Raises ValueError
+    inside `shard_map` where leaves differ along an axis, because their rows are not whole.
     Source: Anil et al. 2019, arXiv:1901.11150.
     """
 
     def init(params: Params) -> OptState:
-        # Without the barrier a compiler takes the maxima of constants, number by number.
+        # Without the barrier XLA folds the maxima of constants at compile time, element by element.
         squares = jax.lax.optimization_barrier(second_moment(params))
         return ScaleBySM3State(jax.tree.map(_bounds, squares), first_moment(params))
 

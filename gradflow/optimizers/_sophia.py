@@ -1,4 +1,4 @@
-"""Sophia: steps divided by the curvature, which is estimated now and then, and clipped."""
+"""Sophia: clipped steps divided by the curvature, which is estimated every few steps."""
 
 from typing import Any, NamedTuple
 
@@ -41,7 +41,7 @@ class SophiaState(NamedTuple):
 
 @transformation(leaves="real")
 def hutchinson_estimator_diag_hessian(random_seed: Any = None) -> Pair:
-    """An estimate of the diagonal of the loss's Hessian H in the place of the gradients.
+    """Replaces the gradients by an estimate of the diagonal of the loss's Hessian H.
 
         r = random signs
         u = r * (H r)
@@ -49,9 +49,9 @@ def hutchinson_estimator_diag_hessian(random_seed: Any = None) -> Pair:
     Args:
       random_seed: a PRNG key or an integer; None is 0.
 
-    The mean over r is the diagonal; it costs about two gradients. Update needs `params` and the extra
-    argument `obj_fn`, the loss as a function of the parameters alone; on many devices, their mean loss.
-    The state holds the key's data. Raises TypeError for anything else as seed, and ValueError inside
+    Its mean over r is the diagonal. One estimate costs about two gradients. `update` needs `params` and the
+    extra argument `obj_fn`: the loss as a function of the parameters alone, averaged over all devices. The
+    state holds the key's data. Raises TypeError for another kind of seed, and ValueError inside
     `shard_map` where parameters differ along an axis.
     Source: Liu et al. 2023, arXiv:2305.14342, after Hutchinson 1989.
     """
@@ -98,7 +98,7 @@ def curvature_scalars(b2: jax.Array) -> Scalars:
 
 
 def curvature_rule(h: jax.Array, nu: jax.Array, s: Any) -> tuple[jax.Array, ...]:
-    """The average of the estimates; one that is no number is left out."""
+    """The average of the estimates; one that is NaN is left out."""
     return h, jnp.where(jnp.isfinite(h), s.b2 * nu + s.c2 * h, nu)
 
 
@@ -123,17 +123,17 @@ def scale_by_sophia(
 
     Args:
       b1: decay of the gradient's average, in [0, 1).
-      b2: decay of the diagonal's average, in [0, 1), a step of which is `update_interval` steps.
+      b2: decay of the diagonal's average, per estimate, in [0, 1).
       eps: least divisor, > 0.
-      gamma: > 0; such that between 0.1 and 0.5 of the elements are not clipped.
+      gamma: > 0; tune it so that 0.1 to 0.5 of the elements are not clipped.
       clip_threshold: largest step, >= 0; None does not clip.
-      update_interval: steps from one estimate to the next, >= 1.
-      hessian_diagonal_fn: a transformation that gives estimates of the diagonal in the place of updates.
+      update_interval: steps between estimates, >= 1.
+      hessian_diagonal_fn: a transformation that returns estimates of the diagonal as updates.
       mu_dtype: dtype of the gradient's average; the parameters' by default.
-      verbose, print_win_rate_every_n_steps: both set, prints that share every so many steps.
+      verbose, print_win_rate_every_n_steps: if both are set, prints the win rate every so many steps.
 
-    The extra arguments go to the estimator, whose default needs `obj_fn` and `params`. Reports `win_rate`,
-    the share of elements that are not clipped. Source: Liu et al. 2023, arXiv:2305.14342.
+    Extra arguments go to the estimator, whose default needs `obj_fn` and `params`. Reports `win_rate`, the
+    share of elements that are not clipped. Source: Liu et al. 2023, arXiv:2305.14342.
     """
     estimator = as_transformation(hessian_diagonal_fn, "scale_by_sophia", "argument 'hessian_diagonal_fn'")
 
@@ -149,8 +149,8 @@ def scale_by_sophia(
         _, nu = leafwise(curvature_rule, (diagonal, nu), curvature_scalars, b2=b2)
         return updates, (nu, inner)
 
-    # The average is made where the estimate is, so that other steps need neither pass nor copy; what the
-    # estimator reports is known by its stage.
+    # The average is updated together with the estimate, so that other steps need neither pass nor copy.
+    # The stage is set so that reports of the estimator carry its name.
     estimate.stage = estimator.update.stage  # type: ignore[attr-defined]
     averaged = GradientTransformation(estimator.init, estimate)
     rule = specialize(sophia_rule, clipped=clip_threshold is not None)
@@ -207,10 +207,11 @@ def sophia(
     """Sophia: `scale_by_sophia`, decoupled weight decay, then the learning rate.
 
     Args:
-      weight_decay: >= 0; the paper's is 0.2.
+      learning_rate: a number >= 0 or a schedule.
+      weight_decay: >= 0; 0.2 in the paper.
       weight_decay_mask: tree of booleans, or a function from the parameters to one: where to decay.
 
-    The others and the source as in `scale_by_sophia`: update needs the extra argument `obj_fn`.
+    The others and the source as in `scale_by_sophia`: `update` needs the extra argument `obj_fn`.
     """
     return chain(
         scale_by_sophia(

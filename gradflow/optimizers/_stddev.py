@@ -1,4 +1,4 @@
-"""The gradient over its standard deviation: the centred half of RMSProp."""
+"""The gradient over its standard deviation, as in centered RMSProp."""
 
 from typing import Any, NamedTuple
 
@@ -30,16 +30,16 @@ class ScaleByRStdDevWithCountState(NamedTuple):
 
 
 def stddev_scalars(decay: jax.Array, **_: jax.Array) -> Scalars:
-    """The decay's complement, and the root of what a squared deviation weighs."""
+    """The decay's complement, and the root of the weight of a squared deviation."""
     c = 1 - decay
     return {"c": c, "root_weight": safe_sqrt(c * decay)}
 
 
 def corrected_stddev_scalars(count: jax.Array, decay: jax.Array, **_: jax.Array) -> Scalars:
-    """The same for averages over `count` gradients in place of endlessly many."""
+    """`stddev_scalars` with the bias correction for `count` gradients."""
     c = 1 - decay
     total = one_minus_power(c, count)
-    # Before the first step there is no average; where `before` is 0, so is mu.
+    # The first step has no earlier average: where `before` is 0, so is mu.
     before = one_minus_power(c, count - 1)
     known = before > jnp.zeros_like(before)
     return {
@@ -51,8 +51,8 @@ def corrected_stddev_scalars(count: jax.Array, decay: jax.Array, **_: jax.Array)
 
 
 def stddev_rule(g: jax.Array, mu: jax.Array, nu: jax.Array, s: Any) -> tuple[jax.Array, ...]:
-    """Graves 2013, equations 38-45; `nu` is his `n - g^2`, summed so that nothing cancels."""
-    # Weighed before it is squared: at the first step the weight may be 0 and the square infinite.
+    """Graves 2013, equations 38-45; `nu` is his `n - g^2`, summed without cancellation."""
+    # Weighted before it is squared: at the first step the weight may be 0 and the square infinite.
     nu = s.decay * nu + abs_sq(s.root_weight * (g - s.debias_before * mu))
     mu = s.decay * mu + s.c * g
     return g / (safe_sqrt(s.debias * nu + s.eps_in) + s.eps_out), mu, nu
@@ -72,22 +72,22 @@ def scale_by_stddev(
         mu = decay * mu + (1 - decay) * g
         u = g / sqrt(nu + eps)          with eps_in_sqrt=False:  u = g / (sqrt(nu) + eps)
 
-    `nu` equals the average square less the squared average, and unlike that difference it cannot round
-    to a negative number. A constant gradient has no deviation: its updates grow to `g / sqrt(eps)`.
+    `nu` equals the average square minus the squared average, but never rounds to a negative number. A
+    constant gradient has no deviation: its updates grow to `g / sqrt(eps)`.
 
     Args:
       decay: of both averages, in [0, 1).
-      eps: > 0.
-      initial_scale: where `nu` begins, >= 0.
-      eps_in_sqrt: inside the root as in Keras, or outside as in PyTorch.
-      bias_correction: averages over the steps so far; its state also counts them.
+      eps: added inside or outside the root, > 0.
+      initial_scale: the first `nu`, >= 0.
+      eps_in_sqrt: True adds `eps` inside the root, as Keras does; False outside, as PyTorch does.
+      bias_correction: corrects both averages for the steps so far; its state also counts them.
 
     Source: Graves 2013, arXiv:1308.0850.
     """
     inside, outside = (eps, 0.0) if eps_in_sqrt else (0.0, eps)
 
     def init(params: Params) -> OptState:
-        # In half precision the average would stop short of the gradient, and the rest pass for deviation.
+        # In half precision the average would stall short of the gradient; the rest would count as deviation.
         mu = jax.tree.map(lambda p: tree.zeros_like(p, at_least_float32(p.dtype)), params)
         nu = second_moment(params, value=initial_scale)
         if bias_correction:

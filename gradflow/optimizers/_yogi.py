@@ -1,4 +1,4 @@
-"""Yogi: Adam whose second moment moves by the new square, not towards it."""
+"""Yogi: Adam whose second moment changes by a multiple of the new square."""
 
 from typing import Any
 
@@ -23,7 +23,7 @@ def yogi_rule(g: jax.Array, mu: jax.Array, nu: jax.Array, s: Any) -> tuple[jax.A
     mu = s.b1 * mu + s.c1 * g
     square = abs_sq(g)
     step = s.c2 * square
-    # Three cases and no product with a sign: a square beyond the largest number stays infinite.
+    # Three cases in place of a product with a sign, so that a square that overflows stays infinite.
     nu = jnp.where(nu > square, nu - step, jnp.where(nu < square, nu + step, nu))
     return s.debias1 * mu / (safe_sqrt(s.debias2 * nu + s.eps_root) + s.eps), mu, nu
 
@@ -36,7 +36,7 @@ def scale_by_yogi(
     eps_root: NonNegative = 0.0,
     initial_accumulator_value: InitialNonNegative = 1e-6,
 ) -> Pair:
-    """`scale_by_adam` whose second moment, where gradients vanish, falls slowly.
+    """`scale_by_adam` with a second moment that falls slowly where gradients vanish.
 
         mu = b1 * mu + (1 - b1) * g
         nu = nu - (1 - b2) * sign(nu - |g|^2) * |g|^2
@@ -44,10 +44,10 @@ def scale_by_yogi(
 
     Args:
       b1: decay of the first moment, in [0, 1).
-      b2: one minus how much of a square the second moment moves by, in [0, 1).
-      eps: added outside the root, > 0; the paper's 1e-3.
+      b2: one minus the weight of a square in the second moment, in [0, 1).
+      eps: added outside the root, > 0; 1e-3 as in the paper.
       eps_root: added inside the root, >= 0.
-      initial_accumulator_value: where both moments begin, >= 0.
+      initial_accumulator_value: first value of both moments, >= 0.
 
     Source: Zaheer et al. 2018, "Adaptive methods for nonconvex optimization".
     """
@@ -76,5 +76,11 @@ def scale_by_yogi(
 def yogi(
     learning_rate: Rate, b1: Decay = 0.9, b2: Decay = 0.999, eps: Positive = 1e-3
 ) -> GradientTransformation:
-    """Yogi: `scale_by_yogi`, then the learning rate. Arguments and source as there."""
+    """Yogi: `scale_by_yogi`, then the learning rate.
+
+    Args:
+      learning_rate: a number >= 0 or a schedule.
+
+    The others and the source as in `scale_by_yogi`.
+    """
     return chain(scale_by_yogi(b1, b2, eps), scale_by_learning_rate(learning_rate))

@@ -6,8 +6,8 @@ import math
 from collections.abc import Hashable, Sequence
 from typing import Any, NamedTuple
 
-_FEW = 16  # runs of leaves that are told apart by comparing; more are looked up
-BLOCK = 128  # numbers; the lanes of a TPU's vector, and a whole number of cache lines elsewhere
+_FEW = 16  # up to this many runs of leaves are found by comparison, more by lookup
+BLOCK = 128  # numbers: the lanes of a TPU vector, and a multiple of a cache line on other devices
 
 
 class Group(NamedTuple):
@@ -30,11 +30,11 @@ class Layout(NamedTuple):
     groups: tuple[Group, ...]
 
     def size(self, index: int) -> int:
-        """How many numbers a leaf has."""
+        """The number of elements of a leaf."""
         return math.prod(self.shapes[index])
 
     def pieces(self, group: Group) -> list[tuple[int | None, int]]:
-        """A buffer's pieces by index and length: each leaf, and the zeros behind it, which have no index."""
+        """The pieces of a buffer by index and length: each leaf, then its padding, with index None."""
         pieces: list[tuple[int | None, int]] = []
         for index, blocks in zip(group.leaves, group.blocks, strict=True):
             size = self.size(index)
@@ -53,7 +53,7 @@ def _arrange(structure: Any, shapes: tuple[tuple[int, ...], ...], names: tuple[s
 
 
 def merge_runs(flags: Sequence[Hashable], lengths: Sequence[int]) -> list[tuple[Hashable, int]]:
-    """Neighbours with equal flags as one, with their whole length."""
+    """Runs of equal flags, each with its total length."""
     paired = zip(flags, lengths, strict=True)
     merged = [(f, sum(n for _, n in own)) for f, own in itertools.groupby(paired, key=lambda pair: pair[0])]
     return [(flag, length) for flag, length in merged if length]

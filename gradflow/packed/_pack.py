@@ -1,7 +1,7 @@
-"""Trees in one buffer for each dtype, and the layout that says where each leaf lies.
+"""Trees in one buffer for each dtype, with a layout of where each leaf lies.
 
-A buffer is cut into blocks of `BLOCK` numbers. Every leaf begins a block, what is left of its last one is
-zero, and leaves of more axes come first, so that "matrices" and "the rest" are one run of blocks each.
+A buffer consists of blocks of `BLOCK` numbers. Every leaf starts a block and pads its last one with zeros.
+Leaves with more axes come first, so that matrices are one run of blocks and other leaves another.
 """
 
 import functools
@@ -21,7 +21,7 @@ class Packed:
     """A tree in one buffer for each dtype of its leaves: a pytree with these buffers as its leaves.
 
     Made by `pack`. `jax.tree.map` keeps the layout, so gradients, moments and updates of packed parameters
-    are packed as well.
+    are packed too.
     """
 
     __slots__ = ("buffers", "layout")
@@ -59,17 +59,17 @@ def is_packed(node: Any) -> bool:
 def pack(tree: Any, like: Packed | None = None) -> Packed:
     """The leaves of a tree in one buffer for each dtype.
 
-    Equal structures, shapes and dtypes give equal layouts: packed parameters and packed gradients fit. The
-    buffers are copies. With `jax.ShapeDtypeStruct` leaves the buffers are abstract too.
+    Trees of equal structure, shapes and dtypes get equal layouts, so packed gradients match packed
+    parameters. The buffers are copies. With `jax.ShapeDtypeStruct` leaves the buffers are abstract too.
 
     Args:
-      tree: any tree of numeric arrays; None stands for no leaf.
-      like: a packed tree of the same structure and shapes whose layout is taken, for leaves of other dtypes.
+      tree: any tree of numeric arrays; None is not a leaf.
+      like: a packed tree of the same structure and shapes, whose layout is used; dtypes may differ.
 
-    Raises TypeError for a leaf that is no array or a random key, ValueError where `tree` and `like` differ.
+    Raises TypeError for a leaf that is not a numeric array, ValueError where `tree` and `like` differ.
     """
     if is_packed(tree):
-        raise TypeError("pack: the tree is packed already")
+        raise TypeError("pack: argument 'tree' must not be packed already")
     leaves, structure = jax.tree.flatten(tree)
     for leaf in leaves:
         if not isinstance(getattr(leaf, "dtype", None), np.dtype):
@@ -78,7 +78,7 @@ def pack(tree: Any, like: Packed | None = None) -> Packed:
     layout = _arrange(structure, shapes, tuple(leaf.dtype.name for leaf in leaves))
     if like is not None:
         if (like.layout.structure, like.layout.shapes) != (structure, shapes):
-            raise ValueError("pack: the tree and 'like' differ in structure or shapes")
+            raise ValueError("pack: argument 'like' must have the structure and shapes of 'tree'")
         layout = like.layout
     if any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in leaves):
         return Packed(jax.eval_shape(functools.partial(_join, layout), leaves), layout)
@@ -101,15 +101,15 @@ _joined = jax.jit(_join, static_argnums=0)
 
 
 def unpack(packed: Packed) -> Any:
-    """The tree that was packed, in the present dtypes of the buffers.
+    """The tree that was packed, with the current dtypes of the buffers.
 
-    Inside a loss, `jax.grad(lambda p: loss(unpack(p)))(packed)` is packed: the derivative of cutting a
-    buffer into leaves is one concatenation.
+    The gradient of `lambda p: loss(unpack(p))` is packed: the derivative of splitting a buffer into leaves
+    is one concatenation.
 
-    Raises TypeError for what is not packed.
+    Raises TypeError for a tree that is not packed.
     """
     if not is_packed(packed):
-        raise TypeError(f"unpack: expected what pack returns; got {describe(packed)}")
+        raise TypeError(f"unpack: the argument must be a tree that pack returned; got {describe(packed)}")
     if any(isinstance(buffer, jax.ShapeDtypeStruct) for buffer in packed.buffers):
         return jax.eval_shape(_cut, packed)
     traced = any(isinstance(buffer, jax.core.Tracer) for buffer in packed.buffers)
@@ -131,7 +131,7 @@ _cut_at_once = jax.jit(_cut)
 
 
 def abstract_tree(tree: Any) -> Any:
-    """A tree with what every `Packed` in it stands for, as shapes and dtypes."""
+    """A tree with every `Packed` in it replaced by the shapes and dtypes of its leaves."""
 
     def leaves_of(packed: Packed) -> Any:
         leaves: list[Any] = [None] * len(packed.layout.shapes)
@@ -144,20 +144,21 @@ def abstract_tree(tree: Any) -> Any:
 
 
 def check_no_packed_parts(what: str, tree: Any) -> None:
-    """Raises for a tree that holds packed ones: a stage would take their buffers for parameters."""
+    """Raises TypeError for a tree of which only parts are packed: stages would treat buffers as leaves."""
     if not is_packed(tree) and any(map(is_packed, jax.tree.leaves(tree, is_leaf=is_packed))):
         raise TypeError(
-            f"{what}: a part of the parameters is packed; pack the whole tree, and choose parts by path"
+            f"{what}: parameters must be packed as a whole; got a packed part. Pack the whole tree, and "
+            "choose parts by path"
         )
 
 
 def unpack_all(tree: Any) -> Any:
-    """A tree with what every `Packed` in it stands for."""
+    """A tree with every `Packed` in it unpacked."""
     return jax.tree.map(lambda x: unpack(x) if is_packed(x) else x, tree, is_leaf=is_packed)
 
 
 def pack_all(tree: Any, structure: Any) -> Any:
-    """A state with every tree of arrays in it that has this structure packed."""
+    """A state in which every tree of arrays of this structure is packed."""
     if structure.num_leaves == 0:
         return tree
 
@@ -170,5 +171,5 @@ def pack_all(tree: Any, structure: Any) -> Any:
 
 
 def pack_as(like: Any, tree: Any) -> Any:
-    """`tree` with what stands in the place of a `Packed` in `like` packed as that is."""
+    """`tree`, packed wherever `like` has a `Packed`, with its layout."""
     return jax.tree.map(lambda x, new: pack(new, x) if is_packed(x) else new, like, tree, is_leaf=is_packed)

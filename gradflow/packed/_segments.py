@@ -1,4 +1,4 @@
-"""A packed buffer as rows of blocks, with reductions over each leaf."""
+"""A packed buffer as rows of one block, with reductions over each leaf."""
 
 from typing import NamedTuple
 
@@ -10,9 +10,9 @@ from gradflow.packed._layout import BLOCK, Group, Layout
 
 
 class Segments(NamedTuple):
-    """A packed buffer as rows of one block each, and which leaf each row is of.
+    """A packed buffer as rows of one block each, and the leaf that each row belongs to.
 
-    To a rule such a buffer is an array of rows, and what it learns of "the leaf" is one number a row.
+    A rule gets the buffer as an array of rows, and each reduction over a leaf as one number per row.
     """
 
     layout: Layout
@@ -25,16 +25,16 @@ class Segments(NamedTuple):
         return jax.ops.segment_sum(rows, self._leaf_of(), count, indices_are_sorted=True)
 
     def rows(self, numbers: jax.Array) -> jax.Array:
-        """A number for each leaf as a column with one for each row."""
+        """Expands one number per leaf to a column with one number per row."""
         return numbers[self._leaf_of()][:, None]
 
     def sizes(self) -> np.ndarray:
-        """How many numbers each leaf has; an empty one counts as one."""
+        """The number of elements of each leaf, at least 1."""
         return np.maximum([self.layout.size(index) for index in self.group.leaves], 1)
 
     def _leaf_of(self) -> jax.Array:
         ends = jnp.asarray(np.cumsum(self.group.blocks, dtype=np.int32))
-        # Behind the barrier, or XLA would compute the rows ahead and keep them as constants.
+        # Without the barrier XLA would fold the rows into constants.
         ends = jax.lax.optimization_barrier(ends)
         row = jax.lax.iota(np.int32, self.group.size // BLOCK)
         return jnp.searchsorted(ends, row, side="right", method="scan_unrolled").astype(np.int32)

@@ -26,7 +26,7 @@ def _part_of(layout: Layout, keep: tuple[bool, ...], structure: Any) -> Layout:
 
 
 def subset(packed: Packed, keep: Sequence[bool], structure: Any) -> Packed:
-    """The leaves where `keep`, in the order of `jax.tree.leaves`, is True, under a structure of their own."""
+    """The leaves where `keep`, in the order of `jax.tree.leaves`, is True, as a tree of `structure`."""
     buffers = []
     for buffer, group in zip(packed.buffers, packed.layout.groups, strict=True):
         if not any(keep[index] for index in group.leaves):
@@ -39,7 +39,7 @@ def subset(packed: Packed, keep: Sequence[bool], structure: Any) -> Packed:
 
 
 def merge_subsets(layout: Layout, owners: Sequence[Hashable], parts: Mapping[Hashable, Packed]) -> Packed:
-    """The inverse of `subset`: leaf after leaf from the part that owns it."""
+    """The inverse of `subset`: takes each leaf from the part that owns it."""
     buffers = []
     for group in layout.groups:
         pieces = merge_runs([owners[index] for index in group.leaves], group.blocks)
@@ -61,7 +61,7 @@ def _concatenated(pieces: Sequence[Any], like: Any) -> Any:
 
 
 def expand_flags(layout: Layout, group: Group, flags: Sequence[bool]) -> jax.Array:
-    """For each number of a group's buffer the flag of its leaf."""
+    """The flag of its leaf for each number of a group's buffer."""
     pieces = merge_runs([flags[index] for index in group.leaves], group.blocks)
     ends = np.cumsum([blocks for _, blocks in pieces], dtype=np.int32)
     if len(pieces) > _FEW:

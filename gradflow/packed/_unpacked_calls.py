@@ -1,4 +1,4 @@
-"""Calls of a stage that must see the leaves of a packed tree."""
+"""Calls on packed trees of stages that need unpacked ones."""
 
 import functools
 from collections.abc import Callable
@@ -11,7 +11,7 @@ from gradflow.packed._pack import Packed, abstract_tree, pack, pack_all, unpack,
 
 
 def call_unpacked(update: Callable[..., Any]) -> Callable[..., Any]:
-    """An update that is called with packed trees, for one that must see the leaves."""
+    """Wraps an update that needs unpacked trees, so that it can be called with packed ones."""
 
     def unpacked_update(updates: Packed, state: Any, params: Any, **extra: Any) -> tuple[Any, Any]:
         given = {name: _for_trees(value, updates) for name, value in extra.items()}
@@ -23,12 +23,12 @@ def call_unpacked(update: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def init_unpacked(init: Callable[..., Any], params: Packed) -> Any:
-    """The state of a stage that must see the leaves, for packed parameters."""
+    """The packed state, for packed parameters, of a stage that needs unpacked ones."""
     return pack_all(init(unpack(params)), params.layout.structure)
 
 
 def _for_trees(value: Any, like: Packed) -> Any:
-    """An extra argument for a stage that has trees; a function of parameters still gets them packed."""
+    """An extra argument, unpacked; a function of the parameters is still called with packed ones."""
     if not (callable(value) and jax.tree_util.all_leaves([value])):
         return unpack_all(value)
 

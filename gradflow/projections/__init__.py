@@ -1,17 +1,15 @@
-"""Euclidean projections of pytrees: the nearest point of a set, the tree taken as one long vector.
+"""Euclidean projections of pytrees: the nearest point of a set, with the tree as one long vector.
 
-`argmin_p |x - p|^2` over `p` in the set. What holds for every function here:
+`argmin_p |x - p|^2` over `p` in the set. For every function here:
 
-- Leaves are real and floating point (integers are refused), `None` leaves stay `None`, and a tree
-  without any element is returned as it is. Each leaf keeps its dtype; below float32 the
-  arithmetic is float32.
-- A negative `scale` describes an empty set: a `ValueError` for a number, NaN for a jax array, whose
-  value may be traced and so unknown. A box with `lower > upper` likewise, but the array gives
-  `upper`.
-- Gradients are finite everywhere. A point on the boundary counts as inside (its derivative is the
-  identity's); a coordinate that a simplex or an l1 ball has just set to zero counts as zeroed.
-  Where several points are nearest (the centre of a sphere) one is chosen, as each function says,
-  and the derivative there is taken with that choice held fixed.
+- Leaves are real and floating point; integers raise. `None` leaves stay `None`, and a tree without
+  elements is returned unchanged. Each leaf keeps its dtype; below float32 the arithmetic is float32.
+- A negative `scale` describes an empty set. A number raises `ValueError`; a jax array, whose value may
+  be traced, gives NaN. A box with `lower > upper` raises likewise, but arrays give `upper`.
+- Gradients are finite everywhere. A point on the boundary counts as inside, with the derivative of the
+  identity. A coordinate that a simplex or an l1 ball has just set to zero counts as zeroed.
+- Where several points are nearest, as for the center of a sphere, each function documents its choice.
+  The derivative there is taken with that choice held fixed.
 """
 
 from gradflow.projections._boxes import (
@@ -50,3 +48,18 @@ from gradflow.projections._simplex import (
 from gradflow.projections._simplex import (
     projection_simplex as projection_simplex,
 )
+
+__all__ = [
+    "projection_box",
+    "projection_halfspace",
+    "projection_hypercube",
+    "projection_hyperplane",
+    "projection_l1_ball",
+    "projection_l1_sphere",
+    "projection_l2_ball",
+    "projection_l2_sphere",
+    "projection_linf_ball",
+    "projection_non_negative",
+    "projection_simplex",
+    "projection_vector",
+]

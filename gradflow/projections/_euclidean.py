@@ -21,7 +21,7 @@ from gradflow.projections._trees import (
 
 
 def projection_l2_ball(tree: Any, scale: Any = 1) -> Any:
-    """The nearest point with `|p|_2 <= scale`: `p = x * min(1, scale / |x|_2)`."""
+    """Projects onto `|p|_2 <= scale`: `p = x * min(1, scale / |x|_2)`."""
     name = "projection_l2_ball"
     leaves, form = read(name, "tree", tree)
     return project(_into_ball, leaves, form, radius_of(name, scale, form))
@@ -36,9 +36,9 @@ def _into_ball(leaves: list[jax.Array], radius: jax.Array) -> list[jax.Array]:
 
 
 def projection_l2_sphere(tree: Any, scale: Any = 1) -> Any:
-    """The nearest point with `|p|_2 = scale`: `p = x * scale / |x|_2`.
+    """Projects onto `|p|_2 = scale`: `p = x * scale / |x|_2`.
 
-    Every point is as near to zero: the one with all elements equal, `scale / sqrt(n)`, is chosen,
+    All points are equally near to zero. The one with all elements equal, `scale / sqrt(n)`, is chosen,
     and the derivative with respect to `x` there is zero.
     """
     name = "projection_l2_sphere"
@@ -54,7 +54,7 @@ def _onto_sphere(leaves: list[jax.Array], radius: jax.Array) -> list[jax.Array]:
     return [jnp.where(x.is_zero, even.astype(u.dtype), u) for u in surface]
 
 
-# Linear sets. A normal of zero describes everything or nothing; its pseudo-inverse, zero, is used.
+# Linear sets. A zero normal describes all points or none; its pseudo-inverse, zero, is used.
 
 
 def _along(xs: list[jax.Array], a: list[jax.Array], b: jax.Array, one_sided: bool) -> list[jax.Array]:
@@ -81,9 +81,9 @@ def _onto_line(xs: list[jax.Array], a: list[jax.Array]) -> list[jax.Array]:
 
 
 def projection_hyperplane(x: Any, a: Any, b: Any) -> Any:
-    """The nearest point with `<a, p> = b`: `p = x - (<a, x> - b) / <a, a> * a`.
+    """Projects onto `<a, p> = b`: `p = x - (<a, x> - b) / <a, a> * a`.
 
-    `a` is a tree like `x`, `b` a scalar. With `a = 0` the answer is `x`.
+    `a` is a tree like `x`, `b` a scalar. With `a = 0` the result is `x`.
     """
     name = "projection_hyperplane"
     xs, normal, form = read_pair(name, x, a)
@@ -91,9 +91,9 @@ def projection_hyperplane(x: Any, a: Any, b: Any) -> Any:
 
 
 def projection_halfspace(x: Any, a: Any, b: Any) -> Any:
-    """The nearest point with `<a, p> <= b`: `p = x - max(<a, x> - b, 0) / <a, a> * a`.
+    """Projects onto `<a, p> <= b`: `p = x - max(<a, x> - b, 0) / <a, a> * a`.
 
-    `a` is a tree like `x`, `b` a scalar. With `a = 0` the answer is `x`.
+    `a` is a tree like `x`, `b` a scalar. With `a = 0` the result is `x`.
     """
     name = "projection_halfspace"
     xs, normal, form = read_pair(name, x, a)
@@ -101,9 +101,9 @@ def projection_halfspace(x: Any, a: Any, b: Any) -> Any:
 
 
 def projection_vector(x: Any, a: Any) -> Any:
-    """The nearest point on the line through `a` and the origin: `p = <a, x> / <a, a> * a`.
+    """Projects onto the line through `a` and the origin: `p = <a, x> / <a, a> * a`.
 
-    `a` is a tree like `x`. With `a = 0` the line is a point, and the answer is zero.
+    `a` is a tree like `x`. With `a = 0` the line is a point, and the result is zero.
     """
     xs, line, form = read_pair("projection_vector", x, a)
     return project(_onto_line, xs, form, line)

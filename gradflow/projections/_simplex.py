@@ -14,17 +14,17 @@ def _threshold(x: jax.Array, total: jax.Array) -> jax.Array:
 
     The support is the longest prefix of the sorted vector whose elements exceed the mean excess
     (Duchi et al. 2008). Which elements those are is locally constant, so the derivative passes
-    only through the mean over them, `t = (sum_S x - total) / |S|`: no derivative of a sort.
+    only through the mean over them, `t = (sum_S x - total) / |S|`. The sort is not differentiated.
     """
-    # The answer does not move with a common shift, and sums of small numbers keep their digits.
+    # A common shift does not change the result, and keeps the digits of sums of small numbers.
     largest = jax.lax.stop_gradient(jnp.max(x))
     x = x - largest
     fixed, wanted = jax.lax.stop_gradient((x, total))
     descending = -jnp.sort(-fixed)
     counts = jnp.arange(1, x.size + 1, dtype=x.dtype)
     excess = (jnp.cumsum(descending) - wanted) / counts
-    # Element k belongs to the support while it exceeds the excess of the first k; the first
-    # always does, but for total = 0, where it only equals it.
+    # Element k belongs to the support while it exceeds the excess of the first k. The first one
+    # always does, except for total = 0, where it equals the excess.
     last = jnp.maximum(jnp.sum(descending > excess) - 1, 0)
     support = fixed > excess[last]
     size = jnp.maximum(jnp.sum(support), 1).astype(x.dtype)
@@ -34,12 +34,12 @@ def _threshold(x: jax.Array, total: jax.Array) -> jax.Array:
 
 
 def projection_simplex(tree: Any, scale: Any = 1) -> Any:
-    """The nearest point with `p >= 0` and `sum(p) = scale`: `p = max(x - t, 0)`.
+    """Projects onto `p >= 0`, `sum(p) = scale`: `p = max(x - t, 0)`.
 
-    One `t` for all leaves, found by sorting: O(n log n) for n elements. `scale >= 0`. Leaves
+    One `t` for all leaves is found by sorting: O(n log n) for n elements. `scale >= 0`. Leaves
     below float32 are rounded at the end, so their sum is `scale` only to their own precision.
 
-    Duchi, Shalev-Shwartz, Singer, Chandra, "Efficient Projections onto the l1-Ball for Learning in
+    Source: Duchi, Shalev-Shwartz, Singer, Chandra, "Efficient Projections onto the l1-Ball for Learning in
     High Dimensions", ICML 2008.
     """
     name = "projection_simplex"
@@ -73,18 +73,18 @@ def _l1(name: str, tree: Any, scale: Any, rule: Rule) -> Any:
 
 
 def projection_l1_ball(tree: Any, scale: Any = 1) -> Any:
-    """The nearest point with `sum|p| <= scale`: `p = sign(x) * max(|x| - t, 0)`.
+    """Projects onto `sum|p| <= scale`: `p = sign(x) * max(|x| - t, 0)`.
 
-    `x` itself when it is inside; otherwise `|p|` is the projection of `|x|` onto the simplex.
-    Duchi et al. 2008, as for `projection_simplex`.
+    `x` itself if it is inside; otherwise `|p|` is the projection of `|x|` onto the simplex.
+    Source: Duchi et al. 2008, as for `projection_simplex`.
     """
     return _l1("projection_l1_ball", tree, scale, _into_cross)
 
 
 def projection_l1_sphere(tree: Any, scale: Any = 1) -> Any:
-    """The nearest point with `sum|p| = scale`: `p = sign(x) * max(|x| - t, 0)`.
+    """Projects onto `sum|p| = scale`: `p = sign(x) * max(|x| - t, 0)`.
 
-    Here `t` may be negative and move `x` outwards. Zeros are moved too, to the positive side
-    (`sign(0) = 1`; the negative one is as near), so the result always lies on the sphere.
+    Here `t` may be negative and move `x` outward. Zeros move to the positive side (`sign(0) = 1`, although
+    the negative one is equally near), so the result always lies on the sphere.
     """
     return _l1("projection_l1_sphere", tree, scale, _onto_cross)

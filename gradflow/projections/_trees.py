@@ -1,4 +1,4 @@
-"""A tree as a list of leaves: read with care, reduced to one number, and written back."""
+"""Trees as lists of leaves: checked, reduced to scalars, and restored."""
 
 import functools
 from collections.abc import Callable
@@ -10,6 +10,7 @@ import numpy as np
 
 from gradflow._dtypes import DType, compute_dtype, is_complex, is_inexact, promote
 from gradflow._errors import describe
+from gradflow.tree._leaves import is_array_like
 from gradflow.tree._paths import leaves_by_path, path_string, show
 from gradflow.tree._structure import explain_trees
 
@@ -18,19 +19,15 @@ def is_none(x: Any) -> bool:
     return x is None
 
 
-def is_number(x: Any) -> bool:
-    return isinstance(x, bool | int | float | np.number | np.ndarray | jax.Array)
-
-
 class Form(NamedTuple):
-    """What a list of leaves needs to become the caller's tree again."""
+    """The structure and dtypes that restore a tree from its leaves."""
 
     treedef: Any
     dtypes: tuple[DType, ...]
 
     @property
     def widest(self) -> DType:
-        """The dtype of the scalars that concern all leaves."""
+        """The dtype of scalars over all leaves."""
         return functools.reduce(promote, self.dtypes, np.dtype(np.float32))
 
 
@@ -38,15 +35,15 @@ def read(name: str, argument: str, tree: Any) -> tuple[list[jax.Array], Form]:
     flat, treedef = jax.tree_util.tree_flatten_with_path(tree)
     leaves = []
     for path, leaf in flat:
-        if not is_number(leaf):
+        if not is_array_like(leaf):
             raise TypeError(
-                f"{name}: expected numbers or arrays as the leaves of `{argument}`, got"
+                f"{name}: argument '{argument}' must have numbers or arrays as leaves; got"
                 f" {describe(leaf)} at {show(path_string(path))}"
             )
         dtype = jnp.result_type(leaf)
         if not is_inexact(dtype) or is_complex(dtype):
             raise TypeError(
-                f"{name}: expected real floating-point leaves in `{argument}`, got"
+                f"{name}: argument '{argument}' must have real floating-point leaves; got"
                 f" {describe(leaf)} at {show(path_string(path))}"
             )
         leaves.append(jnp.asarray(leaf, dtype=dtype))
@@ -61,7 +58,7 @@ def project(rule: Rule, leaves: list[jax.Array], form: Form, *operands: Any) -> 
     return jax.tree.unflatten(form.treedef, _compiled(rule, form.dtypes, leaves, operands))
 
 
-# One call for all the arithmetic: outside of jit, each operation would be dispatched by itself.
+# One compiled call: outside of jit, each operation would be dispatched separately.
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def _compiled(
     rule: Rule, dtypes: tuple[DType, ...], leaves: list[jax.Array], operands: tuple[Any, ...]
@@ -72,19 +69,19 @@ def _compiled(
 
 
 def scalar(name: str, argument: str, value: Any, dtype: DType) -> jax.Array:
-    if not is_number(value) or np.ndim(value) != 0 or is_complex(jnp.result_type(value)):
-        raise TypeError(f"{name}: expected `{argument}` to be a real scalar, got {describe(value)}")
+    if not is_array_like(value) or np.ndim(value) != 0 or is_complex(jnp.result_type(value)):
+        raise TypeError(f"{name}: argument '{argument}' must be a real scalar; got {describe(value)}")
     return jnp.asarray(value, dtype=dtype)
 
 
 def radius_of(name: str, scale: Any, form: Form) -> jax.Array:
-    """`scale` as an array; one that is negative is an error, or NaN when only XLA can see it."""
+    """`scale` as an array; a negative number raises, a negative jax array becomes NaN."""
     radius = scalar(name, "scale", scale, form.widest)
     if isinstance(scale, jax.Array):
-        # Looking at the value of a jax array would wait for the device, so traced or not, XLA looks.
+        # Reading the value of a jax array would wait for the device, so the compiled program checks it.
         return jnp.where(radius >= 0, radius, jnp.nan)
     if not scale >= 0:
-        raise ValueError(f"{name}: expected scale >= 0, got {scale}")
+        raise ValueError(f"{name}: argument 'scale' must be >= 0; got {scale}")
     return radius
 
 
@@ -93,11 +90,11 @@ def read_pair(name: str, x: Any, a: Any) -> tuple[list[jax.Array], list[jax.Arra
     xs, form = read(name, "x", x)
     others, other_form = read(name, "a", a)
     if form.treedef != other_form.treedef:
-        raise ValueError(f"{name}: expected `a` to be a tree like `x`: {explain_trees('x', x, 'a', a)}")
+        raise ValueError(f"{name}: argument 'a' must be a tree like 'x': {explain_trees('x', x, 'a', a)}")
     for path, u, v in zip(_paths(x), xs, others, strict=True):
         if u.shape != v.shape:
             raise ValueError(
-                f"{name}: expected `a` to have the shape {u.shape} of `x` at {show(path)}, got {v.shape}"
+                f"{name}: argument 'a' must have the shape {u.shape} of 'x' at {show(path)}; got {v.shape}"
             )
     return xs, others, form
 
@@ -120,9 +117,9 @@ def dot(xs: list[jax.Array], ys: list[jax.Array]) -> jax.Array:
 
 
 def _magnitude(leaves: list[jax.Array]) -> jax.Array:
-    """The largest absolute value, and 1 for a tree of zeros; a constant to differentiation.
+    """The largest absolute value, and 1 for a tree of zeros; a constant under differentiation.
 
-    Kept where its reciprocal is a normal number, as XLA may multiply by that.
+    Clipped so that its reciprocal is a normal number, because XLA may multiply by that.
     """
     widest = _widest(leaves)
     parts = [jnp.max(jnp.abs(x), initial=0).astype(widest) for x in leaves]
@@ -133,11 +130,11 @@ def _magnitude(leaves: list[jax.Array]) -> jax.Array:
 
 
 class Scaled(NamedTuple):
-    """`x = s * leaves`: the squares of `leaves` neither overflow nor vanish."""
+    """`x = s * leaves`: the squares of `leaves` neither overflow nor underflow."""
 
     s: jax.Array
     leaves: list[jax.Array]
-    square: jax.Array  # of the norm of `leaves`; 1 for zero, to be divided by
+    square: jax.Array  # of the norm of `leaves`; 1 for zero, so that division is safe
     is_zero: jax.Array
 
 

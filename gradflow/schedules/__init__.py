@@ -1,21 +1,21 @@
-"""Schedules: functions from a count to a value. They are values too, and know no transformations.
+"""Schedules: functions from a count to a value, which are values themselves.
 
 `count` is the number of updates made before this one, so N steps have the counts 0 to N - 1. It may be a
-number or an array of any shape, traced or not; below 0 it is taken for 0. The value is an array of its
-shape in float32 (float64 where jax has 64 bits enabled). One vocabulary of lengths, all plain integers:
+number or an array of any shape, traced or not; negative counts are treated as 0. The value is an array of
+its shape in float32 (float64 where jax has 64 bits enabled). Lengths are plain integers:
 
 - steps: a number of updates.
-- `transition_steps`: how many steps a change takes: value(transition_begin + transition_steps) is the first
-  at the end value. In an exponential, the steps for one factor `decay_rate`; in a one-cycle, the cycle.
-- `transition_begin`: steps that pass before the change, at the initial value.
+- `transition_steps`: length of a change: value(transition_begin + transition_steps) is the first at the end
+  value. In an exponential, the steps per factor `decay_rate`; in a one-cycle, the whole cycle.
+- `transition_begin`: steps before the change, at the initial value.
 - `warmup_steps`: steps below the peak: value(warmup_steps) is the first at the peak.
-- `decay_steps`: steps until the end value, counted from count 0: a warm-up before the decay is included.
+- `decay_steps`: steps until the end value, counted from 0: a warm-up before the decay is included.
 - boundary: the first step of the next piece.
 - `endpoint=False`: as above, so the last of N steps stops one short of the end value. `endpoint=True`: that
   step, count N - 1, has the end value; the curve is that of one step fewer.
 
-The numbers (values, rates, powers, factors) may be numbers, scalar arrays, tracers, or schedules, which are
-asked at the same count.
+Values, rates, powers and factors may be numbers, scalar arrays, tracers, or schedules, which are evaluated
+at the same count.
 """
 
 from gradflow.schedules._decay import constant_schedule as constant_schedule
@@ -35,3 +35,23 @@ from gradflow.schedules._stateful import WrappedScheduleState as WrappedSchedule
 from gradflow.schedules._warmup import warmup_constant_schedule as warmup_constant_schedule
 from gradflow.schedules._warmup import warmup_cosine_decay_schedule as warmup_cosine_decay_schedule
 from gradflow.schedules._warmup import warmup_exponential_decay_schedule as warmup_exponential_decay_schedule
+
+__all__ = [
+    "StatefulSchedule",
+    "WrappedSchedule",
+    "WrappedScheduleState",
+    "constant_schedule",
+    "cosine_decay_schedule",
+    "cosine_onecycle_schedule",
+    "exponential_decay",
+    "join_schedules",
+    "linear_onecycle_schedule",
+    "linear_schedule",
+    "piecewise_constant_schedule",
+    "piecewise_interpolate_schedule",
+    "polynomial_schedule",
+    "sgdr_schedule",
+    "warmup_constant_schedule",
+    "warmup_cosine_decay_schedule",
+    "warmup_exponential_decay_schedule",
+]

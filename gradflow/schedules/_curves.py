@@ -1,4 +1,4 @@
-"""What every schedule is made of: shapes between 0 and 1, and the call `count -> value`.
+"""Parts of every schedule: shapes between 0 and 1, and the call `count -> value`.
 
 A formula is a pure module-level function `(count, *, lengths and numbers) -> value`. `follow` binds one
 to its arguments and compiles it once for all schedules: lengths and numbers are operands, never constants.
@@ -24,7 +24,7 @@ class Length(WholeNumber):
     """A number of steps: a whole number that a step count can reach."""
 
     def check(self, owner: str, name: str, value: Any) -> None:
-        """Raises TypeError for what is no integer, ValueError for one out of range."""
+        """Raises TypeError for anything but an integer, ValueError for one out of range."""
         super().check(owner, name, value)
         if value > LAST_COUNT:
             raise ValueError(f"{owner}: argument '{name}' must be at most {LAST_COUNT}; got {value}")
@@ -41,11 +41,11 @@ def follow(
     numbers: Mapping[str, Any],
     **options: Any,
 ) -> Schedule:
-    """The schedule `count -> formula(count, **lengths, **numbers, **options)` of the factory `owner`.
+    """Builds the schedule `count -> formula(count, **lengths, **numbers, **options)` of `owner`.
 
-    The formula gets counts >= 0, lengths in the type of the count, and numbers in the working float (a
-    schedule among them is asked first, at the same count); `options` are fixed. Its value is spread to the
-    count's shape.
+    The formula gets counts >= 0, lengths in the dtype of the count, and numbers in the working float. A
+    schedule among the numbers is evaluated first, at the same count; `options` are static. The value is
+    broadcast to the shape of the count.
     """
     fixed = {name: np.asarray(length, np.int32) for name, length in lengths.items()}
     run = _compiled(formula, tuple(sorted(options.items())))
@@ -57,7 +57,7 @@ def follow(
     return value
 
 
-@functools.cache
+@functools.lru_cache(maxsize=1024)
 def _compiled(formula: Callable[..., jax.Array], options: tuple[tuple[str, Any], ...]) -> Callable[..., Any]:
     def run(count: Any, lengths: dict[str, Any], numbers: dict[str, Any]) -> jax.Array:
         count = standard_count(count)
@@ -75,7 +75,7 @@ def working_float() -> np.dtype:
 
 
 def read_count(owner: str, count: Any) -> Any:
-    """A count as a strongly typed array; a TypeError for what is no number. Positions between steps pass."""
+    """A count as a strongly typed array; raises TypeError otherwise. Fractional counts are allowed."""
     if isinstance(count, int) and not isinstance(count, bool):
         return np.asarray(min(max(count, 0), LAST_COUNT), np.int32)
     if isinstance(count, float):
@@ -85,7 +85,9 @@ def read_count(owner: str, count: Any) -> Any:
             return count if isinstance(count, jax.Array) else np.clip(count, 0, LAST_COUNT).astype(np.int32)
         if jnp.issubdtype(count.dtype, jnp.floating):
             return count if isinstance(count, jax.Array) else count.astype(working_float())
-    raise TypeError(f"{owner}: 'count' must be a whole number or an array of them; got {describe(count)}")
+    raise TypeError(
+        f"{owner}: argument 'count' must be a whole number or an array of them; got {describe(count)}"
+    )
 
 
 def standard_count(count: Any) -> jax.Array:
@@ -107,8 +109,8 @@ def as_operand(owner: str, value: Any, count: Any) -> Any:
         real = jnp.issubdtype(value.dtype, jnp.floating) or jnp.issubdtype(value.dtype, jnp.integer)
         if not real or value.shape not in ((), count.shape):
             raise ValueError(
-                f"{owner}: a schedule must return one real number for each count, and for counts of shape "
-                f"{count.shape} this one returned {describe(value)}"
+                f"{owner}: a schedule must return one real number per count; got {describe(value)} for "
+                f"counts of shape {count.shape}"
             )
     return value if isinstance(value, jax.Array) else np.asarray(value, working_float())
 
@@ -126,10 +128,10 @@ def ratio(count: jax.Array, steps: jax.Array) -> jax.Array:
 
 
 def progress(count: jax.Array, begin: Any, steps: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """How much of the way from `begin` over `steps` steps is done, and how much is left.
+    """The completed and the remaining share of `steps` steps from `begin`.
 
-    The two add up to one, and both keep their digits near 0: they are subtracted as integers. Of no steps
-    nothing is left.
+    The two add up to one. Both are accurate near 0, because they are subtracted as integers. For 0 steps
+    nothing remains.
     """
     n = jnp.clip(count - begin, 0, steps)
     return ratio(n, steps), ratio(steps - n, steps)
@@ -141,9 +143,9 @@ def cosine(done: jax.Array, left: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 
 def powered(done: jax.Array, left: jax.Array, power: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Progress whose remainder is `left ** power`; `done` keeps its digits through expm1 and log1p."""
+    """Progress whose remainder is `left ** power`; `done` stays accurate through expm1 and log1p."""
     early = done < 0.5
-    # Each logarithm is taken where it is finite, so that the gradient of neither is poisoned.
+    # Each logarithm is taken where it is finite, so that neither gradient becomes NaN.
     log_left = jnp.where(
         early, jnp.log1p(-jnp.where(early, done, 0)), jnp.log(jnp.where(early | (left <= 0), 1, left))
     )

@@ -1,4 +1,4 @@
-"""One value to another: constant, linear, polynomial, exponential, cosine."""
+"""Schedules from one value to another: constant, linear, polynomial, exponential, cosine."""
 
 from typing import Any
 
@@ -23,7 +23,7 @@ from gradflow.schedules._curves import (
 
 
 def constant(count: jax.Array, *, value: jax.Array) -> jax.Array:
-    """Value = value."""
+    """A constant."""
     return value
 
 
@@ -33,7 +33,7 @@ def linear(count: jax.Array, *, start: Any, end: Any, begin: Any, steps: Any) ->
 
 
 def polynomial(count: jax.Array, *, start: Any, end: Any, power: Any, begin: Any, steps: Any) -> jax.Array:
-    """A power of what is left."""
+    """A power of the remaining share."""
     return between(start, end, *powered(*progress(count, begin, steps), power))
 
 
@@ -48,7 +48,7 @@ def exponential(
     """A power of `rate` that grows with the count."""
     n = jnp.maximum(count - begin, 0)
     exponent = (n // steps).astype(rate.dtype) if staircase else ratio(n, steps)
-    # Growth ends before the value, or its slope, up to 2**31 times that, is infinite and has no gradient.
+    # Growth is capped before the value or its slope, up to 2**31 times larger, overflows.
     largest = np.log(np.finfo(rate.dtype).max) - 22
     limit = jax.lax.stop_gradient(largest / jnp.maximum(jnp.log(rate), 0))
     value = start * jnp.power(rate, jnp.minimum(exponent, limit))
@@ -59,7 +59,7 @@ def exponential(
 
 @schedule
 def constant_schedule(value: Finite) -> Schedule:
-    """`value` at every count.
+    """Returns `value` at every count.
 
     Args:
       value: any number.
@@ -76,7 +76,7 @@ def linear_schedule(
     *,
     endpoint: bool = False,
 ) -> Schedule:
-    """A straight line from `init_value` to `end_value`.
+    """Changes linearly from `init_value` to `end_value`.
 
         t = clip(count - transition_begin, 0, transition_steps)
         value = init_value + (end_value - init_value) * t / transition_steps
@@ -84,11 +84,12 @@ def linear_schedule(
     Args:
       init_value: value until `transition_begin`, any number.
       end_value: value from `transition_begin + transition_steps` on, any number.
-      transition_steps: steps that the change takes, >= 1.
+      transition_steps: length of the change, >= 1.
       transition_begin: steps before it, >= 0.
       endpoint: True reaches `end_value` on the last of the `transition_steps` steps, not after it.
 
-    Lengths are counted as `gradflow.schedules` says; other ones raise ValueError, other types TypeError.
+    Lengths are counted as in `gradflow.schedules`. Raises ValueError for values out of range, TypeError for
+    other types.
     """
     steps = last_step("linear_schedule", "transition_steps", transition_steps, endpoint)
     lengths = {"begin": transition_begin, "steps": steps}
@@ -105,15 +106,15 @@ def polynomial_schedule(
     *,
     endpoint: bool = False,
 ) -> Schedule:
-    """From `init_value` to `end_value` along a power of what is left.
+    """Changes from `init_value` to `end_value` along a power of the remaining share.
 
         t = clip(count - transition_begin, 0, transition_steps)
         value = end_value + (init_value - end_value) * (1 - t / transition_steps) ** power
 
     Args:
-      power: > 0; 1 is `linear_schedule`, larger ones change early and land softly.
+      power: > 0; 1 is `linear_schedule`, larger ones change early and end flat.
 
-    The others, and the errors, as in `linear_schedule`.
+    The others and the errors as in `linear_schedule`.
     """
     steps = last_step("polynomial_schedule", "transition_steps", transition_steps, endpoint)
     lengths = {"begin": transition_begin, "steps": steps}
@@ -130,21 +131,22 @@ def exponential_decay(
     staircase: bool = False,
     end_value: Finite | None = None,
 ) -> Schedule:
-    """Multiplies `init_value` by `decay_rate` every `transition_steps` steps, smoothly or at once.
+    """Multiplies `init_value` by `decay_rate` every `transition_steps` steps, smoothly or in jumps.
 
         t = max(count - transition_begin, 0) / transition_steps
         value = init_value * decay_rate ** (floor(t) if staircase else t)
 
     Args:
       init_value: value until `transition_begin`, any number.
-      transition_steps: steps in which the value changes by the factor `decay_rate`, >= 1.
+      transition_steps: steps per factor `decay_rate`, >= 1.
       decay_rate: > 0; above 1 the value grows, at most to 1e28 * init_value. It is rounded to float32
-        first: 0.99999 a step is known to 3e-3 of its logarithm; 0.99 per 1000 steps is better.
+        first: the logarithm of 0.99999 per step has an error of 3e-3; 0.99 per 1000 steps is better.
       transition_begin: steps before the decay, >= 0.
       staircase: True changes the value every `transition_steps` steps only, exactly at the boundary.
       end_value: a bound, from below for `decay_rate < 1` and from above for others; None for none.
 
-    Lengths are counted as `gradflow.schedules` says; other ones raise ValueError, other types TypeError.
+    Lengths are counted as in `gradflow.schedules`. Raises ValueError for values out of range, TypeError for
+    other types.
     """
     lengths = {"begin": transition_begin, "steps": transition_steps}
     numbers = {"start": init_value, "rate": decay_rate, "bound": end_value}
@@ -160,19 +162,20 @@ def cosine_decay_schedule(
     *,
     endpoint: bool = False,
 ) -> Schedule:
-    """From `init_value` to `alpha * init_value` along half a cosine wave.
+    """Decays from `init_value` to `alpha * init_value` along half a cosine wave.
 
         wave = (1 + cos(pi * min(count, decay_steps) / decay_steps)) / 2
         value = init_value * (alpha + (1 - alpha) * wave ** exponent)
 
     Args:
       init_value: value at count 0, any number.
-      decay_steps: steps that the decay takes, >= 1.
-      alpha: what is left of `init_value` in the end, a factor.
+      decay_steps: length of the decay, >= 1.
+      alpha: end value as a fraction of `init_value`, any number.
       exponent: > 0; larger ones decay earlier.
       endpoint: True reaches the end value on the last of the `decay_steps` steps, not after it.
 
-    Lengths are counted as `gradflow.schedules` says; other ones raise ValueError, other types TypeError.
+    Lengths are counted as in `gradflow.schedules`. Raises ValueError for values out of range, TypeError for
+    other types.
     Source: Loshchilov & Hutter 2016, arXiv:1608.03983.
     """
     steps = last_step("cosine_decay_schedule", "decay_steps", decay_steps, endpoint)

@@ -1,4 +1,4 @@
-"""One schedule after another: any of them, or cosine cycles with warm restarts."""
+"""Schedules in sequence: arbitrary ones, or cosine cycles with warm restarts."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -30,7 +30,7 @@ def elapsed(count: Any, boundaries: Any) -> tuple[jax.Array, ...]:
 
 @jax.jit
 def select_piece(count: Any, boundaries: Any, values: tuple[Any, ...]) -> jax.Array:
-    """The value of the last piece whose boundary is passed."""
+    """The value of the piece that contains the count."""
     count = standard_count(count)
     first, *others = (value.astype(working_float()) for value in values)
     value = jnp.broadcast_to(first, count.shape)
@@ -40,7 +40,7 @@ def select_piece(count: Any, boundaries: Any, values: tuple[Any, ...]) -> jax.Ar
 
 
 def join(owner: str, schedules: Sequence[Schedule], boundaries: Sequence[int]) -> Schedule:
-    """The schedule of the factory `owner` that follows each of `schedules` up to its boundary."""
+    """Builds the schedule of `owner` that follows each of `schedules` up to its boundary."""
     edges = np.asarray(boundaries, np.int32)
 
     def value(count: Any) -> jax.Array:
@@ -60,54 +60,55 @@ def _read_list(owner: str, name: str, value: Any, of: str) -> list[Any]:
 
 @schedule
 def join_schedules(schedules: Sequence[Schedule], boundaries: Sequence[int]) -> Schedule:
-    """One schedule after another, each beginning at its own count 0.
+    """Runs schedules in sequence, each from its own count 0.
 
         value = schedules[0](count)                            while count < boundaries[0]
         value = schedules[k](count - boundaries[k - 1])        from boundaries[k - 1] on
 
     Args:
-      schedules: functions from a count to a number, one or more; all are asked at every step, those whose
-        turn has not come at count 0.
-      boundaries: first steps of the second schedule and of those after it, >= 0 and ascending.
+      schedules: functions from a count to a number, one or more. All are evaluated at every step, the later
+        ones at count 0.
+      boundaries: first steps of the second and later schedules, >= 0 and ascending.
 
-    Raises TypeError for other types, ValueError for boundaries out of order or of another number.
+    Raises TypeError for other types, ValueError for boundaries out of order or in the wrong number.
     """
     owner = "join_schedules"
     pieces = _read_list(owner, "schedules", schedules, "schedules")
     edges = _read_list(owner, "boundaries", boundaries, "whole numbers")
     for index, piece in enumerate(pieces):
         if not callable(piece) or isinstance(piece, type) or hasattr(piece, "__gradflow__"):
-            cure = ""
+            hint = ""
             if hasattr(piece, "__gradflow__"):
-                cure = f". It is a factory: call it, as in {piece.__name__}(...)"
+                hint = f". It is a factory: call it, as in {piece.__name__}(...)"
             elif isinstance(piece, int | float | np.ndarray | np.generic | jax.Array):
-                cure = ". For a number write constant_schedule(number)"
-            raise TypeError(f"{owner}: schedules[{index}] must be a schedule; got {describe(piece)}{cure}")
+                hint = ". For a number write constant_schedule(number)"
+            raise TypeError(
+                f"{owner}: argument 'schedules[{index}]' must be a schedule; got {describe(piece)}{hint}"
+            )
     if not pieces:
-        raise ValueError(f"{owner}: argument 'schedules' must have one schedule at least; got none")
+        raise ValueError(f"{owner}: argument 'schedules' must have at least one schedule; got none")
     if len(edges) != len(pieces) - 1:
         raise ValueError(
-            f"{owner}: argument 'boundaries' must have one number fewer than there are schedules: expected "
-            f"{len(pieces) - 1} for {len(pieces)} schedules; got {len(edges)}"
+            f"{owner}: argument 'boundaries' must have one number fewer than there are schedules, "
+            f"{len(pieces) - 1} for {len(pieces)}; got {len(edges)}"
         )
     for index, edge in enumerate(edges):
         Length(0).check(owner, f"boundaries[{index}]", edge)
         if index and edge <= edges[index - 1]:
             raise ValueError(
-                f"{owner}: argument 'boundaries' must ascend; got {edges[index - 1]} and then {edge}"
+                f"{owner}: argument 'boundaries' must ascend; got {edges[index - 1]}, then {edge}"
             )
     return join(owner, pieces, edges)
 
 
 @schedule
 def sgdr_schedule(cosine_kwargs: Sequence[Mapping[str, Any]]) -> Schedule:
-    """Cosine cycles with warm restarts: one `warmup_cosine_decay_schedule` after another.
+    """Runs `warmup_cosine_decay_schedule`s in sequence: cosine cycles with warm restarts.
 
     Args:
-      cosine_kwargs: the arguments of each cycle, as dicts; `decay_steps` is the cycle's length, after
-        which the next one begins.
+      cosine_kwargs: the arguments of each cycle, as dicts; `decay_steps` is the length of the cycle.
 
-    Raises what `warmup_cosine_decay_schedule` raises, naming the cycle.
+    Errors are those of `warmup_cosine_decay_schedule`, with the index of the cycle.
     Source: Loshchilov & Hutter 2016, arXiv:1608.03983.
     """
     owner = "sgdr_schedule"
@@ -115,16 +116,19 @@ def sgdr_schedule(cosine_kwargs: Sequence[Mapping[str, Any]]) -> Schedule:
     ends = [0]
     for index, kwargs in enumerate(_read_list(owner, "cosine_kwargs", cosine_kwargs, "dicts")):
         if type(kwargs) is not dict:
-            raise TypeError(f"{owner}: cosine_kwargs[{index}] must be a dict; got {describe(kwargs)}")
+            raise TypeError(
+                f"{owner}: argument 'cosine_kwargs[{index}]' must be a dict; got {describe(kwargs)}"
+            )
         try:
             cycles.append(warmup_cosine_decay_schedule(**kwargs))
         except (TypeError, ValueError) as error:
-            raise type(error)(f"{owner}: cosine_kwargs[{index}]: {error}") from None
+            raise type(error)(f"{owner}: argument 'cosine_kwargs[{index}]': {error}") from None
         ends.append(ends[-1] + int(kwargs["decay_steps"]))
     if not cycles:
-        raise ValueError(f"{owner}: argument 'cosine_kwargs' must have one cycle at least; got none")
+        raise ValueError(f"{owner}: argument 'cosine_kwargs' must have at least one cycle; got none")
     if ends[-2] > LAST_COUNT:
         raise ValueError(
-            f"{owner}: the last cycle must begin at most at {LAST_COUNT}; it begins at {ends[-2]}"
+            f"{owner}: argument 'cosine_kwargs' must start its last cycle at most at {LAST_COUNT}; "
+            f"got {ends[-2]}"
         )
     return join(owner, cycles, ends[1:-1])

@@ -1,4 +1,4 @@
-"""Pieces between boundaries: factors that come in at once or along a curve, and the one-cycle policies."""
+"""Pieces between boundaries: factors with jumps or along a curve, and the one-cycle policies."""
 
 from typing import Any
 
@@ -37,7 +37,7 @@ def interpolate(count: jax.Array, boundaries: Any, values: list[Any], wave: bool
 def piecewise_interpolate(
     count: jax.Array, *, value: Any, scales: tuple[Any, ...], boundaries: Any, wave: bool
 ) -> jax.Array:
-    """Each factor complete at its boundary."""
+    """Each factor in full at its boundary."""
     values = [value]
     for scale in scales:
         values.append(values[-1] * scale)
@@ -47,7 +47,7 @@ def piecewise_interpolate(
 def onecycle(
     count: jax.Array, *, peak: Any, div: Any, final_div: Any, boundaries: Any, wave: bool
 ) -> jax.Array:
-    """Up to the peak, down, and further down; the wave goes down once."""
+    """Up to the peak, down, and further down; the cosine form goes down once."""
     low = peak / div
     values = [low, peak, low / final_div] if wave else [low, peak, low, low / final_div]
     return interpolate(count, boundaries, values, wave)
@@ -70,7 +70,7 @@ def _read_scales(owner: str, given: Any) -> tuple[tuple[int, ...], tuple[Any, ..
 
 
 def _read_fraction(owner: str, name: str, value: Any, low: float = 0.0) -> float:
-    """A plain number from `low` to 1: it fixes a length, so it can be neither traced nor scheduled."""
+    """A plain number from `low` to 1: it determines a length, so it can be neither traced nor scheduled."""
     expected = f"{owner}: argument '{name}' must be a plain number in [{low:g}, 1]"
     if isinstance(value, bool) or not isinstance(value, int | float | np.integer | np.floating):
         raise TypeError(f"{expected}; got {describe(value)}")
@@ -83,7 +83,7 @@ def _read_fraction(owner: str, name: str, value: Any, low: float = 0.0) -> float
 def piecewise_constant_schedule(
     init_value: Finite, boundaries_and_scales: dict[int, Any] | None = None
 ) -> Schedule:
-    """`init_value` times the factors of all boundaries passed.
+    """Multiplies `init_value` by the factors of all boundaries passed.
 
         value = init_value * prod(scale for boundary, scale in boundaries_and_scales if count >= boundary)
 
@@ -92,7 +92,8 @@ def piecewise_constant_schedule(
       boundaries_and_scales: a dict {boundary: factor} in any order; boundaries are first steps of the next
         piece, >= 0, and factors are numbers >= 0 that multiply one another.
 
-    Lengths are counted as `gradflow.schedules` says; other ones raise ValueError, other types TypeError.
+    Lengths are counted as in `gradflow.schedules`. Raises ValueError for values out of range, TypeError for
+    other types.
     """
     owner = "piecewise_constant_schedule"
     boundaries, scales = _read_scales(owner, boundaries_and_scales)
@@ -104,17 +105,18 @@ def piecewise_constant_schedule(
 def piecewise_interpolate_schedule(
     interpolate_type: str, init_value: Finite, boundaries_and_scales: dict[int, Any] | None = None
 ) -> Schedule:
-    """`piecewise_constant_schedule` without jumps: each factor comes in gradually, complete at its boundary.
+    """Interpolates `piecewise_constant_schedule`: each factor is reached at its boundary.
 
-    Between two boundaries the value goes from one product of factors to the next, in a straight line or
-    along half a cosine wave; the first piece begins at count 0 with `init_value`.
+    Between two boundaries the value changes from one product of factors to the next, linearly or along half
+    a cosine wave. The first piece starts at count 0 with `init_value`.
 
     Args:
       interpolate_type: "linear" or "cosine".
       init_value: value at count 0, any number.
       boundaries_and_scales: as in `piecewise_constant_schedule`.
 
-    Lengths are counted as `gradflow.schedules` says; other ones raise ValueError, other types TypeError.
+    Lengths are counted as in `gradflow.schedules`. Raises ValueError for values out of range, TypeError for
+    other types.
     """
     owner = "piecewise_interpolate_schedule"
     expected = f"{owner}: argument 'interpolate_type' must be 'linear' or 'cosine'"
@@ -139,7 +141,7 @@ def linear_onecycle_schedule(
     *,
     endpoint: bool = False,
 ) -> Schedule:
-    """The one-cycle policy in straight lines: up, down again by the same factor, and further down.
+    """Follows the one-cycle policy linearly: up, down again by the same factor, and further down.
 
         value(0)                                   = peak_value / div_factor
         value(floor(pct_start * transition_steps)) = peak_value
@@ -150,12 +152,13 @@ def linear_onecycle_schedule(
       transition_steps: steps of the whole cycle, >= 1.
       peak_value: the largest value, any number.
       pct_start: fraction of the cycle before the peak, a plain number in [0, 1].
-      pct_final: fraction of the cycle after which the value is back, a plain number in [pct_start, 1].
+      pct_final: fraction of the cycle before the value is back, a plain number in [pct_start, 1].
       div_factor: peak over first value, > 0.
       final_div_factor: first over last value, > 0.
       endpoint: True reaches the last value on the last of the `transition_steps` steps, not after it.
 
-    Lengths are counted as `gradflow.schedules` says; other ones raise ValueError, other types TypeError.
+    Lengths are counted as in `gradflow.schedules`. Raises ValueError for values out of range, TypeError for
+    other types.
     Source: Smith & Topin 2017, arXiv:1708.07120; the defaults are the field's.
     """
     owner = "linear_onecycle_schedule"
@@ -177,7 +180,7 @@ def cosine_onecycle_schedule(
     *,
     endpoint: bool = False,
 ) -> Schedule:
-    """The one-cycle policy in half cosine waves: up, and down to the end.
+    """Follows the one-cycle policy along half cosine waves: up, and down to the end.
 
         value(0)                                   = peak_value / div_factor
         value(floor(pct_start * transition_steps)) = peak_value

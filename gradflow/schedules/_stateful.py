@@ -1,4 +1,4 @@
-"""Schedules that remember something, or look at more than the step."""
+"""Schedules with a state, or with more inputs than the step count."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol, runtime_checkable
@@ -13,7 +13,7 @@ from gradflow._rules._state import increment
 class StatefulSchedule(Protocol):
     """`init() -> state`, `update(state, **extra) -> state`, and a call `(state, **extra) -> value`.
 
-    `inject_hyperparams` takes one wherever it takes a number; `extra` are the extra arguments of its update.
+    `inject_hyperparams` accepts one in place of a number; `extra` are the extra arguments of its update.
     """
 
     def init(self) -> Any:
@@ -33,7 +33,7 @@ class WrappedScheduleState(NamedTuple):
 
 
 class WrappedSchedule:
-    """A schedule of the step as one that keeps count itself."""
+    """A schedule of the step count as a stateful schedule."""
 
     def __init__(self, schedule_fn: Callable[[Any], Any]) -> None:
         self.schedule_fn = schedule_fn
@@ -43,7 +43,7 @@ class WrappedSchedule:
         return WrappedScheduleState(jnp.zeros((), jnp.int32))
 
     def update(self, state: WrappedScheduleState, **extra_args: Any) -> WrappedScheduleState:
-        """One step on."""
+        """The state after one more step."""
         return WrappedScheduleState(increment(state.count))
 
     def __call__(self, state: WrappedScheduleState, **extra_args: Any) -> Any:

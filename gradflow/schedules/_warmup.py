@@ -1,4 +1,4 @@
-"""A linear warm-up, then a constant, a cosine or an exponential."""
+"""Schedules with a linear warm-up before a constant, a cosine or an exponential."""
 
 from typing import Any
 
@@ -15,14 +15,14 @@ from gradflow.schedules._decay import exponential, linear
 def warmup_cosine(
     count: jax.Array, *, start: Any, peak: Any, end: Any, exponent: Any, warmup: Any, steps: Any
 ) -> jax.Array:
-    """A line up, and a power of half a cosine wave down."""
+    """A line up, then a power of half a cosine wave down."""
     rising = linear(count, start=start, end=peak, begin=0, steps=warmup)
     wave = powered(*cosine(*progress(count, warmup, steps)), exponent)
     return jnp.where(count < warmup, rising, between(peak, end, *wave))
 
 
 def warmup_exponential(count: jax.Array, *, start: Any, peak: Any, warmup: Any, **decay: Any) -> jax.Array:
-    """A line up, and a power of the rate from there."""
+    """A line up, then a power of the rate."""
     rising = linear(count, start=start, end=peak, begin=0, steps=warmup)
     falling = exponential(jnp.maximum(count - warmup, 0), start=peak, **decay)
     return jnp.where(count < warmup, rising, falling)
@@ -30,7 +30,7 @@ def warmup_exponential(count: jax.Array, *, start: Any, peak: Any, warmup: Any, 
 
 @schedule
 def warmup_constant_schedule(init_value: Finite, peak_value: Finite, warmup_steps: StepsOrNone) -> Schedule:
-    """A straight line from `init_value` to `peak_value`, which stays.
+    """Rises linearly from `init_value` to `peak_value`, then stays there.
 
         value = init_value + (peak_value - init_value) * min(count / warmup_steps, 1)
 
@@ -39,7 +39,8 @@ def warmup_constant_schedule(init_value: Finite, peak_value: Finite, warmup_step
       peak_value: value from count `warmup_steps` on, any number.
       warmup_steps: steps below the peak, >= 0.
 
-    Lengths are counted as `gradflow.schedules` says; other ones raise ValueError, other types TypeError.
+    Lengths are counted as in `gradflow.schedules`. Raises ValueError for values out of range, TypeError for
+    other types.
     """
     lengths = {"begin": 0, "steps": warmup_steps}
     return follow("warmup_constant_schedule", linear, lengths, {"start": init_value, "end": peak_value})
@@ -56,7 +57,7 @@ def warmup_cosine_decay_schedule(
     *,
     endpoint: bool = False,
 ) -> Schedule:
-    """A straight line up to `peak_value`, then half a cosine wave down to `end_value`.
+    """Rises linearly to `peak_value`, then decays along half a cosine wave to `end_value`.
 
         t = min((count - warmup_steps) / (decay_steps - warmup_steps), 1)
         value = init_value + (peak_value - init_value) * count / warmup_steps    while count < warmup_steps
@@ -71,13 +72,14 @@ def warmup_cosine_decay_schedule(
       exponent: > 0; larger ones decay earlier.
       endpoint: True reaches `end_value` on the last of the `decay_steps` steps, not after it.
 
-    Lengths are counted as `gradflow.schedules` says; other ones raise ValueError, other types TypeError.
+    Lengths are counted as in `gradflow.schedules`. Raises ValueError for values out of range, TypeError for
+    other types.
     Source: Loshchilov & Hutter 2016, arXiv:1608.03983, for the cosine.
     """
     steps = decay_steps - bool(endpoint) - warmup_steps
     if steps < 1:
         raise ValueError(
-            f"warmup_cosine_decay_schedule: argument 'decay_steps' counts the warm-up too, so it must be > "
+            f"warmup_cosine_decay_schedule: argument 'decay_steps' must include the warm-up and be > "
             f"'warmup_steps'{' + 1 with endpoint=True' if endpoint else ''}; got decay_steps={decay_steps} "
             f"and warmup_steps={warmup_steps}"
         )
@@ -97,7 +99,7 @@ def warmup_exponential_decay_schedule(
     staircase: bool = False,
     end_value: Finite | None = None,
 ) -> Schedule:
-    """A straight line up to `peak_value` in `warmup_steps` steps, then `exponential_decay` from there.
+    """Rises linearly to `peak_value` in `warmup_steps` steps, then follows `exponential_decay`.
 
         value = init_value + (peak_value - init_value) * count / warmup_steps    while count < warmup_steps
         value = exponential_decay(peak_value, ...)(count - warmup_steps)                           from then
@@ -108,7 +110,7 @@ def warmup_exponential_decay_schedule(
       warmup_steps: steps below the peak, >= 0.
       transition_begin: steps at the peak after the warm-up, >= 0.
 
-    The others, and the errors, as in `exponential_decay`. `end_value` bounds the decay, not the warm-up.
+    The others and the errors as in `exponential_decay`. `end_value` bounds the decay, not the warm-up.
     """
     lengths = {"warmup": warmup_steps, "begin": transition_begin, "steps": transition_steps}
     numbers = {"start": init_value, "peak": peak_value, "rate": decay_rate, "bound": end_value}

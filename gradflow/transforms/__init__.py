@@ -1,4 +1,4 @@
-"""Building blocks of no one algorithm."""
+"""Building blocks that many optimizers share."""
 
 from gradflow.transforms._adaptive_clip import adaptive_grad_clip as adaptive_grad_clip
 from gradflow.transforms._adaptive_clip import unitwise_clip as unitwise_clip
@@ -65,3 +65,61 @@ from gradflow.transforms._value_and_grad import value_and_grad_from_state as val
 from gradflow.transforms._zoom_linesearch import ScaleByZoomLinesearchState as ScaleByZoomLinesearchState
 from gradflow.transforms._zoom_linesearch import ZoomLinesearchInfo as ZoomLinesearchInfo
 from gradflow.transforms._zoom_linesearch import scale_by_zoom_linesearch as scale_by_zoom_linesearch
+
+__all__ = [
+    "AdaptiveGradClipState",
+    "AddDecayedWeightsState",
+    "AddNoiseState",
+    "BacktrackingLinesearchInfo",
+    "ClipByGlobalNormState",
+    "ClipState",
+    "DampenedTraceState",
+    "DifferentiallyPrivateAggregateState",
+    "EmaState",
+    "MonitorState",
+    "NonNegativeParamsState",
+    "NormalizeState",
+    "ReduceLROnPlateauState",
+    "ScaleByBacktrackingLinesearchState",
+    "ScaleByScheduleState",
+    "ScaleByTrustRatioState",
+    "ScaleByZoomLinesearchState",
+    "ScaleState",
+    "SnapshotState",
+    "TraceState",
+    "ZeroNansState",
+    "ZoomLinesearchInfo",
+    "adaptive_grad_clip",
+    "add_decayed_weights",
+    "add_noise",
+    "centralize",
+    "clip",
+    "clip_by_block_rms",
+    "clip_by_global_norm",
+    "dampened_trace",
+    "differentially_private_aggregate",
+    "ema",
+    "keep_params_nonnegative",
+    "measure_with_ema",
+    "monitor",
+    "normalize",
+    "normalize_by_update_norm",
+    "per_example_global_norm_clip",
+    "per_example_layer_norm_clip",
+    "reduce_on_plateau",
+    "scale",
+    "scale_by_backtracking_linesearch",
+    "scale_by_learning_rate",
+    "scale_by_param_block_norm",
+    "scale_by_param_block_rms",
+    "scale_by_schedule",
+    "scale_by_sign",
+    "scale_by_trust_ratio",
+    "scale_by_zoom_linesearch",
+    "snapshot",
+    "trace",
+    "unitwise_clip",
+    "unitwise_norm",
+    "value_and_grad_from_state",
+    "zero_nans",
+]

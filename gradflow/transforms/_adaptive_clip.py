@@ -1,4 +1,4 @@
-"""Clipping by the ratio of gradient to parameter, unit by unit."""
+"""Clipping by the ratio of gradient norm to parameter norm, per unit."""
 
 from typing import Any
 
@@ -26,10 +26,10 @@ def unitwise_norm(x: Any, axis: Axis = None) -> jax.Array:
 
     Args:
       x: an array.
-      axis: the axes along which a unit's numbers lie. By default those of its inputs: all axes of
-        vectors, the first one of matrices and of 3-D arrays (heads), all but the last of convolutions.
+      axis: the axes of a unit. By default those of its inputs: all axes of vectors, the first one of
+        matrices and of 3-D arrays (heads), all but the last of convolutions.
 
-    Neither overflows nor underflows on the way, and has derivative 0 at 0.
+    Intermediate values neither overflow nor underflow. The derivative at 0 is 0.
     """
     x = _widened(x)
     size, power = _unit_norm(x, axis)
@@ -37,11 +37,11 @@ def unitwise_norm(x: Any, axis: Axis = None) -> jax.Array:
 
 
 def unitwise_clip(g_norm: Any, max_norm: Any, grad: Any, div_eps: Any = 1e-6) -> jax.Array:
-    """`grad`, times `max_norm / max(g_norm, div_eps)` where `g_norm` is larger than `max_norm`.
+    """Multiplies `grad` by `max_norm / max(g_norm, div_eps)` where `g_norm` is larger than `max_norm`.
 
     Args:
-      g_norm: norm of the unit that each number belongs to, in a shape that broadcasts to `grad`'s.
-      max_norm: the same for the largest norm allowed.
+      g_norm: norm of each element's unit, in a shape that broadcasts to that of `grad`.
+      max_norm: the largest norm, in such a shape as well.
       grad: an array.
       div_eps: the smallest divisor, > 0.
     """
@@ -67,7 +67,7 @@ def _unit_norm(x: jax.Array, axis: Axis) -> tuple[jax.Array, jax.Array]:
         reduced = 1 if many > 1 and x.ndim in (2, 3) else x.ndim if many <= 1 else x.ndim - 1
         axis = tuple(range(reduced))
     largest = jax.lax.stop_gradient(jnp.max(jnp.abs(x), axis=axis, keepdims=True, initial=0))
-    # Brought into [2^-48, 2^48] the largest number of a unit, its square and its inverse are in range.
+    # Scaled to [2^-48, 2^48], the largest element of a unit, its square and its inverse are in range.
     one = jnp.ones_like(largest)
     power = jnp.where(largest < 2.0**-32, one * 2.0**80, jnp.where(largest > 2.0**32, one * 2.0**-80, one))
     scaled = power.astype(x.dtype) * x
@@ -75,7 +75,7 @@ def _unit_norm(x: jax.Array, axis: Axis) -> tuple[jax.Array, jax.Array]:
 
 
 def adaptive_clip_rule(g: jax.Array, p: jax.Array, s: Any, *, axis: Axis) -> jax.Array:
-    """Brock et al. 2021, equation 3, with the norms of units."""
+    """Brock et al. 2021, equation 3, with norms per unit."""
     size, power = _unit_norm(g, axis)
     p_size, p_power = _unit_norm(p, axis)
     limit = s.clipping * jnp.maximum(p_size / p_power, s.eps)
@@ -86,18 +86,18 @@ def adaptive_clip_rule(g: jax.Array, p: jax.Array, s: Any, *, axis: Axis) -> jax
 
 @transformation
 def adaptive_grad_clip(clipping: NonNegative, eps: Positive = 1e-3, axis: Any = None) -> Pair:
-    """Shrinks each unit's gradient to a share of the unit's own norm.
+    """Shrinks the gradient of each unit to a fraction of the norm of its parameters.
 
         limit = clipping * max(|p_unit|, eps)
         u_unit = min(1, limit / |g_unit|) * g_unit
 
     Args:
       clipping: largest ratio of norms, >= 0; 0.01 in the paper.
-      eps: what a parameter's norm counts as at least, > 0: parameters that begin at zero must move.
-      axis: the axes along which a unit's numbers lie; see `unitwise_norm`.
+      eps: lower bound of a parameter norm, > 0, so that parameters at zero can move.
+      axis: the axes of a unit; see `unitwise_norm`.
 
-    Needs `params`. Raises ValueError inside `shard_map` on updates that differ between devices, since a
-    unit may lie on several. Source: Brock et al. 2021, arXiv:2102.06171.
+    Needs `params`. Raises ValueError inside `shard_map` on updates that differ between devices, because
+    a unit may be sharded. Source: Brock et al. 2021, arXiv:2102.06171.
     """
     axes = axis if isinstance(axis, tuple) else (axis,)
     if axis is not None and not all(isinstance(i, int | np.integer) for i in axes):
@@ -111,8 +111,8 @@ def adaptive_grad_clip(clipping: NonNegative, eps: Positive = 1e-3, axis: Any = 
         for path, leaf in jax.tree_util.tree_leaves_with_path(updates):
             if axis is not None and not all(-leaf.ndim <= i < leaf.ndim for i in axes):
                 raise ValueError(
-                    f"{stage_name()}: the leaf at '{path_string(path)}' has no axis {axis}: its shape is "
-                    f"{leaf.shape}. Mask such leaves out with gradflow.masked"
+                    f"{stage_name()}: argument 'axis' must name axes of every leaf; got {axis} and "
+                    f"shape {leaf.shape} at '{path_string(path)}'. Exclude it with gradflow.masked."
                 )
         rule = specialize(adaptive_clip_rule, axis=axis)
         return leafwise(rule, (updates, params), clipping=clipping, eps=eps)[0], state

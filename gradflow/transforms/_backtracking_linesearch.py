@@ -1,4 +1,4 @@
-"""A line search that shrinks its step until the loss decreases enough: Armijo's condition."""
+"""A line search that shrinks its step until Armijo's condition holds."""
 
 from typing import Annotated, Any, NamedTuple
 
@@ -15,16 +15,16 @@ from gradflow._types import OptState, Pair, Params, Updates
 from gradflow.transforms._linesearch_common import (
     Point,
     first_rate,
-    like,
     line_along,
     number_dtype,
     print_search,
-    scaled,
+    scale_updates,
+    with_old_dtypes,
 )
 
 
 class _Growth(Interval):
-    """A number >= 1; infinity, too."""
+    """A number >= 1 or infinity."""
 
     def __init__(self) -> None:
         super().__init__(1.0)
@@ -37,14 +37,14 @@ Growth = Annotated[ScalarOrSchedule, _Growth()]
 
 
 class BacktrackingLinesearchInfo(NamedTuple):
-    """Evaluations of the last search, and by how much its step misses the condition; 0 if it does not."""
+    """Evaluations of the last search, and the violation of the condition; 0 if it holds."""
 
     num_linesearch_steps: jax.Array
     decrease_error: jax.Array
 
 
 class ScaleByBacktrackingLinesearchState(NamedTuple):
-    """The last search's step size, the loss and, if it is kept, its gradient where it ended; how it went."""
+    """Step size of the last search, loss and stored gradient at its end, and its statistics."""
 
     learning_rate: jax.Array
     value: jax.Array
@@ -72,24 +72,24 @@ def scale_by_backtracking_linesearch(
     store_grad: bool = False,
     verbose: bool = False,
 ) -> Pair:
-    """Multiplies the updates by a step size, shrunk until the loss is low enough.
+    """Multiplies the updates by a step size, shrunk until the loss decreases enough.
 
         f(p + rate * u) <= f(p) + rtol * |f(p)| + slope_rtol * rate * <u, grad> + atol
 
     Args:
-      max_backtracking_steps: evaluations of the loss at most, >= 1.
-      slope_rtol: in [0, 1].
-      decrease_factor: by which the step shrinks, in [0, 1].
-      increase_factor: >= 1, what the last step size is multiplied by for the first trial of the next search;
-        1 keeps it, `inf` begins at `max_learning_rate`.
-      max_learning_rate: > 0.
+      max_backtracking_steps: maximum number of evaluations of the loss, >= 1.
+      slope_rtol: fraction of the decrease that the slope predicts, in [0, 1].
+      decrease_factor: factor by which the step shrinks, in [0, 1].
+      increase_factor: >= 1, factor from the last step size to the first trial of the next search; 1
+        keeps it, `inf` starts from `max_learning_rate`.
+      max_learning_rate: the longest step, > 0.
       atol, rtol: slack, >= 0.
-      store_grad: evaluates the gradient with the loss and keeps it for `value_and_grad_from_state`.
+      store_grad: evaluates the gradient with the loss and stores it for `value_and_grad_from_state`.
       verbose: prints each search.
 
-    `update` needs the extra arguments `value`, `grad` as `jax.grad` gives it, and `value_fn`, which is called
-    with the parameters and those of the other extra arguments that it names. A loss that is no number is too
-    high. Where no step passes, the lowest loss seen counts, be it with rate 0.
+    `update` needs the extra arguments `value`, `grad` as `jax.grad` returns it, and `value_fn`, which is
+    called with the parameters and the other extra arguments that it names. A loss of NaN counts as too high.
+    If no trial passes, the step with the lowest loss is taken, possibly 0.
     Source: Nocedal & Wright 2006, algorithm 3.1.
     """
 
@@ -127,7 +127,7 @@ def scale_by_backtracking_linesearch(
             expected = start.value + part * at.rate * jnp.minimum(start.slope, 0)
             return jnp.maximum(at.value - expected - slack, 0)
 
-        def turn(search: _Search) -> _Search:
+        def next_trial(search: _Search) -> _Search:
             value, slope, grad = line.evaluate(search.trial)
             here = Point(search.trial, value, slope)
             usable = jnp.isfinite(value) & jnp.isfinite(slope)
@@ -140,7 +140,7 @@ def scale_by_backtracking_linesearch(
 
         first = jnp.minimum(first_rate(state.learning_rate, limit, line.dtype) * growth, limit)
         begin = _Search(jnp.zeros((), jnp.int32), first, start, line.grad, jnp.asarray(False))
-        found = jax.lax.while_loop(lambda s: ~s.done & (s.steps < max_backtracking_steps), turn, begin)
+        found = jax.lax.while_loop(lambda s: ~s.done & (s.steps < max_backtracking_steps), next_trial, begin)
         best = found.best
         info = BacktrackingLinesearchInfo(found.steps, decrease_error(best))
         if verbose:
@@ -148,6 +148,6 @@ def scale_by_backtracking_linesearch(
         report("learning_rate", best.rate)
         report("evaluations", found.steps)
         new_state = ScaleByBacktrackingLinesearchState(best.rate, best.value, found.grad, info)
-        return scaled(updates, best.rate), like(new_state, state)
+        return scale_updates(updates, best.rate), with_old_dtypes(new_state, state)
 
     return init, update

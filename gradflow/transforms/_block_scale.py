@@ -1,4 +1,4 @@
-"""Steps in proportion to the parameters: the size of each leaf multiplies its update."""
+"""Steps relative to the parameters: the size of each leaf multiplies its update."""
 
 from collections.abc import Callable
 from typing import Any
@@ -26,13 +26,13 @@ def block_rms_rule(g: jax.Array, p: jax.Array, s: Any, *, axes: Axes) -> jax.Arr
 
 
 def block_rms(p: jax.Array, axes: Axes = ()) -> jax.Array:
-    """The root of the mean square of a leaf that is a piece along `axes`."""
+    """The root of the mean square of a leaf that is sharded along `axes`."""
     norm = leaf_norm(p, axes)
     return norm / root_of_size(p, axes, norm.dtype)
 
 
 def _times(factor: jax.Array, g: jax.Array) -> jax.Array:
-    """`factor * g`, finite where `g` is: an infinite step would make the next parameter, its norm NaN."""
+    """`factor * g`, finite where `g` is: an infinite parameter would have norm NaN."""
     largest = jnp.finfo(g.dtype).max
     product = jnp.minimum(factor, largest) * g
     if is_complex(g.dtype):
@@ -45,9 +45,9 @@ def scale_by_param_block_norm(min_scale: NonNegative = 1e-3, *, axis_name: AxisN
     """Multiplies each leaf's update by its parameter's norm: `u = max(norm(p), min_scale) * g`.
 
     Args:
-      min_scale: the smallest factor, >= 0: parameters that begin at zero must move.
-      axis_name: for a call inside `shard_map`: the mesh axes along which leaves are pieces of the whole,
-        or `()` if every device holds the same parameters.
+      min_scale: the smallest factor, >= 0, so that parameters at zero can move.
+      axis_name: for a call inside `shard_map`: the mesh axes along which leaves are sharded, or
+        `()` if every device holds the same parameters.
 
     Needs `params`. Raises ValueError inside `shard_map` where leaves differ along an axis and no
     `axis_name` is given.

@@ -1,4 +1,4 @@
-"""Clipping element by element."""
+"""Clipping per element."""
 
 from typing import Any
 
@@ -20,21 +20,21 @@ def clip_rule(g: jax.Array, s: Any) -> jax.Array:
     return jnp.clip(g, -s.max_delta, s.max_delta)
 
 
-def beyond_rule(g: jax.Array, s: Any) -> jax.Array:
-    """1 where `clip_rule` changes something."""
+def is_clipped_rule(g: jax.Array, s: Any) -> jax.Array:
+    """1 where `clip_rule` changes the gradient."""
     return (jnp.abs(g) > s.max_delta).astype(g.dtype)
 
 
 @transformation(reports=("fraction",), leaves="real", elementwise=True)
 def clip(max_delta: NonNegative) -> Pair:
-    """Limits every number: `u = min(max(g, -max_delta), max_delta)`.
+    """Limits every element: `u = min(max(g, -max_delta), max_delta)`.
 
-    Unlike `clip_by_global_norm` it turns the direction of the step.
+    Unlike `clip_by_global_norm` it changes the direction of the step.
 
     Args:
-      max_delta: >= 0.
+      max_delta: largest absolute value, >= 0.
 
-    Reports `fraction`, of the numbers that were clipped. Complex leaves are refused: they have no order.
+    Reports `fraction`, the share of clipped elements. Complex leaves raise TypeError: they have no order.
     """
 
     def update(
@@ -47,5 +47,5 @@ def clip(max_delta: NonNegative) -> Pair:
 
 
 def _fraction(updates: Updates, max_delta: Any) -> jax.Array:
-    (beyond,) = leafwise(beyond_rule, (updates,), max_delta=max_delta)
-    return tree.sum(beyond) / max(tree.size(abstract_tree(beyond)), 1)
+    (clipped,) = leafwise(is_clipped_rule, (updates,), max_delta=max_delta)
+    return tree.sum(clipped) / max(tree.size(abstract_tree(clipped)), 1)

@@ -18,15 +18,15 @@ from gradflow._types import EmptyState, Pair, Params, Updates
 
 @transformation(reports=("norm", "factor"), elementwise=True)
 def clip_by_global_norm(max_norm: NonNegative, *, axis_name: AxisName = None) -> Pair:
-    """Shrinks the updates together so that their norm is at most `max_norm`.
+    """Scales all updates by one factor so that their norm is at most `max_norm`.
 
         norm = sqrt(sum of |g|^2 over all leaves)
         u = min(1, max_norm / norm) * g
 
     Args:
-      max_norm: >= 0.
-      axis_name: for a call inside `shard_map`: the mesh axes along which leaves are pieces of the whole,
-        or `()` if every device holds the same updates. A leaf known to be replicated counts once.
+      max_norm: largest norm, >= 0.
+      axis_name: for a call inside `shard_map`: the mesh axes along which leaves are sharded, or
+        `()` if every device holds the same updates. A leaf known to be replicated counts once.
 
     Reports `norm`, before clipping, and `factor`. Raises ValueError inside `shard_map` where updates
     differ along an axis and no `axis_name` is given. Source: Pascanu et al. 2012, arXiv:1211.5063.
@@ -58,13 +58,13 @@ def clip_by_block_rms_rule(g: jax.Array, s: Any, *, axes: Axes) -> jax.Array:
 
 @transformation(packable=True)
 def clip_by_block_rms(threshold: NonNegative, *, axis_name: AxisName = None) -> Pair:
-    """Shrinks each leaf so that the root of its mean square is at most `threshold`.
+    """Scales each leaf so that its root mean square is at most `threshold`.
 
         rms = sqrt(mean of |g|^2 over the leaf)
         u = min(1, threshold / rms) * g
 
     Args:
-      threshold: >= 0.
+      threshold: largest root mean square, >= 0.
       axis_name: as in `clip_by_global_norm`.
 
     Raises ValueError inside `shard_map` where updates differ along an axis and no `axis_name` is given.

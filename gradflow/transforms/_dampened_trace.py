@@ -1,4 +1,4 @@
-"""Momentum whose new gradients are dampened."""
+"""Momentum with dampened gradients, as in PyTorch."""
 
 from typing import Any, NamedTuple
 
@@ -20,18 +20,18 @@ class DampenedTraceState(NamedTuple):
 
 
 def dampening_scalars(count: jax.Array, dampening: jax.Array, **_: jax.Array) -> Scalars:
-    """The weight of the new gradient: all of it at the first step, whose `count` is 0."""
+    """The weight of the new gradient, which is 1 at the first step, at `count` 0."""
     return {"gain": jnp.where(count == 0, jnp.ones_like(dampening), 1 - dampening)}
 
 
 def dampened_trace_rule(g: jax.Array, trace: jax.Array, s: Any) -> tuple[jax.Array, ...]:
-    """The heavy ball, with only a part of each new gradient."""
+    """The heavy ball, with a fraction of each new gradient."""
     trace = s.decay * trace + s.gain * g
     return trace, trace
 
 
 def nesterov_dampened_trace_rule(g: jax.Array, trace: jax.Array, s: Any) -> tuple[jax.Array, ...]:
-    """The same, looking one step ahead with the whole gradient."""
+    """`dampened_trace_rule` with the momentum of the next step and the undamped gradient."""
     trace = s.decay * trace + s.gain * g
     return s.decay * trace + g, trace
 
@@ -47,12 +47,12 @@ def dampened_trace(
         u = trace                with nesterov:  u = decay * trace + g
 
     Args:
-      decay: what a step leaves of the sum, in [0, 1].
-      dampening: what is left out of a new gradient, in [0, 1]; with 0 the numbers are `trace`'s.
-      nesterov: looks one step ahead. PyTorch allows it with dampening 0 only.
+      decay: of the sum, in [0, 1].
+      dampening: the share of a new gradient that is left out, in [0, 1]; 0 gives the updates of `trace`.
+      nesterov: uses the momentum of the next step. PyTorch allows it with dampening 0 only.
       accumulator_dtype: dtype of the sum; the parameters' by default.
 
-    It has to know the first step, so its state is not that of `trace`.
+    The rule depends on the step count, so its state differs from that of `trace`.
     """
     rule = nesterov_dampened_trace_rule if nesterov else dampened_trace_rule
 

@@ -23,19 +23,19 @@ def decay_rule(g: jax.Array, p: jax.Array, s: Any) -> jax.Array:
 def add_decayed_weights(weight_decay: NonNegative = 0.0, mask: MaskOrFn | None = None) -> Pair:
     """Adds a multiple of the parameters: `u = g + weight_decay * p`.
 
-    Behind the moments and before the learning rate this is AdamW's decoupled decay; before the moments
-    it is the L2 penalty of `weight_decay / 2 * |p|^2`.
+    After the moments and before the learning rate this is the decoupled decay of AdamW. Before the
+    moments it is the L2 penalty of `weight_decay / 2 * |p|^2`.
 
     Args:
-      weight_decay: a number >= 0 or a schedule of its own.
-      mask: tree of booleans (a prefix will do), or a function from the parameters to one: where to decay.
+      weight_decay: a number >= 0 or a schedule.
+      mask: where to decay: a tree of booleans or a prefix of one, or a function from params to it.
 
     Needs `params`. Source: Loshchilov & Hutter 2017, arXiv:1711.05101.
     """
 
     def init(params: Params) -> OptState:
         if mask is not None:
-            resolve_mask(mask, params)  # so that a wrong mask is an error here and not at the first step
+            resolve_mask(mask, params)  # so that a wrong mask raises here, not at the first step
         return init_empty_state(params)
 
     def update(updates: Updates, state: EmptyState, params: Params) -> tuple[Updates, EmptyState]:
@@ -46,7 +46,7 @@ def add_decayed_weights(weight_decay: NonNegative = 0.0, mask: MaskOrFn | None =
             return decay(updates, params), state
         keep = resolve_mask(mask, params)
         if is_packed(params):
-            # Zeros decay by nothing; choosing among the results would break XLA's one pass in two.
+            # Zeros add no decay; selecting among the results would split XLA's single pass in two.
             return decay(updates, keep_where(keep, params)), state
         return fill_none(decay(keep_where(keep, updates), params), updates), state
 

@@ -1,4 +1,4 @@
-"""Gradients of examples made into one that tells little of any example."""
+"""Aggregation of per-example gradients with differential privacy."""
 
 from typing import Any, NamedTuple
 
@@ -25,7 +25,7 @@ class DifferentiallyPrivateAggregateState(NamedTuple):
 
 
 def private_scalars(l2_norm_clip: jax.Array, noise_multiplier: jax.Array, size: jax.Array) -> Scalars:
-    """The standard deviation of the noise on the sum, and what makes a mean of that."""
+    """The standard deviation of the noise on the sum, and the factor from sum to mean."""
     return {"deviation": l2_norm_clip * noise_multiplier, "share": 1 / size}
 
 
@@ -43,16 +43,16 @@ def differentially_private_aggregate(
         g[i] = g[i] * min(1, l2_norm_clip / |g[i]|)
         u = (sum of g[i] + l2_norm_clip * noise_multiplier * N(0, 1)) / examples
 
-    Gradients come with the examples along a first axis, as from `jax.vmap(jax.grad(loss), (None, 0))`, and
-    leave without it: it must be the first stage of a chain.
+    Gradients have the examples along their first axis, as from `jax.vmap(jax.grad(loss), (None, 0))`. The
+    updates do not have this axis, so it must be the first stage of a chain.
 
     Args:
       l2_norm_clip: the largest norm of one example's gradient over all leaves, > 0.
-      noise_multiplier: standard deviation of the noise as a multiple of that, >= 0.
+      noise_multiplier: standard deviation of the noise as a multiple of that norm, >= 0.
       key: a PRNG key, `jax.random.key(0)`, or an integer seed.
 
-    Reports `clipped`, the share of examples that were. Raises TypeError for anything else as key, and
-    ValueError for leaves without the axis or of different numbers of examples, and inside `shard_map`.
+    Reports `clipped`, the share of clipped examples. Raises TypeError for another kind of key. Raises
+    ValueError inside `shard_map`, and for leaves without the axis or with different numbers of examples.
     Source: Abadi et al. 2016, arXiv:1607.00133.
     """
     check_key("differentially_private_aggregate", key)
@@ -69,7 +69,8 @@ def differentially_private_aggregate(
             check_like("one example's gradient", total, "params", params)
         examples = next((g.shape[0] for g in jax.tree.leaves(updates)), 1)
         if examples == 0:
-            raise ValueError(f"{stage_name()}: there is no example: {describe(jax.tree.leaves(updates)[0])}")
+            first = describe(jax.tree.leaves(updates)[0])
+            raise ValueError(f"{stage_name()}: updates must have at least one example; got {first}")
         now, later = next_key(key, state.rng_key)
         (u,) = leafwise(
             private_rule, (total, normal_like(now, total)), private_scalars,

@@ -1,4 +1,4 @@
-"""Averages of updates."""
+"""Decaying averages of updates."""
 
 from typing import Any, NamedTuple
 
@@ -26,30 +26,30 @@ def ema_scalars(decay: jax.Array, count: jax.Array, **_: jax.Array) -> Scalars:
 
 
 def debiased_ema_rule(g: jax.Array, average: jax.Array, s: Any) -> tuple[jax.Array, ...]:
-    """The average of the updates so far, as if it had not begun at zero."""
+    """The average of the updates so far, corrected for the start at zero."""
     average = s.decay * average + s.c * g
     return s.debias * average, average
 
 
 def ema_rule(g: jax.Array, average: jax.Array, s: Any) -> tuple[jax.Array, ...]:
-    """The average as it is."""
+    """The average without bias correction."""
     average = s.decay * average + s.c * g
     return average, average
 
 
 @transformation(packable=True)
 def ema(decay: Decay, debias: bool = True, accumulator_dtype: Any = None) -> Pair:
-    """Averages updates, each weighing less as it ages.
+    """Averages updates with exponentially decaying weights.
 
         ema = decay * ema + (1 - decay) * g
         u = ema / (1 - decay^t)         with debias=False:  u = ema
 
     Args:
-      decay: in [0, 1).
+      decay: of the average, in [0, 1).
       debias: divides by the sum of the weights so far.
-      accumulator_dtype: dtype of the average; float32 at least by default, for decays near 1.
+      accumulator_dtype: dtype of the average; float32 at least by default, because of decays near 1.
 
-    Unlike `trace` a steady update keeps its size.
+    Unlike with `trace`, a constant update keeps its size.
     """
     rule = debiased_ema_rule if debias else ema_rule
 

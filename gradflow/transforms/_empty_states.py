@@ -1,4 +1,4 @@
-"""The field's names for the states of stages that remember nothing."""
+"""The field's names for the states of stages without state."""
 
 from gradflow._types import EmptyState
 

@@ -23,20 +23,20 @@ def check_key(owner: str, key: Any) -> None:
 
 
 def key_state(key: Any, params: Params) -> jax.Array:
-    """The key's data, plain integers that can be saved anywhere, on the parameters' devices."""
+    """The key's data, plain integers that any format can save, on the parameters' devices."""
     data = key if isinstance(key, jax.Array) and not _is_typed(key) else jax.random.key_data(_typed(key))
     return zero_scalar(params, data.dtype) + data
 
 
 def next_key(key: Any, state: jax.Array) -> tuple[Any, jax.Array]:
-    """A key for now, and the state for later, of the kind of `key`."""
+    """The key of this step, of the kind of `key`, and the state for the next one."""
     impl = jax.random.key_impl(key) if isinstance(key, jax.Array) and _is_typed(key) else None
     now, later = jax.random.split(jax.random.wrap_key_data(state, impl=impl))
     return now, jax.random.key_data(later)
 
 
 def normal_like(key: Any, updates: Updates, axes: tuple[str, ...] = ()) -> Updates:
-    """Normal numbers for every leaf, in float32 at least; on each device along `axes` others."""
+    """Normal samples for every leaf, in float32 at least; different ones per device along `axes`."""
 
     def sample(key: Any, g: jax.Array) -> Any:
         for name in axes_of(g, axes):

@@ -1,4 +1,4 @@
-"""What line searches share: the loss along a line, and what of it a search keeps."""
+"""Helpers of the line searches: the loss along a line, and points on it."""
 
 import inspect
 from collections.abc import Callable, Mapping
@@ -25,7 +25,7 @@ Evaluate = Callable[[jax.Array], tuple[jax.Array, jax.Array, Any]]
 
 
 class Point(NamedTuple):
-    """A step size, and the loss and its slope along the updates there."""
+    """A step size, with the loss and its slope along the updates there."""
 
     rate: jax.Array
     value: jax.Array
@@ -33,9 +33,9 @@ class Point(NamedTuple):
 
 
 class Line(NamedTuple):
-    """Where a search begins, and how it looks further: `evaluate(rate) -> value, slope, gradient`.
+    """The start of a search, and its trials: `evaluate(rate) -> value, slope, gradient`.
 
-    The gradient is None, and the slope 0, for a search that asks for values alone.
+    The gradient is None, and the slope 0, for a search that uses values alone.
     """
 
     start: Point
@@ -50,7 +50,7 @@ def number_dtype(params: Params) -> np.dtype:
 
 
 def chosen_arguments(value_fn: Callable[..., Any], extra: Mapping[str, Any]) -> dict[str, Any]:
-    """Those of the extra arguments that `value_fn` names; all of them if it takes any."""
+    """The extra arguments that `value_fn` names; all of them if it takes `**kwargs`."""
     try:
         parameters = list(inspect.signature(value_fn).parameters.values())
     except (TypeError, ValueError):
@@ -70,19 +70,19 @@ def line_along(
     extra: Mapping[str, Any],
     kept: Updates | None,
 ) -> Line:
-    """The loss along `params + rate * updates`, with its gradient if one is kept in the state.
+    """The loss along `params + rate * updates`, with its gradient if the state stores one.
 
-    The search is a constant for differentiation: the derivative of an update takes its step size as given.
+    The search is not differentiated: the derivative of an update treats the step size as a constant.
 
-    Raises ValueError inside `shard_map`, where the slope would be one device's share, and for a `value_fn`
-    that gives no real scalar; TypeError for one that is no function.
+    Raises ValueError inside `shard_map`, where the slope would be partial, and for a `value_fn`
+    that does not return a real scalar; TypeError for one that is not a function.
     """
     refuse_varying("a slope", updates, params)
     if kept is not None:
         check_like("updates", updates, "state", kept)
     if not callable(value_fn):
         raise TypeError(
-            f"{stage_name()}: the extra argument 'value_fn' must be a function; got {describe(value_fn)}"
+            f"{stage_name()}: extra argument 'value_fn' must be a function; got {describe(value_fn)}"
         )
     keywords = chosen_arguments(value_fn, extra)
     value = loss_value(value)
@@ -93,30 +93,30 @@ def line_along(
         return real_scalar("what 'value_fn' returns", value_fn(params, **keywords))
 
     def evaluate(rate: jax.Array) -> tuple[jax.Array, jax.Array, Any]:
-        there = apply_updates(params, scaled(updates, rate))
+        there = apply_updates(params, scale_updates(updates, rate))
         if kept is None:
             return loss(there).astype(dtype), jnp.zeros((), dtype), None
         found, slopes = jax.value_and_grad(loss)(there)
         return found.astype(dtype), slope_along(slopes, updates, dtype), slopes
 
-    # A slope beyond all numbers would make every comparison with it one with infinity.
+    # A slope that overflows would make every comparison with it one with infinity.
     slope = jnp.clip(slope_along(grad, updates, dtype), -np.finfo(dtype).max, np.finfo(dtype).max)
     start = Point(jnp.zeros((), dtype), value.astype(dtype), slope)
-    return Line(start, _filled(grad, params) if kept is not None else None, evaluate, dtype)
+    return Line(start, _fill_zeros(grad, params) if kept is not None else None, evaluate, dtype)
 
 
 def scale_rule(u: jax.Array, s: Any) -> jax.Array:
-    """u = rate * u, and 0 for rate 0 even where u is no number."""
+    """u = rate * u, and 0 for rate 0 even where u is NaN."""
     return jnp.where(s.rate == 0, jnp.zeros((), u.dtype), s.rate * u)
 
 
-def scaled(updates: Updates, rate: jax.Array) -> Updates:
+def scale_updates(updates: Updates, rate: jax.Array) -> Updates:
     """`rate * updates`."""
     return leafwise(scale_rule, (updates,), rate=rate)[0]
 
 
 def slope_along(grad: Any, updates: Updates, dtype: np.dtype) -> jax.Array:
-    """The derivative of the loss along the updates; `grad` as `jax.grad` gives it, conjugated if complex."""
+    """The derivative of the loss along the updates; `grad` is as from `jax.grad`, conjugated if complex."""
     grads, others = (jax.tree.leaves(t, is_leaf=is_none) for t in (grad, updates))
     total = jnp.zeros((), dtype)
     for g, u in zip(grads, others, strict=True):
@@ -126,8 +126,8 @@ def slope_along(grad: Any, updates: Updates, dtype: np.dtype) -> jax.Array:
     return total
 
 
-def _filled(grad: Any, params: Params) -> Updates:
-    """The gradient in the parameters' dtypes, with zeros where there is none."""
+def _fill_zeros(grad: Any, params: Params) -> Updates:
+    """The gradient in the parameters' dtypes, with zeros for missing leaves."""
     return jax.tree.map(
         lambda p, g: None if p is None else jnp.zeros_like(p) if g is None else g.astype(p.dtype),
         params,
@@ -137,18 +137,18 @@ def _filled(grad: Any, params: Params) -> Updates:
 
 
 def first_rate(kept: jax.Array, fallback: jax.Array, dtype: np.dtype) -> jax.Array:
-    """The step size that the last search found, or `fallback` where it found none."""
+    """The step size that the last search found, or `fallback` if it found none."""
     kept = jax.lax.stop_gradient(kept)
     return jnp.where(kept > 0, kept.astype(dtype), fallback)
 
 
-def like(state: Any, old: Any) -> Any:
-    """The state in the dtypes that it had."""
+def with_old_dtypes(state: Any, old: Any) -> Any:
+    """The state in the dtypes of the old one."""
     return jax.tree.map(lambda new, was: new.astype(was.dtype), jax.lax.stop_gradient(state), old)
 
 
 def print_search(name: str, best: Point, info: Any) -> None:
-    """One line for each search, also from compiled code."""
+    """Prints one line per search, also from compiled code."""
     errors = ", ".join(f"{field} {{{field}:.3g}}" for field in info._fields[1:])
     jax.debug.print(
         f"{name}: rate {{rate:.6g}}, loss {{value:.6g}} after {{steps}} evaluations; {errors}",

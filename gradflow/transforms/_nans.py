@@ -1,4 +1,4 @@
-"""Zeros in the place of NaNs."""
+"""Zeros in place of NaNs."""
 
 from typing import Any, NamedTuple
 
@@ -17,7 +17,7 @@ from gradflow._types import OptState, Pair, Params, Updates
 
 
 class ZeroNansState(NamedTuple):
-    """Whether the last gradient had a NaN, for each leaf."""
+    """Whether the last gradient had a NaN, per leaf."""
 
     found_nan: Any
 
@@ -34,16 +34,16 @@ def _count(g: jax.Array) -> jax.Array:
 
 @transformation(reports=("count",), elementwise=True)
 def zero_nans(*, axis_name: AxisName = None) -> Pair:
-    """Replaces NaNs by zeros, and remembers in which leaves there were some.
+    """Replaces NaNs by zeros, and records which leaves had some.
 
-    Infinities pass. For skipping the whole step instead see `apply_if_finite`.
+    Infinities pass through. To skip the whole step instead, see `apply_if_finite`.
 
     Args:
-      axis_name: for a call inside `shard_map`: the mesh axes along which leaves are pieces of the whole,
-        or `()` if every device holds the same updates.
+      axis_name: for a call inside `shard_map`: the mesh axes along which leaves are sharded, or
+        `()` if every device holds the same updates.
 
-    Reports `count`, of the NaNs. Raises ValueError inside `shard_map` where updates differ along an axis
-    and no `axis_name` is given: the state would differ, too.
+    Reports `count`, the number of NaNs. Raises ValueError inside `shard_map` where updates differ
+    along an axis and no `axis_name` is given, because the state would differ as well.
     """
     check_axis_name("zero_nans", axis_name)
 
@@ -68,7 +68,7 @@ def zero_nans(*, axis_name: AxisName = None) -> Pair:
 
 
 def _found(counts: Any, before: Any) -> Any:
-    """Whether there were NaNs, where there is a gradient; elsewhere what was found last."""
+    """Whether there were NaNs; the last result for leaves without a gradient."""
     check_like("state", before, "updates", jax.tree.map(lambda n: n > 0, counts))
     return jax.tree.map(
         lambda n, old: old if n is None or old is None else n > 0,

@@ -1,4 +1,4 @@
-"""Noise on gradients."""
+"""Gaussian noise on gradients."""
 
 from typing import Any, NamedTuple
 
@@ -39,15 +39,15 @@ def add_noise(eta: NonNegative, gamma: NonNegative, key: Any = None, *, axis_nam
     """Adds Gaussian noise whose variance falls: `u = g + N(0, eta / (1 + t)^gamma)`, t from 0.
 
     Args:
-      eta: variance at the first step, >= 0; of complex numbers half of it lies in each part.
-      gamma: how fast it falls, >= 0; 0.55 in the paper.
+      eta: variance at the first step, >= 0; complex numbers have half of it in each part.
+      gamma: power by which the variance falls, >= 0; 0.55 in the paper.
       key: a PRNG key, `jax.random.key(0)`, or an integer seed.
-      axis_name: for a call inside `shard_map`: the mesh axes along which leaves are pieces of the whole,
-        each with noise of its own, or `()` if every device holds the same updates.
+      axis_name: for a call inside `shard_map`: the mesh axes along which leaves are sharded, with
+        independent noise per shard, or `()` if every device holds the same updates.
 
-    The state holds the key's data, plain integers, so that it can be saved anywhere. Reports `deviation`,
-    the root of the variance. Raises TypeError for anything else as key, and ValueError inside
-    `shard_map` where updates differ along an axis and no `axis_name` is given.
+    The state holds the key's data, plain integers, so that any format can save it. Reports `deviation`,
+    the root of the variance. Raises TypeError for another kind of key, and ValueError inside `shard_map`
+    where updates differ along an axis and no `axis_name` is given.
     Source: Neelakantan et al. 2015, arXiv:1511.06807.
     """
     check_axis_name("add_noise", axis_name)

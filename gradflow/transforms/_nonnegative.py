@@ -1,4 +1,4 @@
-"""Parameters that stay at or above zero."""
+"""Steps that keep parameters at or above zero."""
 
 from typing import Any
 
@@ -18,9 +18,9 @@ def nonnegative_rule(g: jax.Array, p: jax.Array, s: Any) -> jax.Array:
 
 @transformation(leaves="real", packable=True)
 def keep_params_nonnegative() -> Pair:
-    """Shortens steps so that no parameter falls below zero: `u = max(g, -p)`. Put it last.
+    """Shortens steps so that no parameter falls below zero: `u = max(g, -p)`. Use it as the last stage.
 
-    A parameter that is below zero already is lifted to zero. Needs `params`; complex ones are refused.
+    A parameter that is already negative becomes zero. Needs `params`. Raises TypeError for complex ones.
     """
 
     def update(updates: Updates, state: EmptyState, params: Params) -> tuple[Updates, EmptyState]:

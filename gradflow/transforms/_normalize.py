@@ -1,4 +1,4 @@
-"""Updates of a given norm."""
+"""Updates scaled to a given norm."""
 
 import jax
 import jax.numpy as jnp
@@ -27,12 +27,12 @@ def normalize_by_update_norm(
     """Divides the updates by their norm: `u = scale_factor * g / (norm + eps)`.
 
     Args:
-      scale_factor: the norm that updates then have; a negative one descends.
-      eps: keeps small updates small, >= 0. Zero updates stay zero for every eps.
-      axis_name: for a call inside `shard_map`: the mesh axes along which leaves are pieces of the whole,
-        or `()` if every device holds the same updates. A leaf known to be replicated counts once.
+      scale_factor: the resulting norm; a negative one descends.
+      eps: added to the norm, >= 0, so that small updates stay small. Zero updates stay zero for every eps.
+      axis_name: for a call inside `shard_map`: the mesh axes along which leaves are sharded, or
+        `()` if every device holds the same updates. A leaf known to be replicated counts once.
 
-    Reports `norm`, of all leaves before the division. Raises ValueError inside `shard_map` where updates
+    Reports `norm`, over all leaves before the division. Raises ValueError inside `shard_map` where updates
     differ along an axis and no `axis_name` is given.
     """
     check_axis_name("normalize_by_update_norm", axis_name)
@@ -55,6 +55,6 @@ def normalize_by_update_norm(
 def normalize(*, axis_name: AxisName = None) -> GradientTransformation:
     """Divides the updates by their norm: `u = g / norm`. Zero updates stay zero.
 
-    `normalize_by_update_norm` with `eps=0`; `axis_name` and reports as there.
+    It is `normalize_by_update_norm` with `eps=0`; `axis_name` and reports are as there.
     """
     return normalize_by_update_norm(eps=0.0, axis_name=axis_name)

@@ -1,4 +1,4 @@
-"""Clipping the gradient of each example of a batch, and summing: for differential privacy."""
+"""Sums of clipped per-example gradients, for differential privacy."""
 
 import functools
 from typing import Any
@@ -16,13 +16,13 @@ from gradflow.tree._paths import path_string
 
 
 def per_example_global_norm_clip(grads: Updates, l2_norm_clip: Any) -> tuple[Updates, jax.Array]:
-    """Clips each example's gradient to a norm over all leaves, and sums over the examples.
+    """Clips the gradient of each example by its norm over all leaves, then sums over examples.
 
     Args:
       grads: a tree whose leaves have the examples along their first axis.
-      l2_norm_clip: the largest norm, > 0; infinity clips nothing.
+      l2_norm_clip: the largest norm, > 0; infinity disables clipping.
 
-    Returns the sum, a tree without that axis, and how many examples were clipped. Leaves narrower than
+    Returns the sum, a tree without that axis, and the number of clipped examples. Leaves narrower than
     float32 are summed in it. Raises ValueError for leaves that differ in the number of examples.
     Source: Abadi et al. 2016, arXiv:1607.00133.
     """
@@ -36,15 +36,15 @@ def per_example_global_norm_clip(grads: Updates, l2_norm_clip: Any) -> tuple[Upd
 def per_example_layer_norm_clip(
     grads: Updates, global_l2_norm_clip: Any, uniform: bool = True
 ) -> tuple[Updates, Updates]:
-    """Clips each example's gradient leaf by leaf, and sums over the examples.
+    """Clips the gradient of each example per leaf, then sums over examples.
 
     Args:
       grads: a tree whose leaves have the examples along their first axis.
-      global_l2_norm_clip: the norm C that a whole example then has at most, > 0.
-      uniform: gives each of K leaves `C / sqrt(K)`; else a leaf with the share f of all numbers has
-        `C * sqrt(f)`.
+      global_l2_norm_clip: the largest norm C of one example over all leaves, > 0.
+      uniform: True gives each of K leaves the bound `C / sqrt(K)`, False `C * sqrt(f)` to a leaf with the
+        share f of all elements.
 
-    Returns the sum, a tree without that axis, and for each leaf how many examples were clipped. Raises
+    Returns the sum, a tree without that axis, and per leaf the number of clipped examples. Raises
     ValueError for leaves that differ in the number of examples. Source: McMahan et al. 2018,
     arXiv:1710.06963.
     """
@@ -60,18 +60,18 @@ def per_example_layer_norm_clip(
     return jax.tree.unflatten(structure, sums), jax.tree.unflatten(structure, counts)
 
 
-def _examples(who: str, grads: Updates) -> tuple[list[jax.Array], Any]:
-    """The leaves in float32 at least; raises ValueError unless all have as many examples."""
+def _examples(owner: str, grads: Updates) -> tuple[list[jax.Array], Any]:
+    """The leaves in float32 at least; raises ValueError unless all have the same number of examples."""
     structure: Any
     flat, structure = jax.tree_util.tree_flatten_with_path(grads)
     leaves: list[jax.Array] = []
     for path, leaf in flat:
         x = jnp.asarray(leaf)
-        wanted = f"one of {leaves[0].shape[0]}" if leaves else "the examples"
+        wanted = f"{leaves[0].shape[0]} examples" if leaves else "examples"
         if x.ndim == 0 or (leaves and x.shape[0] != leaves[0].shape[0]):
             raise ValueError(
-                f"{who}: 'grads' must have {wanted} along the first axis of every leaf; "
-                f"at '{path_string(path)}' it has {describe(x)}"
+                f"{owner}: argument 'grads' must have {wanted} along the first axis of every leaf; got "
+                f"{describe(x)} at '{path_string(path)}'"
             )
         leaves.append(x.astype(compute_dtype(x.dtype) if is_inexact(x.dtype) else np.float32))
     return leaves, structure
@@ -87,17 +87,17 @@ def _clip_and_sum(leaves: list[jax.Array], limit: jax.Array) -> tuple[list[jax.A
 
 
 def norms_of_examples(leaves: list[jax.Array]) -> tuple[jax.Array, jax.Array]:
-    """`scaled_norm` of each example, whose numbers lie along the first axis of every leaf."""
+    """`scaled_norm` of each example, whose index is the first axis of every leaf."""
     return scaled_norms(_squares, lambda shift, leaves: [_along(shift, x) * x for x in leaves], leaves)
 
 
 def _squares(leaves: list[jax.Array]) -> jax.Array:
-    """The sum of squares of each example, in the widest of the leaves' dtypes."""
+    """The sum of squares of each example, in the widest dtype of the leaves."""
     sums = [jnp.sum(abs_sq(x), axis=tuple(range(1, x.ndim))) for x in leaves]
     widest = functools.reduce(promote, [x.dtype for x in sums])
     return functools.reduce(jnp.add, [x.astype(widest) for x in sums])
 
 
 def _along(scalars: jax.Array, x: jax.Array) -> jax.Array:
-    """One number for each example, to be multiplied with a leaf."""
+    """One scalar per example, in a shape that broadcasts to a leaf."""
     return jnp.expand_dims(scalars.astype(x.dtype), tuple(range(1, x.ndim)))

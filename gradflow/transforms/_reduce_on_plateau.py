@@ -20,8 +20,8 @@ Shrinking = Annotated[ScalarOrSchedule, Interval(0.0, 1.0, low_open=True, high_o
 
 
 class ReduceLROnPlateauState(NamedTuple):
-    """The factor, the best value, values since it, values of the pause still to come, and of the window in
-    hand how many values there are and their mean."""
+    """The scale, the best value, values since it, remaining cooldown, and the size and mean of the
+    current window."""
 
     scale: jax.Array
     best_value: jax.Array
@@ -39,11 +39,11 @@ def follow_value(
     best = state.best_value
     known = best < jnp.inf
     base = jnp.where(known, best, 0)
-    # A value that is no number is no better than the best one, and no worse than it need be.
+    # A value that is not finite counts as equal to the best one.
     value = jnp.where(jnp.isfinite(value), value, best)
     count = increment(state.count)
     mean = jnp.where(count > 1, state.avg_value, 0)
-    # The infinity that stands for no value so far would make the difference no number.
+    # The initial infinity would make the difference NaN.
     finite = (value < jnp.inf) & (mean < jnp.inf)
     step = (jnp.where(finite, value, 0) - jnp.where(finite, mean, 0)) / count.astype(mean.dtype)
     mean = jnp.where(finite, mean + step, jnp.inf)
@@ -76,22 +76,22 @@ def reduce_on_plateau(
     accumulation_size: Size = 1,
     min_scale: Fraction = 0.0,
 ) -> Pair:
-    """Multiplies updates by a scale, which is multiplied by `factor` when the loss has stopped falling.
+    """Multiplies updates by a scale that shrinks by `factor` when the loss stops falling.
 
-    A value is better than the best one if it is below `best - rtol * |best| - atol`. The loss comes with each
-    call: `update(updates, state, params, value=loss)`.
+    A value is better than the best one if it is below `best - rtol * |best| - atol`. The loss is passed
+    with each call: `update(updates, state, params, value=loss)`.
 
     Args:
-      factor: in (0, 1).
-      patience: values in a row that are not better, after which the scale falls, >= 1.
-      rtol: in [0, 1].
-      atol: >= 0.
-      cooldown: values after a fall that are not counted against patience, >= 0.
-      accumulation_size: values whose mean counts as one, >= 1; for the losses of small batches.
-      min_scale: the scale does not fall below it; in [0, 1].
+      factor: of the scale, in (0, 1).
+      patience: consecutive values without improvement before the scale shrinks, >= 1.
+      rtol: relative margin, in [0, 1].
+      atol: absolute margin, >= 0.
+      cooldown: values after a reduction that do not count toward patience, >= 0.
+      accumulation_size: values whose mean counts as one value, >= 1; for losses of small batches.
+      min_scale: lower bound of the scale, in [0, 1].
 
-    A value that is NaN or infinite counts like the best one so far: as no improvement. Reports `scale`.
-    Raises TypeError without `value`. Its defaults are those of PyTorch's ReduceLROnPlateau.
+    A value that is NaN or infinite counts as no improvement. Reports `scale`.
+    Raises TypeError without `value`. Defaults are those of PyTorch's ReduceLROnPlateau.
     """
 
     def init(params: Params) -> OptState:

@@ -41,10 +41,10 @@ def scale_by_learning_rate(learning_rate: Rate, *, flip_sign: bool = True) -> Pa
     """Multiplies updates by minus the learning rate: `u = -learning_rate * g`.
 
     Args:
-      learning_rate: a number >= 0, or a schedule asked at the count of steps taken, from 0.
-      flip_sign: False leaves the sign out.
+      learning_rate: a number >= 0 or a schedule, evaluated at the count of steps taken, from 0.
+      flip_sign: False leaves out the minus sign.
 
-    The state is the step count, for a number as well as for a schedule.
+    The state is the step count, for a number as for a schedule.
     """
 
     def init(params: Params) -> OptState:

@@ -1,4 +1,4 @@
-"""The sign of every element."""
+"""Updates reduced to their signs."""
 
 from typing import Any
 
@@ -18,7 +18,7 @@ def sign_rule(g: jax.Array, s: Any) -> jax.Array:
 
 @transformation(packable=True)
 def scale_by_sign() -> Pair:
-    """Keeps only the signs: `u = sign(g)`, 0 where `g` is 0; of complex numbers `g / |g|`.
+    """Replaces updates by their signs: `u = sign(g)`, 0 where `g` is 0; for complex numbers `g / |g|`.
 
     Source: Bernstein et al. 2018, arXiv:1802.04434.
     """

@@ -24,24 +24,24 @@ def trace_rule(g: jax.Array, trace: jax.Array, s: Any) -> tuple[jax.Array, ...]:
 
 
 def nesterov_trace_rule(g: jax.Array, trace: jax.Array, s: Any) -> tuple[jax.Array, ...]:
-    """Sutskever et al. 2013: the sum that the next step would have, were its gradient this one."""
+    """Sutskever et al. 2013: the sum of the next step, if its gradient were the same."""
     trace = s.decay * trace + g
     return s.decay * trace + g, trace
 
 
 @transformation(packable=True)
 def trace(decay: Fraction, nesterov: bool = False, accumulator_dtype: Any = None) -> Pair:
-    """Sums gradients up, each weighing less as it ages: momentum as in SGD.
+    """Sums gradients with exponentially decaying weights: momentum as in SGD.
 
         trace = decay * trace + g
         u = trace                with nesterov:  u = decay * trace + g
 
     Args:
-      decay: what a step leaves of the sum, in [0, 1].
-      nesterov: looks one step ahead.
+      decay: of the sum, in [0, 1].
+      nesterov: uses the momentum of the next step.
       accumulator_dtype: dtype of the sum; the parameters' by default.
 
-    Unlike `ema` the new gradient counts in full, so a steady one is multiplied by `1 / (1 - decay)`.
+    Unlike in `ema`, a new gradient has weight 1, so a constant one is multiplied by `1 / (1 - decay)`.
     `dampened_trace` has PyTorch's dampening. Source: Sutskever et al. 2013, "On the importance of
     initialization and momentum in deep learning".
     """

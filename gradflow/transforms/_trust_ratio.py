@@ -32,17 +32,17 @@ def scale_by_trust_ratio(
     *,
     axis_name: AxisName = None,
 ) -> Pair:
-    """Gives each leaf's update the norm of its parameter, times a coefficient.
+    """Scales the update of each leaf to the norm of its parameter, times a coefficient.
 
         u = trust_coefficient * norm(p) / (norm(g) + eps) * g
         u = g                                                    where either norm is 0
 
     Args:
-      min_norm: what a norm counts as at least, >= 0.
+      min_norm: lower bound of the norms, >= 0.
       trust_coefficient: >= 0; 1 in LAMB, 0.001 in LARS.
       eps: added to the divisor, >= 0.
-      axis_name: for a call inside `shard_map`: the mesh axes along which leaves are pieces of the whole,
-        or `()` if every device holds the same updates and parameters.
+      axis_name: for a call inside `shard_map`: the mesh axes along which leaves are sharded, or
+        `()` if every device holds the same updates and parameters.
 
     Needs `params`. Raises ValueError inside `shard_map` where leaves differ along an axis and no
     `axis_name` is given. Source: You et al. 2017, arXiv:1708.03888; You et al. 2019, arXiv:1904.00962.

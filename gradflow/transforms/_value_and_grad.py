@@ -1,4 +1,4 @@
-"""A loss and its gradient, which a line search may have left in the state."""
+"""A loss and its gradient, taken from the state of a line search where possible."""
 
 from collections.abc import Callable
 from typing import Any
@@ -13,18 +13,18 @@ from gradflow._types import OptState, Params, Updates
 def value_and_grad_from_state(
     value_fn: Callable[..., Any],
 ) -> Callable[..., tuple[jax.Array, Updates]]:
-    """`jax.value_and_grad` that looks into the state first.
+    """`jax.value_and_grad` that reuses the value and gradient stored by a line search.
 
     Args:
       value_fn: `f(params, *args, **kwargs)`, a real scalar.
 
-    Returns `g(params, *args, state=state, **kwargs) -> value, grad`. A line search's state, anywhere inside
-    `state`, has both at the point where the search ended; they are taken if the value is finite, as it is
-    not before the first step, and computed otherwise. So they must be of the same arguments: with another
-    batch use `jax.value_and_grad`. Taken from a state they are constants for differentiation.
+    Returns `g(params, *args, state=state, **kwargs) -> value, grad`. The state of a line search, anywhere
+    inside `state`, has both at the end of the search. They are used if the value is finite, which it is not
+    before the first step, and computed otherwise. They are valid for the same arguments only: with another
+    batch use `jax.value_and_grad`. Stored ones are constants under differentiation.
 
-    Other states with fields `value` and `grad` serve as well. `g` raises ValueError for a state that has no
-    value and gradient, KeyError for one that has several.
+    Other states with fields `value` and `grad` work as well. `g` raises ValueError for a state without
+    value and gradient, KeyError for one with several.
     """
 
     def value_and_grad(params: Params, *args: Any, state: OptState, **kwargs: Any) -> Any:
@@ -33,8 +33,8 @@ def value_and_grad_from_state(
             value, grad = tree.get(state, "value"), tree.get(state, "grad")
         if value is None or grad is None:
             raise ValueError(
-                "value_and_grad_from_state: the state has no value and gradient; a line search keeps them, "
-                "scale_by_backtracking_linesearch with store_grad=True"
+                "value_and_grad_from_state: argument 'state' must store a value and gradient; got none. A "
+                "line search stores them, scale_by_backtracking_linesearch with store_grad=True."
             )
         return stored_or_computed(value_fn, value, grad, params, args, kwargs)
 
@@ -42,12 +42,14 @@ def value_and_grad_from_state(
 
 
 def stored_value_and_grad(state: OptState) -> tuple[Any, Any]:
-    """What a line search left in the state; None for what it did not."""
-    return tree.get(state, "value", filtering=is_kept), tree.get(state, "grad", filtering=is_kept)
+    """The value and gradient that a line search stored; None for a missing one."""
+    return tree.get(state, "value", filtering=is_linesearch_field), tree.get(
+        state, "grad", filtering=is_linesearch_field
+    )
 
 
-def is_kept(path: Any, found: Any) -> bool:
-    """Whether a path of the state leads to a field of a line search's own."""
+def is_linesearch_field(path: Any, found: Any) -> bool:
+    """Whether a path of the state leads to a field of a line search."""
     return bool(path) and getattr(path[-1], "tuple_name", "").endswith("LinesearchState")
 
 
@@ -70,8 +72,8 @@ def stored_or_computed(
 
 
 def store_value_and_grad(state: OptState, value: Any, grad: Any) -> OptState:
-    """The state with a value and gradient as if a line search had ended there."""
+    """The state with a value and gradient stored as by a line search that ended there."""
     old_value, old_grad = stored_value_and_grad(state)
     value = jnp.asarray(value).astype(old_value.dtype)
     grad = jax.tree.map(lambda new, old: new.astype(old.dtype), grad, old_grad)
-    return tree.set(state, is_kept, value=value, grad=grad)
+    return tree.set(state, is_linesearch_field, value=value, grad=grad)

@@ -1,4 +1,4 @@
-"""A line search for a lower loss and a flatter slope: the strong Wolfe conditions."""
+"""A line search for the strong Wolfe conditions: a lower loss and a flatter slope."""
 
 from typing import Any, NamedTuple
 
@@ -18,22 +18,22 @@ from gradflow.transforms._linesearch_common import (
     Line,
     Point,
     first_rate,
-    like,
     line_along,
     number_dtype,
     print_search,
-    scaled,
+    scale_updates,
+    with_old_dtypes,
 )
 
 STRATEGIES = ("keep", "one")
 
-_MARGIN = 0.05  # of the interval, at either end, where no trial is made
-_RETREAT = 0.25  # of the way to a point where the loss is no number
-_REACH = 5.0  # growths at most in one go
+_MARGIN = 0.05  # fraction of the interval at either end without trials
+_RETREAT = 0.25  # fraction of the distance to a point where the loss is NaN
+_REACH = 5.0  # largest number of growths per extrapolation
 
 
 class ZoomLinesearchInfo(NamedTuple):
-    """Evaluations of the last search, and by how much its step misses either condition; 0 if it does not."""
+    """Evaluations of the last search, and the violations of the conditions; 0 if they hold."""
 
     num_linesearch_steps: jax.Array
     decrease_error: jax.Array
@@ -41,7 +41,7 @@ class ZoomLinesearchInfo(NamedTuple):
 
 
 class ScaleByZoomLinesearchState(NamedTuple):
-    """The last search's step size, the loss and its gradient where it ended, and how it went."""
+    """Step size of the last search, loss and gradient at its end, and its statistics."""
 
     learning_rate: jax.Array
     value: jax.Array
@@ -57,7 +57,7 @@ class _Options(NamedTuple):
 
 
 class _Criteria(NamedTuple):
-    """The two conditions. Losses nearer to each other than `noise` are told apart by their slopes."""
+    """The two conditions. Losses closer to each other than `noise` are compared by their slopes."""
 
     slope_rtol: jax.Array
     curv_rtol: jax.Array
@@ -85,11 +85,11 @@ class _Criteria(NamedTuple):
 
 
 class _Search(NamedTuple):
-    """A search under way; `grad` is the gradient at its best point.
+    """The state of a running search; `grad` is the gradient at its best point.
 
-    Its other numbers are one array, so that compiled they are one operation, not a dozen: the next trial, NaN
-    when the search has ended; the start; `low`, where the loss has decreased and the slope points to `high`;
-    `high`, which is too far, at infinity until a trial was; and the best point.
+    Its other numbers are one array, so that they compile to one operation, not a dozen. They are the next
+    trial, or NaN at the end of the search, then four points: the start; `low`, where the loss has decreased
+    and the slope points to `high`; `high`, too far or infinity; and the best point.
     """
 
     steps: jax.Array
@@ -103,7 +103,7 @@ class _Search(NamedTuple):
 
 
 def _pack(trial: jax.Array, *points: Point) -> jax.Array:
-    """The numbers of a search. Selected by index, since XLA does not fuse a concatenation of scalars."""
+    """The numbers of a search. Selected by index, because XLA does not fuse a concatenation of scalars."""
     numbers = [trial, *(number for point in points for number in point)]
     index = np.arange(len(numbers))
     packed = jnp.broadcast_to(trial, index.shape)
@@ -129,25 +129,25 @@ def _between(low: Point, high: Point, noise: jax.Array) -> jax.Array:
     parabola = low.slope / (low.slope - high.slope)
     part = jnp.where(jnp.abs(rise) <= noise, parabola, cubic)
     part = jnp.where(jnp.isfinite(part), jnp.clip(part, _MARGIN, 1 - _MARGIN), 0.5)
-    # Where the loss is no number, nothing is known but that it is too far.
+    # A loss of NaN only shows that the point is too far.
     known = jnp.isfinite(high.value) & jnp.isfinite(high.slope)
     return low.rate + jnp.where(known, part, _RETREAT) * width
 
 
 def _beyond(low: Point, here: Point, growth: jax.Array) -> jax.Array:
-    """Where the slope would be zero if it went on as from `low` to `here`, kept between two growths."""
+    """The zero of the slope extrapolated from `low` and `here`, kept between the growth limits."""
     flat = here.rate - here.slope * (here.rate - low.rate) / (here.slope - low.slope)
     most = _REACH * growth * here.rate
     return jnp.clip(jnp.where(here.slope > low.slope, flat, most), growth * here.rate, most)
 
 
 def _search(line: Line, test: _Criteria, first: jax.Array, options: _Options) -> _Search:
-    """Brackets a step that passes, then zooms in on it, with one evaluation a turn.
+    """Brackets a step that passes, then zooms in on it, with one evaluation per trial.
 
-    Nocedal & Wright's algorithms 3.5 and 3.6 are one loop over an interval that begins as (0, infinity).
+    Algorithms 3.5 and 3.6 of Nocedal & Wright are one loop over an interval that starts as (0, infinity).
     """
 
-    def turn(search: _Search) -> _Search:
+    def next_trial(search: _Search) -> _Search:
         at, start, low, high, best = search.unpack()
         value, slope, grad = line.evaluate(at)
         here = Point(at, value, slope)
@@ -179,7 +179,7 @@ def _search(line: Line, test: _Criteria, first: jax.Array, options: _Options) ->
     far = start._replace(rate=jnp.full_like(start.rate, jnp.inf))
     numbers = _pack(jnp.minimum(first, options.limit), start, start, far, start)
     begin = _Search(jnp.zeros((), jnp.int32), numbers, line.grad)
-    return jax.lax.while_loop(lambda s: (s.steps < options.most) & (s.numbers[0] >= 0), turn, begin)
+    return jax.lax.while_loop(lambda s: (s.steps < options.most) & (s.numbers[0] >= 0), next_trial, begin)
 
 
 @transformation(reports=("learning_rate", "evaluations"), elementwise=True)
@@ -201,20 +201,20 @@ def scale_by_zoom_linesearch(
         |<u, grad f(p + rate * u)>| <= curv_rtol * |<u, grad>| + tol
 
     Args:
-      max_linesearch_steps: evaluations of the loss and its gradient at most, >= 1.
-      max_learning_rate: > 0, or None.
+      max_linesearch_steps: maximum number of evaluations of the loss and its gradient, >= 1.
+      max_learning_rate: the longest step, > 0, or None for no bound.
       tol: slack of both conditions, >= 0.
-      increase_factor: by which a step that is too short grows at least.
-      slope_rtol, curv_rtol: in [0, 1], the former the smaller.
-      approx_dec_rtol: where the loss changes by less than this times itself, slopes judge the decrease
-        (Hager & Zhang 2005); None for never.
-      stepsize_precision: the width of an interval that is not searched further, >= 0.
+      increase_factor: smallest factor by which a step that is too short grows.
+      slope_rtol, curv_rtol: in [0, 1], with slope_rtol the smaller.
+      approx_dec_rtol: relative change of the loss below which slopes decide about the decrease (Hager &
+        Zhang 2005); None disables this.
+      stepsize_precision: width of an interval at which the search ends, >= 0.
       initial_guess_strategy: "one", or "keep" for the last step size.
       verbose: prints each search.
 
-    `update` needs the extra arguments `value`, `grad` as `jax.grad` gives it, and `value_fn`, which is called
-    with the parameters and those of the other extra arguments that it names. Where no step passes, the lowest
-    loss seen counts, be it with rate 0. Source: Nocedal & Wright 2006, algorithms 3.5 and 3.6.
+    `update` needs the extra arguments `value`, `grad` as `jax.grad` returns it, and `value_fn`, which is
+    called with the parameters and the other extra arguments that it names. If no trial passes, the step with
+    the lowest loss is taken, possibly 0. Source: Nocedal & Wright 2006, algorithms 3.5 and 3.6.
     """
     if initial_guess_strategy not in STRATEGIES:
         raise ValueError(
@@ -275,6 +275,6 @@ def scale_by_zoom_linesearch(
         report("learning_rate", best.rate)
         report("evaluations", found.steps)
         new_state = ScaleByZoomLinesearchState(best.rate, best.value, found.grad, info)
-        return scaled(updates, best.rate), like(new_state, state)
+        return scale_updates(updates, best.rate), with_old_dtypes(new_state, state)
 
     return init, update

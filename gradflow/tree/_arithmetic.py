@@ -1,8 +1,7 @@
-"""Leaf by leaf: sums, products, selections. Each is one compiled call for the whole tree.
+"""Sums, products and selections of trees, leaf by leaf. Each is one compiled call for the whole tree.
 
-The rules of all of them: a result is absent (None) where an operand is; leaves of different
-inexact dtypes meet in the smallest dtype that holds both; below float32 the arithmetic is done in
-float32 and rounded once; nothing is broadcast.
+A result is None where an operand is None. Leaves of different inexact dtypes are promoted to the smallest
+dtype that holds both. Below float32, arithmetic is done in float32 and rounded once. Nothing is broadcast.
 """
 
 from collections.abc import Callable
@@ -13,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from gradflow._dtypes import DType, compute_dtype, is_complex, is_inexact, promote
-from gradflow.tree._leaves import arrays_of, call, check_scalar, common_dtype, is_number
+from gradflow.tree._leaves import arrays_of, call, check_scalar, common_dtype, is_numeric_dtype
 from gradflow.tree._structure import match
 
 
@@ -40,28 +39,28 @@ def div(tree_x: Any, tree_y: Any) -> Any:
 def scale(scalar: Any, tree: Any) -> Any:
     """`scalar * tree`.
 
-    The scalar's width does not count, only its kind: a bfloat16 leaf stays one; a complex scalar
-    makes real leaves complex, a real one makes integer leaves float32.
+    Only the kind of the scalar's dtype counts, not its width: a bfloat16 leaf stays bfloat16. A complex
+    scalar makes real leaves complex, and a real scalar makes integer leaves float32.
     """
-    check_scalar(scalar, "scalar")
+    check_scalar("tree.scale", "scalar", scalar)
     return call(_scale, scalar, tree)
 
 
 def add_scale(tree_x: Any, scalar: Any, tree_y: Any) -> Any:
-    """`tree_x + scalar * tree_y`; the scalar's dtype counts as it does in `scale`."""
-    check_scalar(scalar, "scalar")
+    """`tree_x + scalar * tree_y`; the scalar's dtype counts like in `scale`."""
+    check_scalar("tree.add_scale", "scalar", scalar)
     return call(_add_scale, tree_x, scalar, tree_y)
 
 
 def clip(tree: Any, min_value: Any = None, max_value: Any = None) -> Any:
-    """Every number moved into `[min_value, max_value]`; None is no bound.
+    """Clips every number to `[min_value, max_value]`; a bound of None is unbounded.
 
-    The bounds' dtypes count as the scalar's does in `scale`. NaN stays NaN. Complex leaves are
-    refused with a TypeError.
+    The dtypes of the bounds count like the scalar's in `scale`. NaN stays NaN. Complex leaves raise
+    TypeError.
     """
     for bound, name in ((min_value, "min_value"), (max_value, "max_value")):
         if bound is not None:
-            check_scalar(bound, name)
+            check_scalar("tree.clip", name, bound)
     return call(_clip, tree, min_value, max_value)
 
 
@@ -77,7 +76,7 @@ def real(tree: Any) -> Any:
 
 def where(condition: Any, tree_x: Any, tree_y: Any) -> Any:
     """`tree_x` if the scalar `condition` holds, else `tree_y`; leaves may be PRNG keys too."""
-    check_scalar(condition, "condition")
+    check_scalar("tree.where", "condition", condition)
     return call(_where, condition, tree_x, tree_y)
 
 
@@ -102,7 +101,7 @@ def _mul(tree_x: Any, tree_y: Any) -> Any:
 
 @jax.jit
 def _div(tree_x: Any, tree_y: Any) -> Any:
-    # The scalar 1.0 counts by its kind and makes integers float32.
+    # The scalar 1.0 makes integers float32, as in `scale`.
     return _combine(lambda x, y, _: x / y, (tree_x, tree_y), (np.float32(1),))
 
 
@@ -139,7 +138,7 @@ def _real(tree: Any) -> Any:
 
 def _each(f: Callable[[jax.Array], jax.Array], tree: Any) -> Any:
     leaves = [f(x) for x in arrays_of(tree)]
-    # A conversion to its own dtype makes a Python number's weak type strong.
+    # Converting to the same dtype makes a weak type, as of a Python number, strong.
     strong = [jax.lax.convert_element_type(x, x.dtype) for x in leaves]
     return jax.tree.unflatten(jax.tree.structure(tree), strong)
 
@@ -149,7 +148,7 @@ def _where(condition: jax.Array, tree_x: Any, tree_y: Any) -> Any:
     def select(x: Any, y: Any) -> Any:
         if x is None or y is None:
             return None
-        if x.dtype == y.dtype and not is_number(x.dtype):  # PRNG keys
+        if x.dtype == y.dtype and not is_numeric_dtype(x.dtype):  # PRNG keys
             return jnp.where(condition.astype(bool), x, y)
         return _apply(lambda a, b: jnp.where(condition.astype(bool), a, b), (x, y), ())
 
@@ -158,7 +157,7 @@ def _where(condition: jax.Array, tree_x: Any, tree_y: Any) -> Any:
 
 
 def _combine(f: Callable[..., jax.Array], trees: tuple[Any, ...], scalars: tuple[Any, ...] = ()) -> Any:
-    """`f(*leaves, *scalars)` over the leaves side by side."""
+    """`f(*leaves, *scalars)` for corresponding leaves of the trees."""
     rows, treedef = match(*trees)
     for tree in trees:
         arrays_of(tree)
@@ -178,7 +177,7 @@ def _apply(f: Callable[..., jax.Array], row: tuple[Any, ...], scalars: tuple[Any
 
 
 def _of_kind(dtype: DType, other: DType) -> DType:
-    """`dtype`, made inexact or complex if `other` is; its width stays where it can."""
+    """`dtype`, made inexact or complex if `other` is, with the same width where possible."""
     if is_complex(other):
         return promote(dtype if is_inexact(dtype) else np.dtype(np.float32), np.dtype("complex64"))
     if is_inexact(other) and not is_inexact(dtype):

@@ -1,8 +1,8 @@
-"""One jitted function on many rows of leaves, as a program that grows with their root and not their number.
+"""One jitted function on many rows of leaves, as a program whose size grows with the root of their number.
 
 A program over a thousand leaves is traced and lowered equation by equation. Rows of one type are called in
-groups: the group is traced once, and each call of it is one equation. XLA inlines the calls and sees what
-it would see without them.
+groups: a group is traced once, and each call of it is one equation. XLA inlines the calls, so the compiled
+program is the same.
 """
 
 import functools
@@ -14,7 +14,7 @@ import jax
 
 LeafTuple = tuple[Any, ...]
 
-# Fewer rows of a type than this are called one by one: a group would only add to them.
+# Fewer rows of a type than this are called one by one: groups would only add equations.
 _FEWEST = 9
 
 
@@ -26,8 +26,8 @@ def call_in_groups(
 ) -> list[Any]:
     """`[run(row, *shared) for row in rows]` for a jitted `run`; leaves of a row are arrays.
 
-    With `join` there is one result a group, made by it from those of its rows. Arrays that nobody traces are
-    taken one by one, so that one compiled call serves all rows of a type, however many there are.
+    With `join` there is one result per group: `join` of the results of its rows. Concrete arrays are called
+    row by row, so that one compiled call serves any number of rows of a type.
     """
     if len(rows) < _FEWEST or not is_traced(rows):
         return [run(row, *shared) for row in rows]
@@ -53,21 +53,21 @@ def call_in_groups(
 
 
 def is_traced(rows: Sequence[LeafTuple]) -> bool:
-    """Whether any leaf of the rows is being traced."""
+    """Whether any leaf of the rows is a tracer."""
     return any(isinstance(leaf, jax.core.Tracer) for row in rows for leaf in row)
 
 
 def _places(rows: Sequence[LeafTuple]) -> list[list[int]]:
-    """The numbers of the rows of each type, in order."""
+    """The indices of the rows of each type, in order."""
     places: dict[Any, list[int]] = {}
     for index, row in enumerate(rows):
         places.setdefault(tuple((leaf.shape, leaf.dtype) for leaf in row), []).append(index)
     return list(places.values())
 
 
-@functools.cache
+@functools.lru_cache(maxsize=1024)
 def grouped(run: Callable[..., Any], join: Callable[[list[Any]], Any] | None = None) -> Callable[..., Any]:
-    """`run` on a list of rows, as one jitted function."""
+    """`run` for each of a list of rows, as one jitted function."""
 
     def group(rows: list[LeafTuple], *shared: Any) -> Any:
         results = [run(row, *shared) for row in rows]

@@ -1,4 +1,4 @@
-"""What a tree holds: how many numbers, of which dtype, close to another tree's or not."""
+"""The size and dtype of a tree, and whether two trees are close."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ from gradflow.tree._structure import match
 
 
 def size(tree: Any) -> int:
-    """How many numbers the tree holds."""
+    """The number of elements in all leaves."""
     return sum(int(np.prod(np.shape(x))) for x in jax.tree.leaves(tree))
 
 
@@ -21,16 +21,16 @@ def dtype(tree: Any, mixed_dtype_handler: str | None = None) -> DType:
     """The dtype of the leaves; float32 for an empty tree.
 
     Args:
-      tree: of numbers.
-      mixed_dtype_handler: for leaves of several dtypes: None refuses them, "promote" gives the
-        smallest dtype that holds all, "highest" and "lowest" the one among them that holds all
-        the others or that all the others hold.
+      tree: a tree of numbers.
+      mixed_dtype_handler: for leaves of several dtypes. None raises ValueError. "promote" returns the
+        smallest dtype that holds all, "highest" the one among them that holds all others, and "lowest" the
+        one that all others hold.
 
-    Raises ValueError where the handler finds no answer, with a leaf's path for each dtype.
+    Raises ValueError if there is no such dtype, with the path of a leaf for each dtype.
     """
     if mixed_dtype_handler not in (None, "promote", "highest", "lowest"):
         raise ValueError(
-            "mixed_dtype_handler: expected None, 'promote', 'highest' or 'lowest', got "
+            "tree.dtype: argument 'mixed_dtype_handler' must be None, 'promote', 'highest' or 'lowest'; got "
             f"{mixed_dtype_handler!r}"
         )
     first: dict[DType, str] = {}
@@ -41,22 +41,22 @@ def dtype(tree: Any, mixed_dtype_handler: str | None = None) -> DType:
     if mixed_dtype_handler == "promote":
         return common_dtype(first)
     for own in first if mixed_dtype_handler else ():
-        # `own` is the highest if it meets every other in itself, the lowest if in the other.
+        # `own` is the highest if promotion with each other dtype gives `own`, the lowest if the other.
         highest = mixed_dtype_handler == "highest"
         if all(common_dtype([own, d]) == (own if highest else d) for d in first):
             return own
     examples = ", ".join(f"{d} at {path}" for d, path in first.items())
     kind = f"no {mixed_dtype_handler} dtype" if mixed_dtype_handler else "no common dtype"
-    raise ValueError(f"{kind} in a tree with {examples}")
+    raise ValueError(f"tree.dtype: leaves must have one dtype; got {examples}, which have {kind}")
 
 
 def allclose(a: Any, b: Any, rtol: Any = 1e-05, atol: Any = 1e-08, equal_nan: bool = False) -> jax.Array:
-    """Whether `|a - b| <= atol + rtol * |b|` everywhere; None is close to None only.
+    """Whether `|a - b| <= atol + rtol * |b|` everywhere; None is close only to None.
 
     Raises ValueError where structures or shapes differ.
     """
-    check_scalar(rtol, "rtol")
-    check_scalar(atol, "atol")
+    check_scalar("tree.allclose", "rtol", rtol)
+    check_scalar("tree.allclose", "atol", atol)
     result: jax.Array = call(_allclose, a, b, rtol, atol, equal_nan)
     return result
 
@@ -75,7 +75,7 @@ def _allclose(a: Any, b: Any, rtol: jax.Array, atol: jax.Array, equal_nan: jax.A
         x, y = x.astype(meet), y.astype(meet)
         real = x.real.dtype
         within = jnp.abs(x - y) <= atol.astype(real) + rtol.astype(real) * jnp.abs(y)
-        # An infinite y would be close to everything.
+        # The tolerance of an infinite y is infinite, so everything would be close to it.
         close_here = jnp.where(jnp.isfinite(x) & jnp.isfinite(y), within, x == y)
         both_nan = jnp.isnan(x) & jnp.isnan(y) & equal_nan
         close &= jnp.all(close_here | both_nan)

@@ -1,4 +1,4 @@
-"""What a leaf may be, and in which dtype leaves meet."""
+"""Checks of leaves, and the common dtype of several."""
 
 import functools
 from collections.abc import Callable, Iterable
@@ -16,17 +16,17 @@ def dtype_of(x: Any) -> DType:
     """The dtype of a leaf: an array, a tracer, a `jax.ShapeDtypeStruct` or a Python number."""
     if isinstance(x, jax.Array | jax.ShapeDtypeStruct):
         return x.dtype
-    # NumPy's 64 bits are 32 bits in jax unless these are enabled.
+    # Without jax_enable_x64, NumPy's 64-bit types are 32-bit types in jax.
     return np.dtype(jax.dtypes.canonicalize_dtype(np.result_type(x)))
 
 
-def is_number(dtype: DType) -> bool:
-    """Whether `dtype` is one of booleans, integers or inexact numbers, not of PRNG keys."""
+def is_numeric_dtype(dtype: DType) -> bool:
+    """Whether `dtype` is boolean, integer or inexact, and not of PRNG keys."""
     return bool(jnp.issubdtype(dtype, np.number)) or dtype == np.bool_
 
 
 def common_dtype(dtypes: Iterable[DType]) -> DType:
-    """The dtype in which leaves meet; an inexact one wins over integers. float32 if there is none."""
+    """The dtype to which leaves are promoted: an inexact one over integers, float32 for no leaves."""
     found = set(dtypes)
     floats = [dtype for dtype in found if is_inexact(dtype)]
     if floats:
@@ -38,7 +38,7 @@ def common_dtype(dtypes: Iterable[DType]) -> DType:
 
 
 def accumulator(leaves: Iterable[Any], real: bool = False) -> DType:
-    """The dtype in which leaves are summed: at least 32 bits; `real` for absolute values."""
+    """The dtype of sums of leaves: at least 32 bits; `real` for sums of absolute values."""
     dtype = common_dtype(x.dtype for x in leaves)
     if is_inexact(dtype):
         return real_dtype(compute_dtype(dtype)) if real else compute_dtype(dtype)
@@ -46,49 +46,52 @@ def accumulator(leaves: Iterable[Any], real: bool = False) -> DType:
 
 
 def arrays_of(tree: Any, real: bool = False) -> list[jax.Array]:
-    """The leaves, checked: all numbers (all real if `real`), or a TypeError with the path of one."""
+    """The leaves; TypeError naming the first that does not hold numbers, or real numbers if `real`."""
     pairs = jax.tree_util.tree_leaves_with_path(tree)
     for path, x in pairs:
-        if not is_number(x.dtype) or (real and is_complex(x.dtype)):
+        if not is_numeric_dtype(x.dtype) or (real and is_complex(x.dtype)):
             expected = "real numbers" if real else "numbers"
-            raise TypeError(f"leaf {show(path_string(path))}: expected {expected}, got {x.dtype}")
+            where = show(path_string(path))
+            raise TypeError(f"tree: the leaf at {where} must hold {expected}; got {x.dtype}")
     return [x for _, x in pairs]
 
 
 def path_at(tree: Any, index: int) -> str:
-    """The path of the leaf with this number, counting None leaves."""
+    """The path of the leaf with this index, counting None leaves."""
     pairs = jax.tree_util.tree_leaves_with_path(tree, is_leaf=is_none)
     return path_string(pairs[index][0])
 
 
-def refuse(tree: Any, index: int, expected: str, got: Any) -> NoReturn:
-    """Raise TypeError about the leaf with this number, counting None leaves."""
-    raise TypeError(f"leaf {show(path_at(tree, index))}: expected {expected}, got {got}")
+def raise_leaf_error(tree: Any, index: int, expected: str, got: Any) -> NoReturn:
+    """Raises TypeError about the leaf with this index, counting None leaves."""
+    raise TypeError(f"tree: the leaf at {show(path_at(tree, index))} must be {expected}; got {got}")
 
 
-def check_scalar(x: Any, name: str) -> None:
-    """Raise ValueError unless `x` is one number, by itself or in an array of shape ()."""
+def check_scalar(owner: str, name: str, x: Any) -> None:
+    """Raises ValueError unless `x` is a number or an array of shape ()."""
     if x is None or np.shape(x) != ():
         got = "None" if x is None else f"shape {np.shape(x)}"
-        raise ValueError(f"{name}: expected a scalar, got {got}")
+        raise ValueError(f"{owner}: argument '{name}' must be a scalar; got {got}")
 
 
 def call(f: Callable[..., Any], *trees: Any, **options: Any) -> Any:
-    """Call a jitted function; when jax refuses an argument, say which leaf is no array."""
+    """Calls a jitted function; if jax rejects an argument, the error names the leaf that is not an array."""
     try:
         return f(*trees, **options)
     except TypeError:
-        # Looked for only now, so that an ordinary call does not pay for it.
+        # Checked only after an error, so that valid calls do not pay for it.
         for tree in trees:
-            _refuse_strangers(tree)
+            _check_arrays(tree)
         raise
 
 
-_ARRAYS = jax.Array | np.ndarray | np.generic | bool | int | float | complex
+def is_array_like(x: Any) -> bool:
+    """Whether `x` is a number or an array: of Python, NumPy or jax."""
+    return isinstance(x, jax.Array | np.ndarray | np.generic | bool | int | float | complex)
 
 
-def _refuse_strangers(tree: Any) -> None:
+def _check_arrays(tree: Any) -> None:
     for path, x in jax.tree_util.tree_leaves_with_path(tree):
-        if not isinstance(x, _ARRAYS):
+        if not is_array_like(x):
             where = show(path_string(path))
-            raise TypeError(f"leaf {where}: expected an array, got {type(x).__name__}") from None
+            raise TypeError(f"tree: the leaf at {where} must be an array; got {type(x).__name__}") from None

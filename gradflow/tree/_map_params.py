@@ -1,4 +1,4 @@
-"""Which parts of an optimizer's state are shaped like the parameters?"""
+"""Mapping over the parts of an optimizer's state that are shaped like the parameters."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol, runtime_checkable
@@ -11,7 +11,7 @@ from gradflow.tree._structure import up_to
 
 @runtime_checkable
 class Initable(Protocol):
-    """Whatever has an `init(params)` that returns a state."""
+    """An object with an `init(params)` that returns a state."""
 
     def init(self, params: Any) -> Any:
         """The state for these parameters."""
@@ -19,10 +19,10 @@ class Initable(Protocol):
 
 @jax.tree_util.register_pytree_node_class
 class ParamsPlaceholder:
-    """Stands for the parameters, or for one of them, when `init` is asked where they go.
+    """Stands for the parameters, or for one of them, in a call of `init`.
 
-    It is a container of nothing: `jax.tree.map` passes through it, and what it returns still
-    holds it wherever `init` put a tree made from the parameters.
+    It is a pytree without leaves, so `jax.tree.map` keeps it. The state that `init` returns then has it
+    wherever there is a tree made from the parameters.
     """
 
     def __init__(self, number: int | None = None) -> None:
@@ -47,20 +47,20 @@ def map_params(
     transform_non_params: Callable[[Any], Any] | None = None,
     is_leaf: Callable[[Any], bool] | None = None,
 ) -> Any:
-    """Map `f(leaf, *rest_leaves)` over the parts of a state that are shaped like the parameters.
+    """Maps `f(leaf, *rest_leaves)` over the parts of a state that are shaped like the parameters.
 
-    Which parts these are is found by calling `init` on placeholders. None and other containers of
-    nothing (a masked parameter) stay as they are, whatever stands there in `rest`.
+    These parts are found by calling `init` with placeholders. None and other pytrees without leaves, such as
+    a masked parameter, stay as they are.
 
     Args:
       initable: a transformation, or its `init`.
-      f: gets a leaf of the state and its counterparts in `rest`.
+      f: called with a leaf of the state and the corresponding leaves of `rest`.
       state: a state that `init` made, or one of the same structure.
       *rest: trees with the parameters' structure, such as shardings.
-      transform_non_params: applied to the other leaves; None leaves them as they are.
-      is_leaf: where to stop inside the parts that are shaped like the parameters.
+      transform_non_params: applied to the other leaves; None keeps them.
+      is_leaf: which nodes are leaves inside the parts that are shaped like the parameters.
 
-    Raises ValueError where `state` is not of the structure that `init` makes.
+    Raises ValueError if `state` does not have the structure that `init` makes.
     """
     init = initable.init if isinstance(initable, Initable) else initable
     template, columns = _template(init, rest)
@@ -80,16 +80,16 @@ def map_params(
 
 
 def _template(init: Callable[[Any], Any], rest: tuple[Any, ...]) -> tuple[Any, list[list[Any]]]:
-    """The state with placeholders in it, and what each tree of `rest` has for each of them."""
+    """The state with placeholders, and the leaves of each tree of `rest` for them."""
     try:
         return _call(init, ParamsPlaceholder()), []
     except Exception as error:
         if not rest:
             raise TypeError(
-                "initable: its init cannot take a placeholder for the parameters; a tree with "
-                f"their structure, given in rest, would help. It raised: {error}"
+                "tree.map_params: the init of argument 'initable' must accept a placeholder for the "
+                f"parameters; it raised: {error}. Pass a tree with their structure in 'rest'"
             ) from error
-    # A mask or labels given as a tree need the parameters' structure: take it from `rest`.
+    # An init with a tree of masks or labels needs the parameters' structure, which `rest` has.
     treedef: Any
     leaves, treedef = jax.tree.flatten(rest[0], is_leaf=is_none)
     numbered = treedef.unflatten([ParamsPlaceholder(i) for i in range(len(leaves))])
@@ -101,7 +101,7 @@ def _call(init: Callable[[Any], Any], params: Any) -> Any:
     try:
         return jax.eval_shape(init, params)
     except TypeError:
-        return init(params)  # its state holds leaves that are no arrays
+        return init(params)  # the state has leaves that are not arrays
 
 
 def _map(

@@ -1,4 +1,4 @@
-"""Moving averages of moments, with digits kept for decays near 1."""
+"""Moving averages of moments, precise for decays near 1."""
 
 import functools
 from collections.abc import Callable
@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from gradflow._dtypes import compute_dtype, is_complex, is_inexact, promote, real_dtype
-from gradflow.tree._leaves import arrays_of, call, check_scalar, refuse
+from gradflow.tree._leaves import arrays_of, call, check_scalar, raise_leaf_error
 from gradflow.tree._structure import match
 
 
@@ -17,43 +17,42 @@ def update_moment(updates: Any, moments: Any, decay: Any, order: float) -> Any:
     """`decay * moments + (1 - decay) * updates**order`, in the moments' dtypes.
 
     Args:
-      updates: where a leaf is None its moment stays as it is.
-      moments: where a leaf is None it stays None.
+      updates: where a leaf is None, the moment is kept.
+      moments: a leaf that is None stays None.
       decay: a scalar in [0, 1].
       order: a Python number.
     """
-    check_scalar(decay, "decay")
+    check_scalar("tree.update_moment", "decay", decay)
     return call(_update_moment, updates, moments, decay, order=_order(order), absolute=False)
 
 
 def update_moment_per_elem_norm(updates: Any, moments: Any, decay: Any, order: float) -> Any:
     """`decay * moments + (1 - decay) * |updates|**order`; for the rest see `update_moment`."""
-    check_scalar(decay, "decay")
+    check_scalar("tree.update_moment_per_elem_norm", "decay", decay)
     return call(_update_moment, updates, moments, decay, order=_order(order), absolute=True)
 
 
 def update_infinity_moment(updates: Any, moments: Any, decay: Any, eps: Any) -> Any:
     """`max(|updates| + eps, decay * moments)`; for the rest see `update_moment`."""
-    check_scalar(decay, "decay")
-    check_scalar(eps, "eps")
+    check_scalar("tree.update_infinity_moment", "decay", decay)
+    check_scalar("tree.update_infinity_moment", "eps", eps)
     return call(_update_infinity_moment, updates, moments, decay, eps)
 
 
 def bias_correction(moment: Any, decay: Any, count: Any) -> Any:
-    """`moment / (1 - decay**count)`, the mean that a moving average from zero stands for.
+    """`moment / (1 - decay**count)`: corrects a moving average that started at zero.
 
-    The denominator keeps its digits for every decay below 1. At `count` 0 there is nothing to
-    correct and the moment is returned as it is.
+    The denominator is precise for every decay below 1. For a `count` of 0 the moment is returned unchanged.
     """
-    check_scalar(decay, "decay")
-    check_scalar(count, "count")
+    check_scalar("tree.bias_correction", "decay", decay)
+    check_scalar("tree.bias_correction", "count", count)
     return call(_bias_correction, moment, decay, count)
 
 
 @functools.partial(jax.jit, static_argnames=("order", "absolute"))
 def _update_moment(updates: Any, moments: Any, decay: jax.Array, *, order: float, absolute: bool) -> Any:
     def rule(g: jax.Array, m: jax.Array, b: jax.Array) -> jax.Array:
-        # 1 - b is taken after b is rounded to the working dtype, where it is exact.
+        # b is rounded to the working dtype before 1 - b, which is then exact.
         return (1 - b) * _power(g, order, absolute) + b * m
 
     return _average(rule, updates, moments, (decay,), absolute)
@@ -82,12 +81,12 @@ def _average(
             result.append(m)
             continue
         if not is_inexact(m.dtype):
-            refuse(moments, i, "an inexact moment", m.dtype)
+            raise_leaf_error(moments, i, "an inexact moment", m.dtype)
         if is_complex(g.dtype) and not is_complex(m.dtype) and not absolute:
-            refuse(moments, i, f"a complex moment for a {g.dtype} update", m.dtype)
+            raise_leaf_error(moments, i, f"a complex moment for a {g.dtype} update", m.dtype)
         wide = compute_dtype(promote(g.dtype, m.dtype) if is_inexact(g.dtype) else m.dtype)
         real = real_dtype(wide)
-        # A real leaf enters as real: complex arithmetic would only add zeros.
+        # A real leaf stays real: complex arithmetic would only add zeros.
         g = g.astype(wide if is_complex(g.dtype) else real)
         m_wide = m.astype(wide if is_complex(m.dtype) else real)
         new = rule(g, m_wide, *(s.astype(real) for s in scalars))
@@ -97,7 +96,7 @@ def _average(
 
 def _power(g: jax.Array, order: float, absolute: bool) -> jax.Array:
     if absolute and order == 2:
-        # Without the root that |g| has, and whose derivative is infinite at zero.
+        # |g| would take a square root, whose derivative is infinite at zero.
         return (g * g.conj()).real
     base = jnp.abs(g) if absolute else g
     return jax.lax.integer_pow(base, order) if isinstance(order, int) else base**order
@@ -105,7 +104,7 @@ def _power(g: jax.Array, order: float, absolute: bool) -> jax.Array:
 
 def _order(order: float) -> float:
     if isinstance(order, bool) or not isinstance(order, int | float | np.integer | np.floating):
-        raise TypeError(f"order: expected a number, got {type(order).__name__}")
+        raise TypeError(f"tree.update_moment: argument 'order' must be a number; got {type(order).__name__}")
     return int(order) if float(order).is_integer() else float(order)
 
 
@@ -114,9 +113,9 @@ def _bias_correction(moment: Any, decay: jax.Array, count: jax.Array) -> Any:
     leaves = arrays_of(moment)
     for i, x in enumerate(leaves):
         if not is_inexact(x.dtype):
-            refuse(moment, i, "an inexact moment", x.dtype)
+            raise_leaf_error(moment, i, "an inexact moment", x.dtype)
     wide = [compute_dtype(x.dtype) for x in leaves]
-    correction = {d: _one_minus_power(decay, count, d) for d in map(real_dtype, wide)}
+    correction = {d: _correction(decay, count, d) for d in map(real_dtype, wide)}
     return jax.tree.unflatten(
         jax.tree.structure(moment),
         [
@@ -126,15 +125,23 @@ def _bias_correction(moment: Any, decay: jax.Array, count: jax.Array) -> Any:
     )
 
 
-def _one_minus_power(decay: jax.Array, count: jax.Array, dtype: Any) -> jax.Array:
+def _correction(decay: jax.Array, count: jax.Array, dtype: Any) -> jax.Array:
     """`1 - decay**count`, and 1 for a count of 0."""
-    b, t = decay.astype(dtype), count.astype(dtype)
     begun = count != 0
-    t = jnp.where(begun, t, 1)
-    # Through the logarithm where the difference would cancel; directly where b may be 0. The
-    # inner selections keep the branch that is not taken, and its derivative, finite.
-    near_one = b > 0.5
-    c = 1 - jnp.where(near_one, b, 0.75)
-    via_log = -jnp.expm1(t * jnp.log1p(-c))
-    direct = 1 - jnp.where(near_one, 0.25, b) ** t
-    return jnp.where(begun, jnp.where(near_one, via_log, direct), 1)
+    power = one_minus_power(1 - decay.astype(dtype), jnp.where(begun, count, 1))
+    return jnp.where(begun, power, 1)
+
+
+def one_minus_power(c: jax.Array, count: jax.Array) -> jax.Array:
+    """`1 - (1 - c)**count` for the complement `c = 1 - b` of a decay, to full precision.
+
+    `1 - b**t` loses digits by cancellation where b is near 1 and t is small. `c` is exact for b >= 0.5
+    (Sterbenz's lemma), and expm1 and log1p keep its digits. The result is 0 for a count of 0.
+    """
+    t = count.astype(c.dtype)
+    one = jnp.ones((), c.dtype)
+    # At c = 1 the logarithm is -inf. There the power is c for count 1 and 1 for larger counts, and so is
+    # its derivative: 1 or 0.
+    inside = jnp.where(c < one, c, jnp.full((), 0.5, c.dtype))
+    at_one = jnp.where(t > one, one, t * c)
+    return jnp.where(c < one, -jnp.expm1(t * jnp.log1p(-inside)), at_one)

@@ -1,11 +1,12 @@
-"""Addresses of leaves: `encoder/0/kernel`, written alike for every kind of container."""
+"""Paths of leaves, such as `encoder/0/kernel`, in one form for every kind of container."""
 
-import difflib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator
 from typing import Any
 
 import jax
 from jax import tree_util
+
+from gradflow._errors import names_hint
 
 KeyPath = tuple[Any, ...]
 _LEAF: Any = jax.tree.structure(0)
@@ -30,7 +31,7 @@ def path_string(path: Iterable[Any]) -> str:
 
 
 def show(path: str) -> str:
-    """A path as error messages quote it."""
+    """A path as quoted in error messages."""
     return repr(path) if path else "the root"
 
 
@@ -53,9 +54,9 @@ def map_with_path(
     *rest: Any,
     is_leaf: Callable[[Any], bool] | None = None,
 ) -> Any:
-    """Map `f(path, leaf, *rest_leaves)` over a tree; `path` is a string such as "encoder/0/kernel".
+    """Maps `f(path, leaf, *rest_leaves)` over a tree; `path` is a string such as "encoder/0/kernel".
 
-    None leaves stay None and `f` is not called for them.
+    None leaves stay None, without a call of `f`.
     """
     return tree_util.tree_map_with_path(
         lambda path, *leaves: f(path_string(path), *leaves), tree, *rest, is_leaf=is_leaf
@@ -63,7 +64,9 @@ def map_with_path(
 
 
 def paths(tree: Any) -> list[str]:
-    """The path of every leaf, in the order of `jax.tree.leaves`; None leaves are absent.
+    """The path of every leaf, in the order of `jax.tree.leaves`; None leaves have none.
+
+    These are the paths that the selector `gradflow.paths` matches against its patterns.
 
     >>> paths({"encoder": [1.0, None, 2.0]})
     ['encoder/0', 'encoder/2']
@@ -78,9 +81,9 @@ def leaves_by_path(tree: Any) -> dict[str, Any]:
 
 
 def get_by_path(tree: Any, path: str) -> Any:
-    """The leaf or subtree that stands at `path`.
+    """The leaf or subtree at `path`.
 
-    Raises KeyError when nothing or more than one node stands there, naming the near candidates.
+    Raises KeyError unless exactly one node has this path; the error lists similar paths.
     """
     return _locate(tree, path)[1]
 
@@ -88,36 +91,27 @@ def get_by_path(tree: Any, path: str) -> Any:
 def set_by_path(tree: Any, path: str, value: Any) -> Any:
     """A copy of `tree` whose leaf or subtree at `path` is `value`.
 
-    Raises KeyError when nothing or more than one node stands there, naming the near candidates.
+    Raises KeyError unless exactly one node has this path; the error lists similar paths.
     """
     indices, _ = _locate(tree, path)
     return _replace(tree, indices, value)
 
 
-def near(wanted: str, known: Iterable[str]) -> str:
-    """The end of an error message: the known names that are nearest to the wanted one."""
-    names = sorted(set(known))
-    close = difflib.get_close_matches(wanted, names, n=5, cutoff=0.5)
-    tail = wanted.rsplit("/", 1)[-1]
-    close += [name for name in names if name.rsplit("/", 1)[-1] == tail and name not in close][:5]
-    if close:
-        return f"Did you mean {', '.join(map(repr, close))}?"
-    if not names:
-        return "The tree is empty."
-    shown = ", ".join(map(repr, names[:20]))
-    return f"It has {shown}{f' and {len(names) - 20} more' if len(names) > 20 else ''}."
+def longest_prefix(path: tuple[Any, ...], known: Container[tuple[Any, ...]]) -> tuple[Any, ...] | None:
+    """The longest known prefix of a path, the path itself included; None if there is none."""
+    return next((path[:n] for n in range(len(path), -1, -1) if path[:n] in known), None)
 
 
 def _locate(tree: Any, path: str) -> tuple[tuple[int, ...], Any]:
-    # A dict key may itself hold "/", so a path can be cut into segments in several ways.
+    # A dict key may contain "/", so a path can have several divisions into segments.
     found = list(_search(tree, path))
     if not found:
         known = [path_string(p) for p, _ in _nodes(tree, ())]
-        raise KeyError(f"no leaf or subtree at path {show(path)}. {near(path, known)}")
+        raise KeyError(f"no leaf or subtree at path {show(path)}. {names_hint(path, known)}")
     if len(found) > 1:
         raise KeyError(
-            f"path {show(path)} is ambiguous: {len(found)} nodes are written like this, "
-            'because some keys hold "/" or differ only in type'
+            f"path {show(path)} is ambiguous: {len(found)} nodes have it, "
+            'because some keys contain "/" or differ only in type'
         )
     return found[0]
 

@@ -1,4 +1,4 @@
-"""Random trees and trees of random keys."""
+"""Random trees, and trees of PRNG keys."""
 
 from collections.abc import Callable
 from typing import Any
@@ -13,7 +13,7 @@ from gradflow.tree._paths import is_none, show
 
 
 def split_key_like(rng_key: jax.Array, target_tree: Any) -> Any:
-    """A tree with one key for each leaf, all distinct; None leaves stay None and take none."""
+    """A tree with a different key for each leaf; None leaves stay None."""
     leaves, treedef = jax.tree.flatten(target_tree)
     return treedef.unflatten(list(jax.random.split(rng_key, len(leaves))))  # type: ignore[attr-defined]
 
@@ -27,8 +27,8 @@ def random_like(
     """A tree of random leaves with the shapes, dtypes and shardings of `target_tree`.
 
     Args:
-      rng_key: split, so that every leaf has a key of its own.
-      target_tree: of arrays or `jax.ShapeDtypeStruct`; None leaves stay None.
+      rng_key: split into one key per leaf.
+      target_tree: a tree of arrays or `jax.ShapeDtypeStruct`; None leaves stay None.
       sampler: called as `sampler(key, shape, dtype)` for each leaf.
       dtype: replaces the leaves' own dtypes.
     """
@@ -50,13 +50,14 @@ def _sample(sampler: Any, key: Any, x: Any, dtype: Any, tree: Any, index: int) -
     except (TypeError, ValueError) as error:
         present = jax.tree.map(lambda leaf: leaf, tree, is_leaf=is_none)
         raise type(error)(
-            f"leaf {show(path_at(present, index))}: the sampler refused dtype {dtype}: {error}"
+            f"tree.random_like: argument 'sampler' must support the dtype {dtype} of the leaf at "
+            f"{show(path_at(present, index))}; it raised: {error}"
         ) from error
     return alike(x, y)
 
 
 def unwrap_random_key_data(input_tree: Any) -> Any:
-    """PRNG keys replaced by the integers behind them, so that they can be compared."""
+    """Replaces PRNG keys by their integers, so that they can be compared."""
     return jax.tree.map(
         lambda x: jax.random.key_data(x) if _is_key(x) else x,
         input_tree,

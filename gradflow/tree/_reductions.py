@@ -1,4 +1,4 @@
-"""One number from a whole tree. Below, `sum`, `max` and `min` are not the builtins."""
+"""Reductions of a tree to one number. In this file `sum`, `max` and `min` are not the builtins."""
 
 import functools
 from collections.abc import Callable, Sequence
@@ -19,8 +19,8 @@ Join = Callable[[jax.Array, jax.Array], jax.Array]
 def sum(tree: Any, associative_reduction: bool = False, *, axis_name: AxisName = None) -> jax.Array:
     """The sum of all numbers in the tree, accumulated and returned in float32 or wider.
 
-    Trees of integers are summed as integers. The leaves' sums are never added one after another, so
-    `associative_reduction` changes nothing. `axis_name`: see `norm`.
+    Trees of integers are summed as integers. Sums of leaves are always added pairwise, so
+    `associative_reduction` has no effect. `axis_name`: see `norm`.
     """
     del associative_reduction
     result: jax.Array = call(_sum, tree, axis_name=axes(axis_name))
@@ -28,13 +28,13 @@ def sum(tree: Any, associative_reduction: bool = False, *, axis_name: AxisName =
 
 
 def max(tree: Any, *, axis_name: AxisName = None) -> jax.Array:
-    """The largest number in the tree, -inf if it has none; `axis_name`: see `norm`."""
+    """The largest number in the tree, -inf if it is empty; `axis_name`: see `norm`."""
     result: jax.Array = call(_extreme, tree, largest=True, axis_name=axes(axis_name))
     return result
 
 
 def min(tree: Any, *, axis_name: AxisName = None) -> jax.Array:
-    """The smallest number in the tree, inf if it has none; `axis_name`: see `norm`."""
+    """The smallest number in the tree, inf if it is empty; `axis_name`: see `norm`."""
     result: jax.Array = call(_extreme, tree, largest=False, axis_name=axes(axis_name))
     return result
 
@@ -78,7 +78,7 @@ def _vdot(tree_x: Any, tree_y: Any, *, axis_name: tuple[str, ...]) -> jax.Array:
     arrays_of(tree_x), arrays_of(tree_y)
     pairs = [(x, y) for x, y in rows if x is not None and y is not None]
     dtype = accumulator([x for pair in pairs for x in pair])
-    # Not `jnp.vdot`: a matrix unit would round its operands.
+    # Not `jnp.vdot`, whose operands a matrix unit would round.
     parts = [jnp.sum(x.conj().astype(dtype) * y.astype(dtype)) for x, y in pairs]
     return all_sum(sum_of(parts, dtype), axis_name)
 
@@ -91,22 +91,22 @@ def axes(axis_name: AxisName) -> tuple[str, ...]:
 
 
 def sum_of(parts: Sequence[jax.Array], dtype: DType) -> jax.Array:
-    """The sum of scalars; its roundings grow with the logarithm of their number."""
+    """The sum of scalars, with a rounding error that grows with the logarithm of their number."""
     parts = [part.astype(dtype) for part in parts]
     return tree_reduce_scalars(jax.lax.add, jnp.sum, parts) if parts else jnp.zeros((), dtype)
 
 
-# More scalars than this are joined as the numbers of an array, so many at a time.
+# More than _FEW scalars are stacked into arrays of _ROW and reduced as arrays.
 _FEW, _ROW = 4, 16
 
 
 def tree_reduce_scalars(
     two: Join, many: Callable[[jax.Array], jax.Array], parts: Sequence[jax.Array]
 ) -> jax.Array:
-    """One scalar from several of one dtype by `two`, which joins two, and `many`, which reduces an array.
+    """Reduces scalars of one dtype to one, by `two` for pairs and `many` for arrays.
 
-    The array is behind a barrier, without which XLA would take it apart and join number after number. On
-    CPU it does so in one kernel, which it compiles in the square of their number.
+    Without the barrier XLA would split the stacked array into scalars and combine them one by one. On CPU
+    that is one kernel, whose compile time grows with the square of their number.
     """
     while len(parts) > _FEW:
         rows = [parts[start : start + _ROW] for start in range(0, len(parts), _ROW)]
@@ -115,7 +115,7 @@ def tree_reduce_scalars(
 
 
 def pairwise_reduce(two: Join, parts: Sequence[jax.Array]) -> jax.Array:
-    """Reduce a non-empty sequence by `two`, as a balanced binary tree."""
+    """Reduces a non-empty sequence by `two`, as a balanced binary tree."""
     while len(parts) > 1:
         odd = parts[-1:] if len(parts) % 2 else []
         parts = [two(a, b) for a, b in zip(parts[::2], parts[1::2], strict=False)] + list(odd)
@@ -123,5 +123,5 @@ def pairwise_reduce(two: Join, parts: Sequence[jax.Array]) -> jax.Array:
 
 
 def all_sum(x: jax.Array, axis_name: tuple[str, ...]) -> jax.Array:
-    """`psum` over the named axes, if any."""
+    """`psum` over the named axes, if there are any."""
     return jax.lax.psum(x, axis_name) if axis_name else x

@@ -1,19 +1,18 @@
-"""Find and replace parts of a nested state by their names. Below, `set` is not the builtin."""
+"""Finding and replacing parts of a nested state by name. In this file `set` is not the builtin."""
 
 import dataclasses
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from gradflow.tree._paths import KeyPath, children, near, path_string
+from gradflow._errors import names_hint
+from gradflow.tree._paths import KeyPath, children, path_string
 
 Filtering = Callable[[KeyPath, Any], bool] | None
 
 
 @dataclasses.dataclass(frozen=True)
 class NamedTupleKey:
-    """The key of a NamedTuple's field: the tuple's own name, which `jax` does not tell, and the
-    field's.
-    """
+    """The key of a NamedTuple's field, with the class name that `jax`'s keys do not have."""
 
     tuple_name: str
     name: str
@@ -25,13 +24,13 @@ class NamedTupleKey:
 def get_all_with_path(tree: Any, key: Any, filtering: Filtering = None) -> list[tuple[KeyPath, Any]]:
     """Every (key path, value) in the tree, in its order, whose name is `key`.
 
-    A name is a dict's key, an attribute or NamedTuple's field, or the class name of a NamedTuple.
-    Values are searched too: a found value may lie inside another.
+    A name is a dict key, an attribute, a field of a NamedTuple, or the class name of a NamedTuple. A found
+    value is searched too, so it may contain another.
 
     Args:
-      tree: any pytree, an optimizer's state above all.
+      tree: any pytree, such as an optimizer's state.
       key: the name.
-      filtering: keeps what `filtering(path, value)` is true for. The keys of a path are those of
+      filtering: keeps the values for which `filtering(path, value)` is true. The keys of a path are those of
         `jax.tree_util`, and `NamedTupleKey`.
     """
     found = [(path, value) for path, value, names in _walk(tree, ()) if key in names]
@@ -39,9 +38,9 @@ def get_all_with_path(tree: Any, key: Any, filtering: Filtering = None) -> list[
 
 
 def get(tree: Any, key: Any, default: Any = None, filtering: Filtering = None) -> Any:
-    """The one value in the tree with the name `key`, or `default` if there is none.
+    """The value in the tree with the name `key`, or `default` if there is none.
 
-    Raises KeyError if there are several, with their paths. See `get_all_with_path`.
+    Raises KeyError with their paths if there are several. See `get_all_with_path`.
     """
     found = get_all_with_path(tree, key, filtering)
     if len(found) > 1:
@@ -53,21 +52,21 @@ def get(tree: Any, key: Any, default: Any = None, filtering: Filtering = None) -
 def set(tree: Any, filtering: Filtering = None, /, **kwargs: Any) -> Any:
     """A copy of the tree in which every value with one of the names in `kwargs` is replaced.
 
-    Raises KeyError if a name does not occur, with the names that do. See `get_all_with_path`.
+    Raises KeyError with similar names if a name does not occur. See `get_all_with_path`.
     """
     for key in kwargs:
         if not get_all_with_path(tree, key, filtering):
             if get_all_with_path(tree, key):
-                raise KeyError(f"filtering refuses every value named {key!r}")
+                raise KeyError(f"filtering excludes every value named {key!r}")
             known = [str(name) for _, _, names in _walk(tree, ()) for name in names]
-            raise KeyError(f"no value is named {key!r}. {near(key, known)}")
+            raise KeyError(f"no value is named {key!r}. {names_hint(key, known)}")
     return _replace(tree, (), (), kwargs, filtering)
 
 
 def _walk(
     node: Any, path: KeyPath, names: tuple[Any, ...] = ()
 ) -> Iterator[tuple[KeyPath, Any, tuple[Any, ...]]]:
-    """Every node below, with its path and its names, parents first."""
+    """Every node of the tree with its path and its names, parents first."""
     names = (*names, *_own_name(node))
     if names:
         yield path, node, names
@@ -93,7 +92,7 @@ def _own_name(node: Any) -> tuple[str, ...]:
 
 
 def _name_of(key: Any) -> tuple[Any, ...]:
-    """What a child is called by: a position in a list is no name."""
+    """The names of a child; a position in a list is not a name."""
     if hasattr(key, "idx"):
         return ()
     return (key.name,) if hasattr(key, "name") else (getattr(key, "key", None),)

@@ -1,4 +1,4 @@
-"""Do two trees fit together? If not, say at which path they first differ."""
+"""Checks that trees have equal structures and shapes, with errors that name the first difference."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -6,12 +6,13 @@ from typing import Any
 import jax
 import numpy as np
 
+from gradflow._errors import with_article
 from gradflow.tree._leaves import path_at
 from gradflow.tree._paths import children, is_container, is_none, path_string, show
 
 
 def match(first: Any, *others: Any, shapes: bool = True) -> tuple[list[tuple[Any, ...]], Any]:
-    """The leaves of several trees side by side, None ones included, and the first's treedef.
+    """The corresponding leaves of several trees, None included, and the treedef of the first.
 
     Raises ValueError naming the first path at which the trees, or their leaves' shapes, differ.
     """
@@ -29,7 +30,8 @@ def match(first: Any, *others: Any, shapes: bool = True) -> tuple[list[tuple[Any
             sizes = [np.shape(x) for x in row if x is not None]
             if any(size != sizes[0] for size in sizes):
                 where = show(path_at(first, i))
-                raise ValueError(f"leaf {where}: expected shape {sizes[0]}, got {_other(sizes)}")
+                got = f"{sizes[0]} and {_other(sizes)}"
+                raise ValueError(f"tree: the leaves at {where} must have equal shapes; got {got}")
     return rows, treedef
 
 
@@ -38,25 +40,27 @@ def _other(sizes: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
 
 
 def up_to(treedef: Any, tree: Any, name: str) -> list[Any]:
-    """What `tree` has where `treedef` has its leaves; ValueError with the path if it does not fit."""
+    """The parts of `tree` at the leaves of `treedef`; ValueError naming the first path that does not fit."""
     try:
         return list(treedef.flatten_up_to(tree))
     except ValueError:
         expected = treedef.unflatten([0] * treedef.num_leaves)
         found = _first_difference(expected, tree, (), up_to_leaves=True)
     path, wanted, got = found or ((), str(treedef), str(jax.tree.structure(tree)))
-    raise ValueError(f"{name} differs at {show(path_string(path))}: expected {wanted}, got {got}")
+    raise ValueError(
+        f"tree.map_params: argument '{name}' must have {wanted} at {show(path_string(path))}; got {got}"
+    )
 
 
 def _located(a: Any, b: Any) -> tuple[str, str, str]:
-    """Where two trees of different structure first differ, and what each has there."""
+    """The first path at which two structures differ, and what each tree has there."""
     found = _first_difference(a, b, ())
     path, mine, theirs = found or ((), str(jax.tree.structure(a)), str(jax.tree.structure(b)))
     return show(path_string(path)), mine, theirs
 
 
 def explain_trees(name: str, tree: Any, other_name: str, other: Any) -> str:
-    """Where two trees that should have one structure first differ, in words."""
+    """The first difference between two trees that should have one structure, as text."""
     where, mine, theirs = _located(tree, other)
     return f"at {where} {name} has {mine}, {other_name} has {theirs}"
 
@@ -64,7 +68,7 @@ def explain_trees(name: str, tree: Any, other_name: str, other: Any) -> str:
 def _difference(a: Any, b: Any, number: int) -> str:
     where, expected, got = _located(a, b)
     which = "the second tree" if number == 2 else f"tree number {number}"
-    return f"trees differ at {where}: expected {expected}, {which} has {got}"
+    return f"tree: trees must have one structure; at {where} the first tree has {expected}, {which} has {got}"
 
 
 def _first_difference(
@@ -100,4 +104,4 @@ def _name(node: Any) -> str:
         return "None"
     if not is_container(node):
         return "a leaf"
-    return f"a {type(node).__name__}"
+    return with_article(type(node).__name__)

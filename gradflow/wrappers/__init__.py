@@ -1,4 +1,4 @@
-"""Transformation -> transformation."""
+"""Wrappers: each takes a transformation and returns another one."""
 
 from gradflow._selection._absent import MaskedNode as MaskedNode
 from gradflow.wrappers._accumulate import ApplyEvery as ApplyEvery
@@ -56,3 +56,62 @@ from gradflow.wrappers._tunable import TunableState as TunableState
 from gradflow.wrappers._tunable import hyperparams as hyperparams
 from gradflow.wrappers._tunable import set_hyperparams as set_hyperparams
 from gradflow.wrappers._tunable import tunable as tunable
+
+__all__ = [
+    "ApplyEvery",
+    "ApplyIfFiniteState",
+    "ConditionFn",
+    "ConditionallyMaskState",
+    "ConditionallyTransformState",
+    "InjectStatefulHyperparamsState",
+    "LawaState",
+    "LookaheadParams",
+    "LookaheadState",
+    "MaskedNode",
+    "MaskedState",
+    "MechanicState",
+    "Metrics",
+    "MetricsState",
+    "MultiSteps",
+    "MultiStepsState",
+    "MultiStepsTransformation",
+    "MultiTransformState",
+    "ParamEmaState",
+    "PartitionState",
+    "SAMState",
+    "ScheduleFreeState",
+    "ShouldSkipUpdateFunction",
+    "SplitRealAndImaginaryState",
+    "SwaState",
+    "TunableState",
+    "apply_every",
+    "apply_if_finite",
+    "conditionally_mask",
+    "conditionally_transform",
+    "eval_params",
+    "flatten",
+    "freeze",
+    "hyperparams",
+    "inject_hyperparams",
+    "injected",
+    "lookahead",
+    "masked",
+    "mechanize",
+    "metrics",
+    "multi_transform",
+    "partition",
+    "sam",
+    "scale_by_path",
+    "schedule_free",
+    "schedule_free_eval_params",
+    "selective_transform",
+    "set_hyperparams",
+    "skip_large_updates",
+    "skip_not_finite",
+    "split_real_and_imaginary",
+    "tunable",
+    "with_lawa",
+    "with_metrics",
+    "with_param_ema",
+    "with_swa",
+]

@@ -1,4 +1,4 @@
-"""Accumulation: many small batches make one step."""
+"""Gradient accumulation: several micro-batches make one step."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol, cast
@@ -20,13 +20,13 @@ from gradflow.wrappers._guard import all_finite
 
 
 class ShouldSkipUpdateFunction(Protocol):
-    """`f(updates, gradient_step, params) -> (skip, state)`: whether to leave a micro-batch out, and why."""
+    """`f(updates, gradient_step, params) -> (skip, state)`: whether to skip a micro-batch, and why."""
 
     def __call__(self, updates: Updates, gradient_step: Any, params: Params | None) -> tuple[Any, Any]: ...
 
 
 class MultiStepsState(NamedTuple):
-    """Micro-batches in hand, steps taken, the inner state, what is accumulated, and the skip's record."""
+    """Micro-batches since the last step, steps taken, inner state, accumulator, and the skip's record."""
 
     mini_step: jax.Array
     gradient_step: jax.Array
@@ -36,7 +36,7 @@ class MultiStepsState(NamedTuple):
 
 
 class MultiStepsTransformation(GradientTransformation):
-    """A transformation that steps on some calls only, and can tell on which."""
+    """A transformation that takes a step on some calls only; `has_updated` returns on which."""
 
     __slots__ = ()
 
@@ -45,7 +45,7 @@ class MultiStepsTransformation(GradientTransformation):
         return (state.mini_step == 0) & (state.gradient_step > 0)
 
     def gradient_transformation(self) -> GradientTransformation:
-        """Itself: it goes into a chain as it is."""
+        """Returns itself, since it goes into a chain unchanged."""
         return self
 
     @property
@@ -56,7 +56,7 @@ class MultiStepsTransformation(GradientTransformation):
 
 
 def accumulate_scalars(mini_step: jax.Array, weight: jax.Array) -> Scalars:
-    """The first micro-batch finds the leftovers of the last step, which count no more."""
+    """The factor of the old sum: 0 on the first micro-batch of a round, when that sum is stale."""
     return {"keep": (mini_step > 0).astype(weight.dtype)}
 
 
@@ -74,12 +74,12 @@ def MultiSteps(  # noqa: N802  # the field's name
     should_skip_update_fn: ShouldSkipUpdateFunction | None = None,
     accumulator_dtype: Any = jnp.float32,
 ) -> Pair:
-    """Takes one step of `opt` for k gradients: on their mean, or sum. The other calls give zero updates.
+    """Takes one step of `opt` for k gradients: on their mean, or sum. The other calls return zero updates.
 
         acc = acc * (mini_step > 0) + g / k
 
     Args:
-      opt: the transformation that takes the steps; extra arguments reach it.
+      opt: the transformation that takes the steps; extra arguments are passed to it.
       every_k_schedule: k >= 1, or a function from the number of steps taken to it.
       use_grad_mean: False sums, without `/ k`.
       should_skip_update_fn: `f(updates, gradient_step, params) -> (skip, state)`; a skipped gradient is not
@@ -90,9 +90,12 @@ def MultiSteps(  # noqa: N802  # the field's name
     """
     if not callable(every_k_schedule):
         if isinstance(every_k_schedule, bool) or not isinstance(every_k_schedule, int | np.integer):
-            raise TypeError(f"MultiSteps: 'every_k_schedule' must be an integer; got {every_k_schedule!r}")
+            raise TypeError(
+                f"MultiSteps: argument 'every_k_schedule' must be an integer or a function; "
+                f"got {every_k_schedule!r}"
+            )
         if every_k_schedule < 1:
-            raise ValueError(f"MultiSteps: 'every_k_schedule' must be >= 1; got {every_k_schedule}")
+            raise ValueError(f"MultiSteps: argument 'every_k_schedule' must be >= 1; got {every_k_schedule}")
 
     def init(params: Params) -> OptState:
         skip_state = ()
@@ -116,7 +119,7 @@ def MultiSteps(  # noqa: N802  # the field's name
             skip, skip_state = should_skip_update_fn(updates, state.gradient_step, params)
             updates = jax.tree.map(lambda g: jnp.where(skip, jnp.zeros((), g.dtype), g), updates)
         weight = 1 / k.astype(jnp.float32) if use_grad_mean else jnp.ones((), jnp.float32)
-        # The rule's first result has the gradient's dtype, as `opt` expects it; the sum keeps its own.
+        # The rule's first result has the gradient's dtype, which `opt` expects; the sum keeps its own.
         mean, acc = leafwise(
             accumulate_rule, (updates, state.acc_grads), accumulate_scalars,
             mini_step=state.mini_step, weight=weight,
@@ -134,20 +137,20 @@ def MultiSteps(  # noqa: N802  # the field's name
 
 
 class ApplyEvery(NamedTuple):
-    """Steps taken, and the sum of updates since the last one that was let out."""
+    """Steps taken, and the sum of updates since the last one that was returned."""
 
     count: jax.Array  # type: ignore[assignment]  # the field's name for it, over tuple.count
     grad_acc: Updates
 
 
 def apply_every_rule(g: jax.Array, acc: jax.Array, s: Any) -> tuple[jax.Array, ...]:
-    """acc = keep * acc + g, let out on the last of k."""
+    """acc = keep * acc + g, returned on the last of k calls."""
     acc = s.keep * acc + g
     return s.out * acc, acc
 
 
 def apply_every_scalars(count: jax.Array, k: jax.Array) -> Scalars:
-    """Whether this call begins a round of k, and whether it ends one."""
+    """Factors that are 0 on the first call of a round of k (`keep`), and 1 on the last (`out`)."""
     rounds = k.astype(jnp.int32)
     return {
         "keep": (count % rounds != 0).astype(k.dtype),
@@ -157,9 +160,10 @@ def apply_every_scalars(count: jax.Array, k: jax.Array) -> Scalars:
 
 @transformation(packable=True)
 def apply_every(k: Size = 1) -> Pair:
-    """Holds updates back and lets the sum of k of them out on every k-th step; zeros on the others.
+    """Sums updates and returns the sum of k of them on every k-th step, zeros on the others.
 
-    Behind a rule with moments those see every gradient. To let the rule see the sum alone use `MultiSteps`.
+    Placed after a rule with moments, those are updated with every gradient. `MultiSteps` passes only the sum
+    to the rule.
 
     Args:
       k: steps in a round, >= 1.
@@ -182,7 +186,7 @@ def apply_every(k: Size = 1) -> Pair:
 def skip_not_finite(
     updates: Updates, gradient_step: Any, params: Params | None
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """For `MultiSteps`: leaves out gradients with a NaN or an infinity.
+    """For `MultiSteps`: skips gradients with a NaN or an infinity.
 
     Its record has `should_skip` and `num_not_finite`, the number of such entries.
     """
@@ -194,7 +198,7 @@ def skip_not_finite(
 def skip_large_updates(
     updates: Updates, gradient_step: Any, params: Params | None, max_squared_norm: Any
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """For `MultiSteps`, through `functools.partial`: leaves out gradients of a large or non-finite norm.
+    """For `MultiSteps`, through `functools.partial`: skips gradients of a large or non-finite norm.
 
     Its record has `should_skip` and `norm_squared`.
     """

@@ -1,4 +1,4 @@
-"""Calling an inner transformation on some steps only, without a copy of its state on any."""
+"""Calls an inner transformation on some steps only, and copies its state on none."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -12,7 +12,7 @@ from gradflow._core._transformation import GradientTransformation, below, declar
 from gradflow._types import OptState, Params, Updates
 from gradflow.tree._grouped_jit import LeafTuple, call_in_groups
 
-Heard = dict[str, jax.Array]
+Recorded = dict[str, jax.Array]
 
 
 def update_if(
@@ -26,49 +26,49 @@ def update_if(
     *,
     elsewhere: str = "zero",
 ) -> tuple[Updates, OptState]:
-    """`inner.update` where `take` holds; elsewhere zero updates and the state as it is.
+    """Calls `inner.update` where `take` is True; elsewhere the updates are zero and the state is unchanged.
 
-    The branch not taken returns its operands, so that XLA needs no copy of them, and the zeros are
-    selected outside, where they join whatever reads the updates. `spare` is a tree like the updates that
-    nobody reads afterwards, for that branch to return where the updates themselves live on.
-    `elsewhere="pass"` hands the updates on as they come in the place of zeros.
+    The branch not taken returns its operands, so that XLA does not copy them. The zeros are selected outside
+    the branch, where they fuse with what reads the updates. `spare` is a tree like the updates that is not
+    read afterwards; that branch returns it where the updates themselves are still needed.
+    With `elsewhere="pass"` the updates pass through unchanged instead of becoming zeros.
     Reports and notes of the branch not taken are NaN.
     """
     spare = updates if spare is None else spare
     stage = stage_of(inner)
     alike = stage is not None and stage.trees == "alike"
 
-    def taken(spare: Updates, state: OptState) -> tuple[Updates, OptState, Heard, Heard]:
+    def taken(spare: Updates, state: OptState) -> tuple[Updates, OptState, Recorded, Recorded]:
         given = spare if spare_is_updates else updates
         if not is_collecting():
             new_updates, new_state = inner.update(given, state, params, **extra)
             return match_outputs(new_updates, given) if alike else new_updates, new_state, {}, {}
-        with collecting() as heard:
+        with collecting() as recorded:
             new_updates, new_state = inner.update(given, state, params, **extra)
-        values = below(inner, heard.values)
+        values = below(inner, recorded.values)
         nothing = jnp.full((), jnp.nan, jnp.float32)
         reports = {n: values.get(n, nothing) for n in declared_reports(inner)}
-        return new_updates, new_state, reports, heard.notes
+        return new_updates, new_state, reports, recorded.notes
 
     spare_is_updates = spare is updates
     shapes: Any
-    told: Any
+    collected: Any
     if alike and not is_collecting():
-        # Known without tracing the inner update a second time.
-        shapes, told = updates, [{}, {}]
+        # Known without tracing the inner update again.
+        shapes, collected = updates, [{}, {}]
     else:
-        shapes, _, *told = jax.eval_shape(taken, spare, state)
+        shapes, _, *collected = jax.eval_shape(taken, spare, state)
 
-    def skipped(spare: Updates, state: OptState) -> tuple[Updates, OptState, Heard, Heard]:
+    def skipped(spare: Updates, state: OptState) -> tuple[Updates, OptState, Recorded, Recorded]:
         same = jax.tree.map(lambda u, like: u.astype(like.dtype), spare, shapes)
-        reports, notes = jax.tree.map(lambda like: jnp.full(like.shape, jnp.nan, like.dtype), told)
+        reports, notes = jax.tree.map(lambda like: jnp.full(like.shape, jnp.nan, like.dtype), collected)
         return same, state, reports, notes
 
-    new_updates, new_state, heard, notes = jax.lax.cond(take, taken, skipped, spare, state)
+    new_updates, new_state, recorded, notes = jax.lax.cond(take, taken, skipped, spare, state)
     for name, value in notes.items():
         note(name, value)
     label = label_of(inner)
-    forward({f"{label}.{name}" if label else name: value for name, value in heard.items()})
+    forward({f"{label}.{name}" if label else name: value for name, value in recorded.items()})
     if elsewhere == "pass":
         return new_updates, new_state
     leaves, structure = jax.tree.flatten(new_updates)

@@ -1,4 +1,4 @@
-"""A transformation on some steps only, which a function of the step chooses."""
+"""A transformation that is applied on the steps that a function of the step chooses."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple, Protocol
@@ -40,15 +40,15 @@ class ConditionallyMaskState(NamedTuple):
 def conditionally_transform(
     inner: GradientTransformation, should_transform_fn: ConditionFn, forward_extra_args: bool = False
 ) -> Pair:
-    """Applies `inner` on the steps that a function chooses. On others updates pass as they come.
+    """Applies `inner` on the steps that a function chooses. On others updates pass through.
 
     Args:
-      inner: its state changes, and its schedules move, on the chosen steps only; extra arguments reach it.
+      inner: its state and its schedules advance on the chosen steps only; it receives extra arguments.
       should_transform_fn: `f(step) -> bool`, where step is the count of calls, from 0.
-      forward_extra_args: calls it with the extra arguments of update, too.
+      forward_extra_args: passes the extra arguments of update to `should_transform_fn` too.
 
-    To leave steps out altogether use `conditionally_mask`. Reports `transformed`. Raises TypeError or
-    ValueError if the function returns anything but one boolean.
+    `conditionally_mask` makes the updates of the other steps zero. Reports `transformed`. Raises TypeError or
+    ValueError if the function does not return one boolean.
     """
 
     def init(params: Params) -> OptState:
@@ -57,7 +57,7 @@ def conditionally_transform(
     def update(
         updates: Updates, state: ConditionallyTransformState, params: Params | None = None, **extra: Any
     ) -> tuple[Updates, ConditionallyTransformState]:
-        take = _ask(should_transform_fn, state.step, extra if forward_extra_args else {})
+        take = _evaluate(should_transform_fn, state.step, extra if forward_extra_args else {})
         updates, inner_state = update_if(
             take, inner, updates, state.inner_state, params, extra, elsewhere="pass"
         )
@@ -81,28 +81,29 @@ def conditionally_mask(
     def update(
         updates: Updates, state: ConditionallyMaskState, params: Params | None = None, **extra: Any
     ) -> tuple[Updates, ConditionallyMaskState]:
-        take = _ask(should_transform_fn, state.step, extra if forward_extra_args else {})
+        take = _evaluate(should_transform_fn, state.step, extra if forward_extra_args else {})
         updates, inner_state = update_if(take, inner, updates, state.inner_state, params, extra)
         return updates, ConditionallyMaskState(increment(state.step), inner_state)
 
     return init, update
 
 
-def _ask(condition: ConditionFn, step: jax.Array, extra: Mapping[str, Any]) -> jax.Array:
-    """Whether the inner transformation is applied at this step."""
-    answer = condition(step, **extra)
+def _evaluate(condition: ConditionFn, step: jax.Array, extra: Mapping[str, Any]) -> jax.Array:
+    """Evaluates the condition: whether the inner transformation is applied at this step."""
+    returned = condition(step, **extra)
     try:
-        take = jnp.asarray(answer)
+        take = jnp.asarray(returned)
     except (TypeError, ValueError):
         take = None
     if take is None or take.dtype != bool:
         raise TypeError(
-            f"{stage_name()}: 'should_transform_fn' must return True or False, or a boolean array; it "
-            f"returned {describe(answer)}"
+            f"{stage_name()}: argument 'should_transform_fn' must return True, False or a boolean array; "
+            f"got {describe(returned)}"
         )
     if take.shape != ():
         raise ValueError(
-            f"{stage_name()}: 'should_transform_fn' must return one boolean; it returned {describe(answer)}"
+            f"{stage_name()}: argument 'should_transform_fn' must return one boolean; "
+            f"got {describe(returned)}"
         )
     report("transformed", take)
     return take

@@ -1,4 +1,4 @@
-"""The parameters at which a model is evaluated, where these are not the ones that are trained."""
+"""The parameters for evaluating a model, where they differ from those that are trained."""
 
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -12,7 +12,7 @@ from gradflow.wrappers._lookahead import LookaheadParams
 
 
 class View(NamedTuple):
-    """What a kind of state averages: its field with a tree like the parameters, and how that is read."""
+    """How to read averages from one type of state: a field like the parameters, and a function."""
 
     field: str
     read: Callable[[list[Any], list[Any], Any], list[Any]]  # (parameters, leaves of the field, state)
@@ -22,33 +22,32 @@ _VIEWS: dict[type, View] = {}
 
 
 def averages(kind: type, field: str, read: Callable[[list[Any], list[Any], Any], list[Any]]) -> None:
-    """Makes the states of a kind known to `eval_params`."""
+    """Registers a type of state for `eval_params`."""
     _VIEWS[kind] = View(field, read)
 
 
 def eval_params(state: OptState, params: Params) -> Params:
-    """The parameters at which to evaluate a model: the averages in a state, in the parameters' dtypes.
+    """Returns the parameters for evaluating a model: the averages in a state, in the parameters' dtypes.
 
-    Finds `schedule_free`, `with_param_ema`, `with_swa`, `with_lawa` anywhere in the state, and takes the slow
-    weights of `LookaheadParams`. Where nothing averages, and for leaves that are not averaged, these are
-    the parameters as they are.
+    Finds the states of `schedule_free`, `with_param_ema`, `with_swa` and `with_lawa` anywhere in the state.
+    Of `LookaheadParams` it returns the slow weights. Leaves without an average are returned unchanged.
 
     Args:
-      state: of any transformation.
-      params: the parameters that `state` was made for, as they are now.
+      state: the state of any transformation.
+      params: the current values of the parameters that `state` was made for.
 
-    Raises ValueError where two averages claim the same leaf, or a tree does not fit.
+    Raises ValueError where two states average the same leaf, or a tree does not fit.
     """
     if isinstance(params, LookaheadParams):
         fast = averaged("eval_params", state, params.fast, tuple(_VIEWS))
-        # An average of the fast weights, where somebody asked for one, goes before the slow ones.
+        # An average of the fast weights, which was requested explicitly, has precedence over the slow ones.
         return params.slow if fast is None else fast
     found = averaged("eval_params", state, params, tuple(_VIEWS))
     return params if found is None else found
 
 
 def averaged(caller: str, state: OptState, params: Params, kinds: tuple[type, ...]) -> Params | None:
-    """The parameters with the averages that states of these kinds hold; None where there are none."""
+    """The parameters, replaced by the averages in states of these types; None without such a state."""
     found = list(_parts(state, kinds))
     if not found:
         return None
@@ -63,12 +62,15 @@ def averaged(caller: str, state: OptState, params: Params, kinds: tuple[type, ..
             own = structure.flatten_up_to(points)
         except ValueError:
             raise ValueError(
-                f"{caller}: 'params' must be the tree that 'state' was made for; "
+                f"{caller}: argument 'params' must be the tree that 'state' was made for; "
                 + explain_trees("params", params, f"the state's {view.field}", points)
             ) from None
         mine = [i for i, z in enumerate(own) if not (is_absent(z) or is_absent(leaves[i]))]
         if claimed.intersection(mine):
-            raise ValueError(f"{caller}: 'state' has two averages for the same leaf")
+            raise ValueError(
+                f"{caller}: argument 'state' must have one average for each leaf; "
+                "got two averages for the same leaf"
+            )
         claimed.update(mine)
         read = view.read([leaves[i] for i in mine], [own[i] for i in mine], part)
         for i, x in zip(mine, read, strict=True):
@@ -77,7 +79,7 @@ def averaged(caller: str, state: OptState, params: Params, kinds: tuple[type, ..
 
 
 def _parts(state: OptState, kinds: tuple[type, ...]) -> Iterator[Any]:
-    """The parts of a state that are of these kinds, those inside others too."""
+    """The parts of a state that have these types, including nested ones."""
     for part in jax.tree.leaves(state, is_leaf=lambda x: type(x) in kinds):
         if type(part) in kinds:
             yield part

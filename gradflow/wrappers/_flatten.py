@@ -20,14 +20,14 @@ from gradflow.tree._paths import is_none
 
 @transformation
 def flatten(inner: GradientTransformation) -> Pair:
-    """Shows `inner` all leaves as one vector, in the promoted dtype of all.
+    """Passes all leaves to `inner` as one vector, in their promoted dtype.
 
-    For rules that are meant for a vector, such as a norm of the whole or a quasi-Newton method; and for very
-    many small leaves, since one long operation costs less than a thousand short ones. Where leaves are large,
-    or sharded in different ways, the vector is two copies more and has to be gathered.
+    It suits rules that are defined on a vector, such as quasi-Newton methods or norms of the whole tree. It
+    also suits very many small leaves, since one long operation costs less than a thousand short ones. For
+    large leaves it adds two copies, and leaves of different shardings are gathered.
 
     Args:
-      inner: its state is one vector long; extra arguments reach it as they are.
+      inner: its state has vectors instead of trees; extra arguments pass through unchanged.
 
     The updates have the shapes, dtypes and shardings of the leaves. A gradient that is None counts as zero,
     and its update is None. Raises ValueError inside `shard_map` where leaves differ along an axis.
@@ -50,7 +50,7 @@ def flatten(inner: GradientTransformation) -> Pair:
             check_like("updates", updates, "params", params)
             likes = jax.tree.leaves(params, is_leaf=is_none)
         here = [i for i, like in enumerate(likes) if like is not None]
-        # Without a gradient there is none to take the dtype from either.
+        # Leaves without a gradient do not take part in the promotion.
         dtype = common_dtype(g.dtype for g in grads if g is not None)
         pieces = [jnp.zeros(likes[i].shape, dtype) if grads[i] is None else grads[i] for i in here]
         vector = _vector(pieces)
@@ -70,14 +70,14 @@ def flatten(inner: GradientTransformation) -> Pair:
 
 
 def _vector(leaves: list[jax.Array]) -> jax.Array:
-    """The leaves one behind the other."""
+    """The leaves, concatenated."""
     dtype = common_dtype(x.dtype for x in leaves)
     parts = [jnp.reshape(_gathered(x).astype(dtype), -1) for x in leaves]
     return jnp.concatenate(parts) if parts else jnp.zeros(0, dtype)
 
 
 def _gathered(x: jax.Array) -> jax.Array:
-    """A leaf that can be concatenated with others: types that say how they are sharded would differ."""
+    """A replicated leaf where types carry shardings, since arrays of different types do not concatenate."""
     mesh = jax.typeof(x).sharding.mesh
     if not mesh.explicit_axes:
         return x
@@ -85,7 +85,7 @@ def _gathered(x: jax.Array) -> jax.Array:
 
 
 def _piece(part: jax.Array, like: jax.Array) -> jax.Array:
-    """A part of the vector with the shape, dtype and sharding of the leaf that it is for."""
+    """A part of the vector with the shape, dtype and sharding of its leaf."""
     if is_complex(part.dtype) and not is_complex(like.dtype):
         part = part.real
     return alike(like, jnp.reshape(part, like.shape).astype(like.dtype))

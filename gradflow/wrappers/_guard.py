@@ -1,4 +1,4 @@
-"""Guards: a step whose gradient is unfit is not taken, and leaves no trace in the state."""
+"""Guards: a step whose gradient is not finite is skipped, and the inner state stays as it was."""
 
 from typing import Any, NamedTuple
 
@@ -32,7 +32,7 @@ def all_finite(updates: Updates, axes: tuple[str, ...] = ()) -> jax.Array:
     finite = jnp.asarray(True)
     for names, leaves in leaves_by_axes(updates, axes).items():
         parts = [(x.real, x.imag) if is_complex(x.dtype) else x for x in leaves]
-        # The largest absolute value is one fused reduction; a tree of `isfinite` is written out by XLA.
+        # The largest absolute value is one fused reduction; XLA writes a tree of `isfinite` to memory.
         here = tree.norm(parts, ord=np.inf) < np.inf
         finite = finite & (jax.lax.pmin(here.astype(jnp.int32), names) > 0 if names else here)
     return finite
@@ -42,16 +42,16 @@ def all_finite(updates: Updates, axes: tuple[str, ...] = ()) -> jax.Array:
 def apply_if_finite(
     inner: GradientTransformation, max_consecutive_errors: Index, *, axis_name: AxisName = None
 ) -> Pair:
-    """Skips a step whose gradient has a NaN or an infinity: zero updates, the inner state untouched.
+    """Skips a step whose gradient has a NaN or an infinity: zero updates, an unchanged inner state.
 
-    After `max_consecutive_errors` such steps in a row the next one is let through, and the row begins anew.
+    After `max_consecutive_errors` such steps in a row the next one is applied, and counting starts again.
 
     Args:
       inner: the transformation to guard.
       max_consecutive_errors: a whole number >= 0.
-      axis_name: axes of `shard_map` over which the devices decide together; `()` for replicated updates.
+      axis_name: axes of `shard_map` over which all devices take one decision; `()` for replicated updates.
 
-    Raises ValueError inside `shard_map` without `axis_name`: devices would decide each for itself.
+    Raises ValueError inside `shard_map` without `axis_name`, since devices could decide differently.
     """
     check_axis_name("apply_if_finite", axis_name)
 

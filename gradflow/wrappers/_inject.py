@@ -1,4 +1,4 @@
-"""The hyper-parameters of one factory in the state, where a training loop reads and writes them."""
+"""Keeps the hyper-parameters of one factory in the state, where a training loop reads and writes them."""
 
 import functools
 import inspect
@@ -21,7 +21,7 @@ from gradflow.schedules import StatefulSchedule, WrappedSchedule
 
 
 class InjectStatefulHyperparamsState(NamedTuple):
-    """Steps taken, the hyper-parameters in force, the states of schedules, and the inner state."""
+    """Steps taken, the current hyper-parameters, the states of schedules, and the inner state."""
 
     count: jax.Array  # type: ignore[assignment]  # the field's name for it, over tuple.count
     hyperparams: dict[str, jax.Array]
@@ -34,30 +34,34 @@ def inject_hyperparams(
     static_args: str | Iterable[str] = (),
     hyperparam_dtype: Any = None,
 ) -> Callable[..., GradientTransformation]:
-    """A factory like `inner_factory` that keeps its numeric arguments in the state.
+    """Returns a factory like `inner_factory` that keeps its numeric arguments in the state.
 
         tx = inject_hyperparams(adam)(learning_rate=1e-3)
-        state.hyperparams["learning_rate"]          # what is in force; assign to it to change it
+        state.hyperparams["learning_rate"]          # the current value; assign to change it
 
-    Arguments that are schedules, of the step or stateful, are asked at every step: what is assigned to
-    them lasts until the next one. `tunable` does this for all stages of an expression at once.
+    Schedules, of the step or stateful, are evaluated at every step, so a value assigned to one is overwritten
+    at the next. `tunable` does the same for all stages of an expression at once.
 
     Args:
       inner_factory: a factory of transformations, or any function that returns one.
-      static_args: names of arguments that stay as they are, such as functions that are no schedules.
+      static_args: names of arguments that stay fixed, such as functions that are not schedules.
       hyperparam_dtype: dtype of the numbers; by default the widest of the parameters, float32 at least, since
         a decay of 0.999 is 1 in bfloat16.
 
     Raises ValueError for a static argument that the factory does not have.
     """
     if not callable(inner_factory):
-        raise TypeError(f"inject_hyperparams: takes a factory, as adam; got {describe(inner_factory)}")
+        raise TypeError(
+            "inject_hyperparams: argument 'inner_factory' must be a factory such as adam; "
+            f"got {describe(inner_factory)}"
+        )
     static = (static_args,) if isinstance(static_args, str) else tuple(static_args)
     signature = inspect.signature(inner_factory)
     unknown = [name for name in static if name not in signature.parameters]
     if unknown:
         raise ValueError(
-            f"inject_hyperparams: static_args has {unknown}; the arguments are {list(signature.parameters)}"
+            "inject_hyperparams: argument 'static_args' must name arguments of the factory, "
+            f"{list(signature.parameters)}; got {unknown}"
         )
 
     @functools.wraps(inner_factory)
@@ -66,7 +70,7 @@ def inject_hyperparams(
         bound.apply_defaults()
         return injected(inner_factory, dict(bound.arguments), static, hyperparam_dtype)
 
-    # It makes other values than the factory that it is named after.
+    # `functools.wraps` copies the factory's record, but this function makes other values.
     make.__dict__.pop("__gradflow__", None)
     return make
 
@@ -78,7 +82,7 @@ def injected(
     static_args: tuple[str, ...] = (),
     hyperparam_dtype: Any = None,
 ) -> Pair:
-    """What `inject_hyperparams(inner_factory)` makes of these arguments."""
+    """The transformation that `inject_hyperparams(inner_factory)` returns for these arguments."""
     factory = getattr(inner_factory, "__gradflow__", None)
     schedules: dict[str, StatefulSchedule] = {}
     numbers, fixed = {}, {}
@@ -97,10 +101,10 @@ def injected(
 
     def build(hyperparams: Mapping[str, jax.Array]) -> GradientTransformation:
         made = inner_factory(**fixed, **hyperparams)
-        return as_transformation(made, "inject_hyperparams", "what the factory returns")
+        return as_transformation(made, "inject_hyperparams", "the result of the factory")
 
     if factory is not None and all(isinstance(s, WrappedSchedule) for s in schedules.values()):
-        inner_factory(**arguments)  # so that a wrong argument is refused here and not at init
+        inner_factory(**arguments)  # so that a wrong argument raises here and not at init
 
     def init(params: Params) -> OptState:
         dtype = hyperparam_dtype or widest_dtype(params)
@@ -124,11 +128,11 @@ def injected(
         if set(state.hyperparams) != {*numbers, *schedules}:
             refuse_state(f"the hyper-parameters {', '.join([*numbers, *schedules])}", state)
         dtype = hyperparam_dtype or widest_dtype(updates if params is None else params)
-        asked = {n: s(state.hyperparams_states[n], **extra) for n, s in schedules.items()}
+        evaluated = {n: s(state.hyperparams_states[n], **extra) for n, s in schedules.items()}
         # Copies, so that the states before and after never share a buffer.
         hyperparams = {
             name: jnp.array(value, _number_dtype(value, dtype), copy=True)
-            for name, value in {**state.hyperparams, **asked}.items()
+            for name, value in {**state.hyperparams, **evaluated}.items()
         }
         states = {n: s.update(state.hyperparams_states[n], **extra) for n, s in schedules.items()}
         updates, inner_state = build(hyperparams).update(updates, state.inner_state, params, **extra)
@@ -139,7 +143,7 @@ def injected(
 
 
 def widest_dtype(params: Params) -> np.dtype:
-    """The dtype for numbers beside these parameters: float32, or float64 where one of them has it."""
+    """The dtype of hyper-parameters for these parameters: float32, or float64 where one of them has it."""
     dtype = np.dtype(np.float32)
     for leaf in jax.tree.leaves(params):
         if is_inexact(leaf.dtype):
@@ -148,6 +152,6 @@ def widest_dtype(params: Params) -> np.dtype:
 
 
 def _number_dtype(value: Any, dtype: np.dtype) -> np.dtype:
-    """Floats are held in `dtype`, and integers as integers."""
+    """`dtype` for a floating-point number, its own dtype for an integer."""
     own = jnp.asarray(value).dtype
     return dtype if is_inexact(own) else own

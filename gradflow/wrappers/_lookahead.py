@@ -1,4 +1,4 @@
-"""Lookahead: fast weights explore, slow weights follow them now and then."""
+"""Lookahead: fast weights take every step, slow weights follow them at intervals."""
 
 from typing import Any, NamedTuple
 
@@ -19,26 +19,26 @@ from gradflow._types import OptState, Pair, Params, Updates
 
 
 class LookaheadParams(NamedTuple):
-    """The parameters at which gradients are taken, and those that follow them."""
+    """The fast parameters, at which gradients are taken, and the slow ones, which follow them."""
 
     fast: Params
     slow: Params
 
     @classmethod
     def init_synced(cls, params: Params) -> "LookaheadParams":
-        """Both from one tree; the slow ones are copies, so that both may be donated."""
+        """Makes both from one tree; the slow ones are copies, so that both may be donated."""
         return cls(params, jax.tree.map(lambda p: jnp.array(p, copy=True), params))
 
 
 class LookaheadState(NamedTuple):
-    """The state of the fast optimizer, and its steps since the last synchronisation."""
+    """The state of the fast optimizer, and its steps since the last synchronization."""
 
     fast_state: OptState
     steps_since_sync: jax.Array
 
 
 def lookahead_scalars(synced: jax.Array, slow_step_size: jax.Array) -> Scalars:
-    """What of the fast step is left, and which part of the way the slow weights go."""
+    """Whether this step synchronizes, and the slow weights' share of the way to the fast ones (or 0)."""
     step = synced.astype(slow_step_size.dtype)
     return {"synced": step, "pace": step * slow_step_size}
 
@@ -60,7 +60,7 @@ def lookahead(
     slow_step_size: Fraction,
     reset_state: bool = False,
 ) -> Pair:
-    """Every `sync_period` steps slow weights go a part of the way to the fast ones, which then start there.
+    """Moves slow weights toward the fast ones every `sync_period` steps; the fast ones continue from there.
 
         fast = fast + u                                       u: the update of `fast_optimizer`
         every sync_period steps:  slow = fast = slow + slow_step_size * (fast - slow)
@@ -71,10 +71,10 @@ def lookahead(
         updates, state = tx.update(grad(loss)(params.fast), state, params)
 
     Args:
-      fast_optimizer: takes the steps; extra arguments reach it.
-      sync_period: steps between synchronisations, >= 1.
+      fast_optimizer: takes the steps, and receives extra arguments.
+      sync_period: steps between synchronizations, >= 1.
       slow_step_size: in [0, 1]; 0.5 in the paper.
-      reset_state: begins the state of `fast_optimizer` anew at each synchronisation.
+      reset_state: initializes the state of `fast_optimizer` again at each synchronization.
 
     Use `params.slow` for evaluation. Reports `synced`. Raises TypeError for other parameters.
     Source: Zhang et al. 2019, arXiv:1907.08610.
@@ -93,7 +93,7 @@ def lookahead(
         updates, fast_state = fast_optimizer.update(updates, state.fast_state, params.fast, **extra)
         steps = increment(state.steps_since_sync)
         synced = steps >= sync_period
-        # The slow updates, too, are held in the dtype of the fast ones.
+        # The slow updates have the dtype of the fast ones.
         fast, slow = leafwise(
             lookahead_rule, (updates, updates, params.fast, params.slow), lookahead_scalars,
             synced=synced, slow_step_size=slow_step_size,
@@ -114,8 +114,8 @@ def lookahead(
 def _check_params(params: Params) -> None:
     if not isinstance(params, LookaheadParams):
         foreign = getattr(params, "_fields", None) == LookaheadParams._fields
-        cure = "LookaheadParams(*params)" if foreign else "LookaheadParams.init_synced(params)"
+        hint = "LookaheadParams(*params)" if foreign else "LookaheadParams.init_synced(params)"
         raise TypeError(
-            f"{stage_name()}: the parameters must be gradflow's LookaheadParams, as from {cure}; "
-            f"got {describe(params)}"
+            f"{stage_name()}: argument 'params' must be gradflow's LookaheadParams; got {describe(params)}. "
+            f"Make them with {hint}"
         )

@@ -1,4 +1,4 @@
-"""A transformation of some leaves only."""
+"""Applies a transformation to some leaves only."""
 
 from collections.abc import Hashable, Iterator, Mapping
 from typing import Any, NamedTuple, NoReturn
@@ -19,7 +19,7 @@ from gradflow.packed._pack import abstract_tree, is_packed
 
 
 class MaskedState(NamedTuple):
-    """The state of the inner transformation, which has a `MaskedNode` for every leaf left out."""
+    """The state of the inner transformation, with a `MaskedNode` for every masked leaf."""
 
     inner_state: OptState
 
@@ -35,16 +35,14 @@ def masked(
     """Applies `inner` to the leaves where `mask` is True. The others have no state, and may be integers.
 
     Args:
-      inner: any transformation; it sees a tree without the other leaves.
-      mask: tree of booleans (a prefix will do), or a function from the parameters to one. It is never
-        called on updates. Where `update` is called without parameters, what a function chose is read off
-        the state.
-      mask_compatible_extra_args: treats extra arguments that have the structure of the updates alike.
-      elsewhere: "pass" leaves the other updates as they come, which is no way to freeze parameters unless
-        another stage takes care of them; "zero" does freeze them.
+      inner: any transformation; it is called on a tree without the other leaves.
+      mask: tree of booleans or a prefix of one, or a function from the parameters to one. The function is
+        never called on updates: without parameters, `update` reads its choice from the state.
+      mask_compatible_extra_args: also masks extra arguments that have the structure of the updates.
+      elsewhere: "pass" returns the other updates unchanged, so it does not freeze parameters; "zero" does.
 
     Raises ValueError for a mask that does not fit, and in `update` without parameters if the mask is a
-    function and the state does not tell what it chose.
+    function whose choice cannot be read from the state.
     """
     inner = as_transformation(inner, "masked", "argument 'inner'")
     if elsewhere not in ("pass", "zero"):
@@ -70,13 +68,13 @@ def masked(
         new, inner_state = inner.update(
             visible, state.inner_state, None if params is None else mask_out(keep, params), **extra
         )
-        return _reveal(keep, new, updates, elsewhere), MaskedState(inner_state)
+        return _merge_updates(keep, new, updates, elsewhere), MaskedState(inner_state)
 
     return init, update
 
 
-def _reveal(keep: Any, new: Updates, old: Updates, elsewhere: str) -> Updates:
-    """The inner updates where `keep` is not False, there the old ones or zeros."""
+def _merge_updates(keep: Any, new: Updates, old: Updates, elsewhere: str) -> Updates:
+    """The inner updates where `keep` is not False; elsewhere the old ones or zeros."""
 
     if is_packed(old):
         out = jax.tree.map(lambda k: k if is_absent(k) else not k, keep, is_leaf=is_absent)
@@ -87,47 +85,47 @@ def _reveal(keep: Any, new: Updates, old: Updates, elsewhere: str) -> Updates:
         if k is not False:
             return u
         # The gradient of an integer, float0, is zero by its type.
-        given = elsewhere == "pass" or g is None or g.dtype == jax.dtypes.float0
-        return g if given else tree.zeros_like(g)
+        unchanged = elsewhere == "pass" or g is None or g.dtype == jax.dtypes.float0
+        return g if unchanged else tree.zeros_like(g)
 
     return jax.tree.map(choose, keep, new, old, is_leaf=lambda x: x is None)
 
 
 def _mask_in(state: OptState, updates: Updates) -> Any:
-    """What a mask chose, from the parts of a state that are built like the updates."""
+    """The choice of a mask, read from the parts of a state that have the structure of the updates."""
     updates = abstract_tree(updates)
     chosen = _chosen_in(abstract_tree(state), updates)
     if chosen is None:
-        _refuse_unknown("mask")
+        _raise_unknown("mask")
     structure: Any = jax.tree.structure(updates, is_leaf=is_absent)
     return structure.unflatten(chosen)
 
 
 def labels_in(states: Mapping[Hashable, MaskedState], updates: Updates) -> Any:
-    """Which leaf has which label, from the states of all of them; one of these may be silent."""
+    """The label of each leaf, read from the states of all labels; one of them may hold no such part."""
     leaves: list[Any]
     structure: Any
     updates = abstract_tree(updates)
     leaves, structure = jax.tree.flatten(updates, is_leaf=is_absent)
     chosen = {label: _chosen_in(abstract_tree(state.inner_state), updates) for label, state in states.items()}
-    silent = [label for label, own in chosen.items() if own is None]
-    if len(silent) > 1:
-        _refuse_unknown("labels")
-    answers: list[Any] = []
+    unread = [label for label, own in chosen.items() if own is None]
+    if len(unread) > 1:
+        _raise_unknown("labels")
+    labels: list[Any] = []
     for index, leaf in enumerate(leaves):
-        owners = [label for label, own in chosen.items() if own is not None and own[index]] or silent
+        owners = [label for label, own in chosen.items() if own is not None and own[index]] or unread
         if len(owners) != 1 and not is_absent(leaf):
-            _refuse_unknown("labels")
-        answers.append(owners[0] if len(owners) == 1 else leaf)
-    return structure.unflatten(answers)
+            _raise_unknown("labels")
+        labels.append(owners[0] if len(owners) == 1 else leaf)
+    return structure.unflatten(labels)
 
 
 def _chosen_in(state: OptState, updates: Updates) -> tuple[bool, ...] | None:
-    """For each leaf of the updates whether a state has anything of it; None if the state does not tell."""
+    """For each leaf of the updates whether a state holds an entry for it; None if that cannot be read."""
     flat, _ = jax.tree_util.tree_flatten_with_path(updates, is_leaf=is_absent)
     found: set[tuple[bool, ...]] = set()
     nodes = list(_subtrees(state))
-    # The state of one array is like any number of the state; and masks inside masks look alike.
+    # A tree of one array matches any number of the state, and nested masks match each other.
     if flat and flat[0][0] and not any(isinstance(node, MaskedState) for node in nodes):
         for node in nodes:
             here, _ = jax.tree_util.tree_flatten_with_path(node, is_leaf=is_absent)
@@ -139,11 +137,11 @@ def _chosen_in(state: OptState, updates: Updates) -> tuple[bool, ...] | None:
     return found.pop() if len(found) == 1 else None
 
 
-def _refuse_unknown(what: str) -> NoReturn:
+def _raise_unknown(what: str) -> NoReturn:
     verb = "is a function" if what == "mask" else "are found by functions"
     raise ValueError(
-        f"{stage_name()}: its {what} {verb} of the parameters, and the state does not tell what was chosen, "
-        "so this stage needs the parameters: call update(updates, state, params)"
+        f"{stage_name()}: this stage needs the parameters, since its {what} {verb} of them and the choice "
+        "cannot be read from the state; call update(updates, state, params)"
     )
 
 

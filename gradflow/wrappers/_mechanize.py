@@ -1,4 +1,4 @@
-"""Mechanic: learns by what factor to multiply the steps of any optimizer."""
+"""Mechanic: tunes a factor on the steps of any optimizer."""
 
 from typing import Any, NamedTuple
 
@@ -62,24 +62,24 @@ def mechanize(
     s_init: Positive = 1e-6,
     num_betas: Size = 6,
 ) -> Pair:
-    """Tunes the scale of an optimizer's steps: give it a learning rate of 1, or a schedule with peak 1.
+    """Tunes the scale of the steps of an optimizer whose learning rate is 1, or a schedule with peak 1.
 
-        delta = (p - x0) / (sum(s) + eps)          what the optimizer's steps add up to
+        delta = (p - x0) / (sum(s) + eps)          the sum of the optimizer's steps
         h = -<g + weight_decay * sum(s) * |g| / (|p| + eps) * p, delta>
         r = b * r + clip(h, -m, m) * s,  m = max(b * m, |h| + eps),  v = b^2 * v + h^2
         s = (s_init / num_betas * m + max(0, r)) / (sqrt(v) + eps)
         p = x0 + sum(s) * (delta + u)              for the optimizer's update u
 
     Args:
-      base_optimizer: any optimizer but those that normalise their steps by the parameters' norm.
-      weight_decay: of the tuner, >= 0, apart from the optimizer's own.
+      base_optimizer: any optimizer that does not normalize its steps by the parameters' norm.
+      weight_decay: the tuner's, >= 0, in addition to the optimizer's own.
       eps: > 0.
       s_init: the first scale, > 0.
       num_betas: how many decays b = 0.9, 0.99, ... have their own r, m, v and s.
 
-    `x0` are the parameters of the first step. `delta` is read off the parameters, so these must be in float32
+    `x0` are the parameters of the first step. `delta` is computed from the parameters, so these need float32
     at least to hold steps of size `s_init`. Clipping h is the authors' addition to the paper. Extra
-    arguments go to `base_optimizer`. Needs `params`. Reports `factor`. Refused inside `shard_map`.
+    arguments go to `base_optimizer`. Needs `params`. Reports `factor`. Raises ValueError inside `shard_map`.
     Source: Cutkosky, Defazio, Mehta 2023, arXiv:2306.00144.
     """
 
@@ -105,7 +105,7 @@ def mechanize(
         pull = pull / (tree.norm(params).astype(dtype) + small)
         along = tree.vdot(updates, moved).real.astype(dtype)
         gain = -(along + pull * tree.vdot(params, moved).real.astype(dtype)) / (scale + small)
-        # What is beyond all numbers teaches nothing, and would not leave the sums again.
+        # A gain that is not finite carries no information, and would stay in the sums forever.
         gain = jnp.where(first | ~jnp.isfinite(gain), 0, gain)
         tuner = (state.r, state.m, state.v, state.s)
         r, m, v, s = mechanic_scalars(gain, tuner, as_scalar(s_init, dtype), small)

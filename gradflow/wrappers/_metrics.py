@@ -1,4 +1,4 @@
-"""Reports of all stages, kept in the state where a training loop can read them."""
+"""Keeps the reports of all stages in the state, where a training loop reads them."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
@@ -20,7 +20,7 @@ from gradflow._types import OptState, Pair, Params, Updates
 
 
 class MetricsState(NamedTuple):
-    """What was reported at the last update, by stage and name, and the inner state."""
+    """The reports of the last update, by stage and name, and the inner state."""
 
     metrics: dict[str, jax.Array]
     inner_state: OptState
@@ -37,20 +37,20 @@ def with_metrics(
     *,
     axis_name: AxisName = None,
 ) -> Pair:
-    """Keeps what the stages inside report, and norms of gradient, update and parameters, in the state.
+    """Keeps the reports of all inner stages, and norms of gradient, update and parameters, in the state.
 
         gradient_norm, update_norm, parameter_norm    2-norms over all leaves
         update_ratio                                  update_norm / parameter_norm
         nonfinite                                     entries of the gradient that are NaN or infinite
 
-    Read them with `metrics(state)`: float32 scalars by stage and name, `clip_by_global_norm.norm`, NaN
-    until the first update, for a stage that was not run, and for parameters that are not given. The structure
-    never changes, so the state goes through jit, scan and cond. Without this wrapper no report is computed.
+    `metrics(state)` returns them: float32 scalars by stage and name, such as `clip_by_global_norm.norm`. They
+    are NaN before the first update, for a stage that did not run, and without parameters. The structure never
+    changes, so the state goes through jit, scan and cond. Without this wrapper no report is computed.
 
     Args:
       inner: any transformation.
-      groups: names of groups of parameters, each with a pattern of paths or a selector, for norms of their
-        own: `{"encoder": "encoder/**"}` gives `encoder/gradient_norm`. Groups may overlap.
+      groups: groups of parameters by name, each a pattern of paths or a selector, for norms of their own:
+        `{"encoder": "encoder/**"}` gives `encoder/gradient_norm`. Groups may overlap.
       axis_name: axes of `shard_map` over which the devices sum; `()` for replicated updates.
 
     Raises ValueError inside `shard_map` without `axis_name`.
@@ -62,7 +62,7 @@ def with_metrics(
 
     def init(params: Params) -> OptState:
         for selector in chosen.values():
-            selector(params)  # so that a wrong pattern is an error here and not at the first step
+            selector(params)  # so that a wrong pattern raises here and not at the first step
         blank = {name: zero_scalar(params, jnp.float32, float("nan")) for name in names}
         return MetricsState(blank, inner.init(params))
 
@@ -70,10 +70,10 @@ def with_metrics(
         updates: Updates, state: MetricsState, params: Params | None = None, **extra: Any
     ) -> tuple[Updates, MetricsState]:
         axes = sum_axes(axis_name, updates)
-        with collecting() as heard:
+        with collecting() as recorded:
             new_updates, inner_state = inner.update(updates, state.inner_state, params, **extra)
         values = dict.fromkeys(names, jnp.full((), jnp.nan, jnp.float32))
-        values |= {n: value for n, value in below(inner, heard.values).items() if n in values}
+        values |= {n: value for n, value in below(inner, recorded.values).items() if n in values}
         values |= _norms(updates, new_updates, params, axes)
         values["nonfinite"] = _count_nonfinite(updates, values["gradient_norm"], axes)
         for group, selector in chosen.items():
@@ -81,12 +81,12 @@ def with_metrics(
             own = None if params is None else keep_where(keep, params)
             found = _norms(keep_where(keep, updates), keep_where(keep, new_updates), own, axes)
             values |= {f"{group}/{name}": value for name, value in found.items()}
-        for name, value in heard.notes.items():
+        for name, value in recorded.notes.items():
             note(name, value)
         if is_collecting():
             for name in _OWN:
                 report(name, values[name])
-            forward(heard.values)
+            forward(recorded.values)
         return new_updates, MetricsState(values, inner_state)
 
     return init, update
@@ -109,7 +109,7 @@ def _norms(
 
 
 def _count_nonfinite(grads: Updates, norm: jax.Array, axes: tuple[str, ...]) -> jax.Array:
-    """How many entries are not finite; the gradient is read again only where its norm says that some are."""
+    """Counts the entries that are not finite; the gradient is read again only if its norm is not finite."""
 
     def count(grads: Updates) -> jax.Array:
         total = jnp.zeros((), jnp.float32)
@@ -124,10 +124,10 @@ def _count_nonfinite(grads: Updates, norm: jax.Array, axes: tuple[str, ...]) -> 
 
 @jax.tree_util.register_pytree_with_keys_class
 class Metrics(dict[str, jax.Array]):
-    """Metrics by name: a dict that is a table in a notebook."""
+    """Metrics by name: a dict that a notebook shows as a table."""
 
     def tree_flatten_with_keys(self) -> tuple[list[tuple[Any, jax.Array]], tuple[str, ...]]:
-        """The values in the order of their names, as of a dict."""
+        """The values, sorted by name as for a dict."""
         names = tuple(sorted(self))
         return [(jax.tree_util.DictKey(name), self[name]) for name in names], names
 
@@ -145,9 +145,9 @@ class Metrics(dict[str, jax.Array]):
 
 
 def metrics(state: OptState) -> Metrics:
-    """The metrics kept by `with_metrics` anywhere in a state, by name.
+    """Returns the metrics that `with_metrics` keeps anywhere in a state, by name.
 
-    Raises ValueError where there are none, or several by the same name.
+    Raises ValueError where there are none, or several of the same name.
     """
     found = Metrics()
     kept = [
@@ -156,10 +156,15 @@ def metrics(state: OptState) -> Metrics:
         if isinstance(part, MetricsState)
     ]
     if not kept:
-        raise ValueError("metrics: this state keeps none; wrap the transformation in with_metrics(...)")
+        raise ValueError(
+            "metrics: argument 'state' must be a state that keeps metrics; got none. "
+            "Wrap the transformation in with_metrics(...)"
+        )
     for part in kept:
         for name, value in part.metrics.items():
             if name in found:
-                raise ValueError(f"metrics: several stages of this state keep '{name}'")
+                raise ValueError(
+                    f"metrics: argument 'state' must keep each metric once; got several of '{name}'"
+                )
             found[name] = value
     return found

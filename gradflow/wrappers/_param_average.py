@@ -1,4 +1,4 @@
-"""Averages of the parameters beside any optimizer, for evaluation."""
+"""Averages of the parameters that any optimizer reaches, for evaluation."""
 
 from typing import Any, NamedTuple
 
@@ -37,22 +37,22 @@ def param_ema_rule(u: jax.Array, ema: jax.Array, p: jax.Array, s: Any) -> tuple[
 
 @transformation(packable=True)
 def with_param_ema(inner: GradientTransformation, decay: Decay = 0.999) -> Pair:
-    """Keeps an exponential moving average of the parameters that `inner` leads to, for `eval_params`.
+    """Keeps an exponential moving average of the parameters that `inner` reaches, for `eval_params`.
 
         ema = decay * ema + (1 - decay) * (p + u)
         weight = decay * weight + (1 - decay)
         eval_params(state, params) = ema / weight
 
     Args:
-      inner: the whole optimizer: a stage behind this one would change the update that is averaged.
+      inner: the whole optimizer: a stage after this one would change the update that is averaged.
       decay: in [0, 1), a number or a schedule; the average looks back about `1 / (1 - decay)` steps.
 
-    The average is held in float32 at least; the first parameters are no part of it.
+    The average is held in float32 at least, and does not include the initial parameters.
     Source: Polyak & Juditsky 1992; with the weights of Kingma & Ba 2014, arXiv:1412.6980, section 7.2.
     """
 
     def init(params: Params) -> OptState:
-        inner_state = inner.init(params)  # refuses leaves that are no numbers
+        inner_state = inner.init(params)  # raises for leaves that are not numbers
         return ParamEmaState(
             zero_scalar(params), _zeros(params), zero_scalar(params, jnp.float32), inner_state
         )
@@ -70,7 +70,7 @@ def with_param_ema(inner: GradientTransformation, decay: Decay = 0.999) -> Pair:
 
 
 class SwaState(NamedTuple):
-    """Steps taken, the mean of the parameters so far, how many are in it, and the inner state."""
+    """Steps taken, the mean of the parameters so far, the number of its terms, and the inner state."""
 
     count: jax.Array  # type: ignore[assignment]  # the field's name for it, over tuple.count
     average: Params
@@ -85,15 +85,15 @@ def swa_rule(u: jax.Array, average: jax.Array, p: jax.Array, s: Any) -> tuple[ja
 
 @transformation(reports=("averaged",), elementwise=True)
 def with_swa(inner: GradientTransformation, start_step: Index = 0, every: Size = 1) -> Pair:
-    """Keeps the mean of the parameters after step `start_step` and each `every` steps on, for `eval_params`.
+    """Keeps the mean of the parameters at every `every`-th step from `start_step` on, for `eval_params`.
 
     Args:
-      inner: the whole optimizer: a stage behind this one would change the update that is averaged.
-      start_step: steps before the first parameters that count, >= 0; in the paper three quarters of all.
-      every: steps between parameters that count, >= 1; the length of a cycle of the rate, or of an epoch.
+      inner: the whole optimizer: a stage after this one would change the update that is averaged.
+      start_step: steps before the first parameters in the mean, >= 0; in the paper three quarters of all.
+      every: steps between parameters in the mean, >= 1; the length of a cycle of the rate, or of an epoch.
 
-    The mean is held in float32 at least. Until it has a part, `eval_params` gives the parameters
-    themselves. Reports `averaged`, the number of its parts. Source: Izmailov et al. 2018, arXiv:1803.05407.
+    The mean is held in float32 at least. While it is empty, `eval_params` returns the parameters
+    themselves. Reports `averaged`, the number of terms. Source: Izmailov et al. 2018, arXiv:1803.05407.
     """
 
     def init(params: Params) -> OptState:
@@ -113,7 +113,7 @@ def with_swa(inner: GradientTransformation, start_step: Index = 0, every: Size =
 
 
 class LawaState(NamedTuple):
-    """Steps taken, the latest parameters along a first axis, how many came by, and the inner state."""
+    """Steps taken, the latest parameters along a first axis, how many were stored, and the inner state."""
 
     count: jax.Array  # type: ignore[assignment]  # the field's name for it, over tuple.count
     latest: Params
@@ -122,7 +122,7 @@ class LawaState(NamedTuple):
 
 
 def lawa_rule(u: jax.Array, latest: jax.Array, p: jax.Array, s: Any) -> tuple[jax.Array, jax.Array]:
-    """latest[slot] = p + u, where it is time for it."""
+    """latest[slot] = p + u, on the steps that are stored."""
     old = jax.lax.dynamic_index_in_dim(latest, s.slot, keepdims=False)
     new = jnp.where(s.taken > 0, p + u, old)
     return u, jax.lax.dynamic_update_index_in_dim(latest, new, s.slot, 0)
@@ -130,15 +130,15 @@ def lawa_rule(u: jax.Array, latest: jax.Array, p: jax.Array, s: Any) -> tuple[ja
 
 @transformation(reports=("averaged",), elementwise=True)
 def with_lawa(inner: GradientTransformation, window: Size = 6, every: Size = 1) -> Pair:
-    """Keeps the latest `window` of the parameters after each `every` steps; `eval_params` is their mean.
+    """Keeps the parameters of every `every`-th step, the latest `window`; `eval_params` returns their mean.
 
     Args:
-      inner: the whole optimizer: a stage behind this one would change the update that is averaged.
+      inner: the whole optimizer: a stage after this one would change the update that is averaged.
       window: how many are kept, >= 1, each as large as the model; 6 in the paper.
       every: steps between them, >= 1; those of an epoch in the paper.
 
-    They are held in float32 at least. Until there is one, `eval_params` gives the parameters themselves.
-    Reports `averaged`, the number that is kept. Source: Kaddour 2022, arXiv:2209.14981.
+    They are held in float32 at least. While there is none, `eval_params` returns the parameters themselves.
+    Reports `averaged`, the number of those kept. Source: Kaddour 2022, arXiv:2209.14981.
     """
 
     def init(params: Params) -> OptState:
@@ -167,12 +167,12 @@ def _zeros(params: Params) -> Params:
 
 
 def _stacked(zeros: jax.Array, window: int) -> jax.Array:
-    """`window` of these along a first axis, each sharded as they are."""
+    """`window` copies along a first axis, each with the sharding of the original."""
     return jnp.stack([zeros] * window)
 
 
 def _is_due(count: jax.Array, start: int, every: int) -> jax.Array:
-    """Whether the parameters after step `count` (from 0) count."""
+    """Whether the parameters after step `count` (from 0) are averaged."""
     since = count - start
     return (since >= 0) & (since % every == 0)
 
@@ -188,7 +188,7 @@ def swa_read_rule(p: jax.Array, average: jax.Array, s: Any) -> jax.Array:
 
 
 def lawa_read_rule(p: jax.Array, latest: jax.Array, s: Any) -> jax.Array:
-    """The mean of what is kept; p while there is none."""
+    """The mean of those kept; p while there is none."""
     total = jnp.sum(latest, axis=0)
     return jnp.where(s.kept > 0, total / jnp.maximum(s.kept, 1), p)
 

@@ -25,7 +25,7 @@ from gradflow.wrappers._masked import MaskedState, labels_in, masked
 
 
 class PartitionState(NamedTuple):
-    """The state of each transformation by label, with a `MaskedNode` for every leaf that is not its own."""
+    """The state of each transformation by label, with a `MaskedNode` for every leaf of another label."""
 
     inner_states: Mapping[Hashable, MaskedState]
 
@@ -46,19 +46,18 @@ def partition(
         partition({"body": adamw(1e-3), "head": sgd(0.1)}, {"encoder": "body", "out": "head"})
 
     Args:
-      transforms: transformations by label; without `param_labels`, by pattern of paths or by selector, of
-        which the first that chooses a parameter has it.
-      param_labels: tree of labels (a prefix will do), or a function from the parameters to one. It is never
-        called on updates. Where `update` is called without parameters, what was chosen is read off the
-        state.
-      mask_compatible_extra_args: treats extra arguments that have the structure of the updates alike.
+      transforms: transformations by label; without `param_labels`, by pattern of paths or by selector. The
+        first pattern that matches a parameter wins.
+      param_labels: tree of labels or a prefix of one, or a function from the parameters to one. The function
+        is never called on updates: without parameters, `update` reads its choice from the state.
+      mask_compatible_extra_args: also splits extra arguments that have the structure of the updates.
 
-    Raises ValueError for a label that names no transformation, for a parameter that no label or pattern is
-    for, and for a pattern that matches no parameter.
+    Raises ValueError for a label without a transformation, for a parameter without a label or pattern, and
+    for a pattern that matches no parameter.
     """
     if not isinstance(transforms, Mapping) or not transforms:
         raise TypeError(
-            f"partition: 'transforms' must be a dict of transformations; got {describe(transforms)}"
+            f"partition: argument 'transforms' must be a dict of transformations; got {describe(transforms)}"
         )
     stages = {
         key if param_labels is not None or isinstance(key, str) else show(key): as_transformation(
@@ -122,25 +121,26 @@ def _selector(key: Any) -> Selector:
         return as_selector(key)
     except TypeError:
         raise TypeError(
-            f"partition: without 'param_labels' a key must be a pattern of paths or a selector; "
-            f"got {describe(key)}"
+            "partition: keys of argument 'transforms' must be patterns of paths or selectors without "
+            f"'param_labels'; got {describe(key)}"
         ) from None
 
 
 def _first_match(selectors: Mapping[Hashable, Selector], params: Params) -> Any:
-    """The tree of the labels whose selectors choose a parameter first."""
+    """The tree of labels: for each parameter that of the first selector that chooses it."""
     parameters, structure = named_leaves(params)
     choices = {label: selector.choose(parameters) for label, selector in selectors.items()}
-    answers: list[Any] = []
+    labels: list[Any] = []
     for index, parameter in enumerate(parameters):
         label = next((label for label, chosen in choices.items() if chosen[index]), None)
         if label is None and not is_absent(parameter.leaf):
             raise ValueError(
-                f"{stage_name()}: nothing chooses the parameter at '{'/'.join(parameter.path)}'; there are "
-                f"{', '.join(map(repr, selectors))}. '**' as the last key chooses all that is left"
+                f"{stage_name()}: argument 'transforms' must have a key for the parameter at "
+                f"'{'/'.join(parameter.path)}'; got {', '.join(map(repr, selectors))}. "
+                "The key '**', as the last one, matches all that are left"
             )
-        answers.append(parameter.leaf if is_absent(parameter.leaf) else label)
-    return jax.tree.unflatten(structure, answers)
+        labels.append(parameter.leaf if is_absent(parameter.leaf) else label)
+    return jax.tree.unflatten(structure, labels)
 
 
 def _part(labels: Any, label: Hashable, tree: Any) -> Any:
@@ -151,12 +151,12 @@ def _part(labels: Any, label: Hashable, tree: Any) -> Any:
 
 @transformation
 def freeze(mask: MaskOrFn) -> GradientTransformation:
-    """Zero updates where `mask` is True; the others pass. It holds no state.
+    """Makes updates zero where `mask` is True; the others pass through. It holds no state.
 
-    Behind an optimizer; one that should hold no state for frozen parameters goes into `selective_transform`.
+    It belongs after an optimizer. `selective_transform` also saves the state of frozen parameters.
 
     Args:
-      mask: tree of booleans (a prefix will do), a function from the parameters to one, a selector, or a
+      mask: tree of booleans or a prefix of one, a function from the parameters to one, a selector, or a
         pattern: `freeze("encoder/**")`.
     """
     return masked(set_to_zero(), mask)
@@ -164,11 +164,11 @@ def freeze(mask: MaskOrFn) -> GradientTransformation:
 
 @transformation
 def scale_by_path(factors: Mapping[Any, Any]) -> GradientTransformation:
-    """Multiplies updates by a factor for each part of the parameters; the rest passes as it comes.
+    """Multiplies updates by a factor for each part of the parameters; the rest passes through.
 
         chain(adamw(1e-3), scale_by_path({"encoder/**": 0.1, "**/bias": 2.0}))
 
-    Behind an optimizer the factors multiply its learning rate.
+    Placed after an optimizer, the factors multiply its learning rate.
 
     Args:
       factors: numbers or schedules by pattern of paths or selector; the first that matches wins.
@@ -176,7 +176,9 @@ def scale_by_path(factors: Mapping[Any, Any]) -> GradientTransformation:
     Raises ValueError for a pattern that matches no parameter.
     """
     if not isinstance(factors, Mapping) or not factors:
-        raise TypeError(f"scale_by_path: 'factors' must be a dict of numbers; got {describe(factors)}")
+        raise TypeError(
+            f"scale_by_path: argument 'factors' must be a dict of numbers; got {describe(factors)}"
+        )
     return partition({**{key: scale(factor) for key, factor in factors.items()}, _REST: identity()})
 
 
@@ -187,11 +189,11 @@ _REST = paths("**", required=False)
 def selective_transform(
     optimizer: GradientTransformation, *, freeze_mask: MaskOrFn
 ) -> GradientTransformation:
-    """Applies `optimizer` where `freeze_mask` is False; elsewhere updates are zero and there is no state.
+    """Applies `optimizer` where `freeze_mask` is False; elsewhere updates are zero and have no state.
 
     Args:
-      optimizer: for the parameters that are trained.
-      freeze_mask: as the mask of `freeze`.
+      optimizer: the transformation of the parameters that are trained.
+      freeze_mask: like the mask of `freeze`.
     """
     labels = functools.partial(_frozen_labels, freeze_mask)
     return partition({"freeze": set_to_zero(), "train": optimizer}, labels)

@@ -1,4 +1,4 @@
-"""Sharpness-aware minimisation: the gradient is taken where the loss nearby is worst."""
+"""Sharpness-aware minimization: the gradient is taken where the loss nearby is highest."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -21,8 +21,8 @@ from gradflow.wrappers._conditional import update_if
 
 
 class SAMState(NamedTuple):
-    """Calls since the last step, the states of the optimizer and of its adversary, and the parameters to
-    come back to; None for these in opaque mode."""
+    """Calls since the last step, the states of both optimizers, and the parameters where the round began;
+    None for these in opaque mode."""
 
     steps_since_sync: jax.Array
     opt_state: OptState
@@ -36,7 +36,7 @@ def keep_rule(p: jax.Array, cache: jax.Array, s: Any) -> jax.Array:
 
 
 def sam_rule(u: jax.Array, adversarial: jax.Array, cache: jax.Array, p: jax.Array, s: Any) -> jax.Array:
-    """Foret et al. 2020, Algorithm 1: up with the adversary, or back and one step down."""
+    """Foret et al. 2020, Algorithm 1: an ascent step, or back to the cached parameters and a descent step."""
     return jnp.where(s.last, cache - p + u, -adversarial)
 
 
@@ -49,24 +49,24 @@ def sam(
     opaque_mode: bool = False,
     batch_axis_name: AxisName = None,
 ) -> Pair:
-    """Climbs with `adv_optimizer`, takes the gradient there, and steps with it from where the climb began.
+    """Ascends with `adv_optimizer`, takes the gradient there, and applies it where the ascent began.
 
         sam(sgd(0.1), chain(normalize(), sgd(rho)))           the paper's, with radius rho
 
-    Of `sync_period` calls all but the last climb, and show in the parameters: each needs a gradient of its
-    own, and the parameters after the last are those to evaluate.
+    Of `sync_period` calls all but the last ascend and move the parameters, so each needs a gradient of its
+    own. The parameters after the last call of a round are those to evaluate.
 
     Args:
-      optimizer: takes the steps. Extra arguments reach both.
-      adv_optimizer: its updates are taken with the other sign.
-      sync_period: calls in a round, >= 1; with 1 there is no climb.
-      reset_state: begins the adversary's state anew after each round.
+      optimizer: takes the steps. Both optimizers receive extra arguments.
+      adv_optimizer: takes the ascent steps; its updates are applied with the opposite sign.
+      sync_period: calls in a round, >= 1; with 1 there is no ascent.
+      reset_state: initializes the state of `adv_optimizer` again after each round.
       opaque_mode: a whole round in one call of `update(grads, state, params, grad_fn=...)`, where
-        `grad_fn(params, i)` is the gradient after climb number i, from 0.
+        `grad_fn(params, i)` is the gradient after ascent step i, from 0.
       batch_axis_name: axes over which the gradients of `grad_fn` are averaged.
 
-    A gradient of zero does not move, whatever `adv_optimizer` divides by. Reports `adversarial`, whether the
-    call climbed. Raises TypeError in opaque mode without `grad_fn`.
+    A zero gradient does not move the parameters, also if `adv_optimizer` normalizes. Reports `adversarial`,
+    whether the call ascended. Raises TypeError in opaque mode without `grad_fn`.
     Source: Foret et al. 2020, arXiv:2010.01412.
     """
     check_axis_name("sam", batch_axis_name)
@@ -79,9 +79,9 @@ def sam(
         first = state.steps_since_sync == 0
         last = state.steps_since_sync >= sync_period - 1
         (kept,) = leafwise(keep_rule, (params, state.cache), first=first)
-        climb, adv_state = update_if(~last, adv_optimizer, updates, state.adv_state, params, extra)
+        ascent, adv_state = update_if(~last, adv_optimizer, updates, state.adv_state, params, extra)
         u, opt_state = update_if(last, optimizer, updates, state.opt_state, kept, extra)
-        (u,) = leafwise(sam_rule, (u, climb, kept, params), last=last)
+        (u,) = leafwise(sam_rule, (u, ascent, kept, params), last=last)
         if reset_state:
             adv_state = jax.lax.cond(last, lambda old: adv_optimizer.init(kept), lambda old: old, adv_state)
         report("adversarial", ~last)
@@ -98,8 +98,8 @@ def sam(
     ) -> tuple[Updates, SAMState]:
         moved, adv_state = params, state.adv_state
         for i in range(sync_period - 1):
-            climb, adv_state = adv_optimizer.update(updates, adv_state, moved, **extra)
-            moved = apply_updates(moved, tree.scale(-1, climb))
+            ascent, adv_state = adv_optimizer.update(updates, adv_state, moved, **extra)
+            moved = apply_updates(moved, tree.scale(-1, ascent))
             updates = as_arrays(grad_fn(moved, i))
             if batch_axis_name is not None:
                 updates = jax.lax.pmean(updates, batch_axis_name)

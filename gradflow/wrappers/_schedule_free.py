@@ -1,4 +1,4 @@
-"""Schedule-free learning: averaging in the place of a decaying learning rate."""
+"""Schedule-free learning: averaging instead of a decaying learning rate."""
 
 from typing import Annotated, Any, NamedTuple
 
@@ -16,13 +16,13 @@ from gradflow._types import OptState, Pair, Params, Updates
 from gradflow.tree._leaves import accumulator
 from gradflow.wrappers._eval_params import averaged, averages
 
-# The averages are not stored, but solved for: without them in the mixture there is no trace of them.
+# The averages are not stored but solved for from y, which is possible only where b1 > 0.
 Mixture = Annotated[ScalarOrSchedule, Interval(0.0, 1.0, low_open=True)]
 
 
 class ScheduleFreeState(NamedTuple):
     """The mixture of the last step, the sum of weights, steps taken, the largest rate so far, the state of
-    the base optimizer, and the points that it has reached."""
+    the base optimizer, and its points z."""
 
     b1: jax.Array
     weight_sum: jax.Array
@@ -71,27 +71,27 @@ def schedule_free(
     weight_lr_power: NonNegative = 2.0,
     state_dtype: Any = None,
 ) -> Pair:
-    """Evaluates an average `x` of the base optimizer's points `z`, and takes gradients between both, at `y`.
+    """Takes gradients at `y`, between the base optimizer's points `z` and their average `x`.
 
         z = z + u                                         u: the update of `base_optimizer`
         x = x + share * (z - x)                           share = weight / sum of weights
         y = b1 * x + (1 - b1) * z                         weight = (largest rate so far) ^ weight_lr_power
 
-    The parameters are y. For evaluation use `schedule_free_eval_params(state, params)`, which is x.
+    The parameters are y. Evaluate the model at x, which `schedule_free_eval_params(state, params)` returns.
 
     Args:
       base_optimizer: takes the steps, with the same learning rate and no momentum of its own.
-      learning_rate: the rate of `base_optimizer`, for the weights: a number >= 0 or a schedule that warms up
-        and does not decay; asked at the count of steps taken, from 0.
-      b1: in (0, 1]; takes the place of momentum. At 0 the average could not be told from the parameters.
-      weight_lr_power: >= 0; 0 weighs all points alike.
+      learning_rate: the rate of `base_optimizer`, for the weights: a number >= 0, or a schedule that warms up
+        and does not decay, evaluated at the count of steps taken, from 0.
+      b1: in (0, 1]; replaces momentum. At 0 the average could not be computed from the parameters.
+      weight_lr_power: >= 0; 0 weights all points equally.
       state_dtype: dtype of z; float32 at least by default, since it is a sum of small steps.
 
     Reports `learning_rate` and `share`. Source: Defazio et al. 2024, arXiv:2405.15682.
     """
 
     def init(params: Params) -> OptState:
-        base_state = base_optimizer.init(params)  # refuses leaves that are no numbers
+        base_state = base_optimizer.init(params)  # raises for leaves that are not numbers
         dtype = accumulator(jax.tree.leaves(params), real=True)
         return ScheduleFreeState(
             b1=zero_scalar(params, dtype) + jnp.asarray(b1, dtype),
@@ -132,20 +132,22 @@ def _dtype_of_z(p: jax.Array, state_dtype: Any) -> Any:
 
 
 def schedule_free_eval_params(state: OptState, params: Params) -> Params:
-    """The averages at which a model trained with `schedule_free` is evaluated, in the parameters' dtypes.
+    """Returns the averages at which to evaluate a model trained with `schedule_free`.
+
+    They have the parameters' dtypes.
 
     Args:
-      state: the state of `schedule_free`, or one that has it anywhere inside. There may be several, each for
-        its own leaves of the parameters; the other leaves stay as they are.
-      params: the parameters that `state` was made for, as they are now.
+      state: the state of `schedule_free`, or one that contains it. It may contain several, each for its own
+        leaves of the parameters; the other leaves are returned unchanged.
+      params: the current values of the parameters that `state` was made for.
 
-    Raises ValueError where there is none, and where two claim the same leaf.
+    Raises ValueError for a state without averages, and where two states average the same leaf.
     """
     averages_at = averaged("schedule_free_eval_params", state, params, (ScheduleFreeState,))
     if averages_at is None:
         raise ValueError(
-            "schedule_free_eval_params: 'state' must be the state of a schedule_free transformation, or "
-            f"have one inside; got {describe(state)}. The order is (state, params)"
+            "schedule_free_eval_params: argument 'state' must be the state of a schedule_free "
+            f"transformation, or contain one; got {describe(state)}. The order is (state, params)"
         )
     return averages_at
 

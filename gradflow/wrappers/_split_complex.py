@@ -1,4 +1,4 @@
-"""Complex numbers as pairs of real ones."""
+"""Passes complex numbers to a transformation as pairs of real ones."""
 
 from typing import Any, NamedTuple
 
@@ -25,10 +25,10 @@ class SplitRealAndImaginaryState(NamedTuple):
 
 @transformation
 def split_real_and_imaginary(inner: GradientTransformation) -> Pair:
-    """Shows `inner` every complex leaf as two real ones, so that each part has moments of its own.
+    """Passes every complex leaf to `inner` as two real ones, so that each part has its own moments.
 
-    `inner` then need not know of complex numbers. Rules that take absolute values differ: Adam, which by
-    itself has one second moment `|g|^2` for a complex number, has one for each part under this.
+    `inner` then needs no support for complex numbers. Rules with absolute values change: Adam has one second
+    moment `|g|^2` for a complex number, and with this wrapper one for each part.
     """
 
     def init(params: Params) -> OptState:
@@ -45,10 +45,10 @@ def split_real_and_imaginary(inner: GradientTransformation) -> Pair:
 
 
 def split(tree: Any) -> Any:
-    """The tree with a pair of real arrays in the place of each complex one."""
+    """Replaces each complex array of a tree by a pair of real ones."""
 
     def parts(x: Any) -> Any:
-        # Random keys, whose dtype is of another kind, are for the inner transformation to refuse.
+        # Random keys pass through: the inner transformation raises the error for them.
         is_complex = jnp.issubdtype(x.dtype, jnp.complexfloating)
         return SplitRealAndImaginaryArrays(x.real, x.imag) if is_complex else x
 
@@ -56,7 +56,7 @@ def split(tree: Any) -> Any:
 
 
 def join(tree: Any) -> Any:
-    """The tree that was split."""
+    """The inverse of `split`."""
 
     def whole(x: Any) -> Any:
         return jax.lax.complex(x.real, x.imaginary) if isinstance(x, SplitRealAndImaginaryArrays) else x

@@ -1,7 +1,6 @@
-"""All hyper-parameters of an expression in the state: read, changed, swept and differentiated there."""
+"""Keeps all hyper-parameters of an expression in the state, to be read, changed, swept and differentiated."""
 
-import difflib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, NamedTuple, TypeVar, cast
 
 import jax
@@ -13,7 +12,7 @@ from gradflow._calls._reports import collecting, forward, is_collecting, note
 from gradflow._core._decorators import transformation
 from gradflow._core._transformation import GradientTransformation
 from gradflow._dtypes import is_inexact
-from gradflow._expressions._addresses import addresses, replace
+from gradflow._expressions._addresses import addresses, addresses_ending_in, replace, resolve_address
 from gradflow._expressions._factory import Factory
 from gradflow._expressions._keys import expression_of
 from gradflow._expressions._registry import OWN_FACTORIES
@@ -25,7 +24,7 @@ S = TypeVar("S")
 
 
 class TunableState(NamedTuple):
-    """The numbers in force by name, what the schedules last answered, and the inner state."""
+    """The current numbers by name, the last values of the schedules, and the inner state."""
 
     hyperparams: dict[str, jax.Array]
     scheduled: dict[str, jax.Array]
@@ -33,7 +32,7 @@ class TunableState(NamedTuple):
 
 
 class RecordingSchedule:
-    """A schedule that tells what it answers."""
+    """A schedule that records its values, so that `tunable` can store them in the state."""
 
     def __init__(self, name: str, schedule: Callable[[Any], Any]) -> None:
         self.name = name
@@ -51,11 +50,11 @@ def tunable(inner: GradientTransformation) -> Pair:
 
         tx = tunable(chain(clip_by_global_norm(1.0), adamw(1e-3)))
         hyperparams(state)   # {"clip_by_global_norm.max_norm": 1.0, "adamw.learning_rate": 0.001, ...}
-        state = set_hyperparams(state, {"adamw.learning_rate": 3e-4})   # compiles nothing anew
+        state = set_hyperparams(state, {"adamw.learning_rate": 3e-4})   # does not recompile
 
     The numbers are leaves of the state, so they may be swept with `jax.vmap` and differentiated. They are
-    held in float32, in float64 beside such parameters; updates are those of `inner`, bit for bit.
-    Schedules stay in charge of what they drive. Numbers that only `init` reads are not among them.
+    float32, or float64 if a parameter is; the updates are bit for bit those of `inner`. Arguments that are
+    schedules stay schedules. Numbers that only `init` reads are left out.
 
     Args:
       inner: a transformation made by factories.
@@ -81,20 +80,20 @@ def tunable(inner: GradientTransformation) -> Pair:
             address: RecordingSchedule(name, schedule) for name, (address, schedule) in schedules.items()
         }
         now = replace(inner, changes)
-        with collecting() as heard:
+        with collecting() as recorded:
             updates, inner_state = now.update(updates, state.inner_state, params, **extra)
         if is_collecting():
-            forward(heard.values)
-            for name, value in heard.notes.items():
+            forward(recorded.values)
+            for name, value in recorded.notes.items():
                 if name not in schedules:
                     note(name, value)
         # Copies, so that the states before and after never share a buffer.
         hyperparams = {name: jnp.array(value, copy=True) for name, value in state.hyperparams.items()}
         scheduled = {}
         for name, last in state.scheduled.items():
-            told = jnp.asarray(heard.notes.get(name, last), last.dtype)
-            # A stage that was not called had nothing to ask its schedule.
-            scheduled[name] = jnp.where(jnp.isnan(told), last, told)
+            value = jnp.asarray(recorded.notes.get(name, last), last.dtype)
+            # A stage that was not called did not evaluate its schedule.
+            scheduled[name] = jnp.where(jnp.isnan(value), last, value)
         return updates, TunableState(hyperparams, scheduled, inner_state)
 
     return init, update
@@ -104,7 +103,7 @@ Numbers = dict[str, tuple[str, Any]]
 
 
 def _hyperparameters(tx: GradientTransformation) -> tuple[Numbers, Numbers]:
-    """The numbers and the schedules of an expression: by name, the address and what stands there."""
+    """The numbers and the schedules of an expression: by name, the address and the argument there."""
     parts = addresses(tx)
     numbers: Numbers = {}
     schedules: Numbers = {}
@@ -125,48 +124,53 @@ def _hyperparameters(tx: GradientTransformation) -> tuple[Numbers, Numbers]:
     return numbers, schedules
 
 
-def _short(address: str, known: Iterable[str]) -> str:
-    """The shortest end of an address that names its stage and nothing else."""
+def _short(address: str, known: Collection[str]) -> str:
+    """The shortest suffix of an address that is unique to its stage."""
     words = address.split(".")
     for length in range(2, len(words)):
         end = ".".join(words[-length:])
-        if sum(other == end or other.endswith("." + end) for other in known) == 1:
+        if addresses_ending_in(end, known) == [address]:
             return end
     return address
 
 
 def hyperparams(state: OptState) -> dict[str, jax.Array]:
-    """The hyper-parameters in force, by name, those driven by schedules as they were at the last step.
+    """Returns the current hyper-parameters by name, and the values of schedules at the last step.
 
-    Raises ValueError for a state that keeps none: wrap the transformation in `tunable`.
+    Raises ValueError for a state without hyper-parameters: wrap the transformation in `tunable`.
     """
     found: dict[str, jax.Array] = {}
     for part in _hyperparameter_states("hyperparams", state):
         own = {**part.hyperparams, **getattr(part, "scheduled", {})}
         doubled = [name for name in own if name in found]
         if doubled:
-            raise ValueError(f"hyperparams: several stages of this state keep '{doubled[0]}'")
+            raise ValueError(
+                f"hyperparams: argument 'state' must keep each hyper-parameter once; "
+                f"got several of '{doubled[0]}'"
+            )
         found |= own
     return found
 
 
 def set_hyperparams(state: S, changes: Mapping[str, Any]) -> S:
-    """The state with some hyper-parameters changed: `set_hyperparams(state, {"adamw.learning_rate": 3e-4})`.
+    """Returns the state with some hyper-parameters changed.
 
-    Any unique end of a name will do. A value is a number, or an array of the shape of the one in the
-    state, traced or not. Nothing is compiled anew.
+        set_hyperparams(state, {"adamw.learning_rate": 3e-4})
+
+    A name may be any unique suffix, `learning_rate` say. A value is a number, or an array of the shape in the
+    state, concrete or traced. Nothing is recompiled.
 
     Raises ValueError for an unknown name (near ones are listed), an ambiguous one, one that a schedule
-    drives, and a value out of range; TypeError for what is no number.
+    drives, and a value out of range; TypeError for a value that is not a number.
     """
-    keepers = _hyperparameter_states("set_hyperparams", state)
-    driven = [name for part in keepers for name in _scheduled_names(part)]
-    names = [name for part in keepers for name in part.hyperparams if name not in _scheduled_names(part)]
+    parts = _hyperparameter_states("set_hyperparams", state)
+    driven = [name for part in parts for name in _scheduled_names(part)]
+    names = [name for part in parts for name in part.hyperparams if name not in _scheduled_names(part)]
     wanted: dict[str, Any] = {}
     for name, value in changes.items():
         full = _resolve(name, names, driven)
         if full in wanted:
-            raise ValueError(f"set_hyperparams: '{name}' is given twice")
+            raise ValueError(f"set_hyperparams: argument 'changes' must name '{full}' once; got it twice")
         wanted[full] = value
 
     def change(part: Any) -> Any:
@@ -176,31 +180,32 @@ def set_hyperparams(state: S, changes: Mapping[str, Any]) -> S:
             name: _converted(name, wanted[name], old) if name in wanted else old
             for name, old in part.hyperparams.items()
         }
-        return part._replace(hyperparams=own, inner_state=_map_keepers(change, part.inner_state))
+        return part._replace(hyperparams=own, inner_state=_map_parts(change, part.inner_state))
 
-    return _map_keepers(change, state)
+    return _map_parts(change, state)
 
 
-def _map_keepers(function: Callable[[Any], Any], state: Any) -> Any:
+def _map_parts(function: Callable[[Any], Any], state: Any) -> Any:
     return jax.tree.map(
         function, state, is_leaf=lambda x: isinstance(x, TunableState | InjectStatefulHyperparamsState)
     )
 
 
 def _hyperparameter_states(caller: str, state: OptState) -> list[Any]:
-    """The parts of a state that keep hyper-parameters, the outer ones first."""
+    """The parts of a state that hold hyper-parameters, the outer ones first."""
     found: list[Any] = []
 
     def visit(part: Any) -> Any:
         if isinstance(part, TunableState | InjectStatefulHyperparamsState):
             found.append(part)
-            _map_keepers(visit, part.inner_state)
+            _map_parts(visit, part.inner_state)
         return part
 
-    _map_keepers(visit, state)
+    _map_parts(visit, state)
     if not found:
         raise ValueError(
-            f"{caller}: this state keeps no hyper-parameters; wrap the transformation in tunable(...)"
+            f"{caller}: argument 'state' must be a state with hyper-parameters; got none. "
+            "To keep them, wrap the transformation in tunable(...)"
         )
     return found
 
@@ -212,21 +217,14 @@ def _scheduled_names(part: Any) -> list[str]:
 
 
 def _resolve(name: str, names: list[str], driven: list[str]) -> str:
-    known = [*names, *driven]
-    matches = [full for full in known if full == name] or [f for f in known if f.endswith("." + name)]
-    if len(matches) > 1:
-        raise ValueError(f"set_hyperparams: '{name}' is ambiguous: it is the end of {', '.join(matches)}")
-    if not matches:
-        near = difflib.get_close_matches(name, known, n=4, cutoff=0.5) or known
+    full = resolve_address("set_hyperparams", "hyper-parameter", name, [*names, *driven])
+    if full in driven:
         raise ValueError(
-            f"set_hyperparams: no hyper-parameter is called '{name}'; there are {', '.join(near)}"
+            f"set_hyperparams: argument 'changes' must name numbers; got '{full}', "
+            "which is driven by a schedule. "
+            "Replace the schedule in the expression: gradflow.replace(tx, {name: ...})"
         )
-    if matches[0] in driven:
-        raise ValueError(
-            f"set_hyperparams: '{matches[0]}' is driven by a schedule, which would overwrite the number; "
-            "replace the schedule in the expression: gradflow.replace(tx, {name: ...})"
-        )
-    return matches[0]
+    return full
 
 
 def _converted(name: str, value: Any, old: jax.Array) -> jax.Array:
@@ -236,7 +234,10 @@ def _converted(name: str, value: Any, old: jax.Array) -> jax.Array:
         factory.checked[argument].check("set_hyperparams", name, value)
     array = jnp.asarray(value)
     if not (is_inexact(array.dtype) or jnp.issubdtype(array.dtype, jnp.integer)):
-        raise TypeError(f"set_hyperparams: '{name}' must be a number; got {array.dtype}")
+        raise TypeError(f"set_hyperparams: argument '{name}' must be a number; got {array.dtype}")
     if array.shape not in ((), old.shape):
-        raise ValueError(f"set_hyperparams: '{name}' has shape {old.shape} in this state; got {array.shape}")
+        raise ValueError(
+            f"set_hyperparams: argument '{name}' must be a scalar or have the shape in this state, "
+            f"{old.shape}; got {array.shape}"
+        )
     return jnp.broadcast_to(array.astype(old.dtype), old.shape)

@@ -88,7 +88,7 @@ def test_extra_arguments() -> None:
     state = tx.init(PARAMS)
     tx.update(PARAMS, state, PARAMS, value=1.0, vlaue=2.0, anything=3)
     for wrong in ("vlaue", "valu", "valuee", "balue"):
-        with pytest.raises(TypeError, match=f"extra argument '{wrong}'.*did you mean 'value'"):
+        with pytest.raises(TypeError, match=f"extra argument '{wrong}'.*Did you mean 'value'"):
             tx.update(PARAMS, state, PARAMS, **{wrong: 1.0})
     for fine in ("values", "grad", "loss", "volume"):
         with pytest.raises(TypeError, match="needs_value: this stage needs the extra argument 'value'"):
@@ -103,7 +103,7 @@ def test_errors_name_the_stage_by_its_place() -> None:
 
 def test_a_stage_that_changes_shapes_is_caught() -> None:
     tx = gf.stateless(lambda updates, params: jax.tree.map(lambda u: u[None], updates))
-    with pytest.raises(ValueError, match="equal shapes, and at 'b'"):
+    with pytest.raises(ValueError, match=r"equal shapes; got .* at 'b'"):
         tx.update(PARAMS, tx.init(PARAMS))
 
 
@@ -132,7 +132,7 @@ def test_apply_updates_adds_in_the_wider_type_and_returns_the_parameters_own() -
     assert moved["w"].dtype == jnp.bfloat16
     np.testing.assert_array_equal(moved["w"].astype(np.float32), [258.0, 258.0])  # 257.5 to nearest
     np.testing.assert_array_equal(moved["k"], [1.0])
-    with pytest.raises(ValueError, match=r"apply_updates: .*'w' they are \(1,\) and \(2,\)"):
+    with pytest.raises(ValueError, match=r"apply_updates: .*got \(1,\) and \(2,\) at 'w'"):
         gf.apply_updates({"w": jnp.ones(2)}, {"w": jnp.ones(1)})
     with pytest.raises(ValueError, match=r"apply_updates: .*one tree structure"):
         gf.apply_updates({"w": jnp.ones(2)}, {"v": jnp.ones(2)})
@@ -167,5 +167,5 @@ def test_a_plain_update_may_do_without_its_params() -> None:
 
 def test_abstract_integers_are_refused_like_concrete_ones() -> None:
     for tx in (gf.scale_by_adam(), gf.chain(gf.adam(0.1))):
-        with pytest.raises(TypeError, match="the leaf at 'w' is int32"):
+        with pytest.raises(TypeError, match=r"got int32.* at 'w'"):
             tx.init({"w": jax.ShapeDtypeStruct((2,), jnp.int32)})

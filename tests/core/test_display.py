@@ -39,7 +39,7 @@ def test_describe_shows_every_argument() -> None:
     assert repr(described) == str(described)
     assert "\n    momentum=None,\n    nesterov=False,\n" in described
     assert eval(described, vars(gf)) == gf.sgd(0.1)
-    with pytest.raises(TypeError, match="describe: the argument must be"):
+    with pytest.raises(TypeError, match="describe: the value must be"):
         gf.describe(3)
 
 

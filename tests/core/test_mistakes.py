@@ -83,10 +83,10 @@ def test_wrong_calls(call: Any, message: str) -> None:
 @pytest.mark.parametrize(
     ("mask", "message"),
     [
-        ({"w": True}, "the mask says nothing of the parameter at 'b'"),
-        ({"w": True, "b": 1.0}, "leaves must be True or False; at 'b' it has 1.0"),
+        ({"w": True}, "the mask must cover every parameter; got none at 'b'"),
+        ({"w": True, "b": 1.0}, "leaves of a mask must be True or False; got 1.0 at 'b'"),
         ({"w": True, "b": True, "c": True}, "a leaf at 'c', where there is no parameter"),
-        (lambda params: {"w": True}, "says nothing of the parameter at 'b'"),
+        (lambda params: {"w": True}, "cover every parameter; got none at 'b'"),
     ],
 )
 def test_wrong_masks(mask: Any, message: str) -> None:

@@ -248,15 +248,15 @@ def test_mistakes_are_named() -> None:
         tx.update(tree, state, node)
     with pytest.raises(ValueError, match=r"params has a dict.*pack the gradients"):
         tx.update(node, tx.init(tree), tree)
-    with pytest.raises(TypeError, match="adam: a part of the parameters is packed; pack the whole tree"):
+    with pytest.raises(TypeError, match="adam: parameters must be packed as a whole; got a packed part"):
         tx.init({"part": node})
-    with pytest.raises(TypeError, match="the tree is packed already"):
+    with pytest.raises(TypeError, match="must not be packed already"):
         packed.pack(node)
     with pytest.raises(TypeError, match=r"leaves must be numeric arrays; got key<fry>\[\]"):
         packed.pack({"key": jax.random.key(0)})
-    with pytest.raises(TypeError, match="expected what pack returns; got a dict"):
+    with pytest.raises(TypeError, match="must be a tree that pack returned; got a dict"):
         packed.unpack(tree)
-    with pytest.raises(ValueError, match="differ in structure or shapes"):
+    with pytest.raises(ValueError, match="must have the structure and shapes of 'tree'"):
         packed.pack({"a": jnp.ones(3)}, node)
     other = packed.pack({**tree, "more": jnp.ones(2)})
     with pytest.raises(ValueError, match="must have one tree structure"):

@@ -115,7 +115,7 @@ def test_a_report_that_cannot_leave_is_an_error(body: Any) -> None:
 
 def test_undeclared_and_non_scalar_reports_are_refused() -> None:
     tx = _stage(_reporting, reports=("y",))
-    with pytest.raises(ValueError, match=r"odd: report\('x'\) is not declared; declared are \['y'\]"):
+    with pytest.raises(ValueError, match=r"odd: report\('x'\) must be declared; got \['y'\]"):
         tx.update(PARAMS, tx.init(PARAMS))
 
     def vector(updates: Any) -> Any:
@@ -123,12 +123,12 @@ def test_undeclared_and_non_scalar_reports_are_refused() -> None:
         return updates
 
     tx = _stage(vector)
-    with pytest.raises(ValueError, match=r"takes a scalar; got shape \(3,\)"):
+    with pytest.raises(ValueError, match=r"must be a scalar; got shape \(3,\)"):
         tx.update(PARAMS, tx.init(PARAMS))
-    with pytest.raises(RuntimeError, match="outside the update"):
+    with pytest.raises(RuntimeError, match="inside the update of a stage"):
         gf.report("x", 1.0)
 
 
 def test_metrics_of_a_state_that_keeps_none() -> None:
-    with pytest.raises(ValueError, match="wrap the transformation in with_metrics"):
+    with pytest.raises(ValueError, match="Wrap the transformation in with_metrics"):
         gf.metrics(gf.adam(0.1).init(PARAMS))

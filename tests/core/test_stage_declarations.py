@@ -40,7 +40,7 @@ def test_a_stage_of_other_shapes_loosens_the_chain_that_it_is_in() -> None:
 def test_a_wrapper_that_says_otherwise_is_checked_as_ever() -> None:
     tx = gf.chain(doubled(row_sum()))
     assert tx.update({"w": jnp.ones(3)}, tx.init(PARAMS), PARAMS)[0]["w"].tolist() == [2.0, 2.0, 2.0]
-    with pytest.raises(ValueError, match=r"equal shapes, and at 'w' they are \(2,\) and \(3,\)"):
+    with pytest.raises(ValueError, match=r"equal shapes; got \(2,\) and \(3,\) at 'w'"):
         tx.update({"w": jnp.ones(2)}, tx.init(PARAMS), PARAMS)
     with pytest.raises(ValueError, match="'trees' must be one of alike, structure, differ; got 'same'"):
         gf.transformation(trees="same")

@@ -12,7 +12,7 @@ import pytest
 
 import gradflow as gf
 from gradflow import lab
-from gradflow.lab._cli import _compare as _cli_compare
+from gradflow.lab._cli import _compare
 from gradflow.lab._cli._arguments import axis, memory
 from gradflow.lab._cli._main import main
 from gradflow.lab._experiments import _sweep_run
@@ -57,15 +57,15 @@ def test_the_library_imports_neither_the_lab_nor_its_packages():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--optimizers", "adm"], "near ones: adam"),
-        (["--task", "digit"], "near ones: digits"),
-        (["--steps", "0"], "steps must be"),
+        (["--optimizers", "adm"], "Did you mean 'adam"),
+        (["--task", "digit"], "Did you mean 'digits"),
+        (["--steps", "0"], "argument 'steps' must be"),
         (["--learning-rates", "0"], "positive"),
         (["--seeds", "0"], "at least one seed"),
         (["--out", __file__], "cannot write into --out"),
     ],
 )
-def test_wrong_usage_is_told_in_a_line(arguments, message, capsys):
+def test_wrong_usage_is_one_line(arguments, message, capsys):
     assert main(["compare", *SMALL, *arguments]) == 2
     error = capsys.readouterr().err
     assert message in error
@@ -105,7 +105,7 @@ def test_an_interruption_keeps_what_is_finished(tmp_path, capsys, monkeypatch):
         )  # fmt: skip
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(_cli_compare, "run", interrupted)
+    monkeypatch.setattr(_compare, "run", interrupted)
     assert main(["compare", *SMALL, "--optimizers", "sgd,adam", "--out", str(tmp_path)]) == 130
     shown = capsys.readouterr().out
     assert "1 of 2 optimizers were finished" in shown
@@ -120,7 +120,7 @@ def test_an_interruption_at_once_writes_nothing(tmp_path, capsys, monkeypatch):
         raise KeyboardInterrupt
         yield
 
-    monkeypatch.setattr(_cli_compare, "run", interrupted)
+    monkeypatch.setattr(_compare, "run", interrupted)
     assert main(["compare", *SMALL, "--out", str(tmp_path)]) == 130
     assert "0 of 1" in capsys.readouterr().out
     assert not list(tmp_path.iterdir())
@@ -212,19 +212,19 @@ def test_trajectory_list_and_describe(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["describe", "__import__('os').system('false')"], "no factory's name"),
-        (["describe", "admw"], "near ones: adamw"),
-        (["trajectory", "bele"], "near ones: beale"),
+        (["describe", "__import__('os').system('false')"], "must call factories by name"),
+        (["describe", "admw"], "Did you mean 'adamw"),
+        (["trajectory", "bele"], "Did you mean 'beale"),
         (["trajectory", "--start", "1"], "two finite numbers"),
         (["trajectory", "--out", __file__], "cannot write into --out"),
-        ([*SWEEP[:3], "b1=0.5", *SWEEP[3:]], "given twice"),
+        ([*SWEEP[:3], "b1=0.5", *SWEEP[3:]], "must name each address once"),
         ([*SWEEP[:3], "b3=0.5", *SWEEP[3:]], "b3"),
-        ([*SWEEP, "--task", "digit"], "near ones: digits"),
+        ([*SWEEP, "--task", "digit"], "Did you mean 'digits"),
         ([*SWEEP, "--out", __file__], "cannot write into --out"),
         (["sweep", "adam(1e-3", "b1=0.5"], "never closed"),
     ],
 )
-def test_wrong_usage_of_the_others_is_told_in_a_line(arguments, message, capsys):
+def test_wrong_usage_of_the_others_is_one_line(arguments, message, capsys):
     assert main(arguments) == 2
     error = capsys.readouterr().err
     assert message in error

@@ -172,7 +172,7 @@ def test_optimizers_as_values_and_functions():
     assert result["inside a chain"].losses != result["named"].losses
     assert result["function"].losses != result["named"].losses
     assert result["fixed"].learning_rates == result["scheduled"].learning_rates == [None]
-    assert result["fixed"].expression == "scale(step_size=-0.1)"
+    assert result["fixed"].expression == "scale(-0.1)"
     assert "learning_rate=0.1" in result["swept"].expression
 
 
@@ -200,7 +200,7 @@ def test_every_task_trains(name):
 
 
 def test_default_rates_surround_the_usual_one():
-    grids = {contender.name: contender.rates for contender in prepare().contenders}
+    grids = {candidate.name: candidate.rates for candidate in prepare().candidates}
     assert grids["adam"] == (3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
     assert all(len(rates) == 6 and rates == tuple(sorted(rates)) for rates in grids.values())
 
@@ -208,21 +208,21 @@ def test_default_rates_surround_the_usual_one():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"optimizers": "adm"}, r"no optimizer is called 'adm'; near ones: adam"),
-        ({"optimizers": "xyzzy"}, r"'xyzzy'; there are .*adam"),
+        ({"optimizers": "adm"}, r"no optimizer is called 'adm'\. Did you mean 'adam"),
+        ({"optimizers": "xyzzy"}, r"'xyzzy'. There are .*adam"),
         ({"optimizers": "scale"}, r"no optimizer is called 'scale'"),
-        ({"optimizers": []}, "no optimizer to compare"),
-        ({"optimizers": ["adam", "adam"]}, "name of its own.*adam"),
-        ({"task": "digit"}, r"no task is called 'digit'; near ones: digits"),
+        ({"optimizers": []}, "compare: argument 'optimizers' must have at least one"),
+        ({"optimizers": ["adam", "adam"]}, "must have a different name for each; got adam twice"),
+        ({"task": "digit"}, r"no task is called 'digit'\. Did you mean 'digits"),
         ({"learning_rates": [1e-3, -1.0]}, "positive and finite.*-1"),
         ({"learning_rates": [float("nan")]}, "positive and finite"),
         ({"learning_rates": []}, "got none"),
-        ({"steps": 0}, "steps must be a whole number >= 1; got 0"),
-        ({"steps": 1.5}, "steps must be"),
-        ({"seeds": 0}, "at least one seed"),
+        ({"steps": 0}, "compare: argument 'steps' must be a whole number >= 1; got 0"),
+        ({"steps": 1.5}, "argument 'steps' must be"),
+        ({"seeds": 0}, "argument 'seeds' must be at least one seed; got 0"),
         ({"seeds": [1, 1]}, "different"),
         ({"target": float("nan")}, "finite"),
-        ({"loss_fn": quadratic, "params": start, "batches": []}, "no batch"),
+        ({"loss_fn": quadratic, "params": start, "batches": []}, "must have at least one batch"),
         ({"loss_fn": quadratic, "params": start, "batches": (BATCHES, BATCHES[:2])}, "leading axis"),
     ],
 )  # fmt: skip
@@ -235,9 +235,9 @@ def test_wrong_values(arguments, message):
     ("arguments", "message"),
     [
         ({"optimizers": 3}, "'optimizers' must be names"),
-        ({"optimizers": {"a": 3}}, "'a' must be a name, a transformation"),
+        ({"optimizers": {"a": 3}}, "must hold names, transformations, .* got 3 for 'a'"),
         ({"task": 3}, "'task' must be a name or a Task"),
-        ({"task": "digits", "loss_fn": quadratic}, "not both"),
+        ({"task": "digits", "loss_fn": quadratic}, "argument 'task' must be left out"),
         ({"loss_fn": quadratic}, "both loss_fn and params"),
         ({"loss_fn": 3, "params": start}, "'loss_fn' must be a function"),
         ({"loss_fn": lambda p, b: p["w"], "params": start, "batches": BATCHES}, "one number"),
@@ -248,7 +248,7 @@ def test_wrong_values(arguments, message):
                 "params": start,
                 "batches": BATCHES,
             },
-            "'a' cannot be compared here.*must be",
+            "got 'a', which cannot be compared here.*must be",
         ),
     ],
 )

@@ -39,34 +39,34 @@ def test_the_modules_name_may_stand_before():
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("__import__('os').system('touch /tmp/x')", "no factory's name"),
+        ("__import__('os').system('touch /tmp/x')", "must call factories by name; got"),
         ("eval('1')", "no factory is called 'eval'"),
-        ("adamw.__init__(1e-3)", "no factory's name"),
-        ("adamw(1e-3).init", "no factory's name"),
-        ("os.adamw(1e-3)", "no factory's name"),
-        ("adamw(1e-3 if True else 1)", "neither a literal nor a call"),
-        ("adamw(10**9)", "neither a literal nor a call"),
-        ("adamw((lambda: 1)())", "no factory's name"),
-        ("adamw(f'{1}')", "neither a literal"),
-        ("adamw([x for x in (1,)])", "neither a literal"),
-        ("adamw(x := 1)", "neither a literal"),
+        ("adamw.__init__(1e-3)", "must call factories by name; got"),
+        ("adamw(1e-3).init", "must call factories by name; got"),
+        ("os.adamw(1e-3)", "must call factories by name; got"),
+        ("adamw(1e-3 if True else 1)", "must consist of literals and calls"),
+        ("adamw(10**9)", "must consist of literals and calls"),
+        ("adamw((lambda: 1)())", "must call factories by name; got"),
+        ("adamw(f'{1}')", "must consist of literals and calls"),
+        ("adamw([x for x in (1,)])", "must consist of literals and calls"),
+        ("adamw(x := 1)", "must consist of literals and calls"),
         ("adamw(*(1,))", r"without '\*'"),
         ("adamw(**{'b1': 1})", r"without '\*\*'"),
-        ("adamw({**{}})", "neither a literal"),
-        ("(y for y in (1,))", "neither a literal"),
-        ("admw(1e-3)", "near ones: adamw"),
+        ("adamw({**{}})", "must consist of literals and calls"),
+        ("(y for y in (1,))", "must consist of literals and calls"),
+        ("admw(1e-3)", "Did you mean 'adamw"),
         ("adamw(1e-3", "never closed"),
         ("adamw", "write a call"),
-        ("1e-3", "is no transformation"),
-        ("", "is no expression"),
-        ("adamw(1e-3); adam(1)", "is no expression"),
-        ("import os", "is no expression"),
-        ("adam(" * 60 + ")" * 60, "nested too deeply"),
-        ("(" * 5000 + ")" * 5000, "nested too deeply|is no expression"),
-        ("adam(" + "1" * 30000 + ")", "too long"),
+        ("1e-3", "must be an expression; got"),
+        ("", "must be an expression; got"),
+        ("adamw(1e-3); adam(1)", "must be an expression; got"),
+        ("import os", "must be an expression; got"),
+        ("adam(" * 60 + ")" * 60, "must nest at most 50 calls"),
+        ("(" * 5000 + ")" * 5000, "must nest at most 50 calls|must be an expression"),
+        ("adam(" + "1" * 30000 + ")", "must have at most 20000 characters; got"),
         ("adamw(-1.0)", "learning_rate.*>= 0"),
         ("adamw(1e-3, beta=1)", "unexpected keyword argument 'beta'"),
-        ("adamw(1e-3\0)", "is no expression|null"),
+        ("adamw(1e-3\0)", "must be an expression|null"),
     ],
 )
 def test_anything_else_is_refused(text, message):
@@ -96,5 +96,5 @@ def test_a_description_has_arguments_addresses_and_state():
     assert "b1=0.9" in description("adamw")
     assert "sgd(learning_rate, momentum=0.9)" in description("momentum")
     assert "decay_steps" in description("cosine_decay_schedule(0.1, 100)")
-    with pytest.raises(ValueError, match="near ones"):
+    with pytest.raises(ValueError, match="Did you mean"):
         description("admw")

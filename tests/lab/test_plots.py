@@ -68,11 +68,11 @@ def test_a_scheduled_rate_is_replaced():
     ("arguments", "message"),
     [
         ({"optimizer": "lbfgs"}, "chooses its learning rate itself"),
-        ({"optimizer": "scale(-0.1)"}, "must have one learning_rate; it has 0"),
-        ({"optimizer": "chain(sgd(1.0), sgd(1.0))"}, "it has 2"),
-        ({"low": 0.0}, "low must be above 0"),
+        ({"optimizer": "scale(-0.1)"}, "must have one learning_rate; got 0"),
+        ({"optimizer": "chain(sgd(1.0), sgd(1.0))"}, "got 2"),
+        ({"low": 0.0}, "argument 'low' must be above 0"),
         ({"high": 1e-7}, "below high"),
-        ({"steps": 3}, "steps must be"),
+        ({"steps": 3}, "rate_finder: argument 'steps' must be"),
     ],
 )
 def test_mistakes_of_rate_finder(arguments, message):
@@ -104,7 +104,11 @@ def test_schedules_from_anywhere(tmp_path):
 
 @pytest.mark.parametrize(
     ("value", "message"),
-    [(gf.adam(1e-3), "no schedule in it"), (3.0, "is no schedule"), ([], "no schedule in it")],
+    [
+        (gf.adam(1e-3), "must have at least one schedule"),
+        (3.0, "must hold functions of the step; got 3.0"),
+        ([], "must have at least one schedule"),
+    ],
 )
 def test_mistakes_of_schedule_plot(value, message):
     with pytest.raises((TypeError, ValueError), match=message):
@@ -152,7 +156,7 @@ def test_a_history_of_ones_own_loop(tmp_path):
     [
         ([], "at least one"),
         ([3.0], "a dict of scalars"),
-        ([{"a": [1.0, 2.0]}], "'a' must be a scalar"),
+        ([{"a": [1.0, 2.0]}], "must have a scalar 'a'"),
         (3.0, "must be an optimizer, or a list"),
     ],
 )

@@ -136,7 +136,7 @@ def test_picture_of_any_result(entries, tmp_path):
     assert all("loss" in axis.get_ylabel() for axis in figure.axes)
 
 
-def test_lines_differ_without_colour():
+def test_lines_differ_without_color():
     looks = {(str(style["linestyle"]), style["marker"]) for style in map(style, range(36))}
     assert len(looks) == 36
 
@@ -148,5 +148,5 @@ def test_save_makes_the_directory(tmp_path):
 
 
 def test_an_unknown_entry_is_a_key_error():
-    with pytest.raises(KeyError, match="nobody"):
-        comparison(FAST)["nobody"]
+    with pytest.raises(KeyError, match="missing"):
+        comparison(FAST)["missing"]

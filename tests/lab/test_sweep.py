@@ -172,7 +172,7 @@ def test_an_interruption_within_a_chunk_keeps_the_curves_so_far(tmp_path, monkey
     monkeypatch.setattr(_sweep_run._Program, "compiled", compiled)
     monkeypatch.setattr(_sweep_run, "needed_bytes", lambda program: 0)
     with pytest.raises(KeyboardInterrupt):
-        plan.run(plan.ledger(file), None, progress=False)
+        plan.run(plan.open_log(file), None, progress=False)
     part = lab.SweepResult.load(file)
     assert {trial.steps for trial in part.trials} == {4}
     assert {len(trial.losses[0]) for trial in part.trials} == {5}
@@ -204,7 +204,7 @@ def test_the_file_of_another_sweep_is_refused(change, what, tmp_path):
 def test_a_file_that_is_no_sweep_is_left_alone(tmp_path):
     file = tmp_path / "notes.txt"
     file.write_text("my notes\n")
-    with pytest.raises(ValueError, match="is no file of a sweep"):
+    with pytest.raises(ValueError, match="must be the file of a sweep"):
         sweep(TX, SPACE, file=file)
     assert file.read_text() == "my notes\n"
 
@@ -295,20 +295,20 @@ def test_ranges():
     [
         ({"space": {}}, "'space' must be a dict"),
         ({"space": {"learning_rat": [1.0]}}, "learning_rate"),
-        ({"space": {"learning_rate": []}}, "no values"),
-        ({"space": {"learning_rate": 0.1}}, "must be a list or a Range"),
+        ({"space": {"learning_rate": []}}, "must have at least one value for 'learning_rate'"),
+        ({"space": {"learning_rate": 0.1}}, "must have a list or a Range for"),
         ({"space": {"learning_rate": [0.1, -1.0]}}, "learning_rate.*>= 0"),
         ({"space": {"b1": lab.Range(0.5, 1.5, "linear")}}, "b1"),
-        ({"space": {"nesterov": lab.Range(0.5, 1.5)}}, "no number that may vary"),
-        ({"method": "best"}, "method must be one of grid"),
+        ({"space": {"nesterov": lab.Range(0.5, 1.5)}}, "not a number that may vary"),
+        ({"method": "best"}, "sweep: argument 'method' must be one of grid"),
         ({"rank_by": "luck"}, "'loss' or 'score'"),
         ({"rank_by": "score"}, "needs a task with a score"),
-        ({"eta": 1}, "eta must be"),
+        ({"eta": 1}, "sweep: argument 'eta' must be"),
         ({"trials": 3}, "a grid has as many trials as combinations"),
-        ({"memory": 0}, "memory must be"),
-        ({"optimizer": "adm"}, "near ones: adam"),
+        ({"memory": 0}, "sweep: argument 'memory' must be"),
+        ({"optimizer": "adm"}, "Did you mean 'adam"),
         ({"optimizer": "adam(1e-3"}, "never closed"),
-        ({"task": "digits"}, "not both"),
+        ({"task": "digits"}, "argument 'task' must be left out"),
     ],
 )
 def test_mistakes(arguments, message):
@@ -320,7 +320,7 @@ def test_mistakes(arguments, message):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((1.0, 0.1), "low must be below high"),
+        ((1.0, 0.1), "argument 'low' must be below high"),
         ((0.0, 1.0), "above 0"),
         ((0.5, 1.0, "decay"), "below 1"),
         ((0.1, 1.0, "cubic"), "one of log, linear, decay"),

@@ -87,15 +87,15 @@ def test_a_function_of_ones_own(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"function": "bele"}, "near ones: beale"),
+        ({"function": "bele"}, "Did you mean 'beale"),
         ({"function": 3}, "must be a name, a Landscape, or a function"),
-        ({"function": jnp.sum}, "needs start"),
+        ({"function": jnp.sum}, "argument 'start' must be"),
         ({"function": lambda xy: xy, "start": (0, 0)}, "one number"),
         ({"start": (1,)}, "two finite numbers"),
         ({"start": (1, float("nan"))}, "two finite numbers"),
-        ({"steps": 0}, "steps must be"),
+        ({"steps": 0}, "trajectory: argument 'steps' must be"),
         ({"learning_rates": [-1]}, "positive"),
-        ({"optimizers": "adm"}, "near ones: adam"),
+        ({"optimizers": "adm"}, "Did you mean 'adam"),
         ({"optimizers": 3}, "trajectory: argument 'optimizers'"),
     ],
 )

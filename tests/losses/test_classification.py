@@ -46,9 +46,11 @@ def test_focal_alpha_may_differ_between_classes() -> None:
     alpha = jnp.asarray([[0.1, 0.5, 0.9]], jnp.float32)
     columns = [losses.sigmoid_focal_loss(x[:, i], y[:, i], alpha=float(a)) for i, a in enumerate(alpha[0])]
     compare(losses.sigmoid_focal_loss(x, y, alpha=alpha), jnp.stack(columns, 1), rtol=1e-6)
-    with pytest.raises(ValueError, match=r"sigmoid_focal_loss: alpha must lie in \[0.0, 1.0\]; got 2"):
+    with pytest.raises(
+        ValueError, match=r"sigmoid_focal_loss: argument 'alpha' must lie in \[0.0, 1.0\]; got 2"
+    ):
         losses.sigmoid_focal_loss(x, y, alpha=2)
-    with pytest.raises(ValueError, match="sigmoid_focal_loss: gamma must lie in"):
+    with pytest.raises(ValueError, match="sigmoid_focal_loss: argument 'gamma' must lie in"):
         losses.sigmoid_focal_loss(x, y, gamma=-1.0)
 
 
@@ -151,7 +153,7 @@ def test_smoothing_over_the_classes_that_count() -> None:
     each = jnp.asarray([[0.0], [0.4]], jnp.float32)
     compare(losses.smooth_labels(y, each), [[1, 0, 0, 0], [0.1, 0.1, 0.7, 0.1]], rtol=1e-6)
     for alpha in (-0.1, 1.5, np.nan):
-        with pytest.raises(ValueError, match=r"smooth_labels: alpha must lie in \[0.0, 1.0\]"):
+        with pytest.raises(ValueError, match=r"smooth_labels: argument 'alpha' must lie in \[0.0, 1.0\]"):
             losses.smooth_labels(y, alpha)
     # The loss can be differentiated by the smoothing, from none on.
     x = jnp.asarray(RNG.normal(size=(2, 4)), jnp.float32)

@@ -153,22 +153,28 @@ def test_mistakes() -> None:
     assert np.array_equal(
         np.isnan(ctc(x, no_frame, labels.at[0, 1].set(-1), no_label)), [True, False, False, False]
     )
-    with pytest.raises(ValueError, match=r"ctc_loss: logits must have shape .*got \(4, 3\) and \(4, 2\)"):
+    with pytest.raises(
+        ValueError, match=r"ctc_loss: argument 'logits' must have shape .*got \(4, 3\) and \(4, 2\)"
+    ):
         losses.ctc_loss(x[0], no_frame, labels, no_label)
-    with pytest.raises(ValueError, match=r"ctc_loss: logits must .*got \(4, 4, 3\) and \(3, 2\)"):
+    with pytest.raises(ValueError, match=r"ctc_loss: argument 'logits' must .*got \(4, 4, 3\) and \(3, 2\)"):
         losses.ctc_loss(x, no_frame, labels[:3], no_label)
     with pytest.raises(
-        ValueError, match=r"ctc_loss: logit_paddings must have the shape of .*\(4, 4\); got \(4, 3\)"
+        ValueError,
+        match=r"ctc_loss: argument 'logit_paddings' must have the shape of .*\(4, 4\); got \(4, 3\)",
     ):
         losses.ctc_loss(x, no_frame[:, :3], labels, no_label)
     with pytest.raises(
-        ValueError, match=r"ctc_loss: label_paddings must have the shape of labels, \(4, 2\); got \(2,\)"
+        ValueError,
+        match=r"ctc_loss: argument 'label_paddings' must have the shape of labels, \(4, 2\); got \(2,\)",
     ):
         losses.ctc_loss(x, no_frame, labels, no_label[0])
-    with pytest.raises(TypeError, match="ctc_loss: labels must be integers; got dtype float32"):
+    with pytest.raises(TypeError, match="ctc_loss: argument 'labels' must be integers; got dtype float32"):
         losses.ctc_loss(x, no_frame, no_label, no_label)
     for blank_id in (3, -1):
-        with pytest.raises(ValueError, match=rf"ctc_loss: blank_id must lie in \[0, 2\]; got {blank_id}"):
+        with pytest.raises(
+            ValueError, match=rf"ctc_loss: argument 'blank_id' must lie in \[0, 2\]; got {blank_id}"
+        ):
             losses.ctc_loss(x, no_frame, labels, no_label, blank_id=blank_id)
-    with pytest.raises(ValueError, match="ctc_loss: log_epsilon must lie in"):
+    with pytest.raises(ValueError, match="ctc_loss: argument 'log_epsilon' must lie in"):
         losses.ctc_loss(x, no_frame, labels, no_label, log_epsilon=1.0)

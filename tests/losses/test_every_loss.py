@@ -148,9 +148,9 @@ LABELLED = [c for c in CASES if len(c.args) > 1 and c.args[1].dtype.kind == "i" 
 @pytest.mark.parametrize("case", LABELLED, ids=str)
 def test_labels_must_be_integers_of_the_right_shape(case: Case) -> None:
     x, y = case.inputs(jnp.float32)
-    with pytest.raises(TypeError, match=rf"{case.name}: labels must be integers.*float32"):
+    with pytest.raises(TypeError, match=rf"{case.name}: argument 'labels' must be integers.*float32"):
         case(x, y.astype(jnp.float32))
-    with pytest.raises(ValueError, match=rf"{case.name}: labels .*\(6,.*got \(1, 6"):
+    with pytest.raises(ValueError, match=rf"{case.name}: argument 'labels' .*\(6,.*got \(1, 6"):
         case(x, y[None])
     for kind in (jnp.uint8, jnp.int16):
         compare(case(x, y.astype(kind)), case(x, y), rtol=0)
@@ -290,7 +290,9 @@ def test_where_may_name_whole_rows(name: str) -> None:
     ):
         compare(f(where=jnp.asarray(where)), expected, rtol=0)
     compare(f(where=True), f(), rtol=0)
-    with pytest.raises(ValueError, match=rf"{name}: where must have the shape.*\(6, 5\).*got \(5,\)"):
+    with pytest.raises(
+        ValueError, match=rf"{name}: argument 'where' must have the shape.*\(6, 5\).*got \(5,\)"
+    ):
         f(where=np.ones(5, bool))
 
 
@@ -335,8 +337,8 @@ def test_axis_is_an_int_a_tuple_or_none(name: str) -> None:
         both = jax.jit(functools.partial(f, axis=axis)), jax.jit(functools.partial(moved, axes=axes))
         compare(both[0](x, y), both[1](x, y), rtol=1e-5, atol=1e-6)
     for bad in (3, -4, (1, 1), (0, 7)):
-        with pytest.raises(ValueError, match=f"{name}: axis must name distinct axes of 3-dim"):
+        with pytest.raises(ValueError, match=f"{name}: argument 'axis' must name distinct axes of 3-dim"):
             f(x, y, bad)
     for wrong in (1.0, "x", (0, "y")):
-        with pytest.raises(TypeError, match=f"{name}: axis must be an int"):
+        with pytest.raises(TypeError, match=f"{name}: argument 'axis' must be an int"):
             f(x, y, wrong)

@@ -38,11 +38,13 @@ def test_extra_arguments_reach_the_maximum() -> None:
 
 
 def test_mistakes() -> None:
-    with pytest.raises(TypeError, match="make_fenchel_young_loss: max_fun must be a function; got 3"):
+    with pytest.raises(
+        TypeError, match="make_fenchel_young_loss: argument 'max_fun' must be a function; got 3"
+    ):
         losses.make_fenchel_young_loss(3)
     made = losses.make_fenchel_young_loss(log_sum_exp)
     with pytest.raises(
-        ValueError, match=r"fenchel_young_loss: scores must have shape \[..., dim\]; got \(\)"
+        ValueError, match=r"fenchel_young_loss: argument 'scores' must have shape \[..., dim\]; got \(\)"
     ):
         made(1.0, 1.0)
     assert made(X.astype(jnp.bfloat16), Y).dtype == jnp.float32

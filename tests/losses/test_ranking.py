@@ -66,14 +66,19 @@ def test_extreme_scores_and_no_relevance() -> None:
 def test_mistakes() -> None:
     x, y, weights = inputs()
     with pytest.raises(
-        ValueError, match=r"ranking_softmax_loss: weights must have the shape of logits, .*got \(4,\)"
+        ValueError,
+        match=r"ranking_softmax_loss: argument 'weights' must have the shape of logits, .*got \(4,\)",
     ):
         rank(x, y, weights=weights[0, 0])
-    with pytest.raises(ValueError, match=r"ranking_softmax_loss: where must have the shape of the inputs"):
+    with pytest.raises(
+        ValueError, match=r"ranking_softmax_loss: argument 'where' must have the shape of the inputs"
+    ):
         rank(x, y, where=WHERE[0])
     with pytest.raises(
-        TypeError, match="ranking_softmax_loss: reduce_fn must be a function or None; got 'mean'"
+        TypeError, match="ranking_softmax_loss: argument 'reduce_fn' must be a function or None; got 'mean'"
     ):
         rank(x, y, reduce_fn="mean")
-    with pytest.raises(ValueError, match=r"ranking_softmax_loss: logits must have shape \[..., items\]"):
+    with pytest.raises(
+        ValueError, match=r"ranking_softmax_loss: argument 'logits' must have shape \[..., items\]"
+    ):
         rank(1.0, 1.0)

@@ -50,10 +50,10 @@ def test_huber_takes_one_delta_for_each_element_and_differentiates_it() -> None:
     compare(losses.huber_loss(X, delta=deltas), each, rtol=0)
     slope = jax.grad(lambda d: losses.huber_loss(X, delta=d).sum())(1.0)
     compare(slope, np.maximum(np.abs(X) - 1.0, 0).sum(), rtol=1e-6)
-    with pytest.raises(ValueError, match=r"huber_loss: delta must lie in \[0.0, inf\]; got -1"):
+    with pytest.raises(ValueError, match=r"huber_loss: argument 'delta' must lie in \[0.0, inf\]; got -1"):
         losses.huber_loss(X, delta=-1)
     with pytest.raises(
-        ValueError, match=r"huber_loss: delta must be a scalar or broadcast to \(5,\); got \(3,\)"
+        ValueError, match=r"huber_loss: argument 'delta' must be a scalar or broadcast to \(5,\); got \(3,\)"
     ):
         losses.huber_loss(X, delta=jnp.ones(3))
 

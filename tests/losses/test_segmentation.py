@@ -50,7 +50,9 @@ def test_axes_to_sum_over() -> None:
     assert losses.dice_loss(X, T, axis=1, reduction="none").shape == (2, 4, 5)
     assert losses.dice_loss(X, T, axis=1).shape == (2, 4)
     for axis in (-1, (1, 3)):
-        with pytest.raises(ValueError, match="dice_loss: axis must not name the last axis, the classes"):
+        with pytest.raises(
+            ValueError, match="dice_loss: argument 'axis' must not name the last axis, the classes"
+        ):
             losses.dice_loss(X, T, axis=axis)
 
 
@@ -82,19 +84,24 @@ def test_perfect_and_empty_predictions_cost_nothing(smooth: float) -> None:
 
 def test_mistakes() -> None:
     with pytest.raises(
-        ValueError, match="dice_loss: reduction must be 'mean', 'sum' or 'none'; got 'average'"
+        ValueError, match="dice_loss: argument 'reduction' must be 'mean', 'sum' or 'none'; got 'average'"
     ):
         losses.dice_loss(X, T, reduction="average")
     with pytest.raises(
-        ValueError, match=r"dice_loss: targets must have the shape .*\(2, 3, 4, 5\); got \(2, 3, 4, 1\)"
+        ValueError,
+        match=r"dice_loss: argument 'targets' must have the shape .*\(2, 3, 4, 5\); got \(2, 3, 4, 1\)",
     ):
         losses.dice_loss(X, T[..., 0])
     with pytest.raises(
-        ValueError, match=r"dice_loss: class_weights must have the shape .*\(5,\); got \(4,\)"
+        ValueError, match=r"dice_loss: argument 'class_weights' must have the shape .*\(5,\); got \(4,\)"
     ):
         losses.dice_loss(X, T, class_weights=jnp.ones(4))
     for name in ("smooth", "alpha", "beta"):
-        with pytest.raises(ValueError, match=rf"dice_loss: {name} must lie in \[0.0, inf\]; got -1"):
+        with pytest.raises(
+            ValueError, match=rf"dice_loss: argument '{name}' must lie in \[0.0, inf\]; got -1"
+        ):
             losses.dice_loss(X, T, **{name: -1})
-    with pytest.raises(ValueError, match="multiclass_generalized_dice_loss: targets must have the shape"):
+    with pytest.raises(
+        ValueError, match="multiclass_generalized_dice_loss: argument 'targets' must have the shape"
+    ):
         losses.multiclass_generalized_dice_loss(X, T[..., 0])

@@ -46,10 +46,10 @@ def test_temperature(temperature: float) -> None:
     expected = nt_xent(x, labels, temperature)
     compare(ntxent(jnp.asarray(x, jnp.float32), jnp.asarray(labels), temperature), expected, rtol=1e-3)
     for bad in (0.0, -1.0):
-        with pytest.raises(ValueError, match=r"ntxent: temperature must lie in \(0.0, inf\]"):
+        with pytest.raises(ValueError, match=r"ntxent: argument 'temperature' must lie in \(0.0, inf\]"):
             losses.ntxent(jnp.ones((2, 2)), jnp.asarray([0, 0]), bad)
     with pytest.raises(
-        ValueError, match=r"ntxent: embeddings must have shape \(batch, features\); got \(2,\)"
+        ValueError, match=r"ntxent: argument 'embeddings' must have shape \(batch, features\); got \(2,\)"
     ):
         losses.ntxent(jnp.ones(2), jnp.asarray([0, 0]))
 
@@ -88,12 +88,12 @@ def test_gradients_at_one_point_and_far_away_are_finite(degree: float, eps: floa
 def test_triplet_mistakes() -> None:
     x = jnp.ones((3, 2), jnp.float32)
     with pytest.raises(
-        ValueError, match=r"triplet_margin_loss: negatives must .* anchors, \(3, 2\); got \(3, 1\)"
+        ValueError, match=r"triplet_margin_loss: argument 'negatives' must .* anchors, \(3, 2\); got \(3, 1\)"
     ):
         losses.triplet_margin_loss(x, x, x[:, :1])
     for degree in (0, -2, float("inf")):
-        with pytest.raises(ValueError, match="triplet_margin_loss: norm_degree must lie in"):
+        with pytest.raises(ValueError, match="triplet_margin_loss: argument 'norm_degree' must lie in"):
             losses.triplet_margin_loss(x, x, x, norm_degree=degree)
-    with pytest.raises(ValueError, match="triplet_margin_loss: eps must lie in"):
+    with pytest.raises(ValueError, match="triplet_margin_loss: argument 'eps' must lie in"):
         losses.triplet_margin_loss(x, x, x, eps=-1e-6)
     assert losses.triplet_margin_loss(x.astype(jnp.float16), x, x).dtype == jnp.float32

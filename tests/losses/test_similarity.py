@@ -36,7 +36,7 @@ def test_epsilon_bounds_the_length() -> None:
     compare(losses.cosine_similarity(short, short), 1.0, rtol=1e-6)
     compare(losses.cosine_similarity(short, short, epsilon=0.01), 0.25, rtol=1e-5)
     compare(losses.cosine_similarity(short, B[:1], epsilon=0.01), 0.5 * 24 / 25, rtol=1e-5)
-    with pytest.raises(ValueError, match="cosine_similarity: epsilon must lie in"):
+    with pytest.raises(ValueError, match="cosine_similarity: argument 'epsilon' must lie in"):
         losses.cosine_similarity(A, B, epsilon=-1.0)
 
 
@@ -65,7 +65,7 @@ def test_all_pairs_by_explicit_broadcasting() -> None:
     compare(table, [[SIMILARITY(u, v) for v in b] for u in a], rtol=1e-6)
     where = np.array([True, False])[None, None]
     compare(SIMILARITY(a[:, None], b[None], where=where), np.sign(a[:, :1] * b[:, 0][None]), rtol=1e-6)
-    with pytest.raises(ValueError, match=r"cosine_distance: targets .*\(3, 2\).*got \(2,\)"):
+    with pytest.raises(ValueError, match=r"cosine_distance: argument 'targets' .*\(3, 2\).*got \(2,\)"):
         losses.cosine_distance(A, B[0])
-    with pytest.raises(ValueError, match=r"cosine_similarity: targets .*\(3, 2\).*got \(3, 1\)"):
+    with pytest.raises(ValueError, match=r"cosine_similarity: argument 'targets' .*\(3, 2\).*got \(3, 1\)"):
         losses.cosine_similarity(A, B[:, :1])

@@ -185,7 +185,7 @@ def test_wrong_axes_are_named_with_the_leaf(spec: Any, text: str) -> None:
 
 
 def test_a_vector_is_refused_by_its_path() -> None:
-    with pytest.raises(ValueError, match=r"'b' of shape \(3,\) is not a matrix"):
+    with pytest.raises(ValueError, match=r"must be a matrix.*\(3,\).*'b'"):
         gf.scale_by_muon().init({"b": jnp.ones((3,))})
 
 

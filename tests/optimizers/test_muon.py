@@ -145,9 +145,9 @@ def test_wrong_arguments_are_named(arguments: Any, text: str) -> None:
         gf.scale_by_muon(**arguments)
 
 
-def test_leaves_that_are_no_matrices_are_named() -> None:
+def test_leaves_that_are_not_matrices_are_named() -> None:
     params = {"kernel": jnp.ones((3, 4)), "bias": jnp.ones((4,))}
-    with pytest.raises(ValueError, match=r"'bias'.*not a matrix"):
+    with pytest.raises(ValueError, match=r"must be a matrix.*'bias'"):
         gf.scale_by_muon().init(params)
     with pytest.raises(ValueError, match=r"'bias'"):
         gf.muon(0.1, muon_weight_dimension_numbers=gf.MuonDimensionNumbers()).init(params)
@@ -155,7 +155,7 @@ def test_leaves_that_are_no_matrices_are_named() -> None:
         gf.muon(
             0.1, muon_weight_dimension_numbers={"kernel": gf.MuonDimensionNumbers(0, 2), "bias": None}
         ).init(params)
-    with pytest.raises(ValueError, match=r"say nothing.*'bias'"):
+    with pytest.raises(ValueError, match=r"must cover every parameter.*'bias'"):
         gf.muon(0.1, muon_weight_dimension_numbers={"kernel": gf.MuonDimensionNumbers()}).init(params)
     with pytest.raises(TypeError, match="MuonDimensionNumbers"):
         gf.muon(0.1, muon_weight_dimension_numbers={"kernel": 1, "bias": None}).init(params)

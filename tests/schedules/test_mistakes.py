@@ -91,7 +91,7 @@ def test_unknown_and_missing_arguments(example: Example) -> None:
 def test_counts_are_checked(example: Example) -> None:
     made = example.make()
     for count in ("3", None, True, [1, 2], 1j, np.ones(2, bool), jnp.ones(2, bool), jax.random.key(0), {}):
-        with pytest.raises(TypeError, match=f"^{example.name}: 'count' must be a whole number"):
+        with pytest.raises(TypeError, match=f"^{example.name}: argument 'count' must be a whole number"):
             made(count)
 
 
@@ -104,7 +104,7 @@ def test_what_a_schedule_in_a_numbers_place_returns_is_checked(example: Example)
             ):
                 example.make(**{name: lambda count, wrong=wrong: wrong})(3)
         for wrong in (jnp.ones(2), np.ones(2), jnp.ones((), bool), jnp.ones((), jnp.complex64)):
-            with pytest.raises(ValueError, match=f"^{example.name}: .*one real number for each count"):
+            with pytest.raises(ValueError, match=f"^{example.name}: .*one real number per count"):
                 example.make(**{name: lambda count, wrong=wrong: wrong})(3)
 
 
@@ -120,7 +120,7 @@ MISTAKES: dict[str, tuple[Any, type[Exception], str]] = {
     ),
     "warm-up as long as all": (
         lambda: s.warmup_cosine_decay_schedule(0.0, 1.0, 100, 100),
-        ValueError, r"'decay_steps' counts the warm-up too.*> 'warmup_steps'; got decay_steps=100 and",
+        ValueError, r"'decay_steps' must include the warm-up.*> 'warmup_steps'; got decay_steps=100 and",
     ),
     "warm-up longer than all": (
         lambda: s.warmup_cosine_decay_schedule(0.0, 1.0, 101, 100),
@@ -188,7 +188,7 @@ MISTAKES: dict[str, tuple[Any, type[Exception], str]] = {
     ),
     "join nothing": (
         lambda: s.join_schedules([], []),
-        ValueError, r"join_schedules: argument 'schedules' must have one schedule at least; got none",
+        ValueError, r"join_schedules: argument 'schedules' must have at least one schedule; got none",
     ),
     "join one": (
         lambda: s.join_schedules(LINE, [5]),
@@ -196,15 +196,15 @@ MISTAKES: dict[str, tuple[Any, type[Exception], str]] = {
     ),
     "join a number": (
         lambda: s.join_schedules([LINE, 0.1], [5]),
-        TypeError, r"schedules\[1\] must be a schedule; got 0.1. For a number write constant_schedule",
+        TypeError, r"'schedules\[1\]' must be a schedule; got 0.1. For a number write constant_schedule",
     ),
     "join a factory": (
         lambda: s.join_schedules([LINE, s.linear_schedule], [5]),
-        TypeError, r"schedules\[1\] must be a schedule; got the function linear_schedule. It is a factory",
+        TypeError, r"'schedules\[1\]' must be a schedule; got the function linear_schedule. It is a factory",
     ),
     "join an optimizer": (
         lambda: s.join_schedules([gf.scale(0.1), LINE], [5]),
-        TypeError, r"schedules\[0\] must be a schedule; got a GradientTransformation",
+        TypeError, r"'schedules\[0\]' must be a schedule; got a GradientTransformation",
     ),
     "join a generator": (
         lambda: s.join_schedules((x for x in [LINE]), []),
@@ -212,19 +212,19 @@ MISTAKES: dict[str, tuple[Any, type[Exception], str]] = {
     ),
     "boundaries too few": (
         lambda: s.join_schedules([LINE, LINE, LINE], [5]),
-        ValueError, r"'boundaries' must have one number fewer.*expected 2 for 3 schedules; got 1",
+        ValueError, r"'boundaries' must have one number fewer.*2 for 3; got 1",
     ),
     "boundaries too many": (
         lambda: s.join_schedules([LINE, LINE], [5, 10]),
-        ValueError, r"expected 1 for 2 schedules; got 2",
+        ValueError, r"1 for 2; got 2",
     ),
     "boundaries unsorted": (
         lambda: s.join_schedules([LINE, LINE, LINE], [10, 5]),
-        ValueError, r"join_schedules: argument 'boundaries' must ascend; got 10 and then 5",
+        ValueError, r"join_schedules: argument 'boundaries' must ascend; got 10, then 5",
     ),
     "boundaries twice": (
         lambda: s.join_schedules([LINE, LINE, LINE], [5, 5]),
-        ValueError, r"'boundaries' must ascend; got 5 and then 5",
+        ValueError, r"'boundaries' must ascend; got 5, then 5",
     ),
     "boundary negative": (
         lambda: s.join_schedules([LINE, LINE], [-5]),
@@ -244,7 +244,7 @@ MISTAKES: dict[str, tuple[Any, type[Exception], str]] = {
     ),
     "no cycles": (
         lambda: s.sgdr_schedule([]),
-        ValueError, r"sgdr_schedule: argument 'cosine_kwargs' must have one cycle at least; got none",
+        ValueError, r"sgdr_schedule: argument 'cosine_kwargs' must have at least one cycle; got none",
     ),
     "one cycle": (
         lambda: s.sgdr_schedule(CYCLE),
@@ -252,23 +252,23 @@ MISTAKES: dict[str, tuple[Any, type[Exception], str]] = {
     ),
     "cycle is a number": (
         lambda: s.sgdr_schedule([CYCLE, 10]),
-        TypeError, r"sgdr_schedule: cosine_kwargs\[1\] must be a dict; got 10",
+        TypeError, r"sgdr_schedule: argument 'cosine_kwargs\[1\]' must be a dict; got 10",
     ),
     "cycle without a length": (
         lambda: s.sgdr_schedule([{"init_value": 0.0, "peak_value": 1.0, "warmup_steps": 1}]),
-        TypeError, r"sgdr_schedule: cosine_kwargs\[0\]: .*missing a required argument: 'decay_steps'",
+        TypeError, r"sgdr_schedule: argument 'cosine_kwargs\[0\]': .*missing a required.*: 'decay_steps'",
     ),
     "cycle all warm-up": (
         lambda: s.sgdr_schedule([CYCLE, {**CYCLE, "warmup_steps": 10}]),
-        ValueError, r"sgdr_schedule: cosine_kwargs\[1\]: .*got decay_steps=10 and warmup_steps=10",
+        ValueError, r"sgdr_schedule: argument 'cosine_kwargs\[1\]': .*got decay_steps=10 and warmup_steps=10",
     ),
     "cycle misspelt": (
         lambda: s.sgdr_schedule([{**CYCLE, "end": 0.1}]),
-        TypeError, r"sgdr_schedule: cosine_kwargs\[0\]: .*unexpected keyword argument 'end'",
+        TypeError, r"sgdr_schedule: argument 'cosine_kwargs\[0\]': .*unexpected keyword argument 'end'",
     ),
     "cycle out of reach": (
         lambda: s.sgdr_schedule([{**CYCLE, "decay_steps": LAST}] * 3),
-        ValueError, r"sgdr_schedule: the last cycle must begin at most at 2147483647; .* at 4294967294",
+        ValueError, r"'cosine_kwargs' must start its last cycle at most at 2147483647; got 4294967294",
     ),
 }  # fmt: skip
 

@@ -94,13 +94,15 @@ def test_half_precision_and_other_dtypes_of_parameters() -> None:
 def test_mistakes_are_named() -> None:
     tx = gf.dpsgd(0.1, 1.0, 0.1, key=0)
     state = tx.init(PARAMS)
-    with pytest.raises(ValueError, match="'grads' must have one of 4 along the first axis of every leaf; at"):
+    with pytest.raises(
+        ValueError, match="'grads' must have 4 examples along the first axis of every leaf; got"
+    ):
         tx.update({**examples(4), "w": jnp.ones((3, 2, 3))}, state, PARAMS)
     with pytest.raises(ValueError, match="one example's gradient and params must have equal shapes"):
         tx.update({**examples(4), "b": jnp.ones((4, 2))}, state, PARAMS)
     with pytest.raises(ValueError, match=r"must have one tree structure"):
         tx.update({"w": jnp.ones((4, 2, 3))}, state, PARAMS)
-    with pytest.raises(ValueError, match="there is no example"):
+    with pytest.raises(ValueError, match="must have at least one example; got"):
         tx.update(examples(0), state, PARAMS)
     with pytest.raises(TypeError, match="argument 'key' must be one PRNG key or an integer; got None"):
         gf.dpsgd(0.1, 1.0, 0.1)

@@ -155,7 +155,7 @@ def test_mistakes_are_named() -> None:
         tx.update(x, tx.init(x), x, **{**good, "value_fn": 3.0})
     with pytest.raises(ValueError, match=r"'value_fn' returns.*float32\[2\]"):
         tx.update(x, tx.init(x), x, **{**good, "value_fn": lambda x: x})
-    with pytest.raises(ValueError, match="'value', the loss, must be a real scalar"):
+    with pytest.raises(ValueError, match=r"'value' \(the loss\) must be a real scalar"):
         tx.update(x, tx.init(x), x, **{**good, "value": x})
     with pytest.raises(ValueError, match="'keep' or 'one'"):
         gf.scale_by_zoom_linesearch(3, initial_guess_strategy="two")

@@ -88,7 +88,7 @@ def test_transformations_measure_too_and_get_extra_arguments() -> None:
 
 def test_the_rest_of_a_chain_is_checked_as_ever() -> None:
     tx = gf.chain(gf.monitor({"x": gf.measure_with_ema(gf.tree.norm, 0.9)}), gf.sgd(0.1))
-    with pytest.raises(ValueError, match=r"equal shapes, and at 'w'"):
+    with pytest.raises(ValueError, match=r"equal shapes; got .* at 'w'"):
         tx.update({"w": jnp.ones(2), "b": None}, tx.init(PARAMS), PARAMS)
 
 
@@ -98,9 +98,9 @@ def test_mistakes_are_named() -> None:
         changing.update(GRADS[0], changing.init({"w": jnp.ones(3, jnp.bfloat16)}))
     with pytest.raises(TypeError, match="snapshot: argument 'measure_name' must be a string"):
         gf.snapshot(gf.tree.norm, "norm")
-    with pytest.raises(TypeError, match="snapshot: a measure must be a function of the updates; got 3"):
+    with pytest.raises(TypeError, match="snapshot: every measure must be a function of the updates; got 3"):
         gf.snapshot("x", 3)
     with pytest.raises(TypeError, match="monitor: argument 'measures' must be a dict"):
         gf.monitor([gf.tree.norm])
-    with pytest.raises(TypeError, match="monitor: a measure must be a function"):
+    with pytest.raises(TypeError, match="monitor: every measure must be a function"):
         gf.monitor({"x": 1.0})

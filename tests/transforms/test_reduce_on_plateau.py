@@ -102,9 +102,9 @@ def test_mistakes_are_named() -> None:
     tx = gf.reduce_on_plateau()
     with pytest.raises(TypeError, match="needs the extra argument 'value'"):
         tx.update(PARAMS, tx.init(PARAMS), PARAMS)
-    with pytest.raises(TypeError, match="did you mean 'value'"):
+    with pytest.raises(TypeError, match="Did you mean 'value'"):
         tx.update(PARAMS, tx.init(PARAMS), PARAMS, vlaue=1.0)
-    with pytest.raises(ValueError, match=r"'value', the loss, must be a real scalar; got float32\[2\]"):
+    with pytest.raises(ValueError, match=r"'value' \(the loss\) must be a real scalar; got float32\[2\]"):
         tx.update(PARAMS, tx.init(PARAMS), PARAMS, value=jnp.ones(2))
     for name, wrong in {"factor": 1.0, "patience": 0, "rtol": -1.0, "accumulation_size": 0}.items():
         with pytest.raises(ValueError, match=f"reduce_on_plateau: argument '{name}'"):

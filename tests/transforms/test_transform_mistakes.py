@@ -70,12 +70,12 @@ def test_complex_numbers_have_no_order(tx: Any) -> None:
 def test_an_axis_that_a_leaf_does_not_have_is_named() -> None:
     tx = gf.adaptive_grad_clip(0.1, axis=(0, 1))
     params = {"kernel": jnp.ones((3, 4)), "bias": jnp.ones(4)}
-    with pytest.raises(ValueError, match=r"adaptive_grad_clip: the leaf at 'bias' has no axis \(0, 1\)"):
+    with pytest.raises(ValueError, match=r"adaptive_grad_clip: argument 'axis'.*got \(0, 1\).*'bias'"):
         tx.update(params, tx.init(params), params)
 
 
 def test_examples_must_agree() -> None:
-    with pytest.raises(ValueError, match=r"per_example_global_norm_clip: .*one of 4 .*'b'"):
+    with pytest.raises(ValueError, match=r"per_example_global_norm_clip: .*4 examples .*'b'"):
         gf.per_example_global_norm_clip({"a": jnp.ones((4, 2)), "b": jnp.ones((3, 2))}, 1.0)
-    with pytest.raises(ValueError, match=r"per_example_layer_norm_clip: .*the examples .*'a'"):
+    with pytest.raises(ValueError, match=r"per_example_layer_norm_clip: .*must have examples .*'a'"):
         gf.per_example_layer_norm_clip({"a": jnp.ones(())}, 1.0)

@@ -179,7 +179,9 @@ def test_states_do_not_differ_between_devices() -> None:
 
 def test_an_axis_that_is_none_is_named() -> None:
     tx = gf.clip_by_global_norm(1.0, axis_name="rows")
-    with pytest.raises(ValueError, match="clip_by_global_norm: axis_name 'rows' is no axis"):
+    with pytest.raises(
+        ValueError, match=r"clip_by_global_norm: argument 'axis_name' must name axes .*'rows'"
+    ):
         tx.update(jnp.ones(3), tx.init(jnp.ones(3)))
-    with pytest.raises(ValueError, match=r"chain.*axis_name 'rows'|clip_by_global_norm: axis_name 'rows'"):
+    with pytest.raises(ValueError, match=r"chain.*axis_name 'rows'|'axis_name' must name axes .*'rows'"):
         mapped(gf.chain(tx))(leaves(0), leaves(1))

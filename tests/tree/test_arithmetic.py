@@ -119,7 +119,7 @@ def test_complex_numbers():
     np.testing.assert_array_equal(tree.real(z)["z"], [1.0])
     np.testing.assert_array_equal(tree.scale(1j, {"z": jnp.ones(1)})["z"], [1j])
     assert tree.mul(z, {"z": jnp.ones(1, BF16)})["z"].dtype == jnp.complex64
-    with pytest.raises(TypeError, match=r"leaf 'z': expected real numbers, got complex64"):
+    with pytest.raises(TypeError, match=r"the leaf at 'z' must hold real numbers; got complex64"):
         tree.clip(z, 0, 1)
 
 
@@ -137,7 +137,7 @@ def test_where_selects_keys_too():
 @pytest.mark.parametrize("name", BINARY)
 def test_a_wrong_shape_is_named_and_never_broadcast(name):
     x, y = {"l": {"w": jnp.ones((3,))}}, {"l": {"w": jnp.ones(())}}
-    with pytest.raises(ValueError, match=r"leaf 'l/w': expected shape \(3,\), got \(\)"):
+    with pytest.raises(ValueError, match=r"the leaves at 'l/w' must have equal shapes; got \(3,\) and \(\)"):
         BINARY[name][0](x, y)
 
 
@@ -145,12 +145,12 @@ def test_a_wrong_shape_is_named_and_never_broadcast(name):
 @pytest.mark.parametrize(
     ("other", "message"),
     [
-        ({"l": [1.0]}, r"'l/1': expected a leaf, the second tree has nothing there"),
-        ({"l": [1.0, 1.0, 1.0]}, r"'l/2': expected nothing there, the second tree has a leaf"),
-        ({"l": (1.0, 1.0)}, r"'l': expected a list, the second tree has a tuple"),
-        ({"l": [1.0, {"k": 1.0}]}, r"'l/1': expected a leaf, the second tree has a dict"),
-        ([1.0], r"the root: expected a dict, the second tree has a list"),
-        ({"l": None}, r"'l': expected a list, the second tree has None"),
+        ({"l": [1.0]}, r"'l/1' the first tree has a leaf, the second tree has nothing there"),
+        ({"l": [1.0, 1.0, 1.0]}, r"'l/2' the first tree has nothing there, the second tree has a leaf"),
+        ({"l": (1.0, 1.0)}, r"'l' the first tree has a list, the second tree has a tuple"),
+        ({"l": [1.0, {"k": 1.0}]}, r"'l/1' the first tree has a leaf, the second tree has a dict"),
+        ([1.0], r"the root the first tree has a dict, the second tree has a list"),
+        ({"l": None}, r"'l' the first tree has a list, the second tree has None"),
     ],
 )
 def test_a_wrong_structure_is_named_at_the_first_difference(name, other, message):
@@ -159,13 +159,13 @@ def test_a_wrong_structure_is_named_at_the_first_difference(name, other, message
 
 
 def test_what_is_no_number_is_named():
-    with pytest.raises(TypeError, match=r"leaf 'a': expected an array, got str"):
+    with pytest.raises(TypeError, match=r"the leaf at 'a' must be an array; got str"):
         tree.add({"a": "x"}, {"a": 1.0})
-    with pytest.raises(TypeError, match=r"leaf 'k': expected numbers, got key"):
+    with pytest.raises(TypeError, match=r"the leaf at 'k' must hold numbers; got key"):
         tree.scale(1.0, {"k": jax.random.key(0)})
-    with pytest.raises(ValueError, match=r"scalar: expected a scalar, got shape \(3,\)"):
+    with pytest.raises(ValueError, match=r"argument 'scalar' must be a scalar; got shape \(3,\)"):
         tree.scale(jnp.ones(3), X)
-    with pytest.raises(ValueError, match=r"scalar: expected a scalar, got None"):
+    with pytest.raises(ValueError, match=r"argument 'scalar' must be a scalar; got None"):
         tree.add_scale(X, None, Y)
 
 

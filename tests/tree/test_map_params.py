@@ -96,7 +96,7 @@ def test_rest_tells_the_structure_where_init_needs_it():
     state = hiding_by_tree(PARAMS)
     result = tree.map_params(hiding_by_tree, lambda x, s, p: (s, p.size), state, SPECS, PARAMS)
     assert result == {"inner": {"a": Masked(), "b": [("columns", 4)]}}
-    with pytest.raises(TypeError, match="initable: its init cannot take a placeholder"):
+    with pytest.raises(TypeError, match="the init of argument 'initable' must accept a placeholder"):
         tree.map_params(hiding_by_tree, lambda x: x, state)
 
 
@@ -108,11 +108,11 @@ def test_an_init_whose_state_holds_no_arrays():
 
 
 def test_a_state_of_another_structure_is_refused():
-    with pytest.raises(ValueError, match=r"state differs at '1': expected a leaf, got nothing"):
+    with pytest.raises(ValueError, match=r"argument 'state' must have a leaf at '1'; got nothing"):
         tree.map_params(lambda p: (p, p), lambda x: x, (PARAMS,))
-    with pytest.raises(ValueError, match=r"state differs at the root: expected a Adam, got a dict"):
+    with pytest.raises(ValueError, match=r"argument 'state' must have an Adam at the root; got a dict"):
         tree.map_params(lambda p: Adam(0, p, p), lambda x: x, {"mu": PARAMS})
-    with pytest.raises(ValueError, match=r"rest\[0\] differs at 'b': expected a list, got a leaf"):
+    with pytest.raises(ValueError, match=r"argument 'rest\[0\]' must have a list at 'b'; got a leaf"):
         tree.map_params(init, lambda x, s: x, init(PARAMS), {"a": "rows", "b": "columns"})
 
 

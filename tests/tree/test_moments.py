@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from gradflow import tree
+from gradflow.tree._moments import one_minus_power
 
 G = {"a": jnp.array([0.5, -2.0]), "b": [jnp.array(3.0), None], "e": jnp.zeros((0,))}
 M = {"a": jnp.array([0.1, 0.4]), "b": [jnp.array(-1.5), None], "e": jnp.zeros((0,))}
@@ -57,7 +58,7 @@ def test_a_state_never_changes_its_type(update):
     new = update(g, m)
     assert jax.tree.map(lambda x: x.dtype, new) == jax.tree.map(lambda x: x.dtype, m)
     np.testing.assert_array_equal(new["kept"], m["kept"])
-    with pytest.raises(ValueError, match=r"leaf 'b': expected shape \(2,\), got \(\)"):
+    with pytest.raises(ValueError, match=r"the leaves at 'b' must have equal shapes; got \(2,\) and \(\)"):
         update(g, m | {"b": jnp.ones(())})
 
 
@@ -112,13 +113,20 @@ def test_second_moment_has_a_finite_gradient_at_zero():
 
 
 def test_mistakes():
-    with pytest.raises(TypeError, match=r"order: expected a number, got str"):
+    with pytest.raises(TypeError, match=r"argument 'order' must be a number; got str"):
         tree.update_moment(G, M, 0.9, "2")
-    with pytest.raises(ValueError, match=r"decay: expected a scalar, got shape \(2,\)"):
+    with pytest.raises(ValueError, match=r"argument 'decay' must be a scalar; got shape \(2,\)"):
         tree.update_moment(G, M, jnp.ones(2), 2)
-    with pytest.raises(TypeError, match=r"leaf 'a': expected an inexact moment, got int32"):
+    with pytest.raises(TypeError, match=r"the leaf at 'a' must be an inexact moment.*got int32"):
         tree.update_moment({"a": jnp.ones(1)}, {"a": jnp.array([1])}, 0.9, 1)
-    with pytest.raises(TypeError, match=r"leaf 'a': expected a complex moment.*got float32"):
+    with pytest.raises(TypeError, match=r"the leaf at 'a' must be a complex moment.*got float32"):
         tree.update_moment({"a": jnp.array([1j])}, {"a": jnp.ones(1)}, 0.9, 1)
-    with pytest.raises(TypeError, match=r"leaf 'a': expected an inexact moment, got int32"):
+    with pytest.raises(TypeError, match=r"the leaf at 'a' must be an inexact moment.*got int32"):
         tree.bias_correction({"a": jnp.array([1])}, 0.9, 1)
+
+
+@pytest.mark.parametrize(("count", "wanted"), [(0, 0.0), (1, 1.0), (2, 0.0), (7, 0.0)])
+def test_one_minus_power_has_its_derivative_where_the_decay_is_zero(count, wanted):
+    """d/dc (1 - (1 - c)^t) = t (1 - c)^(t - 1), which at c = 1 is 1 for t = 1 and 0 for other t."""
+    slope = jax.grad(lambda c: one_minus_power(c, jnp.asarray(count)))(1.0)
+    np.testing.assert_array_equal(slope, wanted)

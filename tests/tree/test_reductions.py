@@ -77,9 +77,9 @@ def test_vdot():
     result = tree.vdot(x, y)
     np.testing.assert_allclose(result, np.vdot([1 + 2j, 3j, 2], [2 - 1j, 1j, 4]), rtol=1e-6)
     assert result.dtype == jnp.complex64
-    with pytest.raises(ValueError, match=r"leaf 'r': expected shape \(1,\), got \(\)"):
+    with pytest.raises(ValueError, match=r"the leaves at 'r' must have equal shapes; got \(1,\) and \(\)"):
         tree.vdot({"r": jnp.ones(1)}, {"r": jnp.ones(())})
-    with pytest.raises(ValueError, match=r"the root: expected a dict, the second tree has a list"):
+    with pytest.raises(ValueError, match=r"the root the first tree has a dict, the second tree has a list"):
         tree.vdot({"r": jnp.ones(1)}, [jnp.ones(1)])
 
 
@@ -101,7 +101,7 @@ def test_float64():
 
 
 def test_mistakes():
-    with pytest.raises(TypeError, match=r"leaf 'z': expected real numbers, got complex64"):
+    with pytest.raises(TypeError, match=r"the leaf at 'z' must hold real numbers; got complex64"):
         tree.max({"z": jnp.array([1j])})
-    with pytest.raises(TypeError, match=r"leaf 'k': expected numbers, got key"):
+    with pytest.raises(TypeError, match=r"the leaf at 'k' must hold numbers; got key"):
         tree.sum({"k": jax.random.key(0)})

@@ -89,9 +89,9 @@ def test_set_replaces_everywhere_in_a_copy():
 def test_set_of_an_unknown_name_says_what_there_is():
     with pytest.raises(KeyError, match=r"no value is named 'counts'.*Did you mean 'count'"):
         tree.set(STATE, counts=1)
-    with pytest.raises(KeyError, match=r"no value is named 'zzz'.*It has 'Adam', .*'lr'"):
+    with pytest.raises(KeyError, match=r"no value is named 'zzz'.*There are 'Adam', .*'lr'"):
         tree.set(STATE, zzz=1)
-    with pytest.raises(KeyError, match="filtering refuses every value named 'lr'"):
+    with pytest.raises(KeyError, match="filtering excludes every value named 'lr'"):
         tree.set(STATE, lambda path, value: False, lr=1)
 
 

@@ -120,7 +120,7 @@ def test_it_is_a_value_with_methods() -> None:
     ("k", "error"), [(0, ValueError), (-1, ValueError), (1.5, TypeError), (None, TypeError)]
 )
 def test_wrong_lengths(k: Any, error: type) -> None:
-    with pytest.raises(error, match="MultiSteps: 'every_k_schedule' must be"):
+    with pytest.raises(error, match="MultiSteps: argument 'every_k_schedule' must be"):
         gf.MultiSteps(gf.scale(1.0), k)
 
 

@@ -54,9 +54,9 @@ def test_no_model_sized_scratch(make: Any) -> None:
 @pytest.mark.parametrize("make", [gf.conditionally_transform, gf.conditionally_mask])
 def test_answers_that_are_no_boolean_are_named(make: Any) -> None:
     for answer, error, words in (
-        (None, TypeError, "it returned None"),
-        (1.0, TypeError, "it returned 1.0"),
-        (jnp.ones(2, bool), ValueError, r"must return one boolean; it returned bool\[2\]"),
+        (None, TypeError, "or a boolean array; got None"),
+        (1.0, TypeError, "or a boolean array; got 1.0"),
+        (jnp.ones(2, bool), ValueError, r"must return one boolean; got bool\[2\]"),
     ):
         tx = make(gf.sgd(0.1), lambda step, answer=answer: answer)
         with pytest.raises(error, match=words):

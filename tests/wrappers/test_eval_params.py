@@ -113,5 +113,5 @@ def test_two_averages_of_one_leaf_and_other_trees_are_refused() -> None:
     with pytest.raises(ValueError, match="two averages for the same leaf"):
         gf.eval_params(state, params)
     state = gf.with_swa(gf.sgd(0.1)).init(PARAMS)
-    with pytest.raises(ValueError, match=r"eval_params: 'params' must be the tree .* at 'b'"):
+    with pytest.raises(ValueError, match=r"eval_params: argument 'params' must be the tree .* at 'b'"):
         gf.eval_params(state, {"w": PARAMS["w"]})

@@ -92,7 +92,7 @@ def test_mistakes_are_named() -> None:
         tx.update({"w": jnp.ones(3)}, state, {"w": jnp.ones(3)})
     with pytest.raises(ValueError, match=r"needs the parameters"):
         tx.update({"w": jnp.ones(3)}, state)
-    with pytest.raises(ValueError, match=r"equal shapes, and at 'w' they are \(2,\) and \(3,\)"):
+    with pytest.raises(ValueError, match=r"equal shapes; got \(2,\) and \(3,\) at 'w'"):
         tx.update({"w": jnp.ones(2)}, state, params)
     with pytest.raises(ValueError, match="updates and the fast parameters must have one tree structure"):
         tx.update(params, state, params)

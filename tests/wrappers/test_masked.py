@@ -174,10 +174,10 @@ def test_gradients_that_are_none() -> None:
 
 def test_mistakes_are_named() -> None:
     for mask, error, words in (
-        ({"w": True}, ValueError, "says nothing of the parameter at 'b'"),
+        ({"w": True}, ValueError, "cover every parameter; got none at 'b'"),
         ({"w": True, "b": False, "ids": False, "extra": True}, ValueError, "leaf at 'extra'"),
-        ({"w": 1.0, "b": False, "ids": False}, TypeError, "True or False; at 'w'"),
-        (lambda p: None, ValueError, "says nothing"),
+        ({"w": 1.0, "b": False, "ids": False}, TypeError, "True or False; got 1.0 at 'w'"),
+        (lambda p: None, ValueError, "cover every parameter"),
     ):
         with pytest.raises(error, match=words):
             gf.masked(gf.trace(0.9), mask).init(PARAMS)

@@ -1,4 +1,4 @@
-"""Who takes part in a comparison: names, factories and whole transformations, each with its rates."""
+"""The optimizers of a comparison: from names, factories and transformations, each with its rates."""
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -7,26 +7,26 @@ from typing import Any, NamedTuple
 from gradflow import optimizers as room
 from gradflow._core._plain_pairs import as_transformation
 from gradflow._core._transformation import GradientTransformation
-from gradflow._errors import unknown
+from gradflow._errors import describe, unknown
 from gradflow._expressions._addresses import addresses, replace
 from gradflow._expressions._keys import expression_of
 from gradflow._expressions._printing import show
 from gradflow.lab._candidates._parse import parse
 from gradflow.lab._candidates._recipes import (
-    _BELOW,
     DEFAULTS,
+    RATES_BELOW,
     RECIPES,
     WITHOUT_RATE,
     Recipe,
-    _grid,
+    default_grid,
     optimizer_names,
 )
 
 
-class Contender(NamedTuple):
+class Candidate(NamedTuple):
     """A name, the transformation for a rate (a number or a tracer), and the rates to try.
 
-    The one rate None means that the transformation is run as it is.
+    The single rate None means that the transformation runs unchanged.
     """
 
     name: str
@@ -34,23 +34,23 @@ class Contender(NamedTuple):
     rates: tuple[float | None, ...]
 
 
-def _named(name: str, rates: tuple[float, ...] | None) -> Contender:
+def _named(name: str, rates: tuple[float, ...] | None) -> Candidate:
     if name not in optimizer_names():
         raise unknown("optimizer", name, optimizer_names())
     recipe = RECIPES.get(name, Recipe(name, {}, 1e-2))
     factory = getattr(room, recipe.factory)
     if name in WITHOUT_RATE:
         whole = factory()
-        return Contender(name, lambda rate: whole, (None,))
+        return Candidate(name, lambda rate: whole, (None,))
 
     def build(rate: Any) -> GradientTransformation:
         made: GradientTransformation = factory(learning_rate=rate, **recipe.arguments)
         return made
 
-    return Contender(name, build, rates or _grid(recipe.middle))
+    return Candidate(name, build, rates or default_grid(recipe.middle))
 
 
-def _given(name: str, value: Any, rates: tuple[float, ...] | None, caller: str) -> Contender:
+def _given(name: str, value: Any, rates: tuple[float, ...] | None, caller: str) -> Candidate:
     if isinstance(value, str) and "(" not in value:
         return _named(value, rates)._replace(name=name)
     if isinstance(value, str):
@@ -58,78 +58,83 @@ def _given(name: str, value: Any, rates: tuple[float, ...] | None, caller: str) 
     if not isinstance(value, tuple):
         if not callable(value):
             raise TypeError(
-                f"{caller}: the optimizer '{name}' must be a name, a transformation, or a function of "
-                f"learning_rate; got a {type(value).__name__}"
+                f"{caller}: argument 'optimizers' must hold names, transformations, or functions of "
+                f"learning_rate; got {describe(value)} for '{name}'"
             )
-        return Contender(
+        return Candidate(
             name,
             lambda rate: as_transformation(value(learning_rate=rate), caller, name),
-            rates or _grid(1e-2),
+            rates or default_grid(1e-2),
         )
     whole = as_transformation(value, caller, f"the optimizer '{name}'")
     parts = addresses(whole) if expression_of(whole) is not None else {}
-    # The outermost one: a named optimizer is asked for its own argument.
+    # Addresses of named optimizers end at their own arguments, so inner stages are not counted.
     places = [address for address in parts if address.split(".")[-1] == "learning_rate"]
     if caller == "trajectory" or len(places) != 1 or callable(parts[places[0]]):
-        return Contender(name, lambda rate: whole, (None,))
-    return Contender(
+        return Candidate(name, lambda rate: whole, (None,))
+    return Candidate(
         name, lambda rate: replace(whole, {places[0]: rate}), rates or _own_grid(parts[places[0]])
     )
 
 
 def _name_of(value: Any) -> str:
-    """A name for an optimizer in a list: its own, or that of the factory that made it."""
+    """The name of an optimizer in a list: its own, or that of the factory that made it."""
     expression = expression_of(value)
     return value if isinstance(value, str) else str(getattr(expression or value, "name", repr(value)))
 
 
 def one_optimizer(value: Any, caller: str) -> GradientTransformation:
-    """One optimizer, whole: a name at its usual rate, an expression as text, or a transformation."""
+    """Returns one optimizer: from a name, at its usual rate, an expression as text, or a transformation."""
     if isinstance(value, str) and "(" in value:
         value = parse(value)
     elif isinstance(value, str):
-        contender = _named(value, None)
-        rates = contender.rates
-        return contender.build(rates[_BELOW] if len(rates) > _BELOW else rates[0])
+        candidate = _named(value, None)
+        rates = candidate.rates
+        return candidate.build(rates[RATES_BELOW] if len(rates) > RATES_BELOW else rates[0])
     return as_transformation(value, caller, "the optimizer")
 
 
 def rate_builder(value: Any, caller: str) -> tuple[str, Callable[[Any], GradientTransformation]]:
-    """A name, and the optimizer for a learning rate, in the place of the one that it has."""
+    """Returns the name of an optimizer, and a function that sets its learning rate."""
     if isinstance(value, str) and "(" not in value:
-        contender = _named(value, None)
-        if contender.rates == (None,):
-            raise ValueError(f"{caller}: '{value}' chooses its learning rate itself")
-        return value, contender.build
+        candidate = _named(value, None)
+        if candidate.rates == (None,):
+            raise ValueError(
+                f"{caller}: argument 'optimizer' must have one learning_rate; got '{value}', "
+                "which chooses its learning rate itself"
+            )
+        return value, candidate.build
     whole = one_optimizer(value, caller)
     found = [] if expression_of(whole) is None else list(addresses(whole))
     places = [address for address in found if address.split(".")[-1] == "learning_rate"]
     if len(places) != 1:
-        raise ValueError(f"{caller}: the optimizer must have one learning_rate; it has {len(places)}")
+        raise ValueError(f"{caller}: argument 'optimizer' must have one learning_rate; got {len(places)}")
     return show(whole), lambda rate: replace(whole, {places[0]: rate})
 
 
 def _own_grid(rate: Any) -> tuple[float, ...]:
     """The grid around a transformation's own rate, where that is a positive number."""
-    return _grid(float(rate) if isinstance(rate, int | float) and rate > 0 else 1e-2)
+    return default_grid(float(rate) if isinstance(rate, int | float) and rate > 0 else 1e-2)
 
 
-def check_rates(rates: Iterable[float] | None) -> tuple[float, ...] | None:
-    """The learning rates in rising order; a ValueError for one that is no positive finite number."""
+def check_rates(caller: str, rates: Iterable[float] | None) -> tuple[float, ...] | None:
+    """Returns the learning rates in rising order; raises ValueError unless all are positive and finite."""
     if rates is None:
         return None
     found = tuple(sorted({float(rate) for rate in rates}))
     if not found or not all(math.isfinite(rate) and rate > 0 for rate in found):
         shown = ", ".join(f"{rate:g}" for rate in found) or "none"
-        raise ValueError(f"learning rates must be positive and finite, and at least one; got {shown}")
+        raise ValueError(
+            f"{caller}: argument 'learning_rates' must be positive and finite, and at least one; got {shown}"
+        )
     return found
 
 
-def contenders(
+def candidates(
     optimizers: Any, learning_rates: Iterable[float] | None, caller: str = "compare"
-) -> list[Contender]:
-    """The contenders for `compare`; for `trajectory`, whole transformations run as they are."""
-    rates = check_rates(learning_rates)
+) -> list[Candidate]:
+    """Returns the candidates of `compare`; for `trajectory`, whole transformations run unchanged."""
+    rates = check_rates(caller, learning_rates)
     if optimizers is None:
         known = optimizer_names()
         optimizers = [name for name in DEFAULTS if name in known]
@@ -142,12 +147,15 @@ def contenders(
     else:
         raise TypeError(
             f"{caller}: argument 'optimizers' must be names, or a dict from a name to a transformation or a "
-            f"function of learning_rate; got a {type(optimizers).__name__}"
+            f"function of learning_rate; got {describe(optimizers)}"
         )
-    names = [contender.name for contender in found]
+    names = [candidate.name for candidate in found]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
-        raise ValueError(f"each optimizer needs a name of its own (use a dict); twice: {', '.join(twice)}")
+        raise ValueError(
+            f"{caller}: argument 'optimizers' must have a different name for each; "
+            f"got {', '.join(twice)} twice. Use a dict to name them"
+        )
     if not found:
-        raise ValueError("there is no optimizer to compare")
+        raise ValueError(f"{caller}: argument 'optimizers' must have at least one optimizer; got none")
     return found

@@ -1,11 +1,12 @@
-"""Expressions from text: gradflow's own factories, literals and nested calls, and nothing else."""
+"""Reads expressions from text: only gradflow's own factories, literals and nested calls."""
 
 import ast
 from collections.abc import Callable
 from typing import Any
 
-from gradflow._errors import unknown
+from gradflow._errors import describe, unknown
 from gradflow._expressions._keys import expression_of
+from gradflow._expressions._printing import shorten
 from gradflow._expressions._registry import OWN_FACTORIES
 
 _LONGEST = 20_000  # characters
@@ -14,38 +15,43 @@ _PREFIXES = ("gf", "gradflow")
 
 
 def parse(text: str) -> Any:
-    """The transformation, schedule or selector that `text` writes, `"adamw(1e-3, b1=0.95)"`.
+    """Returns the transformation, schedule or selector of a text such as `"adamw(1e-3, b1=0.95)"`.
 
-    Nothing is evaluated: the text is read as a tree, in which only gradflow's own factories may be called, on
-    literals, on each other's values, and on factories by name. `gf.` before a name is allowed.
-    `parse(repr(tx)) == tx` for a transformation of literals. Raises ValueError with what cannot be read.
+    The text is parsed and not evaluated. Only gradflow's own factories are called, on literals, on results of
+    such calls, and on factories by name. `gf.` before a name is allowed. `parse(repr(tx)) == tx` for a
+    transformation of literals. Raises ValueError for anything else in the text.
     """
     value = parse_value(text)
     if expression_of(value) is None:
-        raise ValueError(f"{_short(text)} is no transformation; write a call, such as adamw(1e-3)")
+        raise ValueError(
+            f"parse: argument 'text' must be an expression; got {_quoted(text)}. "
+            "To make a transformation, write a call such as adamw(1e-3)"
+        )
     return value
 
 
 def parse_value(text: str) -> Any:
-    """The same for any value that may be an argument: a literal, or what a factory makes."""
+    """Like `parse`, for any value that may be an argument: a literal, or the result of a factory."""
     if not isinstance(text, str):
-        raise TypeError(f"an expression is given as text; got a {type(text).__name__}")
+        raise TypeError(f"parse: argument 'text' must be a string; got {describe(text)}")
     if len(text) > _LONGEST:
-        raise ValueError(f"an expression of {len(text)} characters is too long; the limit is {_LONGEST}")
+        raise ValueError(f"parse: argument 'text' must have at most {_LONGEST} characters; got {len(text)}")
     try:
         tree = ast.parse(text.strip(), mode="eval").body
     except SyntaxError as error:
-        raise ValueError(f"{_short(text)} is no expression: {error.msg}") from None
+        raise ValueError(
+            f"parse: argument 'text' must be an expression; got {_quoted(text)}: {error.msg}"
+        ) from None
     except (RecursionError, MemoryError):
         raise ValueError(_TOO_DEEP) from None
     return _read(tree, 0)
 
 
-_TOO_DEEP = f"the expression is nested too deeply; the limit is {_DEEPEST} calls and brackets"
+_TOO_DEEP = f"parse: argument 'text' must nest at most {_DEEPEST} calls and brackets; got more"
 
 
-def _short(text: str) -> str:
-    return repr(text if len(text) <= 80 else text[:77] + "...")
+def _quoted(text: str) -> str:
+    return repr(shorten(text, 80))
 
 
 def _read(node: ast.expr, depth: int) -> Any:
@@ -69,7 +75,8 @@ def _read(node: ast.expr, depth: int) -> Any:
         case ast.Call():
             return _call(node, inner)
     raise ValueError(
-        f"{_short(ast.unparse(node))} is neither a literal nor a call of a factory: write numbers out"
+        "parse: argument 'text' must consist of literals and calls of factories; "
+        f"got {_quoted(ast.unparse(node))}. Write numbers out"
     )
 
 
@@ -78,12 +85,18 @@ def _call(node: ast.Call, depth: int) -> Any:
     arguments: list[Any] = []
     for item in node.args:
         if isinstance(item, ast.Starred):
-            raise ValueError(f"{_short(ast.unparse(item))}: arguments are written out, without '*'")
+            raise ValueError(
+                f"parse: argument 'text' must write arguments out, without '*'; "
+                f"got {_quoted(ast.unparse(item))}"
+            )
         arguments.append(_read(item, depth))
     named: dict[str, Any] = {}
     for keyword in node.keywords:
         if keyword.arg is None:
-            raise ValueError(f"{_short(ast.unparse(node))}: arguments are written out, without '**'")
+            raise ValueError(
+                f"parse: argument 'text' must write arguments out, without '**'; "
+                f"got {_quoted(ast.unparse(node))}"
+            )
         named[keyword.arg] = _read(keyword.value, depth)
     return factory(*arguments, **named)
 
@@ -94,11 +107,11 @@ def _name(node: ast.expr) -> str:
             return node.id
         case ast.Attribute(value=ast.Name(id=prefix)) if prefix in _PREFIXES:
             return node.attr
-    raise ValueError(f"{_short(ast.unparse(node))} is no factory's name")
+    raise ValueError(f"parse: argument 'text' must call factories by name; got {_quoted(ast.unparse(node))}")
 
 
 def factory_named(name: str) -> Callable[..., Any]:
-    """gradflow's factory of that name; a ValueError with near names for an unknown one."""
+    """Returns gradflow's factory of a name; raises ValueError with near names for an unknown one."""
     known = OWN_FACTORIES
     if name not in known or name.startswith("_"):
         raise unknown("factory", name, (n for n in known if not n.startswith("_")))

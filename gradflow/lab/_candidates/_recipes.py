@@ -1,4 +1,4 @@
-"""Grids and defaults with which named optimizers are compared."""
+"""Default learning rates and arguments of named optimizers in comparisons."""
 
 import math
 from collections.abc import Mapping
@@ -15,15 +15,15 @@ class Recipe(NamedTuple):
     middle: float
 
 
-# The methods that every text teaches.
+# The methods of most textbooks.
 DEFAULTS = (
     "sgd", "momentum", "nesterov", "adagrad", "rmsprop", "adadelta", "adam", "adamw", "nadam", "adamax",
     "amsgrad", "lion",
 )  # fmt: skip
 
-# The middle of each grid, set from trial runs on digits so that most best rates fall inside: a plain gradient
-# wants more than one that is divided by its root mean square, and a sign wants less. What is not here is
-# like Adam. On another problem look at the table's marks for a best rate at the end of its grid.
+# The middle of each grid, chosen by trial runs on digits so that most best rates fall inside. Plain gradients
+# need larger rates than gradients divided by their root mean square, and signs need smaller ones. Optimizers
+# that are not listed use Adam's. The table marks a best rate at the end of its grid, as on other problems.
 RECIPES = {
     "sgd": Recipe("sgd", {}, 0.3),
     "momentum": Recipe("sgd", {"momentum": 0.9}, 0.1),
@@ -42,7 +42,7 @@ RECIPES = {
     "muon": Recipe("muon", {}, 1e-2),
     "rprop": Recipe("rprop", {}, 1e-2),
     "madgrad": Recipe("madgrad", {}, 1e-2),
-    # These find their step themselves; the rate is a factor on it.
+    # These estimate their step size; the rate is a factor on it.
     "cocob": Recipe("cocob", {}, 1.0),
     "dadapt_adamw": Recipe("dadapt_adamw", {}, 1.0),
     "dog": Recipe("dog", {}, 1.0),
@@ -51,22 +51,22 @@ RECIPES = {
     "prodigy": Recipe("prodigy", {}, 1.0),
     "schedule_free_sgd": Recipe("schedule_free_sgd", {}, 1.0),
 }
-# These choose their rate by a line search or by the loss, so they run as they are.
+# These choose their rate by a line search or by the loss, so they run unchanged.
 WITHOUT_RATE = ("lbfgs", "polyak_sgd")
-# These need more than a loss and a rate: gradients of single examples, or arguments of their own.
+# These need more than a loss and a rate: per-example gradients, or other arguments.
 _NOT_HERE = ("dpsgd",)
-_BELOW, _ABOVE = 3, 2  # rates of a default grid below and above the middle
+RATES_BELOW, RATES_ABOVE = 3, 2  # rates of a default grid below and above the middle
 
 
-def _grid(middle: float) -> tuple[float, ...]:
-    """Half decades around the middle: 1, 3, 10, 30, ..."""
+def default_grid(middle: float) -> tuple[float, ...]:
+    """Returns half decades around the middle: 1, 3, 10, 30, ..."""
     half = round(2 * math.log10(middle))
-    halves = range(half - _BELOW, half + _ABOVE + 1)
+    halves = range(half - RATES_BELOW, half + RATES_ABOVE + 1)
     return tuple(float(f"{3 if k % 2 else 1}e{k // 2}") for k in halves)
 
 
 def optimizer_names() -> list[str]:
-    """Every name that `compare` knows: the recipes', and all optimizers that take a learning rate."""
+    """Every name that `compare` accepts: the recipes', and all optimizers that take a learning rate."""
     names = {name for name, recipe in RECIPES.items() if hasattr(room, recipe.factory)}
     for name, value in vars(room).items():
         factory = getattr(value, "__gradflow__", None)

@@ -1,4 +1,4 @@
-"""What a sweep goes over: hyper-parameters at addresses of an expression, with values or ranges."""
+"""The search space of a sweep: hyper-parameters at addresses of an expression, with values or ranges."""
 
 import dataclasses
 import itertools
@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from gradflow._core._transformation import GradientTransformation
+from gradflow._errors import describe
 from gradflow._expressions._addresses import addresses, replace
 from gradflow._expressions._keys import expression_of
 
@@ -19,8 +20,8 @@ _SCALES = ("log", "linear", "decay")
 class Range:
     """Numbers from `low` to `high`, for a sweep.
 
-    - `scale`: "log", "linear", or "decay", in which 1 - x is logarithmic, as b1 and b2 want it.
-    - `points`: how many a grid takes; random draws fall anywhere.
+    - `scale`: "log", "linear", or "decay", in which 1 - x is logarithmic, for b1 and b2.
+    - `points`: the number of points in a grid; random draws may be anywhere.
     """
 
     low: float
@@ -30,17 +31,23 @@ class Range:
 
     def __post_init__(self) -> None:
         if self.scale not in _SCALES:
-            raise ValueError(f"Range: scale must be one of {', '.join(_SCALES)}; got {self.scale!r}")
+            raise ValueError(
+                f"Range: argument 'scale' must be one of {', '.join(_SCALES)}; got {self.scale!r}"
+            )
         if not (math.isfinite(self.low) and math.isfinite(self.high) and self.low < self.high):
             raise ValueError(
-                f"Range: low must be below high, both finite; got {self.low!r} and {self.high!r}"
+                f"Range: argument 'low' must be below high, both finite; got {self.low!r} and {self.high!r}"
             )
         if self.scale == "log" and self.low <= 0:
-            raise ValueError(f"Range: on a logarithmic scale low must be above 0; got {self.low!r}")
+            raise ValueError(
+                f"Range: argument 'low' must be above 0 on a logarithmic scale; got {self.low!r}"
+            )
         if self.scale == "decay" and self.high >= 1:
-            raise ValueError(f"Range: on the scale of decays high must be below 1; got {self.high!r}")
+            raise ValueError(
+                f"Range: argument 'high' must be below 1 on the scale of decays; got {self.high!r}"
+            )
         if isinstance(self.points, bool) or not isinstance(self.points, int) or self.points < 2:
-            raise ValueError(f"Range: points must be a whole number >= 2; got {self.points!r}")
+            raise ValueError(f"Range: argument 'points' must be a whole number >= 2; got {self.points!r}")
 
     def at(self, fraction: float) -> float:
         """The number at a fraction of the way from `low` to `high`, to six digits."""
@@ -62,9 +69,9 @@ def _rounded(value: float) -> float:
 
 
 class Axis(NamedTuple):
-    """One entry of a space: an address as it was given, and what it goes over.
+    """One entry of a space: an address as the user wrote it, and its values.
 
-    `traced`: the values are numbers of a hyper-parameter, so all of them share one compiled program.
+    `traced` is True for numbers of a hyper-parameter, which all share one compiled program.
     """
 
     address: str
@@ -76,7 +83,7 @@ class Axis(NamedTuple):
         return self.values.grid() if isinstance(self.values, Range) else list(self.values)
 
     def draw(self, rng: np.random.Generator) -> Any:
-        """A random one."""
+        """Returns a random value."""
         if isinstance(self.values, Range):
             return self.values.at(rng.uniform())
         return self.values[int(rng.integers(len(self.values)))]
@@ -100,13 +107,13 @@ class Space(NamedTuple):
     axes: tuple[Axis, ...]
 
     def grid(self) -> list[Values]:
-        """Every combination, the last axis first to vary."""
+        """Every combination; the last axis varies fastest."""
         names = [axis.address for axis in self.axes]
         rows = itertools.product(*(axis.list() for axis in self.axes))
         return [dict(zip(names, row, strict=True)) for row in rows]
 
     def draws(self, count: int, seed: int) -> list[Values]:
-        """Random combinations; the first of more draws are those of fewer."""
+        """Random combinations; a larger count begins with the draws of a smaller one."""
         rng = np.random.default_rng(seed)
         return [{axis.address: axis.draw(rng) for axis in self.axes} for _ in range(count)]
 
@@ -116,56 +123,65 @@ class Space(NamedTuple):
         return not any(isinstance(axis.values, Range) for axis in self.axes)
 
     def split(self, values: Values) -> tuple[dict[str, float], Values]:
-        """The values that are traced, and those that need a program of their own."""
+        """Splits the values into those that are traced and those that need a program of their own."""
         traced = {axis.address: float(values[axis.address]) for axis in self.axes if axis.traced}
         return traced, {name: value for name, value in values.items() if name not in traced}
 
     def at(self, values: Values) -> GradientTransformation:
-        """The expression with some of its values."""
+        """The expression with these values."""
         return replace(self.tx, values)
 
 
 def read_space(tx: GradientTransformation, space: Any) -> Space:
-    """The space of a sweep; raises ValueError or TypeError for an address or values that are wrong."""
+    """Reads the space of a sweep; raises ValueError or TypeError for a wrong address or wrong values."""
     if not isinstance(space, Mapping) or not space:
         raise TypeError(
             "sweep: argument 'space' must be a dict from addresses to lists or Range, such as "
-            '{"learning_rate": Range(1e-4, 1e-1)}'
+            f'{{"learning_rate": Range(1e-4, 1e-1)}}; got {describe(space)}'
         )
     if expression_of(tx) is None:
-        raise TypeError("sweep: only a transformation made by factories has addresses to sweep over")
+        raise TypeError(
+            "sweep: argument 'optimizer' must be a transformation made by factories, which has addresses; "
+            f"got {describe(tx)}"
+        )
     return Space(tx, tuple(_axis(tx, str(address), values) for address, values in space.items()))
 
 
 def _axis(tx: GradientTransformation, address: str, values: Any) -> Axis:
     owner, name = _owner(tx, address)
-    is_number = owner is not None and name in owner.hyperparameters
+    may_vary = owner is not None and name in owner.hyperparameters
     if isinstance(values, Range):
-        if not is_number:
-            raise TypeError(f"sweep: '{address}' is no number that may vary in a Range; give a list")
+        if not may_vary:
+            raise TypeError(
+                f"sweep: argument 'space' must have a list for '{address}', which is not a number "
+                "that may vary; got a Range"
+            )
         return Axis(address, values, True)
     if isinstance(values, str | bytes | Mapping) or not hasattr(values, "__iter__"):
-        raise TypeError(f"sweep: the values of '{address}' must be a list or a Range; got {values!r}")
+        raise TypeError(
+            f"sweep: argument 'space' must have a list or a Range for '{address}'; got {describe(values)}"
+        )
     if hasattr(values, "_fields"):
-        raise TypeError(f"sweep: the values of '{address}' must be a list; got one value, {values!r}")
+        raise TypeError(f"sweep: argument 'space' must have a list for '{address}'; got {describe(values)}")
     found = tuple(value.item() if isinstance(value, np.generic) else value for value in values)
     if not found:
-        raise ValueError(f"sweep: '{address}' has no values")
-    return Axis(address, found, is_number and all(_is_number(value) for value in found))
+        raise ValueError(f"sweep: argument 'space' must have at least one value for '{address}'; got none")
+    return Axis(address, found, may_vary and all(map(is_number, found)))
 
 
-def _is_number(value: Any) -> bool:
+def is_number(value: Any) -> bool:
+    """Whether a value is an int or a float, not a bool."""
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _owner(tx: GradientTransformation, address: str) -> tuple[Any, str]:
-    """The factory to whose argument an address leads, and the argument's name."""
+    """The factory and the argument's name at an address."""
     parts = addresses(tx)
     matches = [full for full in parts if full == address or full.endswith("." + address)]
     full = address if address in parts else matches[0] if len(matches) == 1 else None
     if full is None:
-        replace(tx, {address: None})  # an error that lists near addresses, or all that it may mean
-        raise ValueError(f"sweep: no part has the address '{address}'")
+        replace(tx, {address: None})  # raises an error that lists near addresses or all matches
+        raise ValueError(f"sweep: argument 'space' must name addresses of the optimizer; got '{address}'")
     stem, _, name = full.rpartition(".")
     expression = expression_of(parts.get(stem))
     return (None if expression is None else expression.maker), name

@@ -1,4 +1,4 @@
-"""Arguments of the command line, read from text."""
+"""Reads arguments of the command line from text."""
 
 import argparse
 import re
@@ -14,12 +14,12 @@ _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
 
 
 def wrapped(names: Sequence[str]) -> str:
-    """Names as lines of a help text."""
+    """Wraps names into lines of a help text."""
     return "\n  ".join(textwrap.wrap(", ".join(names), 100))
 
 
 def split(text: str, at: str = ",") -> list[str]:
-    """The parts between commas, those inside brackets left alone."""
+    """Splits a text at commas that are not inside brackets."""
     parts, depth, begin = [], 0, 0
     for i, letter in enumerate(text):
         depth += letter in "([{"
@@ -31,41 +31,45 @@ def split(text: str, at: str = ",") -> list[str]:
 
 
 def numbers(text: str) -> list[float]:
-    """Numbers with commas between."""
+    """Reads numbers separated by commas."""
     try:
         return [float(word) for word in split(text)]
     except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is no list of numbers, such as 1e-3,1e-2") from None
+        raise argparse.ArgumentTypeError(
+            f"must be a list of numbers, such as 1e-3,1e-2; got {text!r}"
+        ) from None
 
 
 def seeds(text: str) -> int | list[int]:
-    """How many seeds, or which."""
+    """Reads a number of seeds, or a list of seeds."""
     try:
         found = [int(word) for word in split(text)]
     except ValueError:
         raise argparse.ArgumentTypeError(
-            f"{text!r} is neither a number of seeds nor a list such as 0,1,5"
+            f"must be a number of seeds or a list such as 0,1,5; got {text!r}"
         ) from None
     return found[0] if len(found) == 1 and "," not in text else found
 
 
 def memory(text: str) -> int:
-    """Bytes, such as 500M or 2G."""
+    """Reads a size of memory, such as 500M or 2G, as bytes."""
     match = re.fullmatch(r"([0-9.]+)\s*([kmgt]?)i?b?", text.strip().lower())
     try:
         if match is None:
             raise ValueError
         return int(float(match[1]) * _UNITS[match[2]])
     except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is no size of memory, such as 500M or 2G") from None
+        raise argparse.ArgumentTypeError(
+            f"must be a size of memory, such as 500M or 2G; got {text!r}"
+        ) from None
 
 
 def axis(text: str) -> tuple[str, Any]:
-    """`ADDRESS=V,V,...` or `ADDRESS=LOW..HIGH[:SCALE][:POINTS]`."""
+    """Reads an axis: `ADDRESS=V,V,...` or `ADDRESS=LOW..HIGH[:SCALE][:POINTS]`."""
     address, equals, values = text.partition("=")
     if not equals or not address.strip() or not values.strip():
         raise argparse.ArgumentTypeError(
-            f"{text!r} names no values; write learning_rate=1e-4..1e-1 or b1=0.8,0.9"
+            f"must be ADDRESS=VALUES, such as learning_rate=1e-4..1e-1 or b1=0.8,0.9; got {text!r}"
         )
     try:
         if ".." in values:
@@ -81,7 +85,7 @@ def _range(text: str) -> Range:
     try:
         found: dict[str, Any] = {"low": float(low), "high": float(high)}
     except ValueError:
-        raise ValueError("a range is LOW..HIGH, such as 1e-4..1e-1") from None
+        raise ValueError("a range must be LOW..HIGH, such as 1e-4..1e-1") from None
     for word in rest:
         if word.isdigit():
             found["points"] = int(word)

@@ -1,4 +1,4 @@
-"""All optimizers with a line each, and everything about one expression."""
+"""Text for `list` and `describe`: a line for each optimizer, and the details of one expression."""
 
 import inspect
 from typing import Any, NamedTuple
@@ -14,7 +14,7 @@ from gradflow._inspection._summary import summary
 from gradflow.lab._candidates._parse import factory_named, parse
 from gradflow.lab._candidates._recipes import RECIPES
 
-# A layer of a network: what is kept for each number does not depend much on its size.
+# One layer of a network; the state per parameter depends little on its size.
 REFERENCE = {
     "kernel": jax.ShapeDtypeStruct((256, 256), jnp.float32),
     "bias": jax.ShapeDtypeStruct((256,), jnp.float32),
@@ -23,7 +23,7 @@ _ARGUMENTS: dict[str, Any] = {"learning_rate": 1e-3, "l2_norm_clip": 1.0, "noise
 
 
 class Listed(NamedTuple):
-    """An optimizer, what it is, and the bytes that it keeps for each parameter of a layer of 256 x 256."""
+    """An optimizer, its description, and the bytes of state per parameter of a layer of 256 x 256."""
 
     name: str
     line: str
@@ -31,7 +31,7 @@ class Listed(NamedTuple):
 
 
 def catalogue(pattern: str = "") -> list[Listed]:
-    """The named optimizers whose name or line has `pattern` in it; all of them without one."""
+    """The named optimizers whose name or line contains `pattern`; all of them without one."""
     found = []
     for name, factory in sorted(_factories().items()):
         line = first_line(factory)
@@ -41,7 +41,7 @@ def catalogue(pattern: str = "") -> list[Listed]:
 
 
 def _factories() -> dict[str, Any]:
-    """The room's optimizers: what takes a rate or finds its own, and is no part of another."""
+    """The factories of whole optimizers, without those of their stages."""
     found = {}
     for name, value in vars(room).items():
         factory = getattr(value, "__gradflow__", None)
@@ -51,7 +51,7 @@ def _factories() -> dict[str, Any]:
 
 
 def first_line(factory: Any) -> str:
-    """What a factory's docstring says first, as one line."""
+    """The first sentence of a factory's docstring, as one line."""
     text = inspect.getdoc(factory) or ""
     return " ".join(text.split("\n\n")[0].split()).split(". Arguments")[0].removesuffix(".")
 
@@ -66,7 +66,7 @@ def _state_bytes(factory: Any) -> float | None:
 
 
 def listing(pattern: str = "") -> str:
-    """The catalogue as text."""
+    """Returns the catalogue as text."""
     found = catalogue(pattern)
     if not found:
         return f"no optimizer has {pattern!r} in its name or its line"
@@ -81,7 +81,7 @@ def listing(pattern: str = "") -> str:
 
 
 def description(text: str) -> str:
-    """What an expression or a factory is: its lines, its arguments, its state."""
+    """Describes an expression or a factory: its parts or arguments, its docstring, its state."""
     if "(" in text:
         return _of_value(parse(text))
     if text.strip() in RECIPES and RECIPES[text.strip()].factory != text.strip():
@@ -112,7 +112,7 @@ def _of_value(value: Any) -> str:
     if expression.maker.kind == "transformation":
         try:
             report = str(summary(value, REFERENCE))
-        except (TypeError, ValueError) as error:  # a transformation of trees of another kind
+        except (TypeError, ValueError) as error:  # a transformation that needs other trees
             report = f"not for a kernel and a bias: {error}"
         lines += [
             "",

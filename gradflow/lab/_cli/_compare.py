@@ -12,10 +12,10 @@ from gradflow.lab._results._comparison import Entry
 from gradflow.lab._tasks._catalog import TASKS
 
 _EPILOG = """\
-Without options: the optimizers that every text teaches, on handwritten digits, each at six learning rates
-and from five seeds. Every optimizer is one compiled program. The table ranks them by the median number of
-steps to the target loss, each at its best rate, and says which neighbours the seeds do not tell apart;
-comparison.png and comparison.json have everything.
+Without options, the optimizers of most textbooks are trained on handwritten digits, each at six learning
+rates and from five seeds. Every optimizer is one compiled program. The table ranks them by the median number
+of steps to the target loss, each at its best rate, and marks neighbors whose order the seeds do not settle.
+comparison.png and comparison.json hold the whole result.
 
 examples:
   python -m gradflow compare
@@ -27,7 +27,7 @@ examples:
 default optimizers:
   {usual}
 
-all optimizers that can be named:
+all names of optimizers:
   {names}
 """
 
@@ -45,13 +45,15 @@ def add(commands: Any) -> None:
     option("--task", default="digits", metavar="NAME", help=f"{', '.join(TASKS)} (default: digits)")
     option(
         "--optimizers", type=split, metavar="A,B,...",
-        help="names or expressions with commas between (default: see below)",
+        help="names or expressions, separated by commas (default: see below)",
     )  # fmt: skip
     option(
         "--learning-rates", type=numbers, metavar="X,Y,...",
         help="the same rates for all (default: six around each optimizer's usual rate, half a decade apart)",
     )  # fmt: skip
-    option("--seeds", type=seeds, default=5, metavar="N", help="how many seeds, or which: 0,1,5 (default: 5)")
+    option(
+        "--seeds", type=seeds, default=5, metavar="N", help="number of seeds, or a list: 0,1,5 (default: 5)"
+    )
     option("--steps", type=int, metavar="N", help="training steps (default: the task's, 500 or 1000)")
     option("--target", type=float, metavar="LOSS", help="the training loss to reach (default: the task's)")
     add_out(compare)
@@ -75,7 +77,7 @@ def _run(given: argparse.Namespace) -> int:
     result = plan.result(entries)
     print("\n" + result.table())
     if interrupted:
-        print(f"Interrupted: {len(entries)} of {len(plan.contenders)} optimizers were finished.")
+        print(f"Interrupted: {len(entries)} of {len(plan.candidates)} optimizers were finished.")
     if entries:
         print("Written: " + ", ".join(map(str, result.save(given.out))))
     return 130 if interrupted else 0

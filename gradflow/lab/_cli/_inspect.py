@@ -11,8 +11,8 @@ from gradflow.lab._optional import optional
 from gradflow.lab._tasks._test_functions import LANDSCAPES
 
 _PATHS = f"""\
-A name is tried at many learning rates and drawn at its best; an expression runs as it is. trajectory.png has
-the picture, trajectory.json the points.
+A name is tried at many learning rates and drawn at its best; an expression runs unchanged. trajectory.png
+is the picture, trajectory.json has the points.
 
 functions: {", ".join(LANDSCAPES)}
 default optimizers: {", ".join(DEFAULTS)}
@@ -24,7 +24,7 @@ examples:
 """
 
 _DESCRIBED = """\
-Expressions are read, never run: gradflow's own names, numbers, strings, and calls of these inside each other.
+Expressions are parsed, never evaluated: gradflow's own names, numbers, strings, and nested calls of these.
 
 examples:
   python -m gradflow describe adamw
@@ -44,27 +44,27 @@ def add(commands: Any) -> None:
         formatter_class=form,
     )
     option = paths.add_argument
-    option("function", nargs="?", default="rosenbrock", help="its name (default: rosenbrock)")
+    option("function", nargs="?", default="rosenbrock", help="the function's name (default: rosenbrock)")
     option("--optimizers", type=split, metavar="A,B,...", help="names or expressions (default: see below)")
     option("--start", type=numbers, metavar="X,Y", help="where the paths begin (default: the function's)")
-    option("--steps", type=int, default=200, metavar="N", help="how many (default: 200)")
-    option("--learning-rates", type=numbers, metavar="X,Y,...", help="to try for names (default: 1e-4 to 10)")
-    option("--seed", type=int, default=0, metavar="N", help="of the noise, where there is some (default: 0)")
+    option("--steps", type=int, default=200, metavar="N", help="number of steps (default: 200)")
+    option("--learning-rates", type=numbers, metavar="X,Y,...", help="rates for names (default: 1e-4 to 10)")
+    option("--seed", type=int, default=0, metavar="N", help="seed of the noise (default: 0)")
     add_out(paths)
     paths.set_defaults(run=_trajectory)
 
     names = commands.add_parser(
         "list",
-        help="all optimizers, a line each, with the bytes that they keep",
-        description="All optimizers, a line each, with the bytes of state that they keep for a parameter.",
+        help="list all optimizers with the size of their state",
+        description="Lists all optimizers, one per line, with the bytes of state per parameter.",
     )
-    names.add_argument("pattern", nargs="?", default="", help="only those with this in their line")
+    names.add_argument("pattern", nargs="?", default="", help="list only lines that contain this text")
     names.set_defaults(run=_list)
 
     one = commands.add_parser(
         "describe",
-        help="what an optimizer, a stage or a schedule is: its arguments, addresses and state",
-        description="What an optimizer, a stage or a schedule is.",
+        help="describe an optimizer, a stage or a schedule: its arguments, addresses and state",
+        description="Describes an optimizer, a stage or a schedule.",
         epilog=_DESCRIBED,
         formatter_class=form,
     )

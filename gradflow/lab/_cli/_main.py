@@ -5,17 +5,15 @@ import os
 import sys
 from collections.abc import Sequence
 
-from gradflow.lab._cli import _compare as _cli_compare
-from gradflow.lab._cli import _inspect as _cli_look
-from gradflow.lab._cli import _sweep as _cli_sweep
+from gradflow.lab._cli import _compare, _inspect, _sweep
 from gradflow.lab._cli._arguments import PROGRAM
 from gradflow.lab._experiments._program import CannotRunError
 
 _EPILOG = """\
-Each command has examples of its own: python -m gradflow sweep --help
+Each command lists examples: python -m gradflow sweep --help
 
 exit codes: 0 done, 1 a package is missing (the message says how to install it), 2 wrong usage,
-130 interrupted with Ctrl-C, in which case what was finished has been kept
+130 interrupted with Ctrl-C; finished results have been written
 """
 
 
@@ -27,9 +25,9 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="command")
-    _cli_compare.add(commands)
-    _cli_sweep.add(commands)
-    _cli_look.add(commands)
+    _compare.add(commands)
+    _sweep.add(commands)
+    _inspect.add(commands)
     return parser
 
 
@@ -41,19 +39,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
         return status
     except ImportError as error:
-        return _complain(given.command, error, 1)
+        return _print_error(given.command, error, 1)
     except (CannotRunError, TypeError, ValueError) as error:
-        return _complain(given.command, error, 2)
+        return _print_error(given.command, error, 2)
     except OSError as error:
-        if isinstance(error, BrokenPipeError):  # whoever reads has had enough, as `head` has
+        if isinstance(error, BrokenPipeError):  # the reader has closed the pipe, as `head` does
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return 0
-        return _complain(given.command, f"cannot write {error.filename}: {error.strerror}", 2)
+        return _print_error(given.command, f"cannot write {error.filename}: {error.strerror}", 2)
     except KeyboardInterrupt:
         print("\nInterrupted.", file=sys.stderr)
         return 130
 
 
-def _complain(command: str, message: object, status: int) -> int:
+def _print_error(command: str, message: object, status: int) -> int:
     print(f"{PROGRAM} {command}: error: {message}", file=sys.stderr)
     return status

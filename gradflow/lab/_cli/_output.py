@@ -1,4 +1,4 @@
-"""Where a command writes its results."""
+"""The output of commands: its directory, and the packages that it needs."""
 
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ def add_out(command: Any) -> None:
 
 
 def make_out(out: Path) -> None:
-    """Makes the directory of the results, before anything is trained."""
+    """Makes the directory of the results before training begins."""
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -26,6 +26,6 @@ def make_out(out: Path) -> None:
 
 
 def needed_packages() -> None:
-    """Raises ImportError for what would be missing at the end of a training."""
+    """Raises ImportError before training for a package that is needed after it."""
     optional("tqdm", "the progress bar")
     optional("matplotlib.figure", "the picture")

@@ -9,8 +9,8 @@ from gradflow.lab._experiments._sweep import METHODS, plan_sweep
 from gradflow.lab._tasks._catalog import TASKS
 
 _EPILOG = """\
-An axis is the address of a hyper-parameter (any end of it that is unique; `describe` lists them) and what it
-goes over:
+An axis is the address of a hyper-parameter, or a unique suffix of it, and its values (`describe` lists the
+addresses):
   learning_rate=1e-4..1e-1           a range; a grid takes six points of it, evenly on a logarithmic scale
   learning_rate=1e-4..1e-1:10        ... ten points
   b2=0.9..0.9999:decay               ... on which 1 - b2 is logarithmic
@@ -18,8 +18,8 @@ goes over:
   b1=0.8,0.9,0.95                    these values
   learning_rate=1e-3,"cosine_decay_schedule(1e-3, 500)"     a number, and a schedule
 
-All trials whose numbers alone differ are one compiled program, in as many chunks as memory asks for. Finished
-trials are in sweep.jsonl at once: the same command goes on where an interrupted one stopped.
+All trials that differ only in numbers share one compiled program, which runs in chunks that fit in memory.
+Finished trials are written to sweep.jsonl at once, so the same command continues an interrupted sweep.
 
 examples:
   python -m gradflow sweep "adamw(1e-3)" learning_rate=1e-4..1e-1 b1=0.8,0.9,0.95
@@ -47,8 +47,10 @@ def add(commands: Any) -> None:
         default="grid",
         help="every combination, random draws, or successive halving",
     )
-    option("--trials", type=int, metavar="N", help="draws, where the method draws (default: 32; halving 27)")
-    option("--seeds", type=seeds, default=1, metavar="N", help="how many seeds, or which: 0,1,5 (default: 1)")
+    option("--trials", type=int, metavar="N", help="random draws (default: 32 for random, 27 for halving)")
+    option(
+        "--seeds", type=seeds, default=1, metavar="N", help="number of seeds, or a list: 0,1,5 (default: 1)"
+    )
     option("--steps", type=int, metavar="N", help="training steps (default: the task's, 500 or 1000)")
     option(
         "--rank-by",
@@ -57,7 +59,10 @@ def add(commands: Any) -> None:
         help="training loss, or the score on test data",
     )
     option(
-        "--memory", type=memory, metavar="SIZE", help="to use at once, as 500M or 2G (default: what is free)"
+        "--memory",
+        type=memory,
+        metavar="SIZE",
+        help="memory to use at once, such as 500M or 2G (default: free memory)",
     )
     add_out(sweep)
     sweep.set_defaults(run=_run)
@@ -67,28 +72,28 @@ def _run(given: argparse.Namespace) -> int:
     needed_packages()
     space = dict(given.axes)
     if len(space) < len(given.axes):
-        raise ValueError("an address is given twice")
+        raise ValueError("argument 'ADDRESS=VALUES' must name each address once; got one twice")
     plan = plan_sweep(
         given.optimizer, space, given.task, method=given.method, trials=given.trials, seeds=given.seeds,
         steps=given.steps, rank_by=given.rank_by,
     )  # fmt: skip
     make_out(given.out)
     file = given.out / "sweep.jsonl"
-    ledger = plan.ledger(file)
-    if ledger.trials:
-        print(f"{file} has {len(ledger.trials)} of {len(plan.trials)} trials already; going on from there.")
+    log = plan.open_log(file)
+    if log.trials:
+        print(f"{file} has {len(log.trials)} of {len(plan.trials)} trials already; continuing from there.")
     interrupted = False
     try:
-        plan.run(ledger, given.memory, progress=True)
+        plan.run(log, given.memory, progress=True)
     except KeyboardInterrupt:
         interrupted = True
-    result = ledger.result()
+    result = log.result()
     print("\n" + result.table())
     written = [file] if file.exists() else []
     if result.trials:
         written += result.save(given.out)
     if interrupted:
-        print("Interrupted. The same command goes on from here.")
+        print("Interrupted. The same command continues from here.")
     if written:
         print("Written: " + ", ".join(map(str, written)))
     return 130 if interrupted else 0

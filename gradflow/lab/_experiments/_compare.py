@@ -1,4 +1,4 @@
-"""`compare`: the lab's main function."""
+"""`compare`: trains optimizers side by side and ranks them."""
 
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -24,24 +24,24 @@ def compare(
 ) -> Comparison:
     """Trains each optimizer over a grid of learning rates and seeds, and ranks them.
 
-    Ranked by the median over seeds of the steps to `target`, at each optimizer's best rate; then by the
-    final loss. Same seed, same start and same batches for all. A run that becomes non-finite, or ends
-    above the loss it began with, has diverged: it counts as never reaching, and is shown. Where the seeds do
-    not tell two neighbours apart, the table says so (`Comparison.noise`).
+    The rank is the median over seeds of the steps to `target`, at each optimizer's best rate, then the final
+    loss. For one seed all optimizers have the same start and batches. A run diverges if it becomes non-finite
+    or ends above its first loss; it counts as never reaching the target. The table marks neighbors whose
+    order the seeds do not settle (`Comparison.noise`).
 
     Args:
       optimizers: names, transformations, expressions of these as text, or a dict from a name to one, or to
-        a function of `learning_rate`; by default those that every text teaches. A transformation with
-        exactly one `learning_rate`, a number, is tried at all rates; another runs once, as it is.
+        a function of `learning_rate`; by default those of most textbooks. A transformation with exactly one
+        `learning_rate`, a number, is tried at all rates; any other runs once, unchanged.
       task: "digits" (the default), "breast_cancer", "diabetes", "text", "image", "ode", or a `Task`.
-      loss_fn: your own instead of a task: `loss_fn(params, batch)`, or `loss_fn(params)` without batches.
+      loss_fn: your own problem: `loss_fn(params, batch)`, or `loss_fn(params)` without batches.
       params: its parameters, or a function from a PRNG key to them: one start for each seed.
       batches: a list of batches, or a tree of arrays with a leading axis of batches; shuffled by the seed.
-      learning_rates: for all optimizers. By default each has six, half a decade apart, around its usual one.
-      seeds: how many, or which.
-      steps: 500 unless the task says otherwise.
+      learning_rates: for all optimizers. By default each has six, half a decade apart, around its usual rate.
+      seeds: the number of seeds, or the seeds.
+      steps: the number of steps; the task's own by default, else 500.
       target: the training loss to reach; the task's own by default.
-      progress: whether to show a bar.
+      progress: whether to show a progress bar.
     """
     plan = prepare(optimizers, task, loss_fn, params, batches, learning_rates, seeds, steps, target)
     return plan.result(run(plan, progress))

@@ -11,15 +11,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gradflow.lab._candidates._candidates import Contender
+from gradflow.lab._candidates._candidates import Candidate
 from gradflow.lab._experiments._plan import Plan
 from gradflow.lab._experiments._program import CannotRunError, Setting, scores, set_up, start, training
-from gradflow.lab._experiments._progress_bar import Bar
+from gradflow.lab._experiments._progress_bar import ProgressBar
 from gradflow.lab._results._comparison import Entry
 
 
 class _Ready(NamedTuple):
-    contender: Contender
+    candidate: Candidate
     rates: jax.Array
     start: Callable[[], Any]
     lowered: Any
@@ -27,43 +27,46 @@ class _Ready(NamedTuple):
 
 
 def run(plan: Plan, progress: bool = True) -> Iterator[Entry]:
-    """Yields the contenders' entries, one by one as they are finished.
+    """Yields the entry of each candidate when it is finished.
 
-    All programs are traced before the first one runs, so a fault in any of them is known at once.
+    All programs are traced before the first one runs, so that an error in any of them is raised at once.
     """
-    with contextlib.closing(Bar(progress, plan.steps * len(plan.contenders))) as bar:
+    with contextlib.closing(ProgressBar(progress, plan.steps * len(plan.candidates))) as bar:
         setting = set_up(plan.task, plan.seeds, plan.steps, "compare")
         ready = []
-        for contender in plan.contenders:
-            bar.say(f"tracing {contender.name}")
-            ready.append(_lower(contender, setting))
+        for candidate in plan.candidates:
+            bar.describe(f"tracing {candidate.name}")
+            ready.append(_lower(candidate, setting))
         for one in ready:
             yield _train(plan, one, setting, bar)
 
 
-def _lower(contender: Contender, setting: Setting) -> _Ready:
-    rates = jnp.asarray([1.0 if rate is None else rate for rate in contender.rates], jnp.float32)
-    begin: Callable[..., Any] = jax.jit(functools.partial(start, contender.build), static_argnums=1)
+def _lower(candidate: Candidate, setting: Setting) -> _Ready:
+    rates = jnp.asarray([1.0 if rate is None else rate for rate in candidate.rates], jnp.float32)
+    begin: Callable[..., Any] = jax.jit(functools.partial(start, candidate.build), static_argnums=1)
     index = jax.ShapeDtypeStruct((), jnp.int32)
     try:
         carry = jax.eval_shape(begin, rates, len(rates), setting.starts)
-        lowered = jax.jit(training(setting.task, contender.build), donate_argnums=1).lower(
+        lowered = jax.jit(training(setting.task, candidate.build), donate_argnums=1).lower(
             rates, carry, setting.order, index, index, setting.train, setting.probe
         )
     except (TypeError, ValueError) as error:
-        raise CannotRunError(f"the optimizer '{contender.name}' cannot be compared here: {error}") from error
+        raise CannotRunError(
+            f"compare: argument 'optimizers' must hold optimizers that train on the task; "
+            f"got '{candidate.name}', which cannot be compared here: {error}"
+        ) from error
     params, state = carry
     size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
     count = sum(leaf.size for leaf in jax.tree.leaves(params))
-    return _Ready(contender, rates, lambda: begin(rates, len(rates), setting.starts), lowered, size / count)
+    return _Ready(candidate, rates, lambda: begin(rates, len(rates), setting.starts), lowered, size / count)
 
 
-def _train(plan: Plan, ready: _Ready, setting: Setting, bar: Bar) -> Entry:
-    bar.say(f"compiling {ready.contender.name}")
+def _train(plan: Plan, ready: _Ready, setting: Setting, bar: ProgressBar) -> Entry:
+    bar.describe(f"compiling {ready.candidate.name}")
     began = time.perf_counter()
     program = ready.lowered.compile()
     compiled = time.perf_counter()
-    bar.say(ready.contender.name)
+    bar.describe(ready.candidate.name)
     carry = ready.start()
     losses = [np.tile(np.asarray(setting.first)[None], (len(ready.rates), 1))]
     at = plan.evaluated_at
@@ -79,11 +82,11 @@ def _train(plan: Plan, ready: _Ready, setting: Setting, bar: Bar) -> Entry:
         np.stack(losses, axis=-1).astype(float),
         plan.evaluated_at,
         plan.target,
-        name=ready.contender.name,
-        learning_rates=list(ready.contender.rates),
+        name=ready.candidate.name,
+        learning_rates=list(ready.candidate.rates),
         score=None if score is None else score.tolist(),
         state_bytes_per_parameter=ready.bytes_per_parameter,
         seconds=finished - compiled,
         compile_seconds=compiled - began,
-        describe=lambda rate: repr(ready.contender.build(rate)),
+        describe=lambda rate: repr(ready.candidate.build(rate)),
     )

@@ -1,4 +1,4 @@
-"""How much memory there is, and how much a compiled program takes."""
+"""Measures free memory, and the memory that a compiled program needs."""
 
 from pathlib import Path
 from typing import Any
@@ -9,8 +9,8 @@ _FALLBACK = 2 * 2**30
 
 
 def free_bytes() -> int:
-    """What the default device has left, with a margin: most of an accelerator's, half of a computer's."""
-    [device] = jax.numpy.zeros(()).devices()  # wherever arrays go by default
+    """The free memory of the default device, with a margin: 90 % of an accelerator's, half of the host's."""
+    [device] = jax.numpy.zeros(()).devices()  # the default device
     stats = device.memory_stats()
     if stats and "bytes_limit" in stats:
         return int(0.9 * (stats["bytes_limit"] - stats.get("bytes_in_use", 0)))
@@ -18,24 +18,24 @@ def free_bytes() -> int:
 
 
 def _host_free() -> int:
-    """What the computer can still give, and the container that this runs in."""
+    """The free memory of the host, or of the container if that has less."""
     found = []
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()
         found += [1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")]
-    except (OSError, ValueError, IndexError):  # another kind of system
+    except (OSError, ValueError, IndexError):  # not Linux
         pass
     group = Path("/sys/fs/cgroup")
     try:
         limit = int((group / "memory.max").read_text())
         found.append(limit - int((group / "memory.current").read_text()))
-    except (OSError, ValueError):  # no container, or one without a limit
+    except (OSError, ValueError):  # not in a container, or without a limit
         pass
     return max(min(found, default=_FALLBACK), 0)
 
 
 def needed_bytes(compiled: Any) -> int:
-    """What a compiled program holds at once: its arguments, its results and what it needs between."""
+    """The memory of a compiled program: arguments, results and temporary buffers, without aliases."""
     stats = compiled.memory_analysis()
     if stats is None:
         return 0
@@ -48,5 +48,5 @@ def needed_bytes(compiled: Any) -> int:
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """Whether an error says that a device had no room."""
+    """Whether an error is due to a full device."""
     return "RESOURCE_EXHAUSTED" in str(error) or "out of memory" in str(error).lower()

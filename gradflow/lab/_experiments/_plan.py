@@ -1,4 +1,4 @@
-"""A comparison's arguments, checked."""
+"""Checks the arguments of a comparison."""
 
 import operator
 from collections.abc import Iterable
@@ -6,30 +6,30 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from gradflow.lab._candidates._candidates import Contender, contenders
+from gradflow.lab._candidates._candidates import Candidate, candidates
 from gradflow.lab._results._comparison import Comparison, Entry
 from gradflow.lab._tasks._catalog import choose_task
 from gradflow.lab._tasks._task import Task
 
-_EVALUATIONS = 100  # times that the training loss is looked at, about
+_EVALUATIONS = 100  # approximate number of evaluations of the training loss
 
 
 class Plan(NamedTuple):
     """A comparison that has been checked and is ready to run."""
 
     task: Task
-    contenders: list[Contender]
+    candidates: list[Candidate]
     seeds: tuple[int, ...]
     steps: int
     target: float | None
 
     @property
     def evaluated_at(self) -> list[int]:
-        """The steps after which the training loss is looked at."""
+        """The steps after which the training loss is evaluated."""
         return evaluations(self.steps)
 
     def result(self, entries: Iterable[Entry]) -> Comparison:
-        """The entries, ranked, with what they have in common."""
+        """Ranks the entries, and adds the settings that they share."""
         return Comparison(
             task=self.task.name,
             target=self.target,
@@ -53,37 +53,38 @@ def prepare(
     target: float | None = None,
 ) -> Plan:
     """Checks `compare`'s arguments; raises ValueError or TypeError for a wrong one."""
-    found = contenders(optimizers, learning_rates)
+    found = candidates(optimizers, learning_rates)
     if steps is not None:
-        whole_number("steps", steps, 1)
+        check_whole_number("compare", "steps", steps, 1)
     if target is not None and not np.isfinite(target):
-        raise ValueError(f"the target loss must be a finite number; got {target!r}")
+        raise ValueError(f"compare: argument 'target' must be a finite number; got {target!r}")
     chosen = choose_task(task, loss_fn, params, batches, steps, "compare")
     steps = operator.index(steps or chosen.steps)
     target = chosen.target if target is None else float(target)
-    return Plan(chosen, found, check_seeds(seeds), steps, target)
+    return Plan(chosen, found, check_seeds("compare", seeds), steps, target)
 
 
-def whole_number(name: str, value: Any, low: int) -> None:
-    """Raises ValueError for what is no whole number, or one below `low`."""
+def check_whole_number(caller: str, name: str, value: Any, low: int) -> None:
+    """Raises ValueError unless an argument is a whole number >= `low`."""
     if isinstance(value, bool) or not hasattr(value, "__index__") or value < low:
-        raise ValueError(f"{name} must be a whole number >= {low}; got {value!r}")
+        raise ValueError(f"{caller}: argument '{name}' must be a whole number >= {low}; got {value!r}")
 
 
 def evaluations(steps: int) -> list[int]:
-    """The steps after which the training loss is looked at, the last one among them."""
+    """The steps after which the training loss is evaluated, including the last."""
     return [*range(0, steps, -(-steps // _EVALUATIONS)), steps]
 
 
-def check_seeds(seeds: int | Iterable[int]) -> tuple[int, ...]:
-    """The seeds: 0, 1, ... for a number of them; raises ValueError for none, or one twice."""
+def check_seeds(caller: str, seeds: int | Iterable[int]) -> tuple[int, ...]:
+    """Returns the seeds, 0, 1, ... for a number of them; raises ValueError for none, or for duplicates."""
     if isinstance(seeds, int):
         if isinstance(seeds, bool) or seeds < 1:
-            raise ValueError(f"there must be at least one seed; got {seeds!r}")
+            raise ValueError(f"{caller}: argument 'seeds' must be at least one seed; got {seeds!r}")
         return tuple(range(seeds))
     found = tuple(map(operator.index, seeds))
     if not found or len(set(found)) < len(found) or not all(0 <= seed < 2**32 for seed in found):
         raise ValueError(
-            f"seeds must be different whole numbers in [0, 2**32), at least one; got {list(found)}"
+            f"{caller}: argument 'seeds' must be different whole numbers in [0, 2**32), at least one; "
+            f"got {list(found)}"
         )
     return found

@@ -1,4 +1,4 @@
-"""One compiled program for many runs: of any values of hyper-parameters, from any number of seeds."""
+"""Compiles one program for many runs, over values of hyper-parameters and over seeds."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -17,16 +17,16 @@ from gradflow.wrappers import eval_params
 Build = Callable[[Any], GradientTransformation]  # from a tree of numbers, which may be traced
 Carry = tuple[Params, OptState]
 
-_PROBE = 2048  # training examples that the loss is looked at on, at most
-_PROBE_BATCHES = 64  # the same for batches
+_PROBE = 2048  # training examples on which the loss is evaluated, at most
+_PROBE_BATCHES = 64  # batches on which it is evaluated, at most
 
 
 class CannotRunError(ValueError):
-    """An optimizer that cannot be built from its numbers alone, or cannot take a plain step."""
+    """Raised for an optimizer that cannot be built from traced numbers, or needs more than a plain step."""
 
 
 class Setting(NamedTuple):
-    """What all runs on a task share. Starts, orders of batches and first losses have an axis of seeds."""
+    """The data that all runs on a task share. `starts`, `order` and `first` have an axis of seeds."""
 
     task: Task
     starts: Params
@@ -37,7 +37,7 @@ class Setting(NamedTuple):
 
 
 def set_up(task: Task, seeds: Sequence[int], steps: int, caller: str) -> Setting:
-    """The setting of runs from some seeds; raises TypeError for a loss that is not one number."""
+    """Returns the setting of runs from some seeds; raises TypeError for a loss that is not one number."""
     train, probe = jax.tree.map(jnp.asarray, (task.train, probe_of(task)))
     keys = jnp.stack([jax.random.key(seed) for seed in seeds])
     starts = jax.vmap(lambda key: jax.tree.map(strong, task.init(key)))(keys)
@@ -48,7 +48,7 @@ def set_up(task: Task, seeds: Sequence[int], steps: int, caller: str) -> Setting
 
 
 def batch_order(task: Task, seed: int, steps: int) -> np.ndarray:
-    """The indices into the training data that each step takes: every epoch in an order of its own."""
+    """The indices into the training data for each step; every epoch is shuffled again."""
     length = len(jax.tree.leaves(task.train)[0])
     size = 1 if task.batch_size is None else min(task.batch_size, length)
     rng = np.random.default_rng(seed)
@@ -58,26 +58,26 @@ def batch_order(task: Task, seed: int, steps: int) -> np.ndarray:
 
 
 def strong(leaf: Any) -> jax.Array:
-    """A leaf as a jax array with a type of its own, so that it can be carried through a loop."""
+    """Converts a leaf to a strongly typed array, so that a loop can carry it."""
     array = jnp.asarray(leaf)
     return jax.lax.convert_element_type(array, array.dtype)
 
 
 def probe_loss(task: Task, params: Params, probe: Batch) -> jax.Array:
-    """The training loss: of examples together, or the mean over batches."""
+    """The training loss on the probe: of all examples at once, or the mean over batches."""
     if task.batch_size is not None:
         return task.loss_fn(params, probe)
     return jnp.mean(jax.lax.map(lambda batch: task.loss_fn(params, batch), probe))
 
 
 def probe_of(task: Task) -> Batch:
-    """The training examples that the loss is looked at on: the first few thousand, of shuffled ones."""
+    """The training examples on which the loss is evaluated: the first of the shuffled data."""
     limit = _PROBE if task.batch_size is not None else _PROBE_BATCHES
     return jax.tree.map(lambda leaf: leaf[:limit], task.train)
 
 
 def start(build: Build, values: Any, runs: int, starts: Params) -> Carry:
-    """The parameters and states that runs begin with: an axis of values, then one of seeds."""
+    """The initial parameters and states of runs, with an axis of values, then one of seeds."""
     repeated = jax.tree.map(lambda leaf: jnp.repeat(leaf[None], runs, axis=0), starts)
 
     def init(values: Any, params: Params) -> OptState:
@@ -87,10 +87,11 @@ def start(build: Build, values: Any, runs: int, starts: Params) -> Carry:
 
 
 def training(task: Task, build: Build) -> Callable[..., tuple[Carry, jax.Array]]:
-    """`program(values, carry, order, first, last, train, probe)`: all runs' steps `first` to `last` - 1.
+    """Returns `program(values, carry, order, first, last, train, probe)`, which trains all runs.
 
-    Returns what the runs carry then, and the training losses there; of optimizers that average the
-    parameters, at the averages. Every tree of `values` and `carry` begins with an axis of values.
+    It takes the steps `first` to `last` - 1 and returns the new carry and the training losses, which are
+    evaluated at the averages for optimizers that average the parameters. Every leaf of `values` and `carry`
+    has a leading axis of values.
     """
 
     def one(
@@ -110,7 +111,7 @@ def training(task: Task, build: Build) -> Callable[..., tuple[Carry, jax.Array]]
 
 
 def scores(task: Task, carry: Carry) -> np.ndarray | None:
-    """What the task's `score_fn` says of all runs; None where there is none."""
+    """The task's `score_fn` for all runs; None without one."""
     if task.score_fn is None or task.test is None:
         return None
     score_fn = task.score_fn
@@ -130,4 +131,4 @@ def _check_loss(task: Task, starts: Params, train: Batch, caller: str) -> None:
 
     loss = jax.eval_shape(first, starts, train)
     if not isinstance(loss, jax.ShapeDtypeStruct) or loss.shape != ():
-        raise TypeError(f"{caller}: the loss must be one number; loss_fn returned {describe(loss)}")
+        raise TypeError(f"{caller}: argument 'loss_fn' must return one number; got {describe(loss)}")

@@ -3,8 +3,8 @@
 from gradflow.lab._optional import optional
 
 
-class Bar:
-    """A progress bar over steps; silent where none is to be shown."""
+class ProgressBar:
+    """A progress bar over steps, which may be hidden."""
 
     def __init__(self, shown: bool, total: int, done: int = 0) -> None:
         self.bar = None
@@ -12,17 +12,17 @@ class Bar:
             module = optional("tqdm", "the progress bar")
             self.bar = module.tqdm(total=total, initial=done, unit="step")
 
-    def say(self, text: str) -> None:
-        """Shows what is being done."""
+    def describe(self, text: str) -> None:
+        """Sets the description of the bar."""
         if self.bar is not None:
             self.bar.set_description(text)
 
     def advance(self, steps: int) -> None:
-        """Counts steps that are done."""
+        """Advances the bar by a number of steps."""
         if self.bar is not None:
             self.bar.update(steps)
 
     def close(self) -> None:
-        """Leaves the bar as it is."""
+        """Closes the bar, which stays on the screen."""
         if self.bar is not None:
             self.bar.close()

@@ -1,4 +1,4 @@
-"""`rate_finder`: the loss while the learning rate rises, from much too small to much too large."""
+"""`rate_finder`: records the loss while the learning rate rises, from too small to too large."""
 
 import functools
 import math
@@ -11,14 +11,14 @@ import numpy as np
 
 from gradflow._training._step import make_step
 from gradflow.lab._candidates._candidates import rate_builder
-from gradflow.lab._experiments._plan import check_seeds, whole_number
+from gradflow.lab._experiments._plan import check_seeds, check_whole_number
 from gradflow.lab._experiments._program import CannotRunError, set_up
 from gradflow.lab._results._rate_curve import RateCurve
 from gradflow.lab._results._statistics import quantile
 from gradflow.lab._tasks._catalog import choose_task
 from gradflow.lab._tasks._task import Task
 
-_FALL = 0.95  # of the first loss; a curve that never falls below it suggests nothing
+_FALL = 0.95  # of the first loss; a curve that never falls below it gives no suggestion
 
 
 def rate_finder(
@@ -33,7 +33,7 @@ def rate_finder(
     steps: int = 200,
     seeds: int | Iterable[int] = 3,
 ) -> RateCurve:
-    """Raises the learning rate from `low` to `high` while training, and watches the loss.
+    """Raises the learning rate from `low` to `high` while training, and records the loss.
 
         rate_finder("adamw", loss_fn=loss_fn, params=params, batches=batches).plot()
 
@@ -41,26 +41,31 @@ def rate_finder(
       optimizer: a name, an expression as text, or a transformation; its one `learning_rate` is replaced.
       task, loss_fn, params, batches: as in `compare`.
       low, high: the first rate and the last, with a constant factor from step to step.
-      steps: how many.
-      seeds: how many runs, or which.
+      steps: the number of steps.
+      seeds: the number of seeds, or the seeds; one run each.
 
-    The suggestion is where the smoothed loss falls fastest. It is a first guess, for a sweep to refine: the
-    loss goes on falling from earlier steps, and what is stable for a few steps may not be for many.
+    The suggestion is where the smoothed loss falls fastest. It is a first guess for a sweep to refine. The
+    loss also falls from earlier steps, and a rate that is stable for a few steps may not be for many.
     Source: Smith 2017, "Cyclical learning rates for training neural networks", section 3.3.
     """
-    whole_number("steps", steps, 10)
+    check_whole_number("rate_finder", "steps", steps, 10)
     if not (math.isfinite(high) and 0 < low < high):
-        raise ValueError(f"rate_finder: low must be above 0 and below high; got {low!r} and {high!r}")
+        raise ValueError(
+            f"rate_finder: argument 'low' must be above 0 and below high; got {low!r} and {high!r}"
+        )
     name, build = rate_builder(optimizer, "rate_finder")
     chosen = choose_task(task, loss_fn, params, batches, steps, "rate_finder")
-    setting = set_up(chosen, check_seeds(seeds), steps, "rate_finder")
+    setting = set_up(chosen, check_seeds("rate_finder", seeds), steps, "rate_finder")
     rates = np.geomspace(low, high, steps)
     try:
         found = jax.jit(functools.partial(_run, build, setting.task))(
             jnp.asarray(rates, jnp.float32), setting.starts, setting.order, setting.train
         )
     except (TypeError, ValueError) as error:
-        raise CannotRunError(f"the optimizer '{name}' cannot run here: {error}") from error
+        raise CannotRunError(
+            f"rate_finder: argument 'optimizer' must train on the task; "
+            f"got '{name}', which cannot run here: {error}"
+        ) from error
     losses = np.asarray(found, float)
     middle = quantile(losses, 0.5)
     smoothed = _smooth(middle)
@@ -96,7 +101,7 @@ def _run(
 
 
 def _smooth(values: np.ndarray) -> np.ndarray:
-    """A weighted mean of each value and its neighbours, over about a thirtieth of them to either side."""
+    """A weighted mean of each value and its neighbors, about a thirtieth of all to either side."""
     reach = max(1, len(values) // 30)
     weights = np.exp(-0.5 * (np.arange(-2 * reach, 2 * reach + 1) / reach) ** 2)
     finite = np.isfinite(values)
@@ -111,7 +116,7 @@ def _smooth(values: np.ndarray) -> np.ndarray:
 def _marks(smoothed: np.ndarray, raw: np.ndarray) -> tuple[int | None, int | None]:
     """Where a smoothed loss falls fastest and where it is least; None where it never falls.
 
-    A fall is more than a twentieth, and more than the batches differ from each other at the low rates.
+    A fall must exceed a twentieth of the loss, and twice its standard deviation at the low rates.
     """
     lowest = int(np.argmin(smoothed))
     first, early = smoothed[0], raw[: max(3, len(raw) // 4)]

@@ -1,4 +1,4 @@
-"""`schedule_plot`: schedules, step by step."""
+"""`schedule_plot`: evaluates schedules at each step."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, cast
@@ -6,43 +6,45 @@ from typing import Any, cast
 import jax.numpy as jnp
 import numpy as np
 
+from gradflow._errors import describe
 from gradflow._expressions._addresses import addresses
 from gradflow._expressions._keys import expression_of
 from gradflow._expressions._printing import show
 from gradflow.lab._candidates._parse import parse
-from gradflow.lab._experiments._plan import whole_number
+from gradflow.lab._experiments._plan import check_whole_number
 from gradflow.lab._results._schedule_curves import ScheduleCurves
 
-_DEFAULT = 1000  # steps, where the schedules do not say how long they are
+_DEFAULT = 1000  # steps, if the arguments of the schedules contain no length
 
 
 def schedule_plot(schedules: Any, steps: int | None = None) -> ScheduleCurves:
-    """The values of schedules at steps 0, 1, ..., to be looked at with `.plot()`.
+    """Evaluates schedules at steps 0, 1, ...; the result has `.plot()`.
 
         schedule_plot(warmup_cosine_decay_schedule(0.0, 1e-3, 100, 1000)).plot()
 
     Args:
-      schedules: a schedule, any function of the step, a list or a dict of such, text that writes one, or a
+      schedules: a schedule or any function of the step, a list or dict of these, an expression as text, or a
         transformation, of which all schedules are shown.
-      steps: how many; by default as long as the longest says that it is, and a tenth more.
+      steps: the number of steps; by default the longest length among the schedules' arguments, and 10 % more.
     """
     found = _named(schedules)
     if not found:
-        raise ValueError("schedule_plot: there is no schedule in it")
+        raise ValueError(
+            f"schedule_plot: argument 'schedules' must have at least one schedule; got {describe(schedules)}"
+        )
     if steps is None:
         lengths = [length for schedule in found.values() for length in _lengths(schedule)]
         steps = int(1.1 * max(lengths)) + 1 if lengths else _DEFAULT
-    whole_number("steps", steps, 1)
+    check_whole_number("schedule_plot", "steps", steps, 1)
     at = jnp.arange(steps, dtype=jnp.int32)
     return ScheduleCurves(steps, {name: _values(name, schedule, at) for name, schedule in found.items()})
 
 
 def _values(name: str, schedule: Any, at: Any) -> list[float]:
-    """The values at all steps, at once where the function can do it."""
+    """The values at all steps, in one call for gradflow's schedules."""
     if expression_of(schedule) is not None:
         return cast(list[float], np.asarray(schedule(at), float).tolist())
-    values = [float(schedule(int(step))) for step in at]
-    return values
+    return [float(schedule(int(step))) for step in at]
 
 
 def _named(value: Any) -> dict[str, Callable[[Any], Any]]:
@@ -65,12 +67,14 @@ def _named(value: Any) -> dict[str, Callable[[Any], Any]]:
                 found[name if name not in found else f"{name} ({len(found) + 1})"] = schedule
         return found
     if not callable(value):
-        raise TypeError(f"schedule_plot: {value!r} is no schedule: a function of the step is one")
+        raise TypeError(
+            f"schedule_plot: argument 'schedules' must hold functions of the step; got {describe(value)}"
+        )
     return {show(value): value}
 
 
 def _inside(tx: Any) -> dict[str, Callable[[Any], Any]]:
-    """The schedules of a transformation by the addresses of the arguments that they drive."""
+    """The schedules of a transformation, by the address of their argument."""
     parts = addresses(tx)
     found = {}
     for address, value in parts.items():
@@ -84,7 +88,7 @@ def _inside(tx: Any) -> dict[str, Callable[[Any], Any]]:
 
 
 def _lengths(schedule: Any) -> list[int]:
-    """The lengths and boundaries that a schedule's arguments tell."""
+    """The lengths and boundaries among a schedule's arguments."""
     if expression_of(schedule) is None:
         return []
     found: list[int] = []

@@ -1,4 +1,4 @@
-"""`state_plot`: norms, ratios and histograms of a training."""
+"""`state_plot`: records norms, ratios and histograms of a training run."""
 
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -8,17 +8,18 @@ import jax.numpy as jnp
 import numpy as np
 
 from gradflow import tree
+from gradflow._errors import describe
 from gradflow._expressions._printing import show
 from gradflow._training._step import make_step
 from gradflow.lab._candidates._candidates import one_optimizer
-from gradflow.lab._experiments._plan import whole_number
+from gradflow.lab._experiments._plan import check_whole_number
 from gradflow.lab._experiments._program import CannotRunError, Carry, set_up
 from gradflow.lab._results._state_history import Histogram, StateHistory
 from gradflow.lab._tasks._catalog import choose_task
 from gradflow.lab._tasks._task import Task
 from gradflow.wrappers import metrics, with_metrics
 
-_NESTS = ("inner_state", "inner_states", "metrics", "state")  # fields that hold states, and no numbers
+_NESTS = ("inner_state", "inner_states", "metrics", "state")  # fields that hold states, not numbers
 
 
 def state_plot(
@@ -33,25 +34,26 @@ def state_plot(
     state: Any = None,
     trees: Mapping[str, Any] | None = None,
 ) -> StateHistory:
-    """What the stages of an optimizer reported step by step, to be looked at with `.plot()`.
+    """Records what the stages of an optimizer report at each step; the result has `.plot()`.
 
         state_plot("chain(clip_by_global_norm(1.0), adamw(1e-2))", task="digits").plot()
         state_plot([{"loss": 0.3, **metrics(state)}, ...], state=state).plot()   # from your own loop
 
     Args:
-      source: an optimizer (a name, an expression as text, or a transformation), which is trained `steps`
-        steps on a task or on your own problem, as in `compare`; or your own history: a list with a dict of
-        scalars for each step, such as `metrics(state)` gives.
-      state: with a history, a state of which histograms are shown.
+      source: an optimizer (a name, an expression as text, or a transformation), which takes `steps` steps on
+        a task or on your own problem, as in `compare`. Or your own history: a list with a dict of scalars for
+        each step, such as those of `metrics(state)`.
+      state: with a history, a state whose histograms are shown.
       trees: with a history, more trees for histograms, by name.
     """
     if not isinstance(source, str) and not hasattr(source, "_fields"):
         if not isinstance(source, Iterable):
             raise TypeError(
-                "state_plot: the first argument must be an optimizer, or a list of dicts of scalars"
+                "state_plot: argument 'source' must be an optimizer, or a list of dicts of scalars; "
+                f"got {describe(source)}"
             )
         return _history("your own history", list(source), state, trees or {})
-    whole_number("steps", steps, 1)
+    check_whole_number("state_plot", "steps", steps, 1)
     tx = one_optimizer(source, "state_plot")
     chosen = choose_task(task, loss_fn, params, batches, steps, "state_plot")
     setting = set_up(chosen, [seed], steps, "state_plot")
@@ -72,7 +74,10 @@ def state_plot(
     try:
         (end, end_state), series = run(begin, setting.order[0], setting.train)
     except (TypeError, ValueError) as error:
-        raise CannotRunError(f"this optimizer cannot run here: {error}") from error
+        raise CannotRunError(
+            "state_plot: argument 'source' must train on the task; "
+            f"got an optimizer that cannot run here: {error}"
+        ) from error
     found = {name: np.asarray(values, float).tolist() for name, values in series.items()}
     shown = {"parameters": end, **_fields(end_state), **(trees or {})}
     return _result(f"{chosen.name}: {show(tx)}", found, shown)
@@ -88,14 +93,18 @@ def _measures(tx: Any, params: Any) -> bool:
 
 def _history(title: str, rows: list[Any], state: Any, trees: Mapping[str, Any]) -> StateHistory:
     if not rows or not all(isinstance(row, Mapping) for row in rows):
-        raise TypeError("state_plot: a history is a list with a dict of scalars for each step, at least one")
+        raise TypeError(
+            "state_plot: argument 'source' must be a list with a dict of scalars for each step, "
+            f"at least one; got {describe(rows)}"
+        )
     series: dict[str, list[float]] = {name: [] for row in rows for name in row}
     for row in rows:
         for name, values in series.items():
             value = np.asarray(row.get(name, np.nan))
             if value.shape != ():
                 raise ValueError(
-                    f"state_plot: '{name}' must be a scalar at every step; got shape {value.shape}"
+                    f"state_plot: argument 'source' must have a scalar '{name}' at every step; "
+                    f"got shape {value.shape}"
                 )
             values.append(float(value))
     return _result(title, series, {**({} if state is None else _fields(state)), **trees})
@@ -115,7 +124,7 @@ def _result(title: str, series: dict[str, list[float]], trees: Mapping[str, Any]
 
 
 def _fields(state: Any) -> dict[str, list[Any]]:
-    """The arrays of a state by the name of the field that they are in, scalars left out."""
+    """The arrays of a state by the name of their field, without scalars."""
     found: dict[str, list[Any]] = {}
     for path, leaf in jax.tree_util.tree_flatten_with_path(state)[0]:
         names = [key.name for key in path if isinstance(key, jax.tree_util.GetAttrKey)]
@@ -135,7 +144,7 @@ def histogram(value: Any, bins: int = 60) -> Histogram | None:
     finite = numbers[np.isfinite(numbers)]
     logs = np.log10(finite[finite > 0])
     low, high = (float(logs.min()), float(logs.max())) if logs.size else (0.0, 0.0)
-    pad = max(0.0, 1 - (high - low)) / 2  # a decade at least
+    pad = max(0.0, 1 - (high - low)) / 2  # at least one decade
     edges = np.linspace(low - pad, high + pad, bins + 1)
     counts = np.histogram(logs, edges)[0]
     return Histogram(

@@ -1,4 +1,4 @@
-"""Runs the trials of a sweep, many at once, as many as fit in memory."""
+"""Runs the trials of a sweep, as many at once as fit in memory."""
 
 import functools
 import itertools
@@ -13,20 +13,20 @@ from gradflow._expressions._printing import show
 from gradflow.lab._candidates._search_space import Space, Values
 from gradflow.lab._experiments._memory import free_bytes, is_out_of_memory, needed_bytes
 from gradflow.lab._experiments._program import CannotRunError, Carry, Setting, scores, start, training
-from gradflow.lab._experiments._progress_bar import Bar
-from gradflow.lab._experiments._trial_log import Ledger
+from gradflow.lab._experiments._progress_bar import ProgressBar
+from gradflow.lab._experiments._trial_log import TrialLog
 from gradflow.lab._results._sweep import trial_of
 
 
 class Rung(NamedTuple):
-    """A stretch of a sweep: trials are trained to this step, then the best `keep` of them go on."""
+    """A rung of successive halving: trials are trained to `steps`, then the best `keep` continue."""
 
     steps: int
     keep: int
 
 
 class _Program:
-    """The compiled programs of one group of trials, which differ only in traced numbers, by their width."""
+    """The compiled programs, by width, of a group of trials that differ only in traced numbers."""
 
     def __init__(self, space: Space, fixed: Values, setting: Setting) -> None:
         def build(traced: Any) -> Any:
@@ -50,13 +50,16 @@ class _Program:
                 carry = jax.eval_shape(lambda v: self.begin(v, width), values)
                 lowered = self._training.lower(values, carry, s.order, index, index, s.train, s.probe)
             except (TypeError, ValueError) as error:
-                raise CannotRunError(f"this optimizer cannot be swept here: {error}") from error
+                raise CannotRunError(
+                    "sweep: argument 'optimizer' must train on the task; "
+                    f"got one that cannot be swept here: {error}"
+                ) from error
             self._compiled[width] = lowered.compile()
         return self._compiled[width]
 
 
 class SweepRun:
-    """One call of `sweep`, under way."""
+    """The state of one call of `sweep`."""
 
     def __init__(
         self,
@@ -64,29 +67,29 @@ class SweepRun:
         trials: Sequence[Values],
         setting: Setting,
         evaluated_at: Sequence[int],
-        ledger: Ledger,
+        log: TrialLog,
         memory: int | None,
-        bar: Bar,
+        bar: ProgressBar,
     ) -> None:
         self._space, self._trials, self._setting = space, trials, setting
-        self._at, self._ledger, self._bar = list(evaluated_at), ledger, bar
+        self._at, self._log, self._bar = list(evaluated_at), log, bar
         self._memory = memory
         self._programs: dict[str, _Program] = {}
         self._kept: dict[int, tuple[int, Any, np.ndarray]] = {}  # trial -> step, carry, losses
-        self._narrow: dict[str, int] = {}  # group -> what once was too wide
+        self._narrow: dict[str, int] = {}  # group -> the width of its chunks, which fits
 
     def run(self, rungs: Sequence[Rung], rank_by: str) -> None:
-        """Trains the trials rung by rung; what is finished is in the ledger."""
+        """Trains the trials rung by rung, and adds finished trials to the log."""
         alive = list(range(len(self._trials)))
         for i, rung in enumerate(rungs):
             todo = [
                 index
                 for index in alive
-                if index not in self._ledger.trials or self._ledger.trials[index].steps < rung.steps
+                if index not in self._log.trials or self._log.trials[index].steps < rung.steps
             ]
             for group in self._groups(todo):
                 self._train(group, rung.steps, keep=i + 1 < len(rungs))
-            # A trial that an earlier call took further is judged by what it had at this rung.
+            # Trials that an earlier call trained beyond this rung were kept there, so they come first.
             alive = sorted(alive, key=lambda index: (self._key(index, rung.steps, rank_by), index))[
                 : rung.keep
             ]
@@ -94,14 +97,14 @@ class SweepRun:
             self._kept = {index: kept for index, kept in self._kept.items() if index in alive}
 
     def _key(self, index: int, steps: int, rank_by: str) -> tuple[float, float]:
-        trial = self._ledger.trials[index]
+        trial = self._log.trials[index]
         if trial.steps == steps:
             return trial.key(rank_by)
-        # Only those that were kept have gone further.
+        # Only trials that were kept have more steps.
         return (-np.inf, 0.0)
 
     def _groups(self, indices: Sequence[int]) -> Iterator[list[int]]:
-        """The trials that share a program and a step to begin from."""
+        """Yields groups of trials that share a program and a first step."""
         groups: dict[tuple[str, int], list[int]] = {}
         for index in indices:
             _, fixed = self._space.split(self._trials[index])
@@ -110,7 +113,7 @@ class SweepRun:
         yield from groups.values()
 
     def _train(self, group: Sequence[int], steps: int, keep: bool) -> None:
-        """Trains trials of one group to `steps`, in chunks that fit."""
+        """Trains the trials of one group to `steps`, in chunks that fit in memory."""
         left = list(group)
         while left:
             width = self._width(left)
@@ -135,18 +138,18 @@ class SweepRun:
         return self._programs[name]
 
     def _width(self, left: Sequence[int]) -> int:
-        """How many of these trials are run at once."""
+        """The number of these trials to run at once."""
         group = self._group_of(left[0])
         narrow = self._narrow.get(group)
         if narrow is not None and 2 * len(left) > narrow:
-            return narrow  # fewer are filled up, which costs less than compiling again
+            return narrow  # a smaller chunk is padded, which costs less than compiling again
         names = list(self._space.split(self._trials[left[0]])[0])
         limit = free_bytes() if self._memory is None else self._memory
         width = len(left)
         while True:
-            # Chunks of one width share a program; even ones waste the least of the last.
+            # Chunks of one width share a program; equal chunks leave the last one the least padding.
             width = -(-len(left) // -(-len(left) // width))
-            self._bar.say(f"compiling for {width} trials at once")
+            self._bar.describe(f"compiling for {width} trials at once")
             needed = needed_bytes(self._program(left[0]).compiled(names, width))
             if needed <= limit or width == 1:
                 break
@@ -169,7 +172,7 @@ class SweepRun:
         else:
             first, carry = 0, program.begin(values, width)
             losses = [np.tile(np.asarray(s.first)[None, :, None], (width, 1, 1))]
-        self._bar.say(f"{len(chunk)} of {len(self._trials)} trials")
+        self._bar.describe(f"{len(chunk)} of {len(self._trials)} trials")
         done = first
         try:
             for a, b in itertools.pairwise(at[at.index(first) : at.index(steps) + 1]):
@@ -195,4 +198,4 @@ class SweepRun:
         for i, index in enumerate(chunk):
             values = self._trials[index]
             score = None if found is None else found[i]
-            self._ledger.add(trial_of(index, values, steps, curves[i], score, show(self._space.at(values))))
+            self._log.add(trial_of(index, values, steps, curves[i], score, show(self._space.at(values))))

@@ -1,4 +1,4 @@
-"""`trajectory`: the paths of optimizers on functions of two variables."""
+"""`trajectory`: records the paths of optimizers on functions of two variables."""
 
 import dataclasses
 import functools
@@ -10,11 +10,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gradflow._errors import unknown
+from gradflow._errors import describe, unknown
 from gradflow._expressions._printing import show
 from gradflow._training._step import make_step
-from gradflow.lab._candidates._candidates import Contender, check_rates, contenders
-from gradflow.lab._experiments._plan import whole_number
+from gradflow.lab._candidates._candidates import Candidate, candidates, check_rates
+from gradflow.lab._experiments._plan import check_whole_number
 from gradflow.lab._experiments._program import CannotRunError
 from gradflow.lab._results._trajectories import Path, Trajectories
 from gradflow.lab._tasks._test_functions import LANDSCAPES, Landscape
@@ -22,8 +22,8 @@ from gradflow.wrappers import eval_params
 
 DEFAULTS = ("sgd", "momentum", "rmsprop", "adam", "lion", "lbfgs")
 _RATES = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 0.1, 0.3, 1.0, 3.0, 10.0)
-_ARRIVED = 1e-6  # of the height at the start: nobody sees a lower one
-_THROWN = 10  # times the height at the start: nothing of such a path would be in the picture
+_ARRIVED = 1e-6  # of the height at the start; lower values look the same in the picture
+_THROWN = 10  # times the height at the start; such a path leaves the picture
 _FINE = 121  # points of the surface along each side
 
 
@@ -36,38 +36,38 @@ def trajectory(
     learning_rates: Iterable[float] | None = None,
     seed: int = 0,
 ) -> Trajectories:
-    """The paths of optimizers on a function of two variables.
+    """Records the paths of optimizers on a function of two variables.
 
         trajectory(["momentum", "adam", "adam(0.1, b1=0.5)"], "beale").plot()
 
     Args:
       optimizers: as in `compare`. A name, or a function of `learning_rate`, is tried at many rates and its
-        path at the best is shown; a transformation, or its expression as text, runs as it is.
+        path at the best is shown; a transformation, or its expression as text, runs unchanged.
       function: "rosenbrock", "beale", "saddle", "ravine", "himmelblau", "noisy_quadratic", a `Landscape`, or
         your own function of an array of shape (2,), which needs a `start`.
       start: where paths begin instead of the function's own start.
-      steps: how many.
-      learning_rates: to try, instead of those from 1e-4 to 10, half a decade apart.
-      seed: of the noise, the same for all.
+      steps: the number of steps.
+      learning_rates: the rates to try; by default from 1e-4 to 10, half a decade apart.
+      seed: the seed of the noise, which is the same for all optimizers.
 
-    Of optimizers that average the parameters the path of the averages is shown.
+    For optimizers that average the parameters the path of the averages is shown.
     """
-    place = _landscape(function, start)
-    whole_number("steps", steps, 1)
-    rates = check_rates(learning_rates) or _RATES
-    found = contenders(list(DEFAULTS) if optimizers is None else optimizers, rates, caller="trajectory")
-    noise = place.noise * np.random.default_rng(seed).standard_normal((steps, 2)).astype(np.float32)
-    paths = [_path(contender, place, jnp.asarray(noise)) for contender in found]
-    (left, right), (bottom, top) = place.window or _window(paths)
+    landscape = _landscape(function, start)
+    check_whole_number("trajectory", "steps", steps, 1)
+    rates = check_rates("trajectory", learning_rates) or _RATES
+    found = candidates(list(DEFAULTS) if optimizers is None else optimizers, rates, caller="trajectory")
+    noise = landscape.noise * np.random.default_rng(seed).standard_normal((steps, 2)).astype(np.float32)
+    paths = [_path(candidate, landscape, jnp.asarray(noise)) for candidate in found]
+    (left, right), (bottom, top) = landscape.window or _window(paths)
     x, y = np.linspace(left, right, _FINE), np.linspace(bottom, top, _FINE)
     points = jnp.asarray(np.stack(np.meshgrid(x, y), axis=-1), jnp.float32)
-    surface = jax.jit(jax.vmap(jax.vmap(place.function)))(points)
+    surface = jax.jit(jax.vmap(jax.vmap(landscape.function)))(points)
     return Trajectories(
-        function=place.name,
+        function=landscape.name,
         steps=steps,
-        noise=place.noise,
-        start=list(place.start),
-        minima=[list(point) for point in place.minima],
+        noise=landscape.noise,
+        start=list(landscape.start),
+        minima=[list(point) for point in landscape.minima],
         x=x.tolist(),
         y=y.tolist(),
         surface=np.asarray(surface, float).tolist(),
@@ -83,39 +83,46 @@ def _landscape(function: Any, start: Any) -> Landscape:
     elif not isinstance(function, Landscape):
         if not callable(function):
             raise TypeError(
-                "trajectory: argument 'function' must be a name, a Landscape, or a function of xy"
+                "trajectory: argument 'function' must be a name, a Landscape, or a function of xy; "
+                f"got {describe(function)}"
             )
         if start is None:
-            raise TypeError("trajectory: your own function needs start=(x, y)")
+            raise TypeError("trajectory: argument 'start' must be (x, y) for your own function; got None")
         function = Landscape(getattr(function, "__name__", "your own"), function, (0.0, 0.0))
     if start is not None:
         point = tuple(float(value) for value in start)
         if len(point) != 2 or not all(map(math.isfinite, point)):
-            raise ValueError(f"trajectory: start must be two finite numbers; got {start!r}")
+            raise ValueError(f"trajectory: argument 'start' must be two finite numbers; got {start!r}")
         function = dataclasses.replace(function, start=point)
     value = jax.eval_shape(function.function, jax.ShapeDtypeStruct((2,), jnp.float32))
     if getattr(value, "shape", None) != ():
-        raise TypeError("trajectory: the function must return one number for an array of shape (2,)")
+        raise TypeError(
+            "trajectory: argument 'function' must return one number for an array of shape (2,); "
+            f"got {describe(value)}"
+        )
     return function
 
 
-def _path(contender: Contender, place: Landscape, noise: jax.Array) -> Path:
-    rates = jnp.asarray([1.0 if rate is None else rate for rate in contender.rates], jnp.float32)
-    begin = jnp.asarray(place.start, jnp.float32)
+def _path(candidate: Candidate, landscape: Landscape, noise: jax.Array) -> Path:
+    rates = jnp.asarray([1.0 if rate is None else rate for rate in candidate.rates], jnp.float32)
+    begin = jnp.asarray(landscape.start, jnp.float32)
     try:
-        points, values = jax.jit(jax.vmap(functools.partial(_run, contender, place), (0, None, None)))(
+        points, values = jax.jit(jax.vmap(functools.partial(_run, candidate, landscape), (0, None, None)))(
             rates, begin, noise
         )
     except (TypeError, ValueError) as error:
-        raise CannotRunError(f"the optimizer '{contender.name}' cannot run here: {error}") from error
+        raise CannotRunError(
+            f"trajectory: argument 'optimizers' must hold optimizers that run on the function; "
+            f"got '{candidate.name}', which cannot run here: {error}"
+        ) from error
     curves = np.asarray(values, float)
     lowest = float(np.min(curves[np.isfinite(curves)], initial=np.inf))
-    best = min(range(len(rates)), key=lambda i: _goodness(curves[i], lowest))
-    rate = contender.rates[best]
+    best = min(range(len(rates)), key=lambda i: _sort_key(curves[i], lowest))
+    rate = candidate.rates[best]
     diverged = not np.isfinite(curves[best]).all() or curves[best][-1] > curves[best][0]
     return Path(
-        name=contender.name,
-        expression=show(contender.build(rate)),
+        name=candidate.name,
+        expression=show(candidate.build(rate)),
         learning_rate=rate,
         points=np.asarray(points[best], float).tolist(),
         values=curves[best].tolist(),
@@ -124,12 +131,12 @@ def _path(contender: Contender, place: Landscape, noise: jax.Array) -> Path:
 
 
 def _run(
-    contender: Contender, place: Landscape, rate: jax.Array, begin: jax.Array, noise: jax.Array
+    candidate: Candidate, landscape: Landscape, rate: jax.Array, begin: jax.Array, noise: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
     def loss(xy: jax.Array, push: jax.Array) -> jax.Array:
-        return jnp.asarray(place.function(xy)) + jnp.vdot(push, xy)
+        return jnp.asarray(landscape.function(xy)) + jnp.vdot(push, xy)
 
-    tx = contender.build(rate)
+    tx = candidate.build(rate)
     update = make_step(loss, tx)
 
     def step(carry: Any, push: jax.Array) -> Any:
@@ -138,13 +145,13 @@ def _run(
 
     _, points = jax.lax.scan(step, (begin, tx.init(begin)), noise)
     points = jnp.concatenate([begin[None], points])
-    return points, jax.vmap(place.function)(points)
+    return points, jax.vmap(landscape.function)(points)
 
 
-def _goodness(values: np.ndarray, lowest: float) -> tuple[bool, float, int]:
-    """How low a path ends, the mean of its last tenth; among those that arrive, how soon.
+def _sort_key(values: np.ndarray, lowest: float) -> tuple[bool, float, int]:
+    """The sort key of rates: the mean of the last tenth of a path, then the steps until it arrives.
 
-    One that is thrown far up on its way comes after all that are not.
+    A path that rises far above its start comes after all others.
     """
     if not np.isfinite(values).all():
         return True, math.inf, 0
@@ -156,7 +163,7 @@ def _goodness(values: np.ndarray, lowest: float) -> tuple[bool, float, int]:
 
 
 def _window(paths: Sequence[Path]) -> tuple[tuple[float, float], tuple[float, float]]:
-    """A window around the paths that stay finite, or around the start."""
+    """Returns a window around the paths that stay finite, or around the start."""
     inside = [p for path in paths if not path.diverged for p in path.points] or [paths[0].points[0]]
     low, high = np.min(inside, axis=0), np.max(inside, axis=0)
     pad = 0.2 * np.maximum(high - low, 0.25 * max(float((high - low).max()), 1e-3))

@@ -1,4 +1,4 @@
-"""The trials that a sweep has finished, in memory and in a file."""
+"""Keeps the trials that a sweep has finished, in memory and in a file."""
 
 import dataclasses
 import json
@@ -8,14 +8,13 @@ from typing import Any
 
 import numpy as np
 
+from gradflow._expressions._printing import shorten
 from gradflow.lab._results._result import plain
-from gradflow.lab._results._sweep import SweepResult, Trial, read_file
-
-FORMAT = "gradflow sweep 1"
+from gradflow.lab._results._sweep import FORMAT, SweepResult, Trial, read_file
 
 
-class Ledger:
-    """Finished trials by index. With a file, each is written as it comes; an older file is read first."""
+class TrialLog:
+    """Finished trials by index. With a file, each is written at once, and an existing file is read first."""
 
     def __init__(self, path: str | os.PathLike[str] | None, header: dict[str, Any]) -> None:
         self.header = {"format": FORMAT, **header}
@@ -28,24 +27,25 @@ class Ledger:
             self._is_new = False
 
     def _check(self, found: dict[str, Any]) -> None:
-        """Raises ValueError for a file of another sweep."""
+        """Raises ValueError if the file belongs to another sweep."""
         wanted = json.loads(json.dumps(plain(self.header)))
         for name, value in wanted.items():
             old = found.get(name)
             if name == "first_losses":
-                a, b = (np.asarray(v, float) for v in (value, old))  # other machines round otherwise
+                a, b = (np.asarray(v, float) for v in (value, old))  # machines round differently
                 same = a.shape == b.shape and np.allclose(a, b, rtol=1e-3, equal_nan=True)
             else:
                 same = value == old
             if not same:
                 theirs, ours = _difference(old, value)
                 raise ValueError(
-                    f"{self.path} holds another sweep: its {name.replace('_', ' ')} is {theirs}, here it is "
-                    f"{ours}; give another file, or remove this one"
+                    f"sweep: argument 'file' must be new or of the same sweep; got {self.path}, "
+                    f"which holds another sweep: its {name.replace('_', ' ')} is {theirs}, here it is "
+                    f"{ours}. Choose another file, or remove this one"
                 )
 
     def add(self, trial: Trial) -> None:
-        """Keeps a trial, and writes it down."""
+        """Adds a trial, and writes it to the file."""
         self.trials[trial.index] = trial
         if self.path is None:
             return
@@ -54,7 +54,7 @@ class Ledger:
             file.write(_line(dataclasses.asdict(trial)))
 
     def _begin(self) -> None:
-        """Makes the file ready for another line, behind one that may have been cut off."""
+        """Prepares the file for another line, after one that may be incomplete."""
         if self.path is None:
             return
         if self._is_new:
@@ -68,7 +68,7 @@ class Ledger:
                 file.write(b"\n")
 
     def result(self) -> SweepResult:
-        """What has been found so far."""
+        """The result so far."""
         return SweepResult.of(self.header, self.trials)
 
 
@@ -77,15 +77,10 @@ def _line(data: dict[str, Any]) -> str:
 
 
 def _difference(old: Any, new: Any) -> tuple[str, str]:
-    """Two values as an error shows them; of two dicts what they do not share."""
+    """Two values for an error message; of two dicts the items that differ."""
     if isinstance(old, dict) and isinstance(new, dict):
         return _difference(
             [[k, v] for k, v in old.items() if [k, v] not in [[*pair] for pair in new.items()]],
             [[k, v] for k, v in new.items() if [k, v] not in [[*pair] for pair in old.items()]],
         )
-    return _short(old), _short(new)
-
-
-def _short(value: Any) -> str:
-    text = json.dumps(value)
-    return text if len(text) <= 80 else text[:77] + "..."
+    return shorten(json.dumps(old), 80), shorten(json.dumps(new), 80)

@@ -10,7 +10,7 @@ from gradflow.lab._results._comparison import Comparison, Entry
 from gradflow.lab._results._result import draw
 from gradflow.lab._results._statistics import quantile
 
-_MOST_BANDS = 4  # with more lines the bands over seeds hide one another
+_MOST_BANDS = 4  # with more lines the bands over seeds cover each other
 
 
 @draw.register
@@ -31,7 +31,7 @@ def plot(comparison: Comparison) -> Any:
 
 
 def _limits(comparison: Comparison) -> Limits:
-    """From the least of the losses to draw, or the target, to just above the starting loss."""
+    """From the lowest of the drawn losses, or the target, to just above the starting loss."""
     runs = [np.asarray(entry.losses) for entry in comparison.entries]
     starts = np.concatenate([np.ravel(run[..., 0]) for run in runs]) if runs else np.ones(1)
     drawn = [quantile(run, 0.5, axis=1).ravel() for run in runs]
@@ -72,7 +72,7 @@ def _draw_rates(axis: Any, comparison: Comparison) -> None:
         middle = _final(entry, limits)
         gone = [sum(row) > len(row) / 2 for row in entry.diverged]
         if entry.learning_rates == [None]:
-            # Run as it is: a level line, for it has no rate.
+            # Ran unchanged: a horizontal line, since it has no rate.
             axis.axhline(middle[0], **{**look, "marker": ""})
             continue
         axis.plot(entry.learning_rates, middle, **look)
@@ -93,7 +93,7 @@ def _draw_rates(axis: Any, comparison: Comparison) -> None:
 
 
 def _final(entry: Entry, limits: Limits) -> list[float]:
-    """The median final loss for each rate; a run that diverged is at the top of the picture."""
+    """The median final loss for each rate; runs that diverged are drawn at the top of the picture."""
     rows = zip(entry.final_loss, entry.diverged, strict=True)
     middle = [np.median([limits.top if bad else v for v, bad in zip(*row, strict=True)]) for row in rows]
     return [limits.inside(float(value)) for value in middle]

@@ -4,20 +4,14 @@ import math
 from collections.abc import Sequence
 
 from gradflow._tables import aligned
+from gradflow.lab._plots._cells import format_number
 from gradflow.lab._results._comparison import Comparison, Entry
 from gradflow.lab._results._result import tabulate
 from gradflow.lab._results._statistics import FEWEST, median
 
 
-def number(value: float | None, digits: int = 3) -> str:
-    """A number with a few digits; `-` for none."""
-    if value is None:
-        return "-"
-    return f"{value:.{digits}g}" if math.isfinite(value) else "not finite"
-
-
 def _spread(values: Sequence[float], show: str) -> str:
-    """`median (least to most)`, infinity as `never`."""
+    """Formats values as `median (least to most)`, infinity as `never`."""
     low, high = min(values), max(values)
     ends = [format(v, show) if math.isfinite(v) else "never" for v in (low, high)]
     middle = format(median(values), show)
@@ -25,7 +19,7 @@ def _spread(values: Sequence[float], show: str) -> str:
 
 
 def steps_cell(entry: Entry, target: float | None) -> str:
-    """The steps to the target at the best rate, or what came instead."""
+    """The steps to the target at the best rate, or why there are none."""
     diverged, seeds = sum(entry.diverged[entry.best]), len(entry.diverged[entry.best])
     if diverged == seeds:
         return "diverged"
@@ -47,9 +41,13 @@ def _row(rank: int, entry: Entry, comparison: Comparison) -> list[str]:
         str(rank),
         entry.name,
         steps_cell(entry, comparison.target),
-        *([] if comparison.score_name is None or entry.score is None else [number(median(entry.score[b]))]),
-        number(entry.best_rate) + ("*" if entry.best_is_at_the_end else ""),
-        number(median(entry.final_loss[b])),
+        *(
+            []
+            if comparison.score_name is None or entry.score is None
+            else [format_number(median(entry.score[b]))]
+        ),
+        format_number(entry.best_rate) + ("*" if entry.best_is_at_the_end else ""),
+        format_number(median(entry.final_loss[b])),
         f"{sum(runs)} of {len(runs)}",
         f"{entry.state_bytes_per_parameter:.1f}",
         f"{entry.seconds:.1f} + {entry.compile_seconds:.1f}",
@@ -58,7 +56,7 @@ def _row(rank: int, entry: Entry, comparison: Comparison) -> list[str]:
 
 @tabulate.register
 def table(comparison: Comparison) -> str:
-    """The ranking, a line for each optimizer, under a line that says what was done."""
+    """The ranking: a line with the settings, then a line for each optimizer."""
     c = comparison
     goal = "no target loss" if c.target is None else f"target: training loss {c.target:g}"
     head = f"{c.task}: {goal}; {c.steps} steps; {len(c.seeds)} seed{'s' if len(c.seeds) > 1 else ''}"
@@ -78,14 +76,14 @@ def table(comparison: Comparison) -> str:
 
 
 def _chance(comparison: Comparison) -> list[str]:
-    """What the seeds say of the order."""
+    """Notes on whether the order may be chance."""
     if len(comparison.entries) < 2:
         return []
     if len(comparison.seeds) < FEWEST:
-        return [f"With fewer than {FEWEST} seeds nothing tells this order from chance (--seeds)."]
+        return [f"With fewer than {FEWEST} seeds this order may be chance (--seeds)."]
     pairs = comparison.noise()
     if not pairs:
-        return ["The seeds settle the order of all neighbours (95% bootstrap intervals of the differences)."]
+        return ["The seeds settle the order of all neighbors (95% bootstrap intervals of the differences)."]
     rows: list[list[str]] = []
     for first, second in pairs:
         if rows and rows[-1][-1] == first:
@@ -93,4 +91,4 @@ def _chance(comparison: Comparison) -> list[str]:
         else:
             rows.append([first, second])
     shown = "; ".join(" ~ ".join(row) for row in rows)
-    return [f"Noise: neighbours with ~ between may come in either order (95% bootstrap over seeds): {shown}."]
+    return [f"Noise: neighbors joined by ~ may be in either order (95% bootstrap over seeds): {shown}."]

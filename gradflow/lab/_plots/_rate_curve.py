@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from gradflow._expressions._printing import shorten
-from gradflow.lab._plots._style import COLOURS, Limits, grid, new_figure
+from gradflow.lab._plots._style import COLORS, Limits, grid, new_figure
 from gradflow.lab._results._rate_curve import RateCurve
 from gradflow.lab._results._result import draw
 
@@ -23,15 +23,15 @@ def plot(result: RateCurve) -> Any:
         label = "a seed's batches" if i == 0 else None
         axis.plot(result.learning_rates, limits.drawable(run), color="0.75", linewidth=0.8, label=label)
     axis.plot(
-        result.learning_rates, limits.drawable(np.asarray(result.smoothed)), color=COLOURS[0], linewidth=2.2,
+        result.learning_rates, limits.drawable(np.asarray(result.smoothed)), color=COLORS[0], linewidth=2.2,
         label="smoothed median",
     )  # fmt: skip
-    marks = [("steepest", result.steepest, "o", COLOURS[1]), ("lowest", result.lowest, "s", COLOURS[2])]
-    for name, rate, marker, colour in marks:
+    marks = [("steepest", result.steepest, "o", COLORS[1]), ("lowest", result.lowest, "s", COLORS[2])]
+    for name, rate, marker, color in marks:
         if rate is not None:
             height = limits.inside(result.smoothed[result.learning_rates.index(rate)])
             axis.plot(
-                [rate], [height], marker, color=colour, markersize=10, markeredgecolor="black",
+                [rate], [height], marker, color=color, markersize=10, markeredgecolor="black",
                 label=f"{name}: {rate:.2g}", zorder=4, linestyle="",
             )  # fmt: skip
     if result.suggestion is not None:

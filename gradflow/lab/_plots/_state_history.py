@@ -1,4 +1,4 @@
-"""The picture of a training's norms, ratios, reports and histograms."""
+"""The picture of norms, ratios, reports and histograms of a training run."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -10,7 +10,7 @@ from gradflow.lab._plots._style import grid, new_figure, sparse, style
 from gradflow.lab._results._result import draw
 from gradflow.lab._results._state_history import StateHistory
 
-_MOST = 8  # lines of a panel
+_MOST = 8  # lines per panel
 _REPORTS = 4  # panels of single reports
 
 
@@ -53,7 +53,7 @@ def _lines(axis: Any, data: Mapping[str, list[float]]) -> None:
     shown = np.concatenate([np.asarray(values) for values in data.values()])
     shown = shown[np.isfinite(shown)]
     positive = shown[shown > 0]
-    # A logarithmic axis where there are decades to see; single zeros are gaps of it.
+    # Logarithmic where the values span decades; single zeros are gaps.
     mostly = (shown >= 0).all() and positive.size > 0.5 * shown.size
     log = mostly and shown.max() > 20 * np.quantile(positive, 0.05)
     for i, (name, values) in enumerate(list(data.items())[:_MOST]):
@@ -79,7 +79,7 @@ def _histograms(axis: Any, data: Mapping[str, Any]) -> None:
         axis.fill_between(middles, shares, color=style(i)["color"], alpha=0.1, linewidth=0)
     axis.set_xlabel("log10 of the absolute value")
     axis.set_ylim(bottom=0)
-    _legend(axis, len(data) + 1)  # one alone is named too
+    _legend(axis, len(data) + 1)  # a single histogram gets a legend too
 
 
 def _legend(axis: Any, lines: int) -> None:

@@ -7,8 +7,10 @@ from typing import Any
 import numpy as np
 
 from gradflow._expressions._printing import shorten
-from gradflow.lab._plots._style import COLOURS, Limits, grid, new_figure, sparse, style
-from gradflow.lab._plots._sweep_table import count, shown
+from gradflow.lab._candidates._search_space import is_number
+from gradflow.lab._plots._cells import format_value
+from gradflow.lab._plots._style import COLORS, Limits, grid, new_figure, sparse, style
+from gradflow.lab._plots._sweep_table import count
 from gradflow.lab._results._result import draw
 from gradflow.lab._results._statistics import quantile
 from gradflow.lab._results._sweep import SweepResult, Trial
@@ -19,7 +21,7 @@ _MOST = 5  # hyper-parameters that are drawn, at most
 
 @draw.register
 def plot(result: SweepResult) -> Any:
-    """Left: the losses of the best trials. Then a panel for each hyper-parameter, or one map for two."""
+    """Left: the losses of the best trials. Right: a panel for each hyper-parameter, or one map for two."""
     names = list(result.space)[:_MOST]
     limits = _limits(result)
     if len(result.space) == 2 and result.method == "grid":
@@ -52,7 +54,7 @@ def _limits(result: SweepResult) -> Limits:
 def _draw_curves(axis: Any, result: SweepResult, limits: Limits) -> None:
     for i, trial in enumerate(result.trials[:_BEST]):
         curve = limits.drawable(quantile(trial.losses, 0.5))
-        values = ", ".join(f"{name.split('.')[-1]} {shown(v)}" for name, v in trial.values.items())
+        values = ", ".join(f"{name.split('.')[-1]} {format_value(v)}" for name, v in trial.values.items())
         axis.plot(
             result.evaluated_at[: len(curve)], curve, label=f"{i + 1}. {values}",
             markevery=sparse(i, len(curve)), **style(i),
@@ -67,16 +69,12 @@ def _draw_curves(axis: Any, result: SweepResult, limits: Limits) -> None:
     grid(axis)
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
 def _scale_of(result: SweepResult, name: str) -> str:
-    """On which scale the values of an axis are drawn: that of its Range, or one that spreads a list."""
+    """The scale of an axis: that of its Range, or for a list the one that spreads its values."""
     values = result.space[name]
     if isinstance(values, dict):
         return str(values["scale"])
-    if not all(map(_is_number, values)):
+    if not all(map(is_number, values)):
         return "words"
     if min(values) > 0 and max(values) / min(values) > 20:
         return "log"
@@ -96,21 +94,21 @@ def _draw_values(axis: Any, result: SweepResult, name: str, limits: Limits) -> N
 
     ends = max((trial.steps for trial in result.trials), default=0)
     kinds = [
-        ("finished", COLOURS[0], "o", [t for t in result.trials if t.steps == ends and not _lost(t)]),
+        ("finished", COLORS[0], "o", [t for t in result.trials if t.steps == ends and not _lost(t)]),
         ("stopped early", "0.55", "^", [t for t in result.trials if t.steps < ends and not _lost(t)]),
         ("diverged", "black", "x", [t for t in result.trials if _lost(t)]),
     ]
     _draw_seeds(axis, result, place, limits)
-    for label, colour, marker, some in kinds:
+    for label, color, marker, some in kinds:
         if some:
             heights = [limits.inside(trial.final_loss) for trial in some]
             axis.plot(
-                [place(t) for t in some], heights, marker, color=colour, markersize=6, label=label, alpha=0.8
+                [place(t) for t in some], heights, marker, color=color, markersize=6, label=label, alpha=0.8
             )
     if result.trials:
         best = result.best
         axis.plot(
-            [place(best)], [limits.inside(best.final_loss)], "*", color=COLOURS[1], markersize=15,
+            [place(best)], [limits.inside(best.final_loss)], "*", color=COLORS[1], markersize=15,
             label="best", markeredgecolor="black", zorder=4,
         )  # fmt: skip
     limits.apply(axis)
@@ -129,7 +127,7 @@ def _draw_values(axis: Any, result: SweepResult, name: str, limits: Limits) -> N
 
 
 def _draw_seeds(axis: Any, result: SweepResult, place: Callable[[Trial], float], limits: Limits) -> None:
-    """What is behind the points: their range over seeds, and a line from one to the next of a single axis."""
+    """Draws the range of the points over seeds, and a line through them if there is one axis."""
     trials = sorted(result.trials, key=place)
     if len(result.seeds) > 1:
         ends = [[limits.inside(run[-1]) for run in trial.losses] for trial in trials]
@@ -145,14 +143,14 @@ def _lost(trial: Trial) -> bool:
 
 
 def _draw_map(figure: Any, axis: Any, result: SweepResult, limits: Limits) -> None:
-    """Two axes of a grid as a map; each cell says its number too, so it needs no colour."""
+    """Draws two axes of a grid as a map; each cell also shows its number, so color is not needed."""
     across, up = result.space
     columns, rows = (_cells(result, name) for name in (across, up))
     losses = np.full((len(rows), len(columns)), np.nan)
     for trial in result.trials:
-        losses[rows.index(shown(trial.values[up])), columns.index(shown(trial.values[across]))] = (
-            trial.final_loss
-        )
+        losses[
+            rows.index(format_value(trial.values[up])), columns.index(format_value(trial.values[across]))
+        ] = trial.final_loss
     shown_losses = np.where(np.isfinite(losses), np.clip(losses, limits.low, limits.top), np.nan)
     heights = np.log10(shown_losses) if limits.log else shown_losses
     axis.set_facecolor("0.9")
@@ -171,8 +169,8 @@ def _draw_map(figure: Any, axis: Any, result: SweepResult, limits: Limits) -> No
         )  # fmt: skip
     if result.trials:
         best = result.best.values
-        x, y = columns.index(shown(best[across])), rows.index(shown(best[up]))
-        axis.plot([x], [y - 0.28], "*", color=COLOURS[1], markersize=13, markeredgecolor="white")
+        x, y = columns.index(format_value(best[across])), rows.index(format_value(best[up]))
+        axis.plot([x], [y - 0.28], "*", color=COLORS[1], markersize=13, markeredgecolor="white")
     axis.set_xticks(range(len(columns)), columns, rotation=30 if len(columns) > 5 else 0)
     axis.set_yticks(range(len(rows)), rows)
     axis.set(xlabel=across, ylabel=up, title="final training loss (star: best)")
@@ -182,7 +180,7 @@ def _draw_map(figure: Any, axis: Any, result: SweepResult, limits: Limits) -> No
 
 def _cells(result: SweepResult, name: str) -> list[str]:
     """The values of an axis in the order of the map."""
-    values = {shown(trial.values[name]): trial.values[name] for trial in result.trials}
-    if all(map(_is_number, values.values())):
+    values = {format_value(trial.values[name]): trial.values[name] for trial in result.trials}
+    if all(map(is_number, values.values())):
         return sorted(values, key=lambda text: values[text])
     return list(values)

@@ -1,18 +1,18 @@
 """The trials of a sweep as a text table."""
 
 import math
-from typing import Any
 
 from gradflow._expressions._printing import shorten
 from gradflow._tables import aligned
-from gradflow.lab._plots._comparison_table import number
+from gradflow.lab._candidates._search_space import is_number
+from gradflow.lab._plots._cells import format_number, format_value
 from gradflow.lab._results._result import tabulate
 from gradflow.lab._results._sweep import SweepResult, Trial
 
 
 @tabulate.register
 def table(result: SweepResult, top: int) -> str:
-    """The best trials, a line each, under a line that says what was done."""
+    """The best trials: a line with the settings, then a line for each trial."""
     r = result
     whose = "1 seed" if len(r.seeds) == 1 else f"{len(r.seeds)} seeds"
     head = f"{r.task}: {count(r.trials)} of {shorten(r.brief)}, {r.method}, {r.steps} steps, {whose}"
@@ -34,29 +34,20 @@ def table(result: SweepResult, top: int) -> str:
 
 
 def count(trials: list[Trial]) -> str:
-    """How many trials, in words."""
+    """The number of trials, with its noun."""
     return "1 trial" if len(trials) == 1 else f"{len(trials)} trials"
 
 
 def _row(rank: int, trial: Trial, result: SweepResult) -> list[str]:
-    score = [] if result.score_name is None else [number(trial.final_score)]
+    score = [] if result.score_name is None else [format_number(trial.final_score)]
     return [
         str(rank),
-        *(shown(trial.values[name]) for name in result.space),
-        number(trial.final_loss),
+        *(format_value(trial.values[name]) for name in result.space),
+        format_number(trial.final_loss),
         *score,
         str(trial.steps),
         f"{sum(trial.diverged)} of {len(trial.diverged)}",
     ]
-
-
-def shown(value: Any) -> str:
-    """A value as a cell shows it."""
-    if not isinstance(value, float):
-        return str(value)
-    if 0.9 < value < 1:  # a decay: what counts is its distance from 1
-        return f"{value:.{1 - math.floor(math.log10(1 - value))}f}".rstrip("0")
-    return f"{value:.3g}"
 
 
 def _is_at_the_end(result: SweepResult, name: str) -> bool:
@@ -65,5 +56,5 @@ def _is_at_the_end(result: SweepResult, name: str) -> bool:
     if isinstance(values, dict):
         best = result.best.values[name]
         return result.method == "grid" and best in (values["low"], values["high"])
-    numbers = [v for v in values if isinstance(v, int | float) and not isinstance(v, bool)]
+    numbers = [v for v in values if is_number(v)]
     return len(numbers) == len(values) > 2 and result.best.values[name] in (min(numbers), max(numbers))

@@ -6,17 +6,17 @@ from typing import Any
 import numpy as np
 
 from gradflow._tables import aligned
-from gradflow.lab._plots._comparison_table import number
+from gradflow.lab._plots._cells import format_number
 from gradflow.lab._plots._style import grid, new_figure, sparse, style
 from gradflow.lab._results._result import draw, tabulate
 from gradflow.lab._results._trajectories import Path, Trajectories
 
-_DECADES = 8  # of height above the lowest that are told apart
+_DECADES = 8  # of height above the lowest that are drawn
 
 
 @draw.register
 def plot(result: Trajectories) -> Any:
-    """Left: the paths on the map of the function. Right: the height above the lowest, step by step."""
+    """Left: the paths on the map of the function. Right: the height above the lowest value by step."""
     figure = new_figure(12.5, 5.2)
     map_axis, heights = figure.subplots(1, 2, width_ratios=[1.25, 1])
     _draw_map(map_axis, result)
@@ -70,11 +70,11 @@ def _draw_map(axis: Any, result: Trajectories) -> None:
 
 
 def _near(points: np.ndarray, result: Trajectories) -> np.ndarray:
-    """The points up to where a path is no number or is far beyond the picture."""
-    centre = np.asarray([np.mean(result.x), np.mean(result.y)])
+    """The points before a path becomes not finite or leaves the picture far."""
+    center = np.asarray([np.mean(result.x), np.mean(result.y)])
     reach = 100 * max(np.ptp(result.x), np.ptp(result.y))
     with np.errstate(over="ignore", invalid="ignore"):
-        lost = ~(np.abs(points - centre).max(axis=1) < reach)
+        lost = ~(np.abs(points - center).max(axis=1) < reach)
     return points[: max(1, int(np.argmax(lost)))] if lost.any() else points
 
 
@@ -105,6 +105,6 @@ def table(result: Trajectories) -> str:
     rows = [["optimizer", "end value", "end point", "as run"]]
     for path in sorted(result.paths, key=key):
         end = ", ".join(f"{value:.3g}" for value in path.points[-1])
-        value = "diverged" if path.diverged else number(path.values[-1])
+        value = "diverged" if path.diverged else format_number(path.values[-1])
         rows.append([path.name, value, f"({end})", path.expression])
     return "\n".join([head, "", *aligned(rows, left=(0, 3), rule=True)])

@@ -1,1 +1,1 @@
-"""What experiments return: plain data, which knows nothing of pictures."""
+"""The results of experiments: plain data, without code that draws."""

@@ -1,4 +1,4 @@
-"""What a comparison found, as plain data, and its JSON."""
+"""The result of `compare`: plain data and its JSON."""
 
 import dataclasses
 import itertools
@@ -11,7 +11,7 @@ import numpy as np
 from gradflow.lab._results._result import Result, tabulate
 from gradflow.lab._results._statistics import interval, is_settled, median
 
-Table = list[list[float]]  # one row a learning rate, one column a seed
+Table = list[list[float]]  # one row per learning rate, one column per seed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,8 +19,8 @@ class Entry:
     """One optimizer's runs. Tables have a row for each learning rate and a column for each seed."""
 
     name: str
-    expression: str  # the transformation at its best rate, as one would type it
-    learning_rates: list[float | None]  # [None] for a transformation that was run as it is
+    expression: str  # the transformation at its best rate, as code
+    learning_rates: list[float | None]  # [None] for a transformation that ran unchanged
     best: int  # index of the best rate
     losses: list[list[list[float]]]  # [rate][seed][evaluation]: the training loss
     steps_to_target: list[list[int | None]]  # None where it was not reached
@@ -42,7 +42,7 @@ class Entry:
         learning_rates: list[float | None],
         **fields: Any,
     ) -> "Entry":
-        """The entry for a table of loss curves: who diverged, who reached the target, and the best rate."""
+        """Makes an entry from loss curves: which runs diverged or reached the target, and the best rate."""
         final = losses[..., -1]
         diverged = ~np.isfinite(losses).all(axis=-1) | ~(final <= losses[..., 0])
         reached = np.zeros(losses.shape, bool) if target is None else losses <= target
@@ -71,7 +71,7 @@ class Entry:
 
     @property
     def best_is_at_the_end(self) -> bool:
-        """Whether a rate beyond those tried may be better still."""
+        """Whether the best rate is the first or the last, so that a rate beyond it may be better."""
         return len(self.learning_rates) > 1 and self.best in (0, len(self.learning_rates) - 1)
 
     @property
@@ -87,7 +87,7 @@ class Entry:
 
     @property
     def rank_key(self) -> tuple[float, float, int]:
-        """What entries are ranked by: median steps to the target, median final loss, seeds that diverged."""
+        """The sort key of entries: median steps to the target, median final loss, seeds that diverged."""
         b = self.best
         return _rank_key(self.steps_to_target[b], self.final_loss[b], self.diverged[b])
 
@@ -95,7 +95,7 @@ class Entry:
 def _rank_key(
     steps: Sequence[int | None], final: Sequence[float], diverged: Sequence[bool]
 ) -> tuple[float, float, int]:
-    """Medians over seeds; a run that did not get there counts as infinity."""
+    """Medians over seeds; a run that did not reach the target, or diverged, counts as infinity."""
     return (
         median([math.inf if s is None else s for s in steps]),
         median([math.inf if bad else loss for loss, bad in zip(final, diverged, strict=True)]),
@@ -105,7 +105,7 @@ def _rank_key(
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class Comparison(Result):
-    """The entries in order of rank, and what they have in common."""
+    """The entries in order of rank, and the settings that they share."""
 
     file_name: ClassVar[str] = "comparison"
 
@@ -138,19 +138,19 @@ class Comparison(Result):
     def intervals(self, of: str | None = None) -> dict[str, tuple[float, float] | None]:
         """The 95 % bootstrap interval of each median over seeds, by name; None for fewer than three seeds.
 
-        `of`: "steps" to the target, the default where there is one, or "loss", the final one. At the best
-        rate, which was chosen on the same seeds: chance in that choice is not in it.
+        `of` is "steps" to the target, the default where there is one, or "loss", the final one. Both are at
+        the best rate. It was chosen on the same seeds, and that choice's chance is not in the interval.
         """
         of = of or ("loss" if self.target is None else "steps")
         if of not in ("steps", "loss"):
-            raise ValueError(f"intervals: 'of' must be 'steps' or 'loss'; got {of!r}")
+            raise ValueError(f"intervals: argument 'of' must be 'steps' or 'loss'; got {of!r}")
         return {e.name: interval(e.seeds_steps if of == "steps" else e.seeds_loss) for e in self.entries}
 
     def noise(self) -> list[tuple[str, str]]:
-        """The neighbours in the ranking whose order the seeds do not settle: it may be chance.
+        """The neighbors in the ranking whose order may be chance.
 
-        Settled is an order where the 95 % bootstrap interval of the difference of medians is below zero: in
-        the steps to the target, or in the final loss where neither gets there.
+        An order is settled if the 95 % bootstrap interval of the difference of medians is below zero. The
+        difference is in the steps to the target, or in the final loss where neither reaches it.
         """
         found = []
         for first, second in itertools.pairwise(self.entries):
@@ -162,7 +162,7 @@ class Comparison(Result):
         return found
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything, as dicts and lists."""
+        """All fields, as dicts and lists."""
         data = dataclasses.asdict(self)
         intervals = self.intervals()
         for rank, (entry, written) in enumerate(zip(self.entries, data["entries"], strict=True), 1):

@@ -8,7 +8,7 @@ from gradflow.lab._results._result import Result
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class RateCurve(Result):
-    """The loss of the batch at each step, the learning rate of that step, and what they suggest."""
+    """The loss of the batch and the learning rate at each step, and the suggested rate."""
 
     file_name: ClassVar[str] = "rate_finder"
 

@@ -1,6 +1,6 @@
-"""What all results of the lab can do: they are plain data, print, and draw themselves.
+"""The base of all results of the lab: plain data that prints, draws and saves.
 
-Results hold data. `_plots` registers the function that draws each class, and the table of it.
+Results hold data. `_plots` registers the function that draws each class, and the one that tabulates it.
 """
 
 import base64
@@ -18,13 +18,13 @@ from gradflow._tables import preformatted
 
 @functools.singledispatch
 def draw(result: Any) -> Any:
-    """The matplotlib figure of a result."""
+    """Returns the matplotlib figure of a result."""
     raise NotImplementedError(f"no plot is registered for {type(result).__name__}")
 
 
 @functools.singledispatch
 def tabulate(result: Any, *options: Any) -> str:
-    """A result as a table of text."""
+    """Returns a result as a text table."""
     raise NotImplementedError(f"no table is registered for {type(result).__name__}")
 
 
@@ -34,22 +34,22 @@ class Result:
     file_name: ClassVar[str] = "result"
 
     def plot(self, path: str | os.PathLike[str] | None = None) -> Any:
-        """A matplotlib figure; saved if a path is given."""
+        """Returns a matplotlib figure, and saves it if a path is given."""
         figure = draw(self)
         if path is not None:
             figure.savefig(path, dpi=150)
         return figure
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything, as dicts and lists."""
+        """All fields, as dicts and lists."""
         return dataclasses.asdict(self)  # type: ignore[call-overload]
 
     def to_json(self) -> str:
-        """Everything, as JSON; numbers that are not finite are null there."""
+        """All fields, as JSON; numbers that are not finite become null."""
         return json.dumps(plain(self.to_dict()), allow_nan=False)
 
     def save(self, directory: str | os.PathLike[str] = ".") -> list[Path]:
-        """Writes the JSON and the picture into a directory, made if need be."""
+        """Writes the JSON and the picture into a directory, which is made if it does not exist."""
         place = Path(directory)
         place.mkdir(parents=True, exist_ok=True)
         written = [place / f"{self.file_name}.json", place / f"{self.file_name}.png"]
@@ -63,14 +63,14 @@ class Result:
         return buffer.getvalue()
 
     def _page(self) -> str:
-        """The result as text above its picture, for results that are a table as well."""
+        """The result as a table above its picture, as HTML."""
         picture = base64.b64encode(self._repr_png_()).decode()
         image = f'<img style="max-width:100%" src="data:image/png;base64,{picture}">'
         return preformatted(str(self)) + image
 
 
 def plain(value: Any) -> Any:
-    """A value that any JSON reader takes: None for what is not finite, text for what is no data."""
+    """Converts a value for JSON: None for numbers that are not finite, `repr` for other objects."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, dict):

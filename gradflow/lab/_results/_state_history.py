@@ -10,7 +10,7 @@ from gradflow.lab._results._result import Result
 
 @dataclasses.dataclass(frozen=True)
 class Histogram:
-    """How many of the numbers of a tree have which log10 of their absolute value; `zeros` have none."""
+    """Counts of the numbers of a tree by log10 of their absolute value; zeros are counted apart."""
 
     edges: list[float]
     counts: list[int]
@@ -20,7 +20,7 @@ class Histogram:
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class StateHistory(Result):
-    """Scalars by name and step, ratios of norms, and histograms of where the training ended."""
+    """Scalars by name and step, ratios of norms, and histograms at the end of the training run."""
 
     file_name: ClassVar[str] = "state"
 

@@ -1,7 +1,7 @@
-"""What the seeds say of chance: bootstrap intervals of medians, and whether an order is settled.
+"""Statistics over seeds: bootstrap intervals of medians, and whether an order is settled.
 
-Medians over seeds drawn again and again with replacement (Efron 1979); the same draws for everybody, since
-everybody has the same starts and batches. A run that never got there counts as infinity.
+Medians are taken over seeds drawn with replacement (Efron 1979). All optimizers use the same draws, since
+they share starts and batches. A run that never reached the target counts as infinity.
 """
 
 import functools
@@ -13,7 +13,7 @@ import numpy as np
 
 _DRAWS = 4000
 _LEVEL = 0.95
-FEWEST = 3  # seeds; of fewer there is nothing to draw
+FEWEST = 3  # seeds; with fewer an interval means nothing
 
 
 @functools.lru_cache(maxsize=8)
@@ -28,7 +28,7 @@ def _medians(values: Sequence[float]) -> np.ndarray:
 
 
 def _ends(values: np.ndarray) -> tuple[float, float]:
-    # Order statistics, not means of two of them: some values may be infinite.
+    # Order statistics, not interpolated, since some values may be infinite.
     ends = np.quantile(values, [(1 - _LEVEL) / 2, (1 + _LEVEL) / 2], method="nearest")
     return float(ends[0]), float(ends[1])
 
@@ -39,7 +39,7 @@ def interval(values: Sequence[float]) -> tuple[float, float] | None:
 
 
 def is_settled(first: Sequence[float], second: Sequence[float]) -> bool:
-    """Whether the lower median of `first` is more than chance: zero is outside the difference's interval."""
+    """Whether the median of `first` is significantly lower: the difference's interval is below zero."""
     if len(first) < FEWEST:
         return False
     a, b = _medians(first), _medians(second)
@@ -48,12 +48,12 @@ def is_settled(first: Sequence[float], second: Sequence[float]) -> bool:
 
 
 def median(values: Sequence[float]) -> float:
-    """The median; of an even number of values, some infinite, the mean of the middle two."""
+    """The median as a float; for an even number of values the mean of the middle two."""
     return statistics.median(map(float, values))
 
 
 def quantile(runs: Any, which: float, axis: int = 0) -> np.ndarray:
-    """Over seeds, a loss that is no number being the worst of all."""
+    """A quantile over seeds, in which a loss that is not finite counts as the worst."""
     worst = np.where(np.isfinite(runs), runs, np.inf)
     found: np.ndarray = np.quantile(worst, which, axis=axis, method="nearest")
     return found

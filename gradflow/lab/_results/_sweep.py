@@ -1,4 +1,4 @@
-"""What a sweep found, as plain data."""
+"""The result of `sweep`: plain data, and the file that holds it."""
 
 import dataclasses
 import json
@@ -13,7 +13,8 @@ import numpy as np
 from gradflow.lab._results._result import Result, tabulate
 from gradflow.lab._results._statistics import median
 
-_RANKS = ("loss", "score")
+FORMAT = "gradflow sweep 1"  # in the first line of a sweep's file
+_NOT_A_SWEEP = "sweep: argument 'file' must be the file of a sweep; got {}, which is not one"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,14 +23,14 @@ class Trial:
 
     index: int
     values: dict[str, Any]
-    steps: int  # that were taken; fewer than the sweep's where it was halved out or interrupted
+    steps: int  # taken; fewer than the sweep's after a halving or an interruption
     losses: list[list[float]]  # [seed][evaluation]: the training loss
     score: list[float] | None
     expression: str
 
     @property
     def diverged(self) -> list[bool]:
-        """By seed: the loss became no number, or ended above the one it began with."""
+        """By seed: whether the loss became not finite, or ended above its first value."""
         return [
             not all(map(math.isfinite, run)) or (len(run) > 1 and not run[-1] <= run[0])
             for run in self.losses
@@ -50,7 +51,7 @@ class Trial:
         )
 
     def key(self, rank_by: str) -> tuple[float, float]:
-        """What trials are ranked by: who has diverged comes last, then who was stopped early."""
+        """The sort key of trials: those that diverged come last."""
         lost = math.isinf(self.final_loss)
         if rank_by == "score" and self.final_score is not None:
             return math.inf if lost else -self.final_score, self.final_loss
@@ -59,13 +60,13 @@ class Trial:
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class SweepResult(Result):
-    """The trials in order of rank, and what they have in common."""
+    """The trials in order of rank, and the settings that they share."""
 
     file_name: ClassVar[str] = "sweep"
 
     task: str
     expression: str
-    brief: str  # the same without what is at its default
+    brief: str  # the expression without arguments at their defaults
     space: dict[str, Any]  # address -> list of values, or a Range as a dict
     method: str
     steps: int
@@ -79,12 +80,12 @@ class SweepResult(Result):
     def best(self) -> Trial:
         """The first in rank."""
         if not self.trials:
-            raise ValueError("the sweep has no trial that was finished")
+            raise ValueError("best: the sweep must have a finished trial; got none")
         return self.trials[0]
 
     @property
     def best_expression(self) -> str:
-        """The transformation with the best values, as one would type it."""
+        """The transformation with the best values, as code."""
         return self.best.expression
 
     def table(self, top: int = 10) -> str:
@@ -100,7 +101,7 @@ class SweepResult(Result):
         return self._page()
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything, as dicts and lists."""
+        """All fields, as dicts and lists."""
         data = dataclasses.asdict(self)
         for trial, written in zip(self.trials, data["trials"], strict=True):
             written |= {"final_loss": trial.final_loss, "diverged": trial.diverged}
@@ -108,7 +109,7 @@ class SweepResult(Result):
 
     @classmethod
     def of(cls, header: Mapping[str, Any], trials: Mapping[int, Trial]) -> "SweepResult":
-        """The result with the trials in order of rank."""
+        """Makes the result, with the trials in order of rank."""
         names = {field.name for field in dataclasses.fields(cls)} - {"trials"}
         known = {name: header[name] for name in names}
         order = sorted(trials.values(), key=lambda t: (-t.steps, *t.key(header["rank_by"]), t.index))
@@ -116,17 +117,17 @@ class SweepResult(Result):
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "SweepResult":
-        """The result of what a sweep has written into its `file` so far."""
+        """Loads the result from the `file` of a sweep, which may be unfinished."""
         header, trials = read_file(Path(path))
         if header is None:
-            raise ValueError(f"{path} holds no sweep")
+            raise ValueError(f"load: argument 'path' must be the file of a sweep; got {path}, which is empty")
         return cls.of(header, trials)
 
 
 def read_file(path: Path) -> tuple[dict[str, Any] | None, dict[int, Trial]]:
-    """The first line of a sweep's file, and its trials; of two lines of one trial that with more steps.
+    """Reads the header of a sweep's file, and its trials; of two lines of one trial that with more steps.
 
-    A last line that was cut off, as when the power fails, is left out.
+    An incomplete last line, as after a power failure, is ignored.
     """
     header: dict[str, Any] | None = None
     trials: dict[int, Trial] = {}
@@ -135,11 +136,11 @@ def read_file(path: Path) -> tuple[dict[str, Any] | None, dict[int, Trial]]:
             data = json.loads(line)
         except json.JSONDecodeError:
             if number == 0:
-                raise ValueError(f"{path} is no file of a sweep") from None
+                raise ValueError(_NOT_A_SWEEP.format(path)) from None
             continue
         if number == 0:
-            if not isinstance(data, dict) or data.get("format") != "gradflow sweep 1":
-                raise ValueError(f"{path} is no file of a sweep")
+            if not isinstance(data, dict) or data.get("format") != FORMAT:
+                raise ValueError(_NOT_A_SWEEP.format(path))
             header = data
             continue
         data["losses"] = [[math.nan if v is None else v for v in run] for run in data["losses"]]
@@ -154,7 +155,7 @@ def read_file(path: Path) -> tuple[dict[str, Any] | None, dict[int, Trial]]:
 def trial_of(
     index: int, values: dict[str, Any], steps: int, losses: np.ndarray, score: Any, expression: str
 ) -> Trial:
-    """A trial of arrays."""
+    """Makes a trial from arrays."""
     return Trial(
         index=index,
         values={

@@ -10,11 +10,11 @@ from gradflow.lab._tasks._test_functions import LANDSCAPES
 
 @dataclasses.dataclass(frozen=True)
 class Path:
-    """One optimizer's way: a point and the function's value there for each step, the start first."""
+    """One optimizer's path: a point and the function's value there for each step, the start first."""
 
     name: str
     expression: str
-    learning_rate: float | None  # the best of those tried; None for an optimizer that ran as it is
+    learning_rate: float | None  # the best of those tried; None for an optimizer that ran unchanged
     points: list[list[float]]
     values: list[float]
     diverged: bool
@@ -44,7 +44,7 @@ class Trajectories(Result):
 
     @property
     def lowest(self) -> float:
-        """The least value that is known: at the minima, else on the paths."""
+        """The lowest known value: at the minima, or else on the paths."""
         ends = [v for path in self.paths for v in path.values if math.isfinite(v)]
         at_minima = [0.0] if self.minima and self.function in LANDSCAPES else []
         if self.function == "saddle":

@@ -1,1 +1,1 @@
-"""What is trained: small models on real data, and functions of two variables."""
+"""Training problems: small models on real data, and functions of two variables."""

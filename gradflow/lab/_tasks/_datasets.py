@@ -1,4 +1,4 @@
-"""Problems to train on: small models on real data that comes with installed packages."""
+"""Tasks on scikit-learn's data sets: small networks for classes and values."""
 
 from typing import Any
 
@@ -14,12 +14,12 @@ from gradflow.losses import softmax_cross_entropy_with_integer_labels as cross_e
 from gradflow.losses import squared_error
 
 
-def _class_loss(params: Params, batch: Batch) -> jax.Array:
+def class_loss(params: Params, batch: Batch) -> jax.Array:
     x, y = batch
     return jnp.mean(cross_entropy(mlp(params, x), y))
 
 
-def _class_accuracy(params: Params, batch: Batch) -> jax.Array:
+def class_accuracy(params: Params, batch: Batch) -> jax.Array:
     x, y = batch
     return jnp.mean(jnp.argmax(mlp(params, x), axis=-1).astype(y.dtype) == y)
 
@@ -45,9 +45,9 @@ def _r_squared(params: Params, batch: Batch) -> jax.Array:
 
 
 def _load(name: str, y_dtype: Any, floor: float = 0.0) -> tuple[Batch, Batch]:
-    """One of scikit-learn's data sets: four fifths to train, one fifth to test, inputs standardised.
+    """Loads one of scikit-learn's data sets: four fifths to train, one fifth to test, standardized inputs.
 
-    Deviations below `floor` count as `floor`: pixels that are nearly always blank would be blown up.
+    Standard deviations below `floor` count as `floor`, so that nearly constant pixels stay small.
     """
     datasets = optional("sklearn.datasets", f"the task '{name}'")
     x, y = getattr(datasets, f"load_{name}")(return_X_y=True)
@@ -61,15 +61,15 @@ def _load(name: str, y_dtype: Any, floor: float = 0.0) -> tuple[Batch, Batch]:
     return (x[:cut], y[:cut]), (x[cut:], y[cut:])
 
 
-def _digits() -> Task:
+def digits() -> Task:
     train, test = _load("digits", np.int32, floor=1.0)
     return Task(
-        "digits", mlp_init(64, 32, 10), _class_loss, train, 64, 0.01,
-        test, _class_accuracy, "test accuracy",
+        "digits", mlp_init(64, 32, 10), class_loss, train, 64, 0.01,
+        test, class_accuracy, "test accuracy",
     )  # fmt: skip
 
 
-def _breast_cancer() -> Task:
+def breast_cancer() -> Task:
     train, test = _load("breast_cancer", np.float32)
     return Task(
         "breast_cancer", mlp_init(30, 16, 1), _binary_loss, train, 32, 0.02,
@@ -77,7 +77,7 @@ def _breast_cancer() -> Task:
     )  # fmt: skip
 
 
-def _diabetes() -> Task:
+def diabetes() -> Task:
     train, test = _load("diabetes", np.float32)
     return Task(
         "diabetes", mlp_init(10, 16, 1), _value_loss, train, 32, 0.4,

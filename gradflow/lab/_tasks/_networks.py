@@ -10,7 +10,10 @@ from gradflow.lab._tasks._task import Params
 
 
 def mlp_init(*sizes: int) -> Callable[[jax.Array], Params]:
-    """Glorot & Bengio 2010: uniform weights of variance 2 / (fan in + fan out), zero biases."""
+    """Returns the initializer of `mlp`: weights of variance 2 / (fan in + fan out), zero biases.
+
+    Source: Glorot & Bengio 2010.
+    """
 
     def init(key: jax.Array) -> Params:
         layers = []
@@ -27,7 +30,7 @@ def mlp_init(*sizes: int) -> Callable[[jax.Array], Params]:
 def mlp(
     layers: Params, x: jax.Array, activation: Callable[[jax.Array], jax.Array] = jax.nn.relu
 ) -> jax.Array:
-    """A fully connected network, without an activation behind its last layer."""
+    """A fully connected network without an activation after its last layer."""
     for i, layer in enumerate(layers):
         x = x @ layer["kernel"]
         x = x + jnp.broadcast_to(layer["bias"], x.shape)

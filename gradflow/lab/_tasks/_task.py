@@ -1,4 +1,4 @@
-"""What a training problem is, and the small networks that the built-in ones train."""
+"""The definition of a training problem."""
 
 import dataclasses
 from collections.abc import Callable
@@ -17,12 +17,12 @@ class Task:
     - `init(key) -> params`: one start for each seed.
     - `loss_fn(params, batch) -> scalar`: the mean over a batch.
     - `train`, `test`: trees of arrays whose leading axis counts the examples. `test` may be None.
-    - `batch_size`: examples in a step; None when `train`'s leading axis counts whole batches already.
-    - `target`: the training loss whose first reaching is timed, one for all; None for no target. The
-      built-in ones were set by trial runs, low enough that most optimizers get there at different steps; of
-      `ode` only those that keep curvature do.
-    - `score_fn(params, test) -> scalar`: what `score_name` says, higher is better. May be None.
-    - `steps`: how many are taken by default.
+    - `batch_size`: examples per step; None if `train`'s leading axis counts whole batches.
+    - `target`: the training loss to reach, the same for all optimizers; None for no target. The built-in ones
+      were chosen by trial runs, so that most optimizers reach them at different steps. That of `ode` is
+      reached only by optimizers that use curvature.
+    - `score_fn(params, test) -> scalar`: the value that `score_name` names; higher is better. May be None.
+    - `steps`: the default number of steps.
     """
 
     name: str

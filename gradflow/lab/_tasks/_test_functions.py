@@ -1,4 +1,4 @@
-"""Functions of two variables, on which a path can be drawn."""
+"""Functions of two variables, on which `trajectory` draws paths."""
 
 import dataclasses
 from collections.abc import Callable
@@ -11,12 +11,12 @@ Corner = tuple[float, float]
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Landscape:
-    """A function of two variables, and what of it is drawn.
+    """A function of two variables, and how it is drawn.
 
     - `function(xy) -> number` of an array of shape (2,).
-    - `start`: where paths begin. `minima`: the known ones, to be marked.
-    - `window`: ((left, right), (bottom, top)); None for one around the paths.
-    - `noise`: the standard deviation of what is added to each entry of the gradient, anew at every step.
+    - `start`: where paths begin. `minima`: the known minima, which are marked.
+    - `window`: ((left, right), (bottom, top)); None for a window around the paths.
+    - `noise`: the standard deviation of the noise that is added to each entry of the gradient at every step.
     """
 
     name: str
@@ -38,13 +38,13 @@ def _beale(xy: jax.Array) -> jax.Array:
 
 
 def _saddle(xy: jax.Array) -> jax.Array:
-    """Down to the saddle at the origin along x, then away from it along y."""
+    """A saddle at the origin: paths descend to it along x and leave it along y."""
     x, y = xy
     return 0.5 * x**2 + 0.25 * y**4 - 0.5 * y**2
 
 
 def _ravine(xy: jax.Array) -> jax.Array:
-    """A quadratic a hundred times steeper across than along, askew to the axes."""
+    """A quadratic of condition 100 whose axes are rotated."""
     x, y = xy
     along, across = 0.8 * x + 0.6 * y, 0.8 * y - 0.6 * x
     return 0.05 * along**2 + 5 * across**2

@@ -1,11 +1,11 @@
-"""The next character of a text."""
+"""The task of predicting the next character of a text."""
 
 import importlib
 
 import jax
 import numpy as np
 
-from gradflow.lab._tasks._datasets import _class_accuracy, _class_loss
+from gradflow.lab._tasks._datasets import class_accuracy, class_loss
 from gradflow.lab._tasks._networks import mlp_init
 from gradflow.lab._tasks._task import Batch, Params, Task
 
@@ -24,15 +24,15 @@ def _text_inputs(params: Params, windows: jax.Array) -> tuple[Params, Batch]:
 
 
 def _text_loss(params: Params, batch: Batch) -> jax.Array:
-    return _class_loss(*_text_inputs(params, batch))
+    return class_loss(*_text_inputs(params, batch))
 
 
 def _text_accuracy(params: Params, batch: Batch) -> jax.Array:
-    return _class_accuracy(*_text_inputs(params, batch))
+    return class_accuracy(*_text_inputs(params, batch))
 
 
-def _text() -> Task:
-    """Python's own help topics: from eight characters the ninth. The rarer characters are one symbol."""
+def text() -> Task:
+    """Predicts the ninth character from eight, in Python's help topics; rare characters share one symbol."""
     topics = importlib.import_module("pydoc_data.topics").topics
     text = "\n".join(topics[name] for name in sorted(topics))
     found = np.frombuffer(text.encode("utf-32-le"), np.uint32)
