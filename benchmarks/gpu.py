@@ -31,7 +31,7 @@ from benchmarks.measure import against_limits, repeated
 from benchmarks.muon import operations, product
 from benchmarks.programs import Program, both
 from benchmarks.rows import Row, Skipped
-from benchmarks.steps import PAIRS
+from benchmarks.steps import PAIRS, pair
 
 LEAVES = 64
 DTYPES = {"f32": jnp.float32, "bf16": jnp.bfloat16}
@@ -43,9 +43,14 @@ RULES = {
     "adamw": "adamw",
     "lion": "lion",
     "clip + adamw": "clip + adamw",
+    "apply_if_finite": "apply_if_finite(adamw)",
+    "lamb": "lamb",
     "muon": "muon",
     "accumulate": "MultiSteps(adamw, 4)",
 }
+
+# What `--quick` takes of them at 1 B parameters: one rule that moves bytes, one that multiplies matrices.
+QUICK_LARGE = ("adamw", "muon")
 
 
 def _made(name: str, dtype: Any) -> tuple[Any, Any]:
@@ -53,6 +58,8 @@ def _made(name: str, dtype: Any) -> tuple[Any, Any]:
     if name == "muon":
         ours = gf.muon(0.02, ns_dtype=jnp.bfloat16 if dtype == jnp.bfloat16 else None)
         return ours, optax.contrib.muon(0.02)
+    if RULES[name] not in PAIRS:
+        return pair(RULES[name])
     make_ours, make_peer = PAIRS[RULES[name]]
     return make_ours(), make_peer()
 
@@ -177,7 +184,8 @@ def _moved(program: Program, name: str) -> int:
     """The minimal bytes of a run's unit: a step, or the four steps of an accumulation."""
     grads = nbytes(program.like)
     if name != "accumulate":
-        return program.moved + (grads if name.startswith("clip") else 0)
+        # The norm and the test for finiteness read the gradient once more.
+        return program.moved + (grads if name.startswith(("clip", "apply_if_finite")) else 0)
     state = program.state_shapes
     sums = nbytes(state.acc_grads)
     return 4 * (grads + 2 * sums) + 2 * (nbytes(program.like) + nbytes(state) - sums)
@@ -212,6 +220,7 @@ def main(arguments: list[str] | None = None) -> None:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    parser.add_argument("--quick", action="store_true", help="fewer turns, 1 B for two rules: 6 minutes")
     parser.add_argument("--parameters", metavar="N,...", help="default: 100 M and 1 B, or 1 M without a GPU")
     parser.add_argument("--dtypes", default=",".join(DTYPES))
     parser.add_argument("--only", default=",".join(RULES), help=f"of {', '.join(RULES)}")
@@ -237,10 +246,14 @@ def main(arguments: list[str] | None = None) -> None:
     if backend == "cpu":
         print("No accelerator: this only checks that the code runs.", flush=True)
     found: list[Row | Skipped] = []
-    for parameters in (given.parameters or default).split(","):
+    runs, repeat = (4, 3) if given.quick else (given.runs, given.repeat)
+    sizes = (given.parameters or default).split(",")
+    for parameters in sizes:
         for dtype in given.dtypes.split(","):
             for name in given.only.split(","):
-                for row in measured(name, int(parameters), dtype, given.runs, given.repeat):
+                if given.quick and parameters != sizes[0] and name not in QUICK_LARGE:
+                    continue
+                for row in measured(name, int(parameters), dtype, runs, repeat):
                     found.append(row._replace(group="gpu"))
                     print(rows.line(row), flush=True)
     if backend != "cpu":

@@ -16,7 +16,7 @@ ROOT = Path(gradflow.__file__).parent
 
 # A file may import from its own room and from the rooms above it. Within a line the order is that of imports.
 ROOMS = [
-    "_types _dtypes _errors _tables",
+    "_types _dtypes _errors _tables _shardings _platform",
     "tree",
     "packed",
     "_expressions _calls",

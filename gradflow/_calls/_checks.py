@@ -11,6 +11,7 @@ from gradflow._calls import _hints as _hints
 from gradflow._calls._context import stage_name
 from gradflow._dtypes import is_complex, is_inexact, promote
 from gradflow._errors import describe
+from gradflow._shardings import with_sharding_of
 from gradflow.tree._paths import is_none, path_string, show
 from gradflow.tree._structure import explain_trees
 
@@ -31,6 +32,29 @@ def as_arrays(tree: Any) -> Any:
     if all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(tree)):
         return tree
     return jax.tree.map(_as_array, tree)
+
+
+def without_float0(updates: Any) -> Any:
+    """The updates with None for each leaf of dtype float0, the gradient of an integer: it has no update."""
+    if all(getattr(leaf, "dtype", None) != jax.dtypes.float0 for leaf in jax.tree.leaves(updates)):
+        return updates
+    return jax.tree.map(lambda u: None if getattr(u, "dtype", None) == jax.dtypes.float0 else u, updates)
+
+
+def without_untrained(params: Any, updates: Any) -> Any:
+    """The parameters with None for each leaf that has no update and is not a floating-point array.
+
+    Models hold functions, integers and keys beside what is trained. Rules for whole trees skip them so.
+    """
+    leaves, structure = jax.tree.flatten(params, is_leaf=is_none)
+    given = jax.tree.leaves(updates, is_leaf=is_none)
+    kept = [None if u is None and not _is_trainable(p) else p for p, u in zip(leaves, given, strict=True)]
+    return jax.tree.unflatten(structure, kept) if kept != leaves else params
+
+
+def _is_trainable(leaf: Any) -> bool:
+    dtype = getattr(leaf, "dtype", None)
+    return isinstance(dtype, np.dtype) and is_inexact(dtype)
 
 
 def check_leaves(kind: str, what: str, tree: Any) -> None:
@@ -84,19 +108,30 @@ def check_like(
             )
 
 
-def promote_to_params(updates: Any, params: Any) -> Any:
-    """The updates, each leaf in the promoted dtype of itself and its parameter."""
+def is_like(tree: Any, other: Any) -> bool:
+    """Whether two trees have one structure and equal shapes, None counting as a leaf of any shape."""
+    structure: Any
+    leaves, structure = jax.tree.flatten(tree, is_leaf=is_none)
+    others, other_structure = jax.tree.flatten(other, is_leaf=is_none)
+    return structure == other_structure and all(
+        x is None or y is None or np.shape(x) == np.shape(y) for x, y in zip(leaves, others, strict=True)
+    )
+
+
+def match_params(updates: Any, params: Any) -> Any:
+    """The updates in the promoted dtype of gradient and parameter, sharded like the parameters."""
     grads, structure = jax.tree.flatten(updates, is_leaf=is_none)
     values = jax.tree.leaves(params, is_leaf=is_none)
     changed = False
     for index, (g, p) in enumerate(zip(grads, values, strict=True)):
-        if not isinstance(g, jax.Array) or not isinstance(p, jax.Array) or g.dtype == p.dtype:
+        if not isinstance(g, jax.Array) or not isinstance(p, jax.Array):
             continue
-        if isinstance(p.dtype, np.dtype) and is_inexact(g.dtype) and is_inexact(p.dtype):
-            target = promote(g.dtype, p.dtype)
-            if target != g.dtype:
-                grads[index] = g.astype(target)
-                changed = True
+        new = g
+        if g.dtype != p.dtype and _is_trainable(g) and _is_trainable(p):
+            new = g.astype(promote(g.dtype, p.dtype))
+        new = with_sharding_of(new, p)
+        changed |= new is not g
+        grads[index] = new
     return jax.tree.unflatten(structure, grads) if changed else updates
 
 
@@ -123,7 +158,9 @@ def match_outputs(new: Any, old: Any) -> Any:
             continue
         if np.shape(leaf) != np.shape(like):
             check_like("the returned updates", new, "the given updates", old)
-        if isinstance(like, jax.Array) and leaf.dtype != like.dtype:
-            new_leaves[index] = leaf.astype(like.dtype)
-            changed = True
+        if not isinstance(like, jax.Array):
+            continue
+        matched = with_sharding_of(leaf if leaf.dtype == like.dtype else leaf.astype(like.dtype), like)
+        changed |= matched is not leaf
+        new_leaves[index] = matched
     return jax.tree.unflatten(new_structure, new_leaves) if changed else new

@@ -20,6 +20,7 @@ class _Context(threading.local):
         self.collectors: list[Any] = []
         self.inits: list[Any] | None = None  # records of init calls, while `summary` reads them
         self.matrices: list[Any] | None = None  # what stages take as matrices, while somebody reads it
+        self.in_program = False  # whether a compiled update is being traced, or run op by op
 
 
 context = _Context()
@@ -40,11 +41,12 @@ def entered(name: str, label: str | None, reports: frozenset[str]) -> Iterator[N
 @contextmanager
 def isolated(is_outermost: bool) -> Iterator[None]:
     """Hides the names of the stages being called, so that a compiled update does not depend on them."""
-    stack, context.stack = context.stack, [] if is_outermost else [Frame("", (), frozenset())]
+    before = context.stack, context.in_program
+    context.stack, context.in_program = [] if is_outermost else [Frame("", (), frozenset())], True
     try:
         yield
     finally:
-        context.stack = stack
+        context.stack, context.in_program = before
 
 
 def stage_name() -> str:

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from gradflow._calls._checks import check_like
 from gradflow._calls._context import entered
 from gradflow._dtypes import compute_dtype, is_inexact, promote
+from gradflow._shardings import with_sharding_of
 from gradflow._types import Params, Updates
 from gradflow.tree._grouped_jit import LeafTuple, call_in_groups, grouped, is_traced
 from gradflow.tree._paths import is_none
@@ -28,7 +29,8 @@ def apply_updates(params: Params, updates: Updates) -> Params:
 def incremental_update(new_tensors: Params, old_tensors: Params, step_size: Any) -> Params:
     """`step_size * new + (1 - step_size) * old`, in the dtype of `old`: Polyak averaging.
 
-    `step_size` is a number in [0, 1]. Where `new` is None the old value stays. Raises ValueError naming
+    `step_size` is a number in [0, 1]. Where `new` is None the old value stays. Leaves that are not
+    floating-point, such as counters, are copied from `new`. Raises ValueError naming
     the first leaf whose structure or shape differs.
     """
     with entered("incremental_update", None, frozenset()):
@@ -78,12 +80,14 @@ def _add(pair: LeafTuple) -> jax.Array:
     if not is_inexact(p.dtype):
         return p + u.astype(p.dtype)
     wide = _wide(p, u)
-    return (p.astype(wide) + u.astype(wide)).astype(p.dtype)
+    return (p.astype(wide) + with_sharding_of(u.astype(wide), p)).astype(p.dtype)
 
 
 @jax.jit
 def _blend(pair: LeafTuple, step: jax.Array) -> jax.Array:
     old, new = pair
+    if not is_inexact(old.dtype):
+        return new.astype(old.dtype)
     wide = _wide(old, new)
     rate = step.astype(wide)
     return (rate * new.astype(wide) + (1 - rate) * old.astype(wide)).astype(old.dtype)

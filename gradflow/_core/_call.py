@@ -2,18 +2,22 @@
 
 import functools
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import jax
+import numpy as np
 
 from gradflow._calls import _hints
 from gradflow._calls._checks import (
     as_arrays,
     check_leaves,
     check_like,
+    is_like,
     match_outputs,
-    promote_to_params,
+    match_params,
     refuse_state,
+    without_float0,
+    without_untrained,
 )
 from gradflow._calls._context import context, entered, stage_name
 from gradflow._calls._extra_arguments import check_extra_names
@@ -22,7 +26,7 @@ from gradflow._core._signature import Signature
 from gradflow._core._stage import Part, Stage
 from gradflow._core._transformation import GradientTransformation
 from gradflow._errors import with_article
-from gradflow._types import OptState, Params, ScheduledState, Updates
+from gradflow._types import EmptyState, OptState, Params, ScheduledState, Updates
 from gradflow.packed._pack import check_no_packed_parts, is_packed
 from gradflow.packed._unpacked_calls import call_unpacked, init_unpacked
 
@@ -41,12 +45,19 @@ class InitPart(Part):
                 check_no_packed_parts(stage_name(), params)
             if is_outermost and not is_abstract:
                 params = as_arrays(params)
-            if stage.leaves not in (None, "any"):
-                check_leaves(stage.leaves, "parameters", params)
             init = stage.init
             if is_packed(params) and not stage.packable:
                 init = functools.partial(init_unpacked, init)
-            state = jax.eval_shape(init, params) if is_abstract else init(params)
+            must_check = stage.leaves not in (None, "any")
+            try:
+                state = jax.eval_shape(init, params) if is_abstract else init(params)
+            except Exception:
+                if must_check:
+                    check_leaves(cast(str, stage.leaves), "parameters", params)
+                raise
+            # A stage that keeps a counter at most does no arithmetic on parameters: any leaf may pass.
+            if must_check and not _only_counts(state):
+                check_leaves(cast(str, stage.leaves), "parameters", params)
             if context.inits is not None:
                 context.inits.append((stage_name(), stage, params, state))
             return state
@@ -67,8 +78,10 @@ class UpdatePart(Part):
         self, updates: Updates, state: OptState, params: Params | None = None, **extra: Any
     ) -> tuple[Updates, OptState]:
         # While a collector is active, stages are called one by one, so that their reports are recorded.
-        operands = None if context.collectors else concrete_leaves(updates, state, params, extra)
-        compiled = None if operands is None else self.stage.compiled_update
+        # Inside a compiled update, which jax runs op by op to find a NaN, stages run as they are written.
+        as_written = context.collectors or context.in_program
+        operands = None if as_written else concrete_leaves(updates, state, params, extra)
+        compiled = None if operands is None else self.stage.whole
         if operands is None or compiled is None:
             return self.run(updates, state, params, **extra)
         return compiled.run(self.run, operands, updates, state, params, extra)
@@ -81,6 +94,7 @@ class UpdatePart(Part):
         is_outermost = not context.stack
         with entered(stage.expression.name, stage.label, stage.own_reports):
             if is_outermost:
+                state = as_arrays(state)
                 updates, params = _check_inputs(stage, updates, state, params, extra)
             extra = _check_arguments(stage.signature, state, params, extra)
             if stage.leaves not in (None, "any"):
@@ -100,6 +114,11 @@ class UpdatePart(Part):
         return f"{self.stage.expression!r}.update"
 
 
+def _only_counts(state: OptState) -> bool:
+    leaves = jax.tree.leaves(state)
+    return not leaves or (len(leaves) == 1 and leaves[0].shape == () and leaves[0].dtype == np.int32)
+
+
 def _whole(stage: Stage) -> GradientTransformation:
     return GradientTransformation(InitPart(stage), UpdatePart(stage))
 
@@ -110,15 +129,16 @@ def _check_inputs(
     """The updates and parameters of the outermost call as arrays; updates in the promoted dtype."""
     if extra:
         check_extra_names(extra, stage.takes)
-    updates = as_arrays(updates)
+    updates = without_float0(as_arrays(updates))
     if params is None:
         return updates, None
-    params = as_arrays(params)
     if stage.trees != "differ":
         hint = functools.partial(_hints.swapped_arguments, updates, state, params)
         check_like("updates", updates, "params", params, shapes=stage.trees == "alike", hint=hint)
-        updates = promote_to_params(updates, params)
-    return updates, params
+    elif not is_like(updates, params):
+        return updates, as_arrays(params)
+    params = as_arrays(without_untrained(params, updates))
+    return match_params(updates, params), params
 
 
 def _check_arguments(
@@ -135,7 +155,8 @@ def _check_arguments(
                 f"{stage_name()}: this stage needs the extra argument '{name}': call "
                 f"update(updates, state, params, {name}=...)"
             )
-    if signature.state_type is not None:
+    # A stage without a state hands back whatever it is given, as third-party code expects.
+    if signature.state_type is not None and signature.state_type is not EmptyState:
         inner = state.inner_state if isinstance(state, ScheduledState) else state
         if not isinstance(inner, signature.state_type):
             refuse_state(with_article(signature.state_type.__name__), state)

@@ -93,16 +93,18 @@ class CompiledUpdate:
     ) -> Result:
         """Runs one update as the program, or as `update`, call by call, where the program fails."""
         program = self.program
-        if program.is_refused:
+        if program.is_refused or jax.config.jax_disable_jit:  # type: ignore[attr-defined]
             return update(updates, state, params, **extra)
         try:
             result = program.call(not context.stack, self.numbers, updates, state, params, extra)
-            return cast(_ProgramResult, result).merge(operands)
+        except (ArithmeticError, RuntimeError, MemoryError):
+            raise  # the computation failed, not the trace of it: running it again would fail again
         except Exception:
             # The plain update raises the clearer error. If it succeeds, the program is not tried again.
-            result = update(updates, state, params, **extra)
+            plain = update(updates, state, params, **extra)
             program.is_refused = True
-            return result
+            return plain
+        return cast(_ProgramResult, result).merge(operands)
 
 
 def plan(expression: Any) -> CompiledUpdate | None:

@@ -40,7 +40,7 @@ def wrap_plain_pair(value: Any) -> Any:
     # In third-party code `params` may be optional although it has no default.
     stage.signature = stage.signature._replace(needs_params=False)
     # A class of pairs may declare that its trees are not alike.
-    stage.trees = getattr(type(value), "trees", stage.trees)
+    stage.trees = getattr(type(value), "trees", "differ")
     return wrapped
 
 

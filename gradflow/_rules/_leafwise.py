@@ -11,6 +11,7 @@ import numpy as np
 from gradflow._calls._checks import check_like
 from gradflow._calls._context import stage_name
 from gradflow._dtypes import compute_dtype, is_complex, is_inexact, promote, real_dtype
+from gradflow._shardings import with_sharding_of
 from gradflow.tree._grouped_jit import call_in_groups
 from gradflow.tree._paths import is_none, path_string, show
 
@@ -107,14 +108,15 @@ def _compiled(rule: Rule) -> Callable[[tuple[Any, ...], Scalars], tuple[Any, ...
         with jax.numpy_dtype_promotion("standard"):
             results = rule(*wide, SimpleNamespace(**scalars))
         results = results if isinstance(results, tuple) else (results,)
-        return tuple([_narrow(result, like.dtype) for result, like in zip(results, leaves, strict=False)])
+        return tuple([_narrow(result, like) for result, like in zip(results, leaves, strict=False)])
 
     run.__name__ = run.__qualname__ = getattr(rule, "__name__", "rule")
     return jax.jit(run)
 
 
-def _narrow(x: jax.Array, dtype: np.dtype) -> jax.Array:
-    return x.real.astype(dtype) if is_complex(x.dtype) and not is_complex(dtype) else x.astype(dtype)
+def _narrow(x: jax.Array, like: jax.Array) -> jax.Array:
+    real = is_complex(x.dtype) and not is_complex(like.dtype)
+    return with_sharding_of((x.real if real else x).astype(like.dtype), like)
 
 
 def _width(rule: Rule, scalars: Any, hyper: dict[str, Any], count: int) -> int:

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from gradflow._dtypes import is_complex
-from gradflow.tree._moments import one_minus_power as one_minus_power
+from gradflow.tree._decay_power import one_minus_power as one_minus_power
 
 
 def abs_sq(x: jax.Array) -> jax.Array:

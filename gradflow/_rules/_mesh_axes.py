@@ -1,12 +1,19 @@
-"""Mapped axes, along which each device holds one piece of a leaf, and norms over all pieces."""
+"""Mapped axes: where a leaf is only one device's piece of the whole, and norms over all pieces.
 
+A leaf is a piece where its type says so (`shard_map` with `check_vma`), or where `axis_name` says so.
+"""
+
+import functools
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from gradflow import tree
 from gradflow._calls._context import stage_name
 from gradflow._errors import describe
+from gradflow.tree._leaves import accumulator
+from gradflow.tree._norm import along, banded_sums, join_bands
 from gradflow.tree._reductions import AxisName as AxisName
 
 
@@ -58,13 +65,15 @@ def refuse_varying(what: str, *trees: Any) -> None:
 
 
 def varying_axes(*trees: Any) -> tuple[str, ...]:
-    """The manual axes along which leaves may differ: exact under `check_vma`, else all of them."""
+    """The manual axes along which leaves differ, as far as their types say.
+
+    Under `pmap` and `shard_map(check_vma=False)` types say nothing, and arrays count as whole. That is what
+    they are after `pmean` of the gradients, as in data-parallel training.
+    """
     manual = tuple(jax.sharding.get_abstract_mesh().manual_axes)
     leaves = jax.tree.leaves(trees)
-    if not manual or not leaves:
+    if not manual or not leaves or not _is_tracked(manual):
         return ()
-    if not _is_tracked(manual):
-        return manual
     varying = set().union(*(_varying(leaf) for leaf in leaves))
     return tuple(name for name in manual if name in varying)
 
@@ -93,6 +102,25 @@ def global_norm(updates: Any, axes: tuple[str, ...], *, squared: bool = False) -
     if len(parts) == 1:
         return parts[0]
     return tree.sum(parts) if squared else tree.norm(parts)
+
+
+def global_scaled_root(updates: Any, axes: tuple[str, ...]) -> tuple[jax.Array, jax.Array]:
+    """`(root, factor)`: `global_norm` is their product, and `factor` is a power of two."""
+    groups = leaves_by_axes(updates, axes).items()
+    dtype = accumulator(jax.tree.leaves(updates), real=True)
+    parts = [banded_sums(leaves, dtype, names) for names, leaves in groups]
+    return join_bands(functools.reduce(jax.lax.add, parts) if parts else jnp.zeros(3, dtype))
+
+
+def global_along(updates: Any, dots: Any, size: jax.Array, axes: tuple[str, ...]) -> jax.Array:
+    """`<x / size, dx>` over the trees, and 0 for size 0: the derivative of `global_norm`."""
+    pairs: dict[tuple[str, ...], list[tuple[jax.Array, jax.Array]]] = {}
+    for x, dx in zip(jax.tree.leaves(updates), jax.tree.leaves(dots), strict=True):
+        pairs.setdefault(axes_of(x, axes), []).append((x, dx))
+    parts = [
+        along([x for x, _ in rows], [dx for _, dx in rows], size, names) for names, rows in pairs.items()
+    ]
+    return functools.reduce(jax.lax.add, parts) if parts else jnp.zeros((), size.dtype)
 
 
 def global_size(leaf: jax.Array, axes: tuple[str, ...]) -> int:

@@ -8,9 +8,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from gradflow._platform import by_platform
 from gradflow._rules._leafwise import Scalars, leafwise
 from gradflow._rules._math import safe_sqrt
-from gradflow._rules._mesh_axes import global_norm
+from gradflow._rules._mesh_axes import global_along, global_norm, global_scaled_root
 
 # Powers of two. The inverse of a norm outside of [SMALL, LARGE], or that inverse's derivative, could leave
 # the range of float32. Below SMALL squares vanish, too; above 2^64 they overflow.
@@ -26,14 +27,40 @@ def scaled_norm(updates: Any, axes: tuple[str, ...] = ()) -> tuple[jax.Array, ja
     `power` first. The updates are read a second time only if squares vanished or overflowed. The
     derivative at zero is zero.
     """
-    square = global_norm(updates, axes, squared=True)
+    leaves = jax.tree.leaves(updates)
+    result: tuple[jax.Array, jax.Array] = by_platform(
+        leaves,
+        cpu=functools.partial(_two_readings, axes=axes),
+        accelerator=functools.partial(_one_reading, axes=axes),
+    )
+    return result
+
+
+def _two_readings(leaves: list[jax.Array], axes: tuple[str, ...]) -> tuple[jax.Array, jax.Array]:
+    square = global_norm(leaves, axes, squared=True)
     power, shift, back = powers(square)
 
-    def again(updates: Any) -> jax.Array:
-        (moved,) = leafwise(shift_rule, (updates,), shift=shift)
+    def again(leaves: list[jax.Array]) -> jax.Array:
+        (moved,) = leafwise(shift_rule, (leaves,), shift=shift)
         return safe_sqrt(global_norm(moved, axes, squared=True).astype(square.dtype)) * back
 
-    return jax.lax.cond(is_lost(square), again, lambda _: safe_sqrt(square) * power, updates), power
+    return jax.lax.cond(is_lost(square), again, lambda _: safe_sqrt(square) * power, leaves), power
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
+def _one_reading(leaves: list[jax.Array], axes: tuple[str, ...]) -> tuple[jax.Array, jax.Array]:
+    root, factor = global_scaled_root(leaves, axes)
+    one = jnp.ones((), root.dtype)
+    power = jnp.where(factor > one, one * _DOWN, jnp.where(factor < one, one * _UP, one))
+    return root * (factor * power), power
+
+
+@_one_reading.defjvp
+def _one_reading_jvp(axes: tuple[str, ...], primals: Any, tangents: Any) -> Any:
+    (leaves,), (dots,) = primals, tangents
+    size, power = _one_reading(leaves, axes)
+    along = global_along(leaves, dots, size / power, axes)
+    return (size, power), (along * power, jnp.zeros_like(power))
 
 
 def scaled_norms(

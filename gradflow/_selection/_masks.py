@@ -9,10 +9,11 @@ import numpy as np
 from gradflow._calls._context import stage_name
 from gradflow._errors import describe
 from gradflow._selection._absent import MaskedNode, is_absent
+from gradflow._selection._parameters import named_leaves
 from gradflow._selection._selectors import paths
 from gradflow._types import MaskOrFn
 from gradflow.packed._pack import abstract_tree
-from gradflow.tree._paths import is_none, longest_prefix, path_string
+from gradflow.tree._paths import longest_prefix
 
 
 def is_mask_function(mask: MaskOrFn) -> bool:
@@ -37,7 +38,7 @@ def resolve_mask(mask: MaskOrFn, params: Any) -> Any:
         mask = paths(mask)
 
     def check(path: str, leaf: Any) -> None:
-        if not isinstance(leaf, bool | np.bool_):
+        if not isinstance(leaf, bool):
             raise TypeError(
                 f"{stage_name()}: leaves of a mask must be True or False; got {describe(leaf)} at '{path}'"
             )
@@ -67,30 +68,30 @@ def resolve_labels(labels: Any, known: Collection[Hashable], params: Any) -> Any
 
 def _resolve(what: str, chosen: Any, params: Any, check: Callable[[str, Any], None]) -> Any:
     """`params` with each leaf replaced by the checked leaf of `chosen` at its longest prefix."""
+    # Boxes, such as those of flax, are not part of a path: masks and parameters may be boxed differently.
     wanted: dict[tuple[str, ...], Any] = {}
-    for path, leaf in jax.tree_util.tree_flatten_with_path(chosen, is_leaf=is_none)[0]:
-        if leaf is None:
-            continue
-        check(path_string(path), leaf)
-        wanted[_segments(path)] = bool(leaf) if isinstance(leaf, np.bool_) else leaf
-    flat, structure = jax.tree_util.tree_flatten_with_path(params, is_leaf=is_absent)
+    for path, leaf in named_leaves(chosen)[0]:
+        if not is_absent(leaf):
+            leaf = _concrete_bool(leaf)
+            check("/".join(path), leaf)
+            wanted[path] = leaf
+    flat, structure = named_leaves(params)
     used: set[tuple[str, ...]] = set()
     answers: list[Any] = []
     for path, leaf in flat:
-        segments = _segments(path)
-        prefix = longest_prefix(segments, wanted)
+        prefix = longest_prefix(path, wanted)
         if isinstance(leaf, MaskedNode) or (leaf is None and prefix is None):
             answers.append(leaf)
             continue
         if prefix is None:
             raise ValueError(
-                f"{stage_name()}: the {what} must cover every parameter; got none at '{path_string(path)}'"
+                f"{stage_name()}: the {what} must cover every parameter; got none at '{'/'.join(path)}'"
             )
         used.add(prefix)
         answers.append(wanted[prefix])
     for path in wanted:
         # A mask that is a single leaf matches any tree, even an empty one.
-        if path and path not in used and not any(_segments(p)[: len(path)] == path for p, _ in flat):
+        if path and path not in used and not any(p[: len(path)] == path for p, _ in flat):
             raise ValueError(
                 f"{stage_name()}: the {what} must match the parameters; got a leaf at '{'/'.join(path)}', "
                 "where there is no parameter"
@@ -98,5 +99,9 @@ def _resolve(what: str, chosen: Any, params: Any, check: Callable[[str, Any], No
     return jax.tree.unflatten(structure, answers)
 
 
-def _segments(path: tuple[Any, ...]) -> tuple[str, ...]:
-    return tuple(path_string((key,)) for key in path)
+def _concrete_bool(leaf: Any) -> Any:
+    """A concrete zero-dimensional boolean of NumPy or JAX as a bool; other leaves unchanged."""
+    is_array = isinstance(leaf, np.ndarray | np.generic | jax.Array)
+    if is_array and not isinstance(leaf, jax.core.Tracer) and leaf.shape == () and leaf.dtype == bool:
+        return bool(leaf)
+    return leaf

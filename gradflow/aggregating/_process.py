@@ -3,7 +3,7 @@
 from typing import Any, cast
 
 from gradflow import tree
-from gradflow._calls._checks import check_like, promote_to_params, refuse_state
+from gradflow._calls._checks import check_like, match_params, refuse_state
 from gradflow._calls._context import stage_name
 from gradflow._core._decorators import transformation
 from gradflow._core._transformation import GradientTransformation, stage_of
@@ -45,7 +45,7 @@ def process(
             refuse_state("a tuple of 3 states", state)
         if params is not None:
             check_like("updates", updates, "params", params, shapes=False)
-            updates = promote_to_params(updates, params)
+            updates = match_params(updates, params)
         before, within, after = state
         updates, before = preprocessor.update(updates, before, params, **extra)
         updates, within = aggregator.update(updates, within, params, **extra)

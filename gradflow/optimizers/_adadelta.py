@@ -8,6 +8,7 @@ from gradflow._core._compose import chain
 from gradflow._core._decorators import transformation
 from gradflow._core._transformation import GradientTransformation
 from gradflow._expressions._arguments import Decay, NonNegative, Positive, Rate
+from gradflow._platform import cpu_barrier
 from gradflow._rules._leafwise import Scalars, leafwise
 from gradflow._rules._math import abs_sq, safe_sqrt
 from gradflow._rules._state import second_moment
@@ -31,8 +32,9 @@ def adadelta_rule(g: jax.Array, e_g: jax.Array, e_x: jax.Array, s: Any) -> tuple
     """Zeiler 2012, Algorithm 1."""
     e_g = s.rho * e_g + s.c * abs_sq(g)
     u = safe_sqrt(e_x + s.eps) / safe_sqrt(e_g + s.eps) * g
-    # Recomputed from operands that XLA treats as distinct, or it would store the roots and the quotient.
-    g, wide, e_x = jax.lax.optimization_barrier((g, e_g, e_x))
+    # Recomputed from operands that XLA treats as distinct, or on a CPU it would store the roots and the
+    # quotient.
+    g, wide, e_x = cpu_barrier((g, e_g, e_x))
     again = safe_sqrt(e_x + s.eps) / safe_sqrt(wide + s.eps) * g
     return u, e_g, s.rho * e_x + s.c * abs_sq(again)
 

@@ -161,7 +161,10 @@ def scale_by_sophia(
         count = increment(state.count)
         due = state.count % update_interval == 0
         both = (state.nu, state.hessian_fn_state)
-        _, (nu, inner) = update_if(due, averaged, updates, both, params, extra, elsewhere="pass")
+        # A branch on every platform: the estimate costs as much as a gradient.
+        _, (nu, inner) = update_if(
+            due, averaged, updates, both, params, extra, elsewhere="pass", keep_branch=True
+        )
         bound: dict[str, Any] = {} if clip_threshold is None else {"clip_threshold": clip_threshold}
         u, mu = leafwise(
             rule, (updates, state.mu, nu), sophia_scalars, count=count, b1=b1, eps=eps, gamma=gamma, **bound

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from gradflow._dtypes import compute_dtype, is_complex, is_inexact, promote, real_dtype
+from gradflow.tree._decay_power import one_minus_power
 from gradflow.tree._leaves import arrays_of, call, check_scalar, raise_leaf_error
 from gradflow.tree._structure import match
 
@@ -130,18 +131,3 @@ def _correction(decay: jax.Array, count: jax.Array, dtype: Any) -> jax.Array:
     begun = count != 0
     power = one_minus_power(1 - decay.astype(dtype), jnp.where(begun, count, 1))
     return jnp.where(begun, power, 1)
-
-
-def one_minus_power(c: jax.Array, count: jax.Array) -> jax.Array:
-    """`1 - (1 - c)**count` for the complement `c = 1 - b` of a decay, to full precision.
-
-    `1 - b**t` loses digits by cancellation where b is near 1 and t is small. `c` is exact for b >= 0.5
-    (Sterbenz's lemma), and expm1 and log1p keep its digits. The result is 0 for a count of 0.
-    """
-    t = count.astype(c.dtype)
-    one = jnp.ones((), c.dtype)
-    # At c = 1 the logarithm is -inf. There the power is c for count 1 and 1 for larger counts, and so is
-    # its derivative: 1 or 0.
-    inside = jnp.where(c < one, c, jnp.full((), 0.5, c.dtype))
-    at_one = jnp.where(t > one, one, t * c)
-    return jnp.where(c < one, -jnp.expm1(t * jnp.log1p(-inside)), at_one)

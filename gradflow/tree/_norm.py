@@ -1,13 +1,14 @@
 """The norm of a tree, right from the smallest number to the largest."""
 
 import functools
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from gradflow._dtypes import DType, compute_dtype, is_complex, is_inexact
+from gradflow._platform import by_platform
 from gradflow.tree._grouped_jit import call_in_groups
 from gradflow.tree._leaves import accumulator, arrays_of, call
 from gradflow.tree._reductions import AxisName, all_sum, axes, pairwise_reduce, sum_of, tree_reduce_scalars
@@ -58,24 +59,45 @@ def _norm(tree: Any, *, order: float, squared: bool, axis_name: tuple[str, ...])
     return result * result if squared else result
 
 
-# (limit, up): a plain sum of squares below `limit`, or infinite, is taken again with the numbers
-# multiplied or divided by `up`. Then the square of the smallest number is normal, a sum below
-# `limit` stays finite, and the square of the largest number leaves room for 2^50 others.
-_RESCALING = {
-    np.dtype(np.float32): (2.0**-60, 2.0**90),
-    np.dtype(np.float64): (2.0**-900, 2.0**600),
+class Bands(NamedTuple):
+    """Powers of two of a float dtype, for squares that neither vanish nor overflow.
+
+    Numbers below `low` are multiplied by `up` before they are squared, numbers above `high` by `down`; the
+    sums of the squares in between decide from `small` on. Sums leave room for 2^30 numbers.
+    """
+
+    low: float
+    high: float
+    up: float
+    down: float
+    small: float
+
+
+BANDS = {
+    np.dtype(np.float32): Bands(2.0**-48, 2.0**40, 2.0**90, 2.0**-84, 2.0**-60),
+    np.dtype(np.float64): Bands(2.0**-400, 2.0**400, 2.0**600, 2.0**-600, 2.0**-900),
 }
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
 def _two_norm(leaves: list[jax.Array], axis_name: tuple[str, ...]) -> jax.Array:
-    dtype = accumulator(leaves, real=True)
-    limit, up = (dtype.type(x) for x in _RESCALING[dtype])
+    result: jax.Array = by_platform(
+        leaves,
+        cpu=functools.partial(_two_readings, axis_name=axis_name),
+        accelerator=functools.partial(_one_reading, axis_name=axis_name),
+    )
+    return result
 
+
+def _two_readings(leaves: list[jax.Array], axis_name: tuple[str, ...]) -> jax.Array:
+    """The root of a plain sum of squares; if it vanished or overflowed, of another one of scaled numbers."""
+    dtype = accumulator(leaves, real=True)
+    bands = BANDS[dtype]
     plain = all_sum(_sum_over(_square_sum(dtype), leaves, dtype), axis_name)
-    small = plain < limit
+    small = plain < dtype.type(bands.small)
 
     def again(leaves: list[jax.Array]) -> jax.Array:
+        up = dtype.type(bands.up)
         factor = jnp.where(small, up, 1 / up)
         root = jnp.sqrt(all_sum(_sum_over(_square_sum(dtype), leaves, dtype, factor), axis_name))
         return root * jnp.where(small, 1 / up, up)
@@ -84,6 +106,82 @@ def _two_norm(leaves: list[jax.Array], axis_name: tuple[str, ...]) -> jax.Array:
     rare = small | (plain == np.inf)
     result: jax.Array = jax.lax.cond(rare, again, lambda _: jnp.sqrt(plain), leaves)
     return result
+
+
+def _one_reading(leaves: list[jax.Array], axis_name: tuple[str, ...]) -> jax.Array:
+    """The same from one reading, without a branch, whose operands an accelerator would write out."""
+    root, factor = join_bands(banded_sums(leaves, accumulator(leaves, real=True), axis_name))
+    return root * factor
+
+
+def banded_sums(leaves: list[jax.Array], dtype: DType, axis_name: tuple[str, ...]) -> jax.Array:
+    """The sums of squares of small, ordinary and large numbers, each with a scale of its own.
+
+    One reading, neither overflow nor underflow (Anderson 2017, as in LAPACK's `nrm2`); see `join_bands`.
+    """
+    rows = [(x,) for x in leaves]
+    found = call_in_groups(_banded_square_sum(dtype), rows, join=_add_bands_in_pairs)
+    sums = [sum_of([each[band] for each in found], dtype) for band in range(3)]
+    return all_sum(jnp.stack(sums), axis_name)
+
+
+def join_bands(sums: Any) -> tuple[jax.Array, jax.Array]:
+    """`(root, factor)` from `banded_sums`: the norm is their product, and `factor` is a power of two."""
+    small, middle, large = sums[0], sums[1], sums[2]
+    bands, kind = BANDS[np.dtype(small.dtype)], small.dtype.type
+    low, up, down, one = (np.asarray(kind(x)) for x in (bands.small, bands.up, bands.down, 1.0))
+    is_large = large > 0
+    is_small = (middle < low) & ~is_large
+
+    def choose(if_small: Any, otherwise: Any, if_large: Any) -> jax.Array:
+        return jnp.where(is_large, if_large, jnp.where(is_small, if_small, otherwise))
+
+    # The sum of the next band may count, too.
+    neighbor = _scaled_square(jnp.sqrt(choose(middle, small, middle)), choose(up, 1 / up, down))
+    root = jnp.sqrt(choose(small, middle, large) + neighbor)
+    return root, choose(1 / up, one, 1 / down)
+
+
+def _scaled_square(x: jax.Array, factor: Any) -> jax.Array:
+    """`(factor * x)**2` for x >= 0.
+
+    The maximum changes nothing. Without it XLA computes `factor**2 * x**2` for a constant factor, and both
+    may be out of range.
+    """
+    return jnp.square(jnp.maximum(factor * x, jnp.zeros((), x.dtype)))
+
+
+@functools.cache
+def _banded_square_sum(dtype: DType) -> Any:
+    def banded_square_sum(row: tuple[jax.Array]) -> tuple[jax.Array, ...]:
+        (x,) = row
+        parts = (x.real, x.imag) if is_complex(x.dtype) else (x,)
+        return _add_bands_in_pairs([_sums(part.astype(dtype)) for part in parts])
+
+    return jax.jit(banded_square_sum)
+
+
+def _sums(x: jax.Array) -> tuple[jax.Array, ...]:
+    low, high, up, down = (np.asarray(x.dtype.type(bound)) for bound in BANDS[np.dtype(x.dtype)][:4])
+    size, zero = jnp.abs(x), jnp.zeros((), x.dtype)
+    small, large = size < low, size > high
+    # Each band has a square of its own: one that is used three times XLA writes out for GPUs.
+    squares = (
+        jnp.where(small, _scaled_square(size, up), zero),
+        jnp.where(small | large, zero, jnp.square(x)),  # a NaN is neither, and stays
+        jnp.where(large, _scaled_square(size, down), zero),
+    )
+    # One reduction of three operands: one kernel that reads them once.
+    sums: tuple[jax.Array, ...] = jax.lax.reduce(squares, (zero,) * 3, _add_bands, tuple(range(x.ndim)))
+    return sums
+
+
+def _add_bands(a: tuple[jax.Array, ...], b: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
+    return tuple(x + y for x, y in zip(a, b, strict=True))
+
+
+def _add_bands_in_pairs(parts: list[tuple[jax.Array, ...]]) -> tuple[jax.Array, ...]:
+    return pairwise_reduce(_add_bands, parts)
 
 
 @_two_norm.defjvp
@@ -95,9 +193,16 @@ def _two_norm_jvp(
     """d|x| = <x / |x|, dx>, and 0 at zero: the subgradient of least norm."""
     (leaves,), (dots,) = primals, tangents
     result = _two_norm(leaves, axis_name)
+    return result, along(leaves, dots, result, axis_name)
+
+
+def along(
+    leaves: list[jax.Array], dots: list[jax.Array], size: jax.Array, axis_name: tuple[str, ...]
+) -> jax.Array:
+    """`<x / size, dx>`, and 0 for size 0."""
     rows = list(zip(leaves, dots, strict=True))
-    parts = call_in_groups(_along, rows, result, join=_sum_in_pairs)
-    return result, all_sum(sum_of(parts, result.dtype), axis_name)
+    parts = call_in_groups(_along, rows, size, join=_sum_in_pairs)
+    return all_sum(sum_of(parts, size.dtype), axis_name)
 
 
 @jax.jit

@@ -2,17 +2,19 @@
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from gradflow._dtypes import DType
+from gradflow._platform import by_platform
 from gradflow.tree._leaves import accumulator, arrays_of, call, common_dtype
 from gradflow.tree._structure import match
 
 AxisName = str | tuple[str, ...] | None
+T = TypeVar("T")
 Join = Callable[[jax.Array, jax.Array], jax.Array]
 
 
@@ -105,16 +107,25 @@ def tree_reduce_scalars(
 ) -> jax.Array:
     """Reduces scalars of one dtype to one, by `two` for pairs and `many` for arrays.
 
-    Without the barrier XLA would split the stacked array into scalars and combine them one by one. On CPU
-    that is one kernel, whose compile time grows with the square of their number.
+    On a CPU the stacked array is behind a barrier. Without it XLA would split the array into scalars and
+    combine them one by one, in a kernel whose compile time grows with the square of their number. On an
+    accelerator that single kernel is best.
     """
-    while len(parts) > _FEW:
-        rows = [parts[start : start + _ROW] for start in range(0, len(parts), _ROW)]
-        parts = [many(jax.lax.optimization_barrier(jnp.stack(row))) for row in rows]
-    return pairwise_reduce(two, parts)
+
+    def in_rows(parts: Sequence[jax.Array]) -> jax.Array:
+        while len(parts) > _FEW:
+            rows = [parts[start : start + _ROW] for start in range(0, len(parts), _ROW)]
+            parts = [many(jax.lax.optimization_barrier(jnp.stack(row))) for row in rows]
+        return pairwise_reduce(two, parts)
+
+    if len(parts) <= _FEW:
+        return pairwise_reduce(two, parts)
+    pairs = functools.partial(pairwise_reduce, two)
+    result: jax.Array = by_platform(list(parts), cpu=in_rows, accelerator=pairs)
+    return result
 
 
-def pairwise_reduce(two: Join, parts: Sequence[jax.Array]) -> jax.Array:
+def pairwise_reduce(two: Callable[[T, T], T], parts: Sequence[T]) -> T:
     """Reduces a non-empty sequence by `two`, as a balanced binary tree."""
     while len(parts) > 1:
         odd = parts[-1:] if len(parts) % 2 else []

@@ -73,6 +73,8 @@ def MultiSteps(  # noqa: N802  # the field's name
     use_grad_mean: bool = True,
     should_skip_update_fn: ShouldSkipUpdateFunction | None = None,
     accumulator_dtype: Any = jnp.float32,
+    *,
+    keep_branch: bool = False,
 ) -> Pair:
     """Takes one step of `opt` for k gradients: on their mean, or sum. The other calls return zero updates.
 
@@ -85,6 +87,9 @@ def MultiSteps(  # noqa: N802  # the field's name
       should_skip_update_fn: `f(updates, gradient_step, params) -> (skip, state)`; a skipped gradient is not
         counted, and its state is kept as `skip_state`.
       accumulator_dtype: dtype of the sum, float32 by default; None for the gradients' own.
+      keep_branch: on a GPU or TPU `opt` runs in every call, and calls that take no step keep none of it: this
+        needs no memory. True calls `opt` for a step only, which saves its time where it is an expensive one,
+        as Muon is, and needs copies of updates and state. On a CPU it changes nothing.
 
     Raises ValueError for k < 1, TypeError for one that is neither an integer nor a function.
     """
@@ -125,7 +130,9 @@ def MultiSteps(  # noqa: N802  # the field's name
             mini_step=state.mini_step, weight=weight,
         )  # fmt: skip
         step_now = ~skip & (state.mini_step + 1 >= k)
-        out, inner_state = update_if(step_now, opt, mean, state.inner_opt_state, params, extra, updates)
+        out, inner_state = update_if(
+            step_now, opt, mean, state.inner_opt_state, params, extra, updates, keep_branch=keep_branch
+        )
         taken = jnp.where(skip, state.mini_step, increment(state.mini_step))
         mini_step = jnp.where(step_now, 0, taken)
         report("mini_step", mini_step)

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from gradflow._calls._checks import match_outputs
 from gradflow._calls._reports import collecting, forward, is_collecting, note
 from gradflow._core._transformation import GradientTransformation, below, declared_reports, label_of, stage_of
+from gradflow._platform import by_platform
 from gradflow._types import OptState, Params, Updates
 from gradflow.tree._grouped_jit import LeafTuple, call_in_groups
 
@@ -25,21 +26,25 @@ def update_if(
     spare: Updates | None = None,
     *,
     elsewhere: str = "zero",
+    keep_branch: bool = False,
 ) -> tuple[Updates, OptState]:
     """Calls `inner.update` where `take` is True; elsewhere the updates are zero and the state is unchanged.
 
-    The branch not taken returns its operands, so that XLA does not copy them. The zeros are selected outside
-    the branch, where they fuse with what reads the updates. `spare` is a tree like the updates that is not
-    read afterwards; that branch returns it where the updates themselves are still needed.
-    With `elsewhere="pass"` the updates pass through unchanged instead of becoming zeros.
-    Reports and notes of the branch not taken are NaN.
+    On a CPU this is a branch. The branch not taken returns its operands, so that XLA needs no copy of them,
+    and the zeros are selected outside, where they join whatever reads the updates. `spare` is a tree like
+    the updates that nothing reads afterwards, for that branch to return where the updates are still needed.
+    On an accelerator `inner.update` always runs, and each result is selected: the select joins the kernel
+    that reads the old value anyway, while a branch would copy updates and state. `keep_branch` keeps the
+    branch there, too: it saves the time of a step that is not taken, for more memory.
+
+    `elsewhere="pass"` returns the updates unchanged in the place of zeros. Reports and notes of a step that
+    is not taken are NaN.
     """
     spare = updates if spare is None else spare
     stage = stage_of(inner)
     alike = stage is not None and stage.trees == "alike"
 
-    def taken(spare: Updates, state: OptState) -> tuple[Updates, OptState, Recorded, Recorded]:
-        given = spare if spare_is_updates else updates
+    def taken(given: Updates, state: OptState) -> tuple[Updates, OptState, Recorded, Recorded]:
         if not is_collecting():
             new_updates, new_state = inner.update(given, state, params, **extra)
             return match_outputs(new_updates, given) if alike else new_updates, new_state, {}, {}
@@ -51,32 +56,55 @@ def update_if(
         return new_updates, new_state, reports, recorded.notes
 
     spare_is_updates = spare is updates
+    # Traced once for both ways.
+    taken_once = jax.jit(taken, inline=True)
     shapes: Any
     collected: Any
     if alike and not is_collecting():
         # Known without tracing the inner update again.
         shapes, collected = updates, [{}, {}]
     else:
-        shapes, _, *collected = jax.eval_shape(taken, spare, state)
+        shapes, _, *collected = jax.eval_shape(taken_once, updates, state)
 
     def skipped(spare: Updates, state: OptState) -> tuple[Updates, OptState, Recorded, Recorded]:
         same = jax.tree.map(lambda u, like: u.astype(like.dtype), spare, shapes)
         reports, notes = jax.tree.map(lambda like: jnp.full(like.shape, jnp.nan, like.dtype), collected)
         return same, state, reports, notes
 
-    new_updates, new_state, recorded, notes = jax.lax.cond(take, taken, skipped, spare, state)
+    def branch(spare: Updates, state: OptState) -> tuple[Updates, OptState, Recorded, Recorded]:
+        run = taken_once if spare_is_updates else lambda _, state: taken_once(updates, state)
+        return jax.lax.cond(take, run, skipped, spare, state)
+
+    def select(spare: Updates, state: OptState) -> tuple[Updates, OptState, Recorded, Recorded]:
+        # Zeros in the place of what is not taken keep the derivatives finite.
+        news, structure = jax.tree.flatten(taken_once(_zero_unless(take, updates), state))
+        olds = jax.tree.leaves(skipped(spare, state))
+        kept = call_in_groups(_select, list(zip(news, olds, strict=True)), take)
+        return jax.tree.unflatten(structure, kept)
+
+    accelerator = branch if keep_branch else select
+    new_updates, new_state, recorded, notes = by_platform(spare, state, cpu=branch, accelerator=accelerator)
     for name, value in notes.items():
         note(name, value)
     label = label_of(inner)
     forward({f"{label}.{name}" if label else name: value for name, value in recorded.items()})
     if elsewhere == "pass":
         return new_updates, new_state
-    leaves, structure = jax.tree.flatten(new_updates)
-    zeroed = call_in_groups(_keep_if, [(u,) for u in leaves], take)
-    return jax.tree.unflatten(structure, zeroed), new_state
+    return _zero_unless(take, new_updates), new_state
+
+
+def _zero_unless(take: jax.Array, updates: Updates) -> Updates:
+    leaves, structure = jax.tree.flatten(updates)
+    return jax.tree.unflatten(structure, call_in_groups(_keep_if, [(u,) for u in leaves], take))
 
 
 @jax.jit
 def _keep_if(row: LeafTuple, take: jax.Array) -> jax.Array:
     (u,) = row
     return jnp.where(take, u, jnp.zeros((), u.dtype))
+
+
+@jax.jit
+def _select(row: LeafTuple, take: jax.Array) -> jax.Array:
+    new, old = row
+    return jax.lax.select(take, new, old)

@@ -1,5 +1,6 @@
 """All leaves as one vector."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -12,6 +13,7 @@ from gradflow._core._decorators import transformation
 from gradflow._core._transformation import GradientTransformation
 from gradflow._dtypes import is_complex
 from gradflow._rules._mesh_axes import refuse_varying
+from gradflow._selection._inner_arguments import inner_arguments
 from gradflow._types import OptState, Pair, Params, Updates
 from gradflow.tree._create import alike
 from gradflow.tree._leaves import common_dtype
@@ -27,7 +29,8 @@ def flatten(inner: GradientTransformation) -> Pair:
     large leaves it adds two copies, and leaves of different shardings are gathered.
 
     Args:
-      inner: its state has vectors instead of trees; extra arguments pass through unchanged.
+      inner: its state has vectors instead of trees; gradients and functions of the parameters among the extra
+        arguments become those of the vector.
 
     The updates have the shapes, dtypes and shardings of the leaves. A gradient that is None counts as zero,
     and its update is None. Raises ValueError inside `shard_map` where leaves differ along an axis.
@@ -54,6 +57,8 @@ def flatten(inner: GradientTransformation) -> Pair:
         dtype = common_dtype(g.dtype for g in grads if g is not None)
         pieces = [jnp.zeros(likes[i].shape, dtype) if grads[i] is None else grads[i] for i in here]
         vector = _vector(pieces)
+        if params is not None:
+            extra = _vector_arguments(extra, likes, here, structure)
         new, state = inner.update(
             vector, state, None if params is None else _vector([likes[i] for i in here]), **extra
         )
@@ -67,6 +72,27 @@ def flatten(inner: GradientTransformation) -> Pair:
         return structure.unflatten(out), state
 
     return init, update
+
+
+def _vector_arguments(
+    extra: Mapping[str, Any], params: list[Any], here: list[int], structure: Any
+) -> dict[str, Any]:
+    """Gradients and functions of the parameters among the extra arguments, for the vector of the leaves."""
+
+    def to_vector(tree: Any) -> jax.Array:
+        leaves = jax.tree.leaves(tree, is_leaf=is_none)
+        return _vector([jnp.zeros_like(params[i]) if leaves[i] is None else leaves[i] for i in here])
+
+    def to_tree(vector: jax.Array) -> Any:
+        leaves = [*params]
+        offset = 0
+        for i in here:
+            size = params[i].size
+            leaves[i] = _piece(vector[offset : offset + size], params[i])
+            offset += size
+        return jax.tree.unflatten(structure, leaves)
+
+    return inner_arguments(extra, to_vector, to_tree)
 
 
 def _vector(leaves: list[jax.Array]) -> jax.Array:

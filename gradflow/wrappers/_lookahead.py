@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from gradflow._calls._checks import check_like, promote_to_params
+from gradflow._calls._checks import check_like, match_params
 from gradflow._calls._context import stage_name
 from gradflow._calls._reports import report
 from gradflow._core._apply import apply_updates
@@ -89,7 +89,7 @@ def lookahead(
     ) -> tuple[Updates, LookaheadState]:
         _check_params(params)
         check_like("updates", updates, "the fast parameters", params.fast)
-        updates = promote_to_params(updates, params.fast)
+        updates = match_params(updates, params.fast)
         updates, fast_state = fast_optimizer.update(updates, state.fast_state, params.fast, **extra)
         steps = increment(state.steps_since_sync)
         synced = steps >= sync_period

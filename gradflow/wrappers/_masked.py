@@ -12,6 +12,7 @@ from gradflow._core._plain_pairs import as_transformation
 from gradflow._core._transformation import GradientTransformation
 from gradflow._errors import describe
 from gradflow._selection._absent import MaskedNode, is_absent
+from gradflow._selection._inner_arguments import part_arguments
 from gradflow._selection._masks import is_mask_function, resolve_mask
 from gradflow._selection._partial_trees import mask_out, merge
 from gradflow._types import MaskOrFn, OptState, Pair, Params, Updates
@@ -41,6 +42,9 @@ def masked(
       mask_compatible_extra_args: also masks extra arguments that have the structure of the updates.
       elsewhere: "pass" returns the other updates unchanged, so it does not freeze parameters; "zero" does.
 
+    Inside, `grad` is masked too, and `value_fn`, `obj_fn` and `grad_fn` are functions of the chosen leaves
+    with the others as they are. So a line search sees the loss along its own part.
+
     Raises ValueError for a mask that does not fit, and in `update` without parameters if the mask is a
     function whose choice cannot be read from the state.
     """
@@ -58,6 +62,7 @@ def masked(
             keep = resolve_mask(mask, updates if params is None else params)
         else:
             keep = _mask_in(state.inner_state, updates)
+        extra = part_arguments(extra, keep, params)
         if mask_compatible_extra_args:
             structure: Any = jax.tree.structure(updates)
             extra = {

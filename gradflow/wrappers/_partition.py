@@ -15,6 +15,7 @@ from gradflow._core._transformation import GradientTransformation
 from gradflow._errors import describe
 from gradflow._expressions._printing import show
 from gradflow._selection._absent import is_absent
+from gradflow._selection._inner_arguments import part_arguments
 from gradflow._selection._masks import resolve_labels, resolve_mask
 from gradflow._selection._parameters import named_leaves
 from gradflow._selection._partial_trees import mask_out, merge
@@ -52,6 +53,9 @@ def partition(
         is never called on updates: without parameters, `update` reads its choice from the state.
       mask_compatible_extra_args: also splits extra arguments that have the structure of the updates.
 
+    Gradients and functions of the parameters among the extra arguments become those of each part, as in
+    `masked`.
+
     Raises ValueError for a label without a transformation, for a parameter without a label or pattern, and
     for a pattern that matches no parameter.
     """
@@ -76,7 +80,10 @@ def partition(
     def init(params: Params) -> OptState:
         labels = labels_of(params)
         return PartitionState(
-            {label: MaskedState(tx.init(_part(labels, label, params))) for label, tx in stages.items()}
+            {
+                label: MaskedState(tx.init(mask_out(_is_of(labels, label), params)))
+                for label, tx in stages.items()
+            }
         )
 
     def update(
@@ -99,12 +106,14 @@ def partition(
         new_states = {}
         parts = {}
         for label, tx in stages.items():
-            own = {**extra, **{name: _part(labels, label, value) for name, value in alike.items()}}
+            mine = _is_of(labels, label)
+            own = part_arguments(extra, mine, params)
+            own |= {name: mask_out(mine, value) for name, value in alike.items()}
             inner = state.inner_states[label]
             parts[label], new = tx.update(
-                _part(labels, label, updates),
+                mask_out(mine, updates),
                 inner.inner_state if isinstance(inner, MaskedState) else refuse_state("a MaskedState", inner),
-                None if params is None else _part(labels, label, params),
+                None if params is None else mask_out(mine, params),
                 **own,
             )
             new_states[label] = MaskedState(new)
@@ -143,10 +152,9 @@ def _first_match(selectors: Mapping[Hashable, Selector], params: Params) -> Any:
     return jax.tree.unflatten(structure, labels)
 
 
-def _part(labels: Any, label: Hashable, tree: Any) -> Any:
-    """`tree` with a `MaskedNode` for each leaf of another label."""
-    mine = jax.tree.map(lambda own: own if is_absent(own) else own == label, labels, is_leaf=is_absent)
-    return mask_out(mine, tree)
+def _is_of(labels: Any, label: Hashable) -> Any:
+    """The mask of the leaves of one label."""
+    return jax.tree.map(lambda own: own if is_absent(own) else own == label, labels, is_leaf=is_absent)
 
 
 @transformation

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from gradflow import tree
-from gradflow._calls._checks import as_arrays, check_like, promote_to_params
+from gradflow._calls._checks import as_arrays, check_like, match_params
 from gradflow._calls._reports import report
 from gradflow._core._apply import apply_updates
 from gradflow._core._decorators import transformation
@@ -104,7 +104,7 @@ def sam(
             if batch_axis_name is not None:
                 updates = jax.lax.pmean(updates, batch_axis_name)
             check_like("the gradients of 'grad_fn'", updates, "params", params)
-            updates = promote_to_params(updates, params)
+            updates = match_params(updates, params)
         u, opt_state = optimizer.update(updates, state.opt_state, params, **extra)
         if reset_state:
             adv_state = adv_optimizer.init(params)

@@ -162,6 +162,6 @@ NAMED = [
 
 @pytest.mark.parametrize("name", NAMED)
 def test_no_optimizer_climbs_or_is_blamed_for_its_state(name: str) -> None:
-    tx = build(name)
-    result = gf.check(tx, PARAMS, **extras(tx, PARAMS, PARAMS))
+    tx, params = build(name), PARAMS["layer"]
+    result = gf.check(tx, params, **extras(tx, params, params))
     assert [f for f in result.findings if "add_decayed_weights" not in f.stage] == []

@@ -10,6 +10,7 @@ import pytest
 import gradflow as gf
 from gradflow._rules._leafwise import leafwise
 from gradflow._rules._math import one_minus_power, safe_sqrt
+from gradflow._rules._state import increment
 
 TRACES: list[str] = []
 
@@ -70,6 +71,11 @@ def test_bias_correction_keeps_its_digits(b: float, traced: bool) -> None:
         got = float(function(c, jnp.int32(t)))
         exact = -np.expm1(t * np.log(exact_b)) if exact_b > 0 else 1.0
         assert abs(got - exact) <= 3e-7 * exact
+
+
+def test_a_count_stays_at_the_last_number() -> None:
+    last = np.iinfo(np.int32).max
+    assert [int(increment(jnp.int32(count))) for count in (0, last - 1, last)] == [1, last, last]
 
 
 def test_roots_have_a_finite_slope_at_zero() -> None:

@@ -9,6 +9,7 @@ import numpy as np
 from specs import EXTRA, build
 
 import gradflow as gf
+from laws.operations import interpreted
 
 
 def extras(tx: Any, params: Any, grads: Any) -> dict[str, Any]:
@@ -30,10 +31,13 @@ def run(tx: Any, params: Any, gradients: list[Any], state: Any = None) -> tuple[
 
 @functools.lru_cache(maxsize=2)
 def compiled_step(case: str) -> Any:
-    """The jitted step of a case, from gradients, state and parameters; laws in a row share it."""
+    """The compiled step of a case, from gradients, state and parameters; the last two are donated.
+
+    It is the one program that laws in a row share, optimized as users have it (see `tests/conftest.py`).
+    """
     tx = build(case)
 
-    @jax.jit
+    @functools.partial(jax.jit, donate_argnums=(1, 2), compiler_options={"xla_backend_optimization_level": 3})
     def step(grads: Any, state: Any, params: Any) -> tuple[Any, Any, Any]:
         updates, state = tx.update(grads, state, params, **extras(tx, params, grads))
         return updates, state, gf.apply_updates(params, updates)
@@ -42,13 +46,30 @@ def compiled_step(case: str) -> Any:
 
 
 def run_compiled(case: str, params: Any, gradients: list[Any]) -> tuple[list[Any], Any, Any]:
-    """What `run` gives, by a compiled init and compiled steps."""
-    state = jax.jit(build(case).init)(params)
+    """What `run` gives, by compiled steps."""
+    state, params = build(case).init(params), jax.tree.map(jnp.copy, params)
     history = []
     for g in gradients:
         updates, state, params = compiled_step(case)(g, state, params)
         history.append(updates)
     return history, params, state
+
+
+def run_interpreted(
+    tx: Any, params: Any, gradients: list[Any], state: Any = None
+) -> tuple[list[Any], Any, Any]:
+    """What `run` gives under jit, operation by operation."""
+    result: tuple[list[Any], Any, Any] = interpreted(functools.partial(run, tx))(params, gradients, state)
+    return result
+
+
+def abstract_update(tx: Any, grads: Any, state: Any, params: Any, **extra: Any) -> Any:
+    """The shapes and dtypes of an update's results; what it refuses is refused."""
+
+    def update(grads: Any, state: Any, params: Any) -> Any:
+        return tx.update(grads, state, params, **{**extras(tx, params, grads), **extra})
+
+    return jax.eval_shape(update, grads, state, params)
 
 
 def assert_close(actual: Any, expected: Any, rtol: float = 1e-5, atol: float = 1e-6) -> None:

@@ -5,10 +5,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import pytest
-from specs import build, leaf_policy, over_all
+from specs import REPRESENTATIVES, build, leaf_policy, over_all
 from trees import small
 
-from laws.support import extras
+import gradflow as gf
+from laws.support import abstract_update, extras
 
 WRONG_GRADIENTS = {
     "a leaf is missing": lambda g: {"kernel": g["kernel"]},
@@ -20,9 +21,18 @@ WRONG_GRADIENTS = {
 }
 
 
-@over_all("wrong gradients")
+@over_all("wrong gradients", REPRESENTATIVES)
 @pytest.mark.parametrize("mistake", list(WRONG_GRADIENTS))
 def test_wrong_gradients_are_refused_by_path(case: str, mistake: str) -> None:
+    _is_refused_by_path(case, mistake)
+
+
+@over_all("wrong gradients")
+def test_every_stage_checks_its_gradients(case: str) -> None:
+    _is_refused_by_path(case, "a row for a vector")
+
+
+def _is_refused_by_path(case: str, mistake: str) -> None:
     tx = build(case)
     params, grads = small(0), small(1)
     state = tx.init(params)
@@ -38,8 +48,13 @@ def test_wrong_gradients_are_refused_by_path(case: str, mistake: str) -> None:
 def test_the_state_of_another_transformation_is_refused(case: str) -> None:
     tx = build(case)
     params, grads = small(0), small(1)
+    keeps_nothing = isinstance(tx.init(params), gf.EmptyState)
 
     for wrong in ({"not": "a state"}, params, None, 3, (1, 2, 3, 4, 5, 6, 7)):
+        if keeps_nothing:
+            _, same = tx.update(grads, wrong, params, **extras(tx, params, grads))
+            assert jax.tree.structure(same) == jax.tree.structure(wrong)
+            continue
         with pytest.raises((ValueError, TypeError)) as caught:
             tx.update(grads, wrong, params, **extras(tx, params, grads))
         message = str(caught.value)
@@ -64,13 +79,13 @@ def test_the_state_of_other_parameters_is_refused(case: str) -> None:
     tx = build(case)
     params, grads = small(0), small(1)
     other = {"kernel": jnp.ones((2, 2)), "bias": jnp.ones((5,))}
-    state = tx.init(other)
+    state = jax.eval_shape(tx.init, other)
     if all(leaf.ndim == 0 for leaf in jax.tree.leaves(state)) or leaf_policy(case) == "any":
         return  # nothing in the state could tell
     if all(leaf.shape not in ((2, 2), (5,)) for leaf in jax.tree.leaves(state)):
         return
     with pytest.raises(ValueError, match=r"bias|kernel"):
-        tx.update(grads, state, params, **extras(tx, params, grads))
+        abstract_update(tx, grads, state, params)
 
 
 @over_all("stray extra arguments")
@@ -78,6 +93,5 @@ def test_extra_arguments_that_nobody_takes_are_tolerated(case: str) -> None:
     tx = build(case)
     params: Any = small(0)
     grads = small(1)
-    extra = {**extras(tx, params, grads), "batch_statistics": None, "epoch": 3}
-    updates, _ = tx.update(grads, tx.init(params), params, **extra)
+    updates, _ = abstract_update(tx, grads, tx.init(params), params, batch_statistics=None, epoch=3)
     assert jax.tree.structure(updates) == jax.tree.structure(params)

@@ -11,7 +11,8 @@ from trees import small
 
 import gradflow as gf
 from gradflow._expressions._keys import expression_of
-from laws.support import assert_close, assert_finite, extras, run
+from laws.operations import interpreted
+from laws.support import assert_close, assert_finite, extras, run_interpreted
 
 
 def hyperparameters(tx: Any) -> dict[str, float]:
@@ -38,14 +39,17 @@ def test_numbers_arrays_tracers_and_schedules_agree(case: str) -> None:
     tx = build(case)
     numbers = hyperparameters(tx)
     params, grads = small(0), [small(1), small(2)]
-    expected, _, _ = run(tx, params, grads)
+    expected, _, _ = run_interpreted(tx, params, grads)
     for convert in (np.float32, np.asarray, jnp.asarray, _as_schedule):
         same = gf.replace(tx, {address: convert(value) for address, value in numbers.items()})
-        actual, _, _ = run(same, params, grads)
+        actual, _, _ = run_interpreted(same, params, grads)
         assert_close(actual, expected, rtol=2e-5)
 
-    traced, _ = jax.jit(lambda numbers: _scanned(gf.replace(tx, numbers), params, _stacked(grads)))(numbers)
-    assert_close(traced, _stacked(expected), rtol=2e-5)
+    @interpreted
+    def traced(numbers: dict[str, Any]) -> Any:
+        return _scanned(gf.replace(tx, numbers), params, _stacked(grads))[0]
+
+    assert_close(traced(numbers), _stacked(expected), rtol=2e-5)
 
 
 @over_all("half precision numbers", WITH_NUMBERS)
@@ -56,12 +60,12 @@ def test_a_half_precision_number_is_taken_at_its_value(case: str) -> None:
     rounded = {a: jnp.asarray(v, jnp.bfloat16) for a, v in numbers.items()}
     params, grads = small(0), [small(1), small(2)]
     try:
-        actual, _, _ = run(gf.replace(tx, rounded), params, grads)
+        actual, _, _ = run_interpreted(gf.replace(tx, rounded), params, grads)
     except ValueError as error:
         assert "must be a number" in str(error)
         return
     plain = gf.replace(tx, {a: float(v) for a, v in rounded.items()})
-    assert_close(actual, run(plain, params, grads)[0], rtol=2e-5)
+    assert_close(actual, run_interpreted(plain, params, grads)[0], rtol=2e-5)
 
 
 def _stacked(trees: list[Any]) -> Any:
@@ -92,7 +96,7 @@ def test_gradients_of_hyperparameters_are_finite(case: str) -> None:
     params = small(0)
     stacked = _stacked([small(1), small(2), small(3)])
 
-    @jax.jit
+    @interpreted
     @jax.grad
     def sensitivity(numbers: dict[str, Any], gradients: Any) -> Any:
         return _end(gf.replace(tx, numbers), params, gradients)
@@ -107,7 +111,7 @@ def test_gradients_through_the_update_are_finite(case: str) -> None:
     tx = build(case)
     params = small(0)
 
-    @jax.jit
+    @interpreted
     @jax.grad
     def sensitivity(params: Any) -> Any:
         gradients = jax.tree.map(lambda p: jnp.stack([0.5 * p, jnp.zeros_like(p)]), params)
@@ -128,26 +132,20 @@ def test_a_schedule_is_asked_at_the_count_of_steps_taken(case: str) -> None:
         return lambda count: jnp.asarray(values, jnp.float32)[count]
 
     scheduled = gf.replace(tx, {a: follow(values) for a, values in steps.items()})
-    actual, _, _ = run(scheduled, params, grads)
+    actual, _, _ = run_interpreted(scheduled, params, grads)
     state = scheduled.init(params)
     for t, g in enumerate(grads):
         now = gf.replace(tx, {a: _as_schedule(values[t]) for a, values in steps.items()})
-        updates, state = now.update(g, state, params, **extras(tx, params, g))
-        params = gf.apply_updates(params, updates)
+        (updates,), params, state = run_interpreted(now, params, [g], state)
         assert_close(actual[t], updates, rtol=2e-5)
 
 
 def _changes_no_bit(case: str, dtype: Any) -> None:
     tx = build(case)
     params, grads = small(0, dtype), small(1, dtype)
-    tuned = gf.tunable(tx)
-    state, plain = tuned.init(params), tx.init(params)
-    # While somebody listens rules are called one by one; two programs compiled as wholes may round apart.
-    with gf.collecting():
-        for _ in range(2):
-            ours, state = tuned.update(grads, state, params, **extras(tx, params, grads))
-            expected, plain = tx.update(grads, plain, params, **extras(tx, params, grads))
-            jax.tree.map(np.testing.assert_array_equal, ours, expected)
+    # Operation by operation: two programs compiled as wholes may round apart.
+    ours, plain = (run_interpreted(each, params, [grads] * 2) for each in (gf.tunable(tx), tx))
+    jax.tree.map(np.testing.assert_array_equal, ours[:2], plain[:2])
 
 
 @over_all("tunable is plain bit for bit, float32", WITH_NUMBERS)

@@ -5,11 +5,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from specs import over_all
+from specs import PARTS, build, over_all
 
 from gradflow import packed
 from gradflow.packed._layout import BLOCK
-from laws.support import assert_close, run_compiled
+from laws.support import assert_close, run_interpreted
 
 
 def tree(seed: int) -> Any:
@@ -29,11 +29,12 @@ def assert_nothing_behind_the_leaves(node: packed.Packed) -> None:
         np.testing.assert_array_equal(ours, clean)
 
 
-@over_all("packed is unpacked")
+@over_all("packed is unpacked", PARTS)
 def test_packed_gives_the_numbers_of_the_tree(case: str) -> None:
     params, gradients = tree(0), [tree(2), tree(3), tree(5)]
-    *expected, _ = run_compiled(case, params, gradients)
-    history, after, _ = run_compiled(case, packed.pack(params), [packed.pack(g) for g in gradients])
+    tx = build(case)
+    *expected, _ = run_interpreted(tx, params, gradients)
+    history, after, _ = run_interpreted(tx, packed.pack(params), [packed.pack(g) for g in gradients])
     for node in (*history, after):
         assert_nothing_behind_the_leaves(node)
     assert_close([[packed.unpack(u) for u in history], packed.unpack(after)], expected, rtol=2e-5, atol=2e-6)

@@ -1,7 +1,5 @@
 """Reports: every declared one is heard, and listening changes no update."""
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,7 +8,7 @@ from trees import small
 
 import gradflow as gf
 from gradflow._core._transformation import declared_reports
-from laws.support import extras
+from laws.support import run_interpreted
 
 
 @over_all("reports")
@@ -19,11 +17,8 @@ def test_declared_reports_are_heard_and_change_nothing(case: str) -> None:
     params, grads = small(0), small(1)
     listening = gf.with_metrics(tx)
 
-    def step(tx: Any, state: Any) -> Any:
-        return tx.update(grads, state, params, **extras(tx, params, grads))
-
-    expected, _ = step(tx, tx.init(params))
-    updates, state = step(listening, listening.init(params))
+    (expected,), _, _ = run_interpreted(tx, params, [grads])
+    (updates,), _, state = run_interpreted(listening, params, [grads])
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-7), updates, expected)
     heard = gf.metrics(state)
     own = declared_reports(gf.with_metrics(gf.identity()))

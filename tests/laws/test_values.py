@@ -16,7 +16,7 @@ from trees import small
 
 import gradflow as gf
 from gradflow._expressions._registry import OWN_FACTORIES
-from laws.support import assert_close, avals, extras, run
+from laws.support import assert_close, avals, extras, run_interpreted
 
 
 def has_functions(value: Any) -> bool:
@@ -67,7 +67,7 @@ def test_prints_as_its_call(case: str) -> None:
     text = repr(build(case))
     assert "<function" not in text
     assert "object at 0x" not in text
-    assert "\n" not in text
+    assert all(len(line) <= 88 for line in text.splitlines())
     assert text.endswith(")")
 
 
@@ -118,8 +118,8 @@ def test_a_rebuilt_transformation_does_not_retrace(case: str) -> None:
     compiled = jax.jit(step, static_argnums=0)
     params, grads = small(0), small(1)
     state = build(case).init(params)
-    compiled(build(case), grads, state, params)
-    compiled(build(case), grads, state, params)
+    compiled.trace(build(case), grads, state, params)
+    compiled.trace(build(case), grads, state, params)
     assert traces == 1
 
 
@@ -127,15 +127,13 @@ def test_a_rebuilt_transformation_does_not_retrace(case: str) -> None:
 def test_state_survives_pickle_and_flax(case: str) -> None:
     tx = build(case)
     params, grads = small(0), small(1)
-    _, params, state = run(tx, params, [grads])
+    _, params, state = run_interpreted(tx, params, [grads])
     restored = pickle.loads(pickle.dumps(jax.device_get(state)))
     data = flax.serialization.to_bytes(state)
     other = flax.serialization.from_bytes(tx.init(params), data)
-    extra = extras(tx, params, grads)
-    expected, _ = tx.update(grads, state, params, **extra)
+    expected = run_interpreted(tx, params, [grads], state)
     for again in (restored, other):
-        actual, _ = tx.update(grads, jax.tree.map(jnp.asarray, again), params, **extra)
-        assert_close(actual, expected)
+        assert_close(run_interpreted(tx, params, [grads], jax.tree.map(jnp.asarray, again)), expected)
 
 
 RATED = [n for n in CASES if any(a.endswith(".learning_rate") for a in gf.addresses(build(n)))]

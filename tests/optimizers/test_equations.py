@@ -53,6 +53,11 @@ def uncorrected_amsgrad(m: Memory, g: Any, p: Any, t: int) -> Any:
     return -0.1 * m["mu"] / (np.sqrt(m["top"] + 1e-4) + 1e-8)
 
 
+def adagrad_with_a_large_eps(m: Memory, g: Any, p: Any, t: int) -> Any:
+    m["total"] = m.get("total", 0.3) + g**2
+    return -0.1 * g / np.sqrt(m["total"] + 0.01)
+
+
 def corrected_rms(m: Memory, g: Any, p: Any, t: int) -> Any:
     m["nu"] = 0.9 * m.get("nu", 0.3) + 0.1 * g**2
     return -0.1 * g / (np.sqrt(_corrected(m["nu"], 0.9, t)) + 1e-8)
@@ -223,6 +228,7 @@ CASES: list[tuple[Callable[..., Any], Callable[[], Any]]] = [
         nesterov_adopt,
         lambda: gf.adopt(0.1, b2=0.99, nesterov=True, clip_value_fn=lambda t: 0.5 * t.astype(float)),
     ),
+    (adagrad_with_a_large_eps, lambda: gf.adagrad(0.1, 0.3, 0.01)),
     (acprop, lambda: gf.acprop(0.1, 0.9, 0.99, 1e-8, 1e-6, weight_decay=0.01)),
     (decaying_lamb, lambda: gf.lamb(0.1, b2=0.99, weight_decay=0.01, mask=_matrices)),
     (

@@ -40,6 +40,24 @@ def test_a_step_needs_no_scratch_and_copies_nothing(name: str) -> None:
     assert compiled.as_text().count(" copy(") <= 2
 
 
+# Wrappers that step at times: the branch not taken hands on what it was given.
+SELDOM: dict[str, Callable[[Any], Any]] = {
+    "apply_if_finite": lambda tx: gf.apply_if_finite(tx, 3),
+    "MultiSteps": lambda tx: gf.MultiSteps(tx, 4),
+    "conditionally_transform": lambda tx: gf.conditionally_transform(tx, lambda step: step % 2 == 0),
+    "conditionally_mask": lambda tx: gf.conditionally_mask(tx, lambda step: step % 2 == 0),
+}
+
+
+@pytest.mark.parametrize("name", SELDOM)
+def test_a_step_taken_at_times_needs_no_scratch(name: str) -> None:
+    params = {str(i): jnp.ones(SIZE) for i in range(LEAVES)}
+    tx = SELDOM[name](gf.adamw(0.1))
+    update = jax.jit(lambda g, s, p: tx.update(g, s, p), donate_argnums=(0, 1))
+    compiled = update.lower(params, tx.init(params), params).compile()
+    assert compiled.memory_analysis().temp_size_in_bytes < 0.05 * LEAVES * SIZE * 4
+
+
 def test_the_plain_form_of_lion_does_copy_its_state() -> None:
     """The control: what is looked for above is there to be seen."""
     compiled = compiled_step(gf.lion(1e-3, b2=0.4))

@@ -49,6 +49,15 @@ def test_each_preconditioning_divides_by_its_norm(how: str, shape: tuple[int, in
     np.testing.assert_allclose(u, witness, rtol=1e-6)
 
 
+@pytest.mark.parametrize("how", ["frobenius", "spectral", "aol", "schatten"])
+def test_phases_of_rows_and_columns_pass_through(how: str) -> None:
+    rng = np.random.default_rng(2)
+    g = rng.normal(size=(3, 5))
+    left, right = np.exp(1j * rng.uniform(0, 6, (3, 1))), np.exp(1j * rng.uniform(0, 6, (1, 5)))
+    tx = gf.scale_by_muon(ns_steps=3, preconditioning=how, eps=1e-300)
+    np.testing.assert_allclose(direction(tx, left * g * right), left * direction(tx, g) * right, rtol=1e-9)
+
+
 @pytest.mark.parametrize("name", sorted(NEWTON_SCHULZ_TABLES))
 def test_tables_by_name_and_by_rows_agree(name: str) -> None:
     g = np.random.default_rng(1).normal(size=(3, 4))

@@ -42,16 +42,6 @@ def test_extra_arguments_are_forwarded_on_request(make: Any) -> None:
 
 
 @pytest.mark.parametrize("make", [gf.conditionally_transform, gf.conditionally_mask])
-def test_no_model_sized_scratch(make: Any) -> None:
-    leaves, size = 16, 10_000
-    params = {i: jnp.ones(size) for i in range(leaves)}
-    tx = make(gf.adamw(0.1), lambda step: step % 2 == 0)
-    update = jax.jit(lambda g, s, p: tx.update(g, s, p), donate_argnums=(0, 1))
-    compiled = update.lower(params, tx.init(params), params).compile()
-    assert compiled.memory_analysis().temp_size_in_bytes < 0.05 * leaves * size * 4
-
-
-@pytest.mark.parametrize("make", [gf.conditionally_transform, gf.conditionally_mask])
 def test_answers_that_are_no_boolean_are_named(make: Any) -> None:
     for answer, error, words in (
         (None, TypeError, "or a boolean array; got None"),

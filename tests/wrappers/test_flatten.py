@@ -51,6 +51,8 @@ def test_no_gradient_is_no_update_and_counts_as_zero() -> None:
     assert updates["w"] is None
     assert float(updates["s"]) == 1.0
     np.testing.assert_array_equal(after.trace, [1, 0, 0, 0, 0, 0, 0])
+    updates, _ = tx.update({**PARAMS, "s": None}, state, PARAMS)
+    np.testing.assert_array_equal(updates["w"], PARAMS["w"])
 
 
 @pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit])

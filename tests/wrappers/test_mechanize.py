@@ -11,18 +11,18 @@ START = np.array([1.0, -2.0, 0.5, 3.0, -1.5])
 CURVATURE = np.array([1.0, 0.3, 2.0, 0.5, 0.1])
 
 
-def gradient(x: np.ndarray, t: int) -> np.ndarray:
-    return CURVATURE * x + 0.1 * np.random.default_rng(t).normal(size=x.size)
+def gradient(x: np.ndarray, t: int, noise: float) -> np.ndarray:
+    return CURVATURE * x + noise * np.random.default_rng(t).normal(size=x.size)
 
 
-def reference(decay: float, s_init: float, n: int, steps: int) -> list[np.ndarray]:
+def reference(decay: float, s_init: float, n: int, noise: float, steps: int) -> list[np.ndarray]:
     """Algorithm 1 with the clipped gain, around SGD at rate 1, written with the sum of its steps."""
     x, delta, eps = START, np.zeros(START.size), 1e-8
     b = 1 - 0.1 ** np.arange(1, n + 1)
     r, m, v, s = np.zeros(n), np.zeros(n), np.zeros(n), np.full(n, s_init)
     path = []
     for t in range(steps):
-        g = gradient(x, t)
+        g = gradient(x, t, noise)
         full = g + decay * s.sum() * np.linalg.norm(g) / (np.linalg.norm(x) + eps) * x
         # The sum of steps is read off the parameters with an eps beside the factor.
         delta = delta if t == 0 else delta * s.sum() / (s.sum() + eps)
@@ -37,16 +37,20 @@ def reference(decay: float, s_init: float, n: int, steps: int) -> list[np.ndarra
     return path
 
 
-@pytest.mark.parametrize(("decay", "s_init", "n"), [(0.01, 1e-6, 6), (0.0, 1e-2, 3), (0.3, 1e-3, 1)])
-def test_equations(decay: float, s_init: float, n: int) -> None:
-    expected = reference(decay, s_init, n, 40)
+@pytest.mark.parametrize(
+    ("decay", "s_init", "n", "noise"),
+    [(0.01, 1e-6, 6, 0.1), (0.0, 1e-2, 3, 0.1), (0.3, 1e-3, 1, 0.1), (0.01, 1e-2, 3, 5.0)],
+    ids=["small", "no decay", "one beta", "steps that lose"],
+)
+def test_equations(decay: float, s_init: float, n: int, noise: float) -> None:
+    expected = reference(decay, s_init, n, noise, 40)
     with jax.enable_x64(True):
         tx = gf.mechanize(gf.sgd(1.0), weight_decay=decay, s_init=s_init, num_betas=n)
         params = jnp.asarray(START)
         state = tx.init(params)
         step = jax.jit(tx.update)
         for t, x in enumerate(expected):
-            updates, state = step(jnp.asarray(gradient(np.asarray(params), t)), state, params)
+            updates, state = step(jnp.asarray(gradient(np.asarray(params), t, noise)), state, params)
             params = gf.apply_updates(params, updates)
             np.testing.assert_allclose(params, x, 1e-6, 1e-9, err_msg=f"step {t}")
     assert np.linalg.norm(expected[-1] - START) > 1e-3

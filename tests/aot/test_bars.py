@@ -1,0 +1,94 @@
+"""Steps compiled for an H100 and a TPU v5e: deterministic bars. Skipped without the compilers' wheels."""
+
+import jax
+import pytest
+
+import gradflow as gf
+from benchmarks import aot
+from benchmarks.exact import scratch
+from benchmarks.hlo import cost
+
+PLATFORMS = [
+    pytest.param(
+        name,
+        marks=pytest.mark.skipif(aot.missing(name) is not None, reason=str(aot.missing(name))),
+    )
+    for name in aot.PLATFORMS
+]
+
+# Bytes that are read and written, times the least: a norm and finiteness read the gradient once more.
+ONE_READING_MORE = 1.15
+ROWS = {
+    "adamw": 1.01,
+    "lion": 1.01,
+    "sgd momentum": 1.01,
+    "adadelta": 1.01,
+    "conditionally_mask(adamw)": 1.01,
+    "clip + adamw": ONE_READING_MORE,
+    "apply_if_finite(adamw)": ONE_READING_MORE,
+    "MultiSteps(adamw, 4)": 1.05,
+}
+# Outputs go through the core's own memory there.
+ON_TPU = {"adadelta": 1.5, "conditionally_mask(adamw)": 1.2, "MultiSteps(adamw, 4)": 1.2}
+
+
+@pytest.fixture(scope="module", params=PLATFORMS)
+def compiler(request: pytest.FixtureRequest) -> aot.Compiler:
+    return aot.Compiler(request.param)
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_updates_clips_guards_and_accumulations_are_fused(compiler: aot.Compiler, name: str) -> None:
+    row = aot.measured(compiler, "rules", name)
+    assert isinstance(row, aot.Row), row
+    assert row.ours.cost.copies == 0
+    assert row.ours.cost.branches == ()
+    assert row.ours.scratch <= row.largest_leaf
+    assert row.ours.scratch <= row.peer.scratch + row.model / 50
+    more = ON_TPU.get(name, ROWS[name]) if compiler.platform == "v5e" else ROWS[name]
+    assert row.ours.cost.moved <= more * row.least
+
+
+def test_a_branch_that_is_kept_needs_more_memory(compiler: aot.Compiler) -> None:
+    group = aot.GROUPS["rules"]
+    found = []
+    for kept in (False, True):
+        tx = gf.MultiSteps(gf.adamw(1e-3), 4, keep_branch=kept)
+        program, _ = aot.compiled(compiler, group, tx, gf.apply_updates, "MultiSteps")
+        found.append((len(cost(program.as_text()).branches), scratch(program)))
+    (branches, memory), (kept_branches, kept_memory) = found
+    assert branches == 0
+    assert kept_branches == 1
+    assert memory + 32 * 2**20 < kept_memory
+
+
+def test_no_conditional_is_left_in_a_step_with_norms(compiler: aot.Compiler) -> None:
+    group = aot.GROUPS["rules"]
+    for tx in (gf.lamb(1e-3), gf.novograd(1e-3)):
+        program, _ = aot.compiled(compiler, group, tx, gf.apply_updates, "norms")
+        assert " conditional(" not in program.as_text()
+
+
+def test_a_missing_platform_is_named() -> None:
+    why = aot.missing("h200")
+    assert why == "no platform is called 'h200'; the known ones are h100, v5e"
+
+
+def test_a_missing_wheel_says_which_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(aot, "_found", lambda module: False)
+    assert aot.missing("v5e") == "v5e needs libtpu: pip install 'gradflow-jax[aot-tpu]'"
+    with pytest.raises(SystemExit):
+        aot.main(["--platform", "v5e"])
+
+
+def test_every_row_has_both_libraries() -> None:
+    for name in aot.names():
+        ours, peer = aot.pair(name)
+        assert ours.init
+        assert peer.init
+    assert set(aot.MAIN) <= set(aot.names())
+    assert set(aot.names()) >= aot.NOT_ELEMENTWISE
+
+
+def test_leaves_of_a_transformer() -> None:
+    assert len(jax.tree.leaves(aot.transformer())) == 195

@@ -1,0 +1,153 @@
+"""The code of accelerators, run on a CPU by a switch, beside the CPU's own."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import gradflow as gf
+from gradflow import _platform
+
+DTYPES = [jnp.bfloat16, jnp.float32]
+
+
+@contextmanager
+def accelerator_code() -> Iterator[None]:
+    """The same process, as if its CPU were an accelerator."""
+    before = _platform.CPU
+    jax.clear_caches()
+    _platform.CPU = ()
+    try:
+        yield
+    finally:
+        _platform.CPU = before
+        jax.clear_caches()
+
+
+def tree_of(dtype: Any, seed: int, scale: float = 1.0) -> Any:
+    """A matrix, a vector, a scalar, five axes, and leaves of size one and zero."""
+    rng = np.random.default_rng(seed)
+    shapes = {"w": (7, 5), "b": (6,), "s": (), "five": (2, 1, 3, 1, 2), "one": (1,), "none": (0, 3)}
+    return {name: jnp.asarray(scale * rng.normal(size=shape), dtype) for name, shape in shapes.items()}
+
+
+def run(tx: Any, dtype: Any, steps: Callable[[int], Any]) -> Any:
+    """Parameters and state after six jitted steps."""
+    params = tree_of(dtype, 0)
+    state = tx.init(params)
+    update = jax.jit(tx.update)
+    for step in range(6):
+        updates, state = update(steps(step), state, params)
+        params = gf.apply_updates(params, updates)
+    return params, state
+
+
+def gradients(dtype: Any) -> Callable[[int], Any]:
+    """The fourth one has a NaN."""
+
+    def of(step: int) -> Any:
+        grads = tree_of(dtype, step + 1)
+        return {**grads, "b": grads["b"].at[2].set(jnp.nan)} if step == 3 else grads
+
+    return of
+
+
+def even(step: Any, **extra: Any) -> Any:
+    return step % 2 == 0
+
+
+BRANCHES = {
+    "guard": lambda: gf.apply_if_finite(gf.adamw(1e-2), 3),
+    "guard around a clip": lambda: gf.apply_if_finite(
+        gf.chain(gf.clip_by_global_norm(1.0), gf.adamw(1e-2)), 3
+    ),
+    "accumulation": lambda: gf.apply_if_finite(gf.MultiSteps(gf.adamw(1e-2), 2), 3),
+    "mask": lambda: gf.apply_if_finite(gf.conditionally_mask(gf.lion(1e-2), even), 3),
+    "transform": lambda: gf.apply_if_finite(gf.conditionally_transform(gf.adam(1e-2), even), 3),
+}
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", BRANCHES)
+def test_a_select_gives_what_the_branch_gives(name: str, dtype: Any) -> None:
+    tx = BRANCHES[name]()
+    expected = run(tx, dtype, gradients(dtype))
+    with accelerator_code():
+        found = run(tx, dtype, gradients(dtype))
+    # The compiler may contract other products and sums where it fuses otherwise.
+    rtol = 4 * float(jnp.finfo(dtype).eps)
+
+    def same(a: Any, b: Any) -> None:
+        np.testing.assert_allclose(
+            np.asarray(a, np.float64), np.asarray(b, np.float64), rtol=rtol, atol=rtol / 10
+        )
+
+    jax.tree.map(same, expected, found)
+
+
+NORMS = {
+    "clip": lambda: gf.clip_by_global_norm(1e-3),
+    "block": lambda: gf.clip_by_block_rms(1e-3),
+    "normalize": lambda: gf.normalize_by_update_norm(),
+    "trust": lambda: gf.scale_by_trust_ratio(),
+    "novograd": lambda: gf.novograd(1e-2),
+}
+
+
+@pytest.mark.parametrize("scale", [1e-36, 1e-20, 1e-12, 1.0, 1e12, 1e20, 1e36])
+@pytest.mark.parametrize("name", NORMS)
+def test_norms_of_one_reading_are_those_of_two(name: str, scale: float) -> None:
+    tx = NORMS[name]()
+    grads = lambda step: tree_of(jnp.float32, step + 1, scale)  # noqa: E731
+    expected = run(tx, jnp.float32, grads)
+    with accelerator_code():
+        found = run(tx, jnp.float32, grads)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-5, atol=1e-37), expected, found)
+
+
+def exact(x: np.ndarray) -> float:
+    largest = np.abs(x).max()
+    return float(largest * np.sqrt(np.sum((x.astype(np.longdouble) / largest) ** 2)))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_one_reading_is_right_for_every_mixture_of_sizes(dtype: Any) -> None:
+    """Numbers of two magnitudes, of which the larger one is rare, so that both count."""
+    with jax.enable_x64(dtype == np.float64), accelerator_code():
+        norm = jax.jit(gf.tree.norm)
+        info = np.finfo(dtype)
+        rng = np.random.default_rng(0)
+        exponents = np.linspace(info.minexp + 2, info.maxexp - 20, 24).astype(int)
+        for high in exponents:
+            for below in (0, 3, 6, 9):
+                x = np.ldexp(rng.uniform(1, 2, 4096), max(high - below, info.minexp)).astype(dtype)
+                x[7] = np.ldexp(dtype(1.5), high)
+                assert float(norm(jnp.asarray(x))) == pytest.approx(exact(x), rel=32 * float(info.eps))
+
+
+def test_what_is_not_chosen_leaves_nothing_in_the_program() -> None:
+    step = jax.jit(gf.clip_by_global_norm(1.0).update)
+    text = step.lower(tree_of(jnp.float32, 0), gf.clip_by_global_norm(1.0).init(None)).compile().as_text()
+    assert text.count(" conditional(") == 1
+    with accelerator_code():
+        text = step.lower(tree_of(jnp.float32, 0), gf.clip_by_global_norm(1.0).init(None)).compile().as_text()
+        assert text.count(" conditional(") == 0
+
+
+def test_derivatives_through_a_skipped_step_are_finite() -> None:
+    """The inner update runs on an accelerator even where its result is not taken."""
+    params = {"w": jnp.ones(3)}
+    bad = {"w": jnp.array([1.0, jnp.nan, 2.0])}
+
+    def after(rate: Any) -> Any:
+        tx = gf.apply_if_finite(gf.adamw(rate), 3)
+        updates, _ = tx.update(bad, tx.init(params), params)
+        return jnp.sum(updates["w"])
+
+    assert jax.grad(after)(0.1) == 0
+    with accelerator_code():
+        assert jax.grad(after)(0.1) == 0
