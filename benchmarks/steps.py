@@ -53,10 +53,15 @@ EXTRA: Mapping[str, Mapping[str, Any]] = {
 }
 
 # Optimizers whose step is not a single pass over the numbers: smaller models.
-HEAVY = ("muon", "galore")
+HEAVY = ("muon", "galore", "kron", "normuon", "scion", "shampoo", "soap", "soap_muon")
 
 # These are measured elsewhere: they need per-example gradients, or a line search.
-ELSEWHERE = {"dpsgd": "takes gradients of examples", "lbfgs": "in the group of its name"}
+ELSEWHERE = {
+    "dpsgd": "takes gradients of examples",
+    "lbfgs": "in the group of its name",
+    "for_matrices": "takes another optimizer",
+    "orthogonalize": "a stage for matrices alone",
+}
 
 # The rows of many leaves. Each compiles for ten seconds, rules with norms of leaves for a minute.
 MAIN = ("adam", "sgd", "lion", "rmsprop")
@@ -68,7 +73,7 @@ def named() -> list[str]:
     """gradflow's optimizers: all factories of the room that are not stages."""
     kinds = OWN_FACTORIES
     rooms = (n for n in dir(optimizers) if n in kinds and kinds[n].kind == "transformation")
-    stages = ("scale_by_", "shrink_by_", "hutchinson_")
+    stages = ("scale_by_", "shrink_by_", "hutchinson_", "add_decayed_")
     return [n for n in rooms if not n.startswith(stages) and n not in ELSEWHERE]
 
 

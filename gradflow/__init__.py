@@ -9,6 +9,7 @@ The layers, each seeing only those above it:
     _rules        applies the rule of one leaf to whole trees
     _core         GradientTransformation, the decorator `transformation`, chain, apply_updates
     _selection    which leaves: masks, labels, patterns of paths
+    matrices      which axes of a leaf are a matrix's rows and columns; one rule over all matrices
     schedules     step -> value
     transforms    building blocks: clipping, momentum, decay, noise, scaling
     wrappers      transformation -> transformation
@@ -33,7 +34,7 @@ __version__ = "0.1.0"
 # Public rooms, such as `gradflow.losses` in `gradflow.losses.l2_loss`.
 _ROOMS = frozenset([
     "tree", "typing", "states", "schedules", "transforms", "wrappers", "optimizers", "losses", "projections",
-    "perturbations", "assignment", "microbatching", "linalg", "numerics", "packed", "aggregating",
+    "perturbations", "assignment", "microbatching", "linalg", "matrices", "numerics", "packed", "aggregating",
     "checkpoint", "interop", "compat", "lab",
 ])  # fmt: skip
 
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
     from gradflow import interop as interop
     from gradflow import linalg as linalg
     from gradflow import losses as losses
+    from gradflow import matrices as matrices
     from gradflow import microbatching as microbatching
     from gradflow import packed as packed
     from gradflow import perturbations as perturbations

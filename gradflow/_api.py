@@ -55,6 +55,10 @@ from gradflow.linalg import matrix_inverse_pth_root as matrix_inverse_pth_root
 from gradflow.linalg import nnls as nnls
 from gradflow.linalg import power_iteration as power_iteration
 from gradflow.losses import *
+from gradflow.matrices import Matrix as Matrix
+from gradflow.matrices import MatrixChoice as MatrixChoice
+from gradflow.matrices import choose_matrices as choose_matrices
+from gradflow.matrices import hidden_matrices as hidden_matrices
 from gradflow.microbatching import microbatch as microbatch
 from gradflow.numerics import multi_normal as multi_normal
 from gradflow.numerics import safe_increment as safe_increment

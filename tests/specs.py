@@ -101,6 +101,14 @@ def _variance(last: Any) -> Any:
 EXAMPLES: dict[str, Callable[[], Any]] = {
     "scale_by_muon": lambda: gf.masked(gf.scale_by_muon(), gf.ndim(2)),
     "scale_by_shape": lambda: gf.masked(gf.scale_by_shape(), gf.ndim(2)),
+    # The laws' equal gradients leave directions in which there is only rounding; a large eps keeps it small.
+    "scale_by_soap": lambda: gf.scale_by_soap(eps=1e-2, precondition_frequency=2),
+    "soap": lambda: gf.soap(0.1, eps=1e-2, precondition_frequency=2),
+    "scale_by_shampoo": lambda: gf.scale_by_shampoo(eps=1e-2),
+    "shampoo": lambda: gf.shampoo(0.1, eps=1e-2),
+    "orthogonalize": lambda: gf.masked(gf.orthogonalize(), gf.ndim(2)),
+    "scale_by_neuron_norm": lambda: gf.masked(gf.scale_by_neuron_norm(), gf.ndim(2)),
+    "for_matrices": lambda: gf.for_matrices(gf.chain(gf.trace(0.9), gf.scale_by_learning_rate(0.1))),
     "chain": lambda: gf.chain(gf.clip_by_global_norm(1.0), gf.adamw(0.01)),
     "named_chain": lambda: gf.named_chain(("clip", gf.clip(0.5)), ("adam", gf.adam(0.01))),
     "stateless": lambda: gf.stateless(lambda u, p: gf.tree.scale(0.5, u)),
@@ -227,6 +235,19 @@ VARIANTS: dict[str, Callable[[], Any]] = {
     "muon-spectral": lambda: gf.muon(0.1, "cubic", preconditioning="spectral"),
     "muon-aol": lambda: gf.muon(0.1, ns_steps=4, preconditioning="aol"),
     "muon-schatten": lambda: gf.muon(0.1, ns_steps=4, preconditioning="schatten"),
+    "neuron_norm-longer": lambda: gf.masked(gf.scale_by_neuron_norm(axis="longer"), gf.ndim(2)),
+    "kron-half": lambda: gf.kron(0.1, preconditioner_update_probability=0.5, memory_save_mode="one_diag"),
+    "scion-roles": lambda: gf.scion(
+        0.1, norms={gf.ndim(2): "sign"}, scales={gf.ndim(1): 2.0}, constrained=True
+    ),
+    "scion-inputs": lambda: gf.scion(0.1, norms={gf.ndim(2): "inputs"}),
+    "scion-outputs": lambda: gf.scion(0.1, norms={gf.ndim(2): "outputs"}),
+    "shampoo-grafted": lambda: gf.shampoo(
+        0.1, 0.9, 0.95, 1e-2, precondition_frequency=2, grafting="adam", start_step=1, block_size=2
+    ),
+    "shampoo-one_sided": lambda: gf.shampoo(0.1, 0.9, 0.95, 1e-2, one_sided=True),
+    "soap-refresh_first": lambda: gf.soap(0.1, eps=1.0, refresh_first=True),
+    "soap-matrices": lambda: gf.soap(0.1, eps=1e-2, precondition_frequency=2, matrices=gf.hidden_matrices()),
     "momo-adapted": lambda: gf.momo(0.5, lower_bound=-1.0, weight_decay=0.1, adapt_lower_bound=True),
     "momo_adam-adapted": lambda: gf.momo_adam(
         0.5, lower_bound=-1.0, weight_decay=0.1, adapt_lower_bound=True
@@ -273,7 +294,7 @@ EXTRA: dict[str, Callable[[Any, Any], Any]] = {
 # Cases that leave out vectors, of whatever dtype, before a stage sees them.
 LEAVES_VECTORS_OUT = {
     "masked", "masked-zero", "masked-selector", "selective_transform", "scale_by_path",
-    "scale_by_muon", "scale_by_shape",
+    "scale_by_muon", "scale_by_shape", "orthogonalize", "scale_by_neuron_norm", "neuron_norm-longer",
 }  # fmt: skip
 
 _LOSS_OF_ANOTHER_GRADIENT = (

@@ -24,6 +24,7 @@ ROOMS = [
     "_core",
     "_selection",
     "typing linalg",
+    "matrices",
     "schedules",
     "transforms",
     "wrappers",

@@ -10,6 +10,7 @@ import optax
 import pytest
 
 from gradflow.linalg import (
+    NEWTON_SCHULZ_SAFETY,
     NEWTON_SCHULZ_TABLES,
     matrix_inverse_pth_root,
     newton_schulz,
@@ -111,9 +112,8 @@ def test_coefficients_in_every_form():
     table = NEWTON_SCHULZ_TABLES["polar_express"]
     np.testing.assert_allclose(newton_schulz(x, table[:2], safety=1.02), first, atol=1e-6)
     longer = newton_schulz(x, "polar_express", 7)
-    np.testing.assert_allclose(
-        newton_schulz(x, (*table, table[-1], table[-1]), safety=1.02), longer, atol=1e-6
-    )
+    exact = (1.875, -1.25, 0.375)
+    np.testing.assert_allclose(newton_schulz(x, (*table, exact, exact), safety=1.02), longer, atol=1e-6)
     norm = np.linalg.norm(x)
     np.testing.assert_allclose(newton_schulz(x, "cubic", 0), x / norm, rtol=1e-5)
     np.testing.assert_allclose(newton_schulz(x, "cubic", 0, eps=norm), x / norm / 2, rtol=1e-5)
@@ -151,15 +151,82 @@ def test_leading_axes_are_a_loop(shape):
 
 def test_one_matrix_is_multiplied_on_its_smaller_side_without_a_batch():
     def products(shape):
-        text = str(jax.make_jaxpr(newton_schulz)(jnp.zeros(shape)))
+        text = str(jax.make_jaxpr(lambda x: newton_schulz(x, gram=False))(jnp.zeros(shape)))
         return [line.split("=")[0] for line in text.splitlines() if "dot_general" in line]
 
     for shape in [(3, 50), (50, 3), (1, 3, 50)]:
         sides = [line.split("f32[")[1].split("]")[0] for line in products(shape)]
         wide = "50,3" if shape == (50, 3) else "3,50"
         assert sides == ["3,3", "3,3", wide] * 5
-    cubic = jax.make_jaxpr(lambda x: newton_schulz(x, "cubic"))(jnp.zeros((3, 50)))
+    cubic = jax.make_jaxpr(lambda x: newton_schulz(x, "cubic", gram=False))(jnp.zeros((3, 50)))
     assert str(cubic).count("dot_general[") == 2 * 20
+
+
+SPECTRA = {
+    "gaussian": lambda m, r: None,
+    "decaying": lambda m, r: 10.0 ** np.linspace(0, -6, m),
+    "of low rank": lambda m, r: np.where(np.arange(m) < m // 8, 1.0 + r.random(m), 0.0),
+    "one dominant": lambda m, r: np.where(np.arange(m) < 1, 1.0, 1e-3),
+}
+
+
+def with_spectrum(kind, m, n):
+    r = np.random.default_rng(3)
+    u, s, vh = np.linalg.svd(r.normal(size=(m, n)), full_matrices=False)
+    wanted = SPECTRA[kind](m, r)
+    return (u * (s if wanted is None else wanted)) @ vh
+
+
+def iterated(x, table, safety):
+    """The iteration in float64."""
+    x = x / (np.linalg.norm(x) * safety)
+    for a, b, c in table:
+        gram = x @ x.T
+        x = a * x + (b * gram + c * gram @ gram) @ x
+    return x
+
+
+@pytest.mark.parametrize("kind", SPECTRA)
+@pytest.mark.parametrize("table", NEWTON_SCHULZ_TABLES)
+def test_every_table_on_every_spectrum_in_every_precision(table, kind):
+    x = with_spectrum(kind, 48, 192)
+    expected = iterated(x, NEWTON_SCHULZ_TABLES[table], NEWTON_SCHULZ_SAFETY.get(table, 1))
+    x32 = jnp.asarray(x, jnp.float32)
+
+    def error(**options):
+        y = newton_schulz(x32, table, eps=0.0, **options)
+        return float(np.max(np.abs(np.asarray(y, np.float64) - expected)))
+
+    plain, gram = error(gram=False), error(gram=True)
+    assert plain <= 5e-3
+    assert gram <= 3 * plain + 3e-5  # where both are all but exact the ratio says nothing
+    assert error(dtype=jnp.bfloat16) <= 0.15
+    with jax.enable_x64(True):
+        for form in (True, False):
+            y = newton_schulz(jnp.asarray(x, jnp.float64), table, eps=0.0, gram=form)
+            np.testing.assert_allclose(y, expected, atol=1e-9)
+
+
+@pytest.mark.parametrize("shape", [(6, 12), (12, 6), (3, 6, 12), (1, 4), (6, 6)])
+def test_the_gram_form_is_the_standard_form(shape):
+    x = normal(*shape)
+    for table in ("keller", "cubic", "aol"):
+        standard = newton_schulz(x, table, gram=False)
+        np.testing.assert_allclose(newton_schulz(x, table, gram=True), standard, atol=3e-5)
+
+
+def test_the_gram_form_is_chosen_where_it_pays_and_refused_where_it_diverges():
+    def products(shape, **options):
+        text = str(jax.make_jaxpr(lambda x: newton_schulz(x, **options))(jnp.zeros(shape)))
+        lines = [line.split("=")[0] for line in text.splitlines() if "dot_general" in line]
+        return [line.split("f32[")[1].split("]")[0] for line in lines]
+
+    assert products((4, 7)).count("4,7") == 5
+    assert products((4, 8)).count("4,8") == products((8, 4)).count("8,4") == 3
+    assert products((4, 8), dtype=jnp.bfloat16).count("4,8") == 5
+    for dtype in (jnp.bfloat16, jnp.float16):
+        with pytest.raises(ValueError, match="gram"):
+            newton_schulz(jnp.zeros((4, 8)), dtype=dtype, gram=True)
 
 
 def test_matrices_of_one_shape_are_traced_once():

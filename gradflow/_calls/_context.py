@@ -18,8 +18,9 @@ class _Context(threading.local):
     def __init__(self) -> None:
         self.stack: list[Frame] = []
         self.collectors: list[Any] = []
-        self.in_program = False  # whether a compiled update is being traced, or run op by op
         self.inits: list[Any] | None = None  # records of init calls, while `summary` reads them
+        self.matrices: list[Any] | None = None  # what stages take as matrices, while somebody reads it
+        self.in_program = False  # whether a compiled update is being traced, or run op by op
 
 
 context = _Context()

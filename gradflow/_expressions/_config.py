@@ -10,7 +10,7 @@ import numpy as np
 from gradflow._errors import describe, names_hint
 from gradflow._expressions._factory import Factory
 from gradflow._expressions._keys import expression_of
-from gradflow._expressions._registry import OWN_FACTORIES
+from gradflow._expressions._registry import OWN_FACTORIES, RECORDS
 
 
 def to_config(value: Any) -> dict[str, Any]:
@@ -62,6 +62,9 @@ def _encode(value: Any, address: str) -> Any:
     if isinstance(value, np.ndarray | np.generic) and value.dtype.kind != "O":
         kind = "array" if isinstance(value, np.ndarray) else "scalar"
         return {kind: value.tolist(), "dtype": value.dtype.name}
+    if type(value) in RECORDS.values():
+        fields = {name: _encode(item, f"{address}.{name}") for name, item in value._asdict().items()}
+        return {"record": type(value).__name__, "fields": fields}
     if type(value) is tuple:
         return [_encode(item, f"{address}[{i}]") for i, item in enumerate(value)]
     if type(value) is dict:
@@ -94,6 +97,10 @@ def _decode(data: Any) -> Any:
         arguments = {name: _decode(value) for name, value in data.get("arguments", {}).items()}
         rest = arguments.pop(factory.variadic, ()) if factory.variadic else ()
         return factory(*rest, **arguments)
+    if "record" in data:
+        if data["record"] not in RECORDS:
+            raise ValueError(f"from_config: gradflow has no record '{data['record']}'")
+        return RECORDS[data["record"]](**{name: _decode(item) for name, item in data["fields"].items()})
     if "complex" in data:
         return complex(*data["complex"])
     if "dict" in data:

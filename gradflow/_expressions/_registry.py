@@ -1,7 +1,7 @@
 """gradflow's own factories by name, and what each kind of factory makes."""
 
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 
 class Kind(NamedTuple):
@@ -26,3 +26,15 @@ OWN_FACTORIES: dict[str, Any] = {}
 def rebuild(make: Any, arguments: Mapping[str, Any]) -> Any:
     """Rebuilds a pickled value from the decorated function of its factory and the frozen arguments."""
     return make.__gradflow__.build(arguments)
+
+
+# Named tuples of ours that may stand among the arguments of factories, by name.
+RECORDS: dict[str, type] = {}
+
+R = TypeVar("R", bound=type)
+
+
+def register_record(kind: R) -> R:
+    """Makes `to_config` and `from_config` take a named tuple."""
+    RECORDS[kind.__name__] = kind
+    return kind

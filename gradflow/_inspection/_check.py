@@ -6,7 +6,11 @@ import jax
 
 from gradflow._core._plain_pairs import as_transformation
 from gradflow._core._transformation import GradientTransformation
-from gradflow._inspection._expression_checks import _expression_findings, _schedule_findings
+from gradflow._inspection._expression_checks import (
+    _expression_findings,
+    _matrix_findings,
+    _schedule_findings,
+)
 from gradflow._inspection._findings import CheckResult
 from gradflow._inspection._trial_steps import _gradient_findings, _trial_steps
 from gradflow._types import Params, Updates
@@ -24,9 +28,10 @@ def check(
     """Looks for likely mistakes in the expression of `tx` and in two trial steps.
 
     Finds updates that increase the loss, a learning rate that is applied twice or never, clipping after the
-    rate, weight decay on biases and norms, averages in a dtype too narrow for their decay, gradients of the
-    wrong shape, a warm-up longer than the schedule or the training, a state whose type changes (each step
-    would be compiled again), and buffers that cannot be donated.
+    rate, weight decay on biases and norms, an embedding or a head under an optimizer for hidden matrices,
+    averages in a dtype too narrow for their decay, gradients of the wrong shape, a warm-up longer than the
+    schedule or the training, a state whose type changes (each step would be compiled again), and buffers that
+    cannot be donated.
 
     Args:
       tx: any transformation.
@@ -38,7 +43,11 @@ def check(
     The result prints one line per finding, with its stage and a hint.
     """
     tx = as_transformation(tx, "check", "the first argument")
-    findings = [*_expression_findings(tx, abstract_tree(params)), *_schedule_findings(tx, steps)]
+    findings = [
+        *_expression_findings(tx, abstract_tree(params)),
+        *_matrix_findings(tx, params),
+        *_schedule_findings(tx, steps),
+    ]
     wrong_grads = [] if grads is None else list(_gradient_findings(params, grads))
     if wrong_grads:
         return CheckResult((*wrong_grads, *findings))

@@ -17,6 +17,8 @@ from gradflow._expressions._keys import expression_of
 from gradflow._inspection._findings import Finding
 from gradflow._selection._masks import resolve_mask
 from gradflow._types import Params
+from gradflow.matrices._choice import is_table_or_head
+from gradflow.matrices._resolve import recording_matrices
 from gradflow.tree._paths import leaves_by_path, path_string, show
 
 
@@ -134,6 +136,27 @@ def _low_precision_averages(sequence: Sequence, params: Params) -> Iterator[Find
                     "Pass float32, or leave the dtype out",
                 )
                 break
+
+
+def _matrix_findings(tx: GradientTransformation, params: Params) -> Iterator[Finding]:
+    """Embeddings and heads that a stage takes as hidden matrices."""
+    try:
+        with recording_matrices() as taken:
+            jax.eval_shape(tx.init, params)
+    except (TypeError, ValueError):
+        return  # the trial steps meet the same error
+    tables: dict[str, list[str]] = {}
+    for stage, path, *_ in taken:
+        if is_table_or_head(path):
+            tables.setdefault(stage, []).append("/".join(path))
+    for stage, paths in tables.items():
+        yield Finding(
+            stage,
+            f"takes {show(paths[0])} as a hidden matrix"
+            + (f", and {len(paths) - 1} more" if len(paths) > 1 else "")
+            + "; by its name it is an embedding, positions or a head",
+            "Leave it to another optimizer: choose gradflow.hidden_matrices() as the matrices",
+        )
 
 
 def _schedule_findings(tx: GradientTransformation, steps: int | None) -> Iterator[Finding]:

@@ -1,6 +1,7 @@
 """summary: the size of a transformation's state by stage, without allocating it."""
 
 import dataclasses
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -15,6 +16,7 @@ from gradflow._core._transformation import GradientTransformation
 from gradflow._errors import describe
 from gradflow._tables import aligned, table
 from gradflow._types import Params
+from gradflow.matrices._resolve import ResolvedMatrix, recording_matrices
 from gradflow.packed._pack import abstract_tree
 
 
@@ -39,13 +41,17 @@ class SummaryRow(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Summary:
-    """The stages of a transformation, in the order of updates. Prints as a table."""
+    """The stages of a transformation in the order in which updates pass them. Prints as a table.
+
+    `matrices` has, for each stage that takes parameters as matrices, how many there are of which sides.
+    """
 
     expression: str
     rows: tuple[SummaryRow, ...]
     parameters: int
     leaves: int
     parameter_bytes: int
+    matrices: Mapping[str, Mapping[tuple[int, int], int]] = dataclasses.field(default_factory=dict)
 
     @property
     def state_bytes(self) -> int:
@@ -56,7 +62,16 @@ class Summary:
         """The summary as plain data."""
         rows = [{**row._asdict(), "bytes_per_parameter": row.bytes_per_parameter} for row in self.rows]
         own = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        return {**own, "rows": rows, "state_bytes": self.state_bytes}
+        matrices = {stage: list(self._sides(stage)) for stage in self.matrices}
+        return {**own, "rows": rows, "matrices": matrices, "state_bytes": self.state_bytes}
+
+    def _sides(self, stage: str) -> Iterator[str]:
+        """The matrices of a stage in words, such as "24 of 512 x 2048"."""
+        for (rows, columns), number in self.matrices[stage].items():
+            yield f"{number} of {rows} x {columns}"
+
+    def _matrix_lines(self) -> list[str]:
+        return [f"matrices of {stage}: {', '.join(self._sides(stage))}" for stage in self.matrices]
 
     def _title(self) -> str:
         return (
@@ -76,13 +91,13 @@ class Summary:
         return [_HEAD, *cells, total]
 
     def __str__(self) -> str:
-        return "\n".join([self._title(), *aligned(self._table(), _LEFT)])
+        return "\n".join([self._title(), *aligned(self._table(), _LEFT), *self._matrix_lines()])
 
     __repr__ = __str__
 
     def _repr_html_(self) -> str:
         head, *rows = self._table()
-        return table(head, rows, _LEFT, self._title())
+        return table(head, rows, _LEFT, ". ".join([self._title(), *self._matrix_lines()]))
 
 
 _HEAD = ("stage", "parameters", "state", "B/parameter", "dtypes", "donated")
@@ -125,7 +140,8 @@ def summary(tx: GradientTransformation, params: Params, **extra: Any) -> Summary
         whole.append([i for i in index.values() if i not in claimed])
         return state
 
-    state = jax.eval_shape(init, abstract)
+    with recording_matrices() as taken:
+        state = jax.eval_shape(init, abstract)
     leaves = jax.tree.leaves(state)
     same = _comes_back(tx, abstract, state, extra)
     described = [
@@ -148,7 +164,17 @@ def summary(tx: GradientTransformation, params: Params, **extra: Any) -> Summary
         parameters=_numbers(abstract),
         leaves=len(leaves),
         parameter_bytes=sum(map(_bytes, arrays)),
+        matrices=_matrices(taken),
     )
+
+
+def _matrices(taken: list[ResolvedMatrix]) -> dict[str, dict[tuple[int, int], int]]:
+    found: dict[str, dict[tuple[int, int], int]] = {}
+    for stage, _, shape, axes in taken:
+        own = found.setdefault(stage, {})
+        for count, rows, columns in axes.shapes(shape):
+            own[rows, columns] = own.get((rows, columns), 0) + count
+    return found
 
 
 def _row(address: str, parameters: int, own: list[Any], donated: bool | None) -> SummaryRow:

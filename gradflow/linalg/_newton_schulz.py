@@ -1,7 +1,7 @@
 """Orthogonalization by matrix products: odd polynomials that move singular values toward one."""
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
@@ -35,11 +35,73 @@ NEWTON_SCHULZ_TABLES: Mapping[str, tuple[tuple[float, float, float], ...]] = Map
         # These converge to the polar factor itself, more slowly for smaller singular values.
         "cubic": ((1.5, -0.5, 0.0),) * 20,
         "quintic": ((1.875, -1.25, 0.375),) * 12,
+        # The Polar Express with a factor 1.01 a degree inside; it ends at one itself.
+        "polar_express_8": (
+            (8.2051, -22.9019, 16.4607),
+            (4.0664, -2.8612, 0.5184),
+            (3.9096, -2.8234, 0.5250),
+            (3.2856, -2.4153, 0.4853),
+            (2.2779, -1.6198, 0.3985),
+            (1.8726, -1.2307, 0.3585),
+            (1.8564, -1.2132, 0.3568),
+            (1.8750, -1.2500, 0.3750),
+        ),
+        # The Polar Express with a factor 1.05 a degree inside, so that half precision cannot leave it.
+        "polar_express_safe": tuple(
+            (a / 1.05, b / 1.05**3, c / 1.05**5)
+            for a, b, c in (
+                (8.28721, -23.59589, 17.30039),
+                (4.10706, -2.94785, 0.54484),
+                (3.94869, -2.90890, 0.55182),
+                (3.31842, -2.48849, 0.51005),
+                (2.30065, -1.66890, 0.41881),
+            )
+        ),
+        # Quintics fitted one after the other to what the one before leaves; they may be cycled.
+        "quintic_5": (
+            (4.0848, -6.8946, 2.9270),
+            (3.9505, -6.3029, 2.6377),
+            (3.7418, -5.5913, 2.3037),
+            (2.8769, -3.1427, 1.2046),
+            (2.8366, -3.0525, 1.2012),
+        ),
+        # Chebyshev's alternation, Grishina, Smirnov, Rakhuba 2025, arXiv 2506.10935.
+        "cans": (
+            (8.4703, -25.1081, 18.6293),
+            (4.1828, -3.1087, 0.5806),
+            (3.9619, -2.9541, 0.5630),
+            (3.2866, -2.4647, 0.5074),
+            (2.2737, -1.6447, 0.4162),
+        ),
+        # No fifth power, which saves a product a step; it leaves singular values in about [0.77, 1.30].
+        "cubic_5": (
+            (3.3656576, -3.3420992, 0.0),
+            (2.5744352, -1.4957376, 0.0),
+            (2.5368962, -1.4312570, 0.0),
+            (2.4418906, -1.2764040, 0.0),
+            (2.2230472, -0.9630650, 0.0),
+        ),
+        # For rows scaled as by Prach & Lampert 2022, arXiv 2208.03160, which leaves larger singular values.
+        "aol": (
+            (4.0098, -7.0585, 2.4635),
+            (3.4585, -5.5479, 2.5959),
+            (2.7573, -3.2939, 1.4254),
+            (2.7215, -3.0494, 1.3169),
+        ),
     }
 )
 
-# The interval of a table may end at one, which rounding must not exceed.
-_SAFETY = {"polar_express": 1.02}
+# Tables for an interval that ends at one exactly, which rounding must not leave.
+NEWTON_SCHULZ_SAFETY: Mapping[str, float] = MappingProxyType({"polar_express": 1.02, "cans": 1.02})
+
+# What follows the last row where more steps are asked for. Repeated, the last rows of these tables would
+# converge to another number than one, 1.035 for "polar_express".
+_EXACT_ROW = (1.875, -1.25, 0.375)
+_CONTINUED = {"polar_express": _EXACT_ROW, "polar_express_safe": _EXACT_ROW, "cans": _EXACT_ROW}
+# The Gram form multiplies m x m matrices in the place of m x n ones; below this ratio that does not pay.
+_GRAM_FROM = 2
+# Its rounding errors grow with the square of the condition; a product with the matrix itself resets them.
+_GRAM_STEPS = 2
 
 
 def newton_schulz(
@@ -51,6 +113,7 @@ def newton_schulz(
     safety: Any = None,
     dtype: Any = None,
     precision: Any = None,
+    gram: bool | None = None,
 ) -> jax.Array:
     """Computes the orthogonal polar factor of `x = U S V^T`, near `U V^T`, by matrix products.
 
@@ -60,12 +123,16 @@ def newton_schulz(
     Args:
       x: (..., m, n), real or complex, a batch of matrices; zero and zero-size matrices give zeros.
       coefficients: a name in `NEWTON_SCHULZ_TABLES`, one triple (a, b, c), or one per step, numbers or an
-        array. A table shorter than `steps` repeats its last row. `c = 0` saves a product.
+        array. A table shorter than `steps` repeats its last row, or one that converges to one where
+        that does not. `c = 0` saves a product.
       steps: number of steps, >= 0; by default the length of the table, 5 for one triple.
       eps: >= 0, by default Jordan's. It shrinks matrices whose norm is not much larger.
-      safety: >= 0; by default 1.02 for "polar_express", otherwise 1.
+      safety: >= 0; by default 1.02 for "polar_express" and "cans", otherwise 1.
       dtype: of the products; by default float32 or wider. The norm is never computed in less.
       precision: as in `jax.numpy.matmul`.
+      gram: iterates on `x x^T` and restarts from `x` every two steps, which costs less the longer the longer
+        side. By default where one side is at least twice the other and the products are in float32 or wider;
+        in less it diverges.
 
     Returns an array of the shape and dtype of `x`.
     Source: Björck & Bowie, "An iterative algorithm for computing the best estimate of an orthogonal
@@ -76,19 +143,27 @@ def newton_schulz(
     rows = _rows(coefficients, steps)
     wide = compute_dtype(matrix.dtype)
     if safety is None:
-        safety = _SAFETY.get(coefficients, 1) if isinstance(coefficients, str) else 1
+        safety = NEWTON_SCHULZ_SAFETY.get(coefficients, 1) if isinstance(coefficients, str) else 1
     margin = at_least_zero(name, "safety", safety, real_dtype(wide))
     floor = at_least_zero(name, "eps", eps, real_dtype(wide))
     low = wide if dtype is None else np.dtype(dtype)
     if not is_inexact(low) or is_complex(low) != is_complex(wide):
         kind = "complex" if is_complex(wide) else "real"
         raise TypeError(f"{name}: argument 'dtype' must be a {kind} floating-point type; got {dtype}")
+    is_narrow = np.finfo(real_dtype(low)).bits < 32 if low != jnp.bfloat16 else True
+    if gram and is_narrow:
+        raise ValueError(f"{name}: argument 'dtype' must be float32 or wider with 'gram'; got {low}")
     if matrix.size == 0:
         return matrix
+    short, long = sorted(matrix.shape[-2:])
+    if gram is None:
+        gram = not is_narrow and long >= _GRAM_FROM * short and len(rows) > 1
     # Operands, so that a table may be swept or learned; only a zero is static.
     numbers = [[jnp.asarray(v, dtype=real_dtype(wide)) for v in row] for row in rows]
     cubic = tuple(isinstance(c, int | float) and c == 0 for _, _, c in rows)
-    y: jax.Array = _orthogonalize(matrix, numbers, margin, floor, cubic=cubic, low=low, precision=precision)
+    y: jax.Array = _orthogonalize(
+        matrix, numbers, margin, floor, cubic=cubic, low=low, precision=precision, gram=gram
+    )
     return y
 
 
@@ -116,7 +191,8 @@ def _rows(coefficients: Any, steps: int | None) -> list[Triple]:
             )
     if steps is None or not table:
         return [tuple(row) for row in table]
-    return [tuple(table[min(i, len(table) - 1)]) for i in range(steps)]
+    last = _CONTINUED.get(coefficients, table[-1]) if isinstance(coefficients, str) else table[-1]
+    return [tuple(table[i] if i < len(table) else last) for i in range(steps)]
 
 
 def _is_triple(row: Any) -> bool:
@@ -127,7 +203,7 @@ def _is_triple(row: Any) -> bool:
 
 
 # A jit of its own: matrices of one shape are traced once, at any place of a tree.
-@functools.partial(jax.jit, static_argnames=("cubic", "low", "precision"))
+@functools.partial(jax.jit, static_argnames=("cubic", "low", "precision", "gram"))
 def _orthogonalize(
     matrix: jax.Array,
     rows: list[list[jax.Array]],
@@ -137,6 +213,7 @@ def _orthogonalize(
     cubic: tuple[bool, ...],
     low: DType,
     precision: Any,
+    gram: bool,
 ) -> jax.Array:
     m, n = matrix.shape[-2:]
     wide = compute_dtype(matrix.dtype)
@@ -147,13 +224,38 @@ def _orthogonalize(
     def times(a: jax.Array, b: jax.Array) -> jax.Array:
         return jnp.matmul(a.astype(low), b.astype(low), precision=precision, preferred_element_type=wide)
 
-    for (a, b, c), without_c in zip(rows, cubic, strict=True):
+    def short_product(x: jax.Array) -> jax.Array:
         adjoint = jnp.conj(x.mT)
-        gram = times(x, adjoint) if m <= n else times(adjoint, x)
-        b, c = b.astype(wide), c.astype(wide)
-        poly = b * gram if without_c else b * gram + c * times(gram, gram)
-        x = a.astype(wide) * x + (times(poly, x) if m <= n else times(x, poly))
+        return times(x, adjoint) if m <= n else times(adjoint, x)
+
+    def apply(poly: jax.Array, x: jax.Array) -> jax.Array:
+        return times(poly, x) if m <= n else times(x, poly)
+
+    table = [
+        (a.astype(wide), b.astype(wide), None if without_c else c.astype(wide))
+        for (a, b, c), without_c in zip(rows, cubic, strict=True)
+    ]
+    for start in range(0, len(table), _GRAM_STEPS) if gram else ():
+        x = apply(_gram_polynomial(short_product(x), table[start : start + _GRAM_STEPS], times), x)
+    for a, b, c in () if gram else table:
+        product = short_product(x)
+        poly = b * product if c is None else b * product + c * times(product, product)
+        x = a * x + apply(poly, x)
     return x.reshape(matrix.shape).astype(matrix.dtype)
+
+
+def _gram_polynomial(
+    r: jax.Array, rows: list[tuple[Any, Any, Any]], times: Callable[[jax.Array, jax.Array], jax.Array]
+) -> jax.Array:
+    """The product Q of the steps' polynomials of R = x x^*, so that the steps' result is Q x."""
+    q = jnp.broadcast_to(jnp.eye(r.shape[-1], dtype=r.dtype), r.shape)
+    for i, (a, b, c) in enumerate(rows):
+        poly = b * r if c is None else b * r + c * times(r, r)
+        q = poly + a * q if i == 0 else times(q, poly) + a * q
+        if i + 1 < len(rows):
+            product = times(r, poly) + a * r
+            r = times(poly, product) + a * product
+    return q
 
 
 def _normalize(x: jax.Array, safety: jax.Array, eps: jax.Array) -> jax.Array:

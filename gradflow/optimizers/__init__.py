@@ -44,12 +44,16 @@ from gradflow.optimizers._dowg import DoWGState as DoWGState
 from gradflow.optimizers._dowg import dowg as dowg
 from gradflow.optimizers._dowg import scale_by_dowg as scale_by_dowg
 from gradflow.optimizers._dpsgd import dpsgd as dpsgd
+from gradflow.optimizers._for_matrices import for_matrices as for_matrices
 from gradflow.optimizers._fromage import fromage as fromage
 from gradflow.optimizers._fromage import shrink_by_learning_rate as shrink_by_learning_rate
 from gradflow.optimizers._galore import GaLoreDimensionNumbers as GaLoreDimensionNumbers
 from gradflow.optimizers._galore import GaLoreState as GaLoreState
 from gradflow.optimizers._galore import galore as galore
 from gradflow.optimizers._galore import scale_by_galore as scale_by_galore
+from gradflow.optimizers._kron import KronState as KronState
+from gradflow.optimizers._kron import kron as kron
+from gradflow.optimizers._kron import scale_by_kron as scale_by_kron
 from gradflow.optimizers._lamb import lamb as lamb
 from gradflow.optimizers._lamb import lars as lars
 from gradflow.optimizers._layerwise_dog import (
@@ -80,6 +84,9 @@ from gradflow.optimizers._nadam import ScaleByNadamState as ScaleByNadamState
 from gradflow.optimizers._nadam import nadam as nadam
 from gradflow.optimizers._nadam import nadamw as nadamw
 from gradflow.optimizers._nadam import scale_by_nadam as scale_by_nadam
+from gradflow.optimizers._normuon import NeuronNormState as NeuronNormState
+from gradflow.optimizers._normuon import normuon as normuon
+from gradflow.optimizers._normuon import scale_by_neuron_norm as scale_by_neuron_norm
 from gradflow.optimizers._novograd import ScaleByNovogradState as ScaleByNovogradState
 from gradflow.optimizers._novograd import novograd as novograd
 from gradflow.optimizers._novograd import scale_by_novograd as scale_by_novograd
@@ -87,6 +94,7 @@ from gradflow.optimizers._optimistic import ScaleByOptimisticGradientState as Sc
 from gradflow.optimizers._optimistic import optimistic_adam_v2 as optimistic_adam_v2
 from gradflow.optimizers._optimistic import optimistic_gradient_descent as optimistic_gradient_descent
 from gradflow.optimizers._optimistic import scale_by_optimistic_gradient as scale_by_optimistic_gradient
+from gradflow.optimizers._orthogonalize import orthogonalize as orthogonalize
 from gradflow.optimizers._polyak import polyak_sgd as polyak_sgd
 from gradflow.optimizers._polyak import scale_by_polyak as scale_by_polyak
 from gradflow.optimizers._prodigy import ProdigyState as ProdigyState
@@ -102,8 +110,14 @@ from gradflow.optimizers._rprop import rprop as rprop
 from gradflow.optimizers._rprop import scale_by_rprop as scale_by_rprop
 from gradflow.optimizers._schedule_free import schedule_free_adamw as schedule_free_adamw
 from gradflow.optimizers._schedule_free import schedule_free_sgd as schedule_free_sgd
+from gradflow.optimizers._scion import ScionState as ScionState
+from gradflow.optimizers._scion import scale_by_scion as scale_by_scion
+from gradflow.optimizers._scion import scion as scion
 from gradflow.optimizers._sgd import noisy_sgd as noisy_sgd
 from gradflow.optimizers._sgd import sgd as sgd
+from gradflow.optimizers._shampoo import ShampooState as ShampooState
+from gradflow.optimizers._shampoo import scale_by_shampoo as scale_by_shampoo
+from gradflow.optimizers._shampoo import shampoo as shampoo
 from gradflow.optimizers._sign import sign_sgd as sign_sgd
 from gradflow.optimizers._sign import signum as signum
 from gradflow.optimizers._simplified_ademamix import (
@@ -116,6 +130,13 @@ from gradflow.optimizers._simplified_ademamix import simplified_ademamix as simp
 from gradflow.optimizers._sm3 import ScaleBySM3State as ScaleBySM3State
 from gradflow.optimizers._sm3 import scale_by_sm3 as scale_by_sm3
 from gradflow.optimizers._sm3 import sm3 as sm3
+from gradflow.optimizers._soap import SoapState as SoapState
+from gradflow.optimizers._soap import (
+    add_decayed_stepped_weights as add_decayed_stepped_weights,
+)
+from gradflow.optimizers._soap import scale_by_soap as scale_by_soap
+from gradflow.optimizers._soap import soap as soap
+from gradflow.optimizers._soap_muon import soap_muon as soap_muon
 from gradflow.optimizers._sophia import HutchinsonState as HutchinsonState
 from gradflow.optimizers._sophia import SophiaState as SophiaState
 from gradflow.optimizers._sophia import hutchinson_estimator_diag_hessian as hutchinson_estimator_diag_hessian
@@ -136,11 +157,13 @@ __all__ = [
     "GaLoreDimensionNumbers",
     "GaLoreState",
     "HutchinsonState",
+    "KronState",
     "MadgradState",
     "MomoAdamState",
     "MomoState",
     "MuonDimensionNumbers",
     "MuonState",
+    "NeuronNormState",
     "ProdigyState",
     "ScaleByAdaDeltaState",
     "ScaleByAdamState",
@@ -162,6 +185,9 @@ __all__ = [
     "ScaleByRssState",
     "ScaleBySM3State",
     "ScaleBySimplifiedAdEMAMixState",
+    "ScionState",
+    "ShampooState",
+    "SoapState",
     "SophiaState",
     "acprop",
     "adabelief",
@@ -173,6 +199,7 @@ __all__ = [
     "adamaxw",
     "adamw",
     "adan",
+    "add_decayed_stepped_weights",
     "ademamix",
     "adopt",
     "amsgrad",
@@ -181,9 +208,11 @@ __all__ = [
     "dog",
     "dowg",
     "dpsgd",
+    "for_matrices",
     "fromage",
     "galore",
     "hutchinson_estimator_diag_hessian",
+    "kron",
     "lamb",
     "lars",
     "lbfgs",
@@ -195,9 +224,11 @@ __all__ = [
     "nadam",
     "nadamw",
     "noisy_sgd",
+    "normuon",
     "novograd",
     "optimistic_adam_v2",
     "optimistic_gradient_descent",
+    "orthogonalize",
     "polyak_sgd",
     "prodigy",
     "radam",
@@ -218,11 +249,13 @@ __all__ = [
     "scale_by_dowg",
     "scale_by_factored_rms",
     "scale_by_galore",
+    "scale_by_kron",
     "scale_by_lbfgs",
     "scale_by_lion",
     "scale_by_madgrad",
     "scale_by_muon",
     "scale_by_nadam",
+    "scale_by_neuron_norm",
     "scale_by_novograd",
     "scale_by_optimistic_gradient",
     "scale_by_polyak",
@@ -230,20 +263,27 @@ __all__ = [
     "scale_by_rms",
     "scale_by_rprop",
     "scale_by_rss",
+    "scale_by_scion",
+    "scale_by_shampoo",
     "scale_by_shape",
     "scale_by_simplified_ademamix",
     "scale_by_sm3",
+    "scale_by_soap",
     "scale_by_sophia",
     "scale_by_stddev",
     "scale_by_yogi",
     "schedule_free_adamw",
     "schedule_free_sgd",
+    "scion",
     "sgd",
+    "shampoo",
     "shrink_by_learning_rate",
     "sign_sgd",
     "signum",
     "simplified_ademamix",
     "sm3",
+    "soap",
+    "soap_muon",
     "sophia",
     "yogi",
 ]

@@ -1,5 +1,6 @@
 """GaLore: any optimizer, with its state in a low-dimensional subspace per matrix."""
 
+import functools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -13,23 +14,22 @@ from gradflow._core._decorators import transformation
 from gradflow._core._plain_pairs import as_transformation
 from gradflow._core._transformation import GradientTransformation, stages_of
 from gradflow._expressions._arguments import NonNegative, Rate, Size
+from gradflow._expressions._registry import register_record
 from gradflow._rules._leafwise import specialize
 from gradflow._rules._mesh_axes import refuse_varying
 from gradflow._rules._state import increment, zero_scalar
 from gradflow._selection._absent import is_absent
 from gradflow._selection._partial_trees import fill_none
 from gradflow._types import MaskOrFn, OptState, Pair, Params, Updates
+from gradflow.linalg import refresh
+from gradflow.matrices._matrix import MatrixAxes, to_matrices
+from gradflow.matrices._resolve import resolve_matrices
 from gradflow.optimizers._adam import scale_by_adam
-from gradflow.optimizers._matrices import (
-    MatrixAxes,
-    leafwise_matrices,
-    resolve_axes,
-    to_matrices,
-    with_gathered,
-)
+from gradflow.optimizers._matrices import leafwise_matrices, with_gathered
 from gradflow.transforms import add_decayed_weights, scale_by_learning_rate
 
 
+@register_record
 class GaLoreDimensionNumbers(NamedTuple):
     """The input and output axes of the matrices in a leaf; the other axes are batch axes."""
 
@@ -55,15 +55,17 @@ def project_rule(
         x, _ = to_matrices(g, axes)
         # A basis of zeros is not set yet: the gradients so far were zero, as after a zero layer.
         due = (s.count % gap == 0) | ~jnp.any(basis[..., 0] != 0)
-        new = jax.lax.cond(due, lambda: _leading(x, basis, rank), lambda: jnp.copy(basis))
+        new = refresh(due, functools.partial(_leading, rank), basis, x)
         return (jnp.conj(new.mT) @ x if _is_wide(x) else x @ new), new
 
     return with_gathered(both, g)
 
 
-def _leading(x: jax.Array, old: jax.Array, rank: int) -> jax.Array:
+def _leading(rank: int, old: jax.Array, x: jax.Array) -> jax.Array:
     """The leading singular vectors on the shorter side of each matrix, or the old ones if it is zero."""
-    x = jax.lax.stop_gradient(x)  # equal singular values leave the vectors without a derivative
+    if x.ndim > 2:
+        flat = (y.reshape(-1, *y.shape[-2:]) for y in (old, x))
+        return jax.lax.map(lambda pair: _leading(rank, *pair), tuple(flat)).reshape(old.shape)
     largest = jnp.max(jnp.abs(x), axis=(-2, -1), keepdims=True)
     usable = jnp.clip(largest, jnp.finfo(largest.dtype).tiny, jnp.finfo(largest.dtype).max / 16)
     x = x / usable.astype(x.dtype)
@@ -138,7 +140,7 @@ def scale_by_galore(
     project = specialize(project_rule, gap=update_proj_gap)
 
     def axes_of(params: Params) -> Any:
-        axes = resolve_axes(weight_dimension_numbers, params, GaLoreDimensionNumbers, at_least=2)
+        axes = resolve_matrices(weight_dimension_numbers, params, GaLoreDimensionNumbers, at_least=2)
         matrices = jax.tree.map(lambda a, p: None if a is None else p, axes, params, is_leaf=is_absent)
         # Also for small leaves: the size of a shard does not determine the size of the whole leaf.
         refuse_varying("a singular vector", matrices)

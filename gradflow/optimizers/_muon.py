@@ -9,32 +9,28 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gradflow._calls._context import stage_name
 from gradflow._core._compose import chain, init_empty_state
 from gradflow._core._decorators import transformation
 from gradflow._core._transformation import GradientTransformation
 from gradflow._errors import describe
 from gradflow._expressions._arguments import Decay, NonNegative, Positive, Rate, Size
+from gradflow._expressions._registry import register_record
 from gradflow._rules._leafwise import Scalars, specialize
 from gradflow._rules._math import one_minus_power, safe_sqrt
 from gradflow._rules._mesh_axes import refuse_varying
 from gradflow._rules._state import first_moment, increment, zero_scalar
 from gradflow._selection._absent import is_absent
 from gradflow._types import EmptyState, MaskOrFn, OptState, Pair, Params, Updates
-from gradflow.linalg import NEWTON_SCHULZ_TABLES, newton_schulz
+from gradflow.linalg import NEWTON_SCHULZ_SAFETY, NEWTON_SCHULZ_TABLES, newton_schulz
+from gradflow.matrices._matrix import MatrixAxes, to_blocks
+from gradflow.matrices._resolve import require_matrices, resolve_matrices
 from gradflow.optimizers._adam import adamw
-from gradflow.optimizers._matrices import (
-    MatrixAxes,
-    leafwise_matrices,
-    resolve_axes,
-    to_matrices,
-    with_gathered,
-)
+from gradflow.optimizers._matrices import leafwise_matrices, with_gathered
 from gradflow.transforms import add_decayed_weights, scale_by_learning_rate
-from gradflow.tree._paths import path_string, show
 from gradflow.wrappers import partition
 
 
+@register_record
 class MuonDimensionNumbers(NamedTuple):
     """The input and output axes of the matrices in a leaf; the other axes are batch axes."""
 
@@ -53,17 +49,10 @@ class MuonState(NamedTuple):
 _JORDAN = (3.4445, -4.775, 2.0315)
 _NAMED: Mapping[str, Any] = {
     **NEWTON_SCHULZ_TABLES,
-    "standard": _JORDAN,  # the field's names for the default, and for the rows of Ahn et al. 2025
-    "dion": (
-        (4.0848, -6.8946, 2.9270),
-        (3.9505, -6.3029, 2.6377),
-        (3.7418, -5.5913, 2.3037),
-        (2.8769, -3.1427, 1.2046),
-        (2.8366, -3.0525, 1.2012),
-    ),
+    # The field's names for the default, and for the rows of Ahn et al. 2025.
+    "standard": _JORDAN,
+    "dion": NEWTON_SCHULZ_TABLES["quintic_5"],
 }
-# Derived for singular values of at most 1. The paper's factor keeps rounding from exceeding that.
-_MARGINS = {"polar_express": 1.02}
 _PRECONDITIONINGS = ("frobenius", "spectral", "aol", "schatten")
 
 
@@ -96,10 +85,11 @@ def muon_rule(
     mu = s.beta * mu + s.c * g
     debias, debias_next = (s.debias, s.debias_next) if options.bias_correction else (1, 1)
     m = s.beta * debias_next * mu + s.c * debias * g if options.nesterov else debias * mu
-    x, back = to_matrices(m, axes)
-    if x.size == 0:
+    if m.size == 0:
         return m, mu
-    return back(with_gathered(functools.partial(_orthogonal, s, options), x)), mu
+    blocks, back = to_blocks(m, axes)
+    orthogonal = functools.partial(_orthogonal, s, options)
+    return back([with_gathered(orthogonal, x) for x in blocks]), mu
 
 
 def _orthogonal(s: Any, options: _Options, x: jax.Array) -> jax.Array:
@@ -238,7 +228,7 @@ def scale_by_muon(
             f"got {describe(preconditioning)}"
         )
     table, rows = _table(ns_coeffs)
-    margin = _MARGINS.get(ns_coeffs, 1.0) if isinstance(ns_coeffs, str) else 1.0
+    margin = NEWTON_SCHULZ_SAFETY.get(ns_coeffs, 1.0) if isinstance(ns_coeffs, str) else 1.0
     cubic = tuple(isinstance(row[2], int | float) and row[2] == 0 for row in rows)
     steps = len(rows) if rows is table else ns_steps
     options = _Options(nesterov, adaptive, preconditioning, bias_correction, ns_dtype, steps, cubic)
@@ -267,30 +257,26 @@ def scale_by_muon(
 
 def _axes_of(numbers: Any, params: Params) -> Any:
     """Every leaf's axes; raises ValueError naming the first leaf that is not a matrix."""
-    axes = resolve_axes(numbers, params, MuonDimensionNumbers)
-    for (path, a), p in zip(
-        jax.tree_util.tree_flatten_with_path(axes, is_leaf=is_absent)[0],
-        jax.tree.leaves(params, is_leaf=is_absent),
-        strict=True,
-    ):
-        if a is None and p is not None:
-            raise ValueError(
-                f"{stage_name()}: every parameter must be a matrix; got shape {p.shape} at "
-                f"{show(path_string(path))}. Pass weight_dimension_numbers, exclude it with masked, or use "
-                "muon, which gives it to Adam."
-            )
-    return axes
+    return require_matrices(numbers, params, MuonDimensionNumbers)
 
 
 def shape_rule(g: jax.Array, s: Any, *, axes: MatrixAxes) -> jax.Array:
     """u = sqrt(max(1, fan_out / fan_in)) * g."""
-    fan_in, fan_out = axes.sizes(g.shape)
-    return math.sqrt(max(1, fan_out / max(fan_in, 1))) * g
+    return _by_block(lambda fan_in, fan_out: math.sqrt(max(1, fan_out / max(fan_in, 1))), g, axes)
 
 
 def consistent_shape_rule(g: jax.Array, s: Any, *, axes: MatrixAxes) -> jax.Array:
     """u = consistent_rms * sqrt(max(fan_in, fan_out)) * g."""
-    return s.consistent_rms * math.sqrt(max(axes.sizes(g.shape))) * g
+    return s.consistent_rms * _by_block(lambda fan_in, fan_out: math.sqrt(max(fan_in, fan_out)), g, axes)
+
+
+def _by_block(factor: Callable[[int, int], float], g: jax.Array, axes: MatrixAxes) -> jax.Array:
+    """`g` with each of its matrices multiplied by a factor of its sides."""
+    factors = [factor(rows, columns) for _, rows, columns in axes.shapes(g.shape)]
+    if len(set(factors)) == 1:
+        return factors[0] * g
+    blocks, back = to_blocks(g, axes)
+    return back([f * x for f, x in zip(factors, blocks, strict=True)])
 
 
 @transformation
@@ -325,7 +311,7 @@ def scale_by_shape(weight_dimension_numbers: Any = None, consistent_rms: NonNega
 
 def _labels(numbers: Any, params: Params) -> Any:
     """ "muon" for matrices, "adam" for other leaves."""
-    axes = resolve_axes(numbers, params, MuonDimensionNumbers)
+    axes = resolve_matrices(numbers, params, MuonDimensionNumbers, record=False)
     return jax.tree.map(
         lambda p, a: p if is_absent(p) else "adam" if a is None else "muon", params, axes, is_leaf=is_absent
     )

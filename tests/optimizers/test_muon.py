@@ -9,7 +9,7 @@ import optax
 import pytest
 
 import gradflow as gf
-from gradflow.linalg import NEWTON_SCHULZ_TABLES
+from gradflow.linalg import NEWTON_SCHULZ_SAFETY, NEWTON_SCHULZ_TABLES
 
 JORDAN = (3.4445, -4.775, 2.0315)
 
@@ -61,7 +61,7 @@ def test_phases_of_rows_and_columns_pass_through(how: str) -> None:
 @pytest.mark.parametrize("name", sorted(NEWTON_SCHULZ_TABLES))
 def test_tables_by_name_and_by_rows_agree(name: str) -> None:
     g = np.random.default_rng(1).normal(size=(3, 4))
-    margin = 1.02 if name == "polar_express" else 1
+    margin = NEWTON_SCHULZ_SAFETY.get(name, 1)
     expected = polynomials(divided(g, "frobenius") / margin, NEWTON_SCHULZ_TABLES[name])
     np.testing.assert_allclose(direction(gf.scale_by_muon(name), g), expected, rtol=1e-6)
     if margin == 1:
@@ -131,7 +131,7 @@ def test_products_in_bfloat16_are_near_those_in_float32() -> None:
 
 def test_equal_shapes_are_traced_once() -> None:
     def program(layers: int) -> str:
-        params = {f"layer{i}": jnp.ones((8, 16)) for i in range(layers)}
+        params = {f"layer{i}": jnp.ones((8, 12)) for i in range(layers)}
         tx = gf.scale_by_muon()
         return str(jax.make_jaxpr(tx.update)(params, tx.init(params)))
 

@@ -1,0 +1,214 @@
+"""One rule for one matrix over trees of leaves that are matrices, stacks of them, or cut into them."""
+
+import functools
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental.shard_alike import shard_alike
+from jax.sharding import NamedSharding, PartitionSpec
+
+from gradflow._calls._context import stage_name
+from gradflow._dtypes import compute_dtype, is_complex, is_inexact, promote, real_dtype
+from gradflow._rules._leafwise import Rule, Scalars, _prepare
+from gradflow._rules._mesh_axes import refuse_varying
+from gradflow._rules._state import zero_scalar
+from gradflow._selection._absent import is_absent
+from gradflow.matrices._matrix import WHOLE, MatrixAxes, to_blocks
+from gradflow.tree._grouped_jit import call_in_groups
+from gradflow.tree._paths import is_none, path_string, show
+
+
+def per_matrix(
+    rule: Rule,
+    axes: Any,
+    trees: tuple[Any, ...],
+    scalars: Callable[..., Scalars] | None = None,
+    /,
+    **hyper: Any,
+) -> tuple[Any, ...]:
+    """Applies `rule` to each matrix of the leaves of `trees`: `leafwise` over matrices.
+
+    `rule(g, *others, s) -> (u, *news)` is a pure module-level function of one matrix (rows, columns). A
+    stack of equal matrices is a `vmap` of the rule, so a decomposition in it belongs into `linalg.refresh`.
+    Precision, `s` and `hyper` are those of `leafwise`.
+
+    The first tree is the updates. In the others a leaf of the updates may have any tree of arrays, such as a
+    tuple of factors, None, or a PRNG key. An array of the leaf's shape is cut like the leaf. Anything else
+    is of one matrix: a stack of matrices has it stacked, and a leaf that is cut into unequal blocks has a
+    tuple of it, one for each block. `init_per_matrix` makes such a tree.
+
+    Args:
+      rule: returns as many values as there are trees, or fewer: the later ones are only read.
+      axes: a tree like the updates of `MatrixAxes`, from `resolve_matrices`. `WHOLE` gives the rule the
+        leaf as it is.
+
+    Leaves without an element are left as they are.
+    """
+    refuse_varying("a matrix", trees[0])
+    structure: Any = jax.tree.structure(trees[0], is_leaf=is_none)
+    flat = jax.tree.leaves(trees[0], is_leaf=is_none)
+    columns = [flat, *(_up_to(structure, tree) for tree in trees[1:])]
+    own = _up_to(structure, axes)
+    rows = list(zip(*columns, strict=True))
+    outputs: list[tuple[Any, ...]] = list(rows)
+    places: dict[Any, list[int]] = {}
+    for index, (a, row) in enumerate(zip(own, rows, strict=True)):
+        if row[0] is not None and row[0].size:
+            leaves, kind = jax.tree.flatten(row)
+            places.setdefault((a, kind, _precision(leaves)), []).append(index)
+    for (a, kind, precision), indices in places.items():
+        numbers = _prepare(scalars, hyper, precision)
+        flat_rows = [tuple(jax.tree.leaves(rows[i])) for i in indices]
+        results = call_in_groups(_compiled(rule, a, kind), flat_rows, numbers)
+        for index, result in zip(indices, results, strict=True):
+            outputs[index] = result
+    width = min((len(out) for out in outputs), default=len(trees))
+    slots = [list(slot) for slot in zip(*(out[:width] for out in outputs), strict=True)]
+    return tuple(jax.tree.unflatten(structure, slot) for slot in slots or [[]] * width)
+
+
+def _up_to(structure: Any, tree: Any) -> list[Any]:
+    """What a tree has at each leaf of a structure."""
+    try:
+        return list(structure.flatten_up_to(tree))
+    except (ValueError, TypeError) as error:
+        raise ValueError(
+            f"{stage_name()}: the state must have something for each leaf of the updates, as init made it "
+            f"for these parameters: {error}"
+        ) from None
+
+
+def _precision(leaves: list[Any]) -> np.dtype:
+    kinds = (compute_dtype(leaf.dtype) for leaf in leaves if is_inexact(leaf.dtype))
+    return real_dtype(functools.reduce(promote, kinds))
+
+
+@functools.cache
+def _compiled(rule: Rule, axes: MatrixAxes, structure: Any) -> Callable[..., tuple[Any, ...]]:
+    """The rule on a row of leaves, each with all its matrices, as one jitted function."""
+
+    def run(leaves: tuple[jax.Array, ...], scalars: Scalars) -> tuple[Any, ...]:
+        real = _precision(list(leaves))
+        olds = structure.unflatten(leaves)
+        g, *others = structure.unflatten([_whole(_widened(x, real)) for x in leaves])
+        with jax.numpy_dtype_promotion("standard"):
+            results = _on_blocks(rule, axes, g, others, SimpleNamespace(**scalars))
+        put_back = functools.partial(_put_back, g.shape)
+        return tuple(jax.tree.map(put_back, result, old) for result, old in zip(results, olds, strict=False))
+
+    run.__name__ = run.__qualname__ = getattr(rule, "__name__", "rule")
+    return jax.jit(run)
+
+
+def _on_blocks(rule: Rule, axes: MatrixAxes, g: jax.Array, others: list[Any], s: Any) -> tuple[Any, ...]:
+    def call(*operands: Any) -> tuple[Any, ...]:
+        result = rule(*operands, s)
+        return result if isinstance(result, tuple) else (result,)
+
+    if axes == WHOLE:
+        return call(g, *others)
+    blocks, back = to_blocks(g, axes)
+    cut = [isinstance(x, jax.Array) and x.shape == g.shape for x in others]
+    columns = [
+        to_blocks(x, axes)[0] if is_cut else [x] if len(blocks) == 1 else list(x)
+        for x, is_cut in zip(others, cut, strict=True)
+    ]
+    results = [
+        (jax.vmap(call) if block.ndim == 3 else call)(block, *(column[i] for column in columns))
+        for i, block in enumerate(blocks)
+    ]
+    return tuple(
+        back(list(parts)) if is_cut else parts[0] if len(blocks) == 1 else parts
+        for parts, is_cut in zip(zip(*results, strict=True), [True, *cut], strict=False)
+    )
+
+
+def _widened(x: Any, real: np.dtype) -> Any:
+    return x.astype(promote(x.dtype, real)) if is_inexact(x.dtype) else x
+
+
+def _whole(x: Any) -> Any:
+    """An array that is whole on every device, where shardings are explicit."""
+    sharding: Any = jax.typeof(x).sharding
+    if not sharding.mesh.explicit_axes:
+        return x
+    return jax.sharding.reshard(x, NamedSharding(sharding.mesh, PartitionSpec(*[None] * x.ndim)))
+
+
+def _put_back(leaf_shape: tuple[int, ...], new: jax.Array, old: jax.Array) -> jax.Array:
+    """A result in the dtype and the layout of the array in whose place it comes."""
+    if new.dtype != old.dtype:
+        new = (new.real if is_complex(new.dtype) and not is_complex(old.dtype) else new).astype(old.dtype)
+    sharding: Any = jax.typeof(old).sharding
+    if sharding.mesh.explicit_axes:
+        return jax.sharding.reshard(new, sharding)
+    if new.shape != leaf_shape and new.ndim and is_inexact(new.dtype):
+        # A product of a sharded leaf with itself would be sharded, and the next step compiled again for it.
+        new, _ = shard_alike(new, old)
+    return new
+
+
+def init_per_matrix(make: Callable[[tuple[int, ...], Any], Any], axes: Any, params: Any) -> Any:
+    """A tree for `per_matrix` of what `make(shape, parameter)` gives for one matrix of that shape.
+
+    `make` returns a tree of arrays, which do not depend on the parameter's values, and of None. They are
+    placed as `zero_scalar` places scalars: replicated on the parameters' mesh.
+    """
+
+    def placed(x: Any, p: Any, stack: tuple[int, ...]) -> Any:
+        value = zero_scalar(p, x.dtype) + x
+        return jnp.broadcast_to(value, (*stack, *x.shape)) if stack else value
+
+    def one(a: Any, p: Any) -> Any:
+        if is_absent(p):
+            return p
+        if a == WHOLE:
+            return jax.tree.map(lambda x: placed(x, p, ()), make(p.shape, p))
+        parts = []
+        for count, rows, columns in a.shapes(p.shape):
+            stack = () if count == 1 else (count,)
+            parts.append(jax.tree.map(lambda x, stack=stack: placed(x, p, stack), make((rows, columns), p)))
+        return parts[0] if len(parts) == 1 else tuple(parts)
+
+    return jax.tree.map(one, axes, params, is_leaf=is_absent)
+
+
+def check_per_matrix(
+    make: Callable[[tuple[int, ...], Any], Any], axes: Any, updates: Any, **states: Any
+) -> None:
+    """Raises ValueError naming the first leaf of the updates for which a state is not what `make` made."""
+    flat, structure = jax.tree_util.tree_flatten_with_path(updates, is_leaf=is_none)
+    wanted = jax.eval_shape(lambda g: init_per_matrix(make, axes, g), updates)
+    for name, state in states.items():
+        pairs = zip(flat, _up_to(structure, wanted), _up_to(structure, state), strict=True)
+        for (path, g), expected, own in pairs:
+            if g is not None and _shapes(expected) != _shapes(own):
+                raise ValueError(
+                    f"{stage_name()}: the update at {show(path_string(path))} of shape {g.shape} needs a "
+                    f"state '{name}' of shapes {_shapes(expected)}; it has {_shapes(own)}"
+                )
+
+
+def _shapes(tree: Any) -> list[tuple[int, ...]]:
+    return [leaf.shape for leaf in jax.tree.leaves(tree)]
+
+
+def keys_per_matrix(keys: Any, axes: Any, updates: Any) -> Any:
+    """A tree for `per_matrix` of one PRNG key a matrix, from one key a leaf of the updates."""
+
+    def one(g: Any, a: Any, key: Any) -> Any:
+        if is_absent(g) or a == WHOLE:
+            return key
+        parts = a.shapes(g.shape)
+        own = [key] if len(parts) == 1 else list(jax.random.split(key, len(parts)))
+        stacks = [
+            k if count == 1 else jax.random.split(k, count)
+            for k, (count, _, _) in zip(own, parts, strict=True)
+        ]
+        return stacks[0] if len(stacks) == 1 else tuple(stacks)
+
+    return jax.tree.map(one, updates, axes, keys, is_leaf=is_absent)

@@ -1,0 +1,260 @@
+"""PSGD Kron: a preconditioner for each side of a leaf, fitted to random probes."""
+
+import functools
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from gradflow import tree
+from gradflow._calls._checks import check_like
+from gradflow._core._compose import chain
+from gradflow._core._decorators import transformation
+from gradflow._core._transformation import GradientTransformation
+from gradflow._dtypes import real_dtype
+from gradflow._expressions._arguments import Decay, Fraction, Index, NonNegative, Positive, Rate
+from gradflow._rules._leafwise import Scalars
+from gradflow._rules._math import one_minus_power, safe_sqrt
+from gradflow._rules._state import at_least_float32, first_moment, increment, zero_scalar
+from gradflow._types import MaskOrFn, OptState, Pair, Params, Updates
+from gradflow.linalg import refresh
+from gradflow.matrices._per_matrix import check_per_matrix, init_per_matrix, keys_per_matrix, per_matrix
+from gradflow.matrices._resolve import tensors
+from gradflow.optimizers._for_matrices import with_others
+from gradflow.optimizers._kronecker import to_unit
+from gradflow.transforms import add_decayed_weights, scale_by_learning_rate
+from gradflow.transforms._keys import check_key, key_state, next_key
+
+# Of each side of a leaf an upper triangular matrix, or the diagonal of one.
+Triangles = tuple[jax.Array, ...]
+Memory = Literal["one_diag", "all_diag"] | None
+
+_BALANCE_PROBABILITY = 0.01
+_LARGEST_RMS = 1.1
+_EXACT = "highest"
+
+
+class KronState(NamedTuple):
+    """Steps taken, steps since the factors moved, the PRNG key's data, the momentum, and the factors."""
+
+    count: jax.Array  # type: ignore[assignment]  # the field's name for it, over tuple.count
+    update_count: jax.Array
+    rng_key: jax.Array
+    mu: Updates
+    factors: Any
+
+
+def kron_scalars(b1: jax.Array, count: jax.Array, **_: jax.Array) -> Scalars:
+    """The decay's complement and the bias correction of step `count`, which begins at 1."""
+    return {"c1": 1 - b1, "debias": 1 / one_minus_power(1 - b1, count)}
+
+
+def kron_rule(g: jax.Array, mu: jax.Array, factors: Triangles, key: Any, s: Any) -> tuple[Any, ...]:
+    """Li 2018, with the whitening criterion: u = Q^T Q m, Q fitted so that Q m is white."""
+    mu = s.b1 * mu + s.c1 * g
+    m = s.debias * mu
+    x = m.reshape(-1) if m.ndim == 0 else m
+    due = (s.due != 0) & jnp.any(x != 0)
+    factors = refresh(due, fitted_factors, factors, x, key, s.preconditioner_lr)
+    y, size = to_unit(x)
+    for axis, q in enumerate(factors):
+        y = _times(q, _times(q, y, axis), axis, transposed=True)
+    norm = safe_sqrt(jnp.mean(y * y)) * size
+    return (y * (size * jnp.minimum(1, _LARGEST_RMS / (norm + 1e-6)))).reshape(m.shape), mu, factors
+
+
+def fitted_factors(factors: Triangles, m: jax.Array, key: Any, rate: jax.Array) -> Triangles:
+    """One step of relative gradient descent on |Q m|^2 + |Q^-T v|^2 for a random v."""
+    balance_key, probe_key = jax.random.split(key)
+    v = jax.random.normal(probe_key, m.shape, m.dtype)
+    if len(factors) > 1:
+        is_due = jax.random.uniform(balance_key) < _BALANCE_PROBABILITY
+        factors = jax.lax.cond(is_due, _balanced, lambda factors: factors, factors)
+    a = m + jnp.sqrt(jnp.finfo(jnp.float32).eps).astype(m.dtype) * jnp.mean(jnp.abs(m)) * v
+    b = v
+    for axis, q in enumerate(factors):
+        a = _times(q, a, axis)
+        b = _solved(q, b, axis)
+    return tuple(_moved(q, a, b, axis, rate) for axis, q in enumerate(factors))
+
+
+def _balanced(factors: Triangles) -> Triangles:
+    """The factors with equal largest elements and the same product."""
+    sizes = jnp.stack([jnp.max(jnp.abs(q)) for q in factors])
+    mean = jnp.exp(jnp.mean(jnp.log(sizes)))
+    return tuple(q * (mean / sizes[i]) for i, q in enumerate(factors))
+
+
+def _times(q: jax.Array, x: jax.Array, axis: int, *, transposed: bool = False) -> jax.Array:
+    """Q, or its transpose, on one axis of a tensor."""
+    if q.ndim == 1:
+        return x * _along(q, x.ndim, axis)
+    product = jnp.tensordot(q, x, ((0 if transposed else 1,), (axis,)), precision=_EXACT)
+    return jnp.moveaxis(product, 0, axis)
+
+
+def _along(q: jax.Array, ndim: int, axis: int) -> jax.Array:
+    return q.reshape([-1 if i == axis else 1 for i in range(ndim)])
+
+
+def _solved(q: jax.Array, x: jax.Array, axis: int) -> jax.Array:
+    """The inverse of Q^T on one axis of a tensor."""
+    if q.ndim == 1:
+        return x / _along(q, x.ndim, axis)
+    front = jnp.moveaxis(x, axis, 0)
+    flat = jax.scipy.linalg.solve_triangular(q, front.reshape(front.shape[0], -1), trans=1)
+    return jnp.moveaxis(flat.reshape(front.shape), 0, axis)
+
+
+def _moved(q: jax.Array, a: jax.Array, b: jax.Array, axis: int, rate: jax.Array) -> jax.Array:
+    others = tuple(i for i in range(a.ndim) if i != axis)
+    tiny = jnp.finfo(q.dtype).tiny
+    if q.ndim == 1:
+        aa, bb = jnp.sum(a * a, axis=others), jnp.sum(b * b, axis=others)
+        return q - rate / (jnp.max(jnp.abs(aa + bb)) + tiny) * (aa - bb) * q
+    aa = jnp.tensordot(a, a, (others, others), precision=_EXACT)
+    bb = jnp.tensordot(b, b, (others, others), precision=_EXACT)
+    step = jnp.matmul(jnp.triu(aa - bb), q, precision=_EXACT)
+    return q - rate / (_norm_bound(aa + bb) + tiny) * step
+
+
+def _norm_bound(a: jax.Array) -> jax.Array:
+    """A lower bound of the largest singular value of a symmetric matrix, by two products with a vector."""
+    a, size = to_unit(a)
+    column = a[:, jnp.argmax(jnp.sum(a * a, axis=0))]
+    x = jnp.matmul(column, a, precision=_EXACT)
+    norm = jnp.sqrt(jnp.sum(x * x))
+    y = jnp.matmul(x / jnp.where(norm > 0, norm, 1), a, precision=_EXACT)
+    return jnp.sqrt(jnp.sum(y * y)) * size
+
+
+def _first_factors(shape: tuple[int, ...], p: Any, *, max_size: int, memory: Memory) -> Triangles:
+    """Identity matrices, or the diagonals of them."""
+    dtype = at_least_float32(real_dtype(p.dtype))
+    longest = max(range(len(shape)), key=lambda i: shape[i], default=0)
+
+    def is_diagonal(axis: int, n: int) -> bool:
+        saved = memory == "all_diag" or (memory == "one_diag" and axis == longest)
+        return saved or len(shape) < 2 or n == 1 or n > max_size
+
+    return tuple(
+        jnp.ones((n,), dtype) if is_diagonal(axis, n) else jnp.eye(n, dtype=dtype)
+        for axis, n in enumerate(shape or (1,))
+    )
+
+
+def _annealed(count: jax.Array) -> jax.Array:
+    """The probability of an update: one for 500 steps, then falling to 0.03 over 3500."""
+    return jnp.clip(jnp.exp(-0.001 * (count.astype(jnp.float32) - 500)), 0.03, 1)
+
+
+@transformation(leaves="real")
+def scale_by_kron(
+    b1: Decay = 0.9,
+    preconditioner_update_probability: Fraction | None = None,
+    preconditioner_lr: Positive = 0.1,
+    max_size_triangular: Index = 8192,
+    memory_save_mode: Memory = None,
+    *,
+    key: Any = 0,
+    matrices: Any = None,
+    mu_dtype: Any = None,
+) -> Pair:
+    """Whitens the momentum by a preconditioner for each side of a leaf.
+
+        mu = b1 * mu + (1 - b1) * g;   m = mu / (1 - b1^t)
+        A = Q_L @ m @ Q_R^T;   B = Q_L^-T @ v @ Q_R^-1 for a normal v
+        Q_L = Q_L - preconditioner_lr * triu(A @ A^T - B @ B^T) @ Q_L / |A @ A^T + B @ B^T|, Q_R likewise
+        u = Q_L^T @ Q_L @ m @ Q_R^T @ Q_R, its root mean square clipped at 1.1
+
+    Args:
+      b1: decay of the momentum, in [0, 1).
+      preconditioner_update_probability: Q moves once in `1 / probability` steps, none for 0; None is one for
+        500 steps and falls to 0.03 over 3500.
+      preconditioner_lr: > 0.
+      max_size_triangular: a longer side has a diagonal Q, and so has the one of a vector.
+      memory_save_mode: "one_diag" has a diagonal Q for the longest side, "all_diag" for all.
+      key: of the probes v, a PRNG key or an integer seed.
+      matrices: `Matrix` or `choose_matrices` have all leaves taken as matrices, or as stacks of them.
+      mu_dtype: dtype of the momentum; the parameters' by default. Q is held in float32 at least.
+
+    Raises inside `shard_map` for pieces of a leaf. Source: Li 2018, arXiv:1512.04202, and
+    github.com/lixilinx/psgd_torch.
+    """
+    if memory_save_mode not in (None, "one_diag", "all_diag"):
+        raise ValueError(
+            "scale_by_kron: argument 'memory_save_mode' must be None, 'one_diag' or 'all_diag'; "
+            f"got {memory_save_mode!r}"
+        )
+    check_key("scale_by_kron", key)
+    make = functools.partial(_first_factors, max_size=max_size_triangular, memory=memory_save_mode)
+
+    def init(params: Params) -> OptState:
+        return KronState(
+            zero_scalar(params),
+            zero_scalar(params),
+            key_state(key, params),
+            first_moment(params, mu_dtype),
+            init_per_matrix(make, tensors(matrices, params), params),
+        )
+
+    def update(updates: Updates, state: KronState, params: Params | None = None) -> tuple[Updates, KronState]:
+        axes = tensors(matrices, updates if params is None else params)
+        check_like("updates", updates, "state", state.mu)
+        check_per_matrix(make, axes, updates, factors=state.factors)
+        count, waited = increment(state.count), increment(state.update_count)
+        asked = preconditioner_update_probability
+        probability = _annealed(count) if asked is None else jnp.asarray(asked, jnp.float32)
+        due = (waited.astype(jnp.float32) * probability >= 1).astype(jnp.int32)
+        now, later = next_key(key, state.rng_key)
+        keys = keys_per_matrix(tree.split_key_like(now, updates), axes, updates)
+        u, mu, factors, *_ = per_matrix(
+            kron_rule, axes, (updates, state.mu, state.factors, keys), kron_scalars,
+            count=count, b1=b1, due=due, preconditioner_lr=preconditioner_lr,
+        )  # fmt: skip
+        return u, KronState(count, waited * (1 - due), later, mu, factors)
+
+    return init, update
+
+
+@transformation
+def kron(
+    learning_rate: Rate,
+    b1: Decay = 0.9,
+    weight_decay: NonNegative = 0.0,
+    preconditioner_update_probability: Fraction | None = None,
+    preconditioner_lr: Positive = 0.1,
+    max_size_triangular: Index = 8192,
+    memory_save_mode: Memory = None,
+    mask: MaskOrFn | None = None,
+    *,
+    key: Any = 0,
+    matrices: Any = None,
+    others: GradientTransformation | None = None,
+    others_rate: NonNegative = 1.0,
+    mu_dtype: Any = None,
+) -> GradientTransformation:
+    """PSGD Kron: `scale_by_kron`, decoupled weight decay, then the learning rate.
+
+    It takes all parameters. With `matrices` or `others` it is `for_matrices`, and what is not a matrix goes
+    to `others`.
+
+    Args:
+      learning_rate: a number >= 0 or a schedule; about a third of AdamW's.
+      weight_decay: >= 0.
+      mask: tree of booleans, or a function from the parameters to one: where to decay.
+      matrices: as in `for_matrices`; None with `others` is `hidden_matrices()`.
+      others: for what is not a matrix; `adamw(learning_rate)` where only `matrices` is given.
+      others_rate: a factor of the updates of `others`, >= 0.
+
+    The others and the source as in `scale_by_kron`.
+    """
+    inner = chain(
+        scale_by_kron(
+            b1, preconditioner_update_probability, preconditioner_lr, max_size_triangular, memory_save_mode,
+            key=key, mu_dtype=mu_dtype,
+        ),
+        add_decayed_weights(weight_decay, mask),
+        scale_by_learning_rate(learning_rate),
+    )  # fmt: skip
+    return with_others(inner, learning_rate, others, others_rate, matrices)

@@ -1,0 +1,248 @@
+"""Shampoo: a root of the gradients' statistics for each side of a leaf."""
+
+import functools
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from gradflow._calls._checks import check_like
+from gradflow._core._compose import chain
+from gradflow._core._decorators import transformation
+from gradflow._core._transformation import GradientTransformation
+from gradflow._expressions._arguments import Decay, Index, NonNegative, Positive, Rate, Size
+from gradflow._rules._leafwise import Scalars, specialize
+from gradflow._rules._math import abs_sq, one_minus_power, safe_sqrt
+from gradflow._rules._state import first_moment, increment, second_moment, zero_scalar
+from gradflow._types import MaskOrFn, OptState, Pair, Params, Updates
+from gradflow.linalg import refresh
+from gradflow.matrices._matrix import in_blocks
+from gradflow.matrices._per_matrix import check_per_matrix, init_per_matrix, per_matrix
+from gradflow.matrices._resolve import tensors
+from gradflow.optimizers._for_matrices import with_others
+from gradflow.optimizers._kronecker import Factors, decay_factors, rotate, sides, to_unit
+from gradflow.transforms import add_decayed_weights, scale_by_learning_rate
+
+
+class ShampooState(NamedTuple):
+    """Steps taken, the moments, and for each side of a leaf the statistics and their inverse root.
+
+    `mu` is None without momentum, `nu` without grafting. A side that is left alone has None.
+    """
+
+    count: jax.Array  # type: ignore[assignment]  # the field's name for it, over tuple.count
+    mu: Any
+    nu: Any
+    factors: Any
+    roots: Any
+
+
+class _Options(NamedTuple):
+    """What shapes the computation."""
+
+    frequency: int
+    start: int
+    averages: bool
+    one_sided: bool
+
+
+def shampoo_scalars(
+    count: jax.Array, b1: jax.Array, b2: jax.Array, beta: jax.Array, **_: jax.Array
+) -> Scalars:
+    """The decays' complements and the bias corrections of step `count`, which begins at 1."""
+    return {
+        "c1": 1 - b1,
+        "c2": 1 - b2,
+        "debias1": 1 / one_minus_power(1 - b1, count),
+        "debias2": 1 / one_minus_power(1 - b2, count),
+        "c3": 1 - beta,
+        "debias3": 1 / one_minus_power(1 - beta, count),
+    }
+
+
+def shampoo_rule(
+    g: jax.Array, mu: Any, nu: Any, factors: Factors, roots: Factors, s: Any, *, options: _Options
+) -> tuple[Any, ...]:
+    """Gupta et al. 2018, Algorithm 2, with the averages and the grafting of Anil et al. 2020."""
+    beta, c, debias = (s.beta, s.c3, s.debias3) if options.averages else (1, 1, jnp.ones_like(s.eps))
+    factors = decay_factors(g, factors, beta, c)
+    kept = [i for i, factor in enumerate(factors) if factor is not None]
+    compute = functools.partial(_inverse_roots, 2 * max(len(kept), 1), options.one_sided)
+    due = (s.count - 1) % options.frequency == 0
+    new = refresh(due, compute, tuple(roots[i] for i in kept), tuple(factors[i] for i in kept), debias, s.eps)
+    found = dict(zip(kept, new, strict=True))
+    roots = tuple(found.get(i) for i in range(len(roots)))
+    if mu is not None:
+        mu = s.b1 * mu + s.c1 * g
+    m = g if mu is None else s.debias1 * mu
+    u = rotate(m, roots)
+    if nu is not None:
+        nu = s.b2 * nu + s.c2 * abs_sq(g)
+        grafted = m / (safe_sqrt(s.debias2 * nu) + s.graft_eps)
+        u, _ = to_unit(u)
+        u = u * (_norm(grafted) / (_norm(u) + 1e-16))
+        u = jnp.where(s.count > options.start, u, grafted)
+    return u, mu, nu, factors, roots
+
+
+def _norm(x: jax.Array) -> jax.Array:
+    return safe_sqrt(jnp.sum(x * x))
+
+
+def _inverse_roots(
+    order: int, one_sided: bool, olds: Any, factors: Any, debias: jax.Array, eps: jax.Array
+) -> Any:
+    """`(debias * F + eps I)^(-1 / order)` of each side, by its eigenvalues, none of which is below zero."""
+    return tuple(_inverse_root(factor, order, one_sided, debias, eps) for factor in factors)
+
+
+def _inverse_root(
+    factor: jax.Array, order: int, one_sided: bool, debias: jax.Array, eps: jax.Array
+) -> jax.Array:
+    factor, size = to_unit(factor)
+    values, vectors = jnp.linalg.eigh(factor)
+    raised = (values - jnp.minimum(values[0], 0)) * (size * debias) + eps
+    powers = jnp.exp(-jnp.log(raised) / order)
+    if one_sided:
+        # A gradient has nothing in the directions in which no gradient had anything, but for its roundings.
+        powers = jnp.where(values > values[-1] * len(values) * jnp.finfo(values.dtype).eps, powers, 0)
+    return jnp.matmul(vectors * powers[None, :], vectors.T, precision="highest")
+
+
+@transformation(leaves="real")
+def scale_by_shampoo(
+    b1: Decay | None = None,
+    beta: Decay | None = None,
+    eps: Positive = 1e-6,
+    precondition_frequency: Size = 1,
+    max_dim: Index = 8192,
+    *,
+    grafting: Literal["adam"] | None = None,
+    b2: Decay = 0.999,
+    graft_eps: Positive = 1e-8,
+    start_step: Index = 0,
+    block_size: Size | None = None,
+    one_sided: bool = False,
+    matrices: Any = None,
+    mu_dtype: Any = None,
+) -> Pair:
+    """Multiplies each side of a leaf by an inverse root of its gradients' outer products.
+
+        L = L + g @ g^T;   R = R + g^T @ g                          with beta, averages without bias
+        u = (L + eps I)^(-1/4) @ m @ (R + eps I)^(-1/4)
+
+    A leaf of k sides has the power -1 / 2k. `m` is the gradient, or with b1 its average without bias.
+
+    Args:
+      b1: decay of the momentum, in [0, 1); None is no momentum.
+      beta: decay of the statistics, in [0, 1); None adds them up, as in 2018.
+      eps: added to the eigenvalues, > 0.
+      precondition_frequency: steps from one computation of the roots to the next, >= 1.
+      max_dim: a longer side is left alone.
+      grafting: "adam" gives each matrix the norm of Adam's update, with decay b2 and graft_eps.
+      start_step: with grafting, the first steps that are Adam's own.
+      block_size: matrices are cut into blocks with sides of at most this, each a matrix of its own.
+      one_sided: the shorter side alone, to the power -1/2, of a singular matrix the pseudo-inverse's.
+      matrices: `Matrix` or `choose_matrices` have all leaves taken as matrices, or as stacks of them.
+      mu_dtype: dtype of the momentum; the parameters' by default.
+
+    Raises inside `shard_map` for pieces of a leaf. Sources: Gupta et al. 2018, arXiv:1802.09568; Anil et al.
+    2020, arXiv:2002.09018; Xie et al. 2025, arXiv:2502.20762 for one side.
+    """
+    if grafting not in (None, "adam"):
+        raise ValueError(f"scale_by_shampoo: argument 'grafting' must be None or 'adam'; got {grafting!r}")
+    options = _Options(precondition_frequency, start_step, beta is not None, one_sided)
+    rule = specialize(shampoo_rule, options=options)
+    make = functools.partial(_first_sides, max_dim, one_sided)
+
+    def axes_of(params: Params) -> Any:
+        axes = tensors(matrices, params)
+        return axes if block_size is None else in_blocks(axes, params, block_size)
+
+    def init(params: Params) -> OptState:
+        axes = axes_of(params)
+        nothing = jax.tree.map(lambda p: None, params)
+        return ShampooState(
+            zero_scalar(params),
+            nothing if b1 is None else first_moment(params, mu_dtype),
+            nothing if grafting is None else second_moment(params),
+            init_per_matrix(functools.partial(make, 0.0), axes, params),
+            init_per_matrix(functools.partial(make, 1.0), axes, params),
+        )
+
+    def update(
+        updates: Updates, state: ShampooState, params: Params | None = None
+    ) -> tuple[Updates, ShampooState]:
+        axes = axes_of(updates if params is None else params)
+        check_per_matrix(
+            functools.partial(make, 0.0), axes, updates, factors=state.factors, roots=state.roots
+        )
+        if b1 is not None:
+            check_like("updates", updates, "state", state.mu)
+        count = increment(state.count)
+        u, mu, nu, factors, roots = per_matrix(
+            rule, axes, (updates, state.mu, state.nu, state.factors, state.roots), shampoo_scalars,
+            count=count, b1=0.0 if b1 is None else b1, beta=0.0 if beta is None else beta,
+            b2=b2, eps=eps, graft_eps=graft_eps,
+        )  # fmt: skip
+        return u, ShampooState(count, mu, nu, factors, roots)
+
+    return init, update
+
+
+def _first_sides(max_dim: int, one_sided: bool, value: float, shape: tuple[int, ...], p: Any) -> Factors:
+    own = sides(shape, p, max_dim, value=value, smallest=1)
+    if not one_sided or len(shape) < 2:
+        return own
+    shortest = min(range(len(shape)), key=lambda i: shape[i])
+    return tuple(factor if i == shortest else None for i, factor in enumerate(own))
+
+
+@transformation
+def shampoo(
+    learning_rate: Rate,
+    b1: Decay | None = None,
+    beta: Decay | None = None,
+    eps: Positive = 1e-6,
+    weight_decay: NonNegative = 0.0,
+    precondition_frequency: Size = 1,
+    max_dim: Index = 8192,
+    mask: MaskOrFn | None = None,
+    *,
+    grafting: Literal["adam"] | None = None,
+    b2: Decay = 0.999,
+    graft_eps: Positive = 1e-8,
+    start_step: Index = 0,
+    block_size: Size | None = None,
+    one_sided: bool = False,
+    matrices: Any = None,
+    others: GradientTransformation | None = None,
+    others_rate: NonNegative = 1.0,
+    mu_dtype: Any = None,
+) -> GradientTransformation:
+    """Shampoo: `scale_by_shampoo`, decoupled weight decay, then the learning rate.
+
+        shampoo(1.7e-3, 0.93, 0.9955, 1e-12, 0.08, 100, grafting="adam", b2=0.9955, block_size=1024)
+
+    is near the winner of AlgoPerf; the defaults are those of 2018. It takes all parameters. With `matrices`
+    or `others` it is `for_matrices`, and what is not a matrix goes to `others`.
+
+    Args:
+      learning_rate: a number >= 0 or a schedule; with grafting that of Adam.
+      weight_decay: >= 0.
+      mask: tree of booleans, or a function from the parameters to one: where to decay.
+      matrices: as in `for_matrices`; None with `others` is `hidden_matrices()`.
+      others: for what is not a matrix; `adamw(learning_rate)` where only `matrices` is given.
+      others_rate: a factor of the updates of `others`, >= 0.
+
+    The others and the sources as in `scale_by_shampoo`.
+    """
+    inner = chain(
+        scale_by_shampoo(
+            b1, beta, eps, precondition_frequency, max_dim, grafting=grafting, b2=b2, graft_eps=graft_eps,
+            start_step=start_step, block_size=block_size, one_sided=one_sided, mu_dtype=mu_dtype,
+        ),
+        add_decayed_weights(weight_decay, mask),
+        scale_by_learning_rate(learning_rate),
+    )  # fmt: skip
+    return with_others(inner, learning_rate, others, others_rate, matrices)

@@ -1,0 +1,267 @@
+"""SOAP: Adam in the eigenbasis of Shampoo's statistics."""
+
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from gradflow._calls._checks import check_like
+from gradflow._core._compose import chain
+from gradflow._core._decorators import transformation
+from gradflow._core._transformation import GradientTransformation
+from gradflow._expressions._arguments import Decay, Index, NonNegative, Positive, Rate, Size
+from gradflow._rules._leafwise import Scalars, leafwise, specialize
+from gradflow._rules._math import abs_sq, one_minus_power, safe_sqrt
+from gradflow._rules._state import first_moment, increment, second_moment, zero_scalar
+from gradflow._selection._masks import resolve_mask
+from gradflow._selection._partial_trees import change_where
+from gradflow._types import MaskOrFn, OptState, Pair, Params, Updates
+from gradflow.matrices._per_matrix import check_per_matrix, init_per_matrix, per_matrix
+from gradflow.matrices._resolve import tensors
+from gradflow.optimizers._for_matrices import with_others
+from gradflow.optimizers._kronecker import Factors, decay_factors, refreshed_bases, rotate, sides
+from gradflow.transforms import scale_by_learning_rate
+from gradflow.transforms._scale import ScaleByScheduleState
+
+
+class SoapState(NamedTuple):
+    """Calls so far, the moments, and for each side of a leaf the statistics and their eigenbasis.
+
+    `mu` is as the parameters are, `nu` in the basis. A side without a basis has None.
+    """
+
+    count: jax.Array  # type: ignore[assignment]  # the field's name for it, over tuple.count
+    mu: Updates
+    nu: Updates
+    factors: Any
+    bases: Any
+
+
+def soap_scalars(count: jax.Array, b1: jax.Array, b2: jax.Array, **others: jax.Array) -> Scalars:
+    """Bias corrections of steps that begin at the second call, which leaves the first one out."""
+    steps = count - 1
+    taken = jnp.minimum(steps, 1).astype(b1.dtype)
+    c1, c2, first = 1 - b1, 1 - b2, 1 - taken
+    root = safe_sqrt(one_minus_power(c2, steps) + first)
+    return {
+        "c1": taken * c1,
+        "c2": taken * c2,
+        "numerator": taken * root / (one_minus_power(c1, steps) + first),
+        "root": jnp.ones_like(b2),
+        "c3": 1 - others["shampoo_beta"],
+    }
+
+
+def soap_scalars_refreshed(count: jax.Array, b1: jax.Array, b2: jax.Array, **others: jax.Array) -> Scalars:
+    """Adam's bias corrections, for a basis that is refreshed before each step."""
+    c1, c2 = 1 - b1, 1 - b2
+    return {
+        "c1": c1,
+        "c2": c2,
+        "numerator": 1 / one_minus_power(c1, count),
+        "root": 1 / safe_sqrt(one_minus_power(c2, count)),
+        "c3": 1 - others["shampoo_beta"],
+    }
+
+
+class _Options(NamedTuple):
+    """What shapes the computation."""
+
+    frequency: int
+    refresh_first: bool
+
+
+def soap_rule(
+    g: jax.Array, mu: jax.Array, nu: jax.Array, factors: Factors, bases: Factors, s: Any, *, options: _Options
+) -> tuple[Any, ...]:
+    """Vyas et al. 2024, Algorithm 3."""
+    if options.refresh_first:
+        nu, factors, bases = _refreshed(g, nu, factors, bases, s, options)
+    mu = s.b1 * mu + s.c1 * g
+    nu = s.b2 * nu + s.c2 * jnp.minimum(abs_sq(rotate(g, bases)), jnp.finfo(nu.dtype).max)
+    u = s.numerator * rotate(mu, bases) / (s.root * safe_sqrt(nu) + s.eps)
+    u = rotate(u, bases, back=True)
+    if not options.refresh_first:
+        nu, factors, bases = _refreshed(g, nu, factors, bases, s, options)
+    return u, mu, nu, factors, bases
+
+
+def _refreshed(
+    g: jax.Array, nu: jax.Array, factors: Factors, bases: Factors, s: Any, options: _Options
+) -> tuple[jax.Array, Factors, Factors]:
+    """The statistics with this gradient in them, and every `frequency` calls their basis."""
+    due = (s.count - 1) % options.frequency == 0
+    new = decay_factors(g, factors, s.shampoo_beta, s.c3)
+    bases, orders = refreshed_bases(due, s.count == 1, factors, new, bases)
+    for axis, order in enumerate(orders):
+        if order is not None:
+            # Where the columns of the basis change places, what was measured along them goes with them.
+            nu = jax.lax.cond(
+                due,
+                lambda nu, order, axis=axis: jnp.take(nu, order, axis=axis),
+                lambda nu, order: nu,
+                nu, order,
+            )  # fmt: skip
+    return nu, new, bases
+
+
+@transformation(leaves="real")
+def scale_by_soap(
+    b1: Decay = 0.95,
+    b2: Decay = 0.95,
+    shampoo_beta: Decay = 0.95,
+    eps: Positive = 1e-8,
+    precondition_frequency: Size = 10,
+    max_dim: Index = 10000,
+    *,
+    refresh_first: bool = False,
+    matrices: Any = None,
+    mu_dtype: Any = None,
+) -> Pair:
+    """Runs Adam in the eigenbasis of the averaged outer products of the gradient.
+
+        L = shampoo_beta * L + (1 - shampoo_beta) * g @ g^T;   R likewise of g^T @ g
+        mu = b1 * mu + (1 - b1) * g;   nu = b2 * nu + (1 - b2) * (Q_L^T @ g @ Q_R)^2
+        u = Q_L @ ((Q_L^T @ mu @ Q_R) * sqrt(1 - b2^t) / (1 - b1^t) / (sqrt(nu) + eps)) @ Q_R^T
+
+    Every `precondition_frequency` steps Q_L and Q_R become `qr(L @ Q_L)` and `qr(R @ Q_R)`, their columns in
+    descending order of `diag(Q^T L Q)`. As published this follows the step, and the first call only collects
+    statistics: its updates are zero. A leaf of more axes has a basis for each, a vector has none.
+
+    Args:
+      b1, b2: decays of Adam's moments, in [0, 1).
+      shampoo_beta: decay of L and R, in [0, 1).
+      eps: added to the root, > 0.
+      precondition_frequency: steps from one choice of a basis to the next, >= 1.
+      max_dim: a longer side has no statistics and no basis.
+      refresh_first: refreshes before the step, takes the first step too, adds `eps` to the corrected root.
+      matrices: `Matrix` or `choose_matrices` have all leaves taken as matrices, or as stacks of them.
+      mu_dtype: dtype of the first moment; the parameters' by default. The rest is held in float32 at least.
+
+    Raises inside `shard_map` for pieces of a leaf. Source: Vyas et al. 2024, arXiv:2409.11321.
+    """
+    rule = specialize(soap_rule, options=_Options(precondition_frequency, refresh_first))
+    scalars = soap_scalars_refreshed if refresh_first else soap_scalars
+    make = functools.partial(sides, max_dim=max_dim, value=0.0)
+
+    def init(params: Params) -> OptState:
+        axes = tensors(matrices, params)
+        return SoapState(
+            zero_scalar(params),
+            first_moment(params, mu_dtype),
+            second_moment(params),
+            init_per_matrix(make, axes, params),
+            init_per_matrix(functools.partial(make, value=1.0), axes, params),
+        )
+
+    def update(updates: Updates, state: SoapState, params: Params | None = None) -> tuple[Updates, SoapState]:
+        axes = tensors(matrices, updates if params is None else params)
+        check_like("updates", updates, "state", state.mu)
+        check_per_matrix(make, axes, updates, factors=state.factors, bases=state.bases)
+        count = increment(state.count)
+        u, mu, nu, factors, bases = per_matrix(
+            rule, axes, (updates, state.mu, state.nu, state.factors, state.bases), scalars,
+            count=count, b1=b1, b2=b2, shampoo_beta=shampoo_beta, eps=eps,
+        )  # fmt: skip
+        return u, SoapState(count, mu, nu, factors, bases)
+
+    return init, update
+
+
+def stepped_decay_rule(g: jax.Array, p: jax.Array, s: Any) -> jax.Array:
+    """u = (1 - rate * weight_decay) * g + weight_decay * p."""
+    return (1 - s.rate * s.decay) * g + s.decay * p
+
+
+@transformation
+def add_decayed_stepped_weights(
+    weight_decay: NonNegative,
+    learning_rate: Rate,
+    mask: MaskOrFn | None = None,
+    *,
+    first_step: Index = 0,
+) -> Pair:
+    """Adds weight decay of the weights that the step leads to: before `scale_by_learning_rate`.
+
+        u = (1 - learning_rate * weight_decay) * g + weight_decay * p
+        p - learning_rate * u = (p - learning_rate * g) * (1 - learning_rate * weight_decay)
+
+    Args:
+      weight_decay: >= 0.
+      learning_rate: that of the stage that follows.
+      mask: tree of booleans (a prefix will do), or a function from the parameters to one: where to decay.
+      first_step: the step, from 0, with which the decay begins.
+    """
+
+    def init(params: Params) -> OptState:
+        return ScaleByScheduleState(zero_scalar(params))
+
+    def update(
+        updates: Updates, state: ScaleByScheduleState, params: Params
+    ) -> tuple[Updates, ScaleByScheduleState]:
+        begun = (state.count >= first_step).astype(jnp.float32)
+
+        def decayed(updates: Updates) -> Updates:
+            return leafwise(
+                stepped_decay_rule, (updates, params), stepped_decay_scalars,
+                rate=learning_rate, weight_decay=weight_decay, begun=begun,
+            )[0]  # fmt: skip
+
+        u = (
+            decayed(updates)
+            if mask is None
+            else change_where(resolve_mask(mask, params), decayed, updates, updates)
+        )
+        return u, ScaleByScheduleState(increment(state.count))
+
+    return init, update
+
+
+def stepped_decay_scalars(weight_decay: jax.Array, begun: jax.Array, **_: jax.Array) -> Scalars:
+    """The decay, which is zero before it begins."""
+    return {"decay": begun * weight_decay}
+
+
+@transformation
+def soap(
+    learning_rate: Rate,
+    b1: Decay = 0.95,
+    b2: Decay = 0.95,
+    shampoo_beta: Decay = 0.95,
+    eps: Positive = 1e-8,
+    weight_decay: NonNegative = 0.01,
+    precondition_frequency: Size = 10,
+    max_dim: Index = 10000,
+    mask: MaskOrFn | None = None,
+    *,
+    refresh_first: bool = False,
+    matrices: Any = None,
+    others: GradientTransformation | None = None,
+    others_rate: NonNegative = 1.0,
+    mu_dtype: Any = None,
+) -> GradientTransformation:
+    """SOAP: `scale_by_soap`, decay of the stepped weights, then the learning rate.
+
+    As published it takes all parameters, those of fewer than two axes as Adam does. With `matrices` or
+    `others` it is `for_matrices`, and what is not a matrix goes to `others`.
+
+    Args:
+      learning_rate: a number >= 0 or a schedule; 3e-3 in the paper.
+      weight_decay: >= 0; like the step, it begins with the second call unless `refresh_first`.
+      mask: tree of booleans, or a function from the parameters to one: where to decay.
+      matrices: as in `for_matrices`; None with `others` is `hidden_matrices()`.
+      others: for what is not a matrix; `adamw(learning_rate)` where only `matrices` is given.
+      others_rate: a factor of the updates of `others`, >= 0.
+
+    The others and the source as in `scale_by_soap`.
+    """
+    inner = chain(
+        scale_by_soap(
+            b1, b2, shampoo_beta, eps, precondition_frequency, max_dim,
+            refresh_first=refresh_first, mu_dtype=mu_dtype,
+        ),
+        add_decayed_stepped_weights(weight_decay, learning_rate, mask, first_step=int(not refresh_first)),
+        scale_by_learning_rate(learning_rate),
+    )  # fmt: skip
+    return with_others(inner, learning_rate, others, others_rate, matrices)
