@@ -250,6 +250,13 @@ VARIANTS: dict[str, Callable[[], Any]] = {
         gf.scale_by_zoom_linesearch(10, 5.0, approx_dec_rtol=None, initial_guess_strategy="one"),
     ),
     "with_metrics-groups": lambda: gf.with_metrics(_inner(), {"matrices": gf.ndim(2), "rest": ~gf.ndim(2)}),
+    "step_on_hyperball-adam": lambda: gf.chain(gf.scale_by_adam(), gf.step_on_hyperball(0.01)),
+    "step_on_hyperball-units": lambda: gf.masked(gf.step_on_hyperball(0.1, axis=0), gf.ndim(2)),
+    "step_with_radial_brake-decay": lambda: gf.step_with_radial_brake(0.1, weight_decay=0.1),
+    "step_with_decay-stepped": lambda: gf.step_with_decay(0.1, 0.01, gf.ndim(2), stepped=True),
+    "step_with_decay-corrected": lambda: gf.step_with_decay(
+        0.1, 0.01, kind="corrected", peak_rate=0.2, cautious=True
+    ),
     "masked-zero": lambda: gf.masked(
         _inner(), lambda p: jax.tree.map(lambda x: x.ndim > 1, p), elsewhere="zero"
     ),
@@ -273,7 +280,7 @@ EXTRA: dict[str, Callable[[Any, Any], Any]] = {
 # Cases that leave out vectors, of whatever dtype, before a stage sees them.
 LEAVES_VECTORS_OUT = {
     "masked", "masked-zero", "masked-selector", "selective_transform", "scale_by_path",
-    "scale_by_muon", "scale_by_shape",
+    "scale_by_muon", "scale_by_shape", "step_on_hyperball-units",
 }  # fmt: skip
 
 _LOSS_OF_ANOTHER_GRADIENT = (

@@ -37,6 +37,8 @@ from gradflow.transforms._empty_states import NonNegativeParamsState as NonNegat
 from gradflow.transforms._empty_states import NormalizeState as NormalizeState
 from gradflow.transforms._empty_states import ScaleByTrustRatioState as ScaleByTrustRatioState
 from gradflow.transforms._empty_states import ScaleState as ScaleState
+from gradflow.transforms._hyperball import HyperballState as HyperballState
+from gradflow.transforms._hyperball import step_on_hyperball as step_on_hyperball
 from gradflow.transforms._monitor import MonitorState as MonitorState
 from gradflow.transforms._monitor import SnapshotState as SnapshotState
 from gradflow.transforms._monitor import measure_with_ema as measure_with_ema
@@ -51,13 +53,16 @@ from gradflow.transforms._normalize import normalize as normalize
 from gradflow.transforms._normalize import normalize_by_update_norm as normalize_by_update_norm
 from gradflow.transforms._per_example import per_example_global_norm_clip as per_example_global_norm_clip
 from gradflow.transforms._per_example import per_example_layer_norm_clip as per_example_layer_norm_clip
+from gradflow.transforms._radial_brake import step_with_radial_brake as step_with_radial_brake
 from gradflow.transforms._reduce_on_plateau import ReduceLROnPlateauState as ReduceLROnPlateauState
 from gradflow.transforms._reduce_on_plateau import reduce_on_plateau as reduce_on_plateau
+from gradflow.transforms._row_floor import row_floor as row_floor
 from gradflow.transforms._scale import ScaleByScheduleState as ScaleByScheduleState
 from gradflow.transforms._scale import scale as scale
 from gradflow.transforms._scale import scale_by_learning_rate as scale_by_learning_rate
 from gradflow.transforms._scale import scale_by_schedule as scale_by_schedule
 from gradflow.transforms._sign import scale_by_sign as scale_by_sign
+from gradflow.transforms._step_with_decay import step_with_decay as step_with_decay
 from gradflow.transforms._trace import TraceState as TraceState
 from gradflow.transforms._trace import trace as trace
 from gradflow.transforms._trust_ratio import scale_by_trust_ratio as scale_by_trust_ratio
@@ -76,6 +81,7 @@ __all__ = [
     "DampenedTraceState",
     "DifferentiallyPrivateAggregateState",
     "EmaState",
+    "HyperballState",
     "MonitorState",
     "NonNegativeParamsState",
     "NormalizeState",
@@ -107,6 +113,7 @@ __all__ = [
     "per_example_global_norm_clip",
     "per_example_layer_norm_clip",
     "reduce_on_plateau",
+    "row_floor",
     "scale",
     "scale_by_backtracking_linesearch",
     "scale_by_learning_rate",
@@ -117,6 +124,9 @@ __all__ = [
     "scale_by_trust_ratio",
     "scale_by_zoom_linesearch",
     "snapshot",
+    "step_on_hyperball",
+    "step_with_decay",
+    "step_with_radial_brake",
     "trace",
     "unitwise_clip",
     "unitwise_norm",
