@@ -112,6 +112,7 @@ EXAMPLES: dict[str, Callable[[], Any]] = {
     "tunable": lambda: gf.tunable(
         gf.chain(gf.clip_by_global_norm(1.0), gf.adamw(gf.linear_schedule(0.1, 0.0, 100)))
     ),
+    "cautious": lambda: gf.cautious(gf.scale_by_adam()),
     "with_param_ema": lambda: gf.with_param_ema(_inner(), 0.9),
     "with_swa": lambda: gf.with_swa(_inner(), 1, 2),
     "with_lawa": lambda: gf.with_lawa(_inner(), 2),
@@ -257,6 +258,8 @@ VARIANTS: dict[str, Callable[[], Any]] = {
     "step_with_decay-corrected": lambda: gf.step_with_decay(
         0.1, 0.01, kind="corrected", peak_rate=0.2, cautious=True
     ),
+    "cautious-mean": lambda: gf.chain(gf.cautious(gf.trace(0.9), "mean"), gf.scale_by_learning_rate(0.1)),
+    "cautious-none": lambda: gf.cautious(gf.trace(0.9), "none"),
     "masked-zero": lambda: gf.masked(
         _inner(), lambda p: jax.tree.map(lambda x: x.ndim > 1, p), elsewhere="zero"
     ),

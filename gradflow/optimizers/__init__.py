@@ -32,6 +32,8 @@ from gradflow.optimizers._adopt import scale_by_adopt as scale_by_adopt
 from gradflow.optimizers._amsgrad import ScaleByAmsgradState as ScaleByAmsgradState
 from gradflow.optimizers._amsgrad import amsgrad as amsgrad
 from gradflow.optimizers._amsgrad import scale_by_amsgrad as scale_by_amsgrad
+from gradflow.optimizers._cautious import cautious_adamw as cautious_adamw
+from gradflow.optimizers._cautious import cautious_lion as cautious_lion
 from gradflow.optimizers._cocob import COCOBState as COCOBState
 from gradflow.optimizers._cocob import cocob as cocob
 from gradflow.optimizers._cocob import scale_by_cocob as scale_by_cocob
@@ -176,6 +178,8 @@ __all__ = [
     "ademamix",
     "adopt",
     "amsgrad",
+    "cautious_adamw",
+    "cautious_lion",
     "cocob",
     "dadapt_adamw",
     "dog",

@@ -9,6 +9,7 @@ from gradflow.wrappers._accumulate import ShouldSkipUpdateFunction as ShouldSkip
 from gradflow.wrappers._accumulate import apply_every as apply_every
 from gradflow.wrappers._accumulate import skip_large_updates as skip_large_updates
 from gradflow.wrappers._accumulate import skip_not_finite as skip_not_finite
+from gradflow.wrappers._cautious import cautious as cautious
 from gradflow.wrappers._conditionally import ConditionallyMaskState as ConditionallyMaskState
 from gradflow.wrappers._conditionally import ConditionallyTransformState as ConditionallyTransformState
 from gradflow.wrappers._conditionally import ConditionFn as ConditionFn
@@ -86,6 +87,7 @@ __all__ = [
     "TunableState",
     "apply_every",
     "apply_if_finite",
+    "cautious",
     "conditionally_mask",
     "conditionally_transform",
     "eval_params",
