@@ -260,6 +260,7 @@ VARIANTS: dict[str, Callable[[], Any]] = {
     ),
     "cautious-mean": lambda: gf.chain(gf.cautious(gf.trace(0.9), "mean"), gf.scale_by_learning_rate(0.1)),
     "cautious-none": lambda: gf.cautious(gf.trace(0.9), "none"),
+    "stable_adamw-mask": lambda: gf.stable_adamw(0.1, mask=gf.ndim(2)),
     "masked-zero": lambda: gf.masked(
         _inner(), lambda p: jax.tree.map(lambda x: x.ndim > 1, p), elsewhere="zero"
     ),

@@ -54,6 +54,8 @@ from gradflow.optimizers._galore import galore as galore
 from gradflow.optimizers._galore import scale_by_galore as scale_by_galore
 from gradflow.optimizers._lamb import lamb as lamb
 from gradflow.optimizers._lamb import lars as lars
+from gradflow.optimizers._laprop import laprop as laprop
+from gradflow.optimizers._laprop import scale_by_laprop as scale_by_laprop
 from gradflow.optimizers._layerwise_dog import (
     ScaleByDistanceOverGradientsState as ScaleByDistanceOverGradientsState,
 )
@@ -69,6 +71,7 @@ from gradflow.optimizers._lion import scale_by_lion as scale_by_lion
 from gradflow.optimizers._madgrad import MadgradState as MadgradState
 from gradflow.optimizers._madgrad import madgrad as madgrad
 from gradflow.optimizers._madgrad import scale_by_madgrad as scale_by_madgrad
+from gradflow.optimizers._mars import mars as mars
 from gradflow.optimizers._momo import MomoState as MomoState
 from gradflow.optimizers._momo import momo as momo
 from gradflow.optimizers._momo_adam import MomoAdamState as MomoAdamState
@@ -123,6 +126,8 @@ from gradflow.optimizers._sophia import SophiaState as SophiaState
 from gradflow.optimizers._sophia import hutchinson_estimator_diag_hessian as hutchinson_estimator_diag_hessian
 from gradflow.optimizers._sophia import scale_by_sophia as scale_by_sophia
 from gradflow.optimizers._sophia import sophia as sophia
+from gradflow.optimizers._stable_adamw import scale_by_stable_adam as scale_by_stable_adam
+from gradflow.optimizers._stable_adamw import stable_adamw as stable_adamw
 from gradflow.optimizers._stddev import ScaleByRStdDevState as ScaleByRStdDevState
 from gradflow.optimizers._stddev import ScaleByRStdDevWithCountState as ScaleByRStdDevWithCountState
 from gradflow.optimizers._stddev import scale_by_stddev as scale_by_stddev
@@ -189,10 +194,12 @@ __all__ = [
     "galore",
     "hutchinson_estimator_diag_hessian",
     "lamb",
+    "laprop",
     "lars",
     "lbfgs",
     "lion",
     "madgrad",
+    "mars",
     "momo",
     "momo_adam",
     "muon",
@@ -222,6 +229,7 @@ __all__ = [
     "scale_by_dowg",
     "scale_by_factored_rms",
     "scale_by_galore",
+    "scale_by_laprop",
     "scale_by_lbfgs",
     "scale_by_lion",
     "scale_by_madgrad",
@@ -238,6 +246,7 @@ __all__ = [
     "scale_by_simplified_ademamix",
     "scale_by_sm3",
     "scale_by_sophia",
+    "scale_by_stable_adam",
     "scale_by_stddev",
     "scale_by_yogi",
     "schedule_free_adamw",
@@ -249,5 +258,6 @@ __all__ = [
     "simplified_ademamix",
     "sm3",
     "sophia",
+    "stable_adamw",
     "yogi",
 ]

@@ -37,8 +37,12 @@ from gradflow.transforms._empty_states import NonNegativeParamsState as NonNegat
 from gradflow.transforms._empty_states import NormalizeState as NormalizeState
 from gradflow.transforms._empty_states import ScaleByTrustRatioState as ScaleByTrustRatioState
 from gradflow.transforms._empty_states import ScaleState as ScaleState
+from gradflow.transforms._grokfast import GrokfastState as GrokfastState
+from gradflow.transforms._grokfast import grokfast as grokfast
 from gradflow.transforms._hyperball import HyperballState as HyperballState
 from gradflow.transforms._hyperball import step_on_hyperball as step_on_hyperball
+from gradflow.transforms._mars_correction import MarsCorrectionState as MarsCorrectionState
+from gradflow.transforms._mars_correction import mars_correction as mars_correction
 from gradflow.transforms._monitor import MonitorState as MonitorState
 from gradflow.transforms._monitor import SnapshotState as SnapshotState
 from gradflow.transforms._monitor import measure_with_ema as measure_with_ema
@@ -81,7 +85,9 @@ __all__ = [
     "DampenedTraceState",
     "DifferentiallyPrivateAggregateState",
     "EmaState",
+    "GrokfastState",
     "HyperballState",
+    "MarsCorrectionState",
     "MonitorState",
     "NonNegativeParamsState",
     "NormalizeState",
@@ -105,7 +111,9 @@ __all__ = [
     "dampened_trace",
     "differentially_private_aggregate",
     "ema",
+    "grokfast",
     "keep_params_nonnegative",
+    "mars_correction",
     "measure_with_ema",
     "monitor",
     "normalize",
