@@ -113,6 +113,7 @@ EXAMPLES: dict[str, Callable[[], Any]] = {
         gf.chain(gf.clip_by_global_norm(1.0), gf.adamw(gf.linear_schedule(0.1, 0.0, 100)))
     ),
     "cautious": lambda: gf.cautious(gf.scale_by_adam()),
+    "remove_radial": lambda: gf.remove_radial(gf.trace(0.9), 10.0, 0.1),
     "with_param_ema": lambda: gf.with_param_ema(_inner(), 0.9),
     "with_swa": lambda: gf.with_swa(_inner(), 1, 2),
     "with_lawa": lambda: gf.with_lawa(_inner(), 2),
@@ -261,6 +262,8 @@ VARIANTS: dict[str, Callable[[], Any]] = {
     "cautious-mean": lambda: gf.chain(gf.cautious(gf.trace(0.9), "mean"), gf.scale_by_learning_rate(0.1)),
     "cautious-none": lambda: gf.cautious(gf.trace(0.9), "none"),
     "stable_adamw-mask": lambda: gf.stable_adamw(0.1, mask=gf.ndim(2)),
+    "adamp-projected": lambda: gf.adamp(0.1, weight_decay=0.1, mask=gf.ndim(2), delta=10.0, nesterov=True),
+    "asgd-averaging": lambda: gf.asgd(0.1, t0=1.0),
     "masked-zero": lambda: gf.masked(
         _inner(), lambda p: jax.tree.map(lambda x: x.ndim > 1, p), elsewhere="zero"
     ),

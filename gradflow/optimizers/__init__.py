@@ -21,6 +21,8 @@ from gradflow.optimizers._adam import scale_by_adam as scale_by_adam
 from gradflow.optimizers._adamax import adamax as adamax
 from gradflow.optimizers._adamax import adamaxw as adamaxw
 from gradflow.optimizers._adamax import scale_by_adamax as scale_by_adamax
+from gradflow.optimizers._adamp import adamp as adamp
+from gradflow.optimizers._adamp import sgdp as sgdp
 from gradflow.optimizers._adan import ScaleByAdanState as ScaleByAdanState
 from gradflow.optimizers._adan import adan as adan
 from gradflow.optimizers._adan import scale_by_adan as scale_by_adan
@@ -32,6 +34,11 @@ from gradflow.optimizers._adopt import scale_by_adopt as scale_by_adopt
 from gradflow.optimizers._amsgrad import ScaleByAmsgradState as ScaleByAmsgradState
 from gradflow.optimizers._amsgrad import amsgrad as amsgrad
 from gradflow.optimizers._amsgrad import scale_by_amsgrad as scale_by_amsgrad
+from gradflow.optimizers._asgd import AsgdState as AsgdState
+from gradflow.optimizers._asgd import asgd as asgd
+from gradflow.optimizers._came import ScaleByCameState as ScaleByCameState
+from gradflow.optimizers._came import came as came
+from gradflow.optimizers._came import scale_by_came as scale_by_came
 from gradflow.optimizers._cautious import cautious_adamw as cautious_adamw
 from gradflow.optimizers._cautious import cautious_lion as cautious_lion
 from gradflow.optimizers._cocob import COCOBState as COCOBState
@@ -135,6 +142,7 @@ from gradflow.optimizers._yogi import scale_by_yogi as scale_by_yogi
 from gradflow.optimizers._yogi import yogi as yogi
 
 __all__ = [
+    "AsgdState",
     "COCOBState",
     "DAdaptAdamWState",
     "DoGState",
@@ -155,6 +163,7 @@ __all__ = [
     "ScaleByAdemamixState",
     "ScaleByAmsgradState",
     "ScaleByBeliefState",
+    "ScaleByCameState",
     "ScaleByDistanceOverGradientsState",
     "ScaleByLBFGSState",
     "ScaleByLionState",
@@ -178,11 +187,14 @@ __all__ = [
     "adam",
     "adamax",
     "adamaxw",
+    "adamp",
     "adamw",
     "adan",
     "ademamix",
     "adopt",
     "amsgrad",
+    "asgd",
+    "came",
     "cautious_adamw",
     "cautious_lion",
     "cocob",
@@ -223,6 +235,7 @@ __all__ = [
     "scale_by_adopt",
     "scale_by_amsgrad",
     "scale_by_belief",
+    "scale_by_came",
     "scale_by_cocob",
     "scale_by_distance_over_gradients",
     "scale_by_dog",
@@ -252,6 +265,7 @@ __all__ = [
     "schedule_free_adamw",
     "schedule_free_sgd",
     "sgd",
+    "sgdp",
     "shrink_by_learning_rate",
     "sign_sgd",
     "signum",

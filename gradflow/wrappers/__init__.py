@@ -46,6 +46,7 @@ from gradflow.wrappers._partition import multi_transform as multi_transform
 from gradflow.wrappers._partition import partition as partition
 from gradflow.wrappers._partition import scale_by_path as scale_by_path
 from gradflow.wrappers._partition import selective_transform as selective_transform
+from gradflow.wrappers._remove_radial import remove_radial as remove_radial
 from gradflow.wrappers._sam import SAMState as SAMState
 from gradflow.wrappers._sam import sam as sam
 from gradflow.wrappers._schedule_free import ScheduleFreeState as ScheduleFreeState
@@ -102,6 +103,7 @@ __all__ = [
     "metrics",
     "multi_transform",
     "partition",
+    "remove_radial",
     "sam",
     "scale_by_path",
     "schedule_free",
