@@ -114,6 +114,9 @@ EXAMPLES: dict[str, Callable[[], Any]] = {
     ),
     "cautious": lambda: gf.cautious(gf.scale_by_adam()),
     "remove_radial": lambda: gf.remove_radial(gf.trace(0.9), 10.0, 0.1),
+    "outer": lambda: gf.outer(_inner(), gf.sgd(0.7, 0.9, nesterov=True), 2),
+    "ema_nesterov": lambda: gf.ema_nesterov(_inner()),
+    "with_tail_average": lambda: gf.with_tail_average(_inner()),
     "with_param_ema": lambda: gf.with_param_ema(_inner(), 0.9),
     "with_swa": lambda: gf.with_swa(_inner(), 1, 2),
     "with_lawa": lambda: gf.with_lawa(_inner(), 2),
@@ -317,6 +320,7 @@ DEPARTURES: dict[tuple[str, str], str] = {
     ("schedules follow the step", "lookahead-reset"): (
         "the fast optimizer's state begins anew at each synchronisation, and with it its count of steps"
     ),
+    ("schedules follow the step", "outer"): _INNER_STEPS,
     ("schedules follow the step", "sam"): _INNER_STEPS,
     ("schedules follow the step", "sam-three"): _INNER_STEPS,
     ("schedules follow the step", "conditionally_transform"): _INNER_STEPS,

@@ -15,6 +15,8 @@ from gradflow.wrappers._conditionally import ConditionallyTransformState as Cond
 from gradflow.wrappers._conditionally import ConditionFn as ConditionFn
 from gradflow.wrappers._conditionally import conditionally_mask as conditionally_mask
 from gradflow.wrappers._conditionally import conditionally_transform as conditionally_transform
+from gradflow.wrappers._ema_nesterov import EmaNesterovState as EmaNesterovState
+from gradflow.wrappers._ema_nesterov import ema_nesterov as ema_nesterov
 from gradflow.wrappers._eval_params import eval_params as eval_params
 from gradflow.wrappers._flatten import flatten as flatten
 from gradflow.wrappers._guard import ApplyIfFiniteState as ApplyIfFiniteState
@@ -33,6 +35,8 @@ from gradflow.wrappers._metrics import Metrics as Metrics
 from gradflow.wrappers._metrics import MetricsState as MetricsState
 from gradflow.wrappers._metrics import metrics as metrics
 from gradflow.wrappers._metrics import with_metrics as with_metrics
+from gradflow.wrappers._outer import OuterState as OuterState
+from gradflow.wrappers._outer import outer as outer
 from gradflow.wrappers._param_average import LawaState as LawaState
 from gradflow.wrappers._param_average import ParamEmaState as ParamEmaState
 from gradflow.wrappers._param_average import SwaState as SwaState
@@ -54,6 +58,8 @@ from gradflow.wrappers._schedule_free import schedule_free as schedule_free
 from gradflow.wrappers._schedule_free import schedule_free_eval_params as schedule_free_eval_params
 from gradflow.wrappers._split_complex import SplitRealAndImaginaryState as SplitRealAndImaginaryState
 from gradflow.wrappers._split_complex import split_real_and_imaginary as split_real_and_imaginary
+from gradflow.wrappers._tail_average import TailAverageState as TailAverageState
+from gradflow.wrappers._tail_average import with_tail_average as with_tail_average
 from gradflow.wrappers._tunable import TunableState as TunableState
 from gradflow.wrappers._tunable import hyperparams as hyperparams
 from gradflow.wrappers._tunable import set_hyperparams as set_hyperparams
@@ -65,6 +71,7 @@ __all__ = [
     "ConditionFn",
     "ConditionallyMaskState",
     "ConditionallyTransformState",
+    "EmaNesterovState",
     "InjectStatefulHyperparamsState",
     "LawaState",
     "LookaheadParams",
@@ -78,6 +85,7 @@ __all__ = [
     "MultiStepsState",
     "MultiStepsTransformation",
     "MultiTransformState",
+    "OuterState",
     "ParamEmaState",
     "PartitionState",
     "SAMState",
@@ -85,12 +93,14 @@ __all__ = [
     "ShouldSkipUpdateFunction",
     "SplitRealAndImaginaryState",
     "SwaState",
+    "TailAverageState",
     "TunableState",
     "apply_every",
     "apply_if_finite",
     "cautious",
     "conditionally_mask",
     "conditionally_transform",
+    "ema_nesterov",
     "eval_params",
     "flatten",
     "freeze",
@@ -102,6 +112,7 @@ __all__ = [
     "mechanize",
     "metrics",
     "multi_transform",
+    "outer",
     "partition",
     "remove_radial",
     "sam",
@@ -118,4 +129,5 @@ __all__ = [
     "with_metrics",
     "with_param_ema",
     "with_swa",
+    "with_tail_average",
 ]
