@@ -117,6 +117,7 @@ EXAMPLES: dict[str, Callable[[], Any]] = {
     "outer": lambda: gf.outer(_inner(), gf.sgd(0.7, 0.9, nesterov=True), 2),
     "ema_nesterov": lambda: gf.ema_nesterov(_inner()),
     "with_tail_average": lambda: gf.with_tail_average(_inner()),
+    "with_qk_clip": lambda: gf.with_qk_clip(_inner(), gf.ndim(2), None, -1),
     "with_param_ema": lambda: gf.with_param_ema(_inner(), 0.9),
     "with_swa": lambda: gf.with_swa(_inner(), 1, 2),
     "with_lawa": lambda: gf.with_lawa(_inner(), 2),
@@ -285,6 +286,7 @@ EXTRA: dict[str, Callable[[Any, Any], Any]] = {
     "value_fn": lambda params, grads: quadratic,
     "grad_fn": lambda params, grads: lambda params, i: grads,
     "obj_fn": lambda params, grads: quadratic,
+    "max_logits": lambda params, grads: jnp.asarray([150.0]),
 }
 
 # Cases that leave out vectors, of whatever dtype, before a stage sees them.

@@ -50,6 +50,9 @@ from gradflow.wrappers._partition import multi_transform as multi_transform
 from gradflow.wrappers._partition import partition as partition
 from gradflow.wrappers._partition import scale_by_path as scale_by_path
 from gradflow.wrappers._partition import selective_transform as selective_transform
+from gradflow.wrappers._qk_clip import QKClipState as QKClipState
+from gradflow.wrappers._qk_clip import with_qk_clip as with_qk_clip
+from gradflow.wrappers._remove_radial import RemoveRadialState as RemoveRadialState
 from gradflow.wrappers._remove_radial import remove_radial as remove_radial
 from gradflow.wrappers._sam import SAMState as SAMState
 from gradflow.wrappers._sam import sam as sam
@@ -88,6 +91,8 @@ __all__ = [
     "OuterState",
     "ParamEmaState",
     "PartitionState",
+    "QKClipState",
+    "RemoveRadialState",
     "SAMState",
     "ScheduleFreeState",
     "ShouldSkipUpdateFunction",
@@ -128,6 +133,7 @@ __all__ = [
     "with_lawa",
     "with_metrics",
     "with_param_ema",
+    "with_qk_clip",
     "with_swa",
     "with_tail_average",
 ]
