@@ -118,6 +118,7 @@ EXAMPLES: dict[str, Callable[[], Any]] = {
     "ema_nesterov": lambda: gf.ema_nesterov(_inner()),
     "with_tail_average": lambda: gf.with_tail_average(_inner()),
     "with_qk_clip": lambda: gf.with_qk_clip(_inner(), gf.ndim(2), None, -1),
+    "skip_spikes": lambda: gf.skip_spikes(_inner(), 8),
     "with_param_ema": lambda: gf.with_param_ema(_inner(), 0.9),
     "with_swa": lambda: gf.with_swa(_inner(), 1, 2),
     "with_lawa": lambda: gf.with_lawa(_inner(), 2),
@@ -268,6 +269,8 @@ VARIANTS: dict[str, Callable[[], Any]] = {
     "stable_adamw-mask": lambda: gf.stable_adamw(0.1, mask=gf.ndim(2)),
     "adamp-projected": lambda: gf.adamp(0.1, weight_decay=0.1, mask=gf.ndim(2), delta=10.0, nesterov=True),
     "asgd-averaging": lambda: gf.asgd(0.1, t0=1.0),
+    "adagc-warm": lambda: gf.adagc(warmup_steps=1),
+    "zclip-warm": lambda: gf.zclip(warmup_steps=1),
     "masked-zero": lambda: gf.masked(
         _inner(), lambda p: jax.tree.map(lambda x: x.ndim > 1, p), elsewhere="zero"
     ),

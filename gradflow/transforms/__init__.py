@@ -1,5 +1,7 @@
 """Building blocks that many optimizers share."""
 
+from gradflow.transforms._adagc import AdaGCState as AdaGCState
+from gradflow.transforms._adagc import adagc as adagc
 from gradflow.transforms._adaptive_clip import adaptive_grad_clip as adaptive_grad_clip
 from gradflow.transforms._adaptive_clip import unitwise_clip as unitwise_clip
 from gradflow.transforms._adaptive_clip import unitwise_norm as unitwise_norm
@@ -71,11 +73,14 @@ from gradflow.transforms._trace import TraceState as TraceState
 from gradflow.transforms._trace import trace as trace
 from gradflow.transforms._trust_ratio import scale_by_trust_ratio as scale_by_trust_ratio
 from gradflow.transforms._value_and_grad import value_and_grad_from_state as value_and_grad_from_state
+from gradflow.transforms._zclip import ZClipState as ZClipState
+from gradflow.transforms._zclip import zclip as zclip
 from gradflow.transforms._zoom_linesearch import ScaleByZoomLinesearchState as ScaleByZoomLinesearchState
 from gradflow.transforms._zoom_linesearch import ZoomLinesearchInfo as ZoomLinesearchInfo
 from gradflow.transforms._zoom_linesearch import scale_by_zoom_linesearch as scale_by_zoom_linesearch
 
 __all__ = [
+    "AdaGCState",
     "AdaptiveGradClipState",
     "AddDecayedWeightsState",
     "AddNoiseState",
@@ -99,8 +104,10 @@ __all__ = [
     "ScaleState",
     "SnapshotState",
     "TraceState",
+    "ZClipState",
     "ZeroNansState",
     "ZoomLinesearchInfo",
+    "adagc",
     "adaptive_grad_clip",
     "add_decayed_weights",
     "add_noise",
@@ -139,5 +146,6 @@ __all__ = [
     "unitwise_clip",
     "unitwise_norm",
     "value_and_grad_from_state",
+    "zclip",
     "zero_nans",
 ]

@@ -59,6 +59,8 @@ from gradflow.wrappers._sam import sam as sam
 from gradflow.wrappers._schedule_free import ScheduleFreeState as ScheduleFreeState
 from gradflow.wrappers._schedule_free import schedule_free as schedule_free
 from gradflow.wrappers._schedule_free import schedule_free_eval_params as schedule_free_eval_params
+from gradflow.wrappers._skip_spikes import SkipSpikesState as SkipSpikesState
+from gradflow.wrappers._skip_spikes import skip_spikes as skip_spikes
 from gradflow.wrappers._split_complex import SplitRealAndImaginaryState as SplitRealAndImaginaryState
 from gradflow.wrappers._split_complex import split_real_and_imaginary as split_real_and_imaginary
 from gradflow.wrappers._tail_average import TailAverageState as TailAverageState
@@ -96,6 +98,7 @@ __all__ = [
     "SAMState",
     "ScheduleFreeState",
     "ShouldSkipUpdateFunction",
+    "SkipSpikesState",
     "SplitRealAndImaginaryState",
     "SwaState",
     "TailAverageState",
@@ -128,6 +131,7 @@ __all__ = [
     "set_hyperparams",
     "skip_large_updates",
     "skip_not_finite",
+    "skip_spikes",
     "split_real_and_imaginary",
     "tunable",
     "with_lawa",
