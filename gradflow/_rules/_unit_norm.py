@@ -29,16 +29,16 @@ def unit_norm(x: jax.Array, axis: Axis = None) -> tuple[jax.Array, jax.Array]:
     return safe_sqrt(jnp.sum(abs_sq(scaled), axis=axis, keepdims=True)), power
 
 
-def input_norm(x: jax.Array, axis: Axis = None) -> tuple[jax.Array, jax.Array]:
-    """`unit_norm`, by default over the axes of a unit's inputs.
+def input_axes(x: Any) -> tuple[int, ...]:
+    """The axes of a unit's inputs: all of vectors, the first of matrices and 3-D arrays, all but the last of
+    kernels. Axes of length 1 do not count."""
+    many = sum(n > 1 for n in x.shape)
+    return tuple(range(1 if many > 1 and x.ndim in (2, 3) else x.ndim if many <= 1 else x.ndim - 1))
 
-    These are all axes of vectors, the first one of matrices and 3-D arrays, all but the last of kernels.
-    """
-    if axis is None:
-        many = sum(n > 1 for n in x.shape)
-        reduced = 1 if many > 1 and x.ndim in (2, 3) else x.ndim if many <= 1 else x.ndim - 1
-        axis = tuple(range(reduced))
-    return unit_norm(x, axis)
+
+def input_norm(x: jax.Array, axis: Axis = None) -> tuple[jax.Array, jax.Array]:
+    """`unit_norm`, by default over the axes of a unit's inputs."""
+    return unit_norm(x, input_axes(x) if axis is None else axis)
 
 
 def unit_direction(x: jax.Array, axis: Axis = None) -> jax.Array:

@@ -18,6 +18,8 @@ from gradflow.optimizers._adam import ScaleByAdamState as ScaleByAdamState
 from gradflow.optimizers._adam import adam as adam
 from gradflow.optimizers._adam import adamw as adamw
 from gradflow.optimizers._adam import scale_by_adam as scale_by_adam
+from gradflow.optimizers._adam_mini import adam_mini as adam_mini
+from gradflow.optimizers._adam_mini import scale_by_adam_mini as scale_by_adam_mini
 from gradflow.optimizers._adamax import adamax as adamax
 from gradflow.optimizers._adamax import adamaxw as adamaxw
 from gradflow.optimizers._adamax import scale_by_adamax as scale_by_adamax
@@ -185,6 +187,7 @@ __all__ = [
     "adafactor",
     "adagrad",
     "adam",
+    "adam_mini",
     "adamax",
     "adamaxw",
     "adamp",
@@ -229,6 +232,7 @@ __all__ = [
     "scale_by_acprop",
     "scale_by_adadelta",
     "scale_by_adam",
+    "scale_by_adam_mini",
     "scale_by_adamax",
     "scale_by_adan",
     "scale_by_ademamix",
