@@ -5,6 +5,7 @@ from gradflow.transforms._adagc import adagc as adagc
 from gradflow.transforms._adaptive_clip import adaptive_grad_clip as adaptive_grad_clip
 from gradflow.transforms._adaptive_clip import unitwise_clip as unitwise_clip
 from gradflow.transforms._adaptive_clip import unitwise_norm as unitwise_norm
+from gradflow.transforms._adaptive_normalize import adaptive_normalize as adaptive_normalize
 from gradflow.transforms._backtracking_linesearch import (
     BacktrackingLinesearchInfo as BacktrackingLinesearchInfo,
 )
@@ -109,6 +110,7 @@ __all__ = [
     "ZoomLinesearchInfo",
     "adagc",
     "adaptive_grad_clip",
+    "adaptive_normalize",
     "add_decayed_weights",
     "add_noise",
     "centralize",

@@ -35,6 +35,7 @@ from gradflow.wrappers._metrics import Metrics as Metrics
 from gradflow.wrappers._metrics import MetricsState as MetricsState
 from gradflow.wrappers._metrics import metrics as metrics
 from gradflow.wrappers._metrics import with_metrics as with_metrics
+from gradflow.wrappers._mup import mup_factors as mup_factors
 from gradflow.wrappers._outer import OuterState as OuterState
 from gradflow.wrappers._outer import outer as outer
 from gradflow.wrappers._param_average import LawaState as LawaState
@@ -120,6 +121,7 @@ __all__ = [
     "mechanize",
     "metrics",
     "multi_transform",
+    "mup_factors",
     "outer",
     "partition",
     "remove_radial",
