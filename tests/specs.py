@@ -270,6 +270,8 @@ VARIANTS: dict[str, Callable[[], Any]] = {
     "adamp-projected": lambda: gf.adamp(0.1, weight_decay=0.1, mask=gf.ndim(2), delta=10.0, nesterov=True),
     "asgd-averaging": lambda: gf.asgd(0.1, t0=1.0),
     "sam-adaptive": lambda: gf.sam(gf.sgd(0.1), gf.chain(gf.adaptive_normalize(), gf.sgd(0.05))),
+    "apollo-projected": lambda: gf.apollo(0.1, 2, 2, 0.5, 0.01),
+    "apollo-mini": lambda: gf.apollo(0.1, 1, scale=2.0, tensor_wise=True),
     "adagc-warm": lambda: gf.adagc(warmup_steps=1),
     "zclip-warm": lambda: gf.zclip(warmup_steps=1),
     "masked-zero": lambda: gf.masked(

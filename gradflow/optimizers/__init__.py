@@ -36,6 +36,9 @@ from gradflow.optimizers._adopt import scale_by_adopt as scale_by_adopt
 from gradflow.optimizers._amsgrad import ScaleByAmsgradState as ScaleByAmsgradState
 from gradflow.optimizers._amsgrad import amsgrad as amsgrad
 from gradflow.optimizers._amsgrad import scale_by_amsgrad as scale_by_amsgrad
+from gradflow.optimizers._apollo import ScaleByApolloState as ScaleByApolloState
+from gradflow.optimizers._apollo import apollo as apollo
+from gradflow.optimizers._apollo import scale_by_apollo as scale_by_apollo
 from gradflow.optimizers._asgd import AsgdState as AsgdState
 from gradflow.optimizers._asgd import asgd as asgd
 from gradflow.optimizers._came import ScaleByCameState as ScaleByCameState
@@ -164,6 +167,7 @@ __all__ = [
     "ScaleByAdanState",
     "ScaleByAdemamixState",
     "ScaleByAmsgradState",
+    "ScaleByApolloState",
     "ScaleByBeliefState",
     "ScaleByCameState",
     "ScaleByDistanceOverGradientsState",
@@ -196,6 +200,7 @@ __all__ = [
     "ademamix",
     "adopt",
     "amsgrad",
+    "apollo",
     "asgd",
     "came",
     "cautious_adamw",
@@ -238,6 +243,7 @@ __all__ = [
     "scale_by_ademamix",
     "scale_by_adopt",
     "scale_by_amsgrad",
+    "scale_by_apollo",
     "scale_by_belief",
     "scale_by_came",
     "scale_by_cocob",
