@@ -49,6 +49,7 @@ class Factory:
     trees: str | None = None
     steps: str | None = "count"
     packable: bool = False
+    last: bool = False
 
     def __post_init__(self) -> None:
         # All arguments in the signature's order, so that a call replaces only those that it passes.

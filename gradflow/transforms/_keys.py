@@ -35,6 +35,12 @@ def next_key(key: Any, state: jax.Array) -> tuple[Any, jax.Array]:
     return now, jax.random.key_data(later)
 
 
+def as_key(key: Any) -> Any:
+    """The key itself, or that of an integer seed or of a key's data."""
+    is_data = isinstance(key, jax.Array) and not _is_typed(key)
+    return jax.random.wrap_key_data(key) if is_data else _typed(key)
+
+
 def normal_like(key: Any, updates: Updates, axes: tuple[str, ...] = ()) -> Updates:
     """Normal samples for every leaf, in float32 at least; different ones per device along `axes`."""
 
