@@ -53,6 +53,11 @@ class Interval:
         below = number < self.high if self.high_open else number <= self.high
         return above and below and math.isfinite(number)
 
+    def read(self, owner: str, name: str, value: Any) -> Any:
+        """The value as it is, checked."""
+        self.check(owner, name, value)
+        return value
+
     def check(self, owner: str, name: str, value: Any) -> None:
         """Raises TypeError for a value that is not a scalar, ValueError for a scalar out of range."""
         if type(value) is float and (self.low < value < self.high or self.contains(value)):
@@ -79,22 +84,55 @@ class Interval:
 
 
 class WholeNumber:
-    """A Python integer that fixes the shape of the computation: it can be neither traced nor scheduled."""
+    """A whole number that fixes the shape of the computation: it can be neither traced nor scheduled.
 
-    def __init__(self, low: int = 0) -> None:
-        self.low = low
+    `epochs * examples / batch` is a float, so whole floats are taken, and so are scalar arrays. All become
+    Python integers: the argument prints and compares as one.
+    """
+
+    def __init__(self, low: int | None = 0) -> None:
+        self.low = low  # None for no bound
+
+    def __str__(self) -> str:
+        return "a whole number" if self.low is None else f"a whole number >= {self.low}"
 
     def check(self, owner: str, name: str, value: Any) -> None:
-        """Raises TypeError for a value that is not an integer, ValueError for one below `low`."""
-        expected = f"{owner}: argument '{name}' must be a whole number >= {self.low}"
-        if isinstance(value, bool) or not isinstance(value, int | np.integer):
+        """Raises TypeError for a value that is not a whole number, ValueError for one below `low`."""
+        self.read(owner, name, value)
+
+    def read(self, owner: str, name: str, value: Any) -> int:
+        """The value as a Python integer; raises TypeError unless it is whole, ValueError below `low`."""
+        number = value if type(value) is int else _whole(value)
+        expected = f"{owner}: argument '{name}' must be {self}"
+        if number is None:
             raise TypeError(f"{expected}; got {describe(value)}")
-        if value < self.low:
-            raise ValueError(f"{expected}; got {value}")
+        if self.low is not None and number < self.low:
+            raise ValueError(f"{expected}; got {number}")
+        return number
+
+
+def _whole(value: Any) -> int | None:
+    """A concrete scalar without a fraction as a Python integer; None for other values."""
+    if isinstance(value, bool | np.bool_ | jax.core.Tracer):
+        return None
+    if not isinstance(value, int | float | np.generic | np.ndarray | jax.Array) or np.shape(value) != ():
+        return None
+    if isinstance(value, jax.Array) and not value.is_fully_addressable:
+        return None
+    if not isinstance(value, int | float):
+        if not any(jnp.issubdtype(value.dtype, kind) for kind in (jnp.integer, jnp.floating)):
+            return None
+        value = value.item()
+    return int(value) if math.isfinite(value) and value == int(value) else None
 
 
 class Flag:
     """True or False, fixed when the transformation is built."""
+
+    def read(self, owner: str, name: str, value: Any) -> Any:
+        """The value as it is, checked."""
+        self.check(owner, name, value)
+        return value
 
     def check(self, owner: str, name: str, value: Any) -> None:
         """Raises TypeError for anything but a bool."""
@@ -132,6 +170,12 @@ class Argument(NamedTuple):
         if value is None and self.optional:
             return
         self.kind.check(owner, name, value)
+
+    def read(self, owner: str, name: str, value: Any) -> Any:
+        """The value as its kind stores it; raises unless it is of that kind."""
+        if value is None and self.optional:
+            return value
+        return self.kind.read(owner, name, value)
 
 
 def read_argument(annotation: Any) -> Argument | None:
