@@ -4,8 +4,10 @@ The kinds are annotations: `b1: Decay = 0.9` declares to readers, type checkers 
 number in [0, 1) that may be traced or scheduled.
 """
 
+import functools
 import math
 import types
+import warnings
 from collections.abc import Callable
 from typing import Annotated, Any, NamedTuple, Union, get_args, get_origin
 
@@ -30,6 +32,7 @@ class Interval:
         low_open: bool = False,
         high_open: bool = False,
         at_init: bool = False,
+        infinite: bool = False,
         hint: str = "",
     ) -> None:
         self.low = low
@@ -37,21 +40,23 @@ class Interval:
         self.low_open = low_open
         self.high_open = high_open
         self.at_init = at_init  # used by init only: a schedule is evaluated once, at step 0
+        self.infinite = infinite  # for bounds, where infinity is no limit
         self.hint = hint
 
     def __str__(self) -> str:
         if math.isinf(self.high):
             if math.isinf(self.low):
                 return "a finite number"
-            return f"a number {'>' if self.low_open else '>='} {self.low:g}"
+            number = f"a number {'>' if self.low_open else '>='} {self.low:g}"
+            return f"{number} or infinity" if self.infinite else number
         left, right = "(" if self.low_open else "[", ")" if self.high_open else "]"
         return f"a number in {left}{self.low:g}, {self.high:g}{right}"
 
     def contains(self, number: float) -> bool:
-        """Whether `number` is finite and lies in the interval."""
+        """Whether `number` lies in the interval, and is finite unless the interval has infinity."""
         above = number > self.low if self.low_open else number >= self.low
         below = number < self.high if self.high_open else number <= self.high
-        return above and below and math.isfinite(number)
+        return above and below and (self.infinite or math.isfinite(number))
 
     def read(self, owner: str, name: str, value: Any) -> Any:
         """The value as it is, checked."""
@@ -81,6 +86,25 @@ class Interval:
                 return
         if not self.contains(float(value)):
             raise ValueError(f"{expected}; got {float(value)}{hint}")
+
+
+class LearningRate(Interval):
+    """A rate >= 0; a negative one, which ascends, is used with a warning."""
+
+    def contains(self, number: float) -> bool:
+        """Whether `number` is finite."""
+        if number < 0 and math.isfinite(number):
+            _warn_of_ascent(number)
+        return math.isfinite(number)
+
+
+@functools.lru_cache(maxsize=256)  # a rate passes through several factories
+def _warn_of_ascent(rate: float) -> None:
+    warnings.warn(
+        f"the learning rate {rate:g} is negative, so updates ascend unless another stage flips them. "
+        "To descend, pass a positive rate.",
+        stacklevel=2,
+    )
 
 
 class WholeNumber:
@@ -142,7 +166,8 @@ class Flag:
 
 _DESCENDS = "Updates already point against the gradient; to maximize, negate the loss."
 
-Rate = Annotated[ScalarOrSchedule, Interval(0.0, hint=_DESCENDS)]
+Rate = Annotated[ScalarOrSchedule, LearningRate(0.0, hint=_DESCENDS)]
+NonNegativeRate = Annotated[ScalarOrSchedule, Interval(0.0, hint=_DESCENDS)]
 InitialRate = Annotated[ScalarOrSchedule, Interval(0.0, at_init=True, hint=_DESCENDS)]
 InitialNonNegative = Annotated[ScalarOrSchedule, Interval(0.0, at_init=True)]
 Decay = Annotated[ScalarOrSchedule, Interval(0.0, 1.0, high_open=True)]
@@ -150,6 +175,8 @@ Fraction = Annotated[ScalarOrSchedule, Interval(0.0, 1.0)]
 Positive = Annotated[ScalarOrSchedule, Interval(0.0, low_open=True)]
 NonNegative = Annotated[ScalarOrSchedule, Interval(0.0)]
 Finite = Annotated[ScalarOrSchedule, Interval()]
+Limit = Annotated[ScalarOrSchedule, Interval(0.0, infinite=True)]
+PositiveLimit = Annotated[ScalarOrSchedule, Interval(0.0, low_open=True, infinite=True)]
 Size = Annotated[int, WholeNumber(1)]
 Index = Annotated[int, WholeNumber(0)]
 
