@@ -21,7 +21,20 @@ Scalar = float | int | np.ndarray | np.generic | jax.Array
 ScalarOrSchedule = Scalar | Callable[[Any], Any]
 
 
-class Interval:
+class Kind:
+    """What an argument must be; `read` may return it in another form, which the expression keeps."""
+
+    def check(self, owner: str, name: str, value: Any) -> None:
+        """Raises TypeError or ValueError for a value that is not of this kind."""
+        raise NotImplementedError
+
+    def read(self, owner: str, name: str, value: Any) -> Any:
+        """The value as the expression keeps it; raises like `check`."""
+        self.check(owner, name, value)
+        return value
+
+
+class Interval(Kind):
     """A hyper-parameter: a scalar from `low` to `high`, given as a number, an array or a schedule."""
 
     def __init__(
@@ -57,11 +70,6 @@ class Interval:
         above = number > self.low if self.low_open else number >= self.low
         below = number < self.high if self.high_open else number <= self.high
         return above and below and (self.infinite or math.isfinite(number))
-
-    def read(self, owner: str, name: str, value: Any) -> Any:
-        """The value as it is, checked."""
-        self.check(owner, name, value)
-        return value
 
     def check(self, owner: str, name: str, value: Any) -> None:
         """Raises TypeError for a value that is not a scalar, ValueError for a scalar out of range."""
@@ -107,7 +115,7 @@ def _warn_of_ascent(rate: float) -> None:
     )
 
 
-class WholeNumber:
+class WholeNumber(Kind):
     """A whole number that fixes the shape of the computation: it can be neither traced nor scheduled.
 
     `epochs * examples / batch` is a float, so whole floats are taken, and so are scalar arrays. All become
@@ -150,13 +158,8 @@ def _whole(value: Any) -> int | None:
     return int(value) if math.isfinite(value) and value == int(value) else None
 
 
-class Flag:
+class Flag(Kind):
     """True or False, fixed when the transformation is built."""
-
-    def read(self, owner: str, name: str, value: Any) -> Any:
-        """The value as it is, checked."""
-        self.check(owner, name, value)
-        return value
 
     def check(self, owner: str, name: str, value: Any) -> None:
         """Raises TypeError for anything but a bool."""
@@ -217,6 +220,6 @@ def read_argument(annotation: Any) -> Argument | None:
     if annotation is bool:
         return Argument(Flag(), optional)
     for extra in getattr(annotation, "__metadata__", ()):
-        if isinstance(extra, Interval | WholeNumber):
+        if isinstance(extra, Kind):
             return Argument(extra, optional)
     return None
