@@ -169,9 +169,11 @@ def _dtype_name(kind: Any) -> str:
         return family.__name__
     if isinstance(kind, str | np.dtype | type):
         try:
-            return str(jnp.dtype(kind).name)
+            found = jnp.dtype(kind)
         except TypeError:
-            pass
+            found = None
+        if found is not None and not found.hasobject:
+            return str(found.name)
     raise TypeError(
         f"dtype: arguments must be dtypes, as 'bfloat16', or families, as 'floating'; got {describe(kind)}"
     )
