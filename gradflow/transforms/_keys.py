@@ -55,7 +55,7 @@ def next_keys_like(key: Any, state: jax.Array, updates: Updates) -> tuple[Update
     impl = jax.random.key_impl(key) if isinstance(key, jax.Array) and _is_typed(key) else None
     leaves, structure = jax.tree.flatten(updates)
     later, *keys = jax.random.split(jax.random.wrap_key_data(state, impl=impl), len(leaves) + 1)
-    return structure.unflatten(keys), jax.random.key_data(later)
+    return jax.tree.unflatten(structure, keys), jax.random.key_data(later)
 
 
 def normal_like(key: Any, updates: Updates, axes: tuple[str, ...] = ()) -> Updates:
