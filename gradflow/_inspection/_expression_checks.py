@@ -75,6 +75,14 @@ def _expression_findings(tx: GradientTransformation, params: Params) -> Iterator
 
 
 def _rates(sequence: Sequence) -> Iterator[Finding]:
+    for address, stage, _ in sequence:
+        rate = number(stage.expression, "learning_rate")
+        if rate is not None and rate < 0 and stage.expression.arguments.get("flip_sign", True):
+            yield Finding(
+                address,
+                f"learning_rate = {rate:g} is negative, so the updates ascend the loss",
+                "Pass a positive rate to minimize",
+            )
     rates = [place for place in sequence if sets_the_rate(place.stage)]
     second = next((place for place in rates if place.owner != rates[0].owner), None)
     if second is not None:

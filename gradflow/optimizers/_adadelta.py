@@ -7,7 +7,7 @@ import jax
 from gradflow._core._compose import chain
 from gradflow._core._decorators import transformation
 from gradflow._core._transformation import GradientTransformation
-from gradflow._expressions._arguments import Decay, NonNegative, Positive, Rate
+from gradflow._expressions._arguments import Decay, NonNegative, Rate
 from gradflow._platform import cpu_barrier
 from gradflow._rules._leafwise import Scalars, leafwise
 from gradflow._rules._math import abs_sq, safe_sqrt
@@ -40,7 +40,7 @@ def adadelta_rule(g: jax.Array, e_g: jax.Array, e_x: jax.Array, s: Any) -> tuple
 
 
 @transformation(packable=True)
-def scale_by_adadelta(rho: Decay = 0.9, eps: Positive = 1e-6) -> Pair:
+def scale_by_adadelta(rho: Decay = 0.9, eps: NonNegative = 1e-6) -> Pair:
     """Divides the gradient by its root mean square and multiplies it by that of past updates.
 
         e_g = rho * e_g + (1 - rho) * |g|^2
@@ -49,7 +49,7 @@ def scale_by_adadelta(rho: Decay = 0.9, eps: Positive = 1e-6) -> Pair:
 
     Args:
       rho: decay of both averages, in [0, 1).
-      eps: added inside both roots, > 0; it sets the size of the first steps.
+      eps: added inside both roots, >= 0; it sets the size of the first steps.
 
     Source: Zeiler 2012, arXiv:1212.5701.
     """
@@ -72,7 +72,7 @@ def scale_by_adadelta(rho: Decay = 0.9, eps: Positive = 1e-6) -> Pair:
 def adadelta(
     learning_rate: Rate | None = None,
     rho: Decay = 0.9,
-    eps: Positive = 1e-6,
+    eps: NonNegative = 1e-6,
     weight_decay: NonNegative = 0.0,
     weight_decay_mask: MaskOrFn | None = None,
 ) -> GradientTransformation:

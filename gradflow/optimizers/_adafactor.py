@@ -13,7 +13,7 @@ from gradflow._core._compose import chain
 from gradflow._core._decorators import transformation
 from gradflow._core._transformation import GradientTransformation
 from gradflow._dtypes import real_dtype
-from gradflow._expressions._arguments import Decay, Finite, NonNegative, Positive, Rate, Size
+from gradflow._expressions._arguments import Decay, Finite, Limit, NonNegative, Rate, Size
 from gradflow._rules._leafwise import Scalars, as_scalar, leafwise, specialize
 from gradflow._rules._math import abs_sq, safe_sqrt
 from gradflow._rules._mesh_axes import refuse_varying
@@ -100,7 +100,7 @@ def scale_by_factored_rms(
     decay_rate: NonNegative = 0.8,
     step_offset: Finite = 0,
     min_dim_size_to_factor: Size = 128,
-    epsilon: Positive = 1e-30,
+    epsilon: NonNegative = 1e-30,
     decay_rate_fn: Callable[[jax.Array, Any], Any] | None = None,
 ) -> Pair:
     """Divides the gradient by the root of its averaged square, stored per row and column.
@@ -116,7 +116,7 @@ def scale_by_factored_rms(
       step_offset: the step count at which t is 1, for fine-tuning; until then `b = 0`.
       min_dim_size_to_factor: the two longest axes are factored where both have as many elements, >= 1;
         other leaves have an average for every element.
-      epsilon: added to the squares, > 0.
+      epsilon: added to the squares, >= 0.
       decay_rate_fn: `(count - step_offset, decay_rate) -> b` in place of the power, in [0, 1).
 
     Averages are held in float32 at least. Raises ValueError inside `shard_map` for a sharded matrix, whose
@@ -180,11 +180,11 @@ def adafactor(
     decay_rate: NonNegative = 0.8,
     decay_offset: Finite = 0,
     multiply_by_parameter_scale: bool = True,
-    clipping_threshold: NonNegative | None = 1.0,
+    clipping_threshold: Limit | None = 1.0,
     momentum: Decay | None = None,
     dtype_momentum: Any = "float32",
     weight_decay_rate: NonNegative | None = None,
-    eps: Positive = 1e-30,
+    eps: NonNegative = 1e-30,
     factored: bool = True,
     weight_decay_mask: MaskOrFn | None = None,
 ) -> GradientTransformation:

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from gradflow._core._compose import chain
 from gradflow._core._decorators import transformation
 from gradflow._core._transformation import GradientTransformation
-from gradflow._expressions._arguments import Decay, NonNegative, Positive, Rate
+from gradflow._expressions._arguments import Decay, NonNegative, Rate
 from gradflow._rules._leafwise import Scalars, leafwise
 from gradflow._rules._math import abs_sq, one_minus_power, safe_sqrt
 from gradflow._rules._state import first_moment, increment, second_moment, zero_scalar
@@ -61,7 +61,7 @@ def scale_by_adan(
     b1: Decay = 0.98,
     b2: Decay = 0.92,
     b3: Decay = 0.99,
-    eps: Positive = 1e-8,
+    eps: NonNegative = 1e-8,
     eps_root: NonNegative = 0.0,
     *,
     official_scaling: bool = False,
@@ -78,7 +78,7 @@ def scale_by_adan(
       b1: decay of the gradient's average, in [0, 1).
       b2: decay of the change's average, in [0, 1).
       b3: decay of the square's average, in [0, 1).
-      eps: added outside the root, > 0.
+      eps: added outside the root, >= 0.
       eps_root: added inside the root, >= 0.
       official_scaling: True has `w = b2`, as the paper; False has `w = 1 - b2`, as Optax.
 
@@ -108,7 +108,7 @@ def adan(
     b1: Decay = 0.98,
     b2: Decay = 0.92,
     b3: Decay = 0.99,
-    eps: Positive = 1e-8,
+    eps: NonNegative = 1e-8,
     eps_root: NonNegative = 1e-8,
     weight_decay: NonNegative = 0.0,
     mask: MaskOrFn | None = None,

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from gradflow._core._compose import chain
 from gradflow._core._decorators import transformation
 from gradflow._core._transformation import GradientTransformation
-from gradflow._expressions._arguments import Decay, NonNegative, Positive, Rate
+from gradflow._expressions._arguments import Decay, NonNegative, Rate
 from gradflow._rules._leafwise import Scalars, leafwise
 from gradflow._rules._math import abs_sq, one_minus_power, safe_sqrt
 from gradflow._rules._state import first_moment, increment, second_moment, zero_scalar
@@ -67,7 +67,7 @@ def raw_amsgrad_rule(
 def scale_by_amsgrad(
     b1: Decay = 0.9,
     b2: Decay = 0.999,
-    eps: Positive = 1e-8,
+    eps: NonNegative = 1e-8,
     eps_root: NonNegative = 0.0,
     mu_dtype: Any = None,
     bias_correction_mu: bool = True,
@@ -116,7 +116,7 @@ def amsgrad(
     learning_rate: Rate,
     b1: Decay = 0.9,
     b2: Decay = 0.999,
-    eps: Positive = 1e-8,
+    eps: NonNegative = 1e-8,
     eps_root: NonNegative = 0.0,
     mu_dtype: Any = None,
     bias_correction_mu: bool = True,

@@ -7,7 +7,7 @@ import jax
 from gradflow import tree
 from gradflow._calls._reports import report
 from gradflow._core._decorators import transformation
-from gradflow._expressions._arguments import NonNegative, Positive, Rate
+from gradflow._expressions._arguments import NonNegative, Rate
 from gradflow._rules._leafwise import Scalars, as_scalar, leafwise
 from gradflow._rules._math import abs_sq, safe_sqrt
 from gradflow._rules._mesh_axes import refuse_varying
@@ -58,7 +58,7 @@ def dadapt_adamw_rule(
 def dadapt_adamw(
     learning_rate: Rate = 1.0,
     betas: tuple[Any, Any] = (0.9, 0.999),
-    eps: Positive = 1e-8,
+    eps: NonNegative = 1e-8,
     estim_lr0: InitialPositive = 1e-6,
     weight_decay: NonNegative = 0.0,
     *,

@@ -12,7 +12,7 @@ from gradflow._core._compose import chain, identity
 from gradflow._core._decorators import transformation
 from gradflow._core._transformation import GradientTransformation
 from gradflow._errors import describe
-from gradflow._expressions._arguments import NonNegative, Positive, Rate
+from gradflow._expressions._arguments import NonNegative, Rate
 from gradflow._rules._leafwise import as_scalar, leafwise
 from gradflow._rules._math import safe_sqrt
 from gradflow._rules._mesh_axes import refuse_varying
@@ -86,7 +86,7 @@ def check_init_step(owner: str, init_step: Any) -> None:
 
 
 @transformation(reports=("distance", "step"), elementwise=True)
-def scale_by_dog(init_step: tuple[str, Any] = ("heuristic", 1e-6), eps: Positive = 1e-8) -> Pair:
+def scale_by_dog(init_step: tuple[str, Any] = ("heuristic", 1e-6), eps: NonNegative = 1e-8) -> Pair:
     """Multiplies by the greatest distance from the start over the root of the summed squared norms.
 
         max_dist = max(max_dist, |p - p0|)
@@ -97,7 +97,7 @@ def scale_by_dog(init_step: tuple[str, Any] = ("heuristic", 1e-6), eps: Positive
       init_step: ("distance", d) sets the first `max_dist`; ("heuristic", r) sets it to `r * (1 + |p0|)`;
         the authors advise r = 1e-6, or 1e-4 with batch normalization; ("learning_rate", step) sets the
         step of the first nonzero gradient. The numbers are > 0.
-      eps: added to the sum, > 0.
+      eps: added to the sum, >= 0.
 
     Needs `params`. Reports `distance` and `step`. Raises ValueError inside `shard_map`.
     Source: Ivgi, Hinder, Carmon 2023, arXiv:2302.12022.
@@ -138,7 +138,7 @@ def scale_by_dog(init_step: tuple[str, Any] = ("heuristic", 1e-6), eps: Positive
 def dog(
     learning_rate: Rate = 1.0,
     init_step: tuple[str, Any] = ("heuristic", 1e-6),
-    eps: Positive = 1e-8,
+    eps: NonNegative = 1e-8,
     weight_decay: NonNegative | None = None,
     mask: MaskOrFn | None = None,
 ) -> GradientTransformation:

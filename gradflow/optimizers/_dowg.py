@@ -11,7 +11,7 @@ from gradflow._calls._reports import report
 from gradflow._core._compose import chain, identity
 from gradflow._core._decorators import transformation
 from gradflow._core._transformation import GradientTransformation
-from gradflow._expressions._arguments import NonNegative, Positive, Rate
+from gradflow._expressions._arguments import NonNegative, Rate
 from gradflow._rules._leafwise import as_scalar, leafwise
 from gradflow._rules._math import safe_sqrt
 from gradflow._rules._mesh_axes import refuse_varying
@@ -31,7 +31,7 @@ class DoWGState(NamedTuple):
 
 
 @transformation(reports=("distance", "step"), elementwise=True)
-def scale_by_dowg(init_estim_sq_dist: InitialPositive | None = None, eps: Positive = 1e-4) -> Pair:
+def scale_by_dowg(init_estim_sq_dist: InitialPositive | None = None, eps: NonNegative = 1e-4) -> Pair:
     """Multiplies by the squared distance over the root of the sum of squared norms it weights.
 
         sq_dist = max(sq_dist, |p - p0|^2)
@@ -40,7 +40,7 @@ def scale_by_dowg(init_estim_sq_dist: InitialPositive | None = None, eps: Positi
 
     Args:
       init_estim_sq_dist: the first `sq_dist`, > 0; `eps` by default.
-      eps: added to the root, > 0.
+      eps: added to the root, >= 0.
 
     Needs `params`. Reports `distance` and `step`. Raises ValueError inside `shard_map`.
     Source: Khaled, Mishchenko, Jin 2023, arXiv:2305.16284.
@@ -74,7 +74,7 @@ def scale_by_dowg(init_estim_sq_dist: InitialPositive | None = None, eps: Positi
 def dowg(
     learning_rate: Rate = 1.0,
     init_estim_sq_dist: InitialPositive | None = None,
-    eps: Positive = 1e-4,
+    eps: NonNegative = 1e-4,
     weight_decay: NonNegative | None = None,
     mask: MaskOrFn | None = None,
 ) -> GradientTransformation:

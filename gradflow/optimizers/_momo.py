@@ -10,7 +10,7 @@ from gradflow import tree
 from gradflow._calls._extra_arguments import loss_value
 from gradflow._calls._reports import report
 from gradflow._core._decorators import transformation
-from gradflow._expressions._arguments import Decay, Finite, NonNegative, Rate
+from gradflow._expressions._arguments import Decay, Finite, NonNegative, NonNegativeRate
 from gradflow._rules._leafwise import Scalars, as_scalar, leafwise
 from gradflow._rules._mesh_axes import refuse_varying
 from gradflow._rules._state import at_least_float32, increment, zero_scalar
@@ -89,7 +89,7 @@ def momo_rule(g: jax.Array, exp_avg: jax.Array, p: jax.Array, s: Any) -> jax.Arr
 
 @transformation(reports=("step", "lower_bound"), elementwise=True)
 def momo(
-    learning_rate: Rate = 1.0,
+    learning_rate: NonNegativeRate = 1.0,
     beta: Decay = 0.9,
     lower_bound: Finite = 0.0,
     weight_decay: NonNegative = 0.0,

@@ -9,7 +9,7 @@ from gradflow._core._compose import chain
 from gradflow._core._decorators import transformation
 from gradflow._core._transformation import GradientTransformation
 from gradflow._errors import describe
-from gradflow._expressions._arguments import Decay, NonNegative, Positive, Rate
+from gradflow._expressions._arguments import Decay, NonNegative, Rate
 from gradflow._rules._leafwise import Scalars, leafwise
 from gradflow._rules._math import abs_sq, one_minus_power, safe_sqrt
 from gradflow._rules._state import first_moment, increment, second_moment, zero_scalar
@@ -65,7 +65,7 @@ def nadam_rule(g: jax.Array, mu: jax.Array, nu: jax.Array, s: Any) -> tuple[jax.
 def scale_by_nadam(
     b1: Decay = 0.9,
     b2: Decay = 0.999,
-    eps: Positive = 1e-8,
+    eps: NonNegative = 1e-8,
     eps_root: NonNegative = 0.0,
     mu_dtype: Any = None,
     momentum_decay: NonNegative = 4e-3,
@@ -123,7 +123,7 @@ def nadam(
     learning_rate: Rate,
     b1: Decay = 0.9,
     b2: Decay = 0.999,
-    eps: Positive = 1e-8,
+    eps: NonNegative = 1e-8,
     eps_root: NonNegative = 0.0,
     mu_dtype: Any = None,
     *,
@@ -150,7 +150,7 @@ def nadamw(
     learning_rate: Rate,
     b1: Decay = 0.9,
     b2: Decay = 0.999,
-    eps: Positive = 1e-8,
+    eps: NonNegative = 1e-8,
     eps_root: NonNegative = 0.0,
     mu_dtype: Any = None,
     weight_decay: NonNegative = 1e-4,

@@ -10,7 +10,7 @@ from gradflow._core._compose import chain
 from gradflow._core._decorators import transformation
 from gradflow._core._transformation import GradientTransformation
 from gradflow._dtypes import real_dtype
-from gradflow._expressions._arguments import Decay, NonNegative, Positive, Rate
+from gradflow._expressions._arguments import Decay, NonNegative, Rate
 from gradflow._rules._leafwise import Scalars, leafwise, specialize
 from gradflow._rules._math import safe_sqrt
 from gradflow._rules._mesh_axes import AxisName, check_axis_name, global_norm, sum_axes
@@ -50,7 +50,7 @@ def novograd_rule(
 def scale_by_novograd(
     b1: Decay = 0.9,
     b2: Decay = 0.25,
-    eps: Positive = 1e-8,
+    eps: NonNegative = 1e-8,
     eps_root: NonNegative = 0.0,
     weight_decay: NonNegative = 0.0,
     mu_dtype: Any = None,
@@ -66,7 +66,7 @@ def scale_by_novograd(
     Args:
       b1: decay of the momentum, in [0, 1).
       b2: decay of the squared norm, in [0, 1); the paper's 0.25.
-      eps: added outside the root, > 0.
+      eps: added outside the root, >= 0.
       eps_root: added inside the root, >= 0.
       weight_decay: >= 0, inside the momentum.
       mu_dtype: dtype of the momentum; the parameters' by default.
@@ -100,7 +100,7 @@ def novograd(
     learning_rate: Rate,
     b1: Decay = 0.9,
     b2: Decay = 0.25,
-    eps: Positive = 1e-6,
+    eps: NonNegative = 1e-6,
     eps_root: NonNegative = 0.0,
     weight_decay: NonNegative = 0.0,
     *,

@@ -60,7 +60,7 @@ def prodigy(
     learning_rate: Rate = 1.0,
     betas: tuple[Any, Any] = (0.9, 0.999),
     beta3: Decay | None = None,
-    eps: Positive = 1e-8,
+    eps: NonNegative = 1e-8,
     estim_lr0: Positive = 1e-6,
     estim_lr_coef: Positive = 1.0,
     weight_decay: NonNegative = 0.0,

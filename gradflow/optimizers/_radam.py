@@ -74,7 +74,7 @@ def nesterov_radam_rule(g: jax.Array, mu: jax.Array, nu: jax.Array, s: Any) -> t
 def scale_by_radam(
     b1: Decay = 0.9,
     b2: Decay = 0.999,
-    eps: Positive = 1e-8,
+    eps: NonNegative = 1e-8,
     eps_root: NonNegative = 0.0,
     threshold: Positive = 5.0,
     *,
@@ -117,7 +117,7 @@ def radam(
     learning_rate: Rate,
     b1: Decay = 0.9,
     b2: Decay = 0.999,
-    eps: Positive = 1e-8,
+    eps: NonNegative = 1e-8,
     eps_root: NonNegative = 0.0,
     threshold: Positive = 5.0,
     *,

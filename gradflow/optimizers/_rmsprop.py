@@ -7,7 +7,7 @@ import jax
 from gradflow._core._compose import chain, identity
 from gradflow._core._decorators import transformation
 from gradflow._core._transformation import GradientTransformation
-from gradflow._expressions._arguments import Decay, Fraction, InitialNonNegative, Positive, Rate
+from gradflow._expressions._arguments import Decay, Fraction, InitialNonNegative, NonNegative, Rate
 from gradflow._rules._leafwise import Scalars, leafwise
 from gradflow._rules._math import abs_sq, one_minus_power, safe_sqrt
 from gradflow._rules._state import increment, second_moment, zero_scalar
@@ -49,7 +49,7 @@ def rms_rule(g: jax.Array, nu: jax.Array, s: Any) -> tuple[jax.Array, ...]:
 @transformation(packable=True)
 def scale_by_rms(
     decay: Decay = 0.9,
-    eps: Positive = 1e-8,
+    eps: NonNegative = 1e-8,
     initial_scale: InitialNonNegative = 0.0,
     eps_in_sqrt: bool = True,
     bias_correction: bool = False,
@@ -61,7 +61,7 @@ def scale_by_rms(
 
     Args:
       decay: of the average, in [0, 1); 0.9 as in Hinton's, where PyTorch has 0.99.
-      eps: added inside or outside the root, > 0.
+      eps: added inside or outside the root, >= 0.
       initial_scale: the first average, >= 0.
       eps_in_sqrt: True adds `eps` inside the root, as Keras does; False outside, as PyTorch does.
       bias_correction: divides `nu` by `1 - decay^t` first; its state also counts steps.
@@ -100,7 +100,7 @@ def scale_by_rms(
 def rmsprop(
     learning_rate: Rate,
     decay: Decay = 0.9,
-    eps: Positive = 1e-8,
+    eps: NonNegative = 1e-8,
     initial_scale: InitialNonNegative = 0.0,
     eps_in_sqrt: bool = True,
     centered: bool = False,

@@ -9,7 +9,7 @@ from gradflow import tree
 from gradflow._core._compose import chain
 from gradflow._core._decorators import transformation
 from gradflow._core._transformation import GradientTransformation
-from gradflow._expressions._arguments import Decay, NonNegative, Positive, Rate
+from gradflow._expressions._arguments import Decay, NonNegative, Rate
 from gradflow._rules._leafwise import Scalars, leafwise
 from gradflow._rules._math import abs_sq, one_minus_power, safe_sqrt
 from gradflow._rules._state import at_least_float32, increment, second_moment, zero_scalar
@@ -46,7 +46,7 @@ def scale_by_simplified_ademamix(
     b1: Decay = 0.99,
     b2: Decay = 0.95,
     alpha: NonNegative = 0.0,
-    eps: Positive = 1e-8,
+    eps: NonNegative = 1e-8,
     eps_root: NonNegative = 0.0,
 ) -> Pair:
     """Divides a summed momentum plus the gradient by the root of the averaged square.
@@ -60,7 +60,7 @@ def scale_by_simplified_ademamix(
         is smaller than Adam's by that factor.
       b2: decay of the second moment, in [0, 1).
       alpha: weight of the gradient itself, >= 0; 0 suits large batches.
-      eps: added outside the root, > 0.
+      eps: added outside the root, >= 0.
       eps_root: added inside the root, >= 0.
 
     The sum is held in float32 at least. Source: Morwani et al. 2025, arXiv:2502.02431.
@@ -89,7 +89,7 @@ def simplified_ademamix(
     b1: Decay = 0.99,
     b2: Decay = 0.95,
     alpha: NonNegative = 0.0,
-    eps: Positive = 1e-8,
+    eps: NonNegative = 1e-8,
     eps_root: NonNegative = 0.0,
     weight_decay: NonNegative = 0.0,
     mask: MaskOrFn | None = None,

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from gradflow import tree
 from gradflow._core._decorators import transformation
-from gradflow._expressions._arguments import Decay, InitialNonNegative, Positive
+from gradflow._expressions._arguments import Decay, InitialNonNegative, NonNegative
 from gradflow._rules._leafwise import Scalars, leafwise
 from gradflow._rules._math import abs_sq, one_minus_power, safe_sqrt
 from gradflow._rules._state import at_least_float32, increment, second_moment, zero_scalar
@@ -61,7 +61,7 @@ def stddev_rule(g: jax.Array, mu: jax.Array, nu: jax.Array, s: Any) -> tuple[jax
 @transformation(packable=True)
 def scale_by_stddev(
     decay: Decay = 0.9,
-    eps: Positive = 1e-8,
+    eps: NonNegative = 1e-8,
     initial_scale: InitialNonNegative = 0.0,
     eps_in_sqrt: bool = True,
     bias_correction: bool = False,
@@ -77,7 +77,7 @@ def scale_by_stddev(
 
     Args:
       decay: of both averages, in [0, 1).
-      eps: added inside or outside the root, > 0.
+      eps: added inside or outside the root, >= 0.
       initial_scale: the first `nu`, >= 0.
       eps_in_sqrt: True adds `eps` inside the root, as Keras does; False outside, as PyTorch does.
       bias_correction: corrects both averages for the steps so far; its state also counts them.

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from gradflow._core._compose import init_empty_state
 from gradflow._core._decorators import transformation
 from gradflow._dtypes import compute_dtype, real_dtype
-from gradflow._expressions._arguments import NonNegative, Positive
+from gradflow._expressions._arguments import Limit, NonNegative
 from gradflow._rules._leafwise import leafwise, specialize
 from gradflow._rules._mesh_axes import refuse_varying
 from gradflow._rules._unit_norm import Axis, check_axis, check_has_axis, input_norm
@@ -59,21 +59,21 @@ def adaptive_clip_rule(g: jax.Array, p: jax.Array, s: Any, *, axis: Axis) -> jax
     size, power = input_norm(g, axis)
     p_size, p_power = input_norm(p, axis)
     limit = s.clipping * jnp.maximum(p_size / p_power, s.eps)
-    clipped = size > limit * power
+    clipped = size > limit * power  # False for 0 * inf
     factor = jnp.where(clipped, limit / jnp.where(clipped, size, 1), 1 / power)
     return factor * (power * g)
 
 
 @transformation
-def adaptive_grad_clip(clipping: NonNegative, eps: Positive = 1e-3, axis: Any = None) -> Pair:
+def adaptive_grad_clip(clipping: Limit, eps: NonNegative = 1e-3, axis: Any = None) -> Pair:
     """Shrinks the gradient of each unit to a fraction of the norm of its parameters.
 
         limit = clipping * max(|p_unit|, eps)
         u_unit = min(1, limit / |g_unit|) * g_unit
 
     Args:
-      clipping: largest ratio of norms, >= 0; 0.01 in the paper.
-      eps: lower bound of a parameter norm, > 0, so that parameters at zero can move.
+      clipping: largest ratio of norms, >= 0, 0.01 in the paper; `inf` for no limit.
+      eps: lower bound of a parameter norm, >= 0, so that parameters at zero can move.
       axis: the axes of a unit; see `unitwise_norm`.
 
     Needs `params`. Raises ValueError inside `shard_map` on updates that differ between devices, because
