@@ -9,7 +9,7 @@ from gradflow._calls._reports import report
 from gradflow._core._decorators import transformation
 from gradflow._expressions._arguments import NonNegative, Positive, Rate
 from gradflow._rules._leafwise import Scalars, as_scalar, leafwise
-from gradflow._rules._math import abs_sq, safe_sqrt
+from gradflow._rules._math import bounded, bounded_square, safe_sqrt
 from gradflow._rules._mesh_axes import refuse_varying
 from gradflow._rules._state import at_least_float32, increment, second_moment, zero_scalar
 from gradflow._types import OptState, Pair, Params, Updates
@@ -47,8 +47,8 @@ def dadapt_adamw_rule(
     g: jax.Array, exp_avg: jax.Array, exp_avg_sq: jax.Array, grad_sum: jax.Array, p: jax.Array, s: Any
 ) -> tuple[jax.Array, ...]:
     """Defazio & Mishchenko 2023, Algorithm 5, with decoupled weight decay."""
-    exp_avg = s.b1 * exp_avg + s.gain * g
-    exp_avg_sq = s.b2 * exp_avg_sq + s.gain_sq * abs_sq(g)
+    exp_avg = s.b1 * exp_avg + s.gain * bounded(g)
+    exp_avg_sq = s.b2 * exp_avg_sq + s.gain_sq * bounded_square(g)
     grad_sum = s.b3 * grad_sum + s.gain_sum * g
     u = -(exp_avg / (safe_sqrt(exp_avg_sq) + s.eps) + s.rate * s.weight_decay * p)
     return u, exp_avg, exp_avg_sq, grad_sum

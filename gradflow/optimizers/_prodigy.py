@@ -10,7 +10,7 @@ from gradflow._calls._reports import report
 from gradflow._core._decorators import transformation
 from gradflow._expressions._arguments import Decay, NonNegative, Positive, Rate
 from gradflow._rules._leafwise import Scalars, as_scalar, leafwise
-from gradflow._rules._math import abs_sq, safe_sqrt
+from gradflow._rules._math import bounded, bounded_square, safe_sqrt
 from gradflow._rules._mesh_axes import refuse_varying
 from gradflow._rules._state import at_least_float32, increment, second_moment, zero_scalar
 from gradflow._selection._masks import resolve_mask
@@ -40,8 +40,8 @@ def prodigy_moments_rule(
     g: jax.Array, exp_avg: jax.Array, exp_avg_sq: jax.Array, grad_sum: jax.Array, params0: jax.Array, s: Any
 ) -> tuple[jax.Array, ...]:
     """Mishchenko & Defazio 2023, Algorithm 4, without the step."""
-    exp_avg = s.b1 * exp_avg + s.gain * g
-    exp_avg_sq = s.b2 * exp_avg_sq + s.gain_sq * abs_sq(g)
+    exp_avg = s.b1 * exp_avg + s.gain * bounded(g)
+    exp_avg_sq = s.b2 * exp_avg_sq + s.gain_sq * bounded_square(g)
     grad_sum = s.b3 * grad_sum + s.weight * g
     # The copy costs nothing when compiled with donation; without it two states would share a buffer.
     return g, exp_avg, exp_avg_sq, grad_sum, jnp.copy(params0)

@@ -9,7 +9,7 @@ from gradflow import tree
 from gradflow._core._decorators import transformation
 from gradflow._expressions._arguments import Decay, InitialNonNegative, Positive
 from gradflow._rules._leafwise import Scalars, leafwise
-from gradflow._rules._math import abs_sq, one_minus_power, safe_sqrt
+from gradflow._rules._math import bounded, bounded_square, one_minus_power, safe_sqrt
 from gradflow._rules._state import at_least_float32, increment, second_moment, zero_scalar
 from gradflow._types import OptState, Pair, Params, Updates
 
@@ -53,9 +53,9 @@ def corrected_stddev_scalars(count: jax.Array, decay: jax.Array, **_: jax.Array)
 def stddev_rule(g: jax.Array, mu: jax.Array, nu: jax.Array, s: Any) -> tuple[jax.Array, ...]:
     """Graves 2013, equations 38-45; `nu` is his `n - g^2`, summed without cancellation."""
     # Weighted before it is squared: at the first step the weight may be 0 and the square infinite.
-    nu = s.decay * nu + abs_sq(s.root_weight * (g - s.debias_before * mu))
-    mu = s.decay * mu + s.c * g
-    return g / (safe_sqrt(s.debias * nu + s.eps_in) + s.eps_out), mu, nu
+    nu = s.decay * nu + bounded_square(s.root_weight * (g - s.debias_before * mu))
+    mu = s.decay * mu + s.c * bounded(g)
+    return bounded(g) / (safe_sqrt(s.debias * nu + s.eps_in) + s.eps_out), mu, nu
 
 
 @transformation(packable=True)
