@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gradflow._dtypes import is_complex
+from gradflow._dtypes import is_complex, real_dtype
 from gradflow.tree._decay_power import one_minus_power as one_minus_power
 
 
@@ -21,18 +21,16 @@ def bounded(g: jax.Array) -> jax.Array:
     An average of such numbers over the root of the average of their squares is what exact arithmetic gives,
     since both scale with the outlier. With a plain `g` over a saturated average it would be 1e10 instead.
     """
-    if is_complex(g.dtype):
-        return jax.lax.complex(bounded(g.real), bounded(g.imag))
-    limit = _largest_bounded(g.dtype)
-    return jnp.clip(g, -limit, limit)
+    return within(g, _largest_bounded(real_dtype(g.dtype)))
 
 
-def bounded_square(g: jax.Array) -> jax.Array:
-    """`|bounded(g)|^2`, and NaN where `g` is not finite.
+def bounded_square(g: jax.Array, center: jax.Array | None = None) -> jax.Array:
+    """`|bounded(g) - center|^2` of a `center` that is bounded, too; NaN where `g` is not finite.
 
     As a number, an infinite gradient would shrink all later steps in silence.
     """
-    return abs_sq(bounded(g)) + (g - g).real
+    distance = bounded(g) if center is None else bounded(g) - center
+    return abs_sq(distance) + (g - g).real
 
 
 def bounded_norm(size: jax.Array, power: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -49,6 +47,13 @@ def bounded_norm(size: jax.Array, power: jax.Array) -> tuple[jax.Array, jax.Arra
 def saturated(total: jax.Array) -> jax.Array:
     """`total`, at most half the largest number of its dtype, so that a bounded square can be added to it."""
     return jnp.minimum(total, jnp.asarray(jnp.finfo(total.dtype).max / 2, total.dtype))
+
+
+def within(x: jax.Array, limit: Any) -> jax.Array:
+    """`x`, its real and imaginary parts moved into `[-limit, limit]`."""
+    if is_complex(x.dtype):
+        return jax.lax.complex(within(x.real, limit), within(x.imag, limit))
+    return jnp.clip(x, -limit, limit)
 
 
 def _largest_bounded(dtype: np.dtype) -> jax.Array:

@@ -28,7 +28,7 @@ def acprop_scalars(count: jax.Array, b1: jax.Array, b2: jax.Array, **_: jax.Arra
 def acprop_rule(g: jax.Array, mu: jax.Array, nu: jax.Array, s: Any) -> tuple[jax.Array, ...]:
     """Zhuang et al. 2021, Algorithm 2."""
     divisor = jnp.where(s.first, jnp.ones_like(nu), safe_sqrt(s.debias2 * nu)) + s.eps
-    nu = s.b2 * nu + s.c2 * bounded_square(g - mu) + s.eps_root
+    nu = s.b2 * nu + s.c2 * bounded_square(g, mu) + s.eps_root
     return bounded(g) / divisor, s.b1 * mu + s.c1 * bounded(g), nu
 
 

@@ -47,10 +47,10 @@ def adan_rule(
     g: jax.Array, m: jax.Array, v: jax.Array, n: jax.Array, last: jax.Array, s: Any
 ) -> tuple[jax.Array, ...]:
     """Xie et al. 2022, Algorithm 1."""
-    change = s.changed * (g - last)
+    change = s.changed * (bounded(g) - last)
     m = s.b1 * m + s.c1 * bounded(g)
-    v = s.b2 * v + s.c2 * bounded(change)
-    n = s.b3 * n + s.c3 * bounded_square(g + s.weight * change)
+    v = s.b2 * v + s.c2 * change
+    n = s.b3 * n + s.c3 * bounded_square(g, -s.weight * change)
     ahead = s.debias1 * m + s.weight * s.debias2 * v
     return ahead / (safe_sqrt(s.debias3 * n + s.eps_root) + s.eps), m, v, n, bounded(g)
 

@@ -41,11 +41,13 @@ def cocob_rule(
     """Orabona & Tommasi 2017, Algorithm 2."""
     scale = jnp.maximum(scale, jnp.abs(bounded(g)) + (g - g))
     total = total + jnp.abs(bounded(g))
-    reward = jnp.maximum(saturated(reward) - bounded(g) * (p - p0), 0)
+    reward = saturated(jnp.maximum(reward - bounded(g) * (p - p0), 0))
     theta = theta - bounded(g)
     # theta / (L * max(G + L, alpha * L)) * (L + R), in units of L so that no product overflows.
     wealth = (1 + reward / scale) / jnp.maximum(total / scale + 1, s.alpha)
-    target = p0 + theta / scale * wealth
+    # A constant gradient makes the wealth grow exponentially; a target out of range would give NaN.
+    limit = jnp.finfo(p.dtype).max / 4
+    target = jnp.clip(p0 + theta / scale * wealth, -limit, limit)
     # The copy costs nothing when compiled with donation; without it two states would share a buffer.
     return target - p, jnp.copy(p0), theta, scale, total, reward
 

@@ -15,10 +15,12 @@ from gradflow._rules._state import at_least_float32, increment, second_moment, z
 from gradflow._types import OptState, Pair, Params, Updates
 from gradflow.optimizers._distance_estimate import (
     InitialPositive,
+    add_gain,
     bias_factor,
     check_betas,
     grow_estimate,
     scalar_dtype,
+    summed,
 )
 
 
@@ -49,7 +51,7 @@ def dadapt_adamw_rule(
     """Defazio & Mishchenko 2023, Algorithm 5, with decoupled weight decay."""
     exp_avg = s.b1 * exp_avg + s.gain * bounded(g)
     exp_avg_sq = s.b2 * exp_avg_sq + s.gain_sq * bounded_square(g)
-    grad_sum = s.b3 * grad_sum + s.gain_sum * g
+    grad_sum = summed(s.b3 * grad_sum, s.gain_sum, g)
     u = -(exp_avg / (safe_sqrt(exp_avg_sq) + s.eps) + s.rate * s.weight_decay * p)
     return u, exp_avg, exp_avg_sq, grad_sum
 
@@ -104,7 +106,7 @@ def dadapt_adamw(
             rate = rate * bias_factor(b1, b2, count, dtype)
         _, direction = leafwise(dadapt_direction_rule, (state.exp_avg_sq, state.grad_sum), eps=eps)
         gain = tree.vdot(updates, direction).real.astype(dtype)
-        numerator = b3 * state.numerator_weighted + rest * rate * gain
+        numerator = add_gain(b3 * state.numerator_weighted, rest * rate * gain)
         u, exp_avg, exp_avg_sq, grad_sum = leafwise(
             dadapt_adamw_rule,
             (updates, state.exp_avg, state.exp_avg_sq, state.grad_sum, params), dadapt_scalars,

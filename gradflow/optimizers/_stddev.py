@@ -30,9 +30,9 @@ class ScaleByRStdDevWithCountState(NamedTuple):
 
 
 def stddev_scalars(decay: jax.Array, **_: jax.Array) -> Scalars:
-    """The decay's complement, and the root of the weight of a squared deviation."""
+    """The decay's complement, and the weight of a squared deviation."""
     c = 1 - decay
-    return {"c": c, "root_weight": safe_sqrt(c * decay)}
+    return {"c": c, "weight": c * decay}
 
 
 def corrected_stddev_scalars(count: jax.Array, decay: jax.Array, **_: jax.Array) -> Scalars:
@@ -44,7 +44,7 @@ def corrected_stddev_scalars(count: jax.Array, decay: jax.Array, **_: jax.Array)
     known = before > jnp.zeros_like(before)
     return {
         "c": c,
-        "root_weight": safe_sqrt(c * decay * before / total),
+        "weight": c * decay * before / total,
         "debias_before": 1 / jnp.where(known, before, jnp.ones_like(before)),
         "debias": 1 / total,
     }
@@ -52,8 +52,7 @@ def corrected_stddev_scalars(count: jax.Array, decay: jax.Array, **_: jax.Array)
 
 def stddev_rule(g: jax.Array, mu: jax.Array, nu: jax.Array, s: Any) -> tuple[jax.Array, ...]:
     """Graves 2013, equations 38-45; `nu` is his `n - g^2`, summed without cancellation."""
-    # Weighted before it is squared: at the first step the weight may be 0 and the square infinite.
-    nu = s.decay * nu + bounded_square(s.root_weight * (g - s.debias_before * mu))
+    nu = s.decay * nu + s.weight * bounded_square(g, s.debias_before * mu)
     mu = s.decay * mu + s.c * bounded(g)
     return bounded(g) / (safe_sqrt(s.debias * nu + s.eps_in) + s.eps_out), mu, nu
 
