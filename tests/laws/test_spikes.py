@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from specs import CASES, build, over_all
 
 import gradflow as gf
@@ -113,8 +114,9 @@ ENTIRE = {
     "ema",
     "trace",
 }
-# Their step at the spike grows with it, and 1e30 counts as 2^60.
-PROPORTIONAL = {"scale_by_acprop", "scale_by_madgrad", "scale_by_radam"}
+# Their step at the spike grows with it, and 1e30 counts as 2^60; L-BFGS divides by at most the root of the
+# largest number.
+PROPORTIONAL = {"scale_by_acprop", "scale_by_lbfgs", "scale_by_radam"}
 RULES = [case for case in CASES if case.startswith("scale_by_") or case in ENTIRE]
 
 
@@ -129,3 +131,38 @@ def test_200_steps_with_a_huge_gradient_are_those_of_float64(case: str) -> None:
         size = np.abs(e[:SPIKE]).max()
         for steps in (slice(SPIKE if case in PROPORTIONAL else SPIKE + 1), slice(150, None)):
             np.testing.assert_allclose(np.asarray(a, np.float64)[steps], e[steps], 2e-3, 2e-3 * size)
+
+
+COMPOSITIONS: dict[str, Callable[[], Any]] = {
+    "adam + trust ratio": lambda: gf.chain(gf.scale_by_adam(), gf.scale_by_trust_ratio(), gf.scale(-0.01)),
+    "nadamw + trust ratio": lambda: gf.chain(gf.nadamw(1.0), gf.scale_by_trust_ratio(), gf.scale(0.01)),
+    "centred rmsprop + momentum": lambda: gf.rmsprop(0.001, centered=True, momentum=0.9),
+    "deviation + trace": lambda: gf.chain(gf.scale_by_stddev(), gf.trace(0.9), gf.scale(-0.001)),
+    "moments in float16": lambda: gf.adamw(0.001, mu_dtype=jnp.float16),
+}
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16, jnp.float16], ids=lambda d: d.__name__)
+@pytest.mark.parametrize("name", COMPOSITIONS)
+def test_compositions_stay_finite_in_every_precision(name: str, dtype: Any) -> None:
+    """Sizes that the dtype holds, alone and after gradients of zero."""
+    tx = COMPOSITIONS[name]()
+    params = {name: jnp.ones(shape, dtype) for name, shape in SHAPES.items()}
+
+    @jax.jit
+    def run(gradients: Any) -> Any:
+        def step(carry: Any, grads: Any) -> Any:
+            params, state = carry
+            updates, state = tx.update(grads, state, params)
+            return (gf.apply_updates(params, updates), state), updates
+
+        return jax.lax.scan(step, (params, tx.init(params)), gradients)
+
+    largest = float(jnp.finfo(dtype).max) / 4
+    for size in (0.0, 1e-45, 1e-20, 1e-7, 1.0, min(1e19, largest), min(1e38, largest)):
+        for zeros in (0, 3):
+            gradients = {name: size * np.sign(g) for name, g in ordinary().items()}
+            for g in gradients.values():
+                g[:zeros] = 0
+            (_, state), updates = run({name: jnp.asarray(g, dtype) for name, g in gradients.items()})
+            assert_finite((updates, state))
