@@ -46,18 +46,19 @@ def bounded_norm(size: jax.Array, power: jax.Array) -> tuple[jax.Array, jax.Arra
 
 def saturated(total: jax.Array) -> jax.Array:
     """`total`, at most half the largest number of its dtype, so that a bounded square can be added to it."""
-    return jnp.minimum(total, jnp.asarray(jnp.finfo(total.dtype).max / 2, total.dtype))
+    return jnp.minimum(total, np.asarray(jnp.finfo(total.dtype).max / 2, total.dtype))
 
 
 def within(x: jax.Array, limit: Any) -> jax.Array:
     """`x`, its real and imaginary parts moved into `[-limit, limit]`."""
     if is_complex(x.dtype):
         return jax.lax.complex(within(x.real, limit), within(x.imag, limit))
-    return jnp.clip(x, -limit, limit)
+    limit = np.asarray(limit, x.dtype)
+    return jax.lax.clamp(-limit, x, limit)
 
 
-def _largest_bounded(dtype: np.dtype) -> jax.Array:
-    return jnp.asarray(2.0 ** (jnp.finfo(dtype).maxexp // 2 - 4), dtype)
+def _largest_bounded(dtype: np.dtype) -> np.ndarray:
+    return np.asarray(2.0 ** (jnp.finfo(dtype).maxexp // 2 - 4), dtype)
 
 
 @jax.custom_jvp
