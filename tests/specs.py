@@ -336,7 +336,13 @@ _READ_BACK = (
     "a plain b2 >= 0.5 reads the momentum back from the new one, a traced one cannot: equal but for "
     "rounding, which a smooth sign shows"
 )
+_INFINITE_SUM = "200 steps of 1e38 with momentum are infinite, and so are the parameters that it averages"
 DEPARTURES: dict[tuple[str, str], str] = {
+    ("extreme gradients for 200 steps", "lookahead"): _INFINITE_SUM,
+    ("extreme gradients for 200 steps", "with_swa"): _INFINITE_SUM,
+    ("200 steps as in float64", "scale_by_madgrad"): (
+        "it steps by sums over the cube root of a sum of squares, which forget nothing"
+    ),
     ("zero gradients in float16", "acprop"): _FIRST_STEP_AFTER_ZEROS,
     ("zero gradients in float16", "scale_by_acprop"): _FIRST_STEP_AFTER_ZEROS,
     ("zero gradients in float16", "adopt-unclipped"): _FIRST_STEP_AFTER_ZEROS,

@@ -9,7 +9,7 @@ from gradflow._core._decorators import transformation
 from gradflow._core._transformation import GradientTransformation
 from gradflow._expressions._arguments import Decay, NonNegative, Rate
 from gradflow._rules._leafwise import leafwise
-from gradflow._rules._math import abs_sq, safe_sqrt
+from gradflow._rules._math import bounded, bounded_square, safe_sqrt
 from gradflow._rules._state import first_moment, increment, second_moment, zero_scalar
 from gradflow._types import MaskOrFn, OptState, Pair, Params, Updates
 from gradflow.optimizers._adam import adam_scalars
@@ -26,16 +26,16 @@ class ScaleByBeliefState(NamedTuple):
 
 def belief_rule(g: jax.Array, mu: jax.Array, nu: jax.Array, s: Any) -> tuple[jax.Array, ...]:
     """Zhuang et al. 2020, Algorithm 2."""
-    mu = s.b1 * mu + s.c1 * g
-    nu = s.b2 * nu + s.c2 * abs_sq(g - mu) + s.eps_root
+    mu = s.b1 * mu + s.c1 * bounded(g)
+    nu = s.b2 * nu + s.c2 * bounded_square(g, mu) + s.eps_root
     return s.debias1 * mu / (safe_sqrt(s.debias2 * nu) + s.eps), mu, nu
 
 
 def nesterov_belief_rule(g: jax.Array, mu: jax.Array, nu: jax.Array, s: Any) -> tuple[jax.Array, ...]:
     """`belief_rule` with the momentum of the next step, as in `scale_by_adam`."""
-    mu = s.b1 * mu + s.c1 * g
-    nu = s.b2 * nu + s.c2 * abs_sq(g - mu) + s.eps_root
-    ahead = s.b1 * s.debias1_next * mu + s.c1 * s.debias1 * g
+    mu = s.b1 * mu + s.c1 * bounded(g)
+    nu = s.b2 * nu + s.c2 * bounded_square(g, mu) + s.eps_root
+    ahead = s.b1 * s.debias1_next * mu + s.c1 * s.debias1 * bounded(g)
     return ahead / (safe_sqrt(s.debias2 * nu) + s.eps), mu, nu
 
 

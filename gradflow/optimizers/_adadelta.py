@@ -10,7 +10,7 @@ from gradflow._core._transformation import GradientTransformation
 from gradflow._expressions._arguments import Decay, NonNegative, Rate
 from gradflow._platform import cpu_barrier
 from gradflow._rules._leafwise import Scalars, leafwise
-from gradflow._rules._math import abs_sq, safe_sqrt
+from gradflow._rules._math import bounded, bounded_square, safe_sqrt
 from gradflow._rules._state import second_moment
 from gradflow._types import MaskOrFn, OptState, Pair, Params, Updates
 from gradflow.transforms import add_decayed_weights, scale_by_learning_rate
@@ -30,13 +30,13 @@ def adadelta_scalars(rho: jax.Array, **_: jax.Array) -> Scalars:
 
 def adadelta_rule(g: jax.Array, e_g: jax.Array, e_x: jax.Array, s: Any) -> tuple[jax.Array, ...]:
     """Zeiler 2012, Algorithm 1."""
-    e_g = s.rho * e_g + s.c * abs_sq(g)
-    u = safe_sqrt(e_x + s.eps) / safe_sqrt(e_g + s.eps) * g
+    e_g = s.rho * e_g + s.c * bounded_square(g)
+    u = safe_sqrt(e_x + s.eps) / safe_sqrt(e_g + s.eps) * bounded(g)
     # Recomputed from operands that XLA treats as distinct, or on a CPU it would store the roots and the
     # quotient.
     g, wide, e_x = cpu_barrier((g, e_g, e_x))
-    again = safe_sqrt(e_x + s.eps) / safe_sqrt(wide + s.eps) * g
-    return u, e_g, s.rho * e_x + s.c * abs_sq(again)
+    again = safe_sqrt(e_x + s.eps) / safe_sqrt(wide + s.eps) * bounded(g)
+    return u, e_g, s.rho * e_x + s.c * bounded_square(again)
 
 
 @transformation(packable=True)

@@ -9,7 +9,7 @@ from gradflow._core._decorators import transformation
 from gradflow._core._transformation import GradientTransformation
 from gradflow._expressions._arguments import InitialNonNegative, NonNegative, Rate
 from gradflow._rules._leafwise import leafwise
-from gradflow._rules._math import abs_sq, safe_sqrt
+from gradflow._rules._math import bounded, bounded_square, safe_sqrt, saturated
 from gradflow._rules._state import second_moment
 from gradflow._types import OptState, Pair, Params, Updates
 from gradflow.transforms import scale_by_learning_rate
@@ -23,8 +23,8 @@ class ScaleByRssState(NamedTuple):
 
 def adagrad_rule(g: jax.Array, total: jax.Array, s: Any) -> tuple[jax.Array, ...]:
     """Duchi, Hazan & Singer 2011, with the diagonal of G."""
-    total = total + abs_sq(g)
-    return g / safe_sqrt(total + s.eps), total
+    total = saturated(total) + bounded_square(g)
+    return bounded(g) / safe_sqrt(total + s.eps), total
 
 
 @transformation(packable=True)

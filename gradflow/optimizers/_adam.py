@@ -9,7 +9,7 @@ from gradflow._core._decorators import transformation
 from gradflow._core._transformation import GradientTransformation
 from gradflow._expressions._arguments import Decay, NonNegative, Rate
 from gradflow._rules._leafwise import Scalars, leafwise
-from gradflow._rules._math import abs_sq, one_minus_power, safe_sqrt
+from gradflow._rules._math import bounded, bounded_square, one_minus_power, safe_sqrt
 from gradflow._rules._state import first_moment, increment, second_moment, zero_scalar
 from gradflow._types import OptState, Pair, Params, Updates
 from gradflow.transforms import add_decayed_weights, scale_by_learning_rate
@@ -37,16 +37,16 @@ def adam_scalars(count: jax.Array, b1: jax.Array, b2: jax.Array, **_: jax.Array)
 
 def adam_rule(g: jax.Array, mu: jax.Array, nu: jax.Array, s: Any) -> tuple[jax.Array, ...]:
     """Kingma & Ba 2014, Algorithm 1."""
-    mu = s.b1 * mu + s.c1 * g
-    nu = s.b2 * nu + s.c2 * abs_sq(g)
+    mu = s.b1 * mu + s.c1 * bounded(g)
+    nu = s.b2 * nu + s.c2 * bounded_square(g)
     return s.debias1 * mu / (safe_sqrt(s.debias2 * nu + s.eps_root) + s.eps), mu, nu
 
 
 def nesterov_adam_rule(g: jax.Array, mu: jax.Array, nu: jax.Array, s: Any) -> tuple[jax.Array, ...]:
     """Dozat 2016: Adam with the momentum of the next step."""
-    mu = s.b1 * mu + s.c1 * g
-    nu = s.b2 * nu + s.c2 * abs_sq(g)
-    ahead = s.b1 * s.debias1_next * mu + s.c1 * s.debias1 * g
+    mu = s.b1 * mu + s.c1 * bounded(g)
+    nu = s.b2 * nu + s.c2 * bounded_square(g)
+    ahead = s.b1 * s.debias1_next * mu + s.c1 * s.debias1 * bounded(g)
     return ahead / (safe_sqrt(s.debias2 * nu + s.eps_root) + s.eps), mu, nu
 
 

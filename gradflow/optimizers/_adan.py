@@ -10,7 +10,7 @@ from gradflow._core._decorators import transformation
 from gradflow._core._transformation import GradientTransformation
 from gradflow._expressions._arguments import Decay, NonNegative, Rate
 from gradflow._rules._leafwise import Scalars, leafwise
-from gradflow._rules._math import abs_sq, one_minus_power, safe_sqrt
+from gradflow._rules._math import bounded, bounded_square, one_minus_power, safe_sqrt
 from gradflow._rules._state import first_moment, increment, second_moment, zero_scalar
 from gradflow._types import MaskOrFn, OptState, Pair, Params, Updates
 from gradflow.transforms import add_decayed_weights, scale_by_learning_rate
@@ -47,13 +47,12 @@ def adan_rule(
     g: jax.Array, m: jax.Array, v: jax.Array, n: jax.Array, last: jax.Array, s: Any
 ) -> tuple[jax.Array, ...]:
     """Xie et al. 2022, Algorithm 1."""
-    change = s.changed * (g - last)
-    m = s.b1 * m + s.c1 * g
+    change = s.changed * (bounded(g) - last)
+    m = s.b1 * m + s.c1 * bounded(g)
     v = s.b2 * v + s.c2 * change
-    n = s.b3 * n + s.c3 * abs_sq(g + s.weight * change)
+    n = s.b3 * n + s.c3 * bounded_square(g, -s.weight * change)
     ahead = s.debias1 * m + s.weight * s.debias2 * v
-    # A copy, so that the state can be donated together with the gradients.
-    return ahead / (safe_sqrt(s.debias3 * n + s.eps_root) + s.eps), m, v, n, jnp.copy(g)
+    return ahead / (safe_sqrt(s.debias3 * n + s.eps_root) + s.eps), m, v, n, bounded(g)
 
 
 @transformation(steps="t", packable=True)

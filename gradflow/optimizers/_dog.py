@@ -14,8 +14,9 @@ from gradflow._core._transformation import GradientTransformation
 from gradflow._errors import describe
 from gradflow._expressions._arguments import NonNegative, Rate
 from gradflow._rules._leafwise import as_scalar, leafwise
-from gradflow._rules._math import safe_sqrt
+from gradflow._rules._math import bounded_norm, safe_sqrt, saturated
 from gradflow._rules._mesh_axes import refuse_varying
+from gradflow._rules._scaled_norm import scaled_norm
 from gradflow._rules._state import zero_scalar
 from gradflow._types import MaskOrFn, OptState, Pair, Params, Updates
 from gradflow.optimizers._distance_estimate import POSITIVE, scalar_dtype
@@ -121,10 +122,12 @@ def scale_by_dog(init_step: tuple[str, Any] = ("heuristic", 1e-6), eps: NonNegat
         dtype = state.max_dist.dtype
         check_like("updates", updates, "state", state.init_params)
         dist = greatest_distance(state.max_dist, state.init_params, params)
-        total = state.sum_sq_norm_grads + tree.norm(updates, squared=True).astype(dtype)
+        norm, shrink = (x.astype(dtype) for x in bounded_norm(*scaled_norm(updates)))
+        total = saturated(state.sum_sq_norm_grads) + norm * norm
         step = dist / jnp.sqrt(total + as_scalar(eps, dtype))
         if kind == "learning_rate":
             step = jnp.where(state.is_init_step, as_scalar(size, dtype), step)
+        step = shrink * step
         report("distance", dist)
         report("step", step)
         u, start = leafwise(scale_and_keep_start_rule, (updates, state.init_params), step=step)

@@ -10,7 +10,9 @@ from gradflow._core._decorators import transformation
 from gradflow._dtypes import real_dtype
 from gradflow._expressions._arguments import Finite, NonNegative
 from gradflow._rules._leafwise import as_scalar, leafwise, specialize
+from gradflow._rules._math import bounded_norm, saturated
 from gradflow._rules._mesh_axes import AxisName, check_axis_name, global_norm, sum_axes
+from gradflow._rules._scaled_norm import scaled_norm
 from gradflow._rules._state import at_least_float32, moment_dtype, zero_scalar
 from gradflow._types import OptState, Pair, Params, Updates
 from gradflow.optimizers._distance_estimate import InitialPositive
@@ -29,8 +31,9 @@ def layerwise_rule(
 ) -> tuple[jax.Array, ...]:
     """Ivgi et al. 2023, section 4.3: DoG per layer."""
     dist = jnp.maximum(dist, global_norm(p - p0, axes))
-    total = total + global_norm(g, axes, squared=True)
-    return s.global_scale * (dist / jnp.sqrt(total + s.eps)) * g, dist, total, jnp.copy(p0)
+    norm, shrink = bounded_norm(*scaled_norm(g, axes))
+    total = saturated(total) + norm * norm
+    return s.global_scale * shrink * (dist / jnp.sqrt(total + s.eps)) * g, dist, total, jnp.copy(p0)
 
 
 @transformation

@@ -12,7 +12,7 @@ from gradflow._core._decorators import transformation
 from gradflow._core._transformation import GradientTransformation
 from gradflow._expressions._arguments import Decay, NonNegative, NonNegativeRate
 from gradflow._rules._leafwise import Scalars, leafwise
-from gradflow._rules._math import abs_sq
+from gradflow._rules._math import bounded, bounded_square, saturated
 from gradflow._rules._state import at_least_float32, increment, second_moment, zero_scalar
 from gradflow._types import OptState, Pair, Params, Updates
 from gradflow.transforms import add_decayed_weights
@@ -39,12 +39,11 @@ def madgrad_rule(
     g: jax.Array, grad_sum_sq: jax.Array, total: jax.Array, x0: jax.Array, p: jax.Array, s: Any
 ) -> tuple[jax.Array, ...]:
     """Defazio & Jelassi 2021, Algorithm 1."""
-    grad_sum_sq = grad_sum_sq + s.weight * abs_sq(g)
-    total = total + s.weight * g
-    # The cube root's slope is infinite at 0; where squares overflow, the step is 0.
-    numbers = jnp.finfo(grad_sum_sq.dtype)
-    root = _cube_root(jnp.clip(grad_sum_sq, numbers.tiny, numbers.max)) + s.eps
-    target = x0 - jnp.where(grad_sum_sq == jnp.inf, 0, total) / root
+    grad_sum_sq = saturated(grad_sum_sq) + s.weight * bounded_square(g)
+    total = total + s.weight * bounded(g)
+    # The cube root's slope is infinite at 0.
+    root = _cube_root(jnp.maximum(grad_sum_sq, jnp.finfo(grad_sum_sq.dtype).tiny)) + s.eps
+    target = x0 - total / root
     # The copy costs nothing when compiled with donation; without it two states would share a buffer.
     return s.pace * (target - p), grad_sum_sq, total, jnp.copy(x0)
 

@@ -11,7 +11,7 @@ from gradflow._calls._reports import report
 from gradflow._core._decorators import transformation
 from gradflow._expressions._arguments import Decay, Finite, NonNegative, NonNegativeRate
 from gradflow._rules._leafwise import Scalars, as_scalar, leafwise
-from gradflow._rules._math import abs_sq, one_minus_power, safe_sqrt
+from gradflow._rules._math import bounded, bounded_square, one_minus_power, safe_sqrt
 from gradflow._rules._mesh_axes import refuse_varying
 from gradflow._rules._state import at_least_float32, increment, second_moment, zero_scalar
 from gradflow._types import OptState, Pair, Params, Updates
@@ -39,7 +39,7 @@ def momo_adam_average_rule(
     g: jax.Array, exp_avg: jax.Array, exp_avg_sq: jax.Array, s: Any
 ) -> tuple[jax.Array, ...]:
     """Adam's moments."""
-    return g, s.b1 * exp_avg + s.c1 * g, s.b2 * exp_avg_sq + s.c2 * abs_sq(g)
+    return g, s.b1 * exp_avg + s.c1 * bounded(g), s.b2 * exp_avg_sq + s.c2 * bounded_square(g)
 
 
 def direction_scalars(b2: jax.Array, count: jax.Array, **_: jax.Array) -> Scalars:

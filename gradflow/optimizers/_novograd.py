@@ -12,8 +12,9 @@ from gradflow._core._transformation import GradientTransformation
 from gradflow._dtypes import real_dtype
 from gradflow._expressions._arguments import Decay, NonNegative, Rate
 from gradflow._rules._leafwise import Scalars, leafwise, specialize
-from gradflow._rules._math import safe_sqrt
-from gradflow._rules._mesh_axes import AxisName, check_axis_name, global_norm, sum_axes
+from gradflow._rules._math import bounded_norm, safe_sqrt
+from gradflow._rules._mesh_axes import AxisName, check_axis_name, sum_axes
+from gradflow._rules._scaled_norm import scaled_norm
 from gradflow._rules._state import at_least_float32, first_moment, increment, zero_scalar
 from gradflow._types import OptState, Pair, Params, Updates
 from gradflow.transforms import scale_by_learning_rate
@@ -40,9 +41,9 @@ def novograd_rule(
     g: jax.Array, mu: jax.Array, nu: jax.Array, p: jax.Array, s: Any, *, axes: tuple[str, ...]
 ) -> tuple[jax.Array, ...]:
     """Ginsburg et al. 2019, Algorithm 1."""
-    norm = global_norm(g, axes)
+    norm, shrink = bounded_norm(*scaled_norm(g, axes))
     nu = s.keep * nu + s.gain * (norm * norm)
-    mu = s.b1 * mu + (g / (safe_sqrt(nu + s.eps_root) + s.eps) + s.weight_decay * p)
+    mu = s.b1 * mu + (shrink * g / (safe_sqrt(nu + s.eps_root) + s.eps) + s.weight_decay * p)
     return mu, mu, nu
 
 

@@ -9,7 +9,7 @@ from gradflow._core._decorators import transformation
 from gradflow._core._transformation import GradientTransformation
 from gradflow._expressions._arguments import Decay, Fraction, InitialNonNegative, NonNegative, Rate
 from gradflow._rules._leafwise import Scalars, leafwise
-from gradflow._rules._math import abs_sq, one_minus_power, safe_sqrt
+from gradflow._rules._math import bounded, bounded_square, one_minus_power, safe_sqrt
 from gradflow._rules._state import increment, second_moment, zero_scalar
 from gradflow._types import OptState, Pair, Params, Updates
 from gradflow.optimizers._stddev import scale_by_stddev
@@ -42,8 +42,8 @@ def corrected_rms_scalars(count: jax.Array, decay: jax.Array, **_: jax.Array) ->
 
 def rms_rule(g: jax.Array, nu: jax.Array, s: Any) -> tuple[jax.Array, ...]:
     """Hinton 2012, and Graves 2013 with eps inside the root: `eps_in`, or outside: `eps_out`."""
-    nu = s.decay * nu + s.c * abs_sq(g)
-    return g / (safe_sqrt(s.debias * nu + s.eps_in) + s.eps_out), nu
+    nu = s.decay * nu + s.c * bounded_square(g)
+    return bounded(g) / (safe_sqrt(s.debias * nu + s.eps_in) + s.eps_out), nu
 
 
 @transformation(packable=True)

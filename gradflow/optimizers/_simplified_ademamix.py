@@ -3,7 +3,6 @@
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 
 from gradflow import tree
 from gradflow._core._compose import chain
@@ -11,7 +10,7 @@ from gradflow._core._decorators import transformation
 from gradflow._core._transformation import GradientTransformation
 from gradflow._expressions._arguments import Decay, NonNegative, Rate
 from gradflow._rules._leafwise import Scalars, leafwise
-from gradflow._rules._math import abs_sq, one_minus_power, safe_sqrt
+from gradflow._rules._math import bounded, bounded_square, one_minus_power, safe_sqrt
 from gradflow._rules._state import at_least_float32, increment, second_moment, zero_scalar
 from gradflow._types import MaskOrFn, OptState, Pair, Params, Updates
 from gradflow.transforms import add_decayed_weights, scale_by_learning_rate
@@ -33,11 +32,9 @@ def simplified_ademamix_scalars(t: jax.Array, b2: jax.Array, **_: jax.Array) -> 
 
 def simplified_ademamix_rule(g: jax.Array, m: jax.Array, n: jax.Array, s: Any) -> tuple[jax.Array, ...]:
     """Morwani et al. 2025, Algorithm 1."""
-    m = s.b1 * m + g
-    n = s.b2 * n + s.c2 * abs_sq(g)
-    # Where squares overflow the sum may overflow as well, and their quotient is NaN: no step is taken.
-    usable = n < jnp.inf
-    u = jnp.where(usable, m + s.alpha * g, 0) / (safe_sqrt(s.debias2 * n + s.eps_root) + s.eps)
+    m = s.b1 * m + bounded(g)
+    n = s.b2 * n + s.c2 * bounded_square(g)
+    u = (m + s.alpha * bounded(g)) / (safe_sqrt(s.debias2 * n + s.eps_root) + s.eps)
     return u, m, n
 
 

@@ -12,7 +12,7 @@ from gradflow._core._decorators import transformation
 from gradflow._core._transformation import GradientTransformation
 from gradflow._expressions._arguments import Decay, Fraction, NonNegative, Rate
 from gradflow._rules._leafwise import Scalars, leafwise
-from gradflow._rules._math import safe_sqrt
+from gradflow._rules._math import bounded, bounded_square, safe_sqrt, saturated
 from gradflow._rules._mesh_axes import refuse_varying
 from gradflow._rules._state import first_moment, second_moment
 from gradflow._types import OptState, Pair, Params, Updates
@@ -37,8 +37,8 @@ def sm3_rule(g: jax.Array, nu: jax.Array, *bounds_and_s: Any) -> tuple[jax.Array
     *mu, s = bounds_and_s
     if g.ndim > 1:
         mu = [jnp.expand_dims(m, _others(axis, g.ndim)) for axis, m in enumerate(mu)]
-    accumulated = s.gain * (g * g) + s.b2 * functools.reduce(jnp.minimum, mu)
-    nu = s.b1 * nu + s.c1 * (g / safe_sqrt(accumulated + s.eps))
+    accumulated = s.gain * bounded_square(g) + s.b2 * saturated(functools.reduce(jnp.minimum, mu))
+    nu = s.b1 * nu + s.c1 * (bounded(g) / safe_sqrt(accumulated + s.eps))
     return nu, nu, *_bounds(accumulated)
 
 

@@ -11,7 +11,7 @@ from gradflow._core._decorators import transformation
 from gradflow._core._transformation import GradientTransformation
 from gradflow._expressions._arguments import Decay, InitialNonNegative, NonNegative, Rate
 from gradflow._rules._leafwise import leafwise
-from gradflow._rules._math import abs_sq, safe_sqrt
+from gradflow._rules._math import bounded, bounded_square, safe_sqrt
 from gradflow._rules._state import increment, second_moment, zero_scalar
 from gradflow._types import OptState, Pair, Params, Updates
 from gradflow.optimizers._adam import ScaleByAdamState, adam_scalars
@@ -20,11 +20,10 @@ from gradflow.transforms import scale_by_learning_rate
 
 def yogi_rule(g: jax.Array, mu: jax.Array, nu: jax.Array, s: Any) -> tuple[jax.Array, ...]:
     """Zaheer et al. 2018, Algorithm 2."""
-    mu = s.b1 * mu + s.c1 * g
-    square = abs_sq(g)
+    mu = s.b1 * mu + s.c1 * bounded(g)
+    square = bounded_square(g)
     step = s.c2 * square
-    # Three cases in place of a product with a sign, so that a square that overflows stays infinite.
-    nu = jnp.where(nu > square, nu - step, jnp.where(nu < square, nu + step, nu))
+    nu = nu - jnp.sign(nu - square) * step
     return s.debias1 * mu / (safe_sqrt(s.debias2 * nu + s.eps_root) + s.eps), mu, nu
 
 
