@@ -29,16 +29,19 @@ def _as_array(leaf: Any) -> Any:
 
 def as_arrays(tree: Any) -> Any:
     """The tree with its leaves converted to jax arrays where possible."""
-    if all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(tree)):
-        return tree
-    return jax.tree.map(_as_array, tree)
+    for leaf in jax.tree.leaves(tree):
+        if not isinstance(leaf, jax.Array):
+            return jax.tree.map(_as_array, tree)
+    return tree
 
 
 def without_float0(updates: Any) -> Any:
     """The updates with None for each leaf of dtype float0, the gradient of an integer: it has no update."""
-    if all(getattr(leaf, "dtype", None) != jax.dtypes.float0 for leaf in jax.tree.leaves(updates)):
-        return updates
-    return jax.tree.map(lambda u: None if getattr(u, "dtype", None) == jax.dtypes.float0 else u, updates)
+    for leaf in jax.tree.leaves(updates):
+        if getattr(leaf, "dtype", None) == jax.dtypes.float0:
+            float0 = jax.dtypes.float0
+            return jax.tree.map(lambda u: None if getattr(u, "dtype", None) == float0 else u, updates)
+    return updates
 
 
 def without_untrained(params: Any, updates: Any) -> Any:
@@ -46,10 +49,13 @@ def without_untrained(params: Any, updates: Any) -> Any:
 
     Models hold functions, integers and keys beside what is trained. Rules for whole trees skip them so.
     """
+    structure: Any = jax.tree.structure(params)
+    if structure == jax.tree.structure(updates):
+        return params
     leaves, structure = jax.tree.flatten(params, is_leaf=is_none)
     given = jax.tree.leaves(updates, is_leaf=is_none)
     kept = [None if u is None and not _is_trainable(p) else p for p, u in zip(leaves, given, strict=True)]
-    return jax.tree.unflatten(structure, kept) if kept != leaves else params
+    return jax.tree.unflatten(structure, kept)
 
 
 def _is_trainable(leaf: Any) -> bool:
