@@ -179,8 +179,11 @@ def _dtype_name(kind: Any) -> str:
     )
 
 
+Dtypes = Annotated[Any, _DtypeNames()]
+
+
 @_selector
-def dtype(*allowed: Annotated[Any, _DtypeNames()]) -> Choose:
+def dtype(*allowed: Dtypes) -> Choose:
     """Chooses parameters by dtype: `dtype("bfloat16")`, or by family: `dtype(jnp.floating)`.
 
     Families are those of NumPy, as classes or by name: "inexact", "floating", "complexfloating", "integer",
