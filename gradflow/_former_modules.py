@@ -8,7 +8,7 @@ from typing import Any
 from gradflow import _api
 from gradflow._core import _plain_pairs
 from gradflow._expressions._registry import OWN_FACTORIES, rebuild
-from gradflow._selection._absent import MaskedNode
+from gradflow._types import MaskedNode
 from gradflow.packed import _layout, _pack
 
 
