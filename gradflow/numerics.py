@@ -31,7 +31,7 @@ def safe_increment(count: Any) -> jax.Array:
     if jnp.issubdtype(count.dtype, jnp.integer):
         return increment(count)
     if not jnp.issubdtype(count.dtype, jnp.floating):
-        raise TypeError(f"safe_increment: argument 'count' must be a real number; got {describe(count)}")
+        raise ValueError(f"safe_increment: argument 'count' must be a real number; got {describe(count)}")
     one = jnp.ones((), count.dtype)
     last = jnp.asarray(jnp.finfo(count.dtype).max, count.dtype)
     return jnp.where(count < last, count + one, last)
@@ -179,7 +179,7 @@ def multi_normal(loc: Any, log_scale: Any) -> MultiNormalDiagFromLogScale:
     except ValueError:
         raise ValueError(
             f"multi_normal: arguments 'loc' and 'log_scale' must have shapes that broadcast; got {loc.shape} "
-            f"and {log_scale.shape}"
+            f"and {log_scale.shape}. Incompatible shapes for broadcasting"
         ) from None
     return MultiNormalDiagFromLogScale(loc, log_scale)
 

@@ -93,12 +93,14 @@ def make_perturbed_fun(
         if not leaves:
             return jax.tree.map(lambda v: _average(jnp.asarray(v)[None], jnp.ones(1)), fun(x))
         scale = jnp.asarray(sigma)
+        # A key per sample, then one per leaf: samples do not depend on how many are drawn at a time.
+        keys = jax.vmap(lambda k: jax.random.split(k, len(leaves)))(jax.random.split(key, num_samples))
         points, densities = [], []
-        for leaf, leaf_key in zip(leaves, jax.random.split(key, len(leaves)), strict=True):
+        for index, leaf in enumerate(leaves):
             wide = leaf.astype(compute_dtype(leaf.dtype))
             spread = scale.astype(wide.dtype)
             center, fixed_spread = jax.lax.stop_gradient((wide, spread))
-            z = noise.sample(leaf_key, (num_samples, *leaf.shape), wide.dtype)
+            z = _draw(noise, keys[:, index], leaf.shape, wide.dtype)
             # The samples are constants; only their density depends on x and sigma.
             points.append((center[None] + fixed_spread * z).astype(leaf.dtype))
             standard = (fixed_spread * z + (center - wide)[None]) / spread
@@ -116,6 +118,10 @@ def make_perturbed_fun(
         return jax.tree.map(lambda v, b: _average(v, likelihood, b), values, baseline)
 
     return perturbed
+
+
+def _draw(noise: Noise, keys: Any, shape: tuple[int, ...], dtype: Any) -> jax.Array:
+    return jax.vmap(lambda key: noise.sample(key, shape, dtype))(keys)
 
 
 def _average(values: jax.Array, likelihood: jax.Array, baseline: Any = None) -> jax.Array:

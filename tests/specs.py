@@ -120,6 +120,13 @@ EXAMPLES: dict[str, Callable[[], Any]] = {
     "tunable": lambda: gf.tunable(
         gf.chain(gf.clip_by_global_norm(1.0), gf.adamw(gf.linear_schedule(0.1, 0.0, 100)))
     ),
+    "cautious": lambda: gf.cautious(gf.scale_by_adam()),
+    "remove_radial": lambda: gf.remove_radial(gf.trace(0.9), 10.0, 0.1),
+    "outer": lambda: gf.outer(gf.adam(0.1), gf.sgd(0.7, 0.9, nesterov=True), 2),
+    "ema_nesterov": lambda: gf.ema_nesterov(_inner()),
+    "with_tail_average": lambda: gf.with_tail_average(_inner()),
+    "with_qk_clip": lambda: gf.with_qk_clip(_inner(), gf.ndim(2), None, -1),
+    "skip_spikes": lambda: gf.skip_spikes(_inner(), 8),
     "with_param_ema": lambda: gf.with_param_ema(_inner(), 0.9),
     "with_swa": lambda: gf.with_swa(_inner(), 1, 2),
     "with_lawa": lambda: gf.with_lawa(_inner(), 2),
@@ -272,6 +279,23 @@ VARIANTS: dict[str, Callable[[], Any]] = {
         gf.scale_by_zoom_linesearch(10, 5.0, approx_dec_rtol=None, initial_guess_strategy="one"),
     ),
     "with_metrics-groups": lambda: gf.with_metrics(_inner(), {"matrices": gf.ndim(2), "rest": ~gf.ndim(2)}),
+    "step_on_hyperball-adam": lambda: gf.chain(gf.scale_by_adam(), gf.step_on_hyperball(0.01)),
+    "step_on_hyperball-units": lambda: gf.masked(gf.step_on_hyperball(0.1, axis=0), gf.ndim(2)),
+    "step_with_radial_brake-decay": lambda: gf.step_with_radial_brake(0.1, weight_decay=0.1),
+    "step_with_decay-stepped": lambda: gf.step_with_decay(0.1, 0.01, gf.ndim(2), stepped=True),
+    "step_with_decay-corrected": lambda: gf.step_with_decay(
+        0.1, 0.01, kind="corrected", peak_rate=0.2, cautious=True
+    ),
+    "cautious-mean": lambda: gf.chain(gf.cautious(gf.trace(0.9), "mean"), gf.scale_by_learning_rate(0.1)),
+    "cautious-none": lambda: gf.cautious(gf.trace(0.9), "none"),
+    "stable_adamw-mask": lambda: gf.stable_adamw(0.1, mask=gf.ndim(2)),
+    "adamp-projected": lambda: gf.adamp(0.1, weight_decay=0.1, mask=gf.ndim(2), delta=10.0, nesterov=True),
+    "asgd-averaging": lambda: gf.asgd(0.1, t0=1.0),
+    "sam-adaptive": lambda: gf.sam(gf.sgd(0.1), gf.chain(gf.adaptive_normalize(), gf.sgd(0.05))),
+    "apollo-projected": lambda: gf.apollo(0.1, 2, 2, 0.5, 0.01),
+    "apollo-mini": lambda: gf.apollo(0.1, 1, scale=2.0, tensor_wise=True),
+    "adagc-warm": lambda: gf.adagc(warmup_steps=1),
+    "zclip-warm": lambda: gf.zclip(warmup_steps=1),
     "masked-zero": lambda: gf.masked(
         _inner(), lambda p: jax.tree.map(lambda x: x.ndim > 1, p), elsewhere="zero"
     ),
@@ -290,12 +314,14 @@ EXTRA: dict[str, Callable[[Any, Any], Any]] = {
     "value_fn": lambda params, grads: quadratic,
     "grad_fn": lambda params, grads: lambda params, i: grads,
     "obj_fn": lambda params, grads: quadratic,
+    "max_logits": lambda params, grads: jnp.asarray([150.0]),
 }
 
 # Cases that leave out vectors, of whatever dtype, before a stage sees them.
 LEAVES_VECTORS_OUT = {
     "masked", "masked-zero", "masked-selector", "selective_transform", "scale_by_path",
     "scale_by_muon", "scale_by_shape", "orthogonalize", "scale_by_neuron_norm", "neuron_norm-longer",
+    "step_on_hyperball-units",
 }  # fmt: skip
 
 _LOSS_OF_ANOTHER_GRADIENT = (
@@ -311,8 +337,14 @@ _READ_BACK = (
     "a plain b2 >= 0.5 reads the momentum back from the new one, a traced one cannot: equal but for "
     "rounding, which a smooth sign shows"
 )
+_INFINITE_SUM = "200 steps of 1e38 with momentum are infinite, and so are the parameters that it averages"
 DEPARTURES: dict[tuple[str, str], str] = {
     ("dtypes asked for", "shampoo-2018"): "without momentum there is no moment to hold",
+    ("extreme gradients for 200 steps", "lookahead"): _INFINITE_SUM,
+    ("extreme gradients for 200 steps", "with_swa"): _INFINITE_SUM,
+    ("200 steps as in float64", "scale_by_madgrad"): (
+        "it steps by sums over the cube root of a sum of squares, which forget nothing"
+    ),
     ("zero gradients in float16", "acprop"): _FIRST_STEP_AFTER_ZEROS,
     ("zero gradients in float16", "scale_by_acprop"): _FIRST_STEP_AFTER_ZEROS,
     ("zero gradients in float16", "adopt-unclipped"): _FIRST_STEP_AFTER_ZEROS,
@@ -326,8 +358,10 @@ DEPARTURES: dict[tuple[str, str], str] = {
     ("schedules follow the step", "lookahead-reset"): (
         "the fast optimizer's state begins anew at each synchronisation, and with it its count of steps"
     ),
+    ("schedules follow the step", "outer"): _INNER_STEPS,
     ("schedules follow the step", "sam"): _INNER_STEPS,
     ("schedules follow the step", "sam-three"): _INNER_STEPS,
+    ("schedules follow the step", "sam-adaptive"): _INNER_STEPS,
     ("schedules follow the step", "conditionally_transform"): _INNER_STEPS,
     ("schedules follow the step", "conditionally_mask"): _INNER_STEPS,
     ("schedules follow the step", "process"): _INNER_STEPS,

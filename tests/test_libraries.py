@@ -306,6 +306,22 @@ def test_optimistix(tx: Any) -> None:
     np.testing.assert_allclose(solution.value["b"], np.zeros(2), atol=1e-2)
 
 
+@pytest.mark.parametrize(
+    "search",
+    [gf.scale_by_backtracking_linesearch(15), gf.scale_by_zoom_linesearch(3)],
+    ids=["armijo", "wolfe"],
+)
+def test_optimistix_with_a_line_search_whose_first_trials_all_fail(search: Any) -> None:
+    optimistix = pytest.importorskip("optimistix")
+
+    def rosenbrock(y: Any, args: Any) -> Any:
+        return jnp.sum(100 * jnp.square(y[1:] - jnp.square(y[:-1])) + jnp.square(1 - y[:-1]))
+
+    solver = optimistix.OptaxMinimiser(gf.chain(gf.sgd(1.0), search), rtol=1e-4, atol=1e-4)
+    solution = optimistix.minimise(rosenbrock, solver, jnp.zeros(4), max_steps=3000, throw=False)
+    assert rosenbrock(solution.value, None) < 0.1
+
+
 # orbax
 
 

@@ -23,6 +23,7 @@ LEFT_OUT = {
     "experimental.aggregating.NamedTuple": "an import of another module that leaks from the list's source",
     "experimental.aggregating.Protocol": "likewise",
     "experimental.aggregating.Sequence": "likewise",
+    "monte_carlo": "removed from the field too: asking for it raises AttributeError there",
 }
 
 # Names that are called in another way, and why.
@@ -70,14 +71,13 @@ def test_every_name_is_there() -> None:
     assert not missing()
 
 
-def test_given_up_names_say_what_took_their_place() -> None:
+def test_given_up_names_work_with_a_warning_that_says_what_took_their_place() -> None:
     for module, names in FIELD.items():
         for name, entry in names.items():
-            if entry.get("deprecated") and not hasattr(gradflow, name):
-                with pytest.raises(AttributeError):
-                    find(f"{module}.{name}".lstrip("."))
-    with pytest.raises(AttributeError, match=r"use tree\.norm"):
-        _ = compat.global_norm
+            path = f"{module}.{name}".lstrip(".")
+            if entry.get("deprecated") and not hasattr(gradflow, name) and path not in LEFT_OUT:
+                with pytest.warns(DeprecationWarning, match=f"{name} is deprecated; use "):
+                    find(path)
 
 
 def test_namespaces_are_modules() -> None:

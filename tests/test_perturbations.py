@@ -70,14 +70,9 @@ def test_slope_equals_the_score_function_estimate():
     # One sample at a time, written out: (fun(x + s z) - fun(x)) * -(log p)'(z) / s.
     x, s, n = jnp.array([0.4, -0.3]), 0.5, 7
     fun = lambda x: jnp.where(x[0] > 0.2, 3.0, -1.0) + x[1] ** 2  # noqa: E731
-    z = np.asarray(Gumbel().sample(KEY, (n, 2)), np.float64)
-
-    class Fixed(Gumbel):
-        def sample(self, key, sample_shape=(), dtype=float):
-            assert sample_shape == z.shape
-            return jnp.asarray(z, dtype)
-
-    f = make_perturbed_fun(fun, n, s, Fixed())
+    keys = [jax.random.split(key, 1)[0] for key in jax.random.split(KEY, n)]
+    z = np.asarray([Gumbel().sample(key, (2,)) for key in keys], np.float64)
+    f = make_perturbed_fun(fun, n, s, Gumbel())
     value, slope = jax.jit(jax.value_and_grad(f, 1))(KEY, x)
     points = np.asarray(x) + s * z
     values = np.where(points[:, 0] > 0.2, 3.0, -1.0) + points[:, 1] ** 2
@@ -178,3 +173,19 @@ def test_mistakes_are_named(call, error, words):
         call()
     for word in ["make_perturbed_fun", *words]:
         assert word in str(caught.value)
+
+
+@pytest.mark.parametrize("noise", ["Gumbel", "Normal"])
+def test_one_key_has_the_samples_that_it_has_in_the_field(noise):
+    optax = pytest.importorskip("optax")
+    x = {"a": jnp.linspace(-1.0, 1.0, 6).reshape(2, 3), "b": jnp.ones(4)}
+
+    def fun(tree):
+        return jnp.argmax(tree["a"]) + jnp.sum(jnp.square(tree["b"]))
+
+    theirs = optax.perturbations.make_perturbed_fun(fun, 50, 0.7, getattr(optax.perturbations, noise)())
+    ours = make_perturbed_fun(fun, 50, 0.7, {"Gumbel": Gumbel, "Normal": Normal}[noise]())
+    with jax.numpy_dtype_promotion("standard"):
+        np.testing.assert_allclose(ours(KEY, x), theirs(KEY, x), rtol=1e-5)
+        slopes = [jax.grad(f, 1)(KEY, x) for f in (ours, theirs)]
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), *slopes)

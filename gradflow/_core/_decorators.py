@@ -28,6 +28,7 @@ def transformation(
     steps: str | None = "count",
     packable: bool = False,
     elementwise: bool = False,
+    last: bool = False,
 ) -> Callable[[Callable[P, Pair | GradientTransformation]], Callable[P, GradientTransformation]]: ...
 def transformation(
     body: Any = None,
@@ -39,6 +40,7 @@ def transformation(
     steps: str | None = "count",
     packable: bool = False,
     elementwise: bool = False,
+    last: bool = False,
 ) -> Any:
     """Turns a function that returns `(init, update)` into a factory of transformations.
 
@@ -60,6 +62,8 @@ def transformation(
         whole-tree scalars to which zeros add nothing. Such a stage runs on the buffers of packed parameters;
         for other stages they are unpacked before the call and packed again after it.
       elementwise: another name of `packable`.
+      last: declares that the update returns `new_params - params`, the whole step with its learning rate.
+        Nothing may follow such a stage in a chain: `check` reports what does.
     """
     if leaves not in ("inexact", "real", "any"):
         raise ValueError(
@@ -69,6 +73,6 @@ def transformation(
         raise ValueError(f"transformation: argument 'trees' must be one of {', '.join(TREES)}; got {trees!r}")
     make = functools.partial(
         decorate, kind="transformation", inner_type=GradientTransformation, reports=reports, leaves=leaves,
-        trees=trees, steps=steps, packable=packable or elementwise,
+        trees=trees, steps=steps, packable=packable or elementwise, last=last,
     )  # fmt: skip
     return make if body is None else make(body)

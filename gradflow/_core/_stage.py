@@ -76,6 +76,11 @@ class Stage:
         """The update of concrete arrays as one program; None where it cannot be one."""
         return plan(self.expression)
 
+    @property
+    def is_last(self) -> bool:
+        """Whether the update is the whole step, so that no stage may change it afterwards."""
+        return bool(getattr(self.expression.maker, "last", False))
+
     def labelled(self, label: str) -> "Stage":
         """The same stage under the label that a container gives it."""
         twin = Stage.__new__(Stage)

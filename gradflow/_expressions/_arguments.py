@@ -4,8 +4,10 @@ The kinds are annotations: `b1: Decay = 0.9` declares to readers, type checkers 
 number in [0, 1) that may be traced or scheduled.
 """
 
+import functools
 import math
 import types
+import warnings
 from collections.abc import Callable
 from typing import Annotated, Any, NamedTuple, Union, get_args, get_origin
 
@@ -19,7 +21,20 @@ Scalar = float | int | np.ndarray | np.generic | jax.Array
 ScalarOrSchedule = Scalar | Callable[[Any], Any]
 
 
-class Interval:
+class Kind:
+    """What an argument must be; `read` may return it in another form, which the expression keeps."""
+
+    def check(self, owner: str, name: str, value: Any) -> None:
+        """Raises TypeError or ValueError for a value that is not of this kind."""
+        raise NotImplementedError
+
+    def read(self, owner: str, name: str, value: Any) -> Any:
+        """The value as the expression keeps it; raises like `check`."""
+        self.check(owner, name, value)
+        return value
+
+
+class Interval(Kind):
     """A hyper-parameter: a scalar from `low` to `high`, given as a number, an array or a schedule."""
 
     def __init__(
@@ -30,6 +45,7 @@ class Interval:
         low_open: bool = False,
         high_open: bool = False,
         at_init: bool = False,
+        infinite: bool = False,
         hint: str = "",
     ) -> None:
         self.low = low
@@ -37,21 +53,23 @@ class Interval:
         self.low_open = low_open
         self.high_open = high_open
         self.at_init = at_init  # used by init only: a schedule is evaluated once, at step 0
+        self.infinite = infinite  # for bounds, where infinity is no limit
         self.hint = hint
 
     def __str__(self) -> str:
         if math.isinf(self.high):
             if math.isinf(self.low):
                 return "a finite number"
-            return f"a number {'>' if self.low_open else '>='} {self.low:g}"
+            number = f"a number {'>' if self.low_open else '>='} {self.low:g}"
+            return f"{number} or infinity" if self.infinite else number
         left, right = "(" if self.low_open else "[", ")" if self.high_open else "]"
         return f"a number in {left}{self.low:g}, {self.high:g}{right}"
 
     def contains(self, number: float) -> bool:
-        """Whether `number` is finite and lies in the interval."""
+        """Whether `number` lies in the interval, and is finite unless the interval has infinity."""
         above = number > self.low if self.low_open else number >= self.low
         below = number < self.high if self.high_open else number <= self.high
-        return above and below and math.isfinite(number)
+        return above and below and (self.infinite or math.isfinite(number))
 
     def check(self, owner: str, name: str, value: Any) -> None:
         """Raises TypeError for a value that is not a scalar, ValueError for a scalar out of range."""
@@ -78,22 +96,69 @@ class Interval:
             raise ValueError(f"{expected}; got {float(value)}{hint}")
 
 
-class WholeNumber:
-    """A Python integer that fixes the shape of the computation: it can be neither traced nor scheduled."""
+class LearningRate(Interval):
+    """A rate >= 0; a negative one, which ascends, is used with a warning."""
 
-    def __init__(self, low: int = 0) -> None:
-        self.low = low
+    def contains(self, number: float) -> bool:
+        """Whether `number` is finite."""
+        if number < 0 and math.isfinite(number):
+            _warn_of_ascent(number)
+        return math.isfinite(number)
+
+
+@functools.lru_cache(maxsize=256)  # a rate passes through several factories
+def _warn_of_ascent(rate: float) -> None:
+    warnings.warn(
+        f"the learning rate {rate:g} is negative, so updates ascend unless another stage flips them. "
+        "To descend, pass a positive rate.",
+        stacklevel=2,
+    )
+
+
+class WholeNumber(Kind):
+    """A whole number that fixes the shape of the computation: it can be neither traced nor scheduled.
+
+    `epochs * examples / batch` is a float, so whole floats are taken, and so are scalar arrays. All become
+    Python integers: the argument prints and compares as one.
+    """
+
+    def __init__(self, low: int | None = 0) -> None:
+        self.low = low  # None for no bound
+
+    def __str__(self) -> str:
+        return "a whole number" if self.low is None else f"a whole number >= {self.low}"
 
     def check(self, owner: str, name: str, value: Any) -> None:
-        """Raises TypeError for a value that is not an integer, ValueError for one below `low`."""
-        expected = f"{owner}: argument '{name}' must be a whole number >= {self.low}"
-        if isinstance(value, bool) or not isinstance(value, int | np.integer):
+        """Raises TypeError for a value that is not a whole number, ValueError for one below `low`."""
+        self.read(owner, name, value)
+
+    def read(self, owner: str, name: str, value: Any) -> int:
+        """The value as a Python integer; raises TypeError unless it is whole, ValueError below `low`."""
+        number = value if type(value) is int else _whole(value)
+        expected = f"{owner}: argument '{name}' must be {self}"
+        if number is None:
             raise TypeError(f"{expected}; got {describe(value)}")
-        if value < self.low:
-            raise ValueError(f"{expected}; got {value}")
+        if self.low is not None and number < self.low:
+            raise ValueError(f"{expected}; got {number}")
+        return number
 
 
-class Flag:
+def _whole(value: Any) -> int | None:
+    """A concrete scalar without a fraction as a Python integer; None for other values."""
+    if isinstance(value, bool | np.bool_ | jax.core.Tracer):
+        return None
+    if not isinstance(value, int | float | np.generic | np.ndarray | jax.Array) or np.shape(value) != ():
+        return None
+    if isinstance(value, jax.Array) and not value.is_fully_addressable:
+        return None
+    if not isinstance(value, int | float):
+        if not any(jnp.issubdtype(value.dtype, kind) for kind in (jnp.integer, jnp.floating)):
+            return None
+        value = value.item()
+    return int(value) if math.isfinite(value) and value == int(value) else None
+
+
+class Flag(Kind):
     """True or False, fixed when the transformation is built."""
 
     def check(self, owner: str, name: str, value: Any) -> None:
@@ -104,7 +169,8 @@ class Flag:
 
 _DESCENDS = "Updates already point against the gradient; to maximize, negate the loss."
 
-Rate = Annotated[ScalarOrSchedule, Interval(0.0, hint=_DESCENDS)]
+Rate = Annotated[ScalarOrSchedule, LearningRate(0.0, hint=_DESCENDS)]
+NonNegativeRate = Annotated[ScalarOrSchedule, Interval(0.0, hint=_DESCENDS)]
 InitialRate = Annotated[ScalarOrSchedule, Interval(0.0, at_init=True, hint=_DESCENDS)]
 InitialNonNegative = Annotated[ScalarOrSchedule, Interval(0.0, at_init=True)]
 Decay = Annotated[ScalarOrSchedule, Interval(0.0, 1.0, high_open=True)]
@@ -112,6 +178,8 @@ Fraction = Annotated[ScalarOrSchedule, Interval(0.0, 1.0)]
 Positive = Annotated[ScalarOrSchedule, Interval(0.0, low_open=True)]
 NonNegative = Annotated[ScalarOrSchedule, Interval(0.0)]
 Finite = Annotated[ScalarOrSchedule, Interval()]
+Limit = Annotated[ScalarOrSchedule, Interval(0.0, infinite=True)]
+PositiveLimit = Annotated[ScalarOrSchedule, Interval(0.0, low_open=True, infinite=True)]
 Size = Annotated[int, WholeNumber(1)]
 Index = Annotated[int, WholeNumber(0)]
 
@@ -133,6 +201,12 @@ class Argument(NamedTuple):
             return
         self.kind.check(owner, name, value)
 
+    def read(self, owner: str, name: str, value: Any) -> Any:
+        """The value as its kind stores it; raises unless it is of that kind."""
+        if value is None and self.optional:
+            return value
+        return self.kind.read(owner, name, value)
+
 
 def read_argument(annotation: Any) -> Argument | None:
     """The kind that an annotation declares; None if it declares nothing that is checked."""
@@ -146,6 +220,6 @@ def read_argument(annotation: Any) -> Argument | None:
     if annotation is bool:
         return Argument(Flag(), optional)
     for extra in getattr(annotation, "__metadata__", ()):
-        if isinstance(extra, Interval | WholeNumber):
+        if isinstance(extra, Kind):
             return Argument(extra, optional)
     return None

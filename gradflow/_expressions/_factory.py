@@ -49,6 +49,7 @@ class Factory:
     trees: str | None = None
     steps: str | None = "count"
     packable: bool = False
+    last: bool = False
 
     def __post_init__(self) -> None:
         # All arguments in the signature's order, so that a call replaces only those that it passes.
@@ -84,7 +85,7 @@ class Factory:
             elif name in self.inner:
                 arguments[name] = kind.read_inner(value, self.name, f"argument '{name}'")
             elif name in self.checked:
-                self.checked[name].check(self.name, name, value)
+                arguments[name] = self.checked[name].read(self.name, name, value)
         return kind.build(self, arguments)
 
     def build(self, arguments: Mapping[str, Any]) -> Any:

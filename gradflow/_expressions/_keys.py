@@ -38,11 +38,21 @@ def expression_of(value: Any) -> Any:
     return found if isinstance(found, Keyed) else None
 
 
+# Families of dtypes, which `np.dtype` refuses or reads as one of their members.
+DTYPE_FAMILIES = {
+    family.__name__: family
+    for family in (
+        np.generic, np.number, np.inexact, np.floating, np.complexfloating,
+        np.integer, np.signedinteger, np.unsignedinteger,
+    )
+}  # fmt: skip
+
+
 def _as_dtype(value: Any) -> np.dtype | None:
     """The dtype that `value` is or names, such as `np.float32` or `jnp.float32`; None for other values."""
     if isinstance(value, np.dtype):
         return value
-    if not isinstance(value, type):
+    if not isinstance(value, type) or value in DTYPE_FAMILIES.values():
         return None
     if issubclass(value, np.generic):
         return np.dtype(value)

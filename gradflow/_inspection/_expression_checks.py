@@ -5,14 +5,13 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 import jax
-import numpy as np
 
 from gradflow._core._call import UpdatePart
+from gradflow._core._rates import number, sets_the_rate
 from gradflow._core._stage import Stage
 from gradflow._core._transformation import GradientTransformation, stage_of
 from gradflow._dtypes import is_inexact
 from gradflow._expressions._addresses import addresses
-from gradflow._expressions._expression import Expression
 from gradflow._expressions._keys import expression_of
 from gradflow._inspection._findings import Finding
 from gradflow._selection._masks import resolve_mask
@@ -49,20 +48,10 @@ def _sequences(stage: Stage, address: str, owner: str | None = None) -> list[Seq
     return [(*sequence, own) for branches in inner for sequence in branches]
 
 
-def _number(expression: Expression, name: str) -> float | None:
-    value = expression.arguments.get(name)
-    return float(value) if isinstance(value, int | float | np.number) else None
-
-
-def _sets_the_rate(stage: Stage) -> bool:
-    arguments = stage.expression.arguments
-    if stage.expression.name == "scale":
-        factor = _number(stage.expression, "step_size")
-        return factor is not None and factor < 0
-    return not stage.children and "learning_rate" in arguments
-
-
 _CLIPS = ("clip", "clip_by_global_norm", "clip_by_block_rms", "adaptive_grad_clip")
+_DECAYS = ("add_decayed_weights", "step_with_decay")
+# Stages that may follow a last one: they read the step, or limit it to what the parameters allow.
+_PASSIVE = ("identity", "snapshot", "monitor", "keep_params_nonnegative")
 _LONG_MEMORY = 0.99  # from this decay on, bfloat16 rounds away the change of an average per step
 
 
@@ -73,7 +62,12 @@ def _expression_findings(tx: GradientTransformation, params: Params) -> Iterator
         return
     seen: set[tuple[str, str]] = set()
     for sequence in _sequences(stage, stage.expression.name):
-        found = *_rates(sequence), *_decays(sequence, params), *_low_precision_averages(sequence, params)
+        found = (
+            *_rates(sequence),
+            *_after_last(sequence),
+            *_decays(sequence, params),
+            *_low_precision_averages(sequence, params),
+        )
         for finding in found:
             if (finding.stage, finding.problem) not in seen:
                 seen.add((finding.stage, finding.problem))
@@ -81,7 +75,15 @@ def _expression_findings(tx: GradientTransformation, params: Params) -> Iterator
 
 
 def _rates(sequence: Sequence) -> Iterator[Finding]:
-    rates = [place for place in sequence if _sets_the_rate(place.stage)]
+    for address, stage, _ in sequence:
+        rate = number(stage.expression, "learning_rate")
+        if rate is not None and rate < 0 and stage.expression.arguments.get("flip_sign", True):
+            yield Finding(
+                address,
+                f"learning_rate = {rate:g} is negative, so the updates ascend the loss",
+                "Pass a positive rate to minimize",
+            )
+    rates = [place for place in sequence if sets_the_rate(place.stage)]
     second = next((place for place in rates if place.owner != rates[0].owner), None)
     if second is not None:
         yield Finding(
@@ -89,7 +91,7 @@ def _rates(sequence: Sequence) -> Iterator[Finding]:
             f"the learning rate is applied a second time, after {rates[0].address}",
             "Remove one of them; two of them also flip the sign of the update",
         )
-    position = next((i for i, place in enumerate(sequence) if _sets_the_rate(place.stage)), len(sequence))
+    position = next((i for i, place in enumerate(sequence) if sets_the_rate(place.stage)), len(sequence))
     for address, stage, _ in sequence[position:]:
         if stage.expression.name in _CLIPS:
             yield Finding(
@@ -99,9 +101,21 @@ def _rates(sequence: Sequence) -> Iterator[Finding]:
             )
 
 
+def _after_last(sequence: Sequence) -> Iterator[Finding]:
+    position = next((i for i, place in enumerate(sequence) if place.stage.is_last), len(sequence))
+    for address, stage, _ in sequence[position + 1 :]:
+        changes = not stage.children and stage.expression.name not in _PASSIVE
+        if changes and not sets_the_rate(stage):  # a second rate is a finding of its own
+            yield Finding(
+                address,
+                f"changes the step after {sequence[position].address}, which must be the last stage",
+                "Put it before that stage",
+            )
+
+
 def _decays(sequence: Sequence, params: Params) -> Iterator[Finding]:
     for address, stage, _ in sequence:
-        if stage.expression.name != "add_decayed_weights" or _number(stage.expression, "weight_decay") == 0:
+        if stage.expression.name not in _DECAYS or number(stage.expression, "weight_decay") == 0:
             continue
         mask = stage.expression.arguments["mask"]
         chosen = jax.tree.map(lambda p: True, params) if mask is None else resolve_mask(mask, params)
@@ -121,7 +135,7 @@ def _decays(sequence: Sequence, params: Params) -> Iterator[Finding]:
 
 def _low_precision_averages(sequence: Sequence, params: Params) -> Iterator[Finding]:
     for address, stage, _ in sequence:
-        decays = {n: _number(stage.expression, n) for n in ("decay", "b1", "b2", "b3")}
+        decays = {n: number(stage.expression, n) for n in ("decay", "b1", "b2", "b3")}
         long = {n: d for n, d in decays.items() if d is not None and d >= _LONG_MEMORY}
         if not long or stage.children:
             continue

@@ -9,11 +9,12 @@ import numpy as np
 
 from gradflow import tree
 from gradflow._core._apply import apply_updates
+from gradflow._core._rates import sets_the_rate
 from gradflow._core._transformation import GradientTransformation
 from gradflow._dtypes import is_inexact
 from gradflow._errors import describe
 from gradflow._expressions._keys import expression_of
-from gradflow._inspection._expression_checks import _sequences_of, _sets_the_rate
+from gradflow._inspection._expression_checks import _sequences_of
 from gradflow._inspection._findings import Finding
 from gradflow._types import Params, Updates
 from gradflow.packed._pack import pack_as, unpack_all
@@ -77,7 +78,7 @@ def _trial_steps(
         problem = f"the update goes along the gradient{where}{more}, so the loss increases"
         sequences = _sequences_of(tx)
         if sequences and not all(
-            any(_sets_the_rate(place.stage) for place in sequence) for sequence in sequences
+            any(sets_the_rate(place.stage) for place in sequence) for sequence in sequences
         ):
             hint = "End the chain with scale_by_learning_rate(rate), which also flips the sign"
             yield Finding(name, f"no learning rate is applied, and {problem}", hint)

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from gradflow._calls._checks import check_like
@@ -115,8 +116,13 @@ def _compiled(rule: Rule) -> Callable[[tuple[Any, ...], Scalars], tuple[Any, ...
 
 
 def _narrow(x: jax.Array, like: jax.Array) -> jax.Array:
-    real = is_complex(x.dtype) and not is_complex(like.dtype)
-    return with_sharding_of((x.real if real else x).astype(like.dtype), like)
+    """`x` in the dtype of `like`; finite numbers beyond a narrow range become its largest, not infinity."""
+    x = x.real if is_complex(x.dtype) and not is_complex(like.dtype) else x
+    if x.dtype != like.dtype and is_inexact(like.dtype) and jnp.finfo(like.dtype).maxexp < 100:
+        # An average in float16 that is infinite once stays so.
+        limit = np.asarray(jnp.finfo(like.dtype).max, x.dtype)
+        x = jnp.where(jnp.abs(x) < np.inf, jnp.clip(x, -limit, limit), x)
+    return with_sharding_of(x.astype(like.dtype), like)
 
 
 def _width(rule: Rule, scalars: Any, hyper: dict[str, Any], count: int) -> int:

@@ -4,14 +4,61 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from gradflow._dtypes import is_complex
+from gradflow._dtypes import is_complex, real_dtype
 from gradflow.tree._decay_power import one_minus_power as one_minus_power
 
 
 def abs_sq(x: jax.Array) -> jax.Array:
     """`|x|**2`, real for complex x."""
     return x.real * x.real + x.imag * x.imag if is_complex(x.dtype) else x * x
+
+
+def bounded(g: jax.Array) -> jax.Array:
+    """`g`, with numbers beyond 2^60 (2^508 in float64) moved there, so that averages of squares are finite.
+
+    An average of such numbers over the root of the average of their squares is what exact arithmetic gives,
+    since both scale with the outlier. With a plain `g` over a saturated average it would be 1e10 instead.
+    """
+    return within(g, _largest_bounded(real_dtype(g.dtype)))
+
+
+def bounded_square(g: jax.Array, center: jax.Array | None = None) -> jax.Array:
+    """`|bounded(g) - center|^2` of a `center` that is bounded, too; NaN where `g` is not finite.
+
+    As a number, an infinite gradient would shrink all later steps in silence.
+    """
+    distance = bounded(g) if center is None else bounded(g) - center
+    return abs_sq(distance) + (g - g).real
+
+
+def bounded_norm(size: jax.Array, power: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The norm `size / power`, at most 2^60 as in `bounded`, and the factor that makes it so.
+
+    NaN where the vector is not finite. `size` and `power` are those of `scaled_norm`.
+    """
+    limit = _largest_bounded(size.dtype)
+    norm = jnp.minimum(size / power, limit) + (size - size)
+    beyond = size > limit * power
+    return norm, jnp.where(beyond, limit * power / jnp.where(beyond, size, 1), 1)
+
+
+def saturated(total: jax.Array) -> jax.Array:
+    """`total`, at most half the largest number of its dtype, so that a bounded square can be added to it."""
+    return jnp.minimum(total, np.asarray(jnp.finfo(total.dtype).max / 2, total.dtype))
+
+
+def within(x: jax.Array, limit: Any) -> jax.Array:
+    """`x`, its real and imaginary parts moved into `[-limit, limit]`."""
+    if is_complex(x.dtype):
+        return jax.lax.complex(within(x.real, limit), within(x.imag, limit))
+    limit = np.asarray(limit, x.dtype)
+    return jax.lax.clamp(-limit, x, limit)
+
+
+def _largest_bounded(dtype: np.dtype) -> np.ndarray:
+    return np.asarray(2.0 ** (jnp.finfo(dtype).maxexp // 2 - 4), dtype)
 
 
 @jax.custom_jvp

@@ -55,3 +55,8 @@ def leaf_flags(flag_tree: Any, packed: Packed) -> list[Any]:
     leaves = jax.tree.leaves(abstract_tree(packed), is_leaf=is_absent)
     flags = jax.tree.leaves(flag_tree, is_leaf=is_absent)
     return [flag for flag, leaf in zip(flags, leaves, strict=True) if not is_absent(leaf)]
+
+
+def zero_elsewhere(mask: Any, tree: Any) -> Any:
+    """`tree` with zeros at every leaf where the resolved `mask` is False."""
+    return jax.tree.map(lambda k, x: jnp.zeros_like(x) if k is False else x, mask, tree)

@@ -7,7 +7,7 @@ masked(clip(1.0), paths("encoder/**") & ndim(2))
 import fnmatch
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any, cast
+from typing import Annotated, Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -15,8 +15,10 @@ import numpy as np
 
 from gradflow._calls._context import stage_name
 from gradflow._errors import describe, names_hint
+from gradflow._expressions._arguments import Kind
 from gradflow._expressions._factory import decorate
 from gradflow._expressions._functions import FunctionValue, register_functions
+from gradflow._expressions._keys import DTYPE_FAMILIES
 from gradflow._selection._absent import is_absent
 from gradflow._selection._parameters import Parameter, named_leaves
 
@@ -153,12 +155,40 @@ def size(*allowed: int, at_least: int | None = None, at_most: int | None = None)
     return _each(lambda leaf: _within(int(np.prod(leaf.shape)), allowed, at_least, at_most))
 
 
+class _DtypeNames(Kind):
+    """Dtypes and families of them, kept by name, so that a selector prints as what builds it again."""
+
+    def read(self, owner: str, name: str, value: Any) -> Any:
+        """The names; raises TypeError for what is neither a dtype nor a family."""
+        return tuple(_dtype_name(kind) for kind in value)
+
+
+def _dtype_name(kind: Any) -> str:
+    family = DTYPE_FAMILIES.get(kind.__name__ if isinstance(kind, type) else str(kind))
+    if family is not None and kind in (family, family.__name__):
+        return family.__name__
+    if isinstance(kind, str | np.dtype | type):
+        try:
+            found = jnp.dtype(kind)
+        except TypeError:
+            found = None
+        if found is not None and not found.hasobject:
+            return str(found.name)
+    raise TypeError(
+        f"dtype: arguments must be dtypes, as 'bfloat16', or families, as 'floating'; got {describe(kind)}"
+    )
+
+
 @_selector
-def dtype(*allowed: Any) -> Choose:
-    """Chooses parameters by dtype: `dtype("bfloat16")`, or by family: `dtype(jnp.floating)`."""
+def dtype(*allowed: Annotated[Any, _DtypeNames()]) -> Choose:
+    """Chooses parameters by dtype: `dtype("bfloat16")`, or by family: `dtype(jnp.floating)`.
+
+    Families are those of NumPy, as classes or by name: "inexact", "floating", "complexfloating", "integer",
+    "signedinteger", "unsignedinteger", "number", "generic". They have jax's own types, such as bfloat16.
+    """
     if not allowed:
         raise TypeError("dtype: dtypes must be given, as in dtype('bfloat16'); got none")
-    kinds = [kind if isinstance(kind, type) else jnp.dtype(kind) for kind in allowed]
+    kinds = [DTYPE_FAMILIES.get(name) or jnp.dtype(name) for name in allowed]
     return _each(lambda leaf: any(jnp.issubdtype(leaf.dtype, kind) for kind in kinds))
 
 

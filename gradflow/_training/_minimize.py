@@ -62,7 +62,7 @@ def minimize(
         raise TypeError(f"minimize: argument 'loss_fn' must be a function; got {describe(loss_fn)}")
     tx = _default() if tx is None else as_transformation(tx, "minimize", "argument 'tx'")
     if not isinstance(max_steps, jax.Array):
-        WholeNumber(0).check("minimize", "max_steps", max_steps)
+        max_steps = WholeNumber(0).read("minimize", "max_steps", max_steps)
     Interval(0.0).check("minimize", "tol", tol)
     # NumPy scalars enter a compiled function without an eager operation.
     steps = max_steps if isinstance(max_steps, jax.Array) else np.int32(max_steps)

@@ -10,7 +10,7 @@ import numpy as np
 from gradflow._calls._context import stage_name
 from gradflow._dtypes import compute_dtype
 from gradflow._errors import describe
-from gradflow._rules._math import abs_sq
+from gradflow._rules._math import bounded_square, saturated
 from gradflow._rules._mesh_axes import refuse_varying
 from gradflow.aggregating._aggregator import PerElementUpdates
 from gradflow.tree._paths import path_string, show
@@ -73,6 +73,6 @@ def squared_deviations(per_elt_updates: PerElementUpdates, axes: tuple[int, ...]
 
     def deviations(g: jax.Array) -> jax.Array:
         wide = g.astype(compute_dtype(g.dtype))
-        return jnp.sum(abs_sq(wide - jnp.mean(wide, axis=axes, keepdims=True)), axis=axes)
+        return saturated(jnp.sum(bounded_square(wide - jnp.mean(wide, axis=axes, keepdims=True)), axis=axes))
 
     return jax.tree.map(deviations, per_elt_updates)

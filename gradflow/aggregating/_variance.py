@@ -14,7 +14,7 @@ from gradflow._core._transformation import GradientTransformation
 from gradflow._errors import describe
 from gradflow._expressions._arguments import Decay, Size
 from gradflow._rules._leafwise import Scalars, leafwise
-from gradflow._rules._math import abs_sq, one_minus_power
+from gradflow._rules._math import bounded_square, one_minus_power, saturated
 from gradflow._rules._state import at_least_float32, first_moment, increment, second_moment, zero_scalar
 from gradflow._types import EmptyState, OptState, Pair, Params, Updates
 from gradflow.aggregating._aggregator import Aggregator
@@ -67,7 +67,7 @@ def joining_rule(
     mean = jnp.where(later, mean, 0)
     delta = g - mean
     mean = mean + s.share * delta
-    total = apart + jnp.where(later, total + s.between * abs_sq(delta), 0)
+    total = saturated(apart + jnp.where(later, total + s.between * bounded_square(delta), 0))
     out = s.out > 0
     return jnp.where(out, mean, 0), jnp.where(out, total, 0), mean, total
 
@@ -139,7 +139,7 @@ def averaging_rule(
 ) -> tuple[jax.Array, ...]:
     """Both averages, and the unchanged gradient."""
     mean = s.ema_decay * mean + s.c * g
-    return g, mean, s.ema_decay * variance + s.c * s.per_degree * apart
+    return g, mean, saturated(s.ema_decay * variance + s.c * s.per_degree * apart)
 
 
 @transformation

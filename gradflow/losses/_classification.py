@@ -18,7 +18,8 @@ _NAMES = ("logits", "labels")
 
 
 def _binary_cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
-    return labels * jax.nn.softplus(-logits) + (1.0 - labels) * jax.nn.softplus(logits)
+    # 0 * log(0) is 0, at infinite logits that are right.
+    return -weigh(labels, -jax.nn.softplus(-logits)) - weigh(1.0 - labels, -jax.nn.softplus(logits))
 
 
 def sigmoid_binary_cross_entropy(logits: ArrayLike, labels: ArrayLike) -> jax.Array:
@@ -28,18 +29,18 @@ def sigmoid_binary_cross_entropy(logits: ArrayLike, labels: ArrayLike) -> jax.Ar
 
     Args:
       logits: log odds, any shape.
-      labels: probabilities in [0, 1] (or 0 and 1), the same shape or a single one.
+      labels: probabilities in [0, 1] (or 0 and 1), in a shape that broadcasts with the logits'.
 
     Returns:
       One loss for each logit.
 
     Raises:
-      ValueError: the shapes differ.
+      ValueError: the shapes do not broadcast. Both changing is a warning.
       TypeError: logits are not real floating-point numbers.
 
     Source: Goodfellow et al. 2016, "Deep Learning", section 6.2.2.2.
     """
-    x, y, out = pair("sigmoid_binary_cross_entropy", _NAMES, logits, labels, scalar=True)
+    x, y, out = pair("sigmoid_binary_cross_entropy", _NAMES, logits, labels, broadcast=True)
     return _binary_cross_entropy(x, y).astype(out)
 
 
@@ -54,7 +55,7 @@ def sigmoid_focal_loss(
 
     Args:
       logits: log odds, any shape.
-      labels: probabilities in [0, 1] (or 0 and 1), the same shape or a single one.
+      labels: probabilities in [0, 1] (or 0 and 1), in a shape that broadcasts with that of the logits.
       alpha: weight of the positive class in [0, 1]; a scalar, or broadcast to the logits.
       gamma: how strongly easy examples are weighted down, >= 0; 0 is plain cross entropy.
 
@@ -62,18 +63,20 @@ def sigmoid_focal_loss(
       One loss for each logit.
 
     Raises:
-      ValueError: the shapes differ, or alpha or gamma is out of range.
+      ValueError: the shapes do not broadcast, or alpha or gamma is out of range.
       TypeError: logits are not real floating-point numbers.
 
     Source: Lin et al. 2017, "Focal Loss for Dense Object Detection", arXiv:1708.02002.
     """
     name = "sigmoid_focal_loss"
-    x, y, out = pair(name, _NAMES, logits, labels, scalar=True)
+    x, y, out = pair(name, _NAMES, logits, labels, broadcast=True)
     miss = y * jax.nn.sigmoid(-x) + (1.0 - y) * jax.nn.sigmoid(x)
     # At a miss of 0 the cross entropy is 0 too, and the power may not be differentiable.
     miss = jnp.maximum(miss, float(np.finfo(x.dtype).tiny))
     gamma = jnp.broadcast_to(parameter(name, "gamma", gamma, x, low=0.0), x.shape)
-    loss = _binary_cross_entropy(x, y) * jnp.power(miss, gamma)
+    cross_entropy, weight = _binary_cross_entropy(x, y), jnp.power(miss, gamma)
+    # The weight is constant where the cross entropy is infinite; its slope 0 times infinity would be NaN.
+    loss = cross_entropy * jnp.where(cross_entropy < jnp.inf, weight, jax.lax.stop_gradient(weight))
     if alpha is not None:
         alpha = parameter(name, "alpha", alpha, x, low=0.0, high=1.0)
         loss = loss * (alpha * y + (1.0 - alpha) * (1.0 - y))
@@ -84,7 +87,7 @@ def _masked_log_softmax(
     function: str, logits: ArrayLike, labels: ArrayLike, axis: Axis, where: ArrayLike | None
 ) -> tuple[jax.Array, jax.Array, tuple[int, ...], DType]:
     """Log probabilities and labels (0 where masked), the axes of the classes, the result's dtype."""
-    x, y, out = pair(function, _NAMES, logits, labels)
+    x, y, out = pair(function, _NAMES, logits, labels, broadcast=True)
     axes = axes_of(function, axis, x.ndim)
     mask = mask_of(function, where, x.shape, axes)
     return log_softmax(x, axes, mask), keep(mask, y), axes, out
@@ -99,7 +102,7 @@ def softmax_cross_entropy(
 
     Args:
       logits: log probabilities up to a constant, shape [..., classes].
-      labels: probabilities of the classes (for example one-hot), the same shape.
+      labels: probabilities of the classes (for example one-hot), in a shape that broadcasts.
       axis: axis or axes of the classes; None means all.
       where: elements to include, of the logits' shape or without `axis`; the softmax is over
         these only, and a slice without any has loss 0.
@@ -184,7 +187,7 @@ def poly_loss_cross_entropy(
 
     Args:
       logits: log probabilities up to a constant, shape [..., classes].
-      labels: probabilities of the classes (for example one-hot), the same shape.
+      labels: probabilities of the classes (for example one-hot), in a shape that broadcasts.
       epsilon: coefficient of the first power of 1 - p, a scalar or broadcast to the result;
         the paper uses 2 for image classification and -1 for detection.
       axis: axis or axes of the classes; None means all.

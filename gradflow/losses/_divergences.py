@@ -21,7 +21,7 @@ def _inputs(
     axis: Axis,
     where: ArrayLike | None,
 ) -> tuple[jax.Array, jax.Array, jax.Array | None, tuple[int, ...], DType]:
-    log_q, p, out = pair(function, names, log_predictions, targets, reals=True)
+    log_q, p, out = pair(function, names, log_predictions, targets, reals=True, broadcast=True)
     axes = axes_of(function, axis, log_q.ndim)
     mask = mask_of(function, where, log_q.shape, axes)
     return keep(mask, log_q), keep(mask, p), mask, axes, out
@@ -42,7 +42,7 @@ def kl_divergence(
 
     Args:
       log_predictions: logarithms of the predicted probabilities, shape [..., dim].
-      targets: probabilities, the same shape.
+      targets: probabilities, in a shape that broadcasts.
       axis: axis or axes to sum over; None means all.
       where: elements to include, of the inputs' shape or without `axis`.
 
@@ -68,7 +68,7 @@ def kl_divergence_with_log_targets(
 
     Args:
       log_predictions: logarithms of the predicted probabilities, shape [..., dim].
-      log_targets: logarithms of the target probabilities, the same shape; -inf for 0.
+      log_targets: logarithms of the target probabilities, in a shape that broadcasts; -inf for 0.
       axis: axis or axes to sum over; None means all.
       where: elements to include, of the inputs' shape or without `axis`.
 
@@ -100,7 +100,7 @@ def generalized_kl_divergence(
 
     Args:
       log_predictions: logarithms of the predicted densities, shape [..., dim].
-      targets: densities >= 0, the same shape.
+      targets: densities >= 0, in a shape that broadcasts.
       axis: axis or axes to sum over; None means all.
       where: elements to include, of the inputs' shape or without `axis`.
 

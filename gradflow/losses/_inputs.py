@@ -2,6 +2,7 @@
 
 import math
 import operator
+import warnings
 from collections.abc import Sequence
 
 import jax
@@ -68,18 +69,41 @@ def pair(
     *,
     scalar: bool = False,
     reals: bool = False,
+    broadcast: bool = False,
 ) -> tuple[jax.Array, jax.Array, DType]:
     """Two inputs of equal shape in the dtype to compute in, and the dtype of the result.
 
-    With `scalar` the second one may be a single number; with `reals` it may not be integers.
+    With `scalar` the second one may be a single number; with `broadcast` any shapes that broadcast; with
+    `reals` it may not be integers.
     """
     a = real(function, names[0], first)
     b = (real if reals else number)(function, names[1], second)
-    if not (scalar and b.ndim == 0):
+    shape = a.shape
+    if broadcast and b.shape != shape:
+        shape = _common_shape(function, names, a, b)
+    elif not (scalar and b.ndim == 0):
         same_shape(function, names[1], b, names[0], a.shape)
     out = result_dtype(a, b)
     work = compute_dtype(out)
-    return a.astype(work), jnp.broadcast_to(b.astype(work), a.shape), out
+    return jnp.broadcast_to(a.astype(work), shape), jnp.broadcast_to(b.astype(work), shape), out
+
+
+def _common_shape(function: str, names: tuple[str, str], a: jax.Array, b: jax.Array) -> tuple[int, ...]:
+    """The shape that two inputs broadcast to; a warning where both change, which is seldom meant."""
+    try:
+        shape = np.broadcast_shapes(a.shape, b.shape)
+    except ValueError:
+        raise ValueError(
+            f"{function}: argument '{names[1]}' must have the shape of {names[0]}, {a.shape}, or broadcast; "
+            f"got {b.shape}"
+        ) from None
+    if shape not in (a.shape, b.shape):
+        warnings.warn(
+            f"{function}: {names[0]} of shape {a.shape} and {names[1]} of shape {b.shape} broadcast to "
+            f"{shape}, a loss for every pair. If one loss for each prediction is meant, reshape one of them",
+            stacklevel=4,
+        )
+    return shape
 
 
 def same_shape(function: str, name: str, array: jax.Array, other: str, shape: tuple[int, ...]) -> None:

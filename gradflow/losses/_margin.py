@@ -13,19 +13,19 @@ def hinge_loss(predictor_outputs: ArrayLike, targets: ArrayLike) -> jax.Array:
 
     Args:
       predictor_outputs: scores of any shape.
-      targets: -1 or 1, the same shape or a single one.
+      targets: -1 or 1, in a shape that broadcasts.
 
     Returns:
       One loss for each score, in the promoted dtype of the inputs.
 
     Raises:
-      ValueError: the shapes differ.
+      ValueError: the shapes do not broadcast.
       TypeError: scores are not real floating-point numbers.
 
     Source: Cortes and Vapnik 1995, "Support-Vector Networks".
     """
     names = ("predictor_outputs", "targets")
-    scores, signs, out = pair("hinge_loss", names, predictor_outputs, targets, scalar=True)
+    scores, signs, out = pair("hinge_loss", names, predictor_outputs, targets, broadcast=True)
     return jnp.maximum(0.0, 1.0 - signs * scores).astype(out)
 
 

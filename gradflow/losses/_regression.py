@@ -1,7 +1,8 @@
 """Elementwise losses of the difference between predictions and targets.
 
 All of them return an array of the shape of `predictions`, in the promoted dtype of the inputs;
-arithmetic below 32 bits is done in float32. `targets` has the same shape or is one number.
+arithmetic below 32 bits is done in float32. `targets` has the same shape or is one number; in `huber_loss`
+and `log_cosh` it broadcasts.
 """
 
 import jax
@@ -12,10 +13,12 @@ from gradflow._dtypes import DType
 from gradflow.losses._inputs import pair, parameter
 
 
-def _errors(function: str, predictions: ArrayLike, targets: ArrayLike | None) -> tuple[jax.Array, DType]:
+def _errors(
+    function: str, predictions: ArrayLike, targets: ArrayLike | None, broadcast: bool = False
+) -> tuple[jax.Array, DType]:
     names = ("predictions", "targets")
     target = 0 if targets is None else targets
-    x, y, out = pair(function, names, predictions, target, scalar=True)
+    x, y, out = pair(function, names, predictions, target, scalar=True, broadcast=broadcast)
     return x - y, out
 
 
@@ -64,19 +67,19 @@ def huber_loss(
 
     Args:
       predictions: floating-point numbers of any shape.
-      targets: numbers of the same shape, or a single one; None means zeros.
+      targets: numbers in a shape that broadcasts; None means zeros.
       delta: where the parabola turns into lines, >= 0, in units of the error.
 
     Returns:
       One loss for each element.
 
     Raises:
-      ValueError: the shapes differ, or delta is negative.
+      ValueError: the shapes do not broadcast, or delta is negative.
       TypeError: predictions are not real floating-point numbers.
 
     Source: Huber 1964, "Robust Estimation of a Location Parameter".
     """
-    errors, out = _errors("huber_loss", predictions, targets)
+    errors, out = _errors("huber_loss", predictions, targets, broadcast=True)
     delta = parameter("huber_loss", "delta", delta, errors, low=0.0)
     size = jnp.abs(errors)
     inner = jnp.minimum(size, delta)
@@ -106,16 +109,16 @@ def log_cosh(predictions: ArrayLike, targets: ArrayLike | None = None) -> jax.Ar
 
     Args:
       predictions: floating-point numbers of any shape.
-      targets: numbers of the same shape, or a single one; None means zeros.
+      targets: numbers in a shape that broadcasts; None means zeros.
 
     Returns:
       One loss for each element, never negative.
 
     Raises:
-      ValueError: the shapes differ.
+      ValueError: the shapes do not broadcast.
       TypeError: predictions are not real floating-point numbers.
 
     Source: Chen et al. 2019, "Log Hyperbolic Cosine Loss Improves Variational Auto-Encoder".
     """
-    errors, out = _errors("log_cosh", predictions, targets)
+    errors, out = _errors("log_cosh", predictions, targets, broadcast=True)
     return _log_cosh(errors).astype(out)

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from gradflow._dtypes import compute_dtype
+from gradflow._dtypes import DType, compute_dtype
 from gradflow.losses._inputs import (
     Axis,
     axes_of,
@@ -45,7 +45,7 @@ def dice_loss(
       smooth: >= 0.
       alpha: weight of false positives, >= 0.
       beta: weight of false negatives, >= 0.
-      apply_softmax: False if predictions are already probabilities.
+      apply_softmax: False if predictions are already probabilities, whose sum over classes is 1.
       reduction: "mean", "sum" or "none" over the classes.
       ignore_background: leaves out class 0, if there are others.
       axis: axes to sum over; None means all but the first and the last.
@@ -53,7 +53,8 @@ def dice_loss(
     Returns:
       Losses of shape [batch], or [batch, classes], in the promoted dtype of the inputs.
 
-    Raises ValueError where shapes, axis, reduction or a number do not fit.
+    Raises ValueError where shapes, axis, reduction or a number do not fit, and for concrete predictions that
+    are not probabilities with `apply_softmax=False`.
 
     Source: Milletari et al. 2016, "V-Net", arXiv:1606.04797; Salehi et al. 2017 for alpha != beta.
     """
@@ -78,6 +79,8 @@ def dice_loss(
     alone = x.shape[-1] == 1
     if alone:  # the axis is dropped, since compilers copy around an axis of size 1
         x, t = x[..., 0], t[..., 0]
+    if not apply_softmax:
+        _check_probabilities(name, x, alone, out)
     p = x
     if apply_softmax:
         p = jax.nn.sigmoid(x) if alone else jax.nn.softmax(x, -1)
@@ -105,6 +108,25 @@ def dice_loss(
     return losses.astype(out)
 
 
+def _check_probabilities(name: str, p: jax.Array, alone: bool, dtype: DType) -> None:
+    """Raises ValueError for concrete numbers outside [0, 1], or whose sum over classes differs from 1."""
+    if isinstance(p, jax.core.Tracer) or p.size == 0:
+        return
+    slack = max(1e-3, 16 * float(jnp.finfo(dtype).eps))
+    low, high = (float(x) for x in (jnp.min(p), jnp.max(p)))
+    if not (low >= -slack and high <= 1 + slack):
+        got = f"numbers from {low:g} to {high:g}"
+    elif not alone and float(jnp.max(jnp.abs(jnp.sum(p, -1) - 1))) > slack:
+        totals = jnp.sum(p, -1)
+        got = f"sums over the classes from {float(jnp.min(totals)):g} to {float(jnp.max(totals)):g}"
+    else:
+        return
+    raise ValueError(
+        f"{name}: argument 'predictions' must be probabilities that sum to 1 with apply_softmax=False; got "
+        f"{got}"
+    )
+
+
 def multiclass_generalized_dice_loss(
     predictions: ArrayLike,
     targets: ArrayLike,
@@ -121,7 +143,7 @@ def multiclass_generalized_dice_loss(
       predictions: logits, shape [batch, ..., classes].
       targets: one-hot or in [0, 1], the same shape.
       smooth: >= 0, added to the overlap and to the whole.
-      apply_softmax: False if predictions are already probabilities.
+      apply_softmax: False if predictions are already probabilities, whose sum over classes is 1.
       ignore_background: leaves out class 0, if there are others.
 
     Returns:

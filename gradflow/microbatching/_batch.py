@@ -80,7 +80,8 @@ def batch_size(name: str, batch: Batch) -> int:
 def count_pieces(name: str, total: int, size: int) -> int:
     if total % size:
         raise ValueError(
-            f"{name}: argument 'microbatch_size' must divide the {total} rows of the batch; got {size}"
+            f"{name}: argument 'microbatch_size' must divide the {total} rows of the batch; got {size}. "
+            f"{total} is not divisible by {size}"
         )
     return total // size
 

@@ -18,9 +18,13 @@ from gradflow.optimizers._adam import ScaleByAdamState as ScaleByAdamState
 from gradflow.optimizers._adam import adam as adam
 from gradflow.optimizers._adam import adamw as adamw
 from gradflow.optimizers._adam import scale_by_adam as scale_by_adam
+from gradflow.optimizers._adam_mini import adam_mini as adam_mini
+from gradflow.optimizers._adam_mini import scale_by_adam_mini as scale_by_adam_mini
 from gradflow.optimizers._adamax import adamax as adamax
 from gradflow.optimizers._adamax import adamaxw as adamaxw
 from gradflow.optimizers._adamax import scale_by_adamax as scale_by_adamax
+from gradflow.optimizers._adamp import adamp as adamp
+from gradflow.optimizers._adamp import sgdp as sgdp
 from gradflow.optimizers._adan import ScaleByAdanState as ScaleByAdanState
 from gradflow.optimizers._adan import adan as adan
 from gradflow.optimizers._adan import scale_by_adan as scale_by_adan
@@ -32,6 +36,16 @@ from gradflow.optimizers._adopt import scale_by_adopt as scale_by_adopt
 from gradflow.optimizers._amsgrad import ScaleByAmsgradState as ScaleByAmsgradState
 from gradflow.optimizers._amsgrad import amsgrad as amsgrad
 from gradflow.optimizers._amsgrad import scale_by_amsgrad as scale_by_amsgrad
+from gradflow.optimizers._apollo import ScaleByApolloState as ScaleByApolloState
+from gradflow.optimizers._apollo import apollo as apollo
+from gradflow.optimizers._apollo import scale_by_apollo as scale_by_apollo
+from gradflow.optimizers._asgd import AsgdState as AsgdState
+from gradflow.optimizers._asgd import asgd as asgd
+from gradflow.optimizers._came import ScaleByCameState as ScaleByCameState
+from gradflow.optimizers._came import came as came
+from gradflow.optimizers._came import scale_by_came as scale_by_came
+from gradflow.optimizers._cautious import cautious_adamw as cautious_adamw
+from gradflow.optimizers._cautious import cautious_lion as cautious_lion
 from gradflow.optimizers._cocob import COCOBState as COCOBState
 from gradflow.optimizers._cocob import cocob as cocob
 from gradflow.optimizers._cocob import scale_by_cocob as scale_by_cocob
@@ -56,6 +70,8 @@ from gradflow.optimizers._kron import kron as kron
 from gradflow.optimizers._kron import scale_by_kron as scale_by_kron
 from gradflow.optimizers._lamb import lamb as lamb
 from gradflow.optimizers._lamb import lars as lars
+from gradflow.optimizers._laprop import laprop as laprop
+from gradflow.optimizers._laprop import scale_by_laprop as scale_by_laprop
 from gradflow.optimizers._layerwise_dog import (
     ScaleByDistanceOverGradientsState as ScaleByDistanceOverGradientsState,
 )
@@ -71,6 +87,7 @@ from gradflow.optimizers._lion import scale_by_lion as scale_by_lion
 from gradflow.optimizers._madgrad import MadgradState as MadgradState
 from gradflow.optimizers._madgrad import madgrad as madgrad
 from gradflow.optimizers._madgrad import scale_by_madgrad as scale_by_madgrad
+from gradflow.optimizers._mars import mars as mars
 from gradflow.optimizers._momo import MomoState as MomoState
 from gradflow.optimizers._momo import momo as momo
 from gradflow.optimizers._momo_adam import MomoAdamState as MomoAdamState
@@ -142,6 +159,8 @@ from gradflow.optimizers._sophia import SophiaState as SophiaState
 from gradflow.optimizers._sophia import hutchinson_estimator_diag_hessian as hutchinson_estimator_diag_hessian
 from gradflow.optimizers._sophia import scale_by_sophia as scale_by_sophia
 from gradflow.optimizers._sophia import sophia as sophia
+from gradflow.optimizers._stable_adamw import scale_by_stable_adam as scale_by_stable_adam
+from gradflow.optimizers._stable_adamw import stable_adamw as stable_adamw
 from gradflow.optimizers._stddev import ScaleByRStdDevState as ScaleByRStdDevState
 from gradflow.optimizers._stddev import ScaleByRStdDevWithCountState as ScaleByRStdDevWithCountState
 from gradflow.optimizers._stddev import scale_by_stddev as scale_by_stddev
@@ -149,6 +168,7 @@ from gradflow.optimizers._yogi import scale_by_yogi as scale_by_yogi
 from gradflow.optimizers._yogi import yogi as yogi
 
 __all__ = [
+    "AsgdState",
     "COCOBState",
     "DAdaptAdamWState",
     "DoGState",
@@ -170,7 +190,9 @@ __all__ = [
     "ScaleByAdanState",
     "ScaleByAdemamixState",
     "ScaleByAmsgradState",
+    "ScaleByApolloState",
     "ScaleByBeliefState",
+    "ScaleByCameState",
     "ScaleByDistanceOverGradientsState",
     "ScaleByLBFGSState",
     "ScaleByLionState",
@@ -195,14 +217,21 @@ __all__ = [
     "adafactor",
     "adagrad",
     "adam",
+    "adam_mini",
     "adamax",
     "adamaxw",
+    "adamp",
     "adamw",
     "adan",
     "add_decayed_stepped_weights",
     "ademamix",
     "adopt",
     "amsgrad",
+    "apollo",
+    "asgd",
+    "came",
+    "cautious_adamw",
+    "cautious_lion",
     "cocob",
     "dadapt_adamw",
     "dog",
@@ -214,10 +243,12 @@ __all__ = [
     "hutchinson_estimator_diag_hessian",
     "kron",
     "lamb",
+    "laprop",
     "lars",
     "lbfgs",
     "lion",
     "madgrad",
+    "mars",
     "momo",
     "momo_adam",
     "muon",
@@ -237,12 +268,15 @@ __all__ = [
     "scale_by_acprop",
     "scale_by_adadelta",
     "scale_by_adam",
+    "scale_by_adam_mini",
     "scale_by_adamax",
     "scale_by_adan",
     "scale_by_ademamix",
     "scale_by_adopt",
     "scale_by_amsgrad",
+    "scale_by_apollo",
     "scale_by_belief",
+    "scale_by_came",
     "scale_by_cocob",
     "scale_by_distance_over_gradients",
     "scale_by_dog",
@@ -250,6 +284,7 @@ __all__ = [
     "scale_by_factored_rms",
     "scale_by_galore",
     "scale_by_kron",
+    "scale_by_laprop",
     "scale_by_lbfgs",
     "scale_by_lion",
     "scale_by_madgrad",
@@ -270,12 +305,14 @@ __all__ = [
     "scale_by_sm3",
     "scale_by_soap",
     "scale_by_sophia",
+    "scale_by_stable_adam",
     "scale_by_stddev",
     "scale_by_yogi",
     "schedule_free_adamw",
     "schedule_free_sgd",
     "scion",
     "sgd",
+    "sgdp",
     "shampoo",
     "shrink_by_learning_rate",
     "sign_sgd",
@@ -285,5 +322,6 @@ __all__ = [
     "soap",
     "soap_muon",
     "sophia",
+    "stable_adamw",
     "yogi",
 ]

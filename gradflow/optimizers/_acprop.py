@@ -8,9 +8,9 @@ import jax.numpy as jnp
 from gradflow._core._compose import chain
 from gradflow._core._decorators import transformation
 from gradflow._core._transformation import GradientTransformation
-from gradflow._expressions._arguments import Decay, NonNegative, Positive, Rate
+from gradflow._expressions._arguments import Decay, NonNegative, Rate
 from gradflow._rules._leafwise import Scalars, leafwise
-from gradflow._rules._math import abs_sq, one_minus_power, safe_sqrt
+from gradflow._rules._math import bounded, bounded_square, one_minus_power, safe_sqrt
 from gradflow._rules._state import first_moment, increment, second_moment, zero_scalar
 from gradflow._types import MaskOrFn, OptState, Pair, Params, Updates
 from gradflow.optimizers._adabelief import ScaleByBeliefState
@@ -28,13 +28,13 @@ def acprop_scalars(count: jax.Array, b1: jax.Array, b2: jax.Array, **_: jax.Arra
 def acprop_rule(g: jax.Array, mu: jax.Array, nu: jax.Array, s: Any) -> tuple[jax.Array, ...]:
     """Zhuang et al. 2021, Algorithm 2."""
     divisor = jnp.where(s.first, jnp.ones_like(nu), safe_sqrt(s.debias2 * nu)) + s.eps
-    nu = s.b2 * nu + s.c2 * abs_sq(g - mu) + s.eps_root
-    return g / divisor, s.b1 * mu + s.c1 * g, nu
+    nu = s.b2 * nu + s.c2 * bounded_square(g, mu) + s.eps_root
+    return bounded(g) / divisor, s.b1 * mu + s.c1 * bounded(g), nu
 
 
 @transformation(packable=True)
 def scale_by_acprop(
-    b1: Decay = 0.9, b2: Decay = 0.999, eps: Positive = 1e-16, eps_root: NonNegative = 1e-16
+    b1: Decay = 0.9, b2: Decay = 0.999, eps: NonNegative = 1e-16, eps_root: NonNegative = 1e-16
 ) -> Pair:
     """Divides the gradient by the root of the averaged squared deviation of earlier gradients.
 
@@ -45,7 +45,7 @@ def scale_by_acprop(
     Args:
       b1: decay of the average that gradients are compared with, in [0, 1).
       b2: decay of the average of squares, in [0, 1).
-      eps: added outside the root, > 0.
+      eps: added outside the root, >= 0.
       eps_root: added to `nu` at every step, >= 0.
 
     The divisor does not depend on `g`: after zero gradients only `eps_root` and `eps` bound it from below.
@@ -73,7 +73,7 @@ def acprop(
     learning_rate: Rate,
     b1: Decay = 0.9,
     b2: Decay = 0.999,
-    eps: Positive = 1e-16,
+    eps: NonNegative = 1e-16,
     eps_root: NonNegative = 1e-16,
     weight_decay: NonNegative = 0.0,
     mask: MaskOrFn | None = None,

@@ -7,9 +7,9 @@ import jax
 from gradflow._core._compose import chain
 from gradflow._core._decorators import transformation
 from gradflow._core._transformation import GradientTransformation
-from gradflow._expressions._arguments import Decay, NonNegative, Positive, Rate
+from gradflow._expressions._arguments import Decay, NonNegative, Rate
 from gradflow._rules._leafwise import leafwise
-from gradflow._rules._math import abs_sq, safe_sqrt
+from gradflow._rules._math import bounded, bounded_square, safe_sqrt
 from gradflow._rules._state import first_moment, increment, second_moment, zero_scalar
 from gradflow._types import MaskOrFn, OptState, Pair, Params, Updates
 from gradflow.optimizers._adam import adam_scalars
@@ -26,16 +26,16 @@ class ScaleByBeliefState(NamedTuple):
 
 def belief_rule(g: jax.Array, mu: jax.Array, nu: jax.Array, s: Any) -> tuple[jax.Array, ...]:
     """Zhuang et al. 2020, Algorithm 2."""
-    mu = s.b1 * mu + s.c1 * g
-    nu = s.b2 * nu + s.c2 * abs_sq(g - mu) + s.eps_root
+    mu = s.b1 * mu + s.c1 * bounded(g)
+    nu = s.b2 * nu + s.c2 * bounded_square(g, mu) + s.eps_root
     return s.debias1 * mu / (safe_sqrt(s.debias2 * nu) + s.eps), mu, nu
 
 
 def nesterov_belief_rule(g: jax.Array, mu: jax.Array, nu: jax.Array, s: Any) -> tuple[jax.Array, ...]:
     """`belief_rule` with the momentum of the next step, as in `scale_by_adam`."""
-    mu = s.b1 * mu + s.c1 * g
-    nu = s.b2 * nu + s.c2 * abs_sq(g - mu) + s.eps_root
-    ahead = s.b1 * s.debias1_next * mu + s.c1 * s.debias1 * g
+    mu = s.b1 * mu + s.c1 * bounded(g)
+    nu = s.b2 * nu + s.c2 * bounded_square(g, mu) + s.eps_root
+    ahead = s.b1 * s.debias1_next * mu + s.c1 * s.debias1 * bounded(g)
     return ahead / (safe_sqrt(s.debias2 * nu) + s.eps), mu, nu
 
 
@@ -43,7 +43,7 @@ def nesterov_belief_rule(g: jax.Array, mu: jax.Array, nu: jax.Array, s: Any) -> 
 def scale_by_belief(
     b1: Decay = 0.9,
     b2: Decay = 0.999,
-    eps: Positive = 1e-16,
+    eps: NonNegative = 1e-16,
     eps_root: NonNegative = 1e-16,
     *,
     nesterov: bool = False,
@@ -57,7 +57,7 @@ def scale_by_belief(
     Args:
       b1: decay of the first moment, in [0, 1).
       b2: decay of the second moment, in [0, 1).
-      eps: added outside the root, > 0.
+      eps: added outside the root, >= 0.
       eps_root: added to `nu` at every step, >= 0.
       nesterov: uses the momentum of the next step, as in `scale_by_adam`.
 
@@ -86,7 +86,7 @@ def adabelief(
     learning_rate: Rate,
     b1: Decay = 0.9,
     b2: Decay = 0.999,
-    eps: Positive = 1e-16,
+    eps: NonNegative = 1e-16,
     eps_root: NonNegative = 1e-16,
     weight_decay: NonNegative | None = None,
     weight_decay_mask: MaskOrFn | None = None,

@@ -7,10 +7,10 @@ import jax
 from gradflow._core._compose import chain
 from gradflow._core._decorators import transformation
 from gradflow._core._transformation import GradientTransformation
-from gradflow._expressions._arguments import Decay, NonNegative, Positive, Rate
+from gradflow._expressions._arguments import Decay, NonNegative, Rate
 from gradflow._platform import cpu_barrier
 from gradflow._rules._leafwise import Scalars, leafwise
-from gradflow._rules._math import abs_sq, safe_sqrt
+from gradflow._rules._math import bounded, bounded_square, safe_sqrt
 from gradflow._rules._state import second_moment
 from gradflow._types import MaskOrFn, OptState, Pair, Params, Updates
 from gradflow.transforms import add_decayed_weights, scale_by_learning_rate
@@ -30,17 +30,17 @@ def adadelta_scalars(rho: jax.Array, **_: jax.Array) -> Scalars:
 
 def adadelta_rule(g: jax.Array, e_g: jax.Array, e_x: jax.Array, s: Any) -> tuple[jax.Array, ...]:
     """Zeiler 2012, Algorithm 1."""
-    e_g = s.rho * e_g + s.c * abs_sq(g)
-    u = safe_sqrt(e_x + s.eps) / safe_sqrt(e_g + s.eps) * g
+    e_g = s.rho * e_g + s.c * bounded_square(g)
+    u = safe_sqrt(e_x + s.eps) / safe_sqrt(e_g + s.eps) * bounded(g)
     # Recomputed from operands that XLA treats as distinct, or on a CPU it would store the roots and the
     # quotient.
     g, wide, e_x = cpu_barrier((g, e_g, e_x))
-    again = safe_sqrt(e_x + s.eps) / safe_sqrt(wide + s.eps) * g
-    return u, e_g, s.rho * e_x + s.c * abs_sq(again)
+    again = safe_sqrt(e_x + s.eps) / safe_sqrt(wide + s.eps) * bounded(g)
+    return u, e_g, s.rho * e_x + s.c * bounded_square(again)
 
 
 @transformation(packable=True)
-def scale_by_adadelta(rho: Decay = 0.9, eps: Positive = 1e-6) -> Pair:
+def scale_by_adadelta(rho: Decay = 0.9, eps: NonNegative = 1e-6) -> Pair:
     """Divides the gradient by its root mean square and multiplies it by that of past updates.
 
         e_g = rho * e_g + (1 - rho) * |g|^2
@@ -49,7 +49,7 @@ def scale_by_adadelta(rho: Decay = 0.9, eps: Positive = 1e-6) -> Pair:
 
     Args:
       rho: decay of both averages, in [0, 1).
-      eps: added inside both roots, > 0; it sets the size of the first steps.
+      eps: added inside both roots, >= 0; it sets the size of the first steps.
 
     Source: Zeiler 2012, arXiv:1212.5701.
     """
@@ -72,7 +72,7 @@ def scale_by_adadelta(rho: Decay = 0.9, eps: Positive = 1e-6) -> Pair:
 def adadelta(
     learning_rate: Rate | None = None,
     rho: Decay = 0.9,
-    eps: Positive = 1e-6,
+    eps: NonNegative = 1e-6,
     weight_decay: NonNegative = 0.0,
     weight_decay_mask: MaskOrFn | None = None,
 ) -> GradientTransformation:

@@ -13,9 +13,9 @@ from gradflow._core._compose import chain
 from gradflow._core._decorators import transformation
 from gradflow._core._transformation import GradientTransformation
 from gradflow._dtypes import real_dtype
-from gradflow._expressions._arguments import Decay, Finite, NonNegative, Positive, Rate, Size
+from gradflow._expressions._arguments import Decay, Finite, Limit, NonNegative, Rate, Size
 from gradflow._rules._leafwise import Scalars, as_scalar, leafwise, specialize
-from gradflow._rules._math import abs_sq, safe_sqrt
+from gradflow._rules._math import bounded, bounded_square, safe_sqrt
 from gradflow._rules._mesh_axes import refuse_varying
 from gradflow._rules._state import at_least_float32, increment, zero_scalar
 from gradflow._types import MaskOrFn, OptState, Pair, Params, Updates
@@ -72,13 +72,12 @@ def factored_rms_rule(
     g: jax.Array, v_row: jax.Array, v_col: jax.Array, v: jax.Array, s: Any, *, factored: bool, min_size: int
 ) -> tuple[jax.Array, ...]:
     """Shazeer & Stern 2018, Algorithm 4; a leaf of few elements has its own averages, Algorithm 5."""
-    # Squares of the largest numbers overflow, and infinity over infinity is NaN.
-    square = jnp.minimum(abs_sq(g), jnp.finfo(v.dtype).max / 4) + s.epsilon
+    square = bounded_square(g) + s.epsilon
     axes = _factored_axes(g.shape, factored, min_size)
     # The copies cost nothing when compiled with donation; without them two states would share a buffer.
     if axes is None:
         v = s.b * v + s.c * square
-        return g / safe_sqrt(v), jnp.copy(v_row), jnp.copy(v_col), v
+        return bounded(g) / safe_sqrt(v), jnp.copy(v_row), jnp.copy(v_col), v
     v_row = s.b * v_row + s.c * _mean(square, axes.longest)
     v_col = s.b * v_col + s.c * _mean(square, axes.second)
     rest = axes.second - (axes.second > axes.longest)
@@ -86,7 +85,8 @@ def factored_rms_rule(
     # A quotient of the two would underflow where one row's squares are far below the mean.
     by_row = jnp.expand_dims(1 / safe_sqrt(v_row), axes.longest)
     by_col = jnp.expand_dims(1 / safe_sqrt(v_col), axes.second)
-    return g * by_row * (jnp.expand_dims(safe_sqrt(mean), axes.longest) * by_col), v_row, v_col, jnp.copy(v)
+    u = bounded(g) * by_row * (jnp.expand_dims(safe_sqrt(mean), axes.longest) * by_col)
+    return u, v_row, v_col, jnp.copy(v)
 
 
 def _mean(x: jax.Array, axis: int) -> jax.Array:
@@ -100,7 +100,7 @@ def scale_by_factored_rms(
     decay_rate: NonNegative = 0.8,
     step_offset: Finite = 0,
     min_dim_size_to_factor: Size = 128,
-    epsilon: Positive = 1e-30,
+    epsilon: NonNegative = 1e-30,
     decay_rate_fn: Callable[[jax.Array, Any], Any] | None = None,
 ) -> Pair:
     """Divides the gradient by the root of its averaged square, stored per row and column.
@@ -116,7 +116,7 @@ def scale_by_factored_rms(
       step_offset: the step count at which t is 1, for fine-tuning; until then `b = 0`.
       min_dim_size_to_factor: the two longest axes are factored where both have as many elements, >= 1;
         other leaves have an average for every element.
-      epsilon: added to the squares, > 0.
+      epsilon: added to the squares, >= 0.
       decay_rate_fn: `(count - step_offset, decay_rate) -> b` in place of the power, in [0, 1).
 
     Averages are held in float32 at least. Raises ValueError inside `shard_map` for a sharded matrix, whose
@@ -180,11 +180,11 @@ def adafactor(
     decay_rate: NonNegative = 0.8,
     decay_offset: Finite = 0,
     multiply_by_parameter_scale: bool = True,
-    clipping_threshold: NonNegative | None = 1.0,
+    clipping_threshold: Limit | None = 1.0,
     momentum: Decay | None = None,
     dtype_momentum: Any = "float32",
     weight_decay_rate: NonNegative | None = None,
-    eps: Positive = 1e-30,
+    eps: NonNegative = 1e-30,
     factored: bool = True,
     weight_decay_mask: MaskOrFn | None = None,
 ) -> GradientTransformation:

@@ -7,9 +7,9 @@ import jax
 from gradflow._core._compose import chain
 from gradflow._core._decorators import transformation
 from gradflow._core._transformation import GradientTransformation
-from gradflow._expressions._arguments import InitialNonNegative, Positive, Rate
+from gradflow._expressions._arguments import InitialNonNegative, NonNegative, Rate
 from gradflow._rules._leafwise import leafwise
-from gradflow._rules._math import abs_sq, safe_sqrt
+from gradflow._rules._math import bounded, bounded_square, safe_sqrt, saturated
 from gradflow._rules._state import second_moment
 from gradflow._types import OptState, Pair, Params, Updates
 from gradflow.transforms import scale_by_learning_rate
@@ -23,12 +23,12 @@ class ScaleByRssState(NamedTuple):
 
 def adagrad_rule(g: jax.Array, total: jax.Array, s: Any) -> tuple[jax.Array, ...]:
     """Duchi, Hazan & Singer 2011, with the diagonal of G."""
-    total = total + abs_sq(g)
-    return g / safe_sqrt(total + s.eps), total
+    total = saturated(total) + bounded_square(g)
+    return bounded(g) / safe_sqrt(total + s.eps), total
 
 
 @transformation(packable=True)
-def scale_by_rss(initial_accumulator_value: InitialNonNegative = 0.1, eps: Positive = 1e-7) -> Pair:
+def scale_by_rss(initial_accumulator_value: InitialNonNegative = 0.1, eps: NonNegative = 1e-7) -> Pair:
     """Divides the gradient by the root of the sum of its squares so far.
 
         sum_of_squares = sum_of_squares + |g|^2
@@ -36,7 +36,7 @@ def scale_by_rss(initial_accumulator_value: InitialNonNegative = 0.1, eps: Posit
 
     Args:
       initial_accumulator_value: the first sum, >= 0; 0.1 as in Keras, where PyTorch has 0.
-      eps: added inside the root, > 0.
+      eps: added inside the root, >= 0.
 
     Source: Duchi, Hazan & Singer 2011, JMLR 12.
     """
@@ -55,7 +55,7 @@ def scale_by_rss(initial_accumulator_value: InitialNonNegative = 0.1, eps: Posit
 
 @transformation
 def adagrad(
-    learning_rate: Rate, initial_accumulator_value: InitialNonNegative = 0.1, eps: Positive = 1e-7
+    learning_rate: Rate, initial_accumulator_value: InitialNonNegative = 0.1, eps: NonNegative = 1e-7
 ) -> GradientTransformation:
     """Adagrad: `scale_by_rss`, then the learning rate.
 

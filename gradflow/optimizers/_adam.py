@@ -7,9 +7,9 @@ import jax
 from gradflow._core._compose import chain
 from gradflow._core._decorators import transformation
 from gradflow._core._transformation import GradientTransformation
-from gradflow._expressions._arguments import Decay, NonNegative, Positive, Rate
+from gradflow._expressions._arguments import Decay, NonNegative, Rate
 from gradflow._rules._leafwise import Scalars, leafwise
-from gradflow._rules._math import abs_sq, one_minus_power, safe_sqrt
+from gradflow._rules._math import bounded, bounded_square, one_minus_power, safe_sqrt
 from gradflow._rules._state import first_moment, increment, second_moment, zero_scalar
 from gradflow._types import OptState, Pair, Params, Updates
 from gradflow.transforms import add_decayed_weights, scale_by_learning_rate
@@ -37,16 +37,16 @@ def adam_scalars(count: jax.Array, b1: jax.Array, b2: jax.Array, **_: jax.Array)
 
 def adam_rule(g: jax.Array, mu: jax.Array, nu: jax.Array, s: Any) -> tuple[jax.Array, ...]:
     """Kingma & Ba 2014, Algorithm 1."""
-    mu = s.b1 * mu + s.c1 * g
-    nu = s.b2 * nu + s.c2 * abs_sq(g)
+    mu = s.b1 * mu + s.c1 * bounded(g)
+    nu = s.b2 * nu + s.c2 * bounded_square(g)
     return s.debias1 * mu / (safe_sqrt(s.debias2 * nu + s.eps_root) + s.eps), mu, nu
 
 
 def nesterov_adam_rule(g: jax.Array, mu: jax.Array, nu: jax.Array, s: Any) -> tuple[jax.Array, ...]:
     """Dozat 2016: Adam with the momentum of the next step."""
-    mu = s.b1 * mu + s.c1 * g
-    nu = s.b2 * nu + s.c2 * abs_sq(g)
-    ahead = s.b1 * s.debias1_next * mu + s.c1 * s.debias1 * g
+    mu = s.b1 * mu + s.c1 * bounded(g)
+    nu = s.b2 * nu + s.c2 * bounded_square(g)
+    ahead = s.b1 * s.debias1_next * mu + s.c1 * s.debias1 * bounded(g)
     return ahead / (safe_sqrt(s.debias2 * nu + s.eps_root) + s.eps), mu, nu
 
 
@@ -54,7 +54,7 @@ def nesterov_adam_rule(g: jax.Array, mu: jax.Array, nu: jax.Array, s: Any) -> tu
 def scale_by_adam(
     b1: Decay = 0.9,
     b2: Decay = 0.999,
-    eps: Positive = 1e-8,
+    eps: NonNegative = 1e-8,
     eps_root: NonNegative = 0.0,
     mu_dtype: Any = None,
     *,
@@ -69,7 +69,7 @@ def scale_by_adam(
     Args:
       b1: decay of the first moment, in [0, 1).
       b2: decay of the second moment, in [0, 1).
-      eps: added outside the root, > 0.
+      eps: added outside the root, >= 0.
       eps_root: added inside the root, >= 0.
       mu_dtype: dtype of the first moment; the parameters' by default. The second moment is held in
         float32 at least.
@@ -100,7 +100,7 @@ def adam(
     learning_rate: Rate,
     b1: Decay = 0.9,
     b2: Decay = 0.999,
-    eps: Positive = 1e-8,
+    eps: NonNegative = 1e-8,
     eps_root: NonNegative = 0.0,
     mu_dtype: Any = None,
     *,
@@ -124,7 +124,7 @@ def adamw(
     learning_rate: Rate,
     b1: Decay = 0.9,
     b2: Decay = 0.999,
-    eps: Positive = 1e-8,
+    eps: NonNegative = 1e-8,
     eps_root: NonNegative = 0.0,
     mu_dtype: Any = None,
     weight_decay: NonNegative = 1e-4,

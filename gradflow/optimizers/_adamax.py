@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from gradflow._core._compose import chain
 from gradflow._core._decorators import transformation
 from gradflow._core._transformation import GradientTransformation
-from gradflow._expressions._arguments import Decay, NonNegative, Positive, Rate
+from gradflow._expressions._arguments import Decay, NonNegative, Rate
 from gradflow._rules._leafwise import Scalars, leafwise
 from gradflow._rules._math import one_minus_power
 from gradflow._rules._state import first_moment, increment, second_moment, zero_scalar
@@ -31,7 +31,7 @@ def adamax_rule(g: jax.Array, mu: jax.Array, nu: jax.Array, s: Any) -> tuple[jax
 
 
 @transformation(packable=True)
-def scale_by_adamax(b1: Decay = 0.9, b2: Decay = 0.999, eps: Positive = 1e-8) -> Pair:
+def scale_by_adamax(b1: Decay = 0.9, b2: Decay = 0.999, eps: NonNegative = 1e-8) -> Pair:
     """Divides the averaged gradient by a decaying maximum of the absolute gradient.
 
         mu = b1 * mu + (1 - b1) * g
@@ -41,7 +41,7 @@ def scale_by_adamax(b1: Decay = 0.9, b2: Decay = 0.999, eps: Positive = 1e-8) ->
     Args:
       b1: decay of the average, in [0, 1).
       b2: decay of the maximum, in [0, 1).
-      eps: added to `|g|`, > 0; it keeps the maximum above zero.
+      eps: added to `|g|`, >= 0; it keeps the maximum above zero.
 
     Source: Kingma & Ba 2014, arXiv:1412.6980, section 7.1.
     """
@@ -62,7 +62,7 @@ def scale_by_adamax(b1: Decay = 0.9, b2: Decay = 0.999, eps: Positive = 1e-8) ->
 
 @transformation
 def adamax(
-    learning_rate: Rate, b1: Decay = 0.9, b2: Decay = 0.999, eps: Positive = 1e-8
+    learning_rate: Rate, b1: Decay = 0.9, b2: Decay = 0.999, eps: NonNegative = 1e-8
 ) -> GradientTransformation:
     """Adamax: `scale_by_adamax`, then the learning rate.
 
@@ -79,7 +79,7 @@ def adamaxw(
     learning_rate: Rate,
     b1: Decay = 0.9,
     b2: Decay = 0.999,
-    eps: Positive = 1e-8,
+    eps: NonNegative = 1e-8,
     weight_decay: NonNegative = 1e-4,
     mask: MaskOrFn | None = None,
 ) -> GradientTransformation:

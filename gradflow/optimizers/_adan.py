@@ -8,9 +8,9 @@ import jax.numpy as jnp
 from gradflow._core._compose import chain
 from gradflow._core._decorators import transformation
 from gradflow._core._transformation import GradientTransformation
-from gradflow._expressions._arguments import Decay, NonNegative, Positive, Rate
+from gradflow._expressions._arguments import Decay, NonNegative, Rate
 from gradflow._rules._leafwise import Scalars, leafwise
-from gradflow._rules._math import abs_sq, one_minus_power, safe_sqrt
+from gradflow._rules._math import bounded, bounded_square, one_minus_power, safe_sqrt
 from gradflow._rules._state import first_moment, increment, second_moment, zero_scalar
 from gradflow._types import MaskOrFn, OptState, Pair, Params, Updates
 from gradflow.transforms import add_decayed_weights, scale_by_learning_rate
@@ -47,13 +47,12 @@ def adan_rule(
     g: jax.Array, m: jax.Array, v: jax.Array, n: jax.Array, last: jax.Array, s: Any
 ) -> tuple[jax.Array, ...]:
     """Xie et al. 2022, Algorithm 1."""
-    change = s.changed * (g - last)
-    m = s.b1 * m + s.c1 * g
+    change = s.changed * (bounded(g) - last)
+    m = s.b1 * m + s.c1 * bounded(g)
     v = s.b2 * v + s.c2 * change
-    n = s.b3 * n + s.c3 * abs_sq(g + s.weight * change)
+    n = s.b3 * n + s.c3 * bounded_square(g, -s.weight * change)
     ahead = s.debias1 * m + s.weight * s.debias2 * v
-    # A copy, so that the state can be donated together with the gradients.
-    return ahead / (safe_sqrt(s.debias3 * n + s.eps_root) + s.eps), m, v, n, jnp.copy(g)
+    return ahead / (safe_sqrt(s.debias3 * n + s.eps_root) + s.eps), m, v, n, bounded(g)
 
 
 @transformation(steps="t", packable=True)
@@ -61,7 +60,7 @@ def scale_by_adan(
     b1: Decay = 0.98,
     b2: Decay = 0.92,
     b3: Decay = 0.99,
-    eps: Positive = 1e-8,
+    eps: NonNegative = 1e-8,
     eps_root: NonNegative = 0.0,
     *,
     official_scaling: bool = False,
@@ -78,7 +77,7 @@ def scale_by_adan(
       b1: decay of the gradient's average, in [0, 1).
       b2: decay of the change's average, in [0, 1).
       b3: decay of the square's average, in [0, 1).
-      eps: added outside the root, > 0.
+      eps: added outside the root, >= 0.
       eps_root: added inside the root, >= 0.
       official_scaling: True has `w = b2`, as the paper; False has `w = 1 - b2`, as Optax.
 
@@ -108,7 +107,7 @@ def adan(
     b1: Decay = 0.98,
     b2: Decay = 0.92,
     b3: Decay = 0.99,
-    eps: Positive = 1e-8,
+    eps: NonNegative = 1e-8,
     eps_root: NonNegative = 1e-8,
     weight_decay: NonNegative = 0.0,
     mask: MaskOrFn | None = None,

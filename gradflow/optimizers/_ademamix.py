@@ -8,9 +8,9 @@ from gradflow import tree
 from gradflow._core._compose import chain
 from gradflow._core._decorators import transformation
 from gradflow._core._transformation import GradientTransformation
-from gradflow._expressions._arguments import Decay, NonNegative, Positive, Rate
+from gradflow._expressions._arguments import Decay, NonNegative, Rate
 from gradflow._rules._leafwise import Scalars, leafwise
-from gradflow._rules._math import abs_sq, safe_sqrt
+from gradflow._rules._math import bounded, bounded_square, safe_sqrt
 from gradflow._rules._state import at_least_float32, first_moment, increment, second_moment, zero_scalar
 from gradflow._types import MaskOrFn, OptState, Pair, Params, Updates
 from gradflow.optimizers._adam import adam_scalars
@@ -36,9 +36,9 @@ def ademamix_scalars(
 
 def ademamix_rule(g: jax.Array, m1: jax.Array, m2: jax.Array, nu: jax.Array, s: Any) -> tuple[jax.Array, ...]:
     """Pagliardini et al. 2024, Algorithm 1; the slow average has no bias correction."""
-    m1 = s.b1 * m1 + s.c1 * g
-    m2 = s.b3 * m2 + s.c3 * g
-    nu = s.b2 * nu + s.c2 * abs_sq(g)
+    m1 = s.b1 * m1 + s.c1 * bounded(g)
+    m2 = s.b3 * m2 + s.c3 * bounded(g)
+    nu = s.b2 * nu + s.c2 * bounded_square(g)
     u = (s.debias1 * m1 + s.alpha * m2) / (safe_sqrt(s.debias2 * nu + s.eps_root) + s.eps)
     return u, m1, m2, nu
 
@@ -49,7 +49,7 @@ def scale_by_ademamix(
     b2: Decay = 0.999,
     b3: Decay = 0.9999,
     alpha: NonNegative = 6.0,
-    eps: Positive = 1e-8,
+    eps: NonNegative = 1e-8,
     eps_root: NonNegative = 0.0,
     mu_dtype: Any = None,
 ) -> Pair:
@@ -65,7 +65,7 @@ def scale_by_ademamix(
       b2: decay of the second moment, in [0, 1).
       b3: decay of the slow momentum, in [0, 1); the paper warms it up with a schedule.
       alpha: weight of the slow momentum, >= 0; the paper warms it up as well.
-      eps: added outside the root, > 0.
+      eps: added outside the root, >= 0.
       eps_root: added inside the root, >= 0.
       mu_dtype: dtype of both momenta; by default the parameters', and float32 at least for the slow one.
 
@@ -102,7 +102,7 @@ def ademamix(
     b2: Decay = 0.999,
     b3: Decay = 0.9999,
     alpha: NonNegative = 5.0,
-    eps: Positive = 1e-8,
+    eps: NonNegative = 1e-8,
     eps_root: NonNegative = 0.0,
     mu_dtype: Any = None,
     weight_decay: NonNegative = 0.0,

@@ -9,9 +9,9 @@ import jax.numpy as jnp
 from gradflow._core._compose import chain
 from gradflow._core._decorators import transformation
 from gradflow._core._transformation import GradientTransformation
-from gradflow._expressions._arguments import Decay, Positive, Rate
+from gradflow._expressions._arguments import Decay, NonNegative, Rate
 from gradflow._rules._leafwise import Scalars, leafwise
-from gradflow._rules._math import abs_sq, safe_sqrt
+from gradflow._rules._math import bounded, bounded_square, safe_sqrt
 from gradflow._rules._state import first_moment, increment, second_moment, zero_scalar
 from gradflow._types import OptState, Pair, Params, Updates
 from gradflow.optimizers._adam import ScaleByAdamState
@@ -37,23 +37,23 @@ def clipped_adopt_scalars(count: jax.Array, b1: jax.Array, b2: jax.Array, **_: j
 
 def adopt_rule(g: jax.Array, mu: jax.Array, nu: jax.Array, s: Any) -> tuple[jax.Array, ...]:
     """Taniguchi et al. 2024, Algorithm 2."""
-    scaled = jnp.clip(g / jnp.maximum(safe_sqrt(nu), s.eps), -s.bound, s.bound)
+    scaled = jnp.clip(bounded(g) / jnp.maximum(safe_sqrt(nu), s.eps), -s.bound, s.bound)
     mu = s.keep1 * mu + s.gain1 * scaled
-    return mu, mu, s.keep2 * nu + s.gain2 * abs_sq(g)
+    return mu, mu, s.keep2 * nu + s.gain2 * bounded_square(g)
 
 
 def nesterov_adopt_rule(g: jax.Array, mu: jax.Array, nu: jax.Array, s: Any) -> tuple[jax.Array, ...]:
     """`adopt_rule` with the momentum of the next step, if its gradient were the same."""
-    scaled = jnp.clip(g / jnp.maximum(safe_sqrt(nu), s.eps), -s.bound, s.bound)
+    scaled = jnp.clip(bounded(g) / jnp.maximum(safe_sqrt(nu), s.eps), -s.bound, s.bound)
     mu = s.keep1 * mu + s.gain1 * scaled
-    return s.keep1 * mu + s.gain1 * scaled, mu, s.keep2 * nu + s.gain2 * abs_sq(g)
+    return s.keep1 * mu + s.gain1 * scaled, mu, s.keep2 * nu + s.gain2 * bounded_square(g)
 
 
 @transformation(leaves="real", packable=True)
 def scale_by_adopt(
     b1: Decay = 0.9,
     b2: Decay = 0.9999,
-    eps: Positive = 1e-6,
+    eps: NonNegative = 1e-6,
     mu_dtype: Any = None,
     *,
     nesterov: bool = False,
@@ -71,7 +71,7 @@ def scale_by_adopt(
     Args:
       b1: decay of the momentum, in [0, 1).
       b2: decay of the second moment, in [0, 1).
-      eps: least divisor, > 0; the paper's 1e-6.
+      eps: least divisor, >= 0; the paper's 1e-6.
       mu_dtype: dtype of the momentum; the parameters' by default.
       nesterov: uses the momentum of the next step.
       use_clipping: False has no bound.
@@ -104,7 +104,7 @@ def adopt(
     learning_rate: Rate,
     b1: Decay = 0.9,
     b2: Decay = 0.9999,
-    eps: Positive = 1e-6,
+    eps: NonNegative = 1e-6,
     mu_dtype: Any = None,
     *,
     nesterov: bool = False,

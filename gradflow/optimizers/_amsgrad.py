@@ -8,9 +8,9 @@ import jax.numpy as jnp
 from gradflow._core._compose import chain
 from gradflow._core._decorators import transformation
 from gradflow._core._transformation import GradientTransformation
-from gradflow._expressions._arguments import Decay, NonNegative, Positive, Rate
+from gradflow._expressions._arguments import Decay, NonNegative, Rate
 from gradflow._rules._leafwise import Scalars, leafwise
-from gradflow._rules._math import abs_sq, one_minus_power, safe_sqrt
+from gradflow._rules._math import bounded, bounded_square, one_minus_power, safe_sqrt
 from gradflow._rules._state import first_moment, increment, second_moment, zero_scalar
 from gradflow._types import OptState, Pair, Params, Updates
 from gradflow.transforms import scale_by_learning_rate
@@ -47,8 +47,8 @@ def amsgrad_rule(
     g: jax.Array, mu: jax.Array, nu: jax.Array, nu_max: jax.Array, s: Any
 ) -> tuple[jax.Array, ...]:
     """Reddi et al. 2018, Algorithm 2, on the bias-corrected second moment."""
-    mu = s.b1 * mu + s.c1 * g
-    nu = s.b2 * nu + s.c2 * abs_sq(g)
+    mu = s.b1 * mu + s.c1 * bounded(g)
+    nu = s.b2 * nu + s.c2 * bounded_square(g)
     nu_max = jnp.maximum(nu_max, s.debias2 * nu)
     return s.debias1 * mu / (safe_sqrt(nu_max + s.eps_root) + s.eps), mu, nu, nu_max
 
@@ -57,8 +57,8 @@ def raw_amsgrad_rule(
     g: jax.Array, mu: jax.Array, nu: jax.Array, nu_max: jax.Array, s: Any
 ) -> tuple[jax.Array, ...]:
     """`amsgrad_rule` with the bias correction after the maximum."""
-    mu = s.b1 * mu + s.c1 * g
-    nu = s.b2 * nu + s.c2 * abs_sq(g)
+    mu = s.b1 * mu + s.c1 * bounded(g)
+    nu = s.b2 * nu + s.c2 * bounded_square(g)
     nu_max = jnp.maximum(nu_max, nu)
     return s.debias1 * mu / (safe_sqrt(s.debias2 * nu_max + s.eps_root) + s.eps), mu, nu, nu_max
 
@@ -67,7 +67,7 @@ def raw_amsgrad_rule(
 def scale_by_amsgrad(
     b1: Decay = 0.9,
     b2: Decay = 0.999,
-    eps: Positive = 1e-8,
+    eps: NonNegative = 1e-8,
     eps_root: NonNegative = 0.0,
     mu_dtype: Any = None,
     bias_correction_mu: bool = True,
@@ -116,7 +116,7 @@ def amsgrad(
     learning_rate: Rate,
     b1: Decay = 0.9,
     b2: Decay = 0.999,
-    eps: Positive = 1e-8,
+    eps: NonNegative = 1e-8,
     eps_root: NonNegative = 0.0,
     mu_dtype: Any = None,
     bias_correction_mu: bool = True,

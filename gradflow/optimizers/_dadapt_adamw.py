@@ -7,18 +7,20 @@ import jax
 from gradflow import tree
 from gradflow._calls._reports import report
 from gradflow._core._decorators import transformation
-from gradflow._expressions._arguments import NonNegative, Positive, Rate
+from gradflow._expressions._arguments import NonNegative, Rate
 from gradflow._rules._leafwise import Scalars, as_scalar, leafwise
-from gradflow._rules._math import abs_sq, safe_sqrt
+from gradflow._rules._math import bounded, bounded_square, safe_sqrt
 from gradflow._rules._mesh_axes import refuse_varying
 from gradflow._rules._state import at_least_float32, increment, second_moment, zero_scalar
 from gradflow._types import OptState, Pair, Params, Updates
 from gradflow.optimizers._distance_estimate import (
     InitialPositive,
+    add_gain,
     bias_factor,
     check_betas,
     grow_estimate,
     scalar_dtype,
+    summed,
 )
 
 
@@ -47,9 +49,9 @@ def dadapt_adamw_rule(
     g: jax.Array, exp_avg: jax.Array, exp_avg_sq: jax.Array, grad_sum: jax.Array, p: jax.Array, s: Any
 ) -> tuple[jax.Array, ...]:
     """Defazio & Mishchenko 2023, Algorithm 5, with decoupled weight decay."""
-    exp_avg = s.b1 * exp_avg + s.gain * g
-    exp_avg_sq = s.b2 * exp_avg_sq + s.gain_sq * abs_sq(g)
-    grad_sum = s.b3 * grad_sum + s.gain_sum * g
+    exp_avg = s.b1 * exp_avg + s.gain * bounded(g)
+    exp_avg_sq = s.b2 * exp_avg_sq + s.gain_sq * bounded_square(g)
+    grad_sum = summed(s.b3 * grad_sum, s.gain_sum, g)
     u = -(exp_avg / (safe_sqrt(exp_avg_sq) + s.eps) + s.rate * s.weight_decay * p)
     return u, exp_avg, exp_avg_sq, grad_sum
 
@@ -58,7 +60,7 @@ def dadapt_adamw_rule(
 def dadapt_adamw(
     learning_rate: Rate = 1.0,
     betas: tuple[Any, Any] = (0.9, 0.999),
-    eps: Positive = 1e-8,
+    eps: NonNegative = 1e-8,
     estim_lr0: InitialPositive = 1e-6,
     weight_decay: NonNegative = 0.0,
     *,
@@ -104,7 +106,7 @@ def dadapt_adamw(
             rate = rate * bias_factor(b1, b2, count, dtype)
         _, direction = leafwise(dadapt_direction_rule, (state.exp_avg_sq, state.grad_sum), eps=eps)
         gain = tree.vdot(updates, direction).real.astype(dtype)
-        numerator = b3 * state.numerator_weighted + rest * rate * gain
+        numerator = add_gain(b3 * state.numerator_weighted, rest * rate * gain)
         u, exp_avg, exp_avg_sq, grad_sum = leafwise(
             dadapt_adamw_rule,
             (updates, state.exp_avg, state.exp_avg_sq, state.grad_sum, params), dadapt_scalars,

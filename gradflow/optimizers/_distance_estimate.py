@@ -9,7 +9,7 @@ import numpy as np
 from gradflow._errors import describe
 from gradflow._expressions._arguments import Interval, ScalarOrSchedule
 from gradflow._rules._leafwise import as_scalar
-from gradflow._rules._math import one_minus_power, safe_sqrt
+from gradflow._rules._math import one_minus_power, safe_sqrt, within
 from gradflow.tree._leaves import accumulator
 
 POSITIVE = Interval(0.0, low_open=True, at_init=True)
@@ -44,8 +44,22 @@ def bias_factor(b1: Any, b2: Any, count: jax.Array, dtype: np.dtype) -> jax.Arra
     )
 
 
+def summed(total: jax.Array, weight: jax.Array, g: jax.Array) -> jax.Array:
+    """`total + weight * g`, in range, and NaN where `g` is not finite."""
+    return within(total + weight * g, jnp.finfo(g.real.dtype).max / 16) + (g - g)
+
+
+def add_gain(numerator: jax.Array, gain: jax.Array) -> jax.Array:
+    """The sum, in range; a gain that overflowed is left out."""
+    return within(numerator + jnp.where(jnp.isfinite(gain), gain, 0), jnp.finfo(gain.dtype).max / 4)
+
+
 def grow_estimate(d: jax.Array, numerator: jax.Array, denominator: jax.Array) -> jax.Array:
-    """`max(d, numerator / denominator)`, or d while the quotient is undefined, without gradients."""
+    """`max(d, numerator / denominator)`; d while the quotient is undefined, without gradients.
+
+    NaN where the denominator is: a gradient was not finite, and an estimate that stays would hide it.
+    """
     known = (denominator > 0) & jnp.isfinite(denominator) & jnp.isfinite(numerator)
     quotient = jnp.where(known, numerator, 0) / jnp.where(known, denominator, 1)
-    return jnp.where(known & jnp.isfinite(quotient), jnp.maximum(d, quotient), d)
+    grown = jnp.where(known & jnp.isfinite(quotient), jnp.maximum(d, quotient), d)
+    return jnp.where(jnp.isnan(denominator), denominator, grown)

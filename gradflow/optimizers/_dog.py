@@ -12,10 +12,11 @@ from gradflow._core._compose import chain, identity
 from gradflow._core._decorators import transformation
 from gradflow._core._transformation import GradientTransformation
 from gradflow._errors import describe
-from gradflow._expressions._arguments import NonNegative, Positive, Rate
+from gradflow._expressions._arguments import NonNegative, Rate
 from gradflow._rules._leafwise import as_scalar, leafwise
-from gradflow._rules._math import safe_sqrt
+from gradflow._rules._math import bounded_norm, safe_sqrt, saturated
 from gradflow._rules._mesh_axes import refuse_varying
+from gradflow._rules._scaled_norm import scaled_norm
 from gradflow._rules._state import zero_scalar
 from gradflow._types import MaskOrFn, OptState, Pair, Params, Updates
 from gradflow.optimizers._distance_estimate import POSITIVE, scalar_dtype
@@ -86,7 +87,7 @@ def check_init_step(owner: str, init_step: Any) -> None:
 
 
 @transformation(reports=("distance", "step"), elementwise=True)
-def scale_by_dog(init_step: tuple[str, Any] = ("heuristic", 1e-6), eps: Positive = 1e-8) -> Pair:
+def scale_by_dog(init_step: tuple[str, Any] = ("heuristic", 1e-6), eps: NonNegative = 1e-8) -> Pair:
     """Multiplies by the greatest distance from the start over the root of the summed squared norms.
 
         max_dist = max(max_dist, |p - p0|)
@@ -97,7 +98,7 @@ def scale_by_dog(init_step: tuple[str, Any] = ("heuristic", 1e-6), eps: Positive
       init_step: ("distance", d) sets the first `max_dist`; ("heuristic", r) sets it to `r * (1 + |p0|)`;
         the authors advise r = 1e-6, or 1e-4 with batch normalization; ("learning_rate", step) sets the
         step of the first nonzero gradient. The numbers are > 0.
-      eps: added to the sum, > 0.
+      eps: added to the sum, >= 0.
 
     Needs `params`. Reports `distance` and `step`. Raises ValueError inside `shard_map`.
     Source: Ivgi, Hinder, Carmon 2023, arXiv:2302.12022.
@@ -121,10 +122,12 @@ def scale_by_dog(init_step: tuple[str, Any] = ("heuristic", 1e-6), eps: Positive
         dtype = state.max_dist.dtype
         check_like("updates", updates, "state", state.init_params)
         dist = greatest_distance(state.max_dist, state.init_params, params)
-        total = state.sum_sq_norm_grads + tree.norm(updates, squared=True).astype(dtype)
+        norm, shrink = (x.astype(dtype) for x in bounded_norm(*scaled_norm(updates)))
+        total = saturated(state.sum_sq_norm_grads) + norm * norm
         step = dist / jnp.sqrt(total + as_scalar(eps, dtype))
         if kind == "learning_rate":
             step = jnp.where(state.is_init_step, as_scalar(size, dtype), step)
+        step = shrink * step
         report("distance", dist)
         report("step", step)
         u, start = leafwise(scale_and_keep_start_rule, (updates, state.init_params), step=step)
@@ -138,7 +141,7 @@ def scale_by_dog(init_step: tuple[str, Any] = ("heuristic", 1e-6), eps: Positive
 def dog(
     learning_rate: Rate = 1.0,
     init_step: tuple[str, Any] = ("heuristic", 1e-6),
-    eps: Positive = 1e-8,
+    eps: NonNegative = 1e-8,
     weight_decay: NonNegative | None = None,
     mask: MaskOrFn | None = None,
 ) -> GradientTransformation:

@@ -11,10 +11,11 @@ from gradflow._calls._reports import report
 from gradflow._core._compose import chain, identity
 from gradflow._core._decorators import transformation
 from gradflow._core._transformation import GradientTransformation
-from gradflow._expressions._arguments import NonNegative, Positive, Rate
+from gradflow._expressions._arguments import NonNegative, Rate
 from gradflow._rules._leafwise import as_scalar, leafwise
-from gradflow._rules._math import safe_sqrt
+from gradflow._rules._math import bounded_norm, safe_sqrt, saturated
 from gradflow._rules._mesh_axes import refuse_varying
+from gradflow._rules._scaled_norm import scaled_norm
 from gradflow._rules._state import zero_scalar
 from gradflow._types import MaskOrFn, OptState, Pair, Params, Updates
 from gradflow.optimizers._distance_estimate import InitialPositive, scalar_dtype
@@ -31,7 +32,7 @@ class DoWGState(NamedTuple):
 
 
 @transformation(reports=("distance", "step"), elementwise=True)
-def scale_by_dowg(init_estim_sq_dist: InitialPositive | None = None, eps: Positive = 1e-4) -> Pair:
+def scale_by_dowg(init_estim_sq_dist: InitialPositive | None = None, eps: NonNegative = 1e-4) -> Pair:
     """Multiplies by the squared distance over the root of the sum of squared norms it weights.
 
         sq_dist = max(sq_dist, |p - p0|^2)
@@ -40,7 +41,7 @@ def scale_by_dowg(init_estim_sq_dist: InitialPositive | None = None, eps: Positi
 
     Args:
       init_estim_sq_dist: the first `sq_dist`, > 0; `eps` by default.
-      eps: added to the root, > 0.
+      eps: added to the root, >= 0.
 
     Needs `params`. Reports `distance` and `step`. Raises ValueError inside `shard_map`.
     Source: Khaled, Mishchenko, Jin 2023, arXiv:2305.16284.
@@ -58,10 +59,10 @@ def scale_by_dowg(init_estim_sq_dist: InitialPositive | None = None, eps: Positi
         check_like("updates", updates, "state", state.init_params)
         dtype = state.estim_sq_dist.dtype
         gone = tree.norm(tree.sub(state.init_params, params), squared=True).astype(dtype)
-        sq_dist = jnp.maximum(state.estim_sq_dist, gone)
-        square = tree.norm(updates, squared=True).astype(dtype)
-        total = state.weighted_sq_norm_grads + sq_dist * square
-        step = sq_dist / (safe_sqrt(total) + as_scalar(eps, dtype))
+        sq_dist = saturated(jnp.maximum(state.estim_sq_dist, gone))
+        norm, shrink = (x.astype(dtype) for x in bounded_norm(*scaled_norm(updates)))
+        total = saturated(state.weighted_sq_norm_grads + sq_dist * (norm * norm))
+        step = shrink * sq_dist / (safe_sqrt(total) + as_scalar(eps, dtype))
         report("distance", lambda: jnp.sqrt(sq_dist))
         report("step", step)
         u, start = leafwise(scale_and_keep_start_rule, (updates, state.init_params), step=step)
@@ -74,7 +75,7 @@ def scale_by_dowg(init_estim_sq_dist: InitialPositive | None = None, eps: Positi
 def dowg(
     learning_rate: Rate = 1.0,
     init_estim_sq_dist: InitialPositive | None = None,
-    eps: Positive = 1e-4,
+    eps: NonNegative = 1e-4,
     weight_decay: NonNegative | None = None,
     mask: MaskOrFn | None = None,
 ) -> GradientTransformation:

@@ -18,6 +18,8 @@ def dpsgd(
     key: Any = None,
     momentum: Fraction | None = None,
     nesterov: bool = False,
+    *,
+    seed: Any = None,
 ) -> GradientTransformation:
     """DP-SGD: `differentially_private_aggregate`, then `sgd`. Takes one gradient per example.
 
@@ -25,13 +27,14 @@ def dpsgd(
       learning_rate: a number >= 0 or a schedule.
       l2_norm_clip: the largest norm of one example's gradient, > 0.
       noise_multiplier: standard deviation of the noise as a multiple of that norm, >= 0.
-      key: a PRNG key, `jax.random.key(0)`, or an integer seed.
+      key: a PRNG key, `jax.random.key(0)`, or an integer seed. It has no default.
       momentum: decay of the sum of gradients, in [0, 1]; None keeps no state for it.
       nesterov: uses the momentum of the next step.
+      seed: another name of `key`.
 
     It does not account for the privacy budget. Source: Abadi et al. 2016, arXiv:1607.00133.
     """
     return chain(
-        differentially_private_aggregate(l2_norm_clip, noise_multiplier, key),
+        differentially_private_aggregate(l2_norm_clip, noise_multiplier, key, seed=seed),
         sgd(learning_rate, momentum, nesterov),
     )

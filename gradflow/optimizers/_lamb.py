@@ -3,7 +3,7 @@
 from gradflow._core._compose import chain
 from gradflow._core._decorators import transformation
 from gradflow._core._transformation import GradientTransformation
-from gradflow._expressions._arguments import Decay, Fraction, NonNegative, Positive, Rate
+from gradflow._expressions._arguments import Decay, Fraction, NonNegative, Rate
 from gradflow._rules._mesh_axes import AxisName
 from gradflow._types import MaskOrFn
 from gradflow.optimizers._adam import scale_by_adam
@@ -16,7 +16,7 @@ def lamb(
     learning_rate: Rate,
     b1: Decay = 0.9,
     b2: Decay = 0.999,
-    eps: Positive = 1e-6,
+    eps: NonNegative = 1e-6,
     eps_root: NonNegative = 0.0,
     weight_decay: NonNegative = 0.0,
     mask: MaskOrFn | None = None,

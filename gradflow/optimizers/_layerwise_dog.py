@@ -8,9 +8,11 @@ import jax.numpy as jnp
 from gradflow._calls._checks import check_like
 from gradflow._core._decorators import transformation
 from gradflow._dtypes import real_dtype
-from gradflow._expressions._arguments import Finite, Positive
+from gradflow._expressions._arguments import Finite, NonNegative
 from gradflow._rules._leafwise import as_scalar, leafwise, specialize
+from gradflow._rules._math import bounded_norm, saturated
 from gradflow._rules._mesh_axes import AxisName, check_axis_name, global_norm, sum_axes
+from gradflow._rules._scaled_norm import scaled_norm
 from gradflow._rules._state import at_least_float32, moment_dtype, zero_scalar
 from gradflow._types import OptState, Pair, Params, Updates
 from gradflow.optimizers._distance_estimate import InitialPositive
@@ -29,14 +31,15 @@ def layerwise_rule(
 ) -> tuple[jax.Array, ...]:
     """Ivgi et al. 2023, section 4.3: DoG per layer."""
     dist = jnp.maximum(dist, global_norm(p - p0, axes))
-    total = total + global_norm(g, axes, squared=True)
-    return s.global_scale * (dist / jnp.sqrt(total + s.eps)) * g, dist, total, jnp.copy(p0)
+    norm, shrink = bounded_norm(*scaled_norm(g, axes))
+    total = saturated(total) + norm * norm
+    return s.global_scale * shrink * (dist / jnp.sqrt(total + s.eps)) * g, dist, total, jnp.copy(p0)
 
 
 @transformation
 def scale_by_distance_over_gradients(
     reps_rel: InitialPositive = 1e-6,
-    eps: Positive = 1e-8,
+    eps: NonNegative = 1e-8,
     param_dtype: Any = jnp.float32,
     global_scale: Finite = 1.0,
     *,
@@ -46,7 +49,7 @@ def scale_by_distance_over_gradients(
 
     Args:
       reps_rel: the first distance is `reps_rel * (1 + |p0|)`; > 0.
-      eps: added to the sum of squared norms, > 0.
+      eps: added to the sum of squared norms, >= 0.
       param_dtype: dtype of the first parameters in the state.
       global_scale: multiplies all steps; 1, or -1 to descend without a learning rate.
       axis_name: for a call inside `shard_map`; see `scale_by_trust_ratio`. So is `init`.

@@ -10,9 +10,9 @@ from gradflow._calls._reports import report
 from gradflow._core._compose import chain
 from gradflow._core._decorators import transformation
 from gradflow._core._transformation import GradientTransformation
-from gradflow._expressions._arguments import Decay, NonNegative, Positive, Rate
+from gradflow._expressions._arguments import Decay, NonNegative, NonNegativeRate
 from gradflow._rules._leafwise import Scalars, leafwise
-from gradflow._rules._math import abs_sq
+from gradflow._rules._math import bounded, bounded_square, saturated
 from gradflow._rules._state import at_least_float32, increment, second_moment, zero_scalar
 from gradflow._types import OptState, Pair, Params, Updates
 from gradflow.transforms import add_decayed_weights
@@ -39,12 +39,11 @@ def madgrad_rule(
     g: jax.Array, grad_sum_sq: jax.Array, total: jax.Array, x0: jax.Array, p: jax.Array, s: Any
 ) -> tuple[jax.Array, ...]:
     """Defazio & Jelassi 2021, Algorithm 1."""
-    grad_sum_sq = grad_sum_sq + s.weight * abs_sq(g)
-    total = total + s.weight * g
-    # The cube root's slope is infinite at 0; where squares overflow, the step is 0.
-    numbers = jnp.finfo(grad_sum_sq.dtype)
-    root = _cube_root(jnp.clip(grad_sum_sq, numbers.tiny, numbers.max)) + s.eps
-    target = x0 - jnp.where(grad_sum_sq == jnp.inf, 0, total) / root
+    grad_sum_sq = saturated(grad_sum_sq) + s.weight * bounded_square(g)
+    total = total + s.weight * bounded(g)
+    # The cube root's slope is infinite at 0.
+    root = _cube_root(jnp.maximum(grad_sum_sq, jnp.finfo(grad_sum_sq.dtype).tiny)) + s.eps
+    target = x0 - total / root
     # The copy costs nothing when compiled with donation; without it two states would share a buffer.
     return s.pace * (target - p), grad_sum_sq, total, jnp.copy(x0)
 
@@ -59,7 +58,7 @@ def _cube_root(x: jax.Array) -> jax.Array:
 
 
 @transformation(reports=("learning_rate",), elementwise=True)
-def scale_by_madgrad(learning_rate: Rate, momentum: Decay = 0.9, eps: Positive = 1e-6) -> Pair:
+def scale_by_madgrad(learning_rate: NonNegativeRate, momentum: Decay = 0.9, eps: NonNegative = 1e-6) -> Pair:
     """Steps by dual averaging with momentum. It includes the minus sign: no learning rate follows.
 
         weight = (learning_rate + eps) * sqrt(t)
@@ -70,7 +69,7 @@ def scale_by_madgrad(learning_rate: Rate, momentum: Decay = 0.9, eps: Positive =
     Args:
       learning_rate: a number >= 0 or a schedule.
       momentum: share of the distance to the new point that is left, in [0, 1).
-      eps: > 0, added to the root, and to the learning rate as in the authors' code.
+      eps: >= 0, added to the root, and to the learning rate as in the authors' code.
 
     `x0` are the parameters at `init`; `s` is held in float32 at least. Needs `params`.
     Source: Defazio & Jelassi 2021, arXiv:2101.11075.
@@ -95,10 +94,10 @@ def scale_by_madgrad(learning_rate: Rate, momentum: Decay = 0.9, eps: Positive =
 
 @transformation
 def madgrad(
-    learning_rate: Rate,
+    learning_rate: NonNegativeRate,
     momentum: Decay = 0.9,
     weight_decay: NonNegative = 0.0,
-    eps: Positive = 1e-6,
+    eps: NonNegative = 1e-6,
 ) -> GradientTransformation:
     """MADGRAD: an L2 penalty, then `scale_by_madgrad`.
 

@@ -10,7 +10,7 @@ from gradflow import tree
 from gradflow._calls._extra_arguments import loss_value
 from gradflow._calls._reports import report
 from gradflow._core._decorators import transformation
-from gradflow._expressions._arguments import Decay, Finite, NonNegative, Rate
+from gradflow._expressions._arguments import Decay, Finite, NonNegative, NonNegativeRate
 from gradflow._rules._leafwise import Scalars, as_scalar, leafwise
 from gradflow._rules._mesh_axes import refuse_varying
 from gradflow._rules._state import at_least_float32, increment, zero_scalar
@@ -60,6 +60,8 @@ def model_step(
     gap = jnp.maximum(jnp.where(usable, cap, 0) - shrink * weight * lb, 0)
     share = jax.lax.optimization_barrier(gap / size)
     step = jnp.where(usable, jnp.minimum(rate / weight, share / size), 0)
+    # A gradient that was not finite: a step of 0 would end training in silence.
+    step = jnp.where(jnp.isnan(norm), norm, step)
     if adapt:
         reached = (barf + product - gamma - 0.5 * step * size * size) / weight
         lb = jnp.where(usable, jnp.maximum(reached, floor), lb)
@@ -77,8 +79,8 @@ def momo_scalars(beta: jax.Array, **_: jax.Array) -> Scalars:
 
 
 def momo_average_rule(g: jax.Array, exp_avg: jax.Array, s: Any) -> tuple[jax.Array, ...]:
-    """The average of gradients."""
-    return g, s.beta * exp_avg + s.gain * g
+    """The average of gradients, NaN after one that is not finite."""
+    return g, s.beta * exp_avg + s.gain * g + (g - g)
 
 
 def momo_rule(g: jax.Array, exp_avg: jax.Array, p: jax.Array, s: Any) -> jax.Array:
@@ -89,7 +91,7 @@ def momo_rule(g: jax.Array, exp_avg: jax.Array, p: jax.Array, s: Any) -> jax.Arr
 
 @transformation(reports=("step", "lower_bound"), elementwise=True)
 def momo(
-    learning_rate: Rate = 1.0,
+    learning_rate: NonNegativeRate = 1.0,
     beta: Decay = 0.9,
     lower_bound: Finite = 0.0,
     weight_decay: NonNegative = 0.0,

@@ -9,9 +9,9 @@ from gradflow import tree
 from gradflow._calls._extra_arguments import loss_value
 from gradflow._calls._reports import report
 from gradflow._core._decorators import transformation
-from gradflow._expressions._arguments import Decay, Finite, NonNegative, Positive, Rate
+from gradflow._expressions._arguments import Decay, Finite, NonNegative, NonNegativeRate
 from gradflow._rules._leafwise import Scalars, as_scalar, leafwise
-from gradflow._rules._math import abs_sq, one_minus_power, safe_sqrt
+from gradflow._rules._math import bounded, bounded_square, one_minus_power, safe_sqrt
 from gradflow._rules._mesh_axes import refuse_varying
 from gradflow._rules._state import at_least_float32, increment, second_moment, zero_scalar
 from gradflow._types import OptState, Pair, Params, Updates
@@ -39,7 +39,7 @@ def momo_adam_average_rule(
     g: jax.Array, exp_avg: jax.Array, exp_avg_sq: jax.Array, s: Any
 ) -> tuple[jax.Array, ...]:
     """Adam's moments."""
-    return g, s.b1 * exp_avg + s.c1 * g, s.b2 * exp_avg_sq + s.c2 * abs_sq(g)
+    return g, s.b1 * exp_avg + s.c1 * bounded(g), s.b2 * exp_avg_sq + s.c2 * bounded_square(g)
 
 
 def direction_scalars(b2: jax.Array, count: jax.Array, **_: jax.Array) -> Scalars:
@@ -60,10 +60,10 @@ def momo_adam_rule(g: jax.Array, direction: jax.Array, p: jax.Array, s: Any) -> 
 
 @transformation(reports=("step", "lower_bound"), elementwise=True)
 def momo_adam(
-    learning_rate: Rate = 1e-2,
+    learning_rate: NonNegativeRate = 1e-2,
     b1: Decay = 0.9,
     b2: Decay = 0.999,
-    eps: Positive = 1e-8,
+    eps: NonNegative = 1e-8,
     lower_bound: Finite = 0.0,
     weight_decay: NonNegative = 0.0,
     adapt_lower_bound: bool = False,
@@ -80,7 +80,7 @@ def momo_adam(
       learning_rate: a number >= 0 or a schedule: the longest step. Too large is safer than too small.
       b1: decay of the averages, in [0, 1).
       b2: decay of the average square, in [0, 1).
-      eps: added outside the root, > 0.
+      eps: added outside the root, >= 0.
       lower_bound: of the loss; 0 is right for most losses.
       weight_decay: >= 0.
       adapt_lower_bound: estimates the lowest loss during training, never below `lower_bound`.

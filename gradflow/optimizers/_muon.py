@@ -13,7 +13,7 @@ from gradflow._core._compose import chain, init_empty_state
 from gradflow._core._decorators import transformation
 from gradflow._core._transformation import GradientTransformation
 from gradflow._errors import describe
-from gradflow._expressions._arguments import Decay, NonNegative, Positive, Rate, Size
+from gradflow._expressions._arguments import Decay, NonNegative, Rate, Size
 from gradflow._expressions._registry import register_record
 from gradflow._rules._leafwise import Scalars, specialize
 from gradflow._rules._math import one_minus_power, safe_sqrt
@@ -187,7 +187,7 @@ def scale_by_muon(
     ns_coeffs: Any = _JORDAN,
     ns_steps: Size = 5,
     beta: Decay = 0.95,
-    eps: Positive = 1e-8,
+    eps: NonNegative = 1e-8,
     mu_dtype: Any = None,
     *,
     nesterov: bool = True,
@@ -208,7 +208,7 @@ def scale_by_muon(
         `linalg.NEWTON_SCHULZ_TABLES`, such as "polar_express".
       ns_steps: number of times a single row is applied, >= 1.
       beta: decay of the average, in [0, 1).
-      eps: added to the norm that m is first divided by, > 0.
+      eps: added to the norm that m is first divided by, >= 0.
       mu_dtype: dtype of the average; the parameters' by default.
       nesterov: False uses `m = mu / (1 - beta^t)`.
       adaptive: multiplies u by the sum of m's singular values (Bernstein & Newhouse 2024, arXiv:2409.20325).
@@ -323,7 +323,7 @@ def muon(
     ns_coeffs: Any = _JORDAN,
     ns_steps: Size = 5,
     beta: Decay = 0.95,
-    eps: Positive = 1e-8,
+    eps: NonNegative = 1e-8,
     weight_decay: NonNegative = 0.0,
     weight_decay_mask: MaskOrFn | None = None,
     mu_dtype: Any = None,

@@ -9,9 +9,9 @@ from gradflow._core._compose import chain
 from gradflow._core._decorators import transformation
 from gradflow._core._transformation import GradientTransformation
 from gradflow._errors import describe
-from gradflow._expressions._arguments import Decay, NonNegative, Positive, Rate
+from gradflow._expressions._arguments import Decay, NonNegative, Rate
 from gradflow._rules._leafwise import Scalars, leafwise
-from gradflow._rules._math import abs_sq, one_minus_power, safe_sqrt
+from gradflow._rules._math import bounded, bounded_square, one_minus_power, safe_sqrt
 from gradflow._rules._state import first_moment, increment, second_moment, zero_scalar
 from gradflow._types import MaskOrFn, OptState, Pair, Params, Updates
 from gradflow.optimizers._adam import scale_by_adam
@@ -55,9 +55,9 @@ def nadam_scalars(
 
 def nadam_rule(g: jax.Array, mu: jax.Array, nu: jax.Array, s: Any) -> tuple[jax.Array, ...]:
     """Dozat 2016, Algorithm 2."""
-    mu = s.b1 * mu + s.c1 * g
-    nu = s.b2 * nu + s.c2 * abs_sq(g)
-    u = (s.g_weight * g + s.mu_weight * mu) / (safe_sqrt(s.debias2 * nu + s.eps_root) + s.eps)
+    mu = s.b1 * mu + s.c1 * bounded(g)
+    nu = s.b2 * nu + s.c2 * bounded_square(g)
+    u = (s.g_weight * bounded(g) + s.mu_weight * mu) / (safe_sqrt(s.debias2 * nu + s.eps_root) + s.eps)
     return u, mu, nu
 
 
@@ -65,7 +65,7 @@ def nadam_rule(g: jax.Array, mu: jax.Array, nu: jax.Array, s: Any) -> tuple[jax.
 def scale_by_nadam(
     b1: Decay = 0.9,
     b2: Decay = 0.999,
-    eps: Positive = 1e-8,
+    eps: NonNegative = 1e-8,
     eps_root: NonNegative = 0.0,
     mu_dtype: Any = None,
     momentum_decay: NonNegative = 4e-3,
@@ -123,7 +123,7 @@ def nadam(
     learning_rate: Rate,
     b1: Decay = 0.9,
     b2: Decay = 0.999,
-    eps: Positive = 1e-8,
+    eps: NonNegative = 1e-8,
     eps_root: NonNegative = 0.0,
     mu_dtype: Any = None,
     *,
@@ -150,7 +150,7 @@ def nadamw(
     learning_rate: Rate,
     b1: Decay = 0.9,
     b2: Decay = 0.999,
-    eps: Positive = 1e-8,
+    eps: NonNegative = 1e-8,
     eps_root: NonNegative = 0.0,
     mu_dtype: Any = None,
     weight_decay: NonNegative = 1e-4,

@@ -10,10 +10,11 @@ from gradflow._core._compose import chain
 from gradflow._core._decorators import transformation
 from gradflow._core._transformation import GradientTransformation
 from gradflow._dtypes import real_dtype
-from gradflow._expressions._arguments import Decay, NonNegative, Positive, Rate
+from gradflow._expressions._arguments import Decay, NonNegative, Rate
 from gradflow._rules._leafwise import Scalars, leafwise, specialize
-from gradflow._rules._math import safe_sqrt
-from gradflow._rules._mesh_axes import AxisName, check_axis_name, global_norm, sum_axes
+from gradflow._rules._math import bounded_norm, safe_sqrt
+from gradflow._rules._mesh_axes import AxisName, check_axis_name, sum_axes
+from gradflow._rules._scaled_norm import scaled_norm
 from gradflow._rules._state import at_least_float32, first_moment, increment, zero_scalar
 from gradflow._types import OptState, Pair, Params, Updates
 from gradflow.transforms import scale_by_learning_rate
@@ -40,9 +41,9 @@ def novograd_rule(
     g: jax.Array, mu: jax.Array, nu: jax.Array, p: jax.Array, s: Any, *, axes: tuple[str, ...]
 ) -> tuple[jax.Array, ...]:
     """Ginsburg et al. 2019, Algorithm 1."""
-    norm = global_norm(g, axes)
+    norm, shrink = bounded_norm(*scaled_norm(g, axes))
     nu = s.keep * nu + s.gain * (norm * norm)
-    mu = s.b1 * mu + (g / (safe_sqrt(nu + s.eps_root) + s.eps) + s.weight_decay * p)
+    mu = s.b1 * mu + (shrink * g / (safe_sqrt(nu + s.eps_root) + s.eps) + s.weight_decay * p)
     return mu, mu, nu
 
 
@@ -50,7 +51,7 @@ def novograd_rule(
 def scale_by_novograd(
     b1: Decay = 0.9,
     b2: Decay = 0.25,
-    eps: Positive = 1e-8,
+    eps: NonNegative = 1e-8,
     eps_root: NonNegative = 0.0,
     weight_decay: NonNegative = 0.0,
     mu_dtype: Any = None,
@@ -66,7 +67,7 @@ def scale_by_novograd(
     Args:
       b1: decay of the momentum, in [0, 1).
       b2: decay of the squared norm, in [0, 1); the paper's 0.25.
-      eps: added outside the root, > 0.
+      eps: added outside the root, >= 0.
       eps_root: added inside the root, >= 0.
       weight_decay: >= 0, inside the momentum.
       mu_dtype: dtype of the momentum; the parameters' by default.
@@ -100,7 +101,7 @@ def novograd(
     learning_rate: Rate,
     b1: Decay = 0.9,
     b2: Decay = 0.25,
-    eps: Positive = 1e-6,
+    eps: NonNegative = 1e-6,
     eps_root: NonNegative = 0.0,
     weight_decay: NonNegative = 0.0,
     *,

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from gradflow._core._compose import chain
 from gradflow._core._decorators import transformation
 from gradflow._core._transformation import GradientTransformation
-from gradflow._expressions._arguments import Decay, NonNegative, Positive, Rate
+from gradflow._expressions._arguments import Decay, NonNegative, Rate
 from gradflow._rules._leafwise import leafwise
 from gradflow._rules._state import first_moment, zero_scalar
 from gradflow._types import OptState, Pair, Params, Updates
@@ -81,7 +81,7 @@ def optimistic_adam_v2(
     beta: NonNegative = 1.0,
     b1: Decay = 0.9,
     b2: Decay = 0.999,
-    eps: Positive = 1e-8,
+    eps: NonNegative = 1e-8,
     eps_root: NonNegative = 0.0,
     mu_dtype: Any = None,
     nesterov: bool = True,

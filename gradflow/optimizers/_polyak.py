@@ -11,7 +11,7 @@ from gradflow._core._compose import chain, init_empty_state
 from gradflow._core._decorators import transformation
 from gradflow._core._transformation import GradientTransformation
 from gradflow._errors import describe
-from gradflow._expressions._arguments import Finite, NonNegative, Rate
+from gradflow._expressions._arguments import Finite, Limit, NonNegative, Rate
 from gradflow._rules._leafwise import as_scalar, leafwise
 from gradflow._rules._mesh_axes import AxisName, check_axis_name, global_norm, sum_axes
 from gradflow._types import EmptyState, Pair, Params, Updates
@@ -38,7 +38,7 @@ def polyak_rule(g: jax.Array, s: Any) -> jax.Array:
 @transformation(reports=("step",), elementwise=True)
 def scale_by_polyak(
     f_min: Finite = 0.0,
-    max_learning_rate: Rate = 1.0,
+    max_learning_rate: Limit = 1.0,
     eps: NonNegative = 0.0,
     variant: str = "sps",
     *,
@@ -82,7 +82,7 @@ def scale_by_polyak(
 
 @transformation
 def polyak_sgd(
-    max_learning_rate: Rate = 1.0,
+    max_learning_rate: Limit = 1.0,
     scaling: Rate = 1.0,
     f_min: Finite = 0.0,
     eps: NonNegative = 0.0,

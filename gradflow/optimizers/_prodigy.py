@@ -10,13 +10,20 @@ from gradflow._calls._reports import report
 from gradflow._core._decorators import transformation
 from gradflow._expressions._arguments import Decay, NonNegative, Positive, Rate
 from gradflow._rules._leafwise import Scalars, as_scalar, leafwise
-from gradflow._rules._math import abs_sq, safe_sqrt
+from gradflow._rules._math import bounded, bounded_square, safe_sqrt
 from gradflow._rules._mesh_axes import refuse_varying
 from gradflow._rules._state import at_least_float32, increment, second_moment, zero_scalar
 from gradflow._selection._masks import resolve_mask
 from gradflow._selection._partial_trees import change_where
 from gradflow._types import MaskOrFn, OptState, Pair, Params, Updates
-from gradflow.optimizers._distance_estimate import bias_factor, check_betas, grow_estimate, scalar_dtype
+from gradflow.optimizers._distance_estimate import (
+    add_gain,
+    bias_factor,
+    check_betas,
+    grow_estimate,
+    scalar_dtype,
+    summed,
+)
 
 
 class ProdigyState(NamedTuple):
@@ -40,9 +47,9 @@ def prodigy_moments_rule(
     g: jax.Array, exp_avg: jax.Array, exp_avg_sq: jax.Array, grad_sum: jax.Array, params0: jax.Array, s: Any
 ) -> tuple[jax.Array, ...]:
     """Mishchenko & Defazio 2023, Algorithm 4, without the step."""
-    exp_avg = s.b1 * exp_avg + s.gain * g
-    exp_avg_sq = s.b2 * exp_avg_sq + s.gain_sq * abs_sq(g)
-    grad_sum = s.b3 * grad_sum + s.weight * g
+    exp_avg = s.b1 * exp_avg + s.gain * bounded(g)
+    exp_avg_sq = s.b2 * exp_avg_sq + s.gain_sq * bounded_square(g)
+    grad_sum = summed(s.b3 * grad_sum, s.weight, g)
     # The copy costs nothing when compiled with donation; without it two states would share a buffer.
     return g, exp_avg, exp_avg_sq, grad_sum, jnp.copy(params0)
 
@@ -60,7 +67,7 @@ def prodigy(
     learning_rate: Rate = 1.0,
     betas: tuple[Any, Any] = (0.9, 0.999),
     beta3: Decay | None = None,
-    eps: Positive = 1e-8,
+    eps: NonNegative = 1e-8,
     estim_lr0: Positive = 1e-6,
     estim_lr_coef: Positive = 1.0,
     weight_decay: NonNegative = 0.0,
@@ -123,7 +130,7 @@ def prodigy(
             d=d, b1=b1, b2=b2, b3=b3, weight=relative * (d if safeguard_warmup else rate),
         )  # fmt: skip
         gain = tree.vdot(updates, tree.sub(state.params0, params)).real.astype(dtype)
-        numerator = b3 * state.numerator_weighted + relative * rate * gain
+        numerator = add_gain(b3 * state.numerator_weighted, relative * rate * gain)
         size = tree.norm(grad_sum, 1).astype(dtype)
         d = grow_estimate(d, as_scalar(estim_lr_coef, dtype) * numerator, size)
         report("estim_lr", d)

@@ -10,7 +10,7 @@ from gradflow._core._decorators import transformation
 from gradflow._core._transformation import GradientTransformation
 from gradflow._expressions._arguments import Decay, NonNegative, Positive, Rate
 from gradflow._rules._leafwise import Scalars, leafwise
-from gradflow._rules._math import abs_sq, safe_sqrt
+from gradflow._rules._math import bounded, bounded_square, safe_sqrt
 from gradflow._rules._state import first_moment, increment, second_moment, zero_scalar
 from gradflow._types import OptState, Pair, Params, Updates
 from gradflow.optimizers._adam import ScaleByAdamState, adam_scalars
@@ -55,18 +55,18 @@ def radam_scalars(
 
 def radam_rule(g: jax.Array, mu: jax.Array, nu: jax.Array, s: Any) -> tuple[jax.Array, ...]:
     """Liu et al. 2019, Algorithm 2."""
-    mu = s.b1 * mu + s.c1 * g
-    nu = s.b2 * nu + s.c2 * abs_sq(g)
+    mu = s.b1 * mu + s.c1 * bounded(g)
+    nu = s.b2 * nu + s.c2 * bounded_square(g)
     root = safe_sqrt(s.debias2 * nu + s.eps_root) + s.eps
     return s.debias1 * mu * jnp.where(s.adaptive, s.rectifier / root, jnp.ones_like(root)), mu, nu
 
 
 def nesterov_radam_rule(g: jax.Array, mu: jax.Array, nu: jax.Array, s: Any) -> tuple[jax.Array, ...]:
     """`radam_rule` with the momentum of the next step, as in `scale_by_adam`."""
-    mu = s.b1 * mu + s.c1 * g
-    nu = s.b2 * nu + s.c2 * abs_sq(g)
+    mu = s.b1 * mu + s.c1 * bounded(g)
+    nu = s.b2 * nu + s.c2 * bounded_square(g)
     root = safe_sqrt(s.debias2 * nu + s.eps_root) + s.eps
-    ahead = s.b1 * s.debias1_next * mu + s.c1 * s.debias1 * g
+    ahead = s.b1 * s.debias1_next * mu + s.c1 * s.debias1 * bounded(g)
     return ahead * jnp.where(s.adaptive, s.rectifier / root, jnp.ones_like(root)), mu, nu
 
 
@@ -74,7 +74,7 @@ def nesterov_radam_rule(g: jax.Array, mu: jax.Array, nu: jax.Array, s: Any) -> t
 def scale_by_radam(
     b1: Decay = 0.9,
     b2: Decay = 0.999,
-    eps: Positive = 1e-8,
+    eps: NonNegative = 1e-8,
     eps_root: NonNegative = 0.0,
     threshold: Positive = 5.0,
     *,
@@ -117,7 +117,7 @@ def radam(
     learning_rate: Rate,
     b1: Decay = 0.9,
     b2: Decay = 0.999,
-    eps: Positive = 1e-8,
+    eps: NonNegative = 1e-8,
     eps_root: NonNegative = 0.0,
     threshold: Positive = 5.0,
     *,

@@ -7,9 +7,9 @@ import jax
 from gradflow._core._compose import chain, identity
 from gradflow._core._decorators import transformation
 from gradflow._core._transformation import GradientTransformation
-from gradflow._expressions._arguments import Decay, Fraction, InitialNonNegative, Positive, Rate
+from gradflow._expressions._arguments import Decay, Fraction, InitialNonNegative, NonNegative, Rate
 from gradflow._rules._leafwise import Scalars, leafwise
-from gradflow._rules._math import abs_sq, one_minus_power, safe_sqrt
+from gradflow._rules._math import bounded, bounded_square, one_minus_power, safe_sqrt
 from gradflow._rules._state import increment, second_moment, zero_scalar
 from gradflow._types import OptState, Pair, Params, Updates
 from gradflow.optimizers._stddev import scale_by_stddev
@@ -42,14 +42,14 @@ def corrected_rms_scalars(count: jax.Array, decay: jax.Array, **_: jax.Array) ->
 
 def rms_rule(g: jax.Array, nu: jax.Array, s: Any) -> tuple[jax.Array, ...]:
     """Hinton 2012, and Graves 2013 with eps inside the root: `eps_in`, or outside: `eps_out`."""
-    nu = s.decay * nu + s.c * abs_sq(g)
-    return g / (safe_sqrt(s.debias * nu + s.eps_in) + s.eps_out), nu
+    nu = s.decay * nu + s.c * bounded_square(g)
+    return bounded(g) / (safe_sqrt(s.debias * nu + s.eps_in) + s.eps_out), nu
 
 
 @transformation(packable=True)
 def scale_by_rms(
     decay: Decay = 0.9,
-    eps: Positive = 1e-8,
+    eps: NonNegative = 1e-8,
     initial_scale: InitialNonNegative = 0.0,
     eps_in_sqrt: bool = True,
     bias_correction: bool = False,
@@ -61,7 +61,7 @@ def scale_by_rms(
 
     Args:
       decay: of the average, in [0, 1); 0.9 as in Hinton's, where PyTorch has 0.99.
-      eps: added inside or outside the root, > 0.
+      eps: added inside or outside the root, >= 0.
       initial_scale: the first average, >= 0.
       eps_in_sqrt: True adds `eps` inside the root, as Keras does; False outside, as PyTorch does.
       bias_correction: divides `nu` by `1 - decay^t` first; its state also counts steps.
@@ -100,7 +100,7 @@ def scale_by_rms(
 def rmsprop(
     learning_rate: Rate,
     decay: Decay = 0.9,
-    eps: Positive = 1e-8,
+    eps: NonNegative = 1e-8,
     initial_scale: InitialNonNegative = 0.0,
     eps_in_sqrt: bool = True,
     centered: bool = False,

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from gradflow._core._compose import chain
 from gradflow._core._decorators import transformation
 from gradflow._core._transformation import GradientTransformation
-from gradflow._expressions._arguments import InitialRate, Positive
+from gradflow._expressions._arguments import InitialRate, Positive, PositiveLimit
 from gradflow._rules._leafwise import leafwise
 from gradflow._rules._state import first_moment, second_moment
 from gradflow._types import OptState, Pair, Params, Updates
@@ -38,7 +38,7 @@ def scale_by_rprop(
     eta_minus: Positive = 0.5,
     eta_plus: Positive = 1.2,
     min_step_size: Positive = 1e-6,
-    max_step_size: Positive = 50.0,
+    max_step_size: PositiveLimit = 50.0,
 ) -> Pair:
     """Steps by the sign of the gradient, with step sizes that adapt to sign changes.
 
@@ -77,7 +77,7 @@ def rprop(
     eta_minus: Positive = 0.5,
     eta_plus: Positive = 1.2,
     min_step_size: Positive = 1e-6,
-    max_step_size: Positive = 50.0,
+    max_step_size: PositiveLimit = 50.0,
 ) -> GradientTransformation:
     """Rprop: `scale_by_rprop`, then a minus sign.
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from gradflow._core._compose import chain
 from gradflow._core._decorators import transformation
 from gradflow._core._transformation import GradientTransformation
-from gradflow._expressions._arguments import Decay, NonNegative, Positive, Rate, Size
+from gradflow._expressions._arguments import Decay, NonNegative, Rate, Size
 from gradflow._types import Schedule
 from gradflow.optimizers._rmsprop import scale_by_rms
 from gradflow.transforms import add_decayed_weights, scale_by_learning_rate
@@ -62,7 +62,7 @@ def schedule_free_adamw(
     warmup_steps: Size | None = None,
     b1: Mixture = 0.9,
     b2: Decay = 0.999,
-    eps: Positive = 1e-8,
+    eps: NonNegative = 1e-8,
     weight_decay: NonNegative = 0.0,
     weight_lr_power: NonNegative = 2.0,
     state_dtype: Any = None,
@@ -72,7 +72,7 @@ def schedule_free_adamw(
     Args:
       learning_rate: a number >= 0 or a schedule without decay.
       b2: decay of the second moment, in [0, 1).
-      eps: added outside the root, > 0.
+      eps: added outside the root, >= 0.
       weight_decay: >= 0, taken at the parameters, multiplied by the rate.
 
     The others, the parameters for evaluation and the source as in `schedule_free_sgd`.

@@ -43,7 +43,12 @@ def sgd(
 
 @transformation
 def noisy_sgd(
-    learning_rate: Rate, eta: NonNegative = 0.01, gamma: NonNegative = 0.55, key: Any = None
+    learning_rate: Rate,
+    eta: NonNegative = 0.01,
+    gamma: NonNegative = 0.55,
+    key: Any = None,
+    *,
+    seed: Any = None,
 ) -> GradientTransformation:
     """Gradient descent with Gaussian noise of variance `eta / (1 + t)^gamma`: `add_noise`, then the rate.
 
@@ -51,8 +56,9 @@ def noisy_sgd(
       learning_rate: a number >= 0 or a schedule.
       eta: variance of the noise at the first step, >= 0.
       gamma: power by which the variance falls, >= 0.
-      key: a PRNG key, `jax.random.key(0)`, or an integer seed.
+      key: a PRNG key, `jax.random.key(0)`, or an integer seed; None is 0, with a warning.
+      seed: another name of `key`.
 
     Source: Neelakantan et al. 2015, arXiv:1511.06807.
     """
-    return chain(add_noise(eta, gamma, key), scale_by_learning_rate(learning_rate))
+    return chain(add_noise(eta, gamma, key, seed=seed), scale_by_learning_rate(learning_rate))

@@ -3,15 +3,14 @@
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 
 from gradflow import tree
 from gradflow._core._compose import chain
 from gradflow._core._decorators import transformation
 from gradflow._core._transformation import GradientTransformation
-from gradflow._expressions._arguments import Decay, NonNegative, Positive, Rate
+from gradflow._expressions._arguments import Decay, NonNegative, Rate
 from gradflow._rules._leafwise import Scalars, leafwise
-from gradflow._rules._math import abs_sq, one_minus_power, safe_sqrt
+from gradflow._rules._math import bounded, bounded_square, one_minus_power, safe_sqrt
 from gradflow._rules._state import at_least_float32, increment, second_moment, zero_scalar
 from gradflow._types import MaskOrFn, OptState, Pair, Params, Updates
 from gradflow.transforms import add_decayed_weights, scale_by_learning_rate
@@ -33,11 +32,9 @@ def simplified_ademamix_scalars(t: jax.Array, b2: jax.Array, **_: jax.Array) -> 
 
 def simplified_ademamix_rule(g: jax.Array, m: jax.Array, n: jax.Array, s: Any) -> tuple[jax.Array, ...]:
     """Morwani et al. 2025, Algorithm 1."""
-    m = s.b1 * m + g
-    n = s.b2 * n + s.c2 * abs_sq(g)
-    # Where squares overflow the sum may overflow as well, and their quotient is NaN: no step is taken.
-    usable = n < jnp.inf
-    u = jnp.where(usable, m + s.alpha * g, 0) / (safe_sqrt(s.debias2 * n + s.eps_root) + s.eps)
+    m = s.b1 * m + bounded(g)
+    n = s.b2 * n + s.c2 * bounded_square(g)
+    u = (m + s.alpha * bounded(g)) / (safe_sqrt(s.debias2 * n + s.eps_root) + s.eps)
     return u, m, n
 
 
@@ -46,7 +43,7 @@ def scale_by_simplified_ademamix(
     b1: Decay = 0.99,
     b2: Decay = 0.95,
     alpha: NonNegative = 0.0,
-    eps: Positive = 1e-8,
+    eps: NonNegative = 1e-8,
     eps_root: NonNegative = 0.0,
 ) -> Pair:
     """Divides a summed momentum plus the gradient by the root of the averaged square.
@@ -60,7 +57,7 @@ def scale_by_simplified_ademamix(
         is smaller than Adam's by that factor.
       b2: decay of the second moment, in [0, 1).
       alpha: weight of the gradient itself, >= 0; 0 suits large batches.
-      eps: added outside the root, > 0.
+      eps: added outside the root, >= 0.
       eps_root: added inside the root, >= 0.
 
     The sum is held in float32 at least. Source: Morwani et al. 2025, arXiv:2502.02431.
@@ -89,7 +86,7 @@ def simplified_ademamix(
     b1: Decay = 0.99,
     b2: Decay = 0.95,
     alpha: NonNegative = 0.0,
-    eps: Positive = 1e-8,
+    eps: NonNegative = 1e-8,
     eps_root: NonNegative = 0.0,
     weight_decay: NonNegative = 0.0,
     mask: MaskOrFn | None = None,

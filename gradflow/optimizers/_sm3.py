@@ -10,9 +10,9 @@ from gradflow._calls._checks import check_like
 from gradflow._core._compose import chain
 from gradflow._core._decorators import transformation
 from gradflow._core._transformation import GradientTransformation
-from gradflow._expressions._arguments import Decay, Fraction, Positive, Rate
+from gradflow._expressions._arguments import Decay, Fraction, NonNegative, Rate
 from gradflow._rules._leafwise import Scalars, leafwise
-from gradflow._rules._math import safe_sqrt
+from gradflow._rules._math import bounded, bounded_square, safe_sqrt, saturated
 from gradflow._rules._mesh_axes import refuse_varying
 from gradflow._rules._state import first_moment, second_moment
 from gradflow._types import OptState, Pair, Params, Updates
@@ -37,8 +37,8 @@ def sm3_rule(g: jax.Array, nu: jax.Array, *bounds_and_s: Any) -> tuple[jax.Array
     *mu, s = bounds_and_s
     if g.ndim > 1:
         mu = [jnp.expand_dims(m, _others(axis, g.ndim)) for axis, m in enumerate(mu)]
-    accumulated = s.gain * (g * g) + s.b2 * functools.reduce(jnp.minimum, mu)
-    nu = s.b1 * nu + s.c1 * (g / safe_sqrt(accumulated + s.eps))
+    accumulated = s.gain * bounded_square(g) + s.b2 * saturated(functools.reduce(jnp.minimum, mu))
+    nu = s.b1 * nu + s.c1 * (bounded(g) / safe_sqrt(accumulated + s.eps))
     return nu, nu, *_bounds(accumulated)
 
 
@@ -55,7 +55,7 @@ def _others(axis: int, ndim: int) -> tuple[int, ...]:
 
 
 @transformation(leaves="real")
-def scale_by_sm3(b1: Decay = 0.9, b2: Fraction = 1.0, eps: Positive = 1e-8) -> Pair:
+def scale_by_sm3(b1: Decay = 0.9, b2: Fraction = 1.0, eps: NonNegative = 1e-8) -> Pair:
     """Averages gradients, each divided by a bound on the root of the sum of squares.
 
         a[i, j] = min(mu[0][i], mu[1][j]) + g[i, j]^2
@@ -67,7 +67,7 @@ def scale_by_sm3(b1: Decay = 0.9, b2: Fraction = 1.0, eps: Positive = 1e-8) -> P
       b1: decay of the momentum, in [0, 1).
       b2: below 1 the sum of squares becomes a decaying average, `b2 * min(...) + (1 - b2) * g^2`; in
         [0, 1].
-      eps: added inside the root, > 0.
+      eps: added inside the root, >= 0.
 
     A tensor of more axes has bounds along each; a vector has its own sum, as in Adagrad. Raises ValueError
     inside `shard_map` where leaves differ along an axis, because their rows are not whole.

@@ -11,7 +11,7 @@ from gradflow._core._compose import chain
 from gradflow._core._decorators import transformation
 from gradflow._core._plain_pairs import as_transformation
 from gradflow._core._transformation import GradientTransformation
-from gradflow._expressions._arguments import Decay, Index, NonNegative, Positive, Rate, Size
+from gradflow._expressions._arguments import Decay, Index, Limit, NonNegative, Positive, Rate, Size
 from gradflow._rules._leafwise import Scalars, leafwise, specialize
 from gradflow._rules._math import one_minus_power
 from gradflow._rules._mesh_axes import refuse_varying
@@ -106,9 +106,9 @@ def curvature_rule(h: jax.Array, nu: jax.Array, s: Any) -> tuple[jax.Array, ...]
 def scale_by_sophia(
     b1: Decay = 0.965,
     b2: Decay = 0.99,
-    eps: Positive = 1e-8,
+    eps: NonNegative = 1e-8,
     gamma: Positive = 0.01,
-    clip_threshold: NonNegative | None = 1.0,
+    clip_threshold: Limit | None = 1.0,
     update_interval: Size = 10,
     hessian_diagonal_fn: GradientTransformation = hutchinson_estimator_diag_hessian(),  # noqa: B008 a value
     mu_dtype: Any = None,
@@ -124,7 +124,7 @@ def scale_by_sophia(
     Args:
       b1: decay of the gradient's average, in [0, 1).
       b2: decay of the diagonal's average, per estimate, in [0, 1).
-      eps: least divisor, > 0.
+      eps: least divisor, >= 0.
       gamma: > 0; tune it so that 0.1 to 0.5 of the elements are not clipped.
       clip_threshold: largest step, >= 0; None does not clip.
       update_interval: steps between estimates, >= 1.
@@ -196,11 +196,11 @@ def sophia(
     learning_rate: Rate,
     b1: Decay = 0.965,
     b2: Decay = 0.99,
-    eps: Positive = 1e-8,
+    eps: NonNegative = 1e-8,
     weight_decay: NonNegative = 1e-4,
     weight_decay_mask: MaskOrFn | None = None,
     gamma: Positive = 0.01,
-    clip_threshold: NonNegative | None = 1.0,
+    clip_threshold: Limit | None = 1.0,
     update_interval: Size = 10,
     hessian_diagonal_fn: GradientTransformation = hutchinson_estimator_diag_hessian(),  # noqa: B008 a value
     mu_dtype: Any = None,

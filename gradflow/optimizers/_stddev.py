@@ -7,9 +7,9 @@ import jax.numpy as jnp
 
 from gradflow import tree
 from gradflow._core._decorators import transformation
-from gradflow._expressions._arguments import Decay, InitialNonNegative, Positive
+from gradflow._expressions._arguments import Decay, InitialNonNegative, NonNegative
 from gradflow._rules._leafwise import Scalars, leafwise
-from gradflow._rules._math import abs_sq, one_minus_power, safe_sqrt
+from gradflow._rules._math import bounded, bounded_square, one_minus_power, safe_sqrt
 from gradflow._rules._state import at_least_float32, increment, second_moment, zero_scalar
 from gradflow._types import OptState, Pair, Params, Updates
 
@@ -30,9 +30,9 @@ class ScaleByRStdDevWithCountState(NamedTuple):
 
 
 def stddev_scalars(decay: jax.Array, **_: jax.Array) -> Scalars:
-    """The decay's complement, and the root of the weight of a squared deviation."""
+    """The decay's complement, and the weight of a squared deviation."""
     c = 1 - decay
-    return {"c": c, "root_weight": safe_sqrt(c * decay)}
+    return {"c": c, "weight": c * decay}
 
 
 def corrected_stddev_scalars(count: jax.Array, decay: jax.Array, **_: jax.Array) -> Scalars:
@@ -44,7 +44,7 @@ def corrected_stddev_scalars(count: jax.Array, decay: jax.Array, **_: jax.Array)
     known = before > jnp.zeros_like(before)
     return {
         "c": c,
-        "root_weight": safe_sqrt(c * decay * before / total),
+        "weight": c * decay * before / total,
         "debias_before": 1 / jnp.where(known, before, jnp.ones_like(before)),
         "debias": 1 / total,
     }
@@ -52,16 +52,15 @@ def corrected_stddev_scalars(count: jax.Array, decay: jax.Array, **_: jax.Array)
 
 def stddev_rule(g: jax.Array, mu: jax.Array, nu: jax.Array, s: Any) -> tuple[jax.Array, ...]:
     """Graves 2013, equations 38-45; `nu` is his `n - g^2`, summed without cancellation."""
-    # Weighted before it is squared: at the first step the weight may be 0 and the square infinite.
-    nu = s.decay * nu + abs_sq(s.root_weight * (g - s.debias_before * mu))
-    mu = s.decay * mu + s.c * g
-    return g / (safe_sqrt(s.debias * nu + s.eps_in) + s.eps_out), mu, nu
+    nu = s.decay * nu + s.weight * bounded_square(g, s.debias_before * mu)
+    mu = s.decay * mu + s.c * bounded(g)
+    return bounded(g) / (safe_sqrt(s.debias * nu + s.eps_in) + s.eps_out), mu, nu
 
 
 @transformation(packable=True)
 def scale_by_stddev(
     decay: Decay = 0.9,
-    eps: Positive = 1e-8,
+    eps: NonNegative = 1e-8,
     initial_scale: InitialNonNegative = 0.0,
     eps_in_sqrt: bool = True,
     bias_correction: bool = False,
@@ -77,7 +76,7 @@ def scale_by_stddev(
 
     Args:
       decay: of both averages, in [0, 1).
-      eps: added inside or outside the root, > 0.
+      eps: added inside or outside the root, >= 0.
       initial_scale: the first `nu`, >= 0.
       eps_in_sqrt: True adds `eps` inside the root, as Keras does; False outside, as PyTorch does.
       bias_correction: corrects both averages for the steps so far; its state also counts them.

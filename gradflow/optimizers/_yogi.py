@@ -9,9 +9,9 @@ from gradflow import tree
 from gradflow._core._compose import chain
 from gradflow._core._decorators import transformation
 from gradflow._core._transformation import GradientTransformation
-from gradflow._expressions._arguments import Decay, InitialNonNegative, NonNegative, Positive, Rate
+from gradflow._expressions._arguments import Decay, InitialNonNegative, NonNegative, Rate
 from gradflow._rules._leafwise import leafwise
-from gradflow._rules._math import abs_sq, safe_sqrt
+from gradflow._rules._math import bounded, bounded_square, safe_sqrt
 from gradflow._rules._state import increment, second_moment, zero_scalar
 from gradflow._types import OptState, Pair, Params, Updates
 from gradflow.optimizers._adam import ScaleByAdamState, adam_scalars
@@ -20,11 +20,10 @@ from gradflow.transforms import scale_by_learning_rate
 
 def yogi_rule(g: jax.Array, mu: jax.Array, nu: jax.Array, s: Any) -> tuple[jax.Array, ...]:
     """Zaheer et al. 2018, Algorithm 2."""
-    mu = s.b1 * mu + s.c1 * g
-    square = abs_sq(g)
+    mu = s.b1 * mu + s.c1 * bounded(g)
+    square = bounded_square(g)
     step = s.c2 * square
-    # Three cases in place of a product with a sign, so that a square that overflows stays infinite.
-    nu = jnp.where(nu > square, nu - step, jnp.where(nu < square, nu + step, nu))
+    nu = nu - jnp.sign(nu - square) * step
     return s.debias1 * mu / (safe_sqrt(s.debias2 * nu + s.eps_root) + s.eps), mu, nu
 
 
@@ -32,7 +31,7 @@ def yogi_rule(g: jax.Array, mu: jax.Array, nu: jax.Array, s: Any) -> tuple[jax.A
 def scale_by_yogi(
     b1: Decay = 0.9,
     b2: Decay = 0.999,
-    eps: Positive = 1e-3,
+    eps: NonNegative = 1e-3,
     eps_root: NonNegative = 0.0,
     initial_accumulator_value: InitialNonNegative = 1e-6,
 ) -> Pair:
@@ -45,7 +44,7 @@ def scale_by_yogi(
     Args:
       b1: decay of the first moment, in [0, 1).
       b2: one minus the weight of a square in the second moment, in [0, 1).
-      eps: added outside the root, > 0; 1e-3 as in the paper.
+      eps: added outside the root, >= 0; 1e-3 as in the paper.
       eps_root: added inside the root, >= 0.
       initial_accumulator_value: first value of both moments, >= 0.
 
@@ -74,7 +73,7 @@ def scale_by_yogi(
 
 @transformation
 def yogi(
-    learning_rate: Rate, b1: Decay = 0.9, b2: Decay = 0.999, eps: Positive = 1e-3
+    learning_rate: Rate, b1: Decay = 0.9, b2: Decay = 0.999, eps: NonNegative = 1e-3
 ) -> GradientTransformation:
     """Yogi: `scale_by_yogi`, then the learning rate.
 

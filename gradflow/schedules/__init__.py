@@ -2,15 +2,18 @@
 
 `count` is the number of updates made before this one, so N steps have the counts 0 to N - 1. It may be a
 number or an array of any shape, traced or not; negative counts are treated as 0. The value is an array of
-its shape in float32 (float64 where jax has 64 bits enabled). Lengths are plain integers:
+its shape in float32 (float64 where jax has 64 bits enabled). Lengths are whole numbers, also written as
+whole floats or scalar arrays:
 
 - steps: a number of updates.
 - `transition_steps`: length of a change: value(transition_begin + transition_steps) is the first at the end
   value. In an exponential, the steps per factor `decay_rate`; in a one-cycle, the whole cycle.
-- `transition_begin`: steps before the change, at the initial value.
+- `transition_begin`: steps before the change, at the initial value; negative ones count as 0.
 - `warmup_steps`: steps below the peak: value(warmup_steps) is the first at the peak.
 - `decay_steps`: steps until the end value, counted from 0: a warm-up before the decay is included.
 - boundary: the first step of the next piece.
+- 0 `transition_steps` of a line or a polynomial: the end value from `transition_begin` on, so that the next
+  piece joins without a jump.
 - `endpoint=False`: as above, so the last of N steps stops one short of the end value. `endpoint=True`: that
   step, count N - 1, has the end value; the curve is that of one step fewer.
 

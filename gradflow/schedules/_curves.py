@@ -5,7 +5,7 @@ to its arguments and compiles it once for all schedules: lengths and numbers are
 """
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any
 
 import jax
@@ -13,25 +13,52 @@ import jax.numpy as jnp
 import numpy as np
 
 from gradflow._errors import describe
-from gradflow._expressions._arguments import WholeNumber
+from gradflow._expressions._arguments import Interval, WholeNumber
 from gradflow._expressions._printing import show
 from gradflow._types import Schedule
 
 LAST_COUNT = 2**31 - 1
 
 
-class Length(WholeNumber):
-    """A number of steps: a whole number that a step count can reach."""
+class Boundaries(WholeNumber):
+    """A list of first steps of pieces: whole numbers >= 0, in a list, tuple or array."""
 
-    def check(self, owner: str, name: str, value: Any) -> None:
-        """Raises TypeError for anything but an integer, ValueError for one out of range."""
-        super().check(owner, name, value)
-        if value > LAST_COUNT:
-            raise ValueError(f"{owner}: argument '{name}' must be at most {LAST_COUNT}; got {value}")
+    def read(self, owner: str, name: str, value: Any) -> Any:
+        """The boundaries as a tuple of Python integers; raises TypeError for other types."""
+        steps = read_list(owner, name, value, "whole numbers")
+        read = super().read
+        return tuple(read(owner, f"{name}[{index}]", step) for index, step in enumerate(steps))
 
 
-Steps = Annotated[int, Length(1)]
-StepsOrNone = Annotated[int, Length(0)]
+class Factors(WholeNumber):
+    """A dict {boundary: factor}, with boundaries >= 0 and factors that are numbers >= 0."""
+
+    def read(self, owner: str, name: str, value: Any) -> Any:
+        """The dict with Python integers as keys; raises TypeError for other types."""
+        if type(value) is not dict:
+            raise TypeError(
+                f"{owner}: argument '{name}' must be a dict {{boundary: factor}} or None; got "
+                f"{describe(value)}"
+            )
+        for boundary, scale in value.items():
+            Interval(0.0).check(owner, f"{name}[{boundary}]", scale)
+        read = super().read
+        return {read(owner, f"{name}, a boundary", boundary): scale for boundary, scale in value.items()}
+
+
+def read_list(owner: str, name: str, value: Any, of: str) -> list[Any]:
+    """The items of a list, tuple or concrete one-dimensional array; raises TypeError for other types."""
+    is_array = isinstance(value, np.ndarray | jax.Array) and not isinstance(value, jax.core.Tracer)
+    if not isinstance(value, list | tuple) and not (is_array and value.ndim == 1):
+        raise TypeError(f"{owner}: argument '{name}' must be a list of {of}; got {describe(value)}")
+    return list(np.asarray(value)) if is_array else list(value)
+
+
+Steps = Annotated[int, WholeNumber(1)]
+StepsOrNone = Annotated[int, WholeNumber(0)]
+Begin = Annotated[int, WholeNumber(None)]
+Edges = Annotated[Sequence[int], Boundaries(0)]
+Scales = Annotated[dict[int, Any], Factors(0)]
 
 
 def follow(
@@ -43,11 +70,12 @@ def follow(
 ) -> Schedule:
     """Builds the schedule `count -> formula(count, **lengths, **numbers, **options)` of `owner`.
 
-    The formula gets counts >= 0, lengths in the dtype of the count, and numbers in the working float. A
-    schedule among the numbers is evaluated first, at the same count; `options` are static. The value is
-    broadcast to the shape of the count.
+    The formula gets counts >= 0, lengths in the dtype of the count, and numbers in the working float. Where a
+    length is beyond int32, counts are in the working float too. A schedule among the numbers is evaluated
+    first, at the same count; `options` are static. The value is broadcast to the shape of the count.
     """
-    fixed = {name: np.asarray(length, np.int32) for name, length in lengths.items()}
+    dtype = np.float64 if any(np.max(x, initial=0) > LAST_COUNT for x in lengths.values()) else np.int32
+    fixed = {name: np.asarray(length, dtype) for name, length in lengths.items()}
     run = _compiled(formula, tuple(sorted(options.items())))
 
     def value(count: Any) -> jax.Array:
@@ -61,6 +89,8 @@ def follow(
 def _compiled(formula: Callable[..., jax.Array], options: tuple[tuple[str, Any], ...]) -> Callable[..., Any]:
     def run(count: Any, lengths: dict[str, Any], numbers: dict[str, Any]) -> jax.Array:
         count = standard_count(count)
+        if any(jnp.issubdtype(length.dtype, jnp.floating) for length in lengths.values()):
+            count = count.astype(working_float())
         lengths = {name: length.astype(count.dtype) for name, length in lengths.items()}
         numbers = jax.tree.map(lambda x: x.astype(working_float()), numbers)
         return jnp.broadcast_to(formula(count, **lengths, **numbers, **dict(options)), count.shape)
@@ -120,6 +150,12 @@ def last_step(owner: str, name: str, steps: int, endpoint: bool) -> int:
     if endpoint and steps < 2:
         raise ValueError(f"{owner}: argument '{name}' must be >= 2 with endpoint=True; got {steps}")
     return steps - bool(endpoint)
+
+
+def without_length(begin: int, steps: int) -> tuple[int, int]:
+    """Begin and length of a change; one of no length is one step from the step before."""
+    begin = max(begin, 0)
+    return (begin, steps) if steps else (begin - 1, 1)
 
 
 def ratio(count: jax.Array, steps: jax.Array) -> jax.Array:

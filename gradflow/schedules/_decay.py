@@ -10,6 +10,7 @@ from gradflow._expressions._arguments import Finite, Positive
 from gradflow._expressions._functions import schedule
 from gradflow._types import Schedule
 from gradflow.schedules._curves import (
+    Begin,
     Steps,
     StepsOrNone,
     between,
@@ -19,6 +20,7 @@ from gradflow.schedules._curves import (
     powered,
     progress,
     ratio,
+    without_length,
 )
 
 
@@ -71,8 +73,8 @@ def constant_schedule(value: Finite) -> Schedule:
 def linear_schedule(
     init_value: Finite,
     end_value: Finite,
-    transition_steps: Steps,
-    transition_begin: StepsOrNone = 0,
+    transition_steps: StepsOrNone,
+    transition_begin: Begin = 0,
     *,
     endpoint: bool = False,
 ) -> Schedule:
@@ -84,15 +86,16 @@ def linear_schedule(
     Args:
       init_value: value until `transition_begin`, any number.
       end_value: value from `transition_begin + transition_steps` on, any number.
-      transition_steps: length of the change, >= 1.
-      transition_begin: steps before it, >= 0.
+      transition_steps: length of the change, >= 0; 0 changes to `end_value` at `transition_begin` at once.
+      transition_begin: steps before it; negative ones count as 0.
       endpoint: True reaches `end_value` on the last of the `transition_steps` steps, not after it.
 
     Lengths are counted as in `gradflow.schedules`. Raises ValueError for values out of range, TypeError for
     other types.
     """
     steps = last_step("linear_schedule", "transition_steps", transition_steps, endpoint)
-    lengths = {"begin": transition_begin, "steps": steps}
+    begin, steps = without_length(transition_begin, steps)
+    lengths = {"begin": begin, "steps": steps}
     return follow("linear_schedule", linear, lengths, {"start": init_value, "end": end_value})
 
 
@@ -101,8 +104,8 @@ def polynomial_schedule(
     init_value: Finite,
     end_value: Finite,
     power: Positive,
-    transition_steps: Steps,
-    transition_begin: StepsOrNone = 0,
+    transition_steps: StepsOrNone,
+    transition_begin: Begin = 0,
     *,
     endpoint: bool = False,
 ) -> Schedule:
@@ -117,7 +120,8 @@ def polynomial_schedule(
     The others and the errors as in `linear_schedule`.
     """
     steps = last_step("polynomial_schedule", "transition_steps", transition_steps, endpoint)
-    lengths = {"begin": transition_begin, "steps": steps}
+    begin, steps = without_length(transition_begin, steps)
+    lengths = {"begin": begin, "steps": steps}
     numbers = {"start": init_value, "end": end_value, "power": power}
     return follow("polynomial_schedule", polynomial, lengths, numbers)
 
@@ -127,7 +131,7 @@ def exponential_decay(
     init_value: Finite,
     transition_steps: Steps,
     decay_rate: Positive,
-    transition_begin: StepsOrNone = 0,
+    transition_begin: Begin = 0,
     staircase: bool = False,
     end_value: Finite | None = None,
 ) -> Schedule:
@@ -141,14 +145,14 @@ def exponential_decay(
       transition_steps: steps per factor `decay_rate`, >= 1.
       decay_rate: > 0; above 1 the value grows, at most to 1e28 * init_value. It is rounded to float32
         first: the logarithm of 0.99999 per step has an error of 3e-3; 0.99 per 1000 steps is better.
-      transition_begin: steps before the decay, >= 0.
+      transition_begin: steps before the decay; negative ones count as 0.
       staircase: True changes the value every `transition_steps` steps only, exactly at the boundary.
       end_value: a bound, from below for `decay_rate < 1` and from above for others; None for none.
 
     Lengths are counted as in `gradflow.schedules`. Raises ValueError for values out of range, TypeError for
     other types.
     """
-    lengths = {"begin": transition_begin, "steps": transition_steps}
+    lengths = {"begin": max(transition_begin, 0), "steps": transition_steps}
     numbers = {"start": init_value, "rate": decay_rate, "bound": end_value}
     return follow("exponential_decay", exponential, lengths, numbers, staircase=bool(staircase))
 

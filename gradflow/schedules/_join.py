@@ -1,5 +1,6 @@
 """Schedules in sequence: arbitrary ones, or cosine cycles with warm restarts."""
 
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,9 +13,10 @@ from gradflow._expressions._functions import schedule
 from gradflow._types import Schedule
 from gradflow.schedules._curves import (
     LAST_COUNT,
-    Length,
+    Edges,
     as_operand,
     read_count,
+    read_list,
     standard_count,
     working_float,
 )
@@ -41,25 +43,23 @@ def select_piece(count: Any, boundaries: Any, values: tuple[Any, ...]) -> jax.Ar
 
 def join(owner: str, schedules: Sequence[Schedule], boundaries: Sequence[int]) -> Schedule:
     """Builds the schedule of `owner` that follows each of `schedules` up to its boundary."""
-    edges = np.asarray(boundaries, np.int32)
+    near = [boundary for boundary in boundaries if boundary <= LAST_COUNT]
 
     def value(count: Any) -> jax.Array:
         count = read_count(owner, count)
+        if count.dtype == np.int64 or jnp.issubdtype(count.dtype, jnp.floating):
+            edges, pieces = np.asarray(boundaries, count.dtype), schedules
+        else:  # no such count reaches the other pieces
+            edges, pieces = np.asarray(near, np.int32), schedules[: len(near) + 1]
         counts = elapsed(count, edges)
-        values = [as_operand(owner, s, since) for s, since in zip(schedules, counts, strict=True)]
+        values = [as_operand(owner, s, since) for s, since in zip(pieces, counts, strict=True)]
         return select_piece(count, edges, tuple(values))
 
     return value
 
 
-def _read_list(owner: str, name: str, value: Any, of: str) -> list[Any]:
-    if not isinstance(value, list | tuple) and not (isinstance(value, np.ndarray) and value.ndim == 1):
-        raise TypeError(f"{owner}: argument '{name}' must be a list of {of}; got {describe(value)}")
-    return list(value)
-
-
 @schedule
-def join_schedules(schedules: Sequence[Schedule], boundaries: Sequence[int]) -> Schedule:
+def join_schedules(schedules: Sequence[Schedule], boundaries: Edges) -> Schedule:
     """Runs schedules in sequence, each from its own count 0.
 
         value = schedules[0](count)                            while count < boundaries[0]
@@ -68,13 +68,13 @@ def join_schedules(schedules: Sequence[Schedule], boundaries: Sequence[int]) -> 
     Args:
       schedules: functions from a count to a number, one or more. All are evaluated at every step, the later
         ones at count 0.
-      boundaries: first steps of the second and later schedules, >= 0 and ascending.
+      boundaries: first steps of the second and later schedules, >= 0 and ascending. A schedule between two
+        equal ones is skipped, and those that no schedule follows are unused.
 
-    Raises TypeError for other types, ValueError for boundaries out of order or in the wrong number.
+    Raises TypeError for other types, ValueError for boundaries out of order or too few.
     """
     owner = "join_schedules"
-    pieces = _read_list(owner, "schedules", schedules, "schedules")
-    edges = _read_list(owner, "boundaries", boundaries, "whole numbers")
+    pieces = read_list(owner, "schedules", schedules, "schedules")
     for index, piece in enumerate(pieces):
         if not callable(piece) or isinstance(piece, type) or hasattr(piece, "__gradflow__"):
             hint = ""
@@ -87,18 +87,15 @@ def join_schedules(schedules: Sequence[Schedule], boundaries: Sequence[int]) -> 
             )
     if not pieces:
         raise ValueError(f"{owner}: argument 'schedules' must have at least one schedule; got none")
-    if len(edges) != len(pieces) - 1:
+    if len(boundaries) < len(pieces) - 1:
         raise ValueError(
             f"{owner}: argument 'boundaries' must have one number fewer than there are schedules, "
-            f"{len(pieces) - 1} for {len(pieces)}; got {len(edges)}"
+            f"{len(pieces) - 1} for {len(pieces)}; got {len(boundaries)}"
         )
-    for index, edge in enumerate(edges):
-        Length(0).check(owner, f"boundaries[{index}]", edge)
-        if index and edge <= edges[index - 1]:
-            raise ValueError(
-                f"{owner}: argument 'boundaries' must ascend; got {edges[index - 1]}, then {edge}"
-            )
-    return join(owner, pieces, edges)
+    for edge, following in itertools.pairwise(boundaries):
+        if following < edge:
+            raise ValueError(f"{owner}: argument 'boundaries' must ascend; got {edge}, then {following}")
+    return join(owner, pieces, boundaries[: len(pieces) - 1])
 
 
 @schedule
@@ -114,7 +111,7 @@ def sgdr_schedule(cosine_kwargs: Sequence[Mapping[str, Any]]) -> Schedule:
     owner = "sgdr_schedule"
     cycles: list[Schedule] = []
     ends = [0]
-    for index, kwargs in enumerate(_read_list(owner, "cosine_kwargs", cosine_kwargs, "dicts")):
+    for index, kwargs in enumerate(read_list(owner, "cosine_kwargs", cosine_kwargs, "dicts")):
         if type(kwargs) is not dict:
             raise TypeError(
                 f"{owner}: argument 'cosine_kwargs[{index}]' must be a dict; got {describe(kwargs)}"
@@ -126,9 +123,4 @@ def sgdr_schedule(cosine_kwargs: Sequence[Mapping[str, Any]]) -> Schedule:
         ends.append(ends[-1] + int(kwargs["decay_steps"]))
     if not cycles:
         raise ValueError(f"{owner}: argument 'cosine_kwargs' must have at least one cycle; got none")
-    if ends[-2] > LAST_COUNT:
-        raise ValueError(
-            f"{owner}: argument 'cosine_kwargs' must start its last cycle at most at {LAST_COUNT}; "
-            f"got {ends[-2]}"
-        )
     return join(owner, cycles, ends[1:-1])

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from gradflow._expressions._arguments import Finite, Positive
 from gradflow._expressions._functions import schedule
 from gradflow._types import Schedule
-from gradflow.schedules._curves import Steps, StepsOrNone, between, cosine, follow, powered, progress
+from gradflow.schedules._curves import Begin, Steps, StepsOrNone, between, cosine, follow, powered, progress
 from gradflow.schedules._decay import exponential, linear
 
 
@@ -95,7 +95,7 @@ def warmup_exponential_decay_schedule(
     warmup_steps: StepsOrNone,
     transition_steps: Steps,
     decay_rate: Positive,
-    transition_begin: StepsOrNone = 0,
+    transition_begin: Begin = 0,
     staircase: bool = False,
     end_value: Finite | None = None,
 ) -> Schedule:
@@ -108,11 +108,11 @@ def warmup_exponential_decay_schedule(
       init_value: value at count 0, any number; not used where `warmup_steps` is 0.
       peak_value: value at count `warmup_steps`, any number.
       warmup_steps: steps below the peak, >= 0.
-      transition_begin: steps at the peak after the warm-up, >= 0.
+      transition_begin: steps at the peak after the warm-up; negative ones count as 0.
 
     The others and the errors as in `exponential_decay`. `end_value` bounds the decay, not the warm-up.
     """
-    lengths = {"warmup": warmup_steps, "begin": transition_begin, "steps": transition_steps}
+    lengths = {"warmup": warmup_steps, "begin": max(transition_begin, 0), "steps": transition_steps}
     numbers = {"start": init_value, "peak": peak_value, "rate": decay_rate, "bound": end_value}
     return follow(
         "warmup_exponential_decay_schedule", warmup_exponential, lengths, numbers, staircase=bool(staircase)

@@ -1,8 +1,11 @@
 """Building blocks that many optimizers share."""
 
+from gradflow.transforms._adagc import AdaGCState as AdaGCState
+from gradflow.transforms._adagc import adagc as adagc
 from gradflow.transforms._adaptive_clip import adaptive_grad_clip as adaptive_grad_clip
 from gradflow.transforms._adaptive_clip import unitwise_clip as unitwise_clip
 from gradflow.transforms._adaptive_clip import unitwise_norm as unitwise_norm
+from gradflow.transforms._adaptive_normalize import adaptive_normalize as adaptive_normalize
 from gradflow.transforms._backtracking_linesearch import (
     BacktrackingLinesearchInfo as BacktrackingLinesearchInfo,
 )
@@ -37,6 +40,12 @@ from gradflow.transforms._empty_states import NonNegativeParamsState as NonNegat
 from gradflow.transforms._empty_states import NormalizeState as NormalizeState
 from gradflow.transforms._empty_states import ScaleByTrustRatioState as ScaleByTrustRatioState
 from gradflow.transforms._empty_states import ScaleState as ScaleState
+from gradflow.transforms._grokfast import GrokfastState as GrokfastState
+from gradflow.transforms._grokfast import grokfast as grokfast
+from gradflow.transforms._hyperball import HyperballState as HyperballState
+from gradflow.transforms._hyperball import step_on_hyperball as step_on_hyperball
+from gradflow.transforms._mars_correction import MarsCorrectionState as MarsCorrectionState
+from gradflow.transforms._mars_correction import mars_correction as mars_correction
 from gradflow.transforms._monitor import MonitorState as MonitorState
 from gradflow.transforms._monitor import SnapshotState as SnapshotState
 from gradflow.transforms._monitor import measure_with_ema as measure_with_ema
@@ -51,22 +60,28 @@ from gradflow.transforms._normalize import normalize as normalize
 from gradflow.transforms._normalize import normalize_by_update_norm as normalize_by_update_norm
 from gradflow.transforms._per_example import per_example_global_norm_clip as per_example_global_norm_clip
 from gradflow.transforms._per_example import per_example_layer_norm_clip as per_example_layer_norm_clip
+from gradflow.transforms._radial_brake import step_with_radial_brake as step_with_radial_brake
 from gradflow.transforms._reduce_on_plateau import ReduceLROnPlateauState as ReduceLROnPlateauState
 from gradflow.transforms._reduce_on_plateau import reduce_on_plateau as reduce_on_plateau
+from gradflow.transforms._row_floor import row_floor as row_floor
 from gradflow.transforms._scale import ScaleByScheduleState as ScaleByScheduleState
 from gradflow.transforms._scale import scale as scale
 from gradflow.transforms._scale import scale_by_learning_rate as scale_by_learning_rate
 from gradflow.transforms._scale import scale_by_schedule as scale_by_schedule
 from gradflow.transforms._sign import scale_by_sign as scale_by_sign
+from gradflow.transforms._step_with_decay import step_with_decay as step_with_decay
 from gradflow.transforms._trace import TraceState as TraceState
 from gradflow.transforms._trace import trace as trace
 from gradflow.transforms._trust_ratio import scale_by_trust_ratio as scale_by_trust_ratio
 from gradflow.transforms._value_and_grad import value_and_grad_from_state as value_and_grad_from_state
+from gradflow.transforms._zclip import ZClipState as ZClipState
+from gradflow.transforms._zclip import zclip as zclip
 from gradflow.transforms._zoom_linesearch import ScaleByZoomLinesearchState as ScaleByZoomLinesearchState
 from gradflow.transforms._zoom_linesearch import ZoomLinesearchInfo as ZoomLinesearchInfo
 from gradflow.transforms._zoom_linesearch import scale_by_zoom_linesearch as scale_by_zoom_linesearch
 
 __all__ = [
+    "AdaGCState",
     "AdaptiveGradClipState",
     "AddDecayedWeightsState",
     "AddNoiseState",
@@ -76,6 +91,9 @@ __all__ = [
     "DampenedTraceState",
     "DifferentiallyPrivateAggregateState",
     "EmaState",
+    "GrokfastState",
+    "HyperballState",
+    "MarsCorrectionState",
     "MonitorState",
     "NonNegativeParamsState",
     "NormalizeState",
@@ -87,9 +105,12 @@ __all__ = [
     "ScaleState",
     "SnapshotState",
     "TraceState",
+    "ZClipState",
     "ZeroNansState",
     "ZoomLinesearchInfo",
+    "adagc",
     "adaptive_grad_clip",
+    "adaptive_normalize",
     "add_decayed_weights",
     "add_noise",
     "centralize",
@@ -99,7 +120,9 @@ __all__ = [
     "dampened_trace",
     "differentially_private_aggregate",
     "ema",
+    "grokfast",
     "keep_params_nonnegative",
+    "mars_correction",
     "measure_with_ema",
     "monitor",
     "normalize",
@@ -107,6 +130,7 @@ __all__ = [
     "per_example_global_norm_clip",
     "per_example_layer_norm_clip",
     "reduce_on_plateau",
+    "row_floor",
     "scale",
     "scale_by_backtracking_linesearch",
     "scale_by_learning_rate",
@@ -117,9 +141,13 @@ __all__ = [
     "scale_by_trust_ratio",
     "scale_by_zoom_linesearch",
     "snapshot",
+    "step_on_hyperball",
+    "step_with_decay",
+    "step_with_radial_brake",
     "trace",
     "unitwise_clip",
     "unitwise_norm",
     "value_and_grad_from_state",
+    "zclip",
     "zero_nans",
 ]

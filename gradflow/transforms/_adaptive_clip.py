@@ -4,21 +4,15 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from gradflow._calls._context import stage_name
 from gradflow._core._compose import init_empty_state
 from gradflow._core._decorators import transformation
 from gradflow._dtypes import compute_dtype, real_dtype
-from gradflow._errors import describe
-from gradflow._expressions._arguments import NonNegative, Positive
+from gradflow._expressions._arguments import Limit, NonNegative
 from gradflow._rules._leafwise import leafwise, specialize
-from gradflow._rules._math import abs_sq, safe_sqrt
 from gradflow._rules._mesh_axes import refuse_varying
+from gradflow._rules._unit_norm import Axis, check_axis, check_has_axis, input_norm
 from gradflow._types import EmptyState, Pair, Params, Updates
-from gradflow.tree._paths import path_string
-
-Axis = int | tuple[int, ...] | None
 
 
 def unitwise_norm(x: Any, axis: Axis = None) -> jax.Array:
@@ -32,7 +26,7 @@ def unitwise_norm(x: Any, axis: Axis = None) -> jax.Array:
     Intermediate values neither overflow nor underflow. The derivative at 0 is 0.
     """
     x = _widened(x)
-    size, power = _unit_norm(x, axis)
+    size, power = input_norm(x, axis)
     return jnp.broadcast_to(size / power, x.shape)
 
 
@@ -60,60 +54,36 @@ def _widened(x: Any) -> jax.Array:
     return x.astype(compute_dtype(x.dtype))
 
 
-def _unit_norm(x: jax.Array, axis: Axis) -> tuple[jax.Array, jax.Array]:
-    """`(size, power)` of each unit, on axes of length 1; see `scaled_norm`."""
-    if axis is None:
-        many = sum(n > 1 for n in x.shape)
-        reduced = 1 if many > 1 and x.ndim in (2, 3) else x.ndim if many <= 1 else x.ndim - 1
-        axis = tuple(range(reduced))
-    largest = jax.lax.stop_gradient(jnp.max(jnp.abs(x), axis=axis, keepdims=True, initial=0))
-    # Scaled to [2^-48, 2^48], the largest element of a unit, its square and its inverse are in range.
-    one = jnp.ones_like(largest)
-    power = jnp.where(largest < 2.0**-32, one * 2.0**80, jnp.where(largest > 2.0**32, one * 2.0**-80, one))
-    scaled = power.astype(x.dtype) * x
-    return safe_sqrt(jnp.sum(abs_sq(scaled), axis=axis, keepdims=True)), power
-
-
 def adaptive_clip_rule(g: jax.Array, p: jax.Array, s: Any, *, axis: Axis) -> jax.Array:
     """Brock et al. 2021, equation 3, with norms per unit."""
-    size, power = _unit_norm(g, axis)
-    p_size, p_power = _unit_norm(p, axis)
+    size, power = input_norm(g, axis)
+    p_size, p_power = input_norm(p, axis)
     limit = s.clipping * jnp.maximum(p_size / p_power, s.eps)
-    clipped = size > limit * power
+    clipped = size > limit * power  # False for 0 * inf
     factor = jnp.where(clipped, limit / jnp.where(clipped, size, 1), 1 / power)
     return factor * (power * g)
 
 
 @transformation
-def adaptive_grad_clip(clipping: NonNegative, eps: Positive = 1e-3, axis: Any = None) -> Pair:
+def adaptive_grad_clip(clipping: Limit, eps: NonNegative = 1e-3, axis: Any = None) -> Pair:
     """Shrinks the gradient of each unit to a fraction of the norm of its parameters.
 
         limit = clipping * max(|p_unit|, eps)
         u_unit = min(1, limit / |g_unit|) * g_unit
 
     Args:
-      clipping: largest ratio of norms, >= 0; 0.01 in the paper.
-      eps: lower bound of a parameter norm, > 0, so that parameters at zero can move.
+      clipping: largest ratio of norms, >= 0, 0.01 in the paper; `inf` for no limit.
+      eps: lower bound of a parameter norm, >= 0, so that parameters at zero can move.
       axis: the axes of a unit; see `unitwise_norm`.
 
     Needs `params`. Raises ValueError inside `shard_map` on updates that differ between devices, because
     a unit may be sharded. Source: Brock et al. 2021, arXiv:2102.06171.
     """
-    axes = axis if isinstance(axis, tuple) else (axis,)
-    if axis is not None and not all(isinstance(i, int | np.integer) for i in axes):
-        raise TypeError(
-            "adaptive_grad_clip: argument 'axis' must be None, a whole number or a tuple of them; "
-            f"got {describe(axis)}"
-        )
+    check_axis("adaptive_grad_clip", axis)
 
     def update(updates: Updates, state: EmptyState, params: Params) -> tuple[Updates, EmptyState]:
         refuse_varying("the norm of a unit", updates, params)
-        for path, leaf in jax.tree_util.tree_leaves_with_path(updates):
-            if axis is not None and not all(-leaf.ndim <= i < leaf.ndim for i in axes):
-                raise ValueError(
-                    f"{stage_name()}: argument 'axis' must name axes of every leaf; got {axis} and "
-                    f"shape {leaf.shape} at '{path_string(path)}'. Exclude it with gradflow.masked."
-                )
+        check_has_axis(axis, updates)
         rule = specialize(adaptive_clip_rule, axis=axis)
         return leafwise(rule, (updates, params), clipping=clipping, eps=eps)[0], state
 

@@ -1,6 +1,6 @@
 """A line search that shrinks its step until Armijo's condition holds."""
 
-from typing import Annotated, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from gradflow import tree
 from gradflow._calls._reports import report
 from gradflow._core._decorators import transformation
-from gradflow._expressions._arguments import Fraction, Interval, NonNegative, Positive, ScalarOrSchedule, Size
+from gradflow._expressions._arguments import Fraction, Limit, PositiveLimit, Size
 from gradflow._rules._leafwise import as_scalar
 from gradflow._rules._state import zero_scalar
 from gradflow._types import OptState, Pair, Params, Updates
@@ -23,19 +23,6 @@ from gradflow.transforms._linesearch_common import (
 )
 
 
-class _Growth(Interval):
-    """A number >= 1 or infinity."""
-
-    def __init__(self) -> None:
-        super().__init__(1.0)
-
-    def contains(self, number: float) -> bool:
-        return number >= self.low
-
-
-Growth = Annotated[ScalarOrSchedule, _Growth()]
-
-
 class BacktrackingLinesearchInfo(NamedTuple):
     """Evaluations of the last search, and the violation of the condition; 0 if it holds."""
 
@@ -44,7 +31,7 @@ class BacktrackingLinesearchInfo(NamedTuple):
 
 
 class ScaleByBacktrackingLinesearchState(NamedTuple):
-    """Step size of the last search, loss and stored gradient at its end, and its statistics."""
+    """Step size of the last search, or its last trial if it took no step; loss, stored gradient and info."""
 
     learning_rate: jax.Array
     value: jax.Array
@@ -55,6 +42,7 @@ class ScaleByBacktrackingLinesearchState(NamedTuple):
 class _Search(NamedTuple):
     steps: jax.Array
     trial: jax.Array
+    last: jax.Array
     best: Point
     grad: Any  # at `best`
     done: jax.Array
@@ -65,10 +53,10 @@ def scale_by_backtracking_linesearch(
     max_backtracking_steps: Size,
     slope_rtol: Fraction = 1e-4,
     decrease_factor: Fraction = 0.8,
-    increase_factor: Growth = 1.5,
-    max_learning_rate: Positive = 1.0,
-    atol: NonNegative = 0.0,
-    rtol: NonNegative = 0.0,
+    increase_factor: PositiveLimit = 1.5,
+    max_learning_rate: PositiveLimit = 1.0,
+    atol: Limit = 0.0,
+    rtol: Limit = 0.0,
     store_grad: bool = False,
     verbose: bool = False,
 ) -> Pair:
@@ -80,16 +68,17 @@ def scale_by_backtracking_linesearch(
       max_backtracking_steps: maximum number of evaluations of the loss, >= 1.
       slope_rtol: fraction of the decrease that the slope predicts, in [0, 1].
       decrease_factor: factor by which the step shrinks, in [0, 1].
-      increase_factor: >= 1, factor from the last step size to the first trial of the next search; 1
+      increase_factor: > 0, factor from the last step size to the first trial of the next search; 1
         keeps it, `inf` starts from `max_learning_rate`.
-      max_learning_rate: the longest step, > 0.
+      max_learning_rate: the longest step, > 0; `inf` for no limit, where the first search begins at 1.
       atol, rtol: slack, >= 0.
       store_grad: evaluates the gradient with the loss and stores it for `value_and_grad_from_state`.
       verbose: prints each search.
 
     `update` needs the extra arguments `value`, `grad` as `jax.grad` returns it, and `value_fn`, which is
     called with the parameters and the other extra arguments that it names. A loss of NaN counts as too high.
-    If no trial passes, the step with the lowest loss is taken, possibly 0.
+    If no trial passes, the step with the lowest loss is taken; if none is lower, the step is 0 and the next
+    search goes on from the last trial.
     Source: Nocedal & Wright 2006, algorithm 3.1.
     """
 
@@ -136,10 +125,11 @@ def scale_by_backtracking_linesearch(
             best, kept = jax.tree.map(
                 lambda new, old: jnp.where(keep, new, old), (here, grad), (search.best, search.grad)
             )
-            return _Search(search.steps + 1, search.trial * shrink, best, kept, accepted)
+            return _Search(search.steps + 1, search.trial * shrink, search.trial, best, kept, accepted)
 
-        first = jnp.minimum(first_rate(state.learning_rate, limit, line.dtype) * growth, limit)
-        begin = _Search(jnp.zeros((), jnp.int32), first, start, line.grad, jnp.asarray(False))
+        kept = first_rate(state.learning_rate, jnp.where(limit < jnp.inf, limit, 1), line.dtype)
+        first = jnp.minimum(kept * jnp.where((growth < jnp.inf) | (limit < jnp.inf), growth, 1), limit)
+        begin = _Search(jnp.zeros((), jnp.int32), first, first, start, line.grad, jnp.asarray(False))
         found = jax.lax.while_loop(lambda s: ~s.done & (s.steps < max_backtracking_steps), next_trial, begin)
         best = found.best
         info = BacktrackingLinesearchInfo(found.steps, decrease_error(best))
@@ -147,7 +137,8 @@ def scale_by_backtracking_linesearch(
             print_search("scale_by_backtracking_linesearch", best, info)
         report("learning_rate", best.rate)
         report("evaluations", found.steps)
-        new_state = ScaleByBacktrackingLinesearchState(best.rate, best.value, found.grad, info)
+        next_start = jnp.where(best.rate > 0, best.rate, found.last)
+        new_state = ScaleByBacktrackingLinesearchState(next_start, best.value, found.grad, info)
         return scale_updates(updates, best.rate), with_old_dtypes(new_state, state)
 
     return init, update

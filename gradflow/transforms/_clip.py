@@ -9,7 +9,7 @@ from gradflow import tree
 from gradflow._calls._reports import report
 from gradflow._core._compose import init_empty_state
 from gradflow._core._decorators import transformation
-from gradflow._expressions._arguments import NonNegative
+from gradflow._expressions._arguments import Limit
 from gradflow._rules._leafwise import leafwise
 from gradflow._types import EmptyState, Pair, Params, Updates
 from gradflow.packed._pack import abstract_tree
@@ -26,13 +26,13 @@ def is_clipped_rule(g: jax.Array, s: Any) -> jax.Array:
 
 
 @transformation(reports=("fraction",), leaves="real", elementwise=True)
-def clip(max_delta: NonNegative) -> Pair:
+def clip(max_delta: Limit) -> Pair:
     """Limits every element: `u = min(max(g, -max_delta), max_delta)`.
 
     Unlike `clip_by_global_norm` it changes the direction of the step.
 
     Args:
-      max_delta: largest absolute value, >= 0.
+      max_delta: largest absolute value, >= 0; `inf` for no limit.
 
     Reports `fraction`, the share of clipped elements. Complex leaves raise TypeError: they have no order.
     """

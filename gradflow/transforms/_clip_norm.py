@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from gradflow._calls._reports import report
 from gradflow._core._compose import init_empty_state
 from gradflow._core._decorators import transformation
-from gradflow._expressions._arguments import NonNegative
+from gradflow._expressions._arguments import Limit
 from gradflow._rules._layerwise import Axes, layerwise, leaf_scaled_norm, root_of_size
 from gradflow._rules._leafwise import leafwise
 from gradflow._rules._mesh_axes import AxisName, check_axis_name, sum_axes
@@ -17,14 +17,14 @@ from gradflow._types import EmptyState, Pair, Params, Updates
 
 
 @transformation(reports=("norm", "factor"), elementwise=True)
-def clip_by_global_norm(max_norm: NonNegative, *, axis_name: AxisName = None) -> Pair:
+def clip_by_global_norm(max_norm: Limit, *, axis_name: AxisName = None) -> Pair:
     """Scales all updates by one factor so that their norm is at most `max_norm`.
 
         norm = sqrt(sum of |g|^2 over all leaves)
         u = min(1, max_norm / norm) * g
 
     Args:
-      max_norm: largest norm, >= 0.
+      max_norm: largest norm, >= 0; `inf` for no limit.
       axis_name: for a call inside `shard_map`: the mesh axes along which leaves are sharded, or
         `()` if every device holds the same updates. A leaf known to be replicated counts once.
 
@@ -57,14 +57,14 @@ def clip_by_block_rms_rule(g: jax.Array, s: Any, *, axes: Axes) -> jax.Array:
 
 
 @transformation(packable=True)
-def clip_by_block_rms(threshold: NonNegative, *, axis_name: AxisName = None) -> Pair:
+def clip_by_block_rms(threshold: Limit, *, axis_name: AxisName = None) -> Pair:
     """Scales each leaf so that its root mean square is at most `threshold`.
 
         rms = sqrt(mean of |g|^2 over the leaf)
         u = min(1, threshold / rms) * g
 
     Args:
-      threshold: largest root mean square, >= 0.
+      threshold: largest root mean square, >= 0; `inf` for no limit.
       axis_name: as in `clip_by_global_norm`.
 
     Raises ValueError inside `shard_map` where updates differ along an axis and no `axis_name` is given.

@@ -14,7 +14,7 @@ from gradflow._expressions._arguments import NonNegative, Positive
 from gradflow._rules._leafwise import Scalars, leafwise
 from gradflow._rules._mesh_axes import refuse_varying
 from gradflow._types import OptState, Pair, Params, Updates
-from gradflow.transforms._keys import check_key, key_state, next_key, normal_like
+from gradflow.transforms._keys import key_state, next_keys_like, normal_with_keys, read_key
 from gradflow.transforms._per_example import per_example_global_norm_clip
 
 
@@ -36,7 +36,7 @@ def private_rule(total: jax.Array, sample: jax.Array, s: Any) -> jax.Array:
 
 @transformation(trees="structure", reports=("clipped",))
 def differentially_private_aggregate(
-    l2_norm_clip: Positive, noise_multiplier: NonNegative, key: Any = None
+    l2_norm_clip: Positive, noise_multiplier: NonNegative, key: Any = None, *, seed: Any = None
 ) -> Pair:
     """Clips the gradient of each example, adds noise to the sum, and divides by the number of examples.
 
@@ -49,13 +49,14 @@ def differentially_private_aggregate(
     Args:
       l2_norm_clip: the largest norm of one example's gradient over all leaves, > 0.
       noise_multiplier: standard deviation of the noise as a multiple of that norm, >= 0.
-      key: a PRNG key, `jax.random.key(0)`, or an integer seed.
+      key: a PRNG key, `jax.random.key(0)`, or an integer seed. It has no default.
+      seed: another name of `key`.
 
     Reports `clipped`, the share of clipped examples. Raises TypeError for another kind of key. Raises
     ValueError inside `shard_map`, and for leaves without the axis or with different numbers of examples.
     Source: Abadi et al. 2016, arXiv:1607.00133.
     """
-    check_key("differentially_private_aggregate", key)
+    key = read_key("differentially_private_aggregate", key, seed, required=True)
 
     def init(params: Params) -> OptState:
         return DifferentiallyPrivateAggregateState(key_state(key, params))
@@ -71,9 +72,9 @@ def differentially_private_aggregate(
         if examples == 0:
             first = describe(jax.tree.leaves(updates)[0])
             raise ValueError(f"{stage_name()}: updates must have at least one example; got {first}")
-        now, later = next_key(key, state.rng_key)
+        keys, later = next_keys_like(key, state.rng_key, total)
         (u,) = leafwise(
-            private_rule, (total, normal_like(now, total)), private_scalars,
+            private_rule, (total, normal_with_keys(keys, total)), private_scalars,
             l2_norm_clip=l2_norm_clip, noise_multiplier=noise_multiplier, size=float(examples),
         )  # fmt: skip
         report("clipped", lambda: clipped.astype(jnp.float32) / examples)

@@ -10,7 +10,7 @@ import numpy as np
 
 from gradflow._calls._checks import check_like
 from gradflow._calls._context import stage_name
-from gradflow._calls._extra_arguments import loss_value, real_scalar
+from gradflow._calls._extra_arguments import check_extra_names, loss_value, real_scalar
 from gradflow._core._apply import apply_updates
 from gradflow._dtypes import promote
 from gradflow._errors import describe
@@ -50,7 +50,10 @@ def number_dtype(params: Params) -> np.dtype:
 
 
 def chosen_arguments(value_fn: Callable[..., Any], extra: Mapping[str, Any]) -> dict[str, Any]:
-    """The extra arguments that `value_fn` names; all of them if it takes `**kwargs`."""
+    """The extra arguments that `value_fn` names; all of them if it takes `**kwargs`.
+
+    Raises TypeError for a near-miss of a name: the search would run on another function.
+    """
     try:
         parameters = list(inspect.signature(value_fn).parameters.values())
     except (TypeError, ValueError):
@@ -58,6 +61,7 @@ def chosen_arguments(value_fn: Callable[..., Any], extra: Mapping[str, Any]) -> 
     if any(p.kind is p.VAR_KEYWORD for p in parameters):
         return dict(extra)
     names = {p.name for p in parameters[1:] if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
+    check_extra_names(extra, frozenset(names))
     return {name: value for name, value in extra.items() if name in names}
 
 

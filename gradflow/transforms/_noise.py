@@ -14,7 +14,7 @@ from gradflow._rules._math import safe_sqrt
 from gradflow._rules._mesh_axes import AxisName, check_axis_name, sum_axes
 from gradflow._rules._state import increment, zero_scalar
 from gradflow._types import OptState, Pair, Params, Updates
-from gradflow.transforms._keys import check_key, key_state, next_key, normal_like
+from gradflow.transforms._keys import key_state, next_key, normal_like, read_key
 
 
 class AddNoiseState(NamedTuple):
@@ -35,13 +35,16 @@ def noise_rule(g: jax.Array, sample: jax.Array, s: Any) -> jax.Array:
 
 
 @transformation(reports=("deviation",))
-def add_noise(eta: NonNegative, gamma: NonNegative, key: Any = None, *, axis_name: AxisName = None) -> Pair:
+def add_noise(
+    eta: NonNegative, gamma: NonNegative, key: Any = None, *, seed: Any = None, axis_name: AxisName = None
+) -> Pair:
     """Adds Gaussian noise whose variance falls: `u = g + N(0, eta / (1 + t)^gamma)`, t from 0.
 
     Args:
       eta: variance at the first step, >= 0; complex numbers have half of it in each part.
       gamma: power by which the variance falls, >= 0; 0.55 in the paper.
-      key: a PRNG key, `jax.random.key(0)`, or an integer seed.
+      key: a PRNG key, `jax.random.key(0)`, or an integer seed; None is 0, with a warning.
+      seed: another name of `key`.
       axis_name: for a call inside `shard_map`: the mesh axes along which leaves are sharded, with
         independent noise per shard, or `()` if every device holds the same updates.
 
@@ -51,7 +54,7 @@ def add_noise(eta: NonNegative, gamma: NonNegative, key: Any = None, *, axis_nam
     Source: Neelakantan et al. 2015, arXiv:1511.06807.
     """
     check_axis_name("add_noise", axis_name)
-    check_key("add_noise", key)
+    key = read_key("add_noise", key, seed)
 
     def init(params: Params) -> OptState:
         return AddNoiseState(zero_scalar(params), key_state(key, params))

@@ -10,7 +10,7 @@ from gradflow import tree
 from gradflow._calls._reports import report
 from gradflow._core._decorators import transformation
 from gradflow._errors import describe
-from gradflow._expressions._arguments import Fraction, NonNegative, Positive, Size
+from gradflow._expressions._arguments import Fraction, Limit, NonNegative, Positive, PositiveLimit, Size
 from gradflow._rules._leafwise import as_scalar
 from gradflow._rules._state import zero_scalar
 from gradflow._types import OptState, Pair, Params, Updates
@@ -41,7 +41,7 @@ class ZoomLinesearchInfo(NamedTuple):
 
 
 class ScaleByZoomLinesearchState(NamedTuple):
-    """Step size of the last search, loss and gradient at its end, and its statistics."""
+    """Step size of the last search, or its last trial if it took none; loss and gradient; statistics."""
 
     learning_rate: jax.Array
     value: jax.Array
@@ -80,8 +80,9 @@ class _Criteria(NamedTuple):
         return jnp.maximum(error - self.tol, 0)
 
     def curvature_error(self, start: Point, at: Point) -> jax.Array:
-        error = jnp.abs(at.slope) - self.curv_rtol * jnp.abs(start.slope)
-        return jnp.maximum(error - self.tol, 0)
+        # 0 * inf where the slope is 0 is no condition either.
+        bound = jnp.where(self.curv_rtol < jnp.inf, self.curv_rtol * jnp.abs(start.slope), jnp.inf)
+        return jnp.maximum(jnp.abs(at.slope) - bound - self.tol, 0)
 
 
 class _Search(NamedTuple):
@@ -185,11 +186,11 @@ def _search(line: Line, test: _Criteria, first: jax.Array, options: _Options) ->
 @transformation(reports=("learning_rate", "evaluations"), elementwise=True)
 def scale_by_zoom_linesearch(
     max_linesearch_steps: Size,
-    max_learning_rate: Positive | None = None,
-    tol: NonNegative = 0.0,
+    max_learning_rate: PositiveLimit | None = None,
+    tol: Limit = 0.0,
     increase_factor: Positive = 2.0,
     slope_rtol: Fraction = 1e-4,
-    curv_rtol: Fraction = 0.9,
+    curv_rtol: Limit = 0.9,
     approx_dec_rtol: NonNegative | None = 1e-6,
     stepsize_precision: NonNegative = 1e-5,
     initial_guess_strategy: str = "keep",
@@ -205,7 +206,8 @@ def scale_by_zoom_linesearch(
       max_learning_rate: the longest step, > 0, or None for no bound.
       tol: slack of both conditions, >= 0.
       increase_factor: smallest factor by which a step that is too short grows.
-      slope_rtol, curv_rtol: in [0, 1], with slope_rtol the smaller.
+      slope_rtol: in [0, 1].
+      curv_rtol: >= 0, larger than slope_rtol; `inf` drops the condition on the slope.
       approx_dec_rtol: relative change of the loss below which slopes decide about the decrease (Hager &
         Zhang 2005); None disables this.
       stepsize_precision: width of an interval at which the search ends, >= 0.
@@ -214,7 +216,8 @@ def scale_by_zoom_linesearch(
 
     `update` needs the extra arguments `value`, `grad` as `jax.grad` returns it, and `value_fn`, which is
     called with the parameters and the other extra arguments that it names. If no trial passes, the step with
-    the lowest loss is taken, possibly 0. Source: Nocedal & Wright 2006, algorithms 3.5 and 3.6.
+    the lowest loss is taken; if none is lower, the step is 0 and "keep" goes on from the last trial.
+    Source: Nocedal & Wright 2006, algorithms 3.5 and 3.6.
     """
     if initial_guess_strategy not in STRATEGIES:
         raise ValueError(
@@ -266,7 +269,7 @@ def scale_by_zoom_linesearch(
         one = jnp.ones((), dtype)
         first = one if initial_guess_strategy == "one" else first_rate(state.learning_rate, one, dtype)
         found = _search(line, test, first, options)
-        _, start, _, _, best = found.unpack()
+        _, start, _, high, best = found.unpack()
         info = ZoomLinesearchInfo(
             found.steps, test.decrease_error(start, best), test.curvature_error(start, best)
         )
@@ -274,7 +277,10 @@ def scale_by_zoom_linesearch(
             print_search("scale_by_zoom_linesearch", best, info)
         report("learning_rate", best.rate)
         report("evaluations", found.steps)
-        new_state = ScaleByZoomLinesearchState(best.rate, best.value, found.grad, info)
+        # Without a lower loss every trial was too far, and `high` is the last one.
+        last = jnp.where(high.rate < jnp.inf, high.rate, 0)
+        next_start = jnp.where(best.rate > 0, best.rate, last)
+        new_state = ScaleByZoomLinesearchState(next_start, best.value, found.grad, info)
         return scale_updates(updates, best.rate), with_old_dtypes(new_state, state)
 
     return init, update

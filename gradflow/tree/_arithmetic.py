@@ -1,7 +1,8 @@
 """Sums, products and selections of trees, leaf by leaf. Each is one compiled call for the whole tree.
 
 A result is None where an operand is None. Leaves of different inexact dtypes are promoted to the smallest
-dtype that holds both. Below float32, arithmetic is done in float32 and rounded once. Nothing is broadcast.
+dtype that holds both. Below float32, arithmetic is done in float32 and rounded once. Corresponding leaves are
+broadcast as in NumPy.
 """
 
 from collections.abc import Callable
@@ -149,16 +150,16 @@ def _where(condition: jax.Array, tree_x: Any, tree_y: Any) -> Any:
         if x is None or y is None:
             return None
         if x.dtype == y.dtype and not is_numeric_dtype(x.dtype):  # PRNG keys
-            return jnp.where(condition.astype(bool), x, y)
+            return jnp.where(condition.astype(bool), *_broadcast((x, y)))
         return _apply(lambda a, b: jnp.where(condition.astype(bool), a, b), (x, y), ())
 
-    rows, treedef = match(tree_x, tree_y)
+    rows, treedef = match(tree_x, tree_y, broadcast=True)
     return treedef.unflatten([select(x, y) for x, y in rows])
 
 
 def _combine(f: Callable[..., jax.Array], trees: tuple[Any, ...], scalars: tuple[Any, ...] = ()) -> Any:
     """`f(*leaves, *scalars)` for corresponding leaves of the trees."""
-    rows, treedef = match(*trees)
+    rows, treedef = match(*trees, broadcast=True)
     for tree in trees:
         arrays_of(tree)
     return treedef.unflatten(
@@ -173,7 +174,13 @@ def _apply(f: Callable[..., jax.Array], row: tuple[Any, ...], scalars: tuple[Any
         if x.dtype not in strong:
             dtype = _of_kind(dtype, x.dtype)
     work = compute_dtype(dtype) if is_inexact(dtype) else dtype
-    return f(*(x.astype(work) for x in (*row, *scalars))).astype(dtype)
+    return f(*(x.astype(work) for x in (*_broadcast(row), *scalars))).astype(dtype)
+
+
+def _broadcast(row: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Leaves in their common shape, also where jax does not promote ranks by itself."""
+    shape = np.broadcast_shapes(*(x.shape for x in row))
+    return tuple(x if x.shape == shape else jnp.broadcast_to(x, shape) for x in row)
 
 
 def _of_kind(dtype: DType, other: DType) -> DType:

@@ -30,13 +30,17 @@ def sum(tree: Any, associative_reduction: bool = False, *, axis_name: AxisName =
 
 
 def max(tree: Any, *, axis_name: AxisName = None) -> jax.Array:
-    """The largest number in the tree, -inf if it is empty; `axis_name`: see `norm`."""
+    """The largest number in the tree, -inf if it is empty; `axis_name`: see `norm`.
+
+    Complex numbers are ordered as in NumPy: by the real part, then the imaginary one. With `axis_name` they
+    raise TypeError.
+    """
     result: jax.Array = call(_extreme, tree, largest=True, axis_name=axes(axis_name))
     return result
 
 
 def min(tree: Any, *, axis_name: AxisName = None) -> jax.Array:
-    """The smallest number in the tree, inf if it is empty; `axis_name`: see `norm`."""
+    """The smallest number in the tree, inf if it is empty; complex numbers and `axis_name`: see `max`."""
     result: jax.Array = call(_extreme, tree, largest=False, axis_name=axes(axis_name))
     return result
 
@@ -59,7 +63,7 @@ def _sum(tree: Any, *, axis_name: tuple[str, ...]) -> jax.Array:
 
 @functools.partial(jax.jit, static_argnames=("largest", "axis_name"))
 def _extreme(tree: Any, *, largest: bool, axis_name: tuple[str, ...]) -> jax.Array:
-    leaves = arrays_of(tree, real=True)
+    leaves = arrays_of(tree, real=bool(axis_name))
     leaves = [x for x in leaves if x.size]
     dtype = common_dtype([x.dtype for x in leaves])
     reduce: Callable[..., jax.Array]

@@ -11,10 +11,13 @@ from gradflow.tree._leaves import path_at
 from gradflow.tree._paths import children, is_container, is_none, path_string, show
 
 
-def match(first: Any, *others: Any, shapes: bool = True) -> tuple[list[tuple[Any, ...]], Any]:
+def match(
+    first: Any, *others: Any, shapes: bool = True, broadcast: bool = False
+) -> tuple[list[tuple[Any, ...]], Any]:
     """The corresponding leaves of several trees, None included, and the treedef of the first.
 
-    Raises ValueError naming the first path at which the trees, or their leaves' shapes, differ.
+    Raises ValueError naming the first path at which the trees, or their leaves' shapes, differ; with
+    `broadcast` at which shapes do not broadcast.
     """
     treedef: Any
     leaves, treedef = jax.tree.flatten(first, is_leaf=is_none)
@@ -28,11 +31,22 @@ def match(first: Any, *others: Any, shapes: bool = True) -> tuple[list[tuple[Any
     if shapes:
         for i, row in enumerate(rows):
             sizes = [np.shape(x) for x in row if x is not None]
-            if any(size != sizes[0] for size in sizes):
-                where = show(path_at(first, i))
-                got = f"{sizes[0]} and {_other(sizes)}"
-                raise ValueError(f"tree: the leaves at {where} must have equal shapes; got {got}")
+            if all(size == sizes[0] for size in sizes) or (broadcast and _broadcasts(sizes)):
+                continue
+            where = show(path_at(first, i))
+            expected = "shapes that broadcast" if broadcast else "equal shapes"
+            raise ValueError(
+                f"tree: the leaves at {where} must have {expected}; got {sizes[0]} and {_other(sizes)}"
+            )
     return rows, treedef
+
+
+def _broadcasts(sizes: Sequence[tuple[int, ...]]) -> bool:
+    try:
+        np.broadcast_shapes(*sizes)
+    except ValueError:
+        return False
+    return True
 
 
 def _other(sizes: Sequence[tuple[int, ...]]) -> tuple[int, ...]:

@@ -9,11 +9,14 @@ from gradflow.wrappers._accumulate import ShouldSkipUpdateFunction as ShouldSkip
 from gradflow.wrappers._accumulate import apply_every as apply_every
 from gradflow.wrappers._accumulate import skip_large_updates as skip_large_updates
 from gradflow.wrappers._accumulate import skip_not_finite as skip_not_finite
+from gradflow.wrappers._cautious import cautious as cautious
 from gradflow.wrappers._conditionally import ConditionallyMaskState as ConditionallyMaskState
 from gradflow.wrappers._conditionally import ConditionallyTransformState as ConditionallyTransformState
 from gradflow.wrappers._conditionally import ConditionFn as ConditionFn
 from gradflow.wrappers._conditionally import conditionally_mask as conditionally_mask
 from gradflow.wrappers._conditionally import conditionally_transform as conditionally_transform
+from gradflow.wrappers._ema_nesterov import EmaNesterovState as EmaNesterovState
+from gradflow.wrappers._ema_nesterov import ema_nesterov as ema_nesterov
 from gradflow.wrappers._eval_params import eval_params as eval_params
 from gradflow.wrappers._flatten import flatten as flatten
 from gradflow.wrappers._guard import ApplyIfFiniteState as ApplyIfFiniteState
@@ -32,6 +35,9 @@ from gradflow.wrappers._metrics import Metrics as Metrics
 from gradflow.wrappers._metrics import MetricsState as MetricsState
 from gradflow.wrappers._metrics import metrics as metrics
 from gradflow.wrappers._metrics import with_metrics as with_metrics
+from gradflow.wrappers._mup import mup_factors as mup_factors
+from gradflow.wrappers._outer import OuterState as OuterState
+from gradflow.wrappers._outer import outer as outer
 from gradflow.wrappers._param_average import LawaState as LawaState
 from gradflow.wrappers._param_average import ParamEmaState as ParamEmaState
 from gradflow.wrappers._param_average import SwaState as SwaState
@@ -45,13 +51,21 @@ from gradflow.wrappers._partition import multi_transform as multi_transform
 from gradflow.wrappers._partition import partition as partition
 from gradflow.wrappers._partition import scale_by_path as scale_by_path
 from gradflow.wrappers._partition import selective_transform as selective_transform
+from gradflow.wrappers._qk_clip import QKClipState as QKClipState
+from gradflow.wrappers._qk_clip import with_qk_clip as with_qk_clip
+from gradflow.wrappers._remove_radial import RemoveRadialState as RemoveRadialState
+from gradflow.wrappers._remove_radial import remove_radial as remove_radial
 from gradflow.wrappers._sam import SAMState as SAMState
 from gradflow.wrappers._sam import sam as sam
 from gradflow.wrappers._schedule_free import ScheduleFreeState as ScheduleFreeState
 from gradflow.wrappers._schedule_free import schedule_free as schedule_free
 from gradflow.wrappers._schedule_free import schedule_free_eval_params as schedule_free_eval_params
+from gradflow.wrappers._skip_spikes import SkipSpikesState as SkipSpikesState
+from gradflow.wrappers._skip_spikes import skip_spikes as skip_spikes
 from gradflow.wrappers._split_complex import SplitRealAndImaginaryState as SplitRealAndImaginaryState
 from gradflow.wrappers._split_complex import split_real_and_imaginary as split_real_and_imaginary
+from gradflow.wrappers._tail_average import TailAverageState as TailAverageState
+from gradflow.wrappers._tail_average import with_tail_average as with_tail_average
 from gradflow.wrappers._tunable import TunableState as TunableState
 from gradflow.wrappers._tunable import hyperparams as hyperparams
 from gradflow.wrappers._tunable import set_hyperparams as set_hyperparams
@@ -63,6 +77,7 @@ __all__ = [
     "ConditionFn",
     "ConditionallyMaskState",
     "ConditionallyTransformState",
+    "EmaNesterovState",
     "InjectStatefulHyperparamsState",
     "LawaState",
     "LookaheadParams",
@@ -76,18 +91,25 @@ __all__ = [
     "MultiStepsState",
     "MultiStepsTransformation",
     "MultiTransformState",
+    "OuterState",
     "ParamEmaState",
     "PartitionState",
+    "QKClipState",
+    "RemoveRadialState",
     "SAMState",
     "ScheduleFreeState",
     "ShouldSkipUpdateFunction",
+    "SkipSpikesState",
     "SplitRealAndImaginaryState",
     "SwaState",
+    "TailAverageState",
     "TunableState",
     "apply_every",
     "apply_if_finite",
+    "cautious",
     "conditionally_mask",
     "conditionally_transform",
+    "ema_nesterov",
     "eval_params",
     "flatten",
     "freeze",
@@ -99,7 +121,10 @@ __all__ = [
     "mechanize",
     "metrics",
     "multi_transform",
+    "mup_factors",
+    "outer",
     "partition",
+    "remove_radial",
     "sam",
     "scale_by_path",
     "schedule_free",
@@ -108,10 +133,13 @@ __all__ = [
     "set_hyperparams",
     "skip_large_updates",
     "skip_not_finite",
+    "skip_spikes",
     "split_real_and_imaginary",
     "tunable",
     "with_lawa",
     "with_metrics",
     "with_param_ema",
+    "with_qk_clip",
     "with_swa",
+    "with_tail_average",
 ]

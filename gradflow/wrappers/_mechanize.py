@@ -12,7 +12,7 @@ from gradflow._core._decorators import transformation
 from gradflow._core._transformation import GradientTransformation
 from gradflow._expressions._arguments import NonNegative, Positive, Size
 from gradflow._rules._leafwise import as_scalar, leafwise
-from gradflow._rules._math import safe_sqrt
+from gradflow._rules._math import bounded, safe_sqrt, saturated
 from gradflow._rules._mesh_axes import refuse_varying
 from gradflow._rules._state import increment, zero_scalar
 from gradflow._types import OptState, Pair, Params, Updates
@@ -43,7 +43,7 @@ def mechanic_scalars(
     betas = jnp.asarray(1 - 0.1 ** np.arange(1, s.size + 1), s.dtype)
     r = betas * r + jnp.clip(gain, -m, m) * s
     m = jnp.maximum(betas * m, jnp.abs(gain) + eps)
-    v = betas * betas * v + gain * gain
+    v = betas * betas * saturated(v) + gain * gain
     wealth = s_init / s.size * m + jnp.maximum(r, 0)
     return r, m, v, wealth / (safe_sqrt(v) + eps)
 
@@ -106,7 +106,7 @@ def mechanize(
         along = tree.vdot(updates, moved).real.astype(dtype)
         gain = -(along + pull * tree.vdot(params, moved).real.astype(dtype)) / (scale + small)
         # A gain that is not finite carries no information, and would stay in the sums forever.
-        gain = jnp.where(first | ~jnp.isfinite(gain), 0, gain)
+        gain = bounded(jnp.where(first | ~jnp.isfinite(gain), 0, gain))
         tuner = (state.r, state.m, state.v, state.s)
         r, m, v, s = mechanic_scalars(gain, tuner, as_scalar(s_init, dtype), small)
         factor = jnp.sum(s)

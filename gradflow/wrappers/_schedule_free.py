@@ -11,6 +11,7 @@ from gradflow._core._transformation import GradientTransformation
 from gradflow._errors import describe
 from gradflow._expressions._arguments import Interval, NonNegative, Rate, ScalarOrSchedule
 from gradflow._rules._leafwise import Scalars, leafwise
+from gradflow._rules._math import within
 from gradflow._rules._state import at_least_float32, increment, moment_dtype, zero_scalar
 from gradflow._types import OptState, Pair, Params, Updates
 from gradflow.tree._leaves import accumulator
@@ -53,7 +54,9 @@ def average_of(y: jax.Array, z: jax.Array, b1: jax.Array) -> jax.Array:
 def schedule_free_rule(u: jax.Array, z: jax.Array, y: jax.Array, s: Any) -> tuple[jax.Array, jax.Array]:
     """Defazio et al. 2024, equations 3 to 5."""
     x = average_of(y, z, s.b1_before)
-    z = z + u
+    # In range, or differences would be NaN; an update that is not finite shows as NaN.
+    limit = jnp.finfo(z.real.dtype).max / 16
+    z = within(z + u, limit) + (u - u)
     x = x + s.share * (z - x)
     return x + (1 - s.b1) * (z - x) - y, z
 

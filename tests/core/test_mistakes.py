@@ -9,10 +9,21 @@ import numpy as np
 import pytest
 
 import gradflow as gf
-from gradflow._expressions._arguments import Interval
+from gradflow._expressions._arguments import Interval, LearningRate
 from gradflow._expressions._registry import OWN_FACTORIES
 
-RATES: list[Any] = [-0.1, math.nan, math.inf, None, "0.1", True, [0.1], np.array([0.1, 0.2]), jnp.ones(2), 1j]
+RATES: list[Any] = [
+    -math.inf,
+    math.nan,
+    math.inf,
+    None,
+    "0.1",
+    True,
+    [0.1],
+    np.array([0.1, 0.2]),
+    jnp.ones(2),
+    1j,
+]
 DECAYS: list[Any] = [1.0, 1.5, -0.1, math.nan, None, "x", np.float32(1.0), jnp.float32(1.0)]
 
 
@@ -47,7 +58,12 @@ def test_every_number_refuses_what_is_none(name: str, argument: str) -> None:
     spec = factory.checked[argument]
     wrong: list[Any] = ["x", math.nan, jnp.ones(2), object()]
     wrong += [] if spec.optional else [None]
-    wrong += [spec.kind.low - 1] if spec.kind.low > -math.inf else []
+    is_rate = isinstance(spec.kind, LearningRate)  # a negative one ascends
+    wrong += [-math.inf if is_rate else spec.kind.low - 1] if spec.kind.low > -math.inf else []
+    if spec.kind.infinite:
+        spec.check(name, argument, math.inf)
+    else:
+        wrong += [math.inf]
     wrong += [spec.kind.high + 1] if spec.kind.high < math.inf else []
     for value in wrong:
         with pytest.raises((ValueError, TypeError)) as caught:
@@ -59,7 +75,7 @@ def test_every_number_refuses_what_is_none(name: str, argument: str) -> None:
 
 def test_a_concrete_array_is_checked_and_a_tracer_is_not() -> None:
     with pytest.raises(ValueError, match="must be a number >= 0"):
-        gf.adam(jnp.float32(-0.1))
+        gf.adam(jnp.float32(jnp.nan))
     with pytest.raises(ValueError, match="got an array of shape"):
         jax.jit(lambda x: gf.adam(x).init({"w": x}))(jnp.ones(2))
     jax.jit(lambda x: gf.adam(x).init({"w": x}))(jnp.float32(-0.1))
@@ -73,13 +89,87 @@ def test_a_concrete_array_is_checked_and_a_tracer_is_not() -> None:
         (lambda: gf.adam(0.1, 0.9, 0.99, 1e-8, 0.0, None, True), "adam: too many positional arguments"),
         (lambda: gf.adam(0.1, learning_rate=0.2), "adam: multiple values for argument 'learning_rate'"),
         (lambda: gf.adam(0.1, nesterov="yes"), "adam: argument 'nesterov' must be True or False; got 'yes'"),
-        (lambda: gf.adam(0.1, eps=0.0), "adam: argument 'eps' must be a number > 0"),
+        (lambda: gf.adam(0.1, eps=-1.0), "adam: argument 'eps' must be a number >= 0"),
         (lambda: gf.scale("2"), "scale: argument 'step_size' must be a finite number"),
     ],
 )
 def test_wrong_calls(call: Any, message: str) -> None:
     with pytest.raises((ValueError, TypeError), match=message):
         call()
+
+
+def test_a_negative_rate_ascends_with_one_warning_and_a_finding() -> None:
+    """Adversarial games train one side so: `rmsprop(-1e-4)`."""
+    params, grads = {"w": jnp.ones(3)}, {"w": jnp.array([1.0, -2.0, 3.0])}
+    with pytest.warns(UserWarning, match=r"the learning rate -0\.00012 is negative.*ascend") as caught:
+        up = gf.rmsprop(-1.2e-4)
+    assert len(caught) == 1
+    down = gf.rmsprop(1.2e-4)
+    for tx in (up, gf.from_config(gf.to_config(up))):  # built again without another warning
+        (rising, _), (falling, _) = (t.update(grads, t.init(params), params) for t in (tx, down))
+        np.testing.assert_array_equal(rising["w"], -falling["w"])
+    assert "learning_rate = -0.00012 is negative" in str(gf.check(up, params))
+    assert "negative" not in str(gf.check(down, params))
+
+
+@pytest.mark.parametrize("name", ["madgrad", "momo", "rprop", "momo_adam"])
+def test_a_negative_rate_is_refused_where_it_has_no_meaning(name: str) -> None:
+    with pytest.raises(ValueError, match=f"{name}: argument 'learning_rate' must be a number >= 0"):
+        getattr(gf, name)(-0.1)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda limit: gf.clip(limit),
+        lambda limit: gf.clip_by_global_norm(limit),
+        lambda limit: gf.clip_by_block_rms(limit),
+        lambda limit: gf.adaptive_grad_clip(limit),
+        lambda limit: gf.adaptive_grad_clip(limit, eps=0.0),
+    ],
+)
+def test_an_infinite_limit_changes_nothing(make: Any) -> None:
+    params = {"w": jnp.array([0.0, 1.0, 2.0]), "b": jnp.zeros(2)}
+    for number in (0.0, 1e-30, 1.0, 1e30, jnp.inf):
+        grads = {"w": jnp.array([1.0, -2.0, number]), "b": jnp.full(2, number)}
+        for tx in (make(jnp.inf), make(float("inf")), make(1e30)):
+            updates, _ = tx.update(grads, tx.init(params), params)
+            if tx == make(float("inf")):
+                jax.tree.map(np.testing.assert_array_equal, updates, grads)
+
+
+@pytest.mark.parametrize(
+    ("unlimited", "plain"),
+    [
+        (
+            lambda: gf.adafactor(0.1, clipping_threshold=jnp.inf),
+            lambda: gf.adafactor(0.1, clipping_threshold=None),
+        ),
+        (lambda: gf.polyak_sgd(jnp.inf), lambda: gf.polyak_sgd(1e30)),
+        (lambda: gf.rprop(0.1, max_step_size=jnp.inf), lambda: gf.rprop(0.1)),
+    ],
+)
+def test_an_infinite_limit_in_an_optimizer(unlimited: Any, plain: Any) -> None:
+    params, grads = {"w": jnp.ones((4, 3))}, {"w": jnp.linspace(-1.0, 2.0, 12).reshape(4, 3)}
+    found = []
+    for tx in (unlimited(), plain()):
+        updates, state = tx.update(grads, tx.init(params), params, value=jnp.float32(3.0))
+        updates, _ = tx.update(grads, state, params, value=jnp.float32(3.0))
+        found.append(updates["w"])
+    np.testing.assert_array_equal(*found)
+
+
+def test_an_eps_of_zero_divides_by_the_root_alone() -> None:
+    params, grads = {"w": jnp.ones(3)}, {"w": jnp.array([1e-6, -2.0, 3.0])}
+    for make in (gf.adam, gf.adamw, gf.adamax, gf.amsgrad, gf.adabelief, gf.rmsprop, gf.adagrad, gf.lamb):
+        tx = make(0.1, eps=0.0)
+        updates, _ = tx.update(grads, tx.init(params), params)
+        assert np.all(np.isfinite(updates["w"])), make
+    np.testing.assert_allclose(
+        gf.adam(0.1, eps=0.0).update(grads, gf.adam(0.1).init(params))[0]["w"],
+        -0.1 * np.sign(grads["w"]),
+        rtol=1e-6,
+    )
 
 
 @pytest.mark.parametrize(

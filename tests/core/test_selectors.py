@@ -7,6 +7,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from flax import nnx
 
@@ -133,3 +134,32 @@ def test_flax_modules_have_one_path_in_and_out_of_their_boxes() -> None:
         assert sum(map(bool, jax.tree.leaves(gf.paths("value")(params)))) == 1
     tx = gf.partition({"inner/kernel": gf.adam(0.1), "**": gf.sgd(0.1)})
     tx.update(boxed, tx.init(boxed), boxed)
+
+
+@pytest.mark.parametrize(
+    ("kind", "chosen"),
+    [
+        (jnp.inexact, "whz"), (jnp.floating, "wh"), (np.floating, "wh"), (jnp.integer, "s"), ("integer", "s"),
+        (jnp.signedinteger, "s"), (jnp.unsignedinteger, ""), (jnp.complexfloating, "z"), (jnp.number, "whzs"),
+        (np.generic, "whzsf"), (jnp.bfloat16, "h"), ("float32", "w"), (np.dtype("float32"), "w"), (bool, "f"),
+    ],
+)  # fmt: skip
+def test_dtypes_and_their_families(kind: Any, chosen: str) -> None:
+    params = {
+        "w": jnp.ones(3), "h": jnp.ones(2, jnp.bfloat16), "s": jnp.arange(4), "f": jnp.array(True),
+        "z": jnp.ones(2, jnp.complex64),
+    }  # fmt: skip
+    selector = gf.dtype(kind)
+    assert {name for name, flag in selector(params).items() if flag} == set(chosen)
+    names = {"dtype": gf.dtype}
+    again = eval(repr(selector), names)
+    assert again == selector
+    assert again(params) == selector(params)
+    assert pickle.loads(pickle.dumps(selector)) == selector
+    assert repr(eval(repr(~selector | gf.dtype("int8")), names)) == repr(~selector | gf.dtype("int8"))
+
+
+def test_what_is_no_dtype_is_refused() -> None:
+    for wrong in ("float33", 3.0, None, dict, [jnp.float32]):
+        with pytest.raises(TypeError, match="dtype: arguments must be dtypes, as 'bfloat16', or families"):
+            gf.dtype(wrong)

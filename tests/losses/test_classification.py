@@ -160,3 +160,33 @@ def test_smoothing_over_the_classes_that_count() -> None:
     slope = jax.grad(lambda a: losses.softmax_cross_entropy(x, losses.smooth_labels(y, a)).sum())(0.0)
     log_p = jax.nn.log_softmax(x)
     compare(slope, (y * log_p - log_p / 4).sum(), rtol=1e-5)
+
+
+INFINITE = [
+    (np.inf, 1.0, 0.0), (-np.inf, 0.0, 0.0), (np.inf, 0.0, np.inf), (-np.inf, 1.0, np.inf),
+    (np.inf, 0.5, np.inf), (1e4, 1.0, 0.0), (-1e4, 0.0, 0.0), (1e4, 0.0, 1e4),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("logit", "label", "expected"), INFINITE)
+def test_infinite_logits_cost_nothing_where_they_are_right(
+    logit: float, label: float, expected: float
+) -> None:
+    x, y = jnp.float32(logit), jnp.float32(label)
+    for loss in (
+        losses.sigmoid_binary_cross_entropy,
+        losses.sigmoid_focal_loss,
+        lambda x, y: losses.sigmoid_focal_loss(x, y, gamma=0.0),
+    ):
+        value, slope = jax.value_and_grad(loss)(x, y)
+        np.testing.assert_allclose(value, expected if np.isinf(expected) or expected == 0 else value)
+        assert np.isfinite(slope)
+    np.testing.assert_allclose(jax.grad(losses.sigmoid_binary_cross_entropy)(x, y), (logit > 0) - label)
+    value = losses.sigmoid_binary_cross_entropy(x, y)
+    np.testing.assert_allclose(value, expected)
+
+
+def test_the_derivative_by_a_label_is_minus_the_logit() -> None:
+    for label in (0.0, 0.3, 1.0):
+        x, y = jnp.float32(1.7), jnp.float32(label)
+        np.testing.assert_allclose(jax.grad(losses.sigmoid_binary_cross_entropy, 1)(x, y), -1.7, rtol=1e-6)

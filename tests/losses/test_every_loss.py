@@ -187,10 +187,33 @@ def test_large_labels_do_not_wrap_around(case: Case) -> None:
 PAIRED = [c for c in CASES if len(c.args) == 2 and c.args[0].shape == c.args[1].shape]
 
 
+# Where the field broadcasts, programs use it; squared errors are refused there too.
+BROADCAST = (
+    "huber",
+    "log_cosh",
+    "sigmoid",
+    "softmax_cross",
+    "poly",
+    "kl_div",
+    "generalized_kl",
+    "convex",
+    "hinge",
+)
+BROADCAST += ("binary_hinge", "safe_softmax", "kl_divergence")
+
+
+def broadcasts(case: Case) -> bool:
+    return case.name.startswith(BROADCAST)
+
+
 @pytest.mark.parametrize("case", PAIRED, ids=str)
-def test_shapes_never_broadcast_silently(case: Case) -> None:
+def test_shapes_that_do_not_fit_are_named(case: Case) -> None:
     x, y = case.inputs(jnp.float32)
     name = "fenchel_young_loss" if "fenchel" in case.name else case.name.removeprefix("binary_")
+    if broadcasts(case):
+        with pytest.raises(ValueError, match=rf"{name}: .* must have the shape of .*, or broadcast; got"):
+            case(x, y[..., :-1])
+        return
     with pytest.raises(ValueError, match=rf"{name}: .* must have the shape of .*; got"):
         case(x.ravel(), y.ravel()[:, None, None])
     if "cosine" not in name:  # which takes all pairs of two sets
@@ -198,6 +221,17 @@ def test_shapes_never_broadcast_silently(case: Case) -> None:
             case(x, y[:1])
     with pytest.raises(ValueError, match=name):
         case(x, y[..., :1])
+
+
+@pytest.mark.parametrize("case", [case for case in PAIRED if broadcasts(case)], ids=str)
+def test_broadcasting_is_that_of_equal_shapes(case: Case) -> None:
+    x, y = case.inputs(jnp.float32)
+    for row in (y[:1], y[0]):
+        np.testing.assert_allclose(case(x, row), case(x, jnp.broadcast_to(row, x.shape)), rtol=1e-6)
+    with pytest.warns(UserWarning, match=rf"{case.name}: .* a loss for every pair"):
+        outer = case(x[:, None], y)
+    both = (jnp.broadcast_to(a, (len(x), *x.shape)) for a in (x[:, None], y))
+    np.testing.assert_allclose(outer, case(*both), rtol=1e-6)
 
 
 @over_cases

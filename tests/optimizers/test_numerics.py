@@ -228,7 +228,7 @@ def test_adan_weighs_the_change_in_either_way() -> None:
         (lambda: gf.nadam(0.1, nesterov=False, momentum_decay=0.004), "nadam: argument 'momentum_decay'"),
         (lambda: gf.nadamw(0.1, nesterov=False, momentum_decay=0.004), "nadamw: argument 'momentum_decay'"),
         (lambda: gf.scale_by_lion(mode="soft"), "scale_by_lion: argument 'mode' must be one of"),
-        (lambda: gf.sgd(-0.1), "sgd: argument 'learning_rate' must be a number >= 0"),
+        (lambda: gf.sgd(float("nan")), "sgd: argument 'learning_rate' must be a number >= 0"),
         (lambda: gf.adamax(0.1, b1=1.0), r"adamax: argument 'b1' must be a number in \[0, 1\)"),
     ],
 )

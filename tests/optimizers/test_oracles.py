@@ -22,6 +22,7 @@ View = Callable[[Any, Any], Any]
 PROTOCOLS: dict[str, dict[str, View]] = {
     "standard": {"trajectory": lambda state, params: params},
     "lookahead": {"trajectory": lambda state, params: params.fast},
+    "averaged": {"trajectory": lambda state, params: params, "eval_trajectory": gf.eval_params},
     "schedule_free": {
         "trajectory": lambda state, params: params,
         "eval_trajectory": gf.schedule_free_eval_params,

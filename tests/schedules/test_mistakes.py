@@ -9,13 +9,12 @@ import pytest
 
 import gradflow as gf
 from gradflow import schedules as s
-from gradflow.schedules._curves import Length
+from gradflow._expressions._arguments import WholeNumber
 from schedules.examples import Example, examples
 
 EXAMPLES = {name: e for name, e in examples().items() if not name.endswith("-all")}
 ALL = {name: e for name, e in examples().items() if name.endswith("-all") or f"{name}-all" not in examples()}
 LINE = s.linear_schedule(0.0, 1.0, 10)
-LAST = 2**31 - 1
 
 each = pytest.mark.parametrize("example", ALL.values(), ids=ALL.keys())
 
@@ -51,24 +50,24 @@ def test_numbers_are_checked(example: Example) -> None:
 @each
 def test_lengths_are_checked(example: Example) -> None:
     for name, argument in example.factory.checked.items():
-        if isinstance(argument.kind, Length):
-            for value in (
-                -1,
-                argument.kind.low - 1,
-                2**31,
-                1.5,
-                3.0,
-                "3",
-                None,
-                True,
-                float("nan"),
-                jnp.int32(3),
-            ):
+        if type(argument.kind) is WholeNumber:
+            for value in (10.5, jnp.float32(10.5), jnp.ones(1), "3", None, True, float("nan"), float("inf")):
                 refuse(example, name, value)
+            if argument.kind.low is not None:
+                refuse(example, name, argument.kind.low - 1)
             with pytest.raises(TypeError, match=f"'{name}' must be a whole number"):
                 jax.jit(lambda n, name=name: example.make(**{name: n})(0))(5)
-            made = example.make(**{name: np.int64(example.arguments[name])})
-            assert made(3) == example.make()(3)
+            plain = example.arguments[name]
+            for length in (
+                np.int64(plain),
+                float(plain),
+                np.float32(plain),
+                jnp.int32(plain),
+                np.array(plain),
+            ):
+                made = example.make(**{name: length})
+                assert made == example.make()
+                assert made(3) == example.make()(3)
 
 
 @each
@@ -214,29 +213,17 @@ MISTAKES: dict[str, tuple[Any, type[Exception], str]] = {
         lambda: s.join_schedules([LINE, LINE, LINE], [5]),
         ValueError, r"'boundaries' must have one number fewer.*2 for 3; got 1",
     ),
-    "boundaries too many": (
-        lambda: s.join_schedules([LINE, LINE], [5, 10]),
-        ValueError, r"1 for 2; got 2",
-    ),
     "boundaries unsorted": (
         lambda: s.join_schedules([LINE, LINE, LINE], [10, 5]),
         ValueError, r"join_schedules: argument 'boundaries' must ascend; got 10, then 5",
-    ),
-    "boundaries twice": (
-        lambda: s.join_schedules([LINE, LINE, LINE], [5, 5]),
-        ValueError, r"'boundaries' must ascend; got 5, then 5",
     ),
     "boundary negative": (
         lambda: s.join_schedules([LINE, LINE], [-5]),
         ValueError, r"'boundaries\[0\]' must be a whole number >= 0; got -5",
     ),
     "boundary of another type": (
-        lambda: s.join_schedules([LINE, LINE], [5.0]),
-        TypeError, r"'boundaries\[0\]' must be a whole number >= 0; got 5.0",
-    ),
-    "boundary out of reach": (
-        lambda: s.join_schedules([LINE, LINE], [2**31]),
-        ValueError, r"'boundaries\[0\]' must be at most 2147483647; got 2147483648",
+        lambda: s.join_schedules([LINE, LINE], [5.5]),
+        TypeError, r"'boundaries\[0\]' must be a whole number >= 0; got 5.5",
     ),
     "boundary alone": (
         lambda: s.join_schedules([LINE, LINE], 5),
@@ -265,10 +252,6 @@ MISTAKES: dict[str, tuple[Any, type[Exception], str]] = {
     "cycle misspelt": (
         lambda: s.sgdr_schedule([{**CYCLE, "end": 0.1}]),
         TypeError, r"sgdr_schedule: argument 'cosine_kwargs\[0\]': .*unexpected keyword argument 'end'",
-    ),
-    "cycle out of reach": (
-        lambda: s.sgdr_schedule([{**CYCLE, "decay_steps": LAST}] * 3),
-        ValueError, r"'cosine_kwargs' must start its last cycle at most at 2147483647; got 4294967294",
     ),
 }  # fmt: skip
 

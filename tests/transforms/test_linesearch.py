@@ -97,10 +97,10 @@ def test_where_no_step_helps_none_is_taken(search: str, loss: Any) -> None:
     x, u = jnp.float32(0.0), jnp.float32(1.0)
     updates, state = tx.update(u, tx.init(x), x, value=0.0, grad=jnp.float32(-1.0), value_fn=loss)
     assert updates == 0
-    assert state.learning_rate == 0
+    assert state.learning_rate > 0
     assert (state.value, state.grad) == (0, -1)
     assert state.info.decrease_error >= 0
-    # A rate of 0 is nothing to begin the next search with.
+    # The next search goes on from the last trial.
     to, _ = searched(tx, lambda x: jnp.square(x - 1), x, u, state)
     assert to > 0
 
@@ -160,9 +160,80 @@ def test_mistakes_are_named() -> None:
     with pytest.raises(ValueError, match="'keep' or 'one'"):
         gf.scale_by_zoom_linesearch(3, initial_guess_strategy="two")
     with pytest.raises(ValueError, match="increase_factor"):
-        gf.scale_by_backtracking_linesearch(3, increase_factor=0.5)
+        gf.scale_by_backtracking_linesearch(3, increase_factor=0.0)
     with pytest.raises(ValueError, match="store_grad"):
         gf.value_and_grad_from_state(jnp.sum)(x, state=gf.scale_by_backtracking_linesearch(3).init(x))
+
+
+def rosenbrock(x: jax.Array) -> jax.Array:
+    return jnp.sum(100 * jnp.square(x[1:] - jnp.square(x[:-1])) + jnp.square(1 - x[:-1]))
+
+
+@pytest.mark.parametrize(
+    "search",
+    [
+        lambda: gf.scale_by_backtracking_linesearch(15),
+        lambda: gf.scale_by_zoom_linesearch(2),
+        lambda: gf.scale_by_zoom_linesearch(3),
+    ],
+)
+def test_a_search_whose_trials_all_fail_goes_on_from_the_last_one(search: Any) -> None:
+    """From zeros, backtracking by 15 trials ends at 0.044, where the loss of Rosenbrock-4 is still higher."""
+    tx = gf.chain(gf.sgd(1.0), search())
+
+    def step(carry: Any, _: Any) -> Any:
+        x, state = carry
+        value, grad = jax.value_and_grad(rosenbrock)(x)
+        u, state = tx.update(grad, state, x, value=value, grad=grad, value_fn=rosenbrock)
+        return (x + u, state), value
+
+    x = jnp.zeros(4)
+    (x, _), values = jax.jit(lambda c: jax.lax.scan(step, c, length=12))((x, tx.init(x)))
+    assert values[0] == 3
+    assert np.all(np.diff(values) <= 0)
+    assert rosenbrock(x) < 2.7
+
+
+def test_a_first_trial_may_be_shorter_than_the_last_step() -> None:
+    f = lambda x: 1e-3 * jnp.square(x)  # noqa: E731
+    tx = gf.scale_by_backtracking_linesearch(5, increase_factor=0.5)
+    to, state = searched(tx, f, jnp.float32(1.0), jnp.float32(-0.1))
+    assert state.learning_rate == 0.5
+    _, state = searched(tx, f, to, jnp.float32(-0.1), state)
+    assert state.learning_rate == 0.25
+
+
+def test_infinity_is_no_limit() -> None:
+    x, u = jnp.float32(0.0), jnp.float32(1e-3)
+    f = lambda x: jnp.square(x - 1)  # noqa: E731
+    _, plain = searched(gf.scale_by_zoom_linesearch(20), f, x, u)
+    _, limited = searched(gf.scale_by_zoom_linesearch(20, max_learning_rate=float("inf")), f, x, u)
+    assert plain.learning_rate == limited.learning_rate
+    # Without a condition on the slope the first trial that decreases the loss is taken.
+    _, first = searched(gf.scale_by_zoom_linesearch(5, curv_rtol=float("inf")), f, x, u)
+    assert (first.learning_rate, first.info.num_linesearch_steps) == (1, 1)
+    _, far = searched(
+        gf.scale_by_backtracking_linesearch(5, max_learning_rate=float("inf"), increase_factor=8.0), f, x, u
+    )
+    assert far.learning_rate == 8
+    for growth in (1.5, float("inf")):
+        tx = gf.scale_by_backtracking_linesearch(5, max_learning_rate=float("inf"), increase_factor=growth)
+        to, state = searched(tx, f, x, u)
+        assert np.isfinite(state.learning_rate) & (f(to) < 1)
+
+
+@pytest.mark.parametrize("search", SEARCHES)
+def test_a_near_miss_of_the_functions_own_argument_is_refused(search: str) -> None:
+    def f(x: jax.Array, weight: Any = 1.0) -> jax.Array:
+        return weight * jnp.sum(jnp.square(x))
+
+    x = jnp.ones(2)
+    for tx in (SEARCHES[search](), gf.lbfgs(linesearch=SEARCHES[search]())):
+        good: dict[str, Any] = {"value": f(x), "grad": 2 * x, "value_fn": f}
+        with pytest.raises(TypeError, match=r"takes the extra argument 'weigth'\. Did you mean 'weight'"):
+            tx.update(-2 * x, tx.init(x), x, **good, weigth=2.0)
+        tx.update(-2 * x, tx.init(x), x, **good, weigth=2.0, weight=2.0)
+        tx.update(-2 * x, tx.init(x), x, **good, epoch=2)
 
 
 def test_value_and_gradient_come_from_the_state_once_they_are_there() -> None:

@@ -1,5 +1,6 @@
 """Noise: its distribution, and that every step, leaf and key has its own."""
 
+import warnings
 from typing import Any
 
 import jax
@@ -92,3 +93,66 @@ def test_the_count_is_of_steps_taken(gamma: float) -> None:
     u, state = tx.update(zeros, late)
     assert state.count == 100
     np.testing.assert_allclose(np.std(u), 0.1**gamma, rtol=0.05)
+
+
+GRADS = {"a": jnp.linspace(-1.0, 1.0, 6).reshape(2, 3), "b": jnp.ones(4)}
+
+
+def drawn(tx: Any, grads: Any) -> Any:
+    state = tx.init(GRADS)
+    seen = []
+    for _ in range(3):
+        u, state = tx.update(grads, state, GRADS)
+        seen.append(u)
+    return seen
+
+
+def close(a: Any, b: Any) -> None:
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-6), a, b)
+
+
+def test_no_key_is_key_0_with_a_warning() -> None:
+    for name, arguments in (("noisy_sgd", (1.0,)), ("add_noise", (0.1, 0.5))):
+        with pytest.warns(UserWarning, match="'key' is None, so every run has the noise of key 0") as caught:
+            tx = getattr(gf, name)(*arguments)
+        assert len(caught) == 1
+        close(drawn(tx, GRADS), drawn(getattr(gf, name)(*arguments, key=0), GRADS))
+
+
+def test_a_private_key_has_no_default() -> None:
+    for make in (gf.dpsgd, gf.differentially_private_aggregate):
+        arguments = (0.1, 1.0, 1.0) if make is gf.dpsgd else (1.0, 1.0)
+        with pytest.raises(
+            TypeError, match="differentially_private_aggregate: argument 'key' must be one PRNG key"
+        ):
+            make(*arguments)
+
+
+PER_EXAMPLE = jax.tree.map(lambda g: jnp.stack([g, -2 * g, g + 1]), GRADS)
+MAKERS = {
+    "add_noise": (lambda o, **key: o.add_noise(0.3, 0.55, **key), GRADS),
+    "noisy_sgd": (lambda o, **key: o.noisy_sgd(0.1, **key), GRADS),
+    "dpsgd": (lambda o, **key: getattr(o, "contrib", o).dpsgd(0.1, 1.5, 0.7, **key), PER_EXAMPLE),
+    "differentially_private_aggregate": (
+        lambda o, **key: getattr(o, "contrib", o).differentially_private_aggregate(1.5, 0.7, **key),
+        PER_EXAMPLE,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_seed_is_another_name_of_key(name: str) -> None:
+    make, grads = MAKERS[name]
+    jax.tree.map(np.testing.assert_array_equal, drawn(make(gf, seed=7), grads), drawn(make(gf, key=7), grads))
+    with pytest.raises(ValueError, match="only one of the arguments 'key' and 'seed' must be given"):
+        make(gf, key=7, seed=7)
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_one_key_has_the_noise_that_it_has_in_the_field(name: str) -> None:
+    optax = pytest.importorskip("optax")
+    make, grads = MAKERS[name]
+    with jax.numpy_dtype_promotion("standard"), warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        theirs = drawn(make(optax, seed=7) if name == "dpsgd" else make(optax, key=7), grads)
+    close(drawn(make(gf, key=7), grads), theirs)

@@ -72,23 +72,24 @@ def test_as_on_one_device_where_types_do_not_tell(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", [*NORMED, *WITHOUT_AXES, "add_noise"])
-@pytest.mark.parametrize("check_vma", [True, False])
-def test_refused_without_the_axes(name: str, check_vma: bool) -> None:
+def test_refused_without_the_axes(name: str) -> None:
     tx = gf.add_noise(0.1, 0.5, 0) if name == "add_noise" else None
     tx = tx or (NORMED[name](None) if name in NORMED else WITHOUT_AXES[name]())
     with pytest.raises(ValueError, match=f"{name}: inside shard_map .*'data', 'model'") as caught:
-        mapped(tx, check_vma=check_vma)(leaves(0), leaves(1))
+        mapped(tx)(leaves(0), leaves(1))
     cure = "Call this stage outside" if name in WITHOUT_AXES else r"axis_name=('data', 'model')"
     assert cure in str(caught.value)
 
 
 @pytest.mark.parametrize("name", [*NORMED, *WITHOUT_AXES])
-def test_replicated_updates_need_no_axes(name: str) -> None:
+@pytest.mark.parametrize("check_vma", [True, False])
+def test_replicated_updates_need_no_axes(name: str, check_vma: bool) -> None:
+    """Where types do not track axes, arrays count as whole, as they are after `pmean`."""
     specs = dict.fromkeys(SPECS, P())
     tx = NORMED[name](None) if name in NORMED else WITHOUT_AXES[name]()
     grads, params = leaves(0), leaves(1)
     expected, _ = tx.update(grads, tx.init(params), params)
-    actual = mapped(tx, specs=specs)(grads, params)
+    actual = mapped(tx, specs=specs, check_vma=check_vma)(grads, params)
     for leaf in SHAPES:
         np.testing.assert_allclose(actual[leaf], expected[leaf], rtol=2e-6)
     if name in ("clip_by_global_norm", "scale_by_trust_ratio"):

@@ -135,10 +135,40 @@ def test_where_selects_keys_too():
 
 
 @pytest.mark.parametrize("name", BINARY)
-def test_a_wrong_shape_is_named_and_never_broadcast(name):
-    x, y = {"l": {"w": jnp.ones((3,))}}, {"l": {"w": jnp.ones(())}}
-    with pytest.raises(ValueError, match=r"the leaves at 'l/w' must have equal shapes; got \(3,\) and \(\)"):
+def test_a_wrong_shape_is_named(name):
+    x, y = {"l": {"w": jnp.ones((3,))}}, {"l": {"w": jnp.ones((4, 2))}}
+    with pytest.raises(
+        ValueError, match=r"the leaves at 'l/w' must have shapes that broadcast; got \(3,\) and \(4, 2\)"
+    ):
         BINARY[name][0](x, y)
+
+
+@pytest.mark.parametrize("name", BINARY)
+def test_leaves_broadcast_as_in_numpy(name):
+    ours, numpys = BINARY[name]
+    x = {
+        "a": np.linspace(1.0, 2.0, 3, dtype=np.float32),
+        "b": np.float32(1.5),
+        "c": np.ones((2, 1), np.float32),
+    }
+    y = {
+        "a": np.linspace(2.0, 3.0, 12, dtype=np.float32).reshape(4, 3),
+        "b": np.ones(2, np.float32),
+        "c": np.float32(2.5),
+    }
+    for first, second in ((x, y), (y, x)):
+        result = ours(first, second)
+        for leaf in result:
+            expected = numpys(first[leaf], second[leaf])
+            expected = np.broadcast_to(expected, np.broadcast_shapes(first[leaf].shape, second[leaf].shape))
+            np.testing.assert_allclose(result[leaf], expected, rtol=1e-6)
+
+
+def test_the_other_calls_broadcast_too():
+    np.testing.assert_array_equal(tree.add_scale(jnp.ones(3), 2.0, jnp.ones((4, 3))), np.full((4, 3), 3))
+    np.testing.assert_array_equal(tree.mul({"a": jnp.ones(3)}, {"a": 2.0})["a"], [2, 2, 2])
+    np.testing.assert_array_equal(tree.add(jnp.ones(2), 1.0, jnp.ones((2, 1))), np.full((2, 2), 3))
+    np.testing.assert_array_equal(tree.where(True, jnp.zeros(()), jnp.ones(3)), np.zeros(3))
 
 
 @pytest.mark.parametrize("name", BINARY)

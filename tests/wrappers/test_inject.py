@@ -124,7 +124,11 @@ def test_it_is_a_value() -> None:
             r"argument 'static_args' must name .*'b2'.*; got \['b3'\]",
         ),
         (lambda: gf.inject_hyperparams(gf.adam(0.1)), TypeError, "must be a factory such as adam; got"),
-        (lambda: gf.inject_hyperparams(gf.adam)(-0.1), ValueError, "adam: argument 'learning_rate' must be"),
+        (
+            lambda: gf.inject_hyperparams(gf.adam)(float("nan")),
+            ValueError,
+            "adam: argument 'learning_rate' must be",
+        ),
         (lambda: gf.inject_hyperparams(gf.adam)(), TypeError, "missing a required argument"),
     ],
 )

@@ -1,0 +1,67 @@
+"""Norms of the units of a leaf: its rows, columns or matrices, or all of it."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from gradflow._calls._context import stage_name
+from gradflow._errors import describe
+from gradflow._rules._math import abs_sq, safe_sqrt
+from gradflow._types import Updates
+from gradflow.tree._paths import path_string
+
+Axis = int | tuple[int, ...] | None
+
+
+def unit_norm(x: jax.Array, axis: Axis = None) -> tuple[jax.Array, jax.Array]:
+    """`(size, power)` of each unit: its norm is `size / power`, and neither is out of range.
+
+    The norm runs over `axis`, by default over all axes; those axes stay, with length 1.
+    """
+    axis = axis if x.ndim else None  # a rule is traced on a number where a tree has no leaves
+    largest = jax.lax.stop_gradient(jnp.max(jnp.abs(x), axis=axis, keepdims=True, initial=0))
+    # Brought into [2^-48, 2^48] the largest number of a unit, its square and its inverse are in range.
+    one = jnp.ones_like(largest)
+    power = jnp.where(largest < 2.0**-32, one * 2.0**80, jnp.where(largest > 2.0**32, one * 2.0**-80, one))
+    scaled = power.astype(x.dtype) * x
+    return safe_sqrt(jnp.sum(abs_sq(scaled), axis=axis, keepdims=True)), power
+
+
+def input_axes(x: Any) -> tuple[int, ...]:
+    """The axes of a unit's inputs: all of vectors, the first of matrices and 3-D arrays, all but the last of
+    kernels. Axes of length 1 do not count."""
+    many = sum(n > 1 for n in x.shape)
+    return tuple(range(1 if many > 1 and x.ndim in (2, 3) else x.ndim if many <= 1 else x.ndim - 1))
+
+
+def input_norm(x: jax.Array, axis: Axis = None) -> tuple[jax.Array, jax.Array]:
+    """`unit_norm`, by default over the axes of a unit's inputs."""
+    return unit_norm(x, input_axes(x) if axis is None else axis)
+
+
+def unit_direction(x: jax.Array, axis: Axis = None) -> jax.Array:
+    """`x` with each unit divided by its norm; zero where a unit is zero."""
+    size, power = unit_norm(x, axis)
+    return (power * x) / jnp.where(size > 0, size, 1)
+
+
+def check_axis(owner: str, axis: Any) -> None:
+    """Raises TypeError unless `axis` is None, a whole number or a tuple of them."""
+    axes = axis if isinstance(axis, tuple) else (axis,)
+    if axis is not None and not all(isinstance(i, int | np.integer) for i in axes):
+        raise TypeError(
+            f"{owner}: argument 'axis' must be None, a whole number or a tuple of them; got {describe(axis)}"
+        )
+
+
+def check_has_axis(axis: Axis, updates: Updates) -> None:
+    """Raises ValueError naming the first leaf that does not have these axes."""
+    axes = axis if isinstance(axis, tuple) else () if axis is None else (axis,)
+    for path, leaf in jax.tree_util.tree_leaves_with_path(updates):
+        if not all(-leaf.ndim <= i < leaf.ndim for i in axes):
+            raise ValueError(
+                f"{stage_name()}: argument 'axis' must name axes of every leaf; got {axis} and "
+                f"shape {leaf.shape} at '{path_string(path)}'. Exclude it with gradflow.masked."
+            )

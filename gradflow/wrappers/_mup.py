@@ -1,0 +1,64 @@
+"""Factors of the learning rate that keep its best value while a network gets wider."""
+
+import math
+from typing import Literal
+
+from gradflow._errors import describe
+from gradflow._selection._absent import is_absent
+from gradflow._selection._parameters import named_leaves
+from gradflow._types import Params
+
+
+def mup_factors(
+    params: Params, base_params: Params, rule: Literal["adam", "sgd", "spectral"] = "adam"
+) -> dict[str, float]:
+    """Learning-rate factors by path, for `scale_by_path`, with which a rate carries over to another width.
+
+        grown_in, grown_out: by how much inputs and outputs of a weight are more than in the base network
+        "adam"      1 / grown_in
+        "sgd"       grown_out / grown_in
+        "spectral"  sqrt(grown_out / grown_in)              for orthogonalized updates, as of Muon
+
+        chain(adamw(rate), scale_by_path(mup_factors(wide, narrow)))
+
+    Args:
+      params: the network that is trained, or its `jax.eval_shape`.
+      base_params: the same network at the width at which `rate` was tuned.
+      rule: what the optimizer does with a gradient's size.
+
+    The last axis of a weight is that of its outputs, the others are inputs; a vector has outputs alone. The
+    factors assume initial values of variance `1 / inputs`, and of `1 / inputs^2` where only inputs grow.
+    Raises ValueError for trees or ranks that differ. Source: Yang et al. 2022, arXiv:2203.03466, Table 3;
+    Yang, Simon, Bernstein 2023, arXiv:2310.17813, for "spectral".
+    """
+    if rule not in ("adam", "sgd", "spectral"):
+        raise ValueError(f"mup_factors: argument 'rule' must be 'adam', 'sgd' or 'spectral'; got {rule!r}")
+    wide, structure = named_leaves(params)
+    base, base_structure = named_leaves(base_params)
+    if structure != base_structure:
+        raise ValueError(
+            f"mup_factors: 'params' and 'base_params' must have one tree structure; "
+            f"got {describe(params)} and {describe(base_params)}"
+        )
+    factors = {}
+    for parameter, like in zip(wide, base, strict=True):
+        if is_absent(parameter.leaf):
+            continue
+        path, shape, base_shape = "/".join(parameter.path), parameter.leaf.shape, like.leaf.shape
+        if len(shape) != len(base_shape):
+            raise ValueError(
+                f"mup_factors: '{path}' must have as many axes in both; its shapes are {tuple(shape)} and "
+                f"{tuple(base_shape)}"
+            )
+        grown_in = math.prod(shape[:-1]) / max(math.prod(base_shape[:-1]), 1)
+        grown_out = shape[-1] / max(base_shape[-1], 1) if shape else 1.0
+        factors[path] = _factor(rule, grown_in, grown_out)
+    return factors
+
+
+def _factor(rule: str, grown_in: float, grown_out: float) -> float:
+    if rule == "adam":
+        return 1 / grown_in
+    if rule == "spectral":
+        return math.sqrt(grown_out / grown_in)
+    return grown_out / grown_in

@@ -1,0 +1,168 @@
+"""Law 4 over many steps: outliers are forgotten, extremes never give NaN, and what is not finite shows.
+
+Parameters are held, so that 200 gradients of any size test the rule and not the range of a float.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from specs import CASES, build, over_all
+
+import gradflow as gf
+from gradflow._expressions._keys import expression_of
+from laws.support import assert_finite, extras, no_nan
+
+STEPS, SPIKE, ELEMENT = 200, 10, ("kernel", 1)
+SHAPES = {"kernel": (2, 3), "bias": (3,)}
+
+Tree = dict[str, np.ndarray]
+
+
+def ordinary() -> Tree:
+    """Ordinary gradients, one for each step."""
+    rng = np.random.default_rng(0)
+    return {name: rng.normal(size=(STEPS, *shape)) for name, shape in SHAPES.items()}
+
+
+def disturbed(number: float) -> Tree:
+    """Ordinary gradients, but for one number of one step."""
+    gradients = ordinary()
+    leaf, place = ELEMENT
+    gradients[leaf][SPIKE].flat[place] = number
+    return gradients
+
+
+def with_short_memory(tx: gf.GradientTransformation) -> gf.GradientTransformation:
+    """The transformation with decays of 1/4, which forget 1e30 within a hundred steps."""
+    numbers = {}
+    for address, value in gf.addresses(tx).items():
+        expression = expression_of(value)
+        if expression is not None and expression.maker.kind == "transformation":
+            for name in expression.maker.hyperparameters:
+                number = expression.arguments[name]
+                kind = expression.maker.parameters[name].annotation
+                if str(kind) == "Decay" and isinstance(number, float) and number > 0.25:
+                    numbers[f"{address}.{name}"] = 0.25
+    return gf.replace(tx, numbers)
+
+
+@functools.lru_cache(maxsize=2)
+def trajectory(case: str, dtype: Any = np.float32) -> Callable[[Tree], tuple[Any, Any]]:
+    """The compiled function from gradients to the updates of all steps and the state at the end."""
+    tx = with_short_memory(build(case))
+    rng = np.random.default_rng(1)
+    params = {name: jnp.asarray(rng.normal(size=shape), dtype) for name, shape in SHAPES.items()}
+
+    @jax.jit
+    def run(gradients: Any) -> Any:
+        def step(state: Any, grads: Any) -> Any:
+            updates, state = tx.update(grads, state, params, **extras(tx, params, grads))
+            return state, updates
+
+        state, updates = jax.lax.scan(step, tx.init(params), gradients)
+        return updates, state
+
+    return lambda gradients: run({name: jnp.asarray(g, dtype) for name, g in gradients.items()})
+
+
+@over_all("one huge gradient is forgotten")
+def test_one_huge_gradient_leaves_no_poison(case: str) -> None:
+    """Every number that an undisturbed run updates at the end is updated here, too."""
+    plain, _ = trajectory(case)(ordinary())
+    updates, state = trajectory(case)(disturbed(1e30))
+    assert_finite((updates, state))
+    for moved, still in zip(jax.tree.leaves(plain), jax.tree.leaves(updates), strict=True):
+        np.testing.assert_array_equal(np.any(still[-20:] != 0, axis=0), np.any(moved[-20:] != 0, axis=0))
+
+
+@over_all("extreme gradients for 200 steps")
+def test_extreme_gradients_for_many_steps_never_give_nan(case: str) -> None:
+    directions = {name: np.sign(g) for name, g in ordinary().items()}
+    exponents = {name: np.random.default_rng(2).uniform(-45, 38, g.shape) for name, g in directions.items()}
+    for size in (0.0, 1e-45, 1e-38, 1e-20, 1e19, 1e30, 1e38):
+        no_nan(trajectory(case)({name: np.full_like(g, size) for name, g in directions.items()}))
+        no_nan(trajectory(case)({name: size * g for name, g in directions.items()}))
+    no_nan(trajectory(case)({name: g * 10 ** exponents[name] for name, g in directions.items()}))
+
+
+@over_all("a gradient that is not finite shows")
+def test_a_gradient_that_is_not_finite_shows(case: str) -> None:
+    """Later updates are NaN, or are of their usual size: they do not shrink in silence."""
+    plain, _ = trajectory(case)(ordinary())
+    for number in (np.nan, np.inf, -np.inf):
+        updates, _ = trajectory(case)(disturbed(number))
+        for usual, found in zip(jax.tree.leaves(plain), jax.tree.leaves(updates), strict=True):
+            usual, found = (np.abs(x[SPIKE + 1 :]).max(axis=0) for x in (usual, found))
+            assert not np.any(found < 1e-3 * usual)
+
+
+# Rules with a memory of their own; named optimizers and wrappers only add parts to them.
+ENTIRE = {
+    "cocob",
+    "dadapt_adamw",
+    "lion-smooth",
+    "mechanize",
+    "momo",
+    "momo_adam",
+    "prodigy",
+    "rprop",
+    "ema",
+    "trace",
+}
+# Their step at the spike grows with it, and 1e30 counts as 2^60; L-BFGS divides by at most the root of the
+# largest number.
+PROPORTIONAL = {"scale_by_acprop", "scale_by_lbfgs", "scale_by_radam"}
+RULES = [case for case in CASES if case.startswith("scale_by_") or case in ENTIRE]
+
+
+@over_all("200 steps as in float64", RULES)
+def test_200_steps_with_a_huge_gradient_are_those_of_float64(case: str) -> None:
+    """In float64 the square of 1e30 is finite. Compared up to the spike, and once it is forgotten."""
+    actual, _ = trajectory(case)(disturbed(1e30))
+    with jax.enable_x64(True):
+        exact, _ = trajectory(case, np.float64)(disturbed(1e30))
+        exact = jax.tree.map(np.asarray, exact)
+    for a, e in zip(jax.tree.leaves(actual), jax.tree.leaves(exact), strict=True):
+        size = np.abs(e[:SPIKE]).max()
+        for steps in (slice(SPIKE if case in PROPORTIONAL else SPIKE + 1), slice(150, None)):
+            np.testing.assert_allclose(np.asarray(a, np.float64)[steps], e[steps], 2e-3, 2e-3 * size)
+
+
+COMPOSITIONS: dict[str, Callable[[], Any]] = {
+    "adam + trust ratio": lambda: gf.chain(gf.scale_by_adam(), gf.scale_by_trust_ratio(), gf.scale(-0.01)),
+    "nadamw + trust ratio": lambda: gf.chain(gf.nadamw(1.0), gf.scale_by_trust_ratio(), gf.scale(0.01)),
+    "centred rmsprop + momentum": lambda: gf.rmsprop(0.001, centered=True, momentum=0.9),
+    "deviation + trace": lambda: gf.chain(gf.scale_by_stddev(), gf.trace(0.9), gf.scale(-0.001)),
+    "moments in float16": lambda: gf.adamw(0.001, mu_dtype=jnp.float16),
+}
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16, jnp.float16], ids=lambda d: d.__name__)
+@pytest.mark.parametrize("name", COMPOSITIONS)
+def test_compositions_stay_finite_in_every_precision(name: str, dtype: Any) -> None:
+    """Sizes that the dtype holds, alone and after gradients of zero."""
+    tx = COMPOSITIONS[name]()
+    params = {name: jnp.ones(shape, dtype) for name, shape in SHAPES.items()}
+
+    @jax.jit
+    def run(gradients: Any) -> Any:
+        def step(carry: Any, grads: Any) -> Any:
+            params, state = carry
+            updates, state = tx.update(grads, state, params)
+            return (gf.apply_updates(params, updates), state), updates
+
+        return jax.lax.scan(step, (params, tx.init(params)), gradients)
+
+    largest = float(jnp.finfo(dtype).max) / 4
+    for size in (0.0, 1e-45, 1e-20, 1e-7, 1.0, min(1e19, largest), min(1e38, largest)):
+        for zeros in (0, 3):
+            gradients = {name: size * np.sign(g) for name, g in ordinary().items()}
+            for g in gradients.values():
+                g[:zeros] = 0
+            (_, state), updates = run({name: jnp.asarray(g, dtype) for name, g in gradients.items()})
+            assert_finite((updates, state))

@@ -1,0 +1,187 @@
+"""`gradflow.compat` in the place of Optax: its names, its private modules, and `install()`."""
+
+import importlib
+import subprocess
+import sys
+import types
+import warnings
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import gradflow as gf
+from gradflow import compat
+
+optax = pytest.importorskip("optax")
+
+MODULES = [
+    "", "assignment", "contrib", "experimental", "losses", "microbatching", "perturbations", "projections",
+    "schedules", "second_order", "transforms", "tree", "tree_utils",
+]  # fmt: skip
+
+
+def at(root: Any, path: str) -> Any:
+    for name in path.split(".") if path else []:
+        root = getattr(root, name)
+    return root
+
+
+@pytest.mark.parametrize("path", MODULES)
+def test_every_name_of_the_installed_peer_is_there(path: str) -> None:
+    theirs, ours = at(optax, path), at(compat, path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        names = [name for name in dir(theirs) if not name.startswith("_")]
+        if path:  # the others import modules for their own use
+            names = [name for name in names if not isinstance(getattr(theirs, name), types.ModuleType)]
+        absent = {name for name in names if not hasattr(ours, name)}
+    assert not absent
+
+
+DEPRECATED = {
+    "global_norm": "tree.norm", "tree_utils.tree_l2_norm": "tree.norm", "tree_l2_norm": "tree.norm",
+    "tree_utils.tree_scalar_mul": "tree.scale", "tree_scalar_mul": "tree.scale",
+    "tree_utils.tree_add_scalar_mul": "tree.add_scale", "tree_utils.tree_l1_norm": "ord=1",
+    "tree_utils.tree_linf_norm": "ord=jnp.inf", "optimistic_adam": "optimistic_adam_v2",
+    "InjectHyperparamsState": "InjectStatefulHyperparamsState",
+    "convex_kl_divergence": "generalized_kl_divergence",
+    "losses.convex_kl_divergence": "generalized_kl_divergence",
+    "schedules.inject_stateful_hyperparams": "inject",
+    "second_order.hvp": "jax.jvp", "_src.linear_algebra.global_norm": "tree.norm",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("path", DEPRECATED)
+def test_deprecated_names_say_what_to_call(path: str) -> None:
+    name = path.rpartition(".")[2]
+    with pytest.warns(DeprecationWarning, match=f"{name} is deprecated; use .*{DEPRECATED[path]}") as caught:
+        assert at(compat, path) is not None
+    assert caught[0].filename == __file__ or "test_compat_names" in caught[0].filename
+
+
+@pytest.fixture
+def quietly() -> Any:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        yield
+
+
+@pytest.mark.usefixtures("quietly")
+def test_deprecated_names_compute_what_they_did() -> None:
+    t = {"a": jnp.array([3.0, -4.0]), "b": jnp.array([[12.0]])}
+    assert compat.global_norm(t) == compat.tree_l2_norm(t) == compat.tree_utils.tree_l2_norm(t) == 13
+    assert compat.tree_utils.tree_l1_norm(t) == 19
+    assert compat.tree_utils.tree_linf_norm(t) == 12
+    np.testing.assert_array_equal(compat.tree_scalar_mul(2.0, t)["a"], [6, -8])
+    np.testing.assert_array_equal(compat.tree_utils.tree_add_scalar_mul(t, 2.0, t)["a"], [9, -12])
+    state = compat.inject_hyperparams(compat.sgd)(0.1).init(t)
+    assert isinstance(state, compat.InjectHyperparamsState)
+
+
+@pytest.mark.usefixtures("quietly")
+def test_optimistic_adam_is_the_peers() -> None:
+    params = jnp.array([0.5, -1.0, 2.0])
+    found = []
+    for module in (compat, optax):
+        for tx in (module.optimistic_adam(0.1), module.optimistic_adam(0.1, 0.3, nesterov=False)):
+            state = tx.init(params)
+            for scale in (1.0, 2.0, 3.0):
+                with jax.numpy_dtype_promotion("standard"):
+                    updates, state = tx.update(jnp.array([1.0, -2.0, 0.5]) * scale, state, params)
+            found.append(updates)
+    np.testing.assert_allclose(found[0], found[2], rtol=2e-5)
+    np.testing.assert_allclose(found[1], found[3], rtol=2e-5)
+
+
+@pytest.mark.usefixtures("quietly")
+def test_second_order_of_a_known_hessian() -> None:
+    def loss(p: Any, x: Any, y: Any) -> Any:
+        return jnp.sum(x * p["a"] ** 2) + p["b"] ** 3 + y * p["a"][0] * p["b"]
+
+    params = {"a": jnp.array([1.0, 2.0]), "b": jnp.float32(3.0)}
+    x, y = jnp.array([4.0, 5.0]), jnp.float32(7.0)
+    product = compat.second_order.hvp(loss, jnp.array([1.0, 0.0, 2.0]), params, x, y)
+    np.testing.assert_allclose(product["a"], [8 + 14, 0])
+    np.testing.assert_allclose(product["b"], 7 + 36)
+    np.testing.assert_allclose(compat.second_order.hessian_diag(loss, params, x, y), [8, 10, 18])
+    slope = np.array([8 + 21, 20, 27 + 7], np.float32)
+    np.testing.assert_allclose(compat.second_order.fisher_diag(loss, params, x, y), slope**2)
+
+
+def test_multisteps_is_a_type() -> None:
+    tx = compat.MultiSteps(compat.sgd(0.1), every_k_schedule=2)
+    assert isinstance(tx, compat.MultiSteps)
+    assert isinstance(tx, compat.transforms.MultiSteps)
+    assert not isinstance(compat.sgd(0.1), compat.MultiSteps)
+    assert tx == gf.MultiSteps(gf.sgd(0.1), 2)
+
+
+SRC = {
+    "base": [
+        "GradientTransformation",
+        "EmptyState",
+        "NO_PARAMS_MSG",
+        "Params",
+        "PyTree",
+        "identity",
+        "OptState",
+    ],
+    "transform": ["scale_by_adam", "ScaleByAdamState", "add_decayed_weights", "scale", "abs_sq"],
+    "combine": ["chain", "named_chain"],
+    "numerics": ["safe_int32_increment", "safe_norm", "abs_sq"],
+    "utils": ["canonicalize_dtype", "canonicalize_key", "cast_tree", "scale_gradient"],
+    "wrappers": ["masked", "MultiSteps", "apply_if_finite"],
+}
+
+
+@pytest.mark.parametrize("name", SRC)
+def test_private_modules_that_libraries_import_from(name: str) -> None:
+    module = importlib.import_module(f"gradflow.compat._src.{name}")
+    for attribute in SRC[name]:
+        getattr(module, attribute)
+    assert importlib.import_module("gradflow.compat.contrib._muon").muon is gf.muon
+    with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
+        _ = module.nothing
+
+
+def test_helpers_of_private_modules() -> None:
+    utils = compat._src.utils
+    assert utils.canonicalize_dtype(None) is None
+    assert utils.canonicalize_dtype(jnp.bfloat16) == jnp.bfloat16
+    for key in (7, jnp.int32(7), jax.random.key(7)):
+        assert utils.canonicalize_key(key) == jax.random.key(7)
+    np.testing.assert_array_equal(utils.canonicalize_key(jax.random.PRNGKey(7)), jax.random.PRNGKey(7))
+    assert compat._src.numerics.abs_sq(jnp.complex64(3 + 4j)) == 25
+
+
+def run(code: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+
+
+def test_installed_it_is_what_libraries_import() -> None:
+    done = run("""
+import sys, gradflow, gradflow.compat
+gradflow.compat.install()
+gradflow.compat.install()
+import optax, optax.contrib._muon, optax.tree_utils as otu
+from optax._src import base, transform, combine, numerics, utils, wrappers
+from optax.losses import l2_loss
+from optax import contrib, schedules
+import flax.training.train_state as train_state, jax.numpy as jnp
+assert optax is gradflow.compat and optax.adam is gradflow.adam
+assert otu.tree_add is gradflow.tree.add and l2_loss is gradflow.l2_loss
+assert optax.__version__.startswith("0.")
+state = train_state.TrainState.create(apply_fn=None, params={"w": jnp.ones(2)}, tx=optax.sgd(0.5))
+assert state.apply_gradients(grads={"w": jnp.ones(2)}).params["w"][0] == 0.5
+files = [str(getattr(module, "__file__", "")) for module in sys.modules.values()]
+assert not any("site-packages/optax/" in file for file in files)
+""")
+    assert done.returncode == 0, done.stderr
+
+
+def test_install_after_the_real_one_is_refused() -> None:
+    done = run("import optax, gradflow.compat; gradflow.compat.install()")
+    assert "must be called before optax is imported" in done.stderr
