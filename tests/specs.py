@@ -104,8 +104,8 @@ EXAMPLES: dict[str, Callable[[], Any]] = {
     # The laws' equal gradients leave directions in which there is only rounding; a large eps keeps it small.
     "scale_by_soap": lambda: gf.scale_by_soap(eps=1e-2, precondition_frequency=2),
     "soap": lambda: gf.soap(0.1, eps=1e-2, precondition_frequency=2),
-    "scale_by_shampoo": lambda: gf.scale_by_shampoo(eps=1e-2),
-    "shampoo": lambda: gf.shampoo(0.1, eps=1e-2),
+    "scale_by_shampoo": lambda: gf.scale_by_shampoo(0.9, eps=1e-2),
+    "shampoo": lambda: gf.shampoo(0.1, 0.9, eps=1e-2),
     "orthogonalize": lambda: gf.masked(gf.orthogonalize(), gf.ndim(2)),
     "scale_by_neuron_norm": lambda: gf.masked(gf.scale_by_neuron_norm(), gf.ndim(2)),
     "for_matrices": lambda: gf.for_matrices(gf.chain(gf.trace(0.9), gf.scale_by_learning_rate(0.1))),
@@ -249,6 +249,7 @@ VARIANTS: dict[str, Callable[[], Any]] = {
     ),
     "scion-inputs": lambda: gf.scion(0.1, norms={gf.ndim(2): "inputs"}),
     "scion-outputs": lambda: gf.scion(0.1, norms={gf.ndim(2): "outputs"}),
+    "shampoo-2018": lambda: gf.shampoo(0.1, eps=1e-2),
     "shampoo-grafted": lambda: gf.shampoo(
         0.1, 0.9, 0.95, 1e-2, precondition_frequency=2, grafting="adam", start_step=1, block_size=2
     ),
@@ -338,6 +339,7 @@ _READ_BACK = (
 )
 _INFINITE_SUM = "200 steps of 1e38 with momentum are infinite, and so are the parameters that it averages"
 DEPARTURES: dict[tuple[str, str], str] = {
+    ("dtypes asked for", "shampoo-2018"): "without momentum there is no moment to hold",
     ("extreme gradients for 200 steps", "lookahead"): _INFINITE_SUM,
     ("extreme gradients for 200 steps", "with_swa"): _INFINITE_SUM,
     ("200 steps as in float64", "scale_by_madgrad"): (
