@@ -69,20 +69,27 @@ def _is_trainable(leaf: Any) -> bool:
 
 def check_leaves(kind: str, what: str, tree: Any) -> None:
     """Raises for the first leaf that a stage cannot do arithmetic on."""
-    for leaf in jax.tree.leaves(tree):
-        dtype = getattr(leaf, "dtype", None)
-        if not isinstance(dtype, np.dtype) or not is_inexact(dtype):
-            wanted = "floating-point or complex arrays"
-        elif kind == "real" and is_complex(dtype):
-            wanted = "real floating-point arrays"
-        else:
-            continue
-        flat, _ = jax.tree_util.tree_flatten_with_path(tree)
-        path = next(show(path_string(path)) for path, other in flat if other is leaf)
-        raise TypeError(
-            f"{stage_name()}: {what} must be {wanted}, or None where there is no update; got "
-            f"{describe(leaf)} at {path}.{_hints.wrong_leaf(leaf)}"
-        )
+    error = leaf_error(kind, what, tree)
+    if error is not None:
+        raise error
+
+
+def leaf_error(kind: str, what: str, tree: Any) -> TypeError | None:
+    """The error for the first leaf that a stage cannot do arithmetic on, complex ones first."""
+    leaves = jax.tree.leaves(tree)
+    wrong = [leaf for leaf in leaves if kind == "real" and _is_trainable(leaf) and is_complex(leaf.dtype)]
+    wanted = "real floating-point arrays"
+    if not wrong:
+        wrong = [leaf for leaf in leaves if not _is_trainable(leaf)]
+        wanted = "floating-point or complex arrays"
+    if not wrong:
+        return None
+    flat, _ = jax.tree_util.tree_flatten_with_path(tree)
+    path = next(show(path_string(path)) for path, other in flat if other is wrong[0])
+    return TypeError(
+        f"{stage_name()}: {what} must be {wanted}, or None where there is no update; got "
+        f"{describe(wrong[0])} at {path}.{_hints.wrong_leaf(wrong[0])}"
+    )
 
 
 def check_like(

@@ -13,6 +13,7 @@ from gradflow._calls._checks import (
     check_leaves,
     check_like,
     is_like,
+    leaf_error,
     match_outputs,
     match_params,
     refuse_state,
@@ -48,16 +49,14 @@ class InitPart(Part):
             init = stage.init
             if is_packed(params) and not stage.packable:
                 init = functools.partial(init_unpacked, init)
-            must_check = stage.leaves not in (None, "any")
+            error = None
+            if stage.leaves not in (None, "any"):
+                error = leaf_error(stage.leaves, "parameters", params)
             try:
                 state = jax.eval_shape(init, params) if is_abstract else init(params)
-            except Exception:
-                if must_check:
-                    check_leaves(cast(str, stage.leaves), "parameters", params)
-                raise
-            # A stage that keeps a counter at most does no arithmetic on parameters: any leaf may pass.
-            if must_check and not _only_counts(state):
-                check_leaves(cast(str, stage.leaves), "parameters", params)
+            except Exception as raised:
+                raise error or raised from None
+            _allow_or_raise(error, state, is_outermost)
             if context.inits is not None:
                 context.inits.append((stage_name(), stage, params, state))
             return state
@@ -114,9 +113,24 @@ class UpdatePart(Part):
         return f"{self.stage.expression!r}.update"
 
 
-def _only_counts(state: OptState) -> bool:
-    leaves = jax.tree.leaves(state)
-    return not leaves or (len(leaves) == 1 and leaves[0].shape == () and leaves[0].dtype == np.int32)
+def _allow_or_raise(error: TypeError | None, state: OptState, is_outermost: bool) -> None:
+    """Raises the error for a wrong leaf, unless the state of the whole call holds counters alone.
+
+    Such a transformation does no arithmetic on parameters: any leaf may pass its init.
+    """
+    only_counts = all(
+        leaf.shape == () and leaf.dtype == np.int32
+        for leaf in jax.tree.leaves(state)
+        if hasattr(leaf, "dtype")
+    )
+    if error is not None and (not only_counts or "real floating" in str(error)):
+        raise error
+    if error is not None:
+        context.wrong_leaves.append(error)
+    if is_outermost and context.wrong_leaves:
+        errors, context.wrong_leaves = context.wrong_leaves, []
+        if not only_counts:
+            raise errors[0]
 
 
 def _whole(stage: Stage) -> GradientTransformation:

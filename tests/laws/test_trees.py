@@ -137,26 +137,32 @@ def test_a_bare_array_is_a_tree(case: str) -> None:
     assert updates.shape == (3,)
 
 
-@over_all("integers are refused")
-def test_integers_are_refused_or_pass(case: str) -> None:
+def _check_refusal(case: str, params: Any, path: str) -> None:
+    """Leaves without arithmetic are refused by path: at init by what keeps numbers, else by an update."""
     tx = build(case)
-    params = {"layer": {"table": jnp.arange(3), "kernel": jnp.ones((3, 2))}}
     if leaf_policy(case) == "any" or case in LEAVES_VECTORS_OUT:
         assert tx.init(params) is not None
         return
-    with pytest.raises(TypeError, match="layer/table"):
-        tx.init(params)
+    try:
+        state = tx.init(params)
+    except TypeError as error:
+        assert path in str(error)
+        return
+    counters = {(leaf.shape, str(leaf.dtype)) for leaf in jax.tree.leaves(state)}
+    assert counters <= {((), "int32")}, "a stage that keeps more than counters takes any leaf"
+    with pytest.raises(TypeError, match=path):
+        tx.update(params, state, params, **extras(tx, params, params))
+
+
+@over_all("integers are refused")
+def test_integers_are_refused_or_pass(case: str) -> None:
+    params = {"layer": {"table": jnp.arange(3), "kernel": jnp.ones((3, 2))}}
+    _check_refusal(case, params, "layer/table")
 
 
 @over_all("keys are refused")
 def test_random_keys_are_refused_or_pass(case: str) -> None:
-    tx = build(case)
-    params = {"key": jax.random.split(jax.random.key(0), 3)}
-    if leaf_policy(case) == "any" or case in LEAVES_VECTORS_OUT:
-        assert tx.init(params) is not None
-        return
-    with pytest.raises(TypeError, match="key"):
-        tx.init(params)
+    _check_refusal(case, {"key": jax.random.split(jax.random.key(0), 3)}, "key")
 
 
 @over_all("complex")
