@@ -8,7 +8,7 @@ from typing import Any
 from gradflow import _api
 from gradflow._core import _plain_pairs
 from gradflow._expressions._registry import OWN_FACTORIES, rebuild
-from gradflow._selection._absent import MaskedNode
+from gradflow._types import MaskedNode
 from gradflow.packed import _layout, _pack
 
 
@@ -18,7 +18,7 @@ def _rebuild(reference: Any, arguments: Any) -> Any:
         return rebuild(reference, arguments)
     if reference not in OWN_FACTORIES:
         raise ValueError(f"this version of gradflow has no factory '{reference}', to which the pickle refers")
-    return OWN_FACTORIES[reference].build(arguments)
+    return OWN_FACTORIES[reference].rebuild(arguments)
 
 
 def former_name(module: str, name: str) -> Any:

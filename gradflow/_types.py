@@ -43,3 +43,12 @@ class ScheduledState(NamedTuple):
 
 
 Pair = tuple[Callable[..., Any], Callable[..., Any]]
+
+
+class MaskedNode(NamedTuple):
+    """The placeholder of a leaf that a mask leaves out; it has no leaves."""
+
+
+def is_absent(x: Any) -> bool:
+    """Whether a node of a tree is the placeholder of a missing leaf."""
+    return x is None or isinstance(x, MaskedNode)

@@ -329,9 +329,6 @@ _LOSS_OF_ANOTHER_GRADIENT = (
 )
 
 # (law, case) -> why the case departs from the law. Strict: a departure that is mended must be taken out.
-_FIRST_STEP_AFTER_ZEROS = (
-    "after zero gradients alone the rule divides by its eps, and float16 has no number that large"
-)
 _INNER_STEPS = "the stages inside count the steps that they take, and they take one in k calls"
 _READ_BACK = (
     "a plain b2 >= 0.5 reads the momentum back from the new one, a traced one cannot: equal but for "
@@ -349,9 +346,6 @@ DEPARTURES: dict[tuple[str, str], str] = {
     ("200 steps as in float64", "scale_by_madgrad"): (
         "it steps by sums over the cube root of a sum of squares, which forget nothing"
     ),
-    ("zero gradients in float16", "acprop"): _FIRST_STEP_AFTER_ZEROS,
-    ("zero gradients in float16", "scale_by_acprop"): _FIRST_STEP_AFTER_ZEROS,
-    ("zero gradients in float16", "adopt-unclipped"): _FIRST_STEP_AFTER_ZEROS,
     ("tunable is plain bit for bit, float32", "lion-smooth"): _READ_BACK,
     ("tunable is plain bit for bit, float32", "lion-refined"): _READ_BACK,
     ("large float16", "scale_by_backtracking_linesearch"): _LOSS_OF_ANOTHER_GRADIENT,

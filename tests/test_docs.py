@@ -4,6 +4,7 @@ import doctest
 import importlib
 import pkgutil
 import re
+import warnings
 from pathlib import Path
 
 import pytest
@@ -23,7 +24,10 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("pages")
     pdoc.render.configure(docformat="markdown", math=True)
     hidden = [f"!gradflow.{room}._.*" for room in ROOMS]
-    pdoc.pdoc("gradflow", r"!gradflow\._.*", *hidden, output_directory=folder)
+    with warnings.catch_warnings():
+        # Deprecated names of the field are looked at like all others.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        pdoc.pdoc("gradflow", r"!gradflow\._.*", *hidden, output_directory=folder)
     return folder
 
 

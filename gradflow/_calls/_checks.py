@@ -12,6 +12,7 @@ from gradflow._calls._context import stage_name
 from gradflow._dtypes import is_complex, is_inexact, promote
 from gradflow._errors import describe
 from gradflow._shardings import with_sharding_of
+from gradflow._types import is_absent
 from gradflow.tree._paths import is_none, path_string, show
 from gradflow.tree._structure import explain_trees
 
@@ -29,16 +30,22 @@ def _as_array(leaf: Any) -> Any:
 
 def as_arrays(tree: Any) -> Any:
     """The tree with its leaves converted to jax arrays where possible."""
-    if all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(tree)):
-        return tree
-    return jax.tree.map(_as_array, tree)
+    for leaf in jax.tree.leaves(tree):
+        if not isinstance(leaf, jax.Array):
+            return jax.tree.map(_as_array, tree)
+    return tree
 
 
 def without_float0(updates: Any) -> Any:
     """The updates with None for each leaf of dtype float0, the gradient of an integer: it has no update."""
-    if all(getattr(leaf, "dtype", None) != jax.dtypes.float0 for leaf in jax.tree.leaves(updates)):
-        return updates
-    return jax.tree.map(lambda u: None if getattr(u, "dtype", None) == jax.dtypes.float0 else u, updates)
+    for leaf in jax.tree.leaves(updates):
+        if getattr(leaf, "dtype", None) == jax.dtypes.float0:
+            return jax.tree.map(_none_for_float0, updates)
+    return updates
+
+
+def _none_for_float0(leaf: Any) -> Any:
+    return None if getattr(leaf, "dtype", None) == jax.dtypes.float0 else leaf
 
 
 def without_untrained(params: Any, updates: Any) -> Any:
@@ -46,10 +53,13 @@ def without_untrained(params: Any, updates: Any) -> Any:
 
     Models hold functions, integers and keys beside what is trained. Rules for whole trees skip them so.
     """
+    structure: Any = jax.tree.structure(params)
+    if structure == jax.tree.structure(updates):
+        return params
     leaves, structure = jax.tree.flatten(params, is_leaf=is_none)
     given = jax.tree.leaves(updates, is_leaf=is_none)
     kept = [None if u is None and not _is_trainable(p) else p for p, u in zip(leaves, given, strict=True)]
-    return jax.tree.unflatten(structure, kept) if kept != leaves else params
+    return jax.tree.unflatten(structure, kept)
 
 
 def _is_trainable(leaf: Any) -> bool:
@@ -89,8 +99,9 @@ def check_like(
     leaves, structure = jax.tree.flatten(tree)
     other_leaves, other_structure = jax.tree.flatten(other)
     if structure != other_structure:
-        leaves, structure = jax.tree.flatten(tree, is_leaf=is_none)
-        other_leaves, other_structure = jax.tree.flatten(other, is_leaf=is_none)
+        # A leaf may be left out by a mask in the one tree, and have no update in the other.
+        leaves, structure = jax.tree.flatten(tree, is_leaf=is_absent)
+        other_leaves, other_structure = jax.tree.flatten(other, is_leaf=is_absent)
         if structure != other_structure:
             raise ValueError(
                 f"{stage_name()}: {what} and {other_what} must have one tree structure; "
@@ -98,7 +109,7 @@ def check_like(
                 + (hint() or _hints.unlike_trees(what, tree, other_what, other))
             )
     for index, (leaf, like) in enumerate(zip(leaves, other_leaves, strict=True)):
-        if shapes and leaf is not None and like is not None and np.shape(leaf) != np.shape(like):
+        if shapes and not is_absent(leaf) and not is_absent(like) and np.shape(leaf) != np.shape(like):
             placed = jax.tree.unflatten(structure, range(len(leaves)))
             path = next(p for p, i in jax.tree_util.tree_leaves_with_path(placed) if i == index)
             raise ValueError(

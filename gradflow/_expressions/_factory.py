@@ -92,6 +92,10 @@ class Factory:
         """The value for arguments that are already frozen and checked."""
         return KINDS[self.kind].build(self, arguments)
 
+    def rebuild(self, arguments: Mapping[str, Any]) -> Any:
+        """The value for arguments from a pickle, which may be older than some of the parameters."""
+        return self.build({**self._template, **arguments})
+
     def reduce(self, arguments: Mapping[str, Any]) -> Any:
         """What a pickle stores for a value: the decorated function, by its public name, and the arguments."""
         return rebuild, (self.function, dict(arguments))

@@ -25,7 +25,7 @@ OWN_FACTORIES: dict[str, Any] = {}
 
 def rebuild(make: Any, arguments: Mapping[str, Any]) -> Any:
     """Rebuilds a pickled value from the decorated function of its factory and the frozen arguments."""
-    return make.__gradflow__.build(arguments)
+    return make.__gradflow__.rebuild(arguments)
 
 
 # Named tuples of ours that may stand among the arguments of factories, by name.

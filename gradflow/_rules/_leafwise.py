@@ -13,8 +13,9 @@ from gradflow._calls._checks import check_like
 from gradflow._calls._context import stage_name
 from gradflow._dtypes import compute_dtype, is_complex, is_inexact, promote, real_dtype
 from gradflow._shardings import with_sharding_of
+from gradflow._types import is_absent
 from gradflow.tree._grouped_jit import call_in_groups
-from gradflow.tree._paths import is_none, path_string, show
+from gradflow.tree._paths import path_string, show
 
 Rule = Callable[..., Any]
 Scalars = dict[str, jax.Array]
@@ -54,7 +55,7 @@ def leafwise(
     by_precision: dict[np.dtype, list[int]] = {}
     rows = list(zip(*columns, strict=True))
     for index, leaves in enumerate(rows):
-        if leaves[0] is None:
+        if is_absent(leaves[0]):
             absent.append(index)
         else:
             by_precision.setdefault(_precision(leaves), []).append(index)
@@ -65,7 +66,7 @@ def leafwise(
             outputs[index] = result
     width = max(map(len, outputs), default=0) or _width(rule, scalars, hyper, len(trees))
     for index in absent:
-        outputs[index] = (None, *[column[index] for column in columns[1:width]])
+        outputs[index] = tuple([column[index] for column in columns[:width]])
     slots = zip(*outputs, strict=True) if outputs else [[]] * width
     unflatten = jax.tree.unflatten
     return tuple([unflatten(s, list(slot)) for s, slot in zip(structures[:width], slots, strict=True)])
@@ -76,11 +77,11 @@ def _flatten(trees: tuple[Any, ...]) -> tuple[list[list[Any]], list[Any]]:
     columns, structures = zip(*map(jax.tree.flatten, trees), strict=True)
     if structures.count(structures[0]) == len(structures):
         return list(columns), list(structures)
-    flattened = [jax.tree.flatten(tree, is_leaf=is_none) for tree in trees]
+    flattened = [jax.tree.flatten(tree, is_leaf=is_absent) for tree in trees]
     columns, structures = zip(*flattened, strict=True)
     for index, leaves in enumerate(zip(*columns, strict=True)):
-        if leaves[0] is not None and any(leaf is None for leaf in leaves):
-            paths = [p for p, _ in jax.tree_util.tree_leaves_with_path(trees[0], is_leaf=is_none)]
+        if not is_absent(leaves[0]) and any(map(is_absent, leaves)):
+            paths = [p for p, _ in jax.tree_util.tree_leaves_with_path(trees[0], is_leaf=is_absent)]
             raise ValueError(
                 f"{stage_name()}: there is a gradient at {show(path_string(paths[index]))}, where params or "
                 "state have None"

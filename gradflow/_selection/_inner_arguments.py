@@ -9,8 +9,8 @@ from typing import Any
 
 import jax
 
-from gradflow._selection._absent import is_absent
 from gradflow._selection._partial_trees import mask_out, merge
+from gradflow._types import is_absent
 
 _TREES = ("grad", "grads")
 _FUNCTIONS = ("value_fn", "obj_fn", "grad_fn")

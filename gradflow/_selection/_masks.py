@@ -8,10 +8,9 @@ import numpy as np
 
 from gradflow._calls._context import stage_name
 from gradflow._errors import describe
-from gradflow._selection._absent import MaskedNode, is_absent
 from gradflow._selection._parameters import named_leaves
 from gradflow._selection._selectors import paths
-from gradflow._types import MaskOrFn
+from gradflow._types import MaskedNode, MaskOrFn, is_absent
 from gradflow.packed._pack import abstract_tree
 from gradflow.tree._paths import longest_prefix
 

@@ -4,7 +4,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from gradflow._selection._absent import is_absent
+from gradflow._types import is_absent
 from gradflow.packed._pack import abstract_tree
 from gradflow.tree._paths import segment
 

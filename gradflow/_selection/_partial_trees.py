@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from gradflow._selection._absent import MaskedNode, is_absent
+from gradflow._types import MaskedNode, is_absent
 from gradflow.packed._pack import Packed, abstract_tree, is_packed
 from gradflow.packed._subsets import merge_subsets, subset, where
 from gradflow.tree._paths import is_none

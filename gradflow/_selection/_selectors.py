@@ -19,8 +19,8 @@ from gradflow._expressions._arguments import Kind
 from gradflow._expressions._factory import decorate
 from gradflow._expressions._functions import FunctionValue, register_functions
 from gradflow._expressions._keys import DTYPE_FAMILIES
-from gradflow._selection._absent import is_absent
 from gradflow._selection._parameters import Parameter, named_leaves
+from gradflow._types import is_absent
 
 Choose = Callable[[Sequence[Parameter]], list[bool]]
 
@@ -179,8 +179,11 @@ def _dtype_name(kind: Any) -> str:
     )
 
 
+Dtypes = Annotated[Any, _DtypeNames()]
+
+
 @_selector
-def dtype(*allowed: Annotated[Any, _DtypeNames()]) -> Choose:
+def dtype(*allowed: Dtypes) -> Choose:
     """Chooses parameters by dtype: `dtype("bfloat16")`, or by family: `dtype(jnp.floating)`.
 
     Families are those of NumPy, as classes or by name: "inexact", "floating", "complexfloating", "integer",

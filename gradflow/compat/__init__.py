@@ -89,4 +89,4 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     own = [name for name in _namespaces if not name.startswith("_")]
-    return sorted({"install", *own, *_ROOMS, *public_names(_api), *_deprecated.TOP_LEVEL})
+    return sorted({"install", *own, *_ROOMS, *public_names(_api)})

@@ -45,7 +45,7 @@ class Namespace(ModuleType):
 
     def __dir__(self) -> list[str]:
         own = [f"{self._prefix}{name}" for name in public_names(self._source)]
-        return sorted({*own, *self._deprecated, *self._more})
+        return sorted({*own, *self._more} - {*self._deprecated})
 
 
 def public_names(module: ModuleType) -> list[str]:

@@ -9,9 +9,9 @@ import jax
 from gradflow._errors import describe
 from gradflow._expressions._factory import decorate
 from gradflow._expressions._functions import FunctionValue, register_functions
-from gradflow._selection._absent import is_absent
 from gradflow._selection._parameters import Parameter, named_leaves
 from gradflow._selection._selectors import as_selector
+from gradflow._types import is_absent
 from gradflow.matrices._matrix import Matrix
 
 Choose = Callable[[Sequence[Parameter]], list[Matrix | None]]

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from gradflow._calls._context import stage_name
 from gradflow._expressions._registry import register_record
-from gradflow._selection._absent import is_absent
+from gradflow._types import is_absent
 
 
 @register_record

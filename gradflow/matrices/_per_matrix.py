@@ -16,7 +16,7 @@ from gradflow._dtypes import compute_dtype, is_complex, is_inexact, promote, rea
 from gradflow._rules._leafwise import Rule, Scalars, _prepare
 from gradflow._rules._mesh_axes import refuse_varying
 from gradflow._rules._state import zero_scalar
-from gradflow._selection._absent import is_absent
+from gradflow._types import is_absent
 from gradflow.matrices._matrix import WHOLE, MatrixAxes, to_blocks
 from gradflow.tree._grouped_jit import call_in_groups
 from gradflow.tree._paths import is_none, path_string, show

@@ -8,8 +8,8 @@ import jax
 
 from gradflow._calls._context import context, stage_name
 from gradflow._errors import describe
-from gradflow._selection._absent import MaskedNode, is_absent
 from gradflow._selection._parameters import named_leaves
+from gradflow._types import MaskedNode, is_absent
 from gradflow.matrices._matrix import MATRIX, WHOLE, Matrix, MatrixAxes, read_axes
 from gradflow.tree._paths import is_none, longest_prefix, path_string, segment, show
 

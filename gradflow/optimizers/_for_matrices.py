@@ -13,8 +13,7 @@ from gradflow._core._transformation import GradientTransformation
 from gradflow._expressions._addresses import addresses, replace
 from gradflow._expressions._arguments import NonNegative
 from gradflow._expressions._keys import key_of
-from gradflow._selection._absent import is_absent
-from gradflow._types import Params
+from gradflow._types import Params, is_absent
 from gradflow.matrices import hidden_matrices, resolve_matrices
 from gradflow.optimizers._adam import adamw
 from gradflow.transforms import scale

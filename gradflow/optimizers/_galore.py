@@ -18,9 +18,8 @@ from gradflow._expressions._registry import register_record
 from gradflow._rules._leafwise import specialize
 from gradflow._rules._mesh_axes import refuse_varying
 from gradflow._rules._state import increment, zero_scalar
-from gradflow._selection._absent import is_absent
 from gradflow._selection._partial_trees import fill_none
-from gradflow._types import MaskOrFn, OptState, Pair, Params, Updates
+from gradflow._types import MaskOrFn, OptState, Pair, Params, Updates, is_absent
 from gradflow.linalg import refresh
 from gradflow.matrices._matrix import MatrixAxes, to_matrices
 from gradflow.matrices._resolve import resolve_matrices

@@ -7,8 +7,8 @@ import jax
 from jax.sharding import NamedSharding, PartitionSpec
 
 from gradflow._rules._leafwise import Rule, Scalars, leafwise, specialize
-from gradflow._selection._absent import MaskedNode, is_absent
 from gradflow._selection._partial_trees import fill_none
+from gradflow._types import MaskedNode, is_absent
 
 
 def with_gathered(f: Callable[[jax.Array], Any], x: jax.Array) -> Any:

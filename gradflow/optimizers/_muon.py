@@ -19,8 +19,7 @@ from gradflow._rules._leafwise import Scalars, specialize
 from gradflow._rules._math import one_minus_power, safe_sqrt
 from gradflow._rules._mesh_axes import refuse_varying
 from gradflow._rules._state import first_moment, increment, zero_scalar
-from gradflow._selection._absent import is_absent
-from gradflow._types import EmptyState, MaskOrFn, OptState, Pair, Params, Updates
+from gradflow._types import EmptyState, MaskOrFn, OptState, Pair, Params, Updates, is_absent
 from gradflow.linalg import NEWTON_SCHULZ_SAFETY, NEWTON_SCHULZ_TABLES, newton_schulz
 from gradflow.matrices._matrix import MatrixAxes, to_blocks
 from gradflow.matrices._resolve import require_matrices, resolve_matrices

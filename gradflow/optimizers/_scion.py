@@ -16,11 +16,10 @@ from gradflow._expressions._arguments import Fraction, NonNegative, Rate, Size
 from gradflow._rules._leafwise import Scalars, specialize
 from gradflow._rules._math import abs_sq, safe_sqrt
 from gradflow._rules._state import first_moment
-from gradflow._selection._absent import MaskedNode, is_absent
 from gradflow._selection._parameters import Parameter, named_leaves
 from gradflow._selection._partial_trees import fill_none
 from gradflow._selection._selectors import as_selector
-from gradflow._types import OptState, Pair, Params, Updates
+from gradflow._types import MaskedNode, OptState, Pair, Params, Updates, is_absent
 from gradflow.linalg import NEWTON_SCHULZ_TABLES, newton_schulz
 from gradflow.matrices._choice import is_head, is_table
 from gradflow.matrices._matrix import MATRIX, WHOLE, MatrixAxes

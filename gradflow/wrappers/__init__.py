@@ -1,6 +1,6 @@
 """Wrappers: each takes a transformation and returns another one."""
 
-from gradflow._selection._absent import MaskedNode as MaskedNode
+from gradflow._types import MaskedNode as MaskedNode
 from gradflow.wrappers._accumulate import ApplyEvery as ApplyEvery
 from gradflow.wrappers._accumulate import MultiSteps as MultiSteps
 from gradflow.wrappers._accumulate import MultiStepsState as MultiStepsState

@@ -5,8 +5,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from gradflow._selection._absent import is_absent
-from gradflow._types import OptState, Params
+from gradflow._types import OptState, Params, is_absent
 from gradflow.tree._structure import explain_trees
 from gradflow.wrappers._lookahead import LookaheadParams
 

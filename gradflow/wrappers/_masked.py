@@ -11,11 +11,10 @@ from gradflow._core._decorators import transformation
 from gradflow._core._plain_pairs import as_transformation
 from gradflow._core._transformation import GradientTransformation
 from gradflow._errors import describe
-from gradflow._selection._absent import MaskedNode, is_absent
 from gradflow._selection._inner_arguments import part_arguments
 from gradflow._selection._masks import is_mask_function, resolve_mask
 from gradflow._selection._partial_trees import mask_out, merge
-from gradflow._types import MaskOrFn, OptState, Pair, Params, Updates
+from gradflow._types import MaskedNode, MaskOrFn, OptState, Pair, Params, Updates, is_absent
 from gradflow.packed._pack import abstract_tree, is_packed
 
 

@@ -4,9 +4,8 @@ import math
 from typing import Literal
 
 from gradflow._errors import describe
-from gradflow._selection._absent import is_absent
 from gradflow._selection._parameters import named_leaves
-from gradflow._types import Params
+from gradflow._types import Params, is_absent
 
 
 def mup_factors(

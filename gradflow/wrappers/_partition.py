@@ -14,13 +14,12 @@ from gradflow._core._plain_pairs import as_transformation
 from gradflow._core._transformation import GradientTransformation
 from gradflow._errors import describe
 from gradflow._expressions._printing import show
-from gradflow._selection._absent import is_absent
 from gradflow._selection._inner_arguments import part_arguments
 from gradflow._selection._masks import resolve_labels, resolve_mask
 from gradflow._selection._parameters import named_leaves
 from gradflow._selection._partial_trees import mask_out, merge
 from gradflow._selection._selectors import Selector, as_selector, paths
-from gradflow._types import MaskOrFn, OptState, Pair, Params, Updates
+from gradflow._types import MaskOrFn, OptState, Pair, Params, Updates, is_absent
 from gradflow.transforms import scale
 from gradflow.wrappers._masked import MaskedState, labels_in, masked
 

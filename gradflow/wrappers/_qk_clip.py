@@ -15,10 +15,9 @@ from gradflow._errors import describe
 from gradflow._expressions._arguments import Fraction, Positive
 from gradflow._rules._leafwise import leafwise
 from gradflow._rules._state import increment, zero_scalar
-from gradflow._selection._absent import is_absent
 from gradflow._selection._parameters import Parameter, named_leaves
 from gradflow._selection._selectors import as_selector
-from gradflow._types import OptState, Pair, Params, Updates
+from gradflow._types import OptState, Pair, Params, Updates, is_absent
 
 
 class QKClipState(NamedTuple):
