@@ -336,6 +336,10 @@ _READ_BACK = (
 )
 _INFINITE_SUM = "200 steps of 1e38 with momentum are infinite, and so are the parameters that it averages"
 DEPARTURES: dict[tuple[str, str], str] = {
+    ("200 steps as in float64", "scale_by_kron"): "its probes in float32 are not those of float64",
+    ("200 steps as in float64", "scale_by_shampoo"): (
+        "at a spike of 1e30 the eigenvalues of its statistics span more orders than float32 resolves"
+    ),
     ("dtypes asked for", "shampoo-2018"): "without momentum there is no moment to hold",
     ("extreme gradients for 200 steps", "lookahead"): _INFINITE_SUM,
     ("extreme gradients for 200 steps", "with_swa"): _INFINITE_SUM,

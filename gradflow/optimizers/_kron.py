@@ -21,7 +21,7 @@ from gradflow.linalg import refresh
 from gradflow.matrices._per_matrix import check_per_matrix, init_per_matrix, keys_per_matrix, per_matrix
 from gradflow.matrices._resolve import tensors
 from gradflow.optimizers._for_matrices import with_others
-from gradflow.optimizers._kronecker import to_unit
+from gradflow.optimizers._kronecker import limited, to_unit
 from gradflow.transforms import add_decayed_weights, scale_by_learning_rate
 from gradflow.transforms._keys import check_key, key_state, next_key
 
@@ -51,7 +51,7 @@ def kron_scalars(b1: jax.Array, count: jax.Array, **_: jax.Array) -> Scalars:
 
 def kron_rule(g: jax.Array, mu: jax.Array, factors: Triangles, key: Any, s: Any) -> tuple[Any, ...]:
     """Li 2018, with the whitening criterion: u = Q^T Q m, Q fitted so that Q m is white."""
-    mu = s.b1 * mu + s.c1 * g
+    mu = s.b1 * mu + s.c1 * limited(g)
     m = s.debias * mu
     x = m.reshape(-1) if m.ndim == 0 else m
     due = (s.due != 0) & jnp.any(x != 0)

@@ -35,6 +35,14 @@ def to_unit(x: jax.Array) -> tuple[jax.Array, jax.Array]:
     return x / largest, largest
 
 
+def limited(g: jax.Array) -> jax.Array:
+    """`g`, with a norm beyond 2^60 (2^508 in float64) made that, so that outer products are finite."""
+    x, size = to_unit(g)
+    largest = jnp.asarray(2.0 ** (508 if g.dtype == jnp.float64 else 60), g.dtype)
+    norm = jax.lax.stop_gradient(jnp.sqrt(jnp.sum(x * x)))
+    return jnp.where(size * norm > largest, x * (largest / jnp.where(norm > 0, norm, 1)), g)
+
+
 def rotate(x: jax.Array, bases: Factors, *, back: bool = False) -> jax.Array:
     """A tensor in the bases of its sides, Q_L^T x Q_R for a matrix; with `back` the inverse, Q_L x Q_R^T."""
     if all(basis is None for basis in bases):

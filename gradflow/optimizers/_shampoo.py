@@ -20,7 +20,7 @@ from gradflow.matrices._matrix import in_blocks
 from gradflow.matrices._per_matrix import check_per_matrix, init_per_matrix, per_matrix
 from gradflow.matrices._resolve import tensors
 from gradflow.optimizers._for_matrices import with_others
-from gradflow.optimizers._kronecker import Factors, decay_factors, rotate, sides, to_unit
+from gradflow.optimizers._kronecker import Factors, decay_factors, limited, rotate, sides, to_unit
 from gradflow.transforms import add_decayed_weights, scale_by_learning_rate
 
 
@@ -64,6 +64,7 @@ def shampoo_rule(
     g: jax.Array, mu: Any, nu: Any, factors: Factors, roots: Factors, s: Any, *, options: _Options
 ) -> tuple[Any, ...]:
     """Gupta et al. 2018, Algorithm 2, with the averages and the grafting of Anil et al. 2020."""
+    g = limited(g)
     beta, c, debias = (s.beta, s.c3, s.debias3) if options.averages else (1, 1, jnp.ones_like(s.eps))
     factors = decay_factors(g, factors, beta, c)
     kept = [i for i, factor in enumerate(factors) if factor is not None]

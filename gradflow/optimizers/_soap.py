@@ -20,7 +20,7 @@ from gradflow._types import MaskOrFn, OptState, Pair, Params, Updates
 from gradflow.matrices._per_matrix import check_per_matrix, init_per_matrix, per_matrix
 from gradflow.matrices._resolve import tensors
 from gradflow.optimizers._for_matrices import with_others
-from gradflow.optimizers._kronecker import Factors, decay_factors, refreshed_bases, rotate, sides
+from gradflow.optimizers._kronecker import Factors, decay_factors, limited, refreshed_bases, rotate, sides
 from gradflow.transforms import scale_by_learning_rate
 from gradflow.transforms._scale import ScaleByScheduleState
 
@@ -76,6 +76,7 @@ def soap_rule(
     g: jax.Array, mu: jax.Array, nu: jax.Array, factors: Factors, bases: Factors, s: Any, *, options: _Options
 ) -> tuple[Any, ...]:
     """Vyas et al. 2024, Algorithm 3."""
+    g = limited(g)
     if options.refresh_first:
         nu, factors, bases = _refreshed(g, nu, factors, bases, s, options)
     mu = s.b1 * mu + s.c1 * g

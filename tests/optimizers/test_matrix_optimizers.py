@@ -151,7 +151,7 @@ def kron(grads: list[Any], key: Any, b1: float, rate: float, diagonal: tuple[boo
     for t, g in enumerate(grads):
         mu = b1 * mu + (1 - b1) * g
         m = mu / (1 - b1 ** (t + 1))
-        now, key = jax.random.split(key)
+        key, now = jax.random.split(key)
         balance, probe = jax.random.split(jax.random.split(now, 1)[0])
         v = np.asarray(jax.random.normal(probe, shape, jnp.float64))
         if len(qs) > 1 and jax.random.uniform(balance) < 0.01:
