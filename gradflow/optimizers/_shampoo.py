@@ -12,7 +12,7 @@ from gradflow._core._decorators import transformation
 from gradflow._core._transformation import GradientTransformation
 from gradflow._expressions._arguments import Decay, Index, NonNegative, Positive, Rate, Size
 from gradflow._rules._leafwise import Scalars, specialize
-from gradflow._rules._math import abs_sq, one_minus_power, safe_sqrt
+from gradflow._rules._math import abs_sq, bounded, one_minus_power, safe_sqrt
 from gradflow._rules._state import first_moment, increment, second_moment, zero_scalar
 from gradflow._types import MaskOrFn, OptState, Pair, Params, Updates
 from gradflow.linalg import refresh
@@ -64,6 +64,7 @@ def shampoo_rule(
     g: jax.Array, mu: Any, nu: Any, factors: Factors, roots: Factors, s: Any, *, options: _Options
 ) -> tuple[Any, ...]:
     """Gupta et al. 2018, Algorithm 2, with the averages and the grafting of Anil et al. 2020."""
+    g = bounded(g) + (g - g)  # NaN where it is not finite
     beta, c, debias = (s.beta, s.c3, s.debias3) if options.averages else (1, 1, jnp.ones_like(s.eps))
     factors = decay_factors(g, factors, beta, c)
     kept = [i for i, factor in enumerate(factors) if factor is not None]

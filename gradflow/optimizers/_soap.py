@@ -12,7 +12,7 @@ from gradflow._core._decorators import transformation
 from gradflow._core._transformation import GradientTransformation
 from gradflow._expressions._arguments import Decay, Index, NonNegative, Positive, Rate, Size
 from gradflow._rules._leafwise import Scalars, leafwise, specialize
-from gradflow._rules._math import abs_sq, one_minus_power, safe_sqrt
+from gradflow._rules._math import abs_sq, bounded, one_minus_power, safe_sqrt
 from gradflow._rules._state import first_moment, increment, second_moment, zero_scalar
 from gradflow._selection._masks import resolve_mask
 from gradflow._selection._partial_trees import change_where
@@ -76,6 +76,7 @@ def soap_rule(
     g: jax.Array, mu: jax.Array, nu: jax.Array, factors: Factors, bases: Factors, s: Any, *, options: _Options
 ) -> tuple[Any, ...]:
     """Vyas et al. 2024, Algorithm 3."""
+    g = bounded(g) + (g - g)  # NaN where it is not finite
     if options.refresh_first:
         nu, factors, bases = _refreshed(g, nu, factors, bases, s, options)
     mu = s.b1 * mu + s.c1 * g
