@@ -335,12 +335,18 @@ _READ_BACK = (
     "rounding, which a smooth sign shows"
 )
 _INFINITE_SUM = "200 steps of 1e38 with momentum are infinite, and so are the parameters that it averages"
+_SUMS_OF_PRODUCTS = (
+    "a sum of outer products forgets nothing; beside an outlier's square float32 holds no other direction"
+)
 DEPARTURES: dict[tuple[str, str], str] = {
     ("200 steps as in float64", "scale_by_kron"): "its probes in float32 are not those of float64",
     ("200 steps as in float64", "scale_by_shampoo"): (
         "at a spike of 1e30 the eigenvalues of its statistics span more orders than float32 resolves"
     ),
     ("dtypes asked for", "shampoo-2018"): "without momentum there is no moment to hold",
+    ("one huge gradient is forgotten", "shampoo-one_sided"): _SUMS_OF_PRODUCTS,
+    ("200 steps as in float64", "scale_by_shampoo"): _SUMS_OF_PRODUCTS,
+    ("200 steps as in float64", "scale_by_kron"): "in float64 it draws other random vectors",
     ("extreme gradients for 200 steps", "lookahead"): _INFINITE_SUM,
     ("extreme gradients for 200 steps", "with_swa"): _INFINITE_SUM,
     ("200 steps as in float64", "scale_by_madgrad"): (

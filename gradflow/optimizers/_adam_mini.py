@@ -13,7 +13,7 @@ from gradflow._core._transformation import GradientTransformation
 from gradflow._dtypes import real_dtype
 from gradflow._expressions._arguments import Decay, NonNegative, Positive, Rate
 from gradflow._rules._leafwise import leafwise, specialize
-from gradflow._rules._math import abs_sq, safe_sqrt
+from gradflow._rules._math import bounded, bounded_square, safe_sqrt
 from gradflow._rules._mesh_axes import refuse_varying
 from gradflow._rules._state import at_least_float32, first_moment, increment, zero_scalar
 from gradflow._rules._unit_norm import Axis, check_axis, check_has_axis, input_axes
@@ -27,9 +27,9 @@ def adam_mini_rule(
 ) -> tuple[jax.Array, ...]:
     """Zhang et al. 2024, Algorithm 2."""
     axes = input_axes(g) if axis is None else axis
-    square = jnp.minimum(abs_sq(g), jnp.finfo(nu.dtype).max / 4)
+    square = bounded_square(g)
     count = max(g.size // max(nu.size, 1), 1)
-    mu = s.b1 * mu + s.c1 * g
+    mu = s.b1 * mu + s.c1 * bounded(g)
     nu = s.b2 * nu + s.c2 * jnp.sum(square * (1 / count), axis=axes, keepdims=True).reshape(nu.shape)
     return s.debias1 * mu / (safe_sqrt(s.debias2 * nu) + s.eps), mu, nu
 

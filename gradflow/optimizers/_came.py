@@ -13,7 +13,7 @@ from gradflow._core._transformation import GradientTransformation
 from gradflow._dtypes import real_dtype
 from gradflow._expressions._arguments import Decay, NonNegative, Positive, Rate
 from gradflow._rules._leafwise import Scalars, leafwise
-from gradflow._rules._math import abs_sq, safe_sqrt
+from gradflow._rules._math import abs_sq, bounded, bounded_square, safe_sqrt
 from gradflow._rules._mesh_axes import refuse_varying
 from gradflow._rules._state import at_least_float32, first_moment, increment, zero_scalar
 from gradflow._types import MaskOrFn, OptState, Pair, Params, Updates
@@ -59,15 +59,15 @@ def came_rule(
     s: Any,
 ) -> tuple[jax.Array, ...]:
     """Luo et al. 2023, Algorithm 2; a vector has neither factors nor a confidence."""
-    square = jnp.minimum(abs_sq(g), jnp.finfo(v_row.dtype).max / 4) + s.eps
+    square = bounded_square(g) + s.eps
     factored = g.ndim > 1
     if factored:
         v_row = s.b2 * v_row + s.c2 * _mean(square, -1)
         v_col = s.b2 * v_col + s.c2 * _mean(square, -2)
-        u = _divide(g, v_row, v_col)
+        u = _divide(bounded(g), v_row, v_col)
     else:
         v_row = s.b2 * v_row + s.c2 * square
-        u = g / safe_sqrt(v_row)
+        u = bounded(g) / safe_sqrt(v_row)
     rms = safe_sqrt(jnp.sum(abs_sq(u)) / max(u.size, 1))
     u = u / jnp.maximum(rms / s.clipping_threshold, 1)
     mu = s.b1 * mu + s.c1 * u

@@ -9,7 +9,7 @@ from gradflow._core._decorators import transformation
 from gradflow._core._transformation import GradientTransformation
 from gradflow._expressions._arguments import Decay, NonNegative, Positive, Rate
 from gradflow._rules._leafwise import leafwise
-from gradflow._rules._math import abs_sq, safe_sqrt
+from gradflow._rules._math import bounded, bounded_square, safe_sqrt
 from gradflow._rules._state import first_moment, increment, second_moment, zero_scalar
 from gradflow._types import MaskOrFn, OptState, Pair, Params, Updates
 from gradflow.optimizers._adam import ScaleByAdamState, adam_scalars
@@ -18,8 +18,8 @@ from gradflow.transforms import add_decayed_weights, scale_by_learning_rate
 
 def laprop_rule(g: jax.Array, mu: jax.Array, nu: jax.Array, s: Any) -> tuple[jax.Array, ...]:
     """Ziyin et al. 2020, Algorithm 1."""
-    nu = s.b2 * nu + s.c2 * abs_sq(g)
-    mu = s.b1 * mu + s.c1 * (g / (safe_sqrt(s.debias2 * nu) + s.eps))
+    nu = s.b2 * nu + s.c2 * bounded_square(g)
+    mu = s.b1 * mu + s.c1 * (bounded(g) / (safe_sqrt(s.debias2 * nu) + s.eps))
     return s.debias1 * mu, mu, nu
 
 

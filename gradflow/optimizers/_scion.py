@@ -56,16 +56,17 @@ def scion_rule(
     g: jax.Array, mu: jax.Array, s: Any, *, norm: str, window: int, ns_coeffs: str, ns_steps: int | None
 ) -> tuple[jax.Array, ...]:
     """Pethick et al. 2025, Algorithm 1: the average's steepest direction in a norm, of length one."""
-    mu = s.decay * mu + s.momentum * g
+    mu = s.decay * mu + s.momentum * g + (g - g)  # NaN where it is not finite
     if norm == "spectral":
         rows, columns = mu.shape
         return math.sqrt(columns / rows / window) * newton_schulz(mu, ns_coeffs, ns_steps), mu
     if norm == "sign":
         return jnp.sign(mu) / mu.shape[0], mu
     x, size = to_unit(mu)
+    tiny = jnp.finfo(x.dtype).tiny
     if norm == "outputs":
-        return x / (_rms(x, 0) * mu.shape[0] + 1e-8 / size), mu
-    return x / (_rms(x, 1 if norm == "inputs" else None) + 1e-8 / size), mu
+        return x / jnp.maximum(_rms(x, 0) * mu.shape[0] + 1e-8 / size, tiny), mu
+    return x / jnp.maximum(_rms(x, 1 if norm == "inputs" else None) + 1e-8 / size, tiny), mu
 
 
 def _rms(x: jax.Array, axis: int | None) -> jax.Array:

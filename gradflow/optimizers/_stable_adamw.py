@@ -10,7 +10,7 @@ from gradflow._core._decorators import transformation
 from gradflow._core._transformation import GradientTransformation
 from gradflow._expressions._arguments import Decay, NonNegative, Positive, Rate
 from gradflow._rules._leafwise import leafwise
-from gradflow._rules._math import safe_sqrt
+from gradflow._rules._math import bounded, safe_sqrt
 from gradflow._rules._mesh_axes import refuse_varying
 from gradflow._rules._state import first_moment, increment, second_moment, zero_scalar
 from gradflow._selection._masks import resolve_mask
@@ -25,7 +25,7 @@ def stable_adam_rule(
 ) -> tuple[jax.Array, ...]:
     """Wortsman et al. 2023, Algorithm 2."""
     u, mu, nu = adam_rule(g, mu, nu, s)
-    ratio = jnp.abs(g) / jnp.maximum(safe_sqrt(s.debias2 * nu), s.eps)
+    ratio = jnp.abs(bounded(g)) / jnp.maximum(safe_sqrt(s.debias2 * nu), s.eps)
     rms = safe_sqrt(jnp.sum(ratio * ratio) / max(g.size, 1))
     return (u + s.weight_decay * decayed) / jnp.maximum(rms, 1), mu, nu
 

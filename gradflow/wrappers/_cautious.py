@@ -15,15 +15,16 @@ from gradflow._types import OptState, Pair, Params, Updates
 
 def cautious_rule(u: jax.Array, g: jax.Array, s: Any, *, scaling: str) -> jax.Array:
     """Liang et al. 2024, Algorithm 2. Signs are compared, since a product may underflow."""
-    agree = (jnp.sign(u) * jnp.sign(g).conj()).real > 0
-    kept = jnp.sum(agree, dtype=s.one.dtype)
+    agreement = (jnp.sign(u) * jnp.sign(g).conj()).real
+    kept = jnp.sum(agreement > 0, dtype=s.one.dtype)
     if scaling == "count":
         factor = u.size / (kept + 1)
     elif scaling == "mean":
         factor = 1 / jnp.maximum(kept / max(u.size, 1), 1e-3)
     else:
         factor = s.one
-    return jnp.where(agree, factor * u, 0)
+    # So put, an update that is NaN stays so.
+    return jnp.where(agreement <= 0, 0, factor * u)
 
 
 @transformation
