@@ -345,8 +345,6 @@ DEPARTURES: dict[tuple[str, str], str] = {
     ),
     ("dtypes asked for", "shampoo-2018"): "without momentum there is no moment to hold",
     ("one huge gradient is forgotten", "shampoo-one_sided"): _SUMS_OF_PRODUCTS,
-    ("200 steps as in float64", "scale_by_shampoo"): _SUMS_OF_PRODUCTS,
-    ("200 steps as in float64", "scale_by_kron"): "in float64 it draws other random vectors",
     ("extreme gradients for 200 steps", "lookahead"): _INFINITE_SUM,
     ("extreme gradients for 200 steps", "with_swa"): _INFINITE_SUM,
     ("200 steps as in float64", "scale_by_madgrad"): (

@@ -50,12 +50,15 @@ class InitPart(Part):
             if is_packed(params) and not stage.packable:
                 init = functools.partial(init_unpacked, init)
             error = None
+            if is_outermost:
+                context.wrong_leaves = []
             if stage.leaves not in (None, "any"):
                 error = leaf_error(stage.leaves, "parameters", params)
             try:
                 state = jax.eval_shape(init, params) if is_abstract else init(params)
             except Exception as raised:
-                raise error or raised from None
+                pending, context.wrong_leaves = context.wrong_leaves, []
+                raise (pending or [error])[0] or raised from None
             _allow_or_raise(error, state, is_outermost)
             if context.inits is not None:
                 context.inits.append((stage_name(), stage, params, state))
