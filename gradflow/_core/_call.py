@@ -58,7 +58,7 @@ class InitPart(Part):
                 state = jax.eval_shape(init, params) if is_abstract else init(params)
             except Exception as raised:
                 pending, context.wrong_leaves = context.wrong_leaves, []
-                raise (pending or [error])[0] or raised from None
+                raise (pending[0] if pending else error or raised) from None
             _allow_or_raise(error, state, is_outermost)
             if context.inits is not None:
                 context.inits.append((stage_name(), stage, params, state))
