@@ -22,6 +22,11 @@ def _trace_state() -> Any:
     return get_opaque_trace_state(convention="flax")
 
 
+def missing() -> float:
+    """The placeholder of a number that was not computed: NaN, or 0 under `jax_debug_nans`."""
+    return 0.0 if jax.config.jax_debug_nans else float("nan")  # type: ignore[attr-defined]
+
+
 class Collector:
     """Records reports, scalars by stage path and name such as `adamw.norm`, and notes."""
 

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from gradflow import tree
 from gradflow._calls._checks import as_arrays, check_like
+from gradflow._calls._reports import missing
 from gradflow._core._decorators import transformation
 from gradflow._core._transformation import GradientTransformation
 from gradflow._dtypes import is_inexact
@@ -150,7 +151,7 @@ def _as_floats(measured: Any) -> Any:
 def _initial_values(measured: Any) -> Any:
     """The initial value of a measurement with this structure."""
     return jax.tree.map(
-        lambda x: tree.full_like(x, jnp.nan if is_inexact(x.dtype) else 0), as_arrays(measured)
+        lambda x: tree.full_like(x, missing() if is_inexact(x.dtype) else 0), as_arrays(measured)
     )
 
 

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from gradflow._calls._checks import match_outputs
-from gradflow._calls._reports import collecting, forward, is_collecting, note
+from gradflow._calls._reports import collecting, forward, is_collecting, missing, note
 from gradflow._core._transformation import GradientTransformation, below, declared_reports, label_of, stage_of
 from gradflow._platform import by_platform
 from gradflow._types import OptState, Params, Updates
@@ -51,7 +51,7 @@ def update_if(
         with collecting() as recorded:
             new_updates, new_state = inner.update(given, state, params, **extra)
         values = below(inner, recorded.values)
-        nothing = jnp.full((), jnp.nan, jnp.float32)
+        nothing = jnp.full((), missing(), jnp.float32)
         reports = {n: values.get(n, nothing) for n in declared_reports(inner)}
         return new_updates, new_state, reports, recorded.notes
 
@@ -68,7 +68,7 @@ def update_if(
 
     def skipped(spare: Updates, state: OptState) -> tuple[Updates, OptState, Recorded, Recorded]:
         same = jax.tree.map(lambda u, like: u.astype(like.dtype), spare, shapes)
-        reports, notes = jax.tree.map(lambda like: jnp.full(like.shape, jnp.nan, like.dtype), collected)
+        reports, notes = jax.tree.map(lambda like: jnp.full(like.shape, missing(), like.dtype), collected)
         return same, state, reports, notes
 
     def branch(spare: Updates, state: OptState) -> tuple[Updates, OptState, Recorded, Recorded]:

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gradflow._calls._reports import collecting, forward, is_collecting, note, report
+from gradflow._calls._reports import collecting, forward, is_collecting, missing, note, report
 from gradflow._core._decorators import transformation
 from gradflow._core._transformation import GradientTransformation, below, declared_reports
 from gradflow._errors import describe
@@ -63,7 +63,7 @@ def with_metrics(
     def init(params: Params) -> OptState:
         for selector in chosen.values():
             selector(params)  # so that a wrong pattern raises here and not at the first step
-        blank = {name: zero_scalar(params, jnp.float32, float("nan")) for name in names}
+        blank = {name: zero_scalar(params, jnp.float32, missing()) for name in names}
         return MetricsState(blank, inner.init(params))
 
     def update(
@@ -72,7 +72,7 @@ def with_metrics(
         axes = sum_axes(axis_name, updates)
         with collecting() as recorded:
             new_updates, inner_state = inner.update(updates, state.inner_state, params, **extra)
-        values = dict.fromkeys(names, jnp.full((), jnp.nan, jnp.float32))
+        values = dict.fromkeys(names, jnp.full((), missing(), jnp.float32))
         values |= {n: value for n, value in below(inner, recorded.values).items() if n in values}
         values |= _norms(updates, new_updates, params, axes)
         values["nonfinite"] = _count_nonfinite(updates, values["gradient_norm"], axes)
@@ -103,7 +103,7 @@ def _norms(
         size = global_norm(params, axes).astype(jnp.float32)
         found["parameter_norm"] = size
         found["update_ratio"] = jnp.where(
-            size > 0, found["update_norm"] / jnp.where(size > 0, size, 1), jnp.nan
+            size > 0, found["update_norm"] / jnp.where(size > 0, size, 1), missing()
         )
     return found
 

@@ -29,7 +29,8 @@ DECAYS: list[Any] = [1.0, 1.5, -0.1, math.nan, None, "x", np.float32(1.0), jnp.f
 
 @pytest.mark.parametrize(
     ("name", "rate"),
-    [*(("adam", rate) for rate in RATES), *((n, math.nan) for n in ("sgd", "lion", "scale_by_learning_rate"))],
+    [(name, rate) for name in ("adam", "sgd") for rate in RATES]
+    + [("lion", math.nan), ("scale_by_learning_rate", None)],
     ids=repr,
 )
 def test_a_wrong_rate(name: str, rate: Any) -> None:

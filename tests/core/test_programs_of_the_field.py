@@ -274,3 +274,18 @@ def test_a_mask_of_boxed_parameters_means_the_parameters() -> None:
         kernel, bias = (jax.tree.leaves(updates[name])[0] for name in ("kernel", "bias"))
         np.testing.assert_allclose(kernel, 0.5 * jax.tree.leaves(params["kernel"])[0])
         np.testing.assert_array_equal(bias, 0)
+
+
+def test_placeholders_are_not_nan_while_nans_are_debugged() -> None:
+    adam = gf.chain(gf.clip_by_global_norm(1.0), gf.adamw(0.1))
+    with jax.debug_nans(True):
+        for tx in (
+            gf.with_metrics(adam, {"w": "w"}),
+            gf.with_metrics(gf.MultiSteps(adam, 2)),
+            gf.with_metrics(gf.apply_if_finite(adam, 2)),
+            gf.chain(gf.snapshot("g", lambda t: t), adam),
+            gf.chain(gf.monitor({"n": gf.tree.norm}), adam),
+        ):
+            state = tx.init(PARAMS)
+            for grads in (jax.tree.map(jnp.zeros_like, GRADS), GRADS):
+                _, state = jax.jit(tx.update)(grads, state, PARAMS)
