@@ -12,7 +12,7 @@ from gradflow._core._transformation import GradientTransformation
 from gradflow._dtypes import real_dtype
 from gradflow._expressions._arguments import Decay, NonNegative, Positive, Rate, Size
 from gradflow._rules._leafwise import Scalars, specialize
-from gradflow._rules._math import abs_sq, safe_sqrt
+from gradflow._rules._math import abs_sq, bounded, bounded_square, safe_sqrt
 from gradflow._rules._state import at_least_float32
 from gradflow._types import MaskOrFn, OptState, Pair, Params, Updates
 from gradflow.matrices import hidden_matrices
@@ -40,10 +40,9 @@ def neuron_norm_scalars(b2: jax.Array, **_: jax.Array) -> Scalars:
 def neuron_norm_rule(x: jax.Array, nu: jax.Array, s: Any, *, axis: Axis) -> tuple[jax.Array, ...]:
     """Li et al. 2025, Algorithm 1: what follows the orthogonal factor."""
     along = _mean_axis(x.shape, axis)
-    largest = jnp.finfo(nu.dtype).max
-    nu = jnp.minimum(s.b2 * nu + s.c2 * jnp.mean(abs_sq(x), axis=along), largest)
+    nu = s.b2 * nu + s.c2 * jnp.mean(bounded_square(x), axis=along)
     sizes = safe_sqrt(nu) + s.eps if axis == "outputs" else safe_sqrt(jnp.maximum(nu, s.eps))
-    y, _ = to_unit(x / jnp.expand_dims(sizes, along))
+    y, _ = to_unit(bounded(x) / jnp.expand_dims(sizes, along))
     x, size = to_unit(x)
     norm = _norm(y)
     return y * (_norm(x) / jnp.where(norm > 0, norm, 1)) * size, nu

@@ -84,7 +84,7 @@ def test_one_huge_gradient_leaves_no_poison(case: str) -> None:
 def test_extreme_gradients_for_many_steps_never_give_nan(case: str) -> None:
     directions = {name: np.sign(g) for name, g in ordinary().items()}
     exponents = {name: np.random.default_rng(2).uniform(-45, 38, g.shape) for name, g in directions.items()}
-    for size in (0.0, 1e-45, 1e-38, 1e-20, 1e19, 1e30, 1e38):
+    for size in (0.0, 1e-45, 1e-20, 1e19, 1e38):
         no_nan(trajectory(case)({name: np.full_like(g, size) for name, g in directions.items()}))
         no_nan(trajectory(case)({name: size * g for name, g in directions.items()}))
     no_nan(trajectory(case)({name: g * 10 ** exponents[name] for name, g in directions.items()}))
