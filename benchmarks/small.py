@@ -62,7 +62,11 @@ def dispatch(quick: bool, every: bool) -> Iterator[Row]:
 
 
 def init(quick: bool, every: bool) -> Iterator[Row]:
-    """Measures an eager `init`, and the equations of a traced one."""
+    """Measures building a transformation and an eager `init`, and the equations of a traced one."""
+    for name in ("adamw", "clip + adamw"):
+        builds = [repeated(factory, 200) for factory in PAIRS[name]]
+        ratio = interleaved(*builds, 20)
+        yield Row(name, "build", ratio._replace(seconds=ratio.seconds / 200))
     for name in ("adamw", "clip + adamw", "lion", "sgd momentum"):
         for leaves in (10, 100):
             params = arrays(shapes(leaves, 100))

@@ -67,7 +67,7 @@ def update_if(
         shapes, _, *collected = jax.eval_shape(taken_once, updates, state)
 
     def skipped(spare: Updates, state: OptState) -> tuple[Updates, OptState, Recorded, Recorded]:
-        same = jax.tree.map(lambda u, like: u.astype(like.dtype), spare, shapes)
+        same = jax.tree.map(_returned, spare, shapes)
         reports, notes = jax.tree.map(lambda like: jnp.full(like.shape, missing(), like.dtype), collected)
         return same, state, reports, notes
 
@@ -91,6 +91,11 @@ def update_if(
     if elsewhere == "pass":
         return new_updates, new_state
     return _zero_unless(take, new_updates), new_state
+
+
+def _returned(u: jax.Array, like: jax.Array) -> jax.Array:
+    """An update as the branch not taken returns it: zeros where `inner` changes its shape."""
+    return u.astype(like.dtype) if u.shape == like.shape else jnp.zeros(like.shape, like.dtype)
 
 
 def _zero_unless(take: jax.Array, updates: Updates) -> Updates:

@@ -88,3 +88,13 @@ def test_devices_decide_together_or_the_call_is_refused() -> None:
 def test_wrong_arguments(wrong: Any) -> None:
     with pytest.raises((ValueError, TypeError), match="apply_if_finite: argument 'max_consecutive_errors'"):
         gf.apply_if_finite(gf.scale(1.0), wrong)
+
+
+def test_a_guard_around_a_stage_that_averages_examples() -> None:
+    params = {"w": jnp.ones(3)}
+    per_example = {"w": jnp.stack([jnp.ones(3), 3 * jnp.ones(3)])}
+    tx = gf.apply_if_finite(gf.dpsgd(0.1, 100.0, 0.0, jax.random.key(0)), 3)
+    for bad in (False, True):
+        grads = jax.tree.map(lambda g, bad=bad: g * jnp.where(bad, jnp.nan, 1.0), per_example)
+        updates, _ = jax.jit(tx.update)(grads, tx.init(params), params)
+        np.testing.assert_allclose(updates["w"], 0.0 if bad else -0.2, rtol=1e-6)
