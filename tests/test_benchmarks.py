@@ -215,7 +215,7 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: An
     assert "### steps" in (tmp_path / "t.md").read_text()
     with pytest.raises(SystemExit):
         main(["--only", "stepz"])
-    assert "'stepz'; there are steps" in capsys.readouterr().err
+    assert "'stepz'. There are steps" in capsys.readouterr().err
 
 
 def test_kernels_are_counted_in_a_profile_of_a_device() -> None:

@@ -529,7 +529,7 @@ def test_from_optax_is_a_value() -> None:
     assert isinstance(tx, gf.GradientTransformation)
     assert tx == interop.from_optax(pair) != interop.from_optax(optax.adam(0.1))
     assert hash(tx) == hash(interop.from_optax(pair))
-    assert repr(tx).startswith("GradientTransformation(init=")
+    assert repr(tx).startswith("GradientTransformation(")
     assert interop.from_optax(tx) is tx
     assert type(tx.init({"w": jnp.ones(2)})[0]) is optax.ScaleByAdamState
     assert "GradientTransformation" in " ".join(gf.addresses(gf.chain(tx, gf.scale(2.0))))

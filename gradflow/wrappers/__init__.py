@@ -61,6 +61,7 @@ from gradflow.wrappers._schedule_free import ScheduleFreeState as ScheduleFreeSt
 from gradflow.wrappers._schedule_free import schedule_free as schedule_free
 from gradflow.wrappers._schedule_free import schedule_free_eval_params as schedule_free_eval_params
 from gradflow.wrappers._skip_spikes import SkipSpikesState as SkipSpikesState
+from gradflow.wrappers._skip_spikes import SpikeWindow as SpikeWindow
 from gradflow.wrappers._skip_spikes import skip_spikes as skip_spikes
 from gradflow.wrappers._split_complex import SplitRealAndImaginaryState as SplitRealAndImaginaryState
 from gradflow.wrappers._split_complex import split_real_and_imaginary as split_real_and_imaginary
@@ -100,6 +101,7 @@ __all__ = [
     "ScheduleFreeState",
     "ShouldSkipUpdateFunction",
     "SkipSpikesState",
+    "SpikeWindow",
     "SplitRealAndImaginaryState",
     "SwaState",
     "TailAverageState",

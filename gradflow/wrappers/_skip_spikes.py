@@ -20,7 +20,7 @@ from gradflow.wrappers._conditional import update_if
 _LARGEST = 2.0**60  # the square of a deviation must be in range
 
 
-class Window(NamedTuple):
+class SpikeWindow(NamedTuple):
     """The latest numbers, in a ring, and how many came."""
 
     values: jax.Array
@@ -31,12 +31,12 @@ class SkipSpikesState(NamedTuple):
     """Steps skipped, the latest norms and losses, and the inner state."""
 
     total_skipped: jax.Array
-    norms: Window
-    losses: Window
+    norms: SpikeWindow
+    losses: SpikeWindow
     inner_state: OptState
 
 
-def is_spike(window: Window, value: jax.Array, sigmas: jax.Array) -> jax.Array:
+def is_spike(window: SpikeWindow, value: jax.Array, sigmas: jax.Array) -> jax.Array:
     """Whether a number is far above the window's mean; never before the window is half full."""
     length = window.values.shape[0]
     held = jnp.minimum(window.seen, length)
@@ -49,12 +49,12 @@ def is_spike(window: Window, value: jax.Array, sigmas: jax.Array) -> jax.Array:
     return (held >= max(2, length // 2)) & far | ~(jnp.abs(value) < _LARGEST)
 
 
-def add_to(window: Window, value: jax.Array) -> Window:
+def add_to(window: SpikeWindow, value: jax.Array) -> SpikeWindow:
     """The window with one more number, unless that is too large to take part in a mean."""
     fits = jnp.abs(value) < _LARGEST
     slot = window.seen % window.values.shape[0]
     values = window.values.at[slot].set(jnp.where(fits, value, window.values[slot]))
-    return Window(values, jnp.where(fits, increment(window.seen), window.seen))
+    return SpikeWindow(values, jnp.where(fits, increment(window.seen), window.seen))
 
 
 @transformation(reports=("skipped", "norm"), packable=True)
@@ -79,9 +79,9 @@ def skip_spikes(
     check_axis_name("skip_spikes", axis_name)
 
     def init(params: Params) -> OptState:
-        def empty() -> Window:
+        def empty() -> SpikeWindow:
             zeros = zero_scalar(params, jnp.float32) + jnp.zeros((window,), jnp.float32)
-            return Window(zeros, zero_scalar(params))
+            return SpikeWindow(zeros, zero_scalar(params))
 
         return SkipSpikesState(zero_scalar(params), empty(), empty(), inner.init(params))
 
@@ -105,7 +105,7 @@ def skip_spikes(
         report("norm", norm)
         total = jnp.where(spike, increment(state.total_skipped), state.total_skipped)
         # An untouched window would be one array of two states.
-        losses = Window(jnp.copy(losses.values), jnp.copy(losses.seen)) if value is None else losses
+        losses = SpikeWindow(jnp.copy(losses.values), jnp.copy(losses.seen)) if value is None else losses
         return u, SkipSpikesState(total, norms, losses, inner_state)
 
     return init, update

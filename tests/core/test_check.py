@@ -156,7 +156,8 @@ NAMED = [
     for name in CASES
     if name in dir(gf.optimizers)
     and not name.startswith("scale_by")
-    and name not in ("dpsgd", "shrink_by_learning_rate")
+    # Stages, and an optimizer of single examples.
+    and name not in ("dpsgd", "shrink_by_learning_rate", "orthogonalize", "add_decayed_stepped_weights")
 ]
 
 

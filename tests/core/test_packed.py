@@ -173,7 +173,8 @@ def test_a_thousand_leaves_are_a_few_equations_and_no_scratch() -> None:
         return gf.apply_updates(params, updates), state
 
     traced = jax.jit(step, donate_argnums=(0, 1)).trace(node, state, node)
-    assert str(traced.jaxpr).count(" = ") < 150
+    # The norm has a form for the CPU and one for accelerators, of which one is lowered.
+    assert str(traced.jaxpr).count(" = ") < 210
     compiled = traced.lower().compile()
     assert compiled.memory_analysis().temp_size_in_bytes < node.buffers[0].nbytes / 100
     assert " copy(" not in compiled.as_text()

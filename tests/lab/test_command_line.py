@@ -191,7 +191,7 @@ def test_ctrl_c_keeps_the_trials_that_are_finished(tmp_path, capsys, monkeypatch
     monkeypatch.setattr(_sweep_run.SweepRun, "_run_chunk", interrupted)
     assert main([*SWEEP, "--memory", "1k", "--out", str(tmp_path)]) == 130
     shown = capsys.readouterr().out
-    assert "Interrupted. The same command goes on from here." in shown
+    assert "Interrupted. The same command continues from here." in shown
     assert "1 trial of" in shown
     assert all((tmp_path / name).exists() for name in ("sweep.jsonl", "sweep.json", "sweep.png"))
 

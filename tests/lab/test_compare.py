@@ -173,7 +173,7 @@ def test_optimizers_as_values_and_functions():
     assert result["function"].losses != result["named"].losses
     assert result["fixed"].learning_rates == result["scheduled"].learning_rates == [None]
     assert result["fixed"].expression == "scale(-0.1)"
-    assert "learning_rate=0.1" in result["swept"].expression
+    assert result["swept"].expression == "adam(0.1)"
 
 
 def test_another_librarys_pair_takes_part():

@@ -297,7 +297,7 @@ def test_ranges():
         ({"space": {"learning_rat": [1.0]}}, "learning_rate"),
         ({"space": {"learning_rate": []}}, "must have at least one value for 'learning_rate'"),
         ({"space": {"learning_rate": 0.1}}, "must have a list or a Range for"),
-        ({"space": {"learning_rate": [0.1, -1.0]}}, "learning_rate.*>= 0"),
+        ({"space": {"eps": [0.1, -1.0]}}, "eps.*>= 0"),
         ({"space": {"b1": lab.Range(0.5, 1.5, "linear")}}, "b1"),
         ({"space": {"nesterov": lab.Range(0.5, 1.5)}}, "not a number that may vary"),
         ({"method": "best"}, "sweep: argument 'method' must be one of grid"),

@@ -239,7 +239,7 @@ def test_a_schedule_drives_an_optimizer(example: Example) -> None:
     made = example.make()
     tx = gf.chain(gf.scale_by_schedule(made))
     assert tx == gf.chain(gf.scale_by_schedule(example.make()))
-    assert repr(made) in repr(tx)
+    assert made.expression.line in tx.expression.line
     state = tx.init(jnp.ones(2))
     for count in range(3):
         updates, state = tx.update(jnp.ones(2), state)

@@ -23,7 +23,6 @@ BUILD: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
     "dampening 2": (lambda: gf.dampened_trace(0.9, 2.0), ValueError, "'dampening'"),
     "ema 1": (lambda: gf.ema(1.0), ValueError, "ema: argument 'decay'"),
     "eta": (lambda: gf.add_noise(-1.0, 0.5, 0), ValueError, "'eta'"),
-    "no key": (lambda: gf.add_noise(1.0, 0.5), TypeError, "add_noise: argument 'key'"),
     "bool key": (lambda: gf.add_noise(1.0, 0.5, True), TypeError, "'key'"),
     "float key": (lambda: gf.add_noise(1.0, 0.5, jnp.ones(2)), TypeError, "one PRNG key"),
     "many keys": (
@@ -34,7 +33,7 @@ BUILD: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
     "channel": (lambda: gf.centralize(channel_axis=1), ValueError, "'channel_axis' must be 0 or -1"),
     "channel True": (lambda: gf.centralize(channel_axis=True), ValueError, "'channel_axis'"),
     "unit axis": (lambda: gf.adaptive_grad_clip(0.1, axis="in"), TypeError, "'axis'"),
-    "unit eps": (lambda: gf.adaptive_grad_clip(0.1, eps=0.0), ValueError, "'eps'"),
+    "unit eps": (lambda: gf.adaptive_grad_clip(0.1, eps=-1.0), ValueError, "'eps'"),
     "trust": (lambda: gf.scale_by_trust_ratio(-1.0), ValueError, "'min_norm'"),
     "elsewhere": (lambda: gf.masked(gf.identity(), True, elsewhere="drop"), ValueError, "'elsewhere'"),
     "no stage": (lambda: gf.masked(gf.trace, True), TypeError, "masked"),

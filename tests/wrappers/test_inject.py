@@ -112,7 +112,7 @@ def test_it_is_a_value() -> None:
     assert tx == gf.inject_hyperparams(gf.adam)(learning_rate=0.1)
     assert tx != gf.inject_hyperparams(gf.adam)(learning_rate=0.2)
     assert gf.from_config(gf.to_config(tx)) == tx
-    assert repr(tx).startswith("injected(inner_factory=adam, arguments={'learning_rate': 0.1")
+    assert tx.expression.line.startswith("injected(adam, {'learning_rate': 0.1")
 
 
 @pytest.mark.parametrize(

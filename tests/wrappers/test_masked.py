@@ -60,7 +60,7 @@ def test_gradients_of_integers_pass() -> None:
     for elsewhere in ("pass", "zero"):
         tx = gf.masked(gf.sgd(0.1), {"w": True, "ids": False}, elsewhere=elsewhere)
         u, _ = tx.update(grads, tx.init(params), params)
-        assert u["ids"].dtype == jax.dtypes.float0
+        assert u["ids"] is None, "float0 is no update"
         np.testing.assert_allclose(u["w"], [-0.2, -0.2], rtol=1e-6)
 
 

@@ -117,7 +117,7 @@ def test_numbers_beside_wide_parameters_are_wide() -> None:
             ValueError,
             "no hyper-parameter has the address 'adamw.rate'.*learning_rate",
         ),
-        ({"learning_rate": -1.0}, ValueError, "'adamw.learning_rate' must be a number >= 0"),
+        ({"eps": -1.0}, ValueError, "'adamw.eps' must be a number >= 0"),
         ({"b2": 1.0}, ValueError, r"'adamw.b2' must be a number in \[0, 1\)"),
         ({"b2": "high"}, TypeError, "'adamw.b2' must be"),
         ({"b2": jnp.ones(3)}, ValueError, r"the shape in this state, \(\); got \(3,\)"),

@@ -19,7 +19,13 @@ REFERENCE = {
     "kernel": jax.ShapeDtypeStruct((256, 256), jnp.float32),
     "bias": jax.ShapeDtypeStruct((256,), jnp.float32),
 }
-_ARGUMENTS: dict[str, Any] = {"learning_rate": 1e-3, "l2_norm_clip": 1.0, "noise_multiplier": 1.0, "key": 0}
+_ARGUMENTS: dict[str, Any] = {
+    "learning_rate": 1e-3,
+    "weight_decay": 1e-2,
+    "l2_norm_clip": 1.0,
+    "noise_multiplier": 1.0,
+    "key": 0,
+}
 
 
 class Listed(NamedTuple):
