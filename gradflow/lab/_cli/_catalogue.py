@@ -51,7 +51,9 @@ def _factories() -> dict[str, Any]:
     found = {}
     for name, value in vars(room).items():
         factory = getattr(value, "__gradflow__", None)
-        if factory is not None and not name.startswith(("scale_by_", "shrink_by_", "hutchinson_")):
+        is_stage = name.startswith(("scale_by_", "shrink_by_", "hutchinson_", "add_decayed_", "orthogonalize"))
+        # Wrappers of a transformation are not whole optimizers either.
+        if factory is not None and not is_stage and not factory.inner:
             found[name] = value
     return found
 
