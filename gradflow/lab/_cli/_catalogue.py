@@ -28,6 +28,9 @@ _ARGUMENTS: dict[str, Any] = {
 }
 
 
+_STAGES = ("scale_by_", "shrink_by_", "hutchinson_", "add_decayed_", "orthogonalize")
+
+
 class Listed(NamedTuple):
     """An optimizer, its description, and the bytes of state per parameter of a layer of 256 x 256."""
 
@@ -51,7 +54,7 @@ def _factories() -> dict[str, Any]:
     found = {}
     for name, value in vars(room).items():
         factory = getattr(value, "__gradflow__", None)
-        is_stage = name.startswith(("scale_by_", "shrink_by_", "hutchinson_", "add_decayed_", "orthogonalize"))
+        is_stage = name.startswith(_STAGES)
         # Wrappers of a transformation are not whole optimizers either.
         if factory is not None and not is_stage and not factory.inner:
             found[name] = value
