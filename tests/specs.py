@@ -343,6 +343,9 @@ DEPARTURES: dict[tuple[str, str], str] = {
     ("200 steps as in float64", "scale_by_shampoo"): (
         "at a spike of 1e30 the eigenvalues of its statistics span more orders than float32 resolves"
     ),
+    ("a mesh changes nothing", "soap_muon"): (
+        "rounding splits equal singular values of a rotated gradient, and sums over devices round otherwise"
+    ),
     ("dtypes asked for", "shampoo-2018"): "without momentum there is no moment to hold",
     ("one huge gradient is forgotten", "shampoo-one_sided"): _SUMS_OF_PRODUCTS,
     ("extreme gradients for 200 steps", "lookahead"): _INFINITE_SUM,

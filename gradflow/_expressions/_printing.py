@@ -1,25 +1,28 @@
 """Printing values as the code that makes them."""
 
 import functools
-from collections.abc import Iterable, Iterator
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import numpy as np
 
 from gradflow._errors import describe
-from gradflow._expressions._keys import expression_of, key_of
+from gradflow._expressions._keys import ATOMS, expression_of, key_of
 
 WIDTH = 88  # columns; a longer call is broken into one line per argument
 
 Piece = tuple[str, Any]  # a prefix, such as `b1=`, and the value after it
-Pieces = tuple[str, Iterable[Piece], str]  # the opening, the items and the closing of a call or a container
+Pieces = tuple[str, Sequence[Piece], str]  # the opening, the items and the closing of a call or a container
 
 
 def show(value: Any, every: bool = False) -> str:
-    """A value on one line, without arguments that have their defaults unless `every` is set."""
-    if is_call(value) and not every:
-        return str(value.expression.line)
+    """A value on one line: a call without arguments that have their defaults, unless `every` is set."""
+    if type(value) in ATOMS:
+        return repr(value)
+    expression = expression_of(value)
+    if expression is not None and not every and expression.maker.kind != "selector":
+        return str(expression.line)
     pieces = _pieces(value, every)
     return _atom(value) if pieces is None else _join(pieces, every)
 
@@ -68,25 +71,26 @@ def _pieces(value: Any, every: bool) -> Pieces | None:
     return None
 
 
-def call_pieces(expression: Any, every: bool = False) -> Iterator[Piece]:
+def call_pieces(expression: Any, every: bool = False) -> list[Piece]:
     """The arguments of the shortest call that rebuilds a value; all of them with `every`."""
     maker = expression.maker
+    pieces: list[Piece] = []
     may_be_positional = not every
     for name, value in expression.arguments.items():
         parameter = maker.parameters[name]
         if parameter.kind is parameter.VAR_POSITIONAL:
             may_be_positional = False
-            yield from (("", item) for item in value)
+            pieces += [("", item) for item in value]
         elif parameter.kind is parameter.VAR_KEYWORD:
-            yield from ((f"{key}=", item) for key, item in value.items())
+            pieces += [(f"{key}=", item) for key, item in value.items()]
         elif parameter.default is parameter.empty:
             may_be_positional &= parameter.kind is not parameter.KEYWORD_ONLY
-            yield "" if may_be_positional else f"{name}=", value
-        elif every or key_of(value) != maker.default_keys[name]:
-            may_be_positional = False
-            yield f"{name}=", value
+            pieces.append(("" if may_be_positional else f"{name}=", value))
         else:
             may_be_positional = False
+            if every or key_of(value) != maker.default_keys[name]:
+                pieces.append((f"{name}=", value))
+    return pieces
 
 
 def _atom(value: Any) -> str:
