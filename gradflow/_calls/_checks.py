@@ -69,26 +69,31 @@ def _is_trainable(leaf: Any) -> bool:
 
 def check_leaves(kind: str, what: str, tree: Any) -> None:
     """Raises for the first leaf that a stage cannot do arithmetic on."""
-    error = leaf_error(kind, what, tree)
+    error = complex_leaf_error(kind, what, tree) or other_leaf_error(what, tree)
     if error is not None:
         raise error
 
 
-def leaf_error(kind: str, what: str, tree: Any) -> TypeError | None:
-    """The error for the first leaf that a stage cannot do arithmetic on, complex ones first."""
-    leaves = jax.tree.leaves(tree)
-    wrong = [leaf for leaf in leaves if kind == "real" and _is_trainable(leaf) and is_complex(leaf.dtype)]
-    wanted = "real floating-point arrays"
-    if not wrong:
-        wrong = [leaf for leaf in leaves if not _is_trainable(leaf)]
-        wanted = "floating-point or complex arrays"
-    if not wrong:
+def complex_leaf_error(kind: str, what: str, tree: Any) -> TypeError | None:
+    """The error for the first complex leaf of a stage that takes real ones."""
+    if kind != "real":
         return None
+    wrong = [leaf for leaf in jax.tree.leaves(tree) if _is_trainable(leaf) and is_complex(leaf.dtype)]
+    return _leaf_error(what, "real floating-point arrays", wrong[0], tree) if wrong else None
+
+
+def other_leaf_error(what: str, tree: Any) -> TypeError | None:
+    """The error for the first leaf that is not a floating-point or complex array."""
+    wrong = [leaf for leaf in jax.tree.leaves(tree) if not _is_trainable(leaf)]
+    return _leaf_error(what, "floating-point or complex arrays", wrong[0], tree) if wrong else None
+
+
+def _leaf_error(what: str, wanted: str, leaf: Any, tree: Any) -> TypeError:
     flat, _ = jax.tree_util.tree_flatten_with_path(tree)
-    path = next(show(path_string(path)) for path, other in flat if other is wrong[0])
+    path = next(show(path_string(path)) for path, other in flat if other is leaf)
     return TypeError(
         f"{stage_name()}: {what} must be {wanted}, or None where there is no update; got "
-        f"{describe(wrong[0])} at {path}.{_hints.wrong_leaf(wrong[0])}"
+        f"{describe(leaf)} at {path}.{_hints.wrong_leaf(leaf)}"
     )
 
 

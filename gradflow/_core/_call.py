@@ -12,10 +12,11 @@ from gradflow._calls._checks import (
     as_arrays,
     check_leaves,
     check_like,
+    complex_leaf_error,
     is_like,
-    leaf_error,
     match_outputs,
     match_params,
+    other_leaf_error,
     refuse_state,
     without_float0,
     without_untrained,
@@ -53,7 +54,10 @@ class InitPart(Part):
             if is_outermost:
                 context.wrong_leaves = []
             if stage.leaves not in (None, "any"):
-                error = leaf_error(stage.leaves, "parameters", params)
+                complex_error = complex_leaf_error(stage.leaves, "parameters", params)
+                if complex_error is not None:
+                    raise complex_error
+                error = other_leaf_error("parameters", params)
             try:
                 state = jax.eval_shape(init, params) if is_abstract else init(params)
             except Exception as raised:
@@ -126,7 +130,7 @@ def _allow_or_raise(error: TypeError | None, state: OptState, is_outermost: bool
         for leaf in jax.tree.leaves(state)
         if hasattr(leaf, "dtype")
     )
-    if error is not None and (not only_counts or "real floating" in str(error)):
+    if error is not None and not only_counts:
         raise error
     if error is not None:
         context.wrong_leaves.append(error)
