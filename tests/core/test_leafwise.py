@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from program_size import count_equations
 
 import gradflow as gf
 from gradflow._rules._leafwise import leafwise
@@ -118,8 +119,8 @@ def test_equations_at_a_thousand_leaves(make: Any, most: int, most_on_accelerato
     params = {i: jnp.ones(4) for i in range(1000)}
     tx = make()
     jaxpr = jax.make_jaxpr(_step(tx))(params, tx.init(params), params)
-    assert _count(jaxpr.jaxpr, set()) <= most
-    assert _count(jaxpr.jaxpr, set(), -1) <= most_on_accelerators
+    assert count_equations(jaxpr.jaxpr, set()) <= most
+    assert count_equations(jaxpr.jaxpr, set(), -1) <= most_on_accelerators
 
 
 def test_a_stage_that_steps_at_times_is_traced_once() -> None:
@@ -140,20 +141,3 @@ def test_a_stage_that_steps_at_times_is_traced_once() -> None:
         calls.clear()
         jax.make_jaxpr(_step(tx))(params, state, params)
         assert len(calls) == 1
-
-
-def _count(jaxpr: Any, seen: set[int], branch: int = 0) -> int:
-    """Equations of a program for the CPU (branch 0) or an accelerator (-1); those of a shared part once."""
-    total = 0
-    platforms = [eqn.outvars[0] for eqn in jaxpr.eqns if eqn.primitive.name == "platform_index"]
-    for equation in jaxpr.eqns:
-        total += 1
-        parts: Any = tuple(equation.params.values())
-        if equation.primitive.name == "cond" and equation.invars[0] in platforms:
-            parts = equation.params["branches"][branch]
-        for value in jax.tree.leaves(parts, is_leaf=lambda v: hasattr(v, "eqns")):
-            inner = getattr(value, "jaxpr", value)
-            if hasattr(inner, "eqns") and id(inner) not in seen:
-                seen.add(id(inner))
-                total += _count(inner, seen, branch)
-    return total

@@ -1,0 +1,22 @@
+"""The size of a traced program."""
+
+from typing import Any
+
+import jax
+
+
+def count_equations(jaxpr: Any, seen: set[int], branch: int = 0) -> int:
+    """Equations of a program for the CPU (branch 0) or an accelerator (-1); those of a shared part once."""
+    total = 0
+    platforms = [eqn.outvars[0] for eqn in jaxpr.eqns if eqn.primitive.name == "platform_index"]
+    for equation in jaxpr.eqns:
+        total += 1
+        parts: Any = tuple(equation.params.values())
+        if equation.primitive.name == "cond" and equation.invars[0] in platforms:
+            parts = equation.params["branches"][branch]
+        for value in jax.tree.leaves(parts, is_leaf=lambda v: hasattr(v, "eqns")):
+            inner = getattr(value, "jaxpr", value)
+            if hasattr(inner, "eqns") and id(inner) not in seen:
+                seen.add(id(inner))
+                total += count_equations(inner, seen, branch)
+    return total
