@@ -282,9 +282,10 @@ def pair(name: str) -> tuple[Any, Any]:
 
 
 def names() -> list[str]:
-    """All rows of one group: pairs, stages and wrappers, then every other named optimizer."""
+    """All rows of one group: pairs, stages and wrappers, then every other optimizer that the peer names too."""
     listed = [*steps.PAIRS, *STAGES]
-    return [*listed, *(name for name in steps.named() if name not in listed)]
+    others = (name for name in steps.named() if name not in listed)
+    return [*listed, *(name for name in others if steps.pair(name)[1] is not None)]
 
 
 class Group(NamedTuple):
