@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from compiling import OPTIMIZED
 from specs import EXTRA, build
 
 import gradflow as gf
@@ -37,7 +38,7 @@ def compiled_step(case: str) -> Any:
     """
     tx = build(case)
 
-    @functools.partial(jax.jit, donate_argnums=(1, 2), compiler_options={"xla_backend_optimization_level": 3})
+    @functools.partial(jax.jit, donate_argnums=(1, 2), compiler_options=OPTIMIZED)
     def step(grads: Any, state: Any, params: Any) -> tuple[Any, Any, Any]:
         updates, state = tx.update(grads, state, params, **extras(tx, params, grads))
         return updates, state, gf.apply_updates(params, updates)

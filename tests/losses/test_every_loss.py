@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from compiling import OPTIMIZED
 
 from gradflow import losses
 from losses.cases import CASES, Case, compare
@@ -120,7 +121,7 @@ def test_mixed_dtypes_promote(case: Case) -> None:
 def test_extreme_inputs_are_finite(case: Case) -> None:
     first, *rest = case.inputs(jnp.float32)
 
-    @functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 3})
+    @functools.partial(jax.jit, compiler_options=OPTIMIZED)
     def run(scale: Any) -> Any:
         x = first * scale
         if "kl" in case.name:  # logarithms of probabilities
