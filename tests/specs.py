@@ -14,6 +14,7 @@ import pytest
 
 import gradflow as gf
 from gradflow._core._transformation import stages_of
+from gradflow._expressions._expression import children
 from gradflow._expressions._registry import OWN_FACTORIES
 
 # Values for required arguments, by name.
@@ -436,7 +437,8 @@ def _own_code(case: str) -> set[Any]:
         if isinstance(value, gf.GradientTransformation | float):
             return None  # a float chooses no path, and stages inside are stages of the case
         if isinstance(value, tuple | list):
-            return tuple(map(path, value))
+            paths = tuple(map(path, value))
+            return paths if any(paths) else None  # nor does the number of a chain's stages
         if isinstance(value, dict):
             return tuple((key, path(item)) for key, item in value.items())
         return repr(value)
@@ -444,8 +446,14 @@ def _own_code(case: str) -> set[Any]:
     return {
         (stage.expression.name, path(dict(stage.expression.arguments)))
         for stage in stages_of(build(case))
-        if stage.expression.maker.body.__annotations__.get("return") is not gf.GradientTransformation
+        if not _is_assembled(stage)
     }
+
+
+def _is_assembled(stage: Any) -> bool:
+    """Whether a factory returned a transformation that is not one of its arguments."""
+    given = [child.value.expression for child in children(stage.expression.arguments)]
+    return len(stage.children) == 1 and all(stage.children[0].expression is not one for one in given)
 
 
 def _parts() -> list[str]:

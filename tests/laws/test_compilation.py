@@ -54,7 +54,7 @@ def test_jit_gives_the_eager_numbers(case: str) -> None:
     assert_close(compiled, eager, rtol=2e-5)
 
 
-@over_all("jit is its operations")
+@over_all("jit is its operations", PARTS)
 def test_jit_gives_the_numbers_of_its_operations(case: str) -> None:
     params, grads = small(0), [small(1), small(2)]
     compiled, interpreted = run_compiled(case, params, grads), run_interpreted(build(case), params, grads)
@@ -104,7 +104,7 @@ def test_no_tracer_leaks(case: str) -> None:
         jax.jit(step_of(tx)).trace(params, state)
 
 
-@over_all("one compilation")
+@over_all("one compilation", PARTS)
 def test_one_compilation_for_many_steps(case: str) -> None:
     params = small(0)
     state = build(case).init(params)
@@ -118,7 +118,7 @@ def test_one_compilation_for_many_steps(case: str) -> None:
     assert not seen
 
 
-@over_all("donation")
+@over_all("donation", PARTS)
 def test_donation_after_eager_init(case: str) -> None:
     tx = build(case)
     params = small(0)
