@@ -166,6 +166,25 @@ def refuse_state(expected: str, state: Any) -> None:
     )
 
 
+def without_aliases(state: Any, params: Any) -> Any:
+    """The state with a copy of each concrete array that it holds twice, or that is a parameter.
+
+    A compiled program returns buffers of their own. Without jit, a stage and the wrapper that reports it
+    would share one, and it could not be donated twice.
+    """
+    leaves, structure = jax.tree.flatten(state)
+    taken = {id(leaf) for leaf in jax.tree.leaves(params)}
+    changed = False
+    for index, leaf in enumerate(leaves):
+        if isinstance(leaf, jax.core.Tracer) or not isinstance(leaf, jax.Array):
+            continue
+        if id(leaf) in taken:
+            leaves[index] = jnp.array(leaf, copy=True)
+            changed = True
+        taken.add(id(leaf))
+    return jax.tree.unflatten(structure, leaves) if changed else state
+
+
 def match_outputs(new: Any, old: Any) -> Any:
     """A stage's output, checked to have its input's shapes and cast to its input's dtypes."""
     new_structure: Any

@@ -18,6 +18,7 @@ from gradflow._calls._checks import (
     match_params,
     other_leaf_error,
     refuse_state,
+    without_aliases,
     without_float0,
     without_untrained,
 )
@@ -111,6 +112,8 @@ class UpdatePart(Part):
             new_updates, new_state = update(updates, state, params, **extra)
             if stage.leaves is not None and stage.trees == "alike":
                 new_updates = match_outputs(new_updates, updates)
+            if is_outermost:
+                new_state = without_aliases(new_state, params)
             return new_updates, new_state
 
     def __reduce__(self) -> Any:
