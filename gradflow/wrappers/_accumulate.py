@@ -1,11 +1,9 @@
 """Gradient accumulation: several micro-batches make one step."""
 
-from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol, cast
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from gradflow import tree
 from gradflow._calls._reports import report
@@ -92,6 +90,7 @@ def _multi_steps(
 
     Raises ValueError for k < 1, TypeError for one that is neither a whole number nor a function.
     """
+
     def init(params: Params) -> OptState:
         skip_state = ()
         if should_skip_update_fn is not None:
