@@ -158,9 +158,13 @@ def match_params(updates: Any, params: Any) -> Any:
     return jax.tree.unflatten(structure, grads) if changed else updates
 
 
+class WrongStateError(TypeError):
+    """A state that is not the called stage's own."""
+
+
 def refuse_state(expected: str, state: Any) -> None:
     """Raises the error for a state that is not the called stage's own."""
-    raise TypeError(
+    raise WrongStateError(
         f"{stage_name()}: argument 'state' must be {expected}, as init returns it; got {describe(state)}."
         + _hints.wrong_state(state)
     )
@@ -183,6 +187,31 @@ def without_aliases(state: Any, params: Any) -> Any:
             changed = True
         taken.add(id(leaf))
     return jax.tree.unflatten(structure, leaves) if changed else state
+
+
+def with_named_tuples(state: Any, template: Any) -> Any | None:
+    """A state whose tuples came back as lists or plain tuples, as from JSON, in the template's structure.
+
+    None unless containers, shapes and kinds of numbers agree.
+    """
+    plain = _without_names(state)
+    if jax.tree.structure(plain) != jax.tree.structure(_without_names(template)):
+        return None
+    leaves, expected = jax.tree.leaves(plain), jax.tree.leaves(template)
+    for leaf, like in zip(leaves, expected, strict=True):
+        if np.shape(leaf) != np.shape(like) or not jnp.can_cast(leaf.dtype, like.dtype, "same_kind"):
+            return None
+    leaves = [leaf.astype(like.dtype) for leaf, like in zip(leaves, expected, strict=True)]
+    return jax.tree.unflatten(jax.tree.structure(template), leaves)
+
+
+def _without_names(node: Any) -> Any:
+    """A tree with a list in the place of each list, tuple and named tuple."""
+    if isinstance(node, list | tuple):
+        return [_without_names(part) for part in node]
+    if type(node) is dict:
+        return {name: _without_names(part) for name, part in node.items()}
+    return _as_array(node)
 
 
 def match_outputs(new: Any, old: Any) -> Any:

@@ -9,6 +9,7 @@ import numpy as np
 
 from gradflow._calls import _hints
 from gradflow._calls._checks import (
+    WrongStateError,
     as_arrays,
     check_leaves,
     check_like,
@@ -18,12 +19,14 @@ from gradflow._calls._checks import (
     match_params,
     other_leaf_error,
     refuse_state,
+    with_named_tuples,
     without_aliases,
     without_float0,
     without_untrained,
 )
 from gradflow._calls._context import context, entered, stage_name
 from gradflow._calls._extra_arguments import check_extra_names
+from gradflow._calls._tracebacks import shortened
 from gradflow._core._eager import concrete_leaves
 from gradflow._core._signature import Signature
 from gradflow._core._stage import Part, Stage
@@ -89,9 +92,26 @@ class UpdatePart(Part):
         as_written = context.collectors or context.in_program
         operands = None if as_written else concrete_leaves(updates, state, params, extra)
         compiled = None if operands is None else self.stage.whole
-        if operands is None or compiled is None:
-            return self.run(updates, state, params, **extra)
-        return compiled.run(self.run, operands, updates, state, params, extra)
+        try:
+            if operands is None or compiled is None:
+                return self.run(updates, state, params, **extra)
+            return compiled.run(self.run, operands, updates, state, params, extra)
+        except (TypeError, ValueError) as error:
+            if context.stack:
+                raise
+            named = self._named(state, params) if isinstance(error, WrongStateError) else None
+            if named is None:
+                raise shortened(error)  # noqa: B904  # the error itself, with its own cause
+        return self.run(updates, named, params, **extra)
+
+    def _named(self, state: OptState, params: Params | None) -> OptState | None:
+        """The state with the containers that init makes, if it came back with others; else None."""
+        try:
+            return (
+                None if params is None else with_named_tuples(state, jax.eval_shape(self.stage.init, params))
+            )
+        except Exception:  # the error about the state is the clearer one
+            return None
 
     def run(
         self, updates: Updates, state: OptState, params: Params | None = None, **extra: Any

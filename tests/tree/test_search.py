@@ -131,7 +131,5 @@ def test_the_count_of_a_rule_comes_before_that_of_its_rate(make):
 
 def test_two_rules_of_their_own_stay_ambiguous():
     state = compat.chain(compat.adam(0.1), compat.scale_by_adam()).init(jnp.ones(2))
-    with pytest.raises(
-        KeyError, match=r"'count' is ambiguous.*0/0/ScaleByAdamState.count.*1/ScaleByAdamState"
-    ):
+    with pytest.raises(KeyError, match=r"ambiguous.*0/0/ScaleByAdamState.count.*1/ScaleByAdamState"):
         tree.get(state, "count")
