@@ -194,15 +194,16 @@ def with_named_tuples(state: Any, template: Any) -> Any | None:
 
     None unless containers, shapes and kinds of numbers agree.
     """
-    plain = _without_names(state)
-    if jax.tree.structure(plain) != jax.tree.structure(_without_names(template)):
+    plain, structure = _without_names(state), jax.tree.structure(template)
+    found: Any = jax.tree.structure(plain)
+    if found != jax.tree.structure(_without_names(template)):
         return None
     leaves, expected = jax.tree.leaves(plain), jax.tree.leaves(template)
     for leaf, like in zip(leaves, expected, strict=True):
         if np.shape(leaf) != np.shape(like) or not jnp.can_cast(leaf.dtype, like.dtype, "same_kind"):
             return None
     leaves = [leaf.astype(like.dtype) for leaf, like in zip(leaves, expected, strict=True)]
-    return jax.tree.unflatten(jax.tree.structure(template), leaves)
+    return jax.tree.unflatten(structure, leaves)
 
 
 def _without_names(node: Any) -> Any:
