@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from gradflow import tree
 from gradflow._calls._reports import report
 from gradflow._core._decorators import transformation
+from gradflow._core._pytrees import register_transformation
 from gradflow._core._transformation import GradientTransformation
 from gradflow._expressions._arguments import Size, SizeOrFunction
 from gradflow._rules._leafwise import Scalars, leafwise
@@ -51,6 +52,9 @@ class MultiStepsTransformation(GradientTransformation):
         """The transformation that takes the steps."""
         assert self.expression is not None
         return cast(GradientTransformation, self.expression.arguments["opt"])
+
+
+register_transformation(MultiStepsTransformation)
 
 
 def accumulate_scalars(mini_step: jax.Array, weight: jax.Array) -> Scalars:
