@@ -60,7 +60,7 @@ def test_other_leaves_keep_their_places_until_the_arrays_return() -> None:
     tx = gf.sgd(jnp.asarray(0.1))
     emptied = jax.tree.map(lambda _: "a mark", tx)
     assert jax.tree.structure(emptied) == jax.tree.structure(tx)
-    with pytest.raises(TypeError, match="sgd: leaves of a transformation must be arrays.*; got str"):
+    with pytest.raises(TypeError, match=r"sgd: leaves of a transformation must be arrays.*; got str"):
         emptied.init(PARAMS)
     assert jax.tree.map(lambda _, x: x, emptied, tx) == tx
 
