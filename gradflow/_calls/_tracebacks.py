@@ -7,17 +7,16 @@ import jax
 _INNER = ("gradflow", "jax", "jaxlib", "contextlib", "functools")
 
 
-def shortened(error: Exception) -> Exception:
-    """The error without the frames inside gradflow, if it was raised there and no other code is between.
+def raised_inside(error: Exception) -> bool:
+    """Whether gradflow raised the error with no other code between, so that its frames tell nothing.
 
-    A check deep in a chain is then one frame below the user's call. All frames are shown where jax shows
+    A check deep in a chain is then one frame below the user's call. All frames are kept where jax keeps
     its own, with `jax_traceback_filtering="off"`.
     """
     if jax.config.jax_traceback_filtering == "off":  # type: ignore[attr-defined]
-        return error
+        return False
     modules = _modules(error.__traceback__)
-    is_ours = bool(modules) and modules[-1] == "gradflow" and all(module in _INNER for module in modules)
-    return error.with_traceback(None) if is_ours else error
+    return bool(modules) and modules[-1] == "gradflow" and all(module in _INNER for module in modules)
 
 
 def _modules(traceback: Any) -> list[str]:

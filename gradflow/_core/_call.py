@@ -26,7 +26,7 @@ from gradflow._calls._checks import (
 )
 from gradflow._calls._context import context, entered, stage_name
 from gradflow._calls._extra_arguments import check_extra_names
-from gradflow._calls._tracebacks import shortened
+from gradflow._calls._tracebacks import raised_inside
 from gradflow._core._eager import concrete_leaves
 from gradflow._core._signature import Signature
 from gradflow._core._stage import Part, Stage
@@ -43,6 +43,14 @@ class InitPart(Part):
     __slots__ = ()
 
     def __call__(self, params: Params) -> OptState:
+        try:
+            return self._run(params)
+        except (TypeError, ValueError) as error:
+            if context.stack or not raised_inside(error):
+                raise
+            raise error.with_traceback(None) from error.__cause__
+
+    def _run(self, params: Params) -> OptState:
         stage = self.stage
         is_outermost = not context.stack
         with entered(stage.expression.name, stage.label, stage.own_reports):
@@ -100,8 +108,10 @@ class UpdatePart(Part):
             if context.stack:
                 raise
             named = self._named(state, params) if isinstance(error, WrongStateError) else None
+            if named is None and not raised_inside(error):
+                raise
             if named is None:
-                raise shortened(error)  # noqa: B904  # the error itself, with its own cause
+                raise error.with_traceback(None) from error.__cause__
         return self.run(updates, named, params, **extra)
 
     def _named(self, state: OptState, params: Params | None) -> OptState | None:

@@ -172,10 +172,11 @@ def _scale(unit: jax.Array, memory: _Memory, scale_init_precond: bool, dtype: np
 
 def _unit_scale(square: jax.Array, g: Arrays) -> jax.Array:
     """`min(1, 1 / |g|)`. Where the squared norm overflows, the gradient is read again for its norm."""
-    norm = jax.lax.cond(
-        square == jnp.inf, lambda g: tree.norm(g).astype(square.dtype), lambda _: jnp.sqrt(square), g
-    )
-    return 1 / jnp.clip(norm, 1, np.finfo(square.dtype).max / 4)
+
+    def again(g: Arrays) -> jax.Array:
+        return 1 / jnp.minimum(tree.norm(g).astype(square.dtype), np.finfo(square.dtype).max / 4)
+
+    return jax.lax.cond(square == jnp.inf, again, lambda _: jax.lax.rsqrt(jnp.maximum(square, 1)), g)
 
 
 @functools.partial(jax.jit, static_argnames="scale_init_precond")

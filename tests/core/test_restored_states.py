@@ -74,6 +74,8 @@ def test_an_error_of_a_stage_has_one_frame_inside_gradflow() -> None:
     assert frames(lambda: jax.jit(tx.update)(GRADS, state)) == ["gradflow"]
     assert frames(lambda: tx.update(GRADS, state)) == ["gradflow"]
     assert frames(lambda: jax.jit(tx.update)({"w": GRADS["w"]}, state, PARAMS)) == ["gradflow"]
+    wrong = {"w": jnp.arange(3)}
+    assert frames(lambda: tx.init(wrong)) == frames(lambda: jax.jit(tx.init)(wrong)) == ["gradflow"]
     filtering = jax.config.jax_traceback_filtering
     jax.config.update("jax_traceback_filtering", "off")
     try:
