@@ -352,7 +352,6 @@ DEPARTURES: dict[tuple[str, str], str] = {
     ("extreme gradients for 200 steps", "lookahead"): _INFINITE_SUM,
     ("extreme gradients for 200 steps", "with_swa"): _INFINITE_SUM,
     ("extreme gradients for 200 steps", "remove_radial"): _INFINITE_SUM,
-    ("a gradient that is not finite shows", "scale_by_zoom_linesearch"): _LOSS_OF_ANOTHER_GRADIENT,
     ("200 steps as in float64", "scale_by_madgrad"): (
         "it steps by sums over the cube root of a sum of squares, which forget nothing"
     ),

@@ -351,6 +351,14 @@ def test_a_state_may_come_as_dicts_and_lists() -> None:
         chex.assert_trees_all_equal(interop.from_optax_state(ours, state, half.params), expected)
 
 
+@pytest.mark.parametrize("call", [lambda o: o.adamw(0.1), lambda o: o.sgd(0.1), lambda o: o.lbfgs()])
+def test_a_checkpoint_with_a_plain_rate_lacks_one_count(call: Any) -> None:
+    params = _start(dtype=np.float32)
+    restored = flax_serialization.msgpack_restore(flax_serialization.to_bytes(call(optax).init(params)))
+    tx = call(gf)
+    chex.assert_trees_all_equal(interop.from_optax_state(tx, restored, params), tx.init(params))
+
+
 def test_counts_are_found_beside_and_within_and_given() -> None:
     params = _start(dtype=np.float32)
     five = jnp.asarray(5, jnp.int32)

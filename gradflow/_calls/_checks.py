@@ -158,12 +158,61 @@ def match_params(updates: Any, params: Any) -> Any:
     return jax.tree.unflatten(structure, grads) if changed else updates
 
 
+class WrongStateError(TypeError):
+    """A state that is not the called stage's own."""
+
+
 def refuse_state(expected: str, state: Any) -> None:
     """Raises the error for a state that is not the called stage's own."""
-    raise TypeError(
+    raise WrongStateError(
         f"{stage_name()}: argument 'state' must be {expected}, as init returns it; got {describe(state)}."
         + _hints.wrong_state(state)
     )
+
+
+def without_aliases(state: Any, params: Any) -> Any:
+    """The state with a copy of each concrete array that it holds twice, or that is a parameter.
+
+    A compiled program returns buffers of their own. Without jit, a stage and the wrapper that reports it
+    would share one, and it could not be donated twice.
+    """
+    leaves, structure = jax.tree.flatten(state)
+    taken = {id(leaf) for leaf in jax.tree.leaves(params)}
+    changed = False
+    for index, leaf in enumerate(leaves):
+        if isinstance(leaf, jax.core.Tracer) or not isinstance(leaf, jax.Array):
+            continue
+        if id(leaf) in taken:
+            leaves[index] = jnp.array(leaf, copy=True)
+            changed = True
+        taken.add(id(leaf))
+    return jax.tree.unflatten(structure, leaves) if changed else state
+
+
+def with_named_tuples(state: Any, template: Any) -> Any | None:
+    """A state whose tuples came back as lists or plain tuples, as from JSON, in the template's structure.
+
+    None unless containers, shapes and kinds of numbers agree.
+    """
+    plain, structure = _without_names(state), jax.tree.structure(template)
+    found: Any = jax.tree.structure(plain)
+    if found != jax.tree.structure(_without_names(template)):
+        return None
+    leaves, expected = jax.tree.leaves(plain), jax.tree.leaves(template)
+    for leaf, like in zip(leaves, expected, strict=True):
+        if np.shape(leaf) != np.shape(like) or not jnp.can_cast(leaf.dtype, like.dtype, "same_kind"):
+            return None
+    leaves = [leaf.astype(like.dtype) for leaf, like in zip(leaves, expected, strict=True)]
+    return jax.tree.unflatten(structure, leaves)
+
+
+def _without_names(node: Any) -> Any:
+    """A tree with a list in the place of each list, tuple and named tuple."""
+    if isinstance(node, list | tuple):
+        return [_without_names(part) for part in node]
+    if type(node) is dict:
+        return {name: _without_names(part) for name, part in node.items()}
+    return _as_array(node)
 
 
 def match_outputs(new: Any, old: Any) -> Any:

@@ -6,6 +6,7 @@ from typing import Any, cast
 import jax
 import numpy as np
 
+import gradflow._core._pytrees  # noqa: F401  # makes transformations pytrees
 from gradflow._core._call import InitPart, UpdatePart
 from gradflow._core._plain_pairs import as_transformation, wrap_plain_pair
 from gradflow._core._scheduled import follow_schedules

@@ -9,6 +9,7 @@ import numpy as np
 
 from gradflow._calls import _hints
 from gradflow._calls._checks import (
+    WrongStateError,
     as_arrays,
     check_leaves,
     check_like,
@@ -18,11 +19,14 @@ from gradflow._calls._checks import (
     match_params,
     other_leaf_error,
     refuse_state,
+    with_named_tuples,
+    without_aliases,
     without_float0,
     without_untrained,
 )
 from gradflow._calls._context import context, entered, stage_name
 from gradflow._calls._extra_arguments import check_extra_names
+from gradflow._calls._tracebacks import raised_inside
 from gradflow._core._eager import concrete_leaves
 from gradflow._core._signature import Signature
 from gradflow._core._stage import Part, Stage
@@ -39,6 +43,14 @@ class InitPart(Part):
     __slots__ = ()
 
     def __call__(self, params: Params) -> OptState:
+        try:
+            return self._run(params)
+        except (TypeError, ValueError) as error:
+            if context.stack or not raised_inside(error):
+                raise
+            raise error.with_traceback(None) from error.__cause__
+
+    def _run(self, params: Params) -> OptState:
         stage = self.stage
         is_outermost = not context.stack
         with entered(stage.expression.name, stage.label, stage.own_reports):
@@ -88,9 +100,28 @@ class UpdatePart(Part):
         as_written = context.collectors or context.in_program
         operands = None if as_written else concrete_leaves(updates, state, params, extra)
         compiled = None if operands is None else self.stage.whole
-        if operands is None or compiled is None:
-            return self.run(updates, state, params, **extra)
-        return compiled.run(self.run, operands, updates, state, params, extra)
+        try:
+            if operands is None or compiled is None:
+                return self.run(updates, state, params, **extra)
+            return compiled.run(self.run, operands, updates, state, params, extra)
+        except (TypeError, ValueError) as error:
+            if context.stack:
+                raise
+            named = self._named(state, params) if isinstance(error, WrongStateError) else None
+            if named is None and not raised_inside(error):
+                raise
+            if named is None:
+                raise error.with_traceback(None) from error.__cause__
+        return self.run(updates, named, params, **extra)
+
+    def _named(self, state: OptState, params: Params | None) -> OptState | None:
+        """The state with the containers that init makes, if it came back with others; else None."""
+        try:
+            return (
+                None if params is None else with_named_tuples(state, jax.eval_shape(self.stage.init, params))
+            )
+        except Exception:  # the error about the state is the clearer one
+            return None
 
     def run(
         self, updates: Updates, state: OptState, params: Params | None = None, **extra: Any
@@ -111,6 +142,8 @@ class UpdatePart(Part):
             new_updates, new_state = update(updates, state, params, **extra)
             if stage.leaves is not None and stage.trees == "alike":
                 new_updates = match_outputs(new_updates, updates)
+            if is_outermost:
+                new_state = without_aliases(new_state, params)
             return new_updates, new_state
 
     def __reduce__(self) -> Any:

@@ -15,6 +15,7 @@ from typing import Any, cast
 import jax
 import numpy as np
 
+from gradflow._calls._checks import WrongStateError
 from gradflow._calls._context import context, isolated
 from gradflow._expressions._keys import expression_of
 from gradflow._expressions._numbers import Scalar, Skeleton, is_number, take_numbers
@@ -97,6 +98,8 @@ class CompiledUpdate:
             return update(updates, state, params, **extra)
         try:
             result = program.call(not context.stack, self.numbers, updates, state, params, extra)
+        except WrongStateError:
+            return update(updates, state, params, **extra)
         except (ArithmeticError, RuntimeError, MemoryError):
             raise  # the computation failed, not the trace of it: running it again would fail again
         except Exception:

@@ -122,18 +122,22 @@ class WholeNumber(Kind):
     Python integers: the argument prints and compares as one.
     """
 
-    def __init__(self, low: int | None = 0) -> None:
+    def __init__(self, low: int | None = 0, *, or_function: bool = False) -> None:
         self.low = low  # None for no bound
+        self.or_function = or_function  # whether a function of the step may give it
 
     def __str__(self) -> str:
-        return "a whole number" if self.low is None else f"a whole number >= {self.low}"
+        number = "a whole number" if self.low is None else f"a whole number >= {self.low}"
+        return f"{number} or a function" if self.or_function else number
 
     def check(self, owner: str, name: str, value: Any) -> None:
         """Raises TypeError for a value that is not a whole number, ValueError for one below `low`."""
         self.read(owner, name, value)
 
-    def read(self, owner: str, name: str, value: Any) -> int:
+    def read(self, owner: str, name: str, value: Any) -> Any:
         """The value as a Python integer; raises TypeError unless it is whole, ValueError below `low`."""
+        if self.or_function and callable(value):
+            return value
         number = value if type(value) is int else _whole(value)
         expected = f"{owner}: argument '{name}' must be {self}"
         if number is None:
@@ -181,6 +185,7 @@ Finite = Annotated[ScalarOrSchedule, Interval()]
 Limit = Annotated[ScalarOrSchedule, Interval(0.0, infinite=True)]
 PositiveLimit = Annotated[ScalarOrSchedule, Interval(0.0, low_open=True, infinite=True)]
 Size = Annotated[int, WholeNumber(1)]
+SizeOrFunction = Annotated[int | Callable[[Any], Any], WholeNumber(1, or_function=True)]
 Index = Annotated[int, WholeNumber(0)]
 
 

@@ -116,12 +116,17 @@ def _find(
         found.append((".".join((*labels, name)) if labels else name, slot, value))
     elif type(value) is dict:
         for key, item in value.items():
-            _find(item, (*labels, key if isinstance(key, str) else show(key)), (*slot, key), found)
+            _find(item, (*labels, _label(key)), (*slot, key), found)
     elif type(value) is tuple:
         if len(value) == 2 and isinstance(value[0], str):
-            labels = (*labels, value[0])
+            labels = (*labels, _label(value[0]))
         for index, item in enumerate(value):
             _find(item, labels, (*slot, index), found)
+
+
+def _label(key: Any) -> str:
+    """A key as part of an address: quoted if it has a dot, which separates the parts."""
+    return key if isinstance(key, str) and "." not in key else show(key)
 
 
 def children(arguments: Mapping[str, Any]) -> list[Child]:

@@ -1,6 +1,6 @@
 """Splits an expression into its numbers and a skeleton, which is equal for all values of them."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -45,27 +45,38 @@ def take_numbers(expression: Any) -> tuple[Skeleton, list[Scalar]]:
     numbers become floats, so they are operands of one type.
     """
     numbers: list[Scalar] = []
-    return _take(expression, numbers), numbers
+
+    def is_wanted(maker: Any, name: str, value: Any) -> bool:
+        return name in maker.hyperparameters and is_number(value)
+
+    skeleton = _take(expression, is_wanted, numbers)
+    return skeleton, [number if isinstance(number, jax.Array) else float(number) for number in numbers]
 
 
-def _take(expression: Any, numbers: list[Scalar]) -> Skeleton:
+def take_arrays(expression: Any) -> tuple[Skeleton, list[jax.Array]]:
+    """An expression's skeleton without the jax arrays among its arguments, at any depth, and these arrays."""
+    arrays: list[jax.Array] = []
+    return _take(expression, lambda maker, name, value: isinstance(value, jax.Array), arrays), arrays
+
+
+def _take(expression: Any, is_wanted: Callable[[Any, str, Any], bool], taken: list[Any]) -> Skeleton:
     maker = expression.maker
-    taken: set[str] = set()
+    names: set[str] = set()
     arguments: dict[str, Any] = {}
+
+    def inside(value: Any) -> Any:
+        inner = expression_of(value)
+        # A selector has no hyper-parameters; it is kept, because other values may compare it by identity.
+        return value if inner.maker.kind == "selector" else _take(inner, is_wanted, taken)
+
     for name, value in expression.arguments.items():
-        if name in maker.hyperparameters and is_number(value):
-            numbers.append(value if isinstance(value, jax.Array) else float(value))
-            taken.add(name)
+        if is_wanted(maker, name, value):
+            taken.append(value)
+            names.add(name)
             arguments[name] = None
         else:
-            arguments[name] = map_values(value, lambda inner: _take_value(inner, numbers))
-    return Skeleton(maker, arguments, frozenset(taken))
-
-
-def _take_value(value: Any, numbers: list[Scalar]) -> Any:
-    expression = expression_of(value)
-    # A selector has no hyper-parameters; it is kept, because other values may compare it by identity.
-    return value if expression.maker.kind == "selector" else _take(expression, numbers)
+            arguments[name] = map_values(value, inside)
+    return Skeleton(maker, arguments, frozenset(names))
 
 
 def is_number(value: Any) -> bool:

@@ -35,7 +35,10 @@ def zero_scalar(params: Any, dtype: Any = np.int32, value: float = 0) -> jax.Arr
 
 
 def replicate_like(value: jax.Array, params: Any) -> jax.Array:
-    """A value replicated on the parameters' mesh, like `zero_scalar`."""
+    """A value replicated on the parameters' mesh, like `zero_scalar`; a typed PRNG key stays one."""
+    if jnp.issubdtype(value.dtype, jax.dtypes.prng_key):
+        data = replicate_like(jax.random.key_data(value), params)
+        return jax.random.wrap_key_data(data, impl=jax.random.key_impl(value))
     return zero_scalar(params, value.dtype) + value
 
 

@@ -12,6 +12,7 @@ from gradflow._selection._parameters import named_leaves
 from gradflow._selection._selectors import paths
 from gradflow._types import MaskedNode, MaskOrFn, is_absent
 from gradflow.packed._pack import abstract_tree
+from gradflow.tree._map_params import has_placeholder
 from gradflow.tree._paths import longest_prefix
 
 
@@ -44,6 +45,22 @@ def resolve_mask(mask: MaskOrFn, params: Any) -> Any:
 
     params = abstract_tree(params)
     return _resolve("mask", mask(params) if is_mask_function(mask) else mask, params, check)
+
+
+def choose_by_shape(what: str, function: Callable[[Any], Any], updates: Any) -> Any:
+    """What a mask or labels, if a function, gives for the shapes and paths of the updates.
+
+    It is for a call without parameters. Raises ValueError for a function that reads the parameters' values.
+    """
+    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), abstract_tree(updates))
+    try:
+        return function(shapes)
+    except (AttributeError, TypeError) as error:
+        raise ValueError(
+            f"{stage_name()}: this stage needs the parameters, since its {what} cannot be found from the "
+            f"shapes and paths of the updates, nor in the state; call update(updates, state, params). "
+            f"The function raised: {error}"
+        ) from error
 
 
 def resolve_labels(labels: Any, known: Collection[Hashable], params: Any) -> Any:
@@ -88,7 +105,8 @@ def _resolve(what: str, chosen: Any, params: Any, check: Callable[[str, Any], No
             )
         used.add(prefix)
         answers.append(wanted[prefix])
-    for path in wanted:
+    # A placeholder stands for all parameters, and is their part for every mask and label.
+    for path in wanted if not has_placeholder(params) else ():
         # A mask that is a single leaf matches any tree, even an empty one.
         if path and path not in used and not any(p[: len(path)] == path for p, _ in flat):
             raise ValueError(

@@ -65,8 +65,6 @@ _namespaces["second_order"] = Namespace(f"{__name__}.second_order", _second_orde
 _namespaces["experimental"] = Namespace(f"{__name__}.experimental", _api)
 vars(_namespaces["experimental"])["aggregating"] = aggregating
 
-_OWN = {"MultiSteps": _types.MultiSteps}
-
 
 def install() -> None:
     """Makes `import optax` give this package, in this process, for libraries that are imported afterwards.
@@ -77,7 +75,7 @@ def install() -> None:
 
 
 def __getattr__(name: str) -> Any:
-    for names in (_OWN, _namespaces, _ROOMS):
+    for names in (_namespaces, _ROOMS):
         if name in names:
             return names[name]
     if name in _deprecated.TOP_LEVEL:

@@ -6,26 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gradflow import _api, tree
-from gradflow.wrappers import _accumulate
-
-
-class _AnyMultiSteps(type):
-    def __call__(cls, *args: Any, **kwargs: Any) -> Any:
-        return _api.MultiSteps(*args, **kwargs)
-
-    def __instancecheck__(cls, instance: Any) -> bool:
-        return isinstance(instance, _accumulate.MultiStepsTransformation)
-
-
-class MultiSteps(metaclass=_AnyMultiSteps):
-    """`gradflow.MultiSteps`, and the type of what it returns: `isinstance(tx, MultiSteps)` works."""
-
-    __gradflow__ = _api.MultiSteps.__gradflow__  # type: ignore[attr-defined]
-    __wrapped__ = _api.MultiSteps
-
-
-MultiSteps.__doc__ = _api.MultiSteps.__doc__
+from gradflow import tree
 
 
 def canonicalize_dtype(dtype: Any) -> np.dtype | None:
@@ -47,7 +28,6 @@ def abs_sq(x: jax.Array) -> jax.Array:
 
 
 NAMES: dict[str, Any] = {
-    "MultiSteps": MultiSteps,
     "NO_PARAMS_MSG": "update must be called with the parameters: update(updates, state, params)",
     "PRNGKey": jax.Array,
     "PyTree": Any,

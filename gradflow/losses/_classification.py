@@ -12,7 +12,7 @@ from jax.typing import ArrayLike
 from gradflow._dtypes import DType, compute_dtype
 from gradflow.losses._classes import class_labels, flatten_axes, pick
 from gradflow.losses._inputs import Axis, axes_of, keep, mask_of, pair, parameter, real
-from gradflow.losses._logspace import log_softmax, peak_of, weigh
+from gradflow.losses._logspace import log_softmax, one_hot_at_infinity, peak_of, weigh
 
 _NAMES = ("logits", "labels")
 
@@ -98,7 +98,7 @@ def softmax_cross_entropy(
 ) -> jax.Array:
     """Cross entropy of one choice among classes: -sum(labels * log(softmax(logits))).
 
-    A class with logit -inf and label 0 adds nothing.
+    A class with logit -inf and label 0 adds nothing; a logit of inf has all of the probability.
 
     Args:
       logits: log probabilities up to a constant, shape [..., classes].
@@ -160,6 +160,7 @@ def softmax_cross_entropy_with_integer_labels(
     if mask is not None:
         x = jnp.where(mask, x, -jnp.inf)
     x, k = flatten_axes(x, axes)
+    x = one_hot_at_infinity(x, (k,))
     peak = peak_of(x, (k,))
     gap = pick(x, indices, k) - peak
     if mask is not None:

@@ -1,6 +1,7 @@
 """Sums of exponentials, and products with logarithms, that neither overflow nor become NaN."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +16,26 @@ def peak_of(x: jax.Array, axes: Sequence[int]) -> jax.Array:
     return jnp.where(jnp.isfinite(peak), peak, 0.0)
 
 
+def one_hot_at_infinity(x: jax.Array, axes: Sequence[int]) -> jax.Array:
+    """`x`, and where entries along `axes` are +inf these are 0 and the others -inf.
+
+    It has the softmax that `x` has in the limit, shared equally by several infinities. The derivative is
+    that of the identity, so the gradient of a cross entropy is still `p - labels`.
+    """
+    some = jnp.max(jax.lax.stop_gradient(x), axes, keepdims=True, initial=-jnp.inf) == jnp.inf
+    return _with_value(x, jnp.where(some, jnp.where(x == jnp.inf, 0.0, -jnp.inf), x))
+
+
+@jax.custom_jvp
+def _with_value(x: jax.Array, value: jax.Array) -> jax.Array:
+    return value
+
+
+@_with_value.defjvp
+def _with_value_jvp(primals: tuple[Any, ...], tangents: tuple[Any, ...]) -> tuple[Any, Any]:
+    return primals[1], tangents[0]
+
+
 def log_sum_exp(x: jax.Array, axes: Sequence[int], mask: jax.Array | None = None) -> jax.Array:
     """log(sum(exp(x))) over the entries of `mask`; -inf, with zero gradients, if there are none."""
     if mask is not None:
@@ -27,9 +48,10 @@ def log_sum_exp(x: jax.Array, axes: Sequence[int], mask: jax.Array | None = None
 
 
 def log_softmax(x: jax.Array, axes: Sequence[int], mask: jax.Array | None = None) -> jax.Array:
-    """x - log_sum_exp(x), with -inf for the entries outside `mask`."""
+    """x - log_sum_exp(x), with -inf for the entries outside `mask`, and beside an infinite logit."""
     if mask is not None:
         x = jnp.where(mask, x, -jnp.inf)
+    x = one_hot_at_infinity(x, axes)
     x = x - peak_of(x, axes)
     total = jnp.sum(jnp.exp(x), axes, keepdims=True)
     return x - jnp.log(jnp.where(total == 0, 1.0, total))

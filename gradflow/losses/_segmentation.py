@@ -16,6 +16,7 @@ from gradflow.losses._inputs import (
     result_dtype,
     same_shape,
 )
+from gradflow.losses._logspace import one_hot_at_infinity
 
 Reduction = Literal["mean", "sum", "none"]
 
@@ -83,7 +84,7 @@ def dice_loss(
         _check_probabilities(name, x, alone, out)
     p = x
     if apply_softmax:
-        p = jax.nn.sigmoid(x) if alone else jax.nn.softmax(x, -1)
+        p = jax.nn.sigmoid(x) if alone else jax.nn.softmax(one_hot_at_infinity(x, (-1,)), -1)
 
     def total(y: jax.Array) -> jax.Array:
         return jnp.sum(y, axes)[..., None] if alone else jnp.sum(y, axes)

@@ -170,9 +170,13 @@ def _scale(unit: jax.Array, memory: _Memory, scale_init_precond: bool, dtype: np
     return jnp.where(some, 1 / jnp.where(some, curvature, 1), unit)
 
 
-def _unit_scale(square: jax.Array) -> jax.Array:
-    """`min(1, 1 / |g|)`, above 0 even where the squared norm overflows."""
-    return jax.lax.rsqrt(jnp.clip(square, 1, np.finfo(square.dtype).max))
+def _unit_scale(square: jax.Array, g: Arrays) -> jax.Array:
+    """`min(1, 1 / |g|)`. Where the squared norm overflows, the gradient is read again for its norm."""
+
+    def again(g: Arrays) -> jax.Array:
+        return 1 / jnp.minimum(tree.norm(g).astype(square.dtype), np.finfo(square.dtype).max / 4)
+
+    return jax.lax.cond(square == jnp.inf, again, lambda _: jax.lax.rsqrt(jnp.maximum(square, 1)), g)
 
 
 @functools.partial(jax.jit, static_argnames="scale_init_precond")
@@ -198,7 +202,7 @@ def _step(
     )
     *sums, square = _sums([(step, change), (step, step), (change, change), (g, g)], dtype)
     memory = _append_pair(memory, step, change, sums)
-    plain = _unit_scale(square)
+    plain = _unit_scale(square, g)
     direction = two_loops(g, memory, _scale(plain, memory, scale_init_precond, dtype), dtype)
     slope = _dot(g, direction, dtype)
     descends = (slope > 0) & (slope < jnp.inf)

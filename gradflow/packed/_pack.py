@@ -103,6 +103,8 @@ _joined = jax.jit(_join, static_argnums=0)
 def unpack(packed: Packed) -> Any:
     """The tree that was packed, with the current dtypes of the buffers.
 
+    Axes before the last one, such as the steps of a memory in a state, come before those of each leaf.
+
     The gradient of `lambda p: loss(unpack(p))` is packed: the derivative of splitting a buffer into leaves
     is one concatenation.
 
@@ -121,9 +123,10 @@ def _cut(packed: Packed) -> Any:
     leaves: list[Any] = [None] * len(layout.shapes)
     for buffer, group in zip(packed.buffers, layout.groups, strict=True):
         indices, sizes = zip(*layout.pieces(group), strict=True)
-        for index, piece in zip(indices, jax.lax.split(buffer, sizes), strict=True):
+        *before, _ = buffer.shape
+        for index, piece in zip(indices, jax.lax.split(buffer, sizes, len(before)), strict=True):
             if index is not None:
-                leaves[index] = piece.reshape(layout.shapes[index])
+                leaves[index] = piece.reshape(*before, *layout.shapes[index])
     return jax.tree.unflatten(layout.structure, leaves)
 
 
@@ -137,7 +140,8 @@ def abstract_tree(tree: Any) -> Any:
         leaves: list[Any] = [None] * len(packed.layout.shapes)
         for buffer, group in zip(packed.buffers, packed.layout.groups, strict=True):
             for index in group.leaves:
-                leaves[index] = jax.ShapeDtypeStruct(packed.layout.shapes[index], buffer.dtype)
+                shape = (*buffer.shape[:-1], *packed.layout.shapes[index])
+                leaves[index] = jax.ShapeDtypeStruct(shape, buffer.dtype)
         return jax.tree.unflatten(packed.layout.structure, leaves)
 
     return jax.tree.map(lambda x: leaves_of(x) if is_packed(x) else x, tree, is_leaf=is_packed)

@@ -137,7 +137,7 @@ def scale_by_backtracking_linesearch(
             print_search("scale_by_backtracking_linesearch", best, info)
         report("learning_rate", best.rate)
         report("evaluations", found.steps)
-        next_start = jnp.where(best.rate > 0, best.rate, found.last)
+        next_start = line.next_rate(best.rate, found.last, kept)
         new_state = ScaleByBacktrackingLinesearchState(next_start, best.value, found.grad, info)
         return scale_updates(updates, best.rate), with_old_dtypes(new_state, state)
 

@@ -42,6 +42,14 @@ class Line(NamedTuple):
     grad: Any
     evaluate: Evaluate
     dtype: np.dtype
+    is_finite: jax.Array
+
+    def next_rate(self, found: jax.Array, last: jax.Array, kept: jax.Array) -> jax.Array:
+        """Where the next search begins: at the step found, else at the last trial.
+
+        From a start that is not finite no trial passes, which says nothing about step sizes: `kept` stays.
+        """
+        return jnp.where(found > 0, found, jnp.where(self.is_finite, last, kept))
 
 
 def number_dtype(params: Params) -> np.dtype:
@@ -103,10 +111,14 @@ def line_along(
         found, slopes = jax.value_and_grad(loss)(there)
         return found.astype(dtype), slope_along(slopes, updates, dtype), slopes
 
+    slope = slope_along(grad, updates, dtype)
+    finite = jnp.isfinite(value) & ~jnp.isnan(slope)
+    for u in jax.tree.leaves(updates):
+        finite &= jnp.all(jnp.isfinite(u))
     # A slope that overflows would make every comparison with it one with infinity.
-    slope = jnp.clip(slope_along(grad, updates, dtype), -np.finfo(dtype).max, np.finfo(dtype).max)
+    slope = jnp.clip(slope, -np.finfo(dtype).max, np.finfo(dtype).max)
     start = Point(jnp.zeros((), dtype), value.astype(dtype), slope)
-    return Line(start, _fill_zeros(grad, params) if kept is not None else None, evaluate, dtype)
+    return Line(start, _fill_zeros(grad, params) if kept is not None else None, evaluate, dtype, finite)
 
 
 def scale_rule(u: jax.Array, s: Any) -> jax.Array:

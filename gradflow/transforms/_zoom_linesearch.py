@@ -279,7 +279,7 @@ def scale_by_zoom_linesearch(
         report("evaluations", found.steps)
         # Without a lower loss every trial was too far, and `high` is the last one.
         last = jnp.where(high.rate < jnp.inf, high.rate, 0)
-        next_start = jnp.where(best.rate > 0, best.rate, last)
+        next_start = line.next_rate(best.rate, last, first)
         new_state = ScaleByZoomLinesearchState(next_start, best.value, found.grad, info)
         return scale_updates(updates, best.rate), with_old_dtypes(new_state, state)
 

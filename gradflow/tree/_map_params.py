@@ -126,3 +126,10 @@ def _map(
 
 def _is_placeholder(x: Any) -> bool:
     return isinstance(x, ParamsPlaceholder)
+
+
+def has_placeholder(params: Any) -> bool:
+    """Whether `init` is called with a placeholder in the place of the parameters, or of some of them."""
+    return _is_placeholder(params) or any(
+        map(_is_placeholder, jax.tree.leaves(params, is_leaf=_is_placeholder))
+    )

@@ -40,13 +40,26 @@ def get_all_with_path(tree: Any, key: Any, filtering: Filtering = None) -> list[
 def get(tree: Any, key: Any, default: Any = None, filtering: Filtering = None) -> Any:
     """The value in the tree with the name `key`, or `default` if there is none.
 
+    A rule's own `count` comes before the counts that only drive a rate or another scheduled number.
+
     Raises KeyError with their paths if there are several. See `get_all_with_path`.
     """
     found = get_all_with_path(tree, key, filtering)
     if len(found) > 1:
+        found = [(path, value) for path, value in found if not _drives_a_number(path)] or found
+    if len(found) > 1:
         where = ", ".join(repr(_with_tuple_names(path)) for path, _ in found)
         raise KeyError(f"{key!r} is ambiguous: found at {where}. Choose one with filtering")
     return found[0][1] if found else default
+
+
+# States of which `count` is evaluated by a schedule alone.
+_SCHEDULE_STATES = ("ScaleByScheduleState", "ScheduledState")
+
+
+def _drives_a_number(path: KeyPath) -> bool:
+    last = path[-1] if path else None
+    return isinstance(last, NamedTupleKey) and last.name == "count" and last.tuple_name in _SCHEDULE_STATES
 
 
 def set(tree: Any, filtering: Filtering = None, /, **kwargs: Any) -> Any:

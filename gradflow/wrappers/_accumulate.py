@@ -1,17 +1,16 @@
 """Gradient accumulation: several micro-batches make one step."""
 
-from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol, cast
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from gradflow import tree
 from gradflow._calls._reports import report
 from gradflow._core._decorators import transformation
+from gradflow._core._pytrees import register_transformation
 from gradflow._core._transformation import GradientTransformation
-from gradflow._expressions._arguments import Size
+from gradflow._expressions._arguments import Size, SizeOrFunction
 from gradflow._rules._leafwise import Scalars, leafwise
 from gradflow._rules._state import first_moment, increment, zero_scalar
 from gradflow._types import OptState, Pair, Params, Updates
@@ -55,6 +54,9 @@ class MultiStepsTransformation(GradientTransformation):
         return cast(GradientTransformation, self.expression.arguments["opt"])
 
 
+register_transformation(MultiStepsTransformation)
+
+
 def accumulate_scalars(mini_step: jax.Array, weight: jax.Array) -> Scalars:
     """The factor of the old sum: 0 on the first micro-batch of a round, when that sum is stale."""
     return {"keep": (mini_step > 0).astype(weight.dtype)}
@@ -66,10 +68,9 @@ def accumulate_rule(g: jax.Array, acc: jax.Array, s: Any) -> tuple[jax.Array, ..
     return acc, acc
 
 
-@transformation(reports=("mini_step", "updated"), elementwise=True)
-def MultiSteps(  # noqa: N802  # the field's name
+def _multi_steps(
     opt: GradientTransformation,
-    every_k_schedule: int | Callable[[jax.Array], Any],
+    every_k_schedule: SizeOrFunction,
     use_grad_mean: bool = True,
     should_skip_update_fn: ShouldSkipUpdateFunction | None = None,
     accumulator_dtype: Any = jnp.float32,
@@ -91,16 +92,8 @@ def MultiSteps(  # noqa: N802  # the field's name
         needs no memory. True calls `opt` for a step only, which saves its time where it is an expensive one,
         as Muon is, and needs copies of updates and state. On a CPU it changes nothing.
 
-    Raises ValueError for k < 1, TypeError for one that is neither an integer nor a function.
+    Raises ValueError for k < 1, TypeError for one that is neither a whole number nor a function.
     """
-    if not callable(every_k_schedule):
-        if isinstance(every_k_schedule, bool) or not isinstance(every_k_schedule, int | np.integer):
-            raise TypeError(
-                f"MultiSteps: argument 'every_k_schedule' must be an integer or a function; "
-                f"got {every_k_schedule!r}"
-            )
-        if every_k_schedule < 1:
-            raise ValueError(f"MultiSteps: argument 'every_k_schedule' must be >= 1; got {every_k_schedule}")
 
     def init(params: Params) -> OptState:
         skip_state = ()
@@ -141,6 +134,29 @@ def MultiSteps(  # noqa: N802  # the field's name
         return out, MultiStepsState(mini_step, gradient_step, inner_state, acc, skip_state)
 
     return MultiStepsTransformation(init, update)
+
+
+_multi_steps.__name__ = _multi_steps.__qualname__ = "MultiSteps"
+_factory = transformation(reports=("mini_step", "updated"), elementwise=True)(_multi_steps)
+
+
+class _MultiStepsClass(type):
+    def __call__(cls, *args: Any, **kwargs: Any) -> MultiStepsTransformation:
+        return cast(MultiStepsTransformation, _factory(*args, **kwargs))
+
+    def __instancecheck__(cls, instance: Any) -> bool:
+        return isinstance(instance, MultiStepsTransformation)
+
+
+class MultiSteps(metaclass=_MultiStepsClass):
+    # A class in the field, so that `isinstance(tx, MultiSteps)` works. A call is a call of the factory.
+    __doc__ = _factory.__doc__
+    __gradflow__: Any = _factory.__gradflow__  # type: ignore[attr-defined]
+    __module__ = _factory.__module__
+    __wrapped__ = _factory
+
+
+MultiSteps.__gradflow__.function = MultiSteps  # pickles find it by its public name
 
 
 class ApplyEvery(NamedTuple):

@@ -112,8 +112,7 @@ def injected(
         states = jax.tree.map(lambda x: replicate_like(x, params), states)
         values = {**numbers, **{name: schedules[name](state) for name, state in states.items()}}
         hyperparams = {
-            name: replicate_like(jnp.asarray(value, _number_dtype(value, dtype)), params)
-            for name, value in values.items()
+            name: replicate_like(_converted(value, dtype), params) for name, value in values.items()
         }
         return InjectStatefulHyperparamsState(
             zero_scalar(params), hyperparams, states, build(hyperparams).init(params)
@@ -131,8 +130,7 @@ def injected(
         evaluated = {n: s(state.hyperparams_states[n], **extra) for n, s in schedules.items()}
         # Copies, so that the states before and after never share a buffer.
         hyperparams = {
-            name: jnp.array(value, _number_dtype(value, dtype), copy=True)
-            for name, value in {**state.hyperparams, **evaluated}.items()
+            name: _converted(value, dtype) for name, value in {**state.hyperparams, **evaluated}.items()
         }
         states = {n: s.update(state.hyperparams_states[n], **extra) for n, s in schedules.items()}
         updates, inner_state = build(hyperparams).update(updates, state.inner_state, params, **extra)
@@ -151,7 +149,7 @@ def widest_dtype(params: Params) -> np.dtype:
     return dtype
 
 
-def _number_dtype(value: Any, dtype: np.dtype) -> np.dtype:
-    """`dtype` for a floating-point number, its own dtype for an integer."""
+def _converted(value: Any, dtype: np.dtype) -> jax.Array:
+    """A copy of a number, in `dtype` if it is a floating-point one; integers and PRNG keys keep theirs."""
     own = jnp.asarray(value).dtype
-    return dtype if is_inexact(own) else own
+    return jnp.array(value, dtype if is_inexact(own) else None, copy=True)

@@ -16,6 +16,7 @@ from gradflow._expressions._arguments import Fraction, Size
 from gradflow._rules._leafwise import Scalars, leafwise
 from gradflow._rules._state import increment, zero_scalar
 from gradflow._types import OptState, Pair, Params, Updates
+from gradflow.tree._map_params import has_placeholder
 
 
 class LookaheadParams(NamedTuple):
@@ -81,6 +82,8 @@ def lookahead(
     """
 
     def init(params: Params) -> OptState:
+        if has_placeholder(params) and not isinstance(params, LookaheadParams):  # from `tree.map_params`
+            return LookaheadState(fast_optimizer.init(params), zero_scalar(params))
         _check_params(params)
         return LookaheadState(fast_optimizer.init(params.fast), zero_scalar(params))
 

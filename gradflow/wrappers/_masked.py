@@ -1,18 +1,17 @@
 """Applies a transformation to some leaves only."""
 
 from collections.abc import Hashable, Iterator, Mapping
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple
 
 import jax
 
 from gradflow import tree
-from gradflow._calls._context import stage_name
 from gradflow._core._decorators import transformation
 from gradflow._core._plain_pairs import as_transformation
 from gradflow._core._transformation import GradientTransformation
 from gradflow._errors import describe
 from gradflow._selection._inner_arguments import part_arguments
-from gradflow._selection._masks import is_mask_function, resolve_mask
+from gradflow._selection._masks import choose_by_shape, is_mask_function, resolve_mask
 from gradflow._selection._partial_trees import mask_out, merge
 from gradflow._types import MaskedNode, MaskOrFn, OptState, Pair, Params, Updates, is_absent
 from gradflow.packed._pack import abstract_tree, is_packed
@@ -36,8 +35,8 @@ def masked(
 
     Args:
       inner: any transformation; it is called on a tree without the other leaves.
-      mask: tree of booleans or a prefix of one, or a function from the parameters to one. The function is
-        never called on updates: without parameters, `update` reads its choice from the state.
+      mask: tree of booleans or a prefix of one, or a function from the parameters to one. Without parameters,
+        `update` reads the choice from the state, or else calls the function on the updates' shapes.
       mask_compatible_extra_args: also masks extra arguments that have the structure of the updates.
       elsewhere: "pass" returns the other updates unchanged, so it does not freeze parameters; "zero" does.
 
@@ -45,7 +44,7 @@ def masked(
     with the others as they are. So a line search sees the loss along its own part.
 
     Raises ValueError for a mask that does not fit, and in `update` without parameters if the mask is a
-    function whose choice cannot be read from the state.
+    function that reads their values and its choice is not in the state.
     """
     inner = as_transformation(inner, "masked", "argument 'inner'")
     if elsewhere not in ("pass", "zero"):
@@ -61,6 +60,8 @@ def masked(
             keep = resolve_mask(mask, updates if params is None else params)
         else:
             keep = _mask_in(state.inner_state, updates)
+            if keep is None:
+                keep = resolve_mask(choose_by_shape("mask", mask, updates), updates)
         extra = part_arguments(extra, keep, params)
         if mask_compatible_extra_args:
             structure: Any = jax.tree.structure(updates)
@@ -96,17 +97,21 @@ def _merge_updates(keep: Any, new: Updates, old: Updates, elsewhere: str) -> Upd
 
 
 def _mask_in(state: OptState, updates: Updates) -> Any:
-    """The choice of a mask, read from the parts of a state that have the structure of the updates."""
+    """The choice of a mask, read from the parts of a state that have the structure of the updates.
+
+    None if it cannot be read.
+    """
     updates = abstract_tree(updates)
     chosen = _chosen_in(abstract_tree(state), updates)
-    if chosen is None:
-        _raise_unknown("mask")
     structure: Any = jax.tree.structure(updates, is_leaf=is_absent)
-    return structure.unflatten(chosen)
+    return None if chosen is None else structure.unflatten(chosen)
 
 
 def labels_in(states: Mapping[Hashable, MaskedState], updates: Updates) -> Any:
-    """The label of each leaf, read from the states of all labels; one of them may hold no such part."""
+    """The label of each leaf, read from the states of all labels; one of them may hold no such part.
+
+    None if they cannot be read.
+    """
     leaves: list[Any]
     structure: Any
     updates = abstract_tree(updates)
@@ -114,12 +119,12 @@ def labels_in(states: Mapping[Hashable, MaskedState], updates: Updates) -> Any:
     chosen = {label: _chosen_in(abstract_tree(state.inner_state), updates) for label, state in states.items()}
     unread = [label for label, own in chosen.items() if own is None]
     if len(unread) > 1:
-        _raise_unknown("labels")
+        return None
     labels: list[Any] = []
     for index, leaf in enumerate(leaves):
         owners = [label for label, own in chosen.items() if own is not None and own[index]] or unread
         if len(owners) != 1 and not is_absent(leaf):
-            _raise_unknown("labels")
+            return None
         labels.append(owners[0] if len(owners) == 1 else leaf)
     return structure.unflatten(labels)
 
@@ -139,14 +144,6 @@ def _chosen_in(state: OptState, updates: Updates) -> tuple[bool, ...] | None:
             ):
                 found.add(tuple(not isinstance(x, MaskedNode) for _, x in here))
     return found.pop() if len(found) == 1 else None
-
-
-def _raise_unknown(what: str) -> NoReturn:
-    verb = "is a function" if what == "mask" else "are found by functions"
-    raise ValueError(
-        f"{stage_name()}: this stage needs the parameters, since its {what} {verb} of them and the choice "
-        "cannot be read from the state; call update(updates, state, params)"
-    )
 
 
 def _subtrees(node: Any) -> Iterator[Any]:

@@ -45,7 +45,9 @@ def mechanic_scalars(
     m = jnp.maximum(betas * m, jnp.abs(gain) + eps)
     v = betas * betas * saturated(v) + gain * gain
     wealth = s_init / s.size * m + jnp.maximum(r, 0)
-    return r, m, v, wealth / (safe_sqrt(v) + eps)
+    # Without any gain m is eps, so the limit of the quotient for eps = 0 is the first scale.
+    root = safe_sqrt(v) + eps
+    return r, m, v, jnp.where(root > 0, wealth / jnp.where(root > 0, root, 1), s_init / s.size)
 
 
 def mechanic_rule(u: jax.Array, x0: jax.Array, p: jax.Array, s: Any) -> tuple[jax.Array, ...]:
@@ -58,7 +60,7 @@ def mechanic_rule(u: jax.Array, x0: jax.Array, p: jax.Array, s: Any) -> tuple[ja
 def mechanize(
     base_optimizer: GradientTransformation,
     weight_decay: NonNegative = 1e-2,
-    eps: Positive = 1e-8,
+    eps: NonNegative = 1e-8,
     s_init: Positive = 1e-6,
     num_betas: Size = 6,
 ) -> Pair:
@@ -73,7 +75,7 @@ def mechanize(
     Args:
       base_optimizer: any optimizer that does not normalize its steps by the parameters' norm.
       weight_decay: the tuner's, >= 0, in addition to the optimizer's own.
-      eps: > 0.
+      eps: >= 0.
       s_init: the first scale, > 0.
       num_betas: how many decays b = 0.9, 0.99, ... have their own r, m, v and s.
 
@@ -102,7 +104,8 @@ def mechanize(
         scale = jnp.sum(state.s)
         moved = tree.sub(params, state.x0)
         pull = as_scalar(weight_decay, dtype) * scale * tree.norm(updates).astype(dtype)
-        pull = pull / (tree.norm(params).astype(dtype) + small)
+        size = tree.norm(params).astype(dtype) + small
+        pull = pull / jnp.where(size > 0, size, 1)
         along = tree.vdot(updates, moved).real.astype(dtype)
         gain = -(along + pull * tree.vdot(params, moved).real.astype(dtype)) / (scale + small)
         # A gain that is not finite carries no information, and would stay in the sums forever.

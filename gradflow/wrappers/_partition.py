@@ -15,7 +15,7 @@ from gradflow._core._transformation import GradientTransformation
 from gradflow._errors import describe
 from gradflow._expressions._printing import show
 from gradflow._selection._inner_arguments import part_arguments
-from gradflow._selection._masks import resolve_labels, resolve_mask
+from gradflow._selection._masks import choose_by_shape, resolve_labels, resolve_mask
 from gradflow._selection._parameters import named_leaves
 from gradflow._selection._partial_trees import mask_out, merge
 from gradflow._selection._selectors import Selector, as_selector, paths
@@ -48,8 +48,8 @@ def partition(
     Args:
       transforms: transformations by label; without `param_labels`, by pattern of paths or by selector. The
         first pattern that matches a parameter wins.
-      param_labels: tree of labels or a prefix of one, or a function from the parameters to one. The function
-        is never called on updates: without parameters, `update` reads its choice from the state.
+      param_labels: tree of labels or a prefix of one, or a function from the parameters to one. Without
+        parameters, `update` reads the choice from the state, or else calls it on the updates' shapes.
       mask_compatible_extra_args: also splits extra arguments that have the structure of the updates.
 
     Gradients and functions of the parameters among the extra arguments become those of each part, as in
@@ -96,6 +96,8 @@ def partition(
             labels = labels_of(updates)
         else:
             labels = labels_in(state.inner_states, updates)
+            if labels is None:
+                labels = choose_by_shape("labels", labels_of, updates)
         structure: Any = jax.tree.structure(updates)
         alike = {
             name: value

@@ -134,3 +134,21 @@ def test_what_is_no_data_is_refused_by_address(value: Any, error: type, message:
 def test_wrong_configurations_are_refused(config: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         gf.from_config(config)
+
+
+def test_full_addresses_are_unique_and_each_sets_its_number() -> None:
+    sgd = gf.sgd(0.1)
+    for tx in (
+        gf.sam(sgd, gf.chain(gf.normalize(), gf.sgd(0.05))),
+        gf.mechanize(gf.chain(sgd, gf.chain(gf.sgd(0.2)))),
+        gf.partition({"a": gf.chain(sgd), "a.chain": sgd}, {"w": "a"}),
+        gf.chain(gf.partition({"sgd": sgd, "x": gf.chain(sgd)}, {"w": "x"}), gf.scale(0.5), gf.scale(2.0)),
+    ):
+        rates = [a for a in gf.addresses(tx) if a.endswith((".learning_rate", ".step_size"))]
+        changed = gf.replace(tx, {address: 0.001 * k for k, address in enumerate(rates)})
+        found = gf.addresses(changed)
+        assert [found[address] for address in rates] == [0.001 * k for k in range(len(rates))]
+        state = gf.tunable(tx).init({"w": jnp.ones(2)})
+        assert len([n for n in gf.hyperparams(state) if n.endswith(("rate", "size"))]) == len(rates)
+        for name in gf.hyperparams(state):
+            assert gf.hyperparams(gf.set_hyperparams(state, {name: 0.25}))[name] == 0.25

@@ -14,6 +14,7 @@ from trees import MIXED, filled
 import gradflow as gf
 from gradflow import packed
 from gradflow.packed._layout import BLOCK
+from gradflow.packed._pack import unpack_all
 
 
 def many(leaves: int, seed: int = 0) -> Any:
@@ -272,3 +273,23 @@ def test_gradients_of_another_dtype_take_the_layout_of_the_parameters() -> None:
     tx = gf.adam(0.1)
     updates, _ = tx.update(grads, tx.init(node), node)
     assert [buffer.dtype for buffer in updates.buffers] == [jnp.float32, jnp.float32]
+
+
+@pytest.mark.parametrize("tx", [gf.scale_by_lbfgs(3), gf.with_lawa(gf.trace(0.9))])
+def test_the_memory_of_a_state_is_unpacked_like_the_parameters(tx: Any) -> None:
+    """Some states hold several trees in one: their buffers have an axis before that of the numbers."""
+    tree = filled(0, jnp.float32)
+    node = packed.pack(tree)
+    plain, state = tx.init(tree), tx.init(node)
+    for k in range(2):
+        grads = jax.tree.map(lambda x, k=k: (k + 1) * x, tree)
+        _, plain = tx.update(grads, plain, tree)
+        _, state = tx.update(packed.pack(grads), state, node)
+    unpacked = unpack_all(state)
+    assert jax.tree.structure(unpacked) == jax.tree.structure(plain)
+    for a, b in zip(jax.tree.leaves(unpacked), jax.tree.leaves(plain), strict=True):
+        assert (a.shape, a.dtype) == (b.shape, b.dtype)
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+    loaded, _ = gf.load_state_dict(tx, tree, gf.state_dict(tx, state))
+    for a, b in zip(jax.tree.leaves(loaded), jax.tree.leaves(unpacked), strict=True):
+        np.testing.assert_array_equal(a, b)

@@ -73,6 +73,20 @@ def abstract_update(tx: Any, grads: Any, state: Any, params: Any, **extra: Any) 
     return jax.eval_shape(update, grads, state, params)
 
 
+def aliases(state: Any, params: Any) -> list[str]:
+    """The paths in a state of arrays whose buffer is also that of another one, or of a parameter."""
+    seen = {leaf.unsafe_buffer_pointer() for leaf in jax.tree.leaves(params) if leaf.size}
+    found = []
+    for path, leaf in jax.tree_util.tree_leaves_with_path(state):
+        if leaf.size == 0 or jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            continue
+        pointer = leaf.unsafe_buffer_pointer()
+        if pointer in seen:
+            found.append(jax.tree_util.keystr(path))
+        seen.add(pointer)
+    return found
+
+
 def assert_close(actual: Any, expected: Any, rtol: float = 1e-5, atol: float = 1e-6) -> None:
     """Equal structures, shapes and dtypes, and numbers within tolerance."""
     assert jax.tree.structure(actual) == jax.tree.structure(expected)

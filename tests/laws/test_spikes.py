@@ -114,9 +114,8 @@ ENTIRE = {
     "ema",
     "trace",
 }
-# Their step at the spike grows with it, and 1e30 counts as 2^60; L-BFGS divides by at most the root of the
-# largest number.
-PROPORTIONAL = {"scale_by_acprop", "scale_by_lbfgs", "scale_by_neuron_norm", "scale_by_radam"}
+# Their step at the spike grows with it, and 1e30 counts as 2^60.
+PROPORTIONAL = {"scale_by_acprop", "scale_by_neuron_norm", "scale_by_radam"}
 RULES = [case for case in CASES if case.startswith("scale_by_") or case in ENTIRE]
 
 

@@ -12,6 +12,7 @@ from trees import MIXED, MIXED_OTHER, filled, small
 import gradflow as gf
 from laws.support import (
     abstract_update,
+    aliases,
     assert_finite,
     avals,
     compiled_step,
@@ -38,8 +39,9 @@ def test_state_is_stable_in_eager_steps(case: str) -> None:
     tx = build(case)
     params = filled(0, MIXED)
     state = tx.init(params)
-    _, _, after = run(tx, params, [filled(1, MIXED_OTHER), filled(2, MIXED_OTHER)], state)
+    _, params, after = run(tx, params, [filled(1, MIXED_OTHER), filled(2, MIXED_OTHER)], state)
     assert avals(after) == avals(state)
+    assert not aliases(after, params)
 
 
 def _dtypes_asked_for(case: str) -> list[str]:
@@ -216,3 +218,12 @@ def test_large_float16_gradients_never_give_nan(case: str) -> None:
     history, _, state = run_interpreted(tx, params, [large] * 2)
     no_nan((history, state))
     assert any(np.any(np.asarray(u) != 0) for u in jax.tree.leaves(history)) or case == "set_to_zero"
+
+
+@over_all("map_params finds what belongs to parameters")
+def test_map_params_finds_what_belongs_to_parameters(case: str) -> None:
+    tx, params = build(case), small(0)
+    state = jax.eval_shape(tx.init, params)
+    found = gf.tree.map_params(tx, lambda x: True, state, transform_non_params=lambda x: False)
+    for path, is_found in jax.tree_util.tree_leaves_with_path(found):
+        assert is_found == any(getattr(key, "key", None) in params for key in path), path

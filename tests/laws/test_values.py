@@ -15,6 +15,7 @@ from specs import CASES, build, over_all
 from trees import small
 
 import gradflow as gf
+from gradflow._expressions._addresses import _walk
 from gradflow._expressions._registry import OWN_FACTORIES
 from laws.support import assert_close, avals, extras, run_interpreted
 
@@ -148,3 +149,16 @@ def test_the_state_does_not_depend_on_how_the_rate_is_given(case: str) -> None:
     plain = avals(tx.init(params))
     scheduled = gf.replace(tx, dict.fromkeys(rates, lambda count: jnp.float32(0.1)))
     assert avals(scheduled.init(params)) == plain
+
+
+@over_all("addresses are unique")
+def test_every_number_has_an_address_of_its_own(case: str) -> None:
+    tx = build(case)
+    parts = list(_walk(tx.expression, "whole", ()))
+    assert len({part.address for part in parts}) == len(parts)
+    # What a state calls a number is the end of one address, and no other number's name.
+    names = list(jax.eval_shape(gf.tunable(tx).init, small(0)).hyperparams)
+    for name in names:
+        assert sum(other == name or other.endswith(f".{name}") for other in names) == 1
+        full = [address for address in gf.addresses(tx) if address == name or address.endswith(f".{name}")]
+        assert len(full) == 1

@@ -190,3 +190,40 @@ def test_the_derivative_by_a_label_is_minus_the_logit() -> None:
     for label in (0.0, 0.3, 1.0):
         x, y = jnp.float32(1.7), jnp.float32(label)
         np.testing.assert_allclose(jax.grad(losses.sigmoid_binary_cross_entropy, 1)(x, y), -1.7, rtol=1e-6)
+
+
+SOFTMAX = [
+    # logits, probabilities in the limit
+    ([np.inf, 0.0, 1.0], [1.0, 0.0, 0.0]),
+    ([np.inf, -np.inf, 1.0], [1.0, 0.0, 0.0]),
+    ([np.inf, np.inf, 1.0], [0.5, 0.5, 0.0]),
+    ([-np.inf, 0.0, 0.0], [0.0, 0.5, 0.5]),
+]
+
+
+@pytest.mark.parametrize(("logits", "p"), SOFTMAX)
+@pytest.mark.parametrize("label", [0, 1, 2])
+def test_infinite_logits_of_a_softmax(logits: list[float], p: list[float], label: int) -> None:
+    x, y = jnp.asarray(logits, jnp.float32), jnp.eye(3, dtype=jnp.float32)[label]
+    with np.errstate(divide="ignore"):
+        expected = abs(-np.log(p[label]))
+    for loss in (
+        lambda x: losses.softmax_cross_entropy(x, y),
+        lambda x: losses.safe_softmax_cross_entropy(x, y),
+        lambda x: INTEGER(x, jnp.asarray(label)),
+        lambda x: losses.poly_loss_cross_entropy(x, y, epsilon=0.0),
+        lambda x: losses.softmax_cross_entropy(x, y, where=jnp.asarray([True, True, True])),
+        lambda x: losses.ranking_softmax_loss(x, y),
+    ):
+        value, slope = jax.value_and_grad(loss)(x)
+        np.testing.assert_allclose(value, expected, rtol=1e-6)
+        np.testing.assert_allclose(slope, np.asarray(p) - np.asarray(y), atol=1e-6)
+
+
+def test_the_softmax_of_a_segmentation_is_finite_at_infinite_logits() -> None:
+    x = jnp.asarray([[np.inf, 0.0], [0.0, 1.0]], jnp.float32)
+    y = jnp.asarray([[1.0, 0.0], [0.0, 1.0]], jnp.float32)
+    value, slope = jax.value_and_grad(lambda x: losses.dice_loss(x, y).sum())(x)
+    near = losses.dice_loss(x.at[0, 0].set(100.0), y).sum()
+    np.testing.assert_allclose(value, near, rtol=1e-6)
+    assert np.isfinite(slope).all()

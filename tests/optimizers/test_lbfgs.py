@@ -200,3 +200,12 @@ def test_without_a_line_search_the_rate_alone_counts() -> None:
     state = gf.lbfgs().init(x)
     with pytest.raises(TypeError, match="'value'"):
         gf.lbfgs().update(x, state, x)
+
+
+@pytest.mark.parametrize("size", [1e3, 1e18, 1e19, 1e30])
+def test_the_first_step_has_length_one_where_the_squared_norm_overflows(size: float) -> None:
+    params = {"a": jnp.ones(3), "b": jnp.ones((2, 2))}
+    grads = jax.tree.map(lambda p: size * p, params)
+    tx = gf.scale_by_lbfgs()
+    updates, _ = tx.update(grads, tx.init(params), params)
+    np.testing.assert_allclose(gf.tree.norm(updates), 1.0, rtol=1e-6)

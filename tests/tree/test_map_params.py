@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from gradflow import tree
+from gradflow import compat, tree
 
 PARAMS = {"a": jnp.ones((2, 3)), "b": [jnp.ones(4)]}
 SPECS = {"a": "rows", "b": ["columns"]}
@@ -129,3 +129,38 @@ def test_agrees_with_a_second_witness():
             for f in (tree.map_params, optax.tree.map_params)
         )
         assert ours == theirs
+
+
+TREE = {"w": True, "b": False}
+WRAPPED = {
+    "masked": (lambda o: o.masked(o.trace(0.9), TREE), 1),
+    "partition": (lambda o: o.partition({"x": o.adam(0.1), "y": o.trace(0.9)}, {"w": "x", "b": "y"}), 3),
+    "adamw": (lambda o: o.adamw(0.1, mask=TREE), 4),
+    "freeze": (lambda o: o.chain(o.transforms.freeze(TREE), o.trace(0.9)), 2),
+    "selective": (lambda o: o.transforms.selective_transform(o.adam(0.1), freeze_mask=TREE), 2),
+    "inject": (lambda o: o.inject_hyperparams(o.adamw)(0.1, mask=TREE), 4),
+}
+
+
+@pytest.mark.parametrize("name", WRAPPED)
+def test_masks_and_labels_that_are_trees(name):
+    """Without `rest`, a placeholder stands for all parameters, and every mask passes it."""
+    make, count = WRAPPED[name]
+    params = {"w": jnp.ones((2, 3)), "b": jnp.ones(3)}
+    for library in (compat, pytest.importorskip("optax")):
+        tx = make(library)
+        state = tx.init(params)
+        seen = []
+        library.tree_utils.tree_map_params(tx, lambda x, seen=seen: seen.append(x.shape), state)
+        assert len(seen) == count
+        assert set(seen) <= {(2, 3), (3,)}
+
+
+def test_lookahead_has_the_state_of_its_fast_parameters():
+    params = {"w": jnp.ones((2, 3)), "b": jnp.ones(3)}
+    tx = compat.lookahead(compat.adam(0.1), 5, 0.5)
+    state = tx.init(compat.LookaheadParams.init_synced(params))
+    specs = {"w": "rows", "b": "columns"}
+    result = tree.map_params(tx, lambda x, spec: spec, state, specs, transform_non_params=lambda x: "all")
+    assert result.fast_state[0].mu == result.fast_state[0].nu == specs
+    assert result.fast_state[0].count == result.steps_since_sync == "all"

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from gradflow import tree
+from gradflow import compat, tree
 
 
 class Adam(NamedTuple):
@@ -109,3 +109,27 @@ def test_agrees_with_a_second_witness():
     ours = tree.set(state, learning_rate=0.5)
     theirs = optax.tree.set(state, learning_rate=0.5)
     assert jax.tree.structure(ours) == jax.tree.structure(theirs)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda o: o.lbfgs(),
+        lambda o: o.adam(0.1),
+        lambda o: o.adamw(o.constant_schedule(0.1)),
+        lambda o: o.chain(o.clip_by_global_norm(1.0), o.nadam(0.1)),
+        lambda o: o.sgd(o.constant_schedule(0.1)),
+    ],
+)
+def test_the_count_of_a_rule_comes_before_that_of_its_rate(make):
+    tx = make(compat)
+    state = tx.init({"w": jnp.ones(2)})
+    counts = tree.get_all_with_path(state, "count")
+    assert tree.get(state, "count") is counts[0][1]
+    assert all(value == 7 for _, value in tree.get_all_with_path(tree.set(state, count=7), "count"))
+
+
+def test_two_rules_of_their_own_stay_ambiguous():
+    state = compat.chain(compat.adam(0.1), compat.scale_by_adam()).init(jnp.ones(2))
+    with pytest.raises(KeyError, match=r"ambiguous.*0/0/ScaleByAdamState.count.*1/ScaleByAdamState"):
+        tree.get(state, "count")

@@ -1,6 +1,8 @@
 """MultiSteps and apply_every: many small batches, one step."""
 
 import functools
+import inspect
+import pickle
 from typing import Any
 
 import jax
@@ -125,3 +127,17 @@ def test_apply_every_lets_sums_out(k: int) -> None:
             assert_close(updates, jax.tree.map(lambda *g: jnp.sum(jnp.stack(g), axis=0), *round_))
         else:
             assert all(np.all(u == 0) for u in jax.tree.leaves(updates))
+
+
+def test_a_class_and_whole_floats() -> None:
+    tx = gf.MultiSteps(gf.sgd(0.1), every_k_schedule=8 / 2)
+    assert tx == gf.MultiSteps(gf.sgd(0.1), 4)
+    assert repr(tx) == "MultiSteps(sgd(0.1), 4)"
+    assert isinstance(tx, gf.MultiSteps)
+    assert isinstance(pickle.loads(pickle.dumps(tx)), gf.MultiSteps)
+    assert isinstance(gf.from_config(gf.to_config(tx)), gf.MultiSteps)
+    assert not isinstance(gf.sgd(0.1), gf.MultiSteps)
+    assert isinstance(gf.MultiSteps, type)
+    assert next(iter(inspect.signature(gf.MultiSteps).parameters)) == "opt"
+    with pytest.raises(TypeError, match="argument 'every_k_schedule' must be a whole number >= 1"):
+        gf.MultiSteps(gf.sgd(0.1), 3.5)

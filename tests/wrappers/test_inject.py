@@ -141,3 +141,18 @@ def test_a_state_of_other_numbers_is_refused() -> None:
     state = gf.inject_hyperparams(gf.sgd)(0.1).init(PARAMS)
     with pytest.raises((ValueError, TypeError), match="hyper-parameters learning_rate, b1"):
         gf.inject_hyperparams(gf.adam)(0.1).update(GRADS, state, PARAMS)
+
+
+@pytest.mark.parametrize("make_key", [jax.random.key, jax.random.PRNGKey])
+def test_keys_pass_unchanged(make_key: Any) -> None:
+    def noisy(key: jax.Array, scale: Any) -> Any:
+        return gf.chain(gf.scale(scale), gf.add_noise(0.1, 0.5, key))
+
+    key = make_key(17)
+    injected, state = steps(gf.inject_hyperparams(noisy)(key=key, scale=1e-3))
+    plain, _ = steps(noisy(key, 1e-3))
+    jax.tree.map(np.testing.assert_array_equal, plain, injected)
+    kept = state.hyperparams["key"]
+    assert kept.dtype == key.dtype
+    assert bool(jnp.all(kept == key))
+    assert kept is not key

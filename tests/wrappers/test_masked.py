@@ -91,14 +91,37 @@ def test_a_mask_function_is_never_called_on_updates() -> None:
     assert len(seen) == 2
 
 
-def test_without_parameters_and_without_a_trace_of_the_choice_it_refuses() -> None:
-    for inner in (gf.scale(2.0), gf.masked(gf.trace(0.9), matrices), gf.chain(gf.scale(1.0))):
+def test_without_parameters_and_without_a_trace_of_the_choice_shapes_decide() -> None:
+    for inner in (gf.scale(2.0), gf.masked(gf.scale(2.0), matrices), gf.chain(gf.scale(2.0))):
         tx = gf.masked(inner, matrices)
-        with pytest.raises(ValueError, match=r"masked: .* call update\(updates, state, params\)"):
-            tx.update(GRADS, tx.init(PARAMS))
-    tx = gf.masked(gf.trace(0.9), lambda p: True)
-    with pytest.raises(ValueError, match=r"call update\(updates, state, params\)"):
-        tx.update(jnp.ones(2), tx.init(jnp.ones(2)))
+        u, _ = tx.update(GRADS, tx.init(PARAMS))
+        np.testing.assert_array_equal(u["w"], 2 * GRADS["w"])
+        assert u["b"] is GRADS["b"]
+        assert u["none"] is None
+    split = gf.partition({"matrix": gf.scale(-1.0), "other": gf.scale(3.0)}, by_rank)
+    grads = {"w": GRADS["w"], "b": GRADS["b"]}
+    u, _ = split.update(grads, split.init(grads))
+    np.testing.assert_array_equal(u["w"], -GRADS["w"])
+    np.testing.assert_array_equal(u["b"], 3 * GRADS["b"])
+    whole = gf.masked(gf.trace(0.9), lambda p: True)
+    np.testing.assert_array_equal(whole.update(jnp.ones(2), whole.init(jnp.ones(2)))[0], np.ones(2))
+
+
+def by_rank(params: Any) -> Any:
+    return jax.tree.map(lambda p: "matrix" if p.ndim > 1 else "other", params)
+
+
+@pytest.mark.parametrize("of_leaf", [lambda p: bool(p.sum() > 0), lambda p: bool(jnp.any(p > 0))])
+def test_a_function_that_reads_values_needs_the_parameters(of_leaf: Any) -> None:
+    params = {"w": jnp.ones((2, 3)), "b": jnp.ones(3)}
+    tx = gf.masked(gf.scale(2.0), lambda params: jax.tree.map(of_leaf, params))
+    with pytest.raises(ValueError, match=r"masked: .* its mask .*call update\(updates, state, params\)"):
+        tx.update(params, tx.init(params))
+    tx = gf.partition(
+        {True: gf.scale(2.0), False: gf.scale(1.0)}, lambda params: jax.tree.map(of_leaf, params)
+    )
+    with pytest.raises(ValueError, match=r"partition: .* its labels .*call update\(updates, state, params\)"):
+        tx.update(params, tx.init(params))
 
 
 def test_masks_inside_masks() -> None:

@@ -89,3 +89,18 @@ def test_mistakes_are_named() -> None:
     state = tx.init(jnp.ones(2))
     with pytest.raises(ValueError, match="needs the parameters"):
         tx.update(jnp.ones(2), state)
+
+
+def test_without_eps_zero_gradients_and_zero_parameters_are_finite() -> None:
+    """For eps = 0 the first scale is the limit of small ones, and a first gradient of 0 keeps it."""
+    params = {"w": jnp.zeros(3)}
+    tx, near = (gf.mechanize(gf.sgd(1.0), eps=eps) for eps in (0.0, 1e-30))
+    state, near_state = tx.init(params), near.init(params)
+    for size in (0.0, 0.0, 1.0, 0.5):
+        grads = {"w": jnp.full(3, size)}
+        updates, state = tx.update(grads, state, params)
+        expected, near_state = near.update(grads, near_state, params)
+        np.testing.assert_allclose(updates["w"], expected["w"], rtol=1e-5)
+        np.testing.assert_allclose(state.s, near_state.s, rtol=1e-5)
+        params = gf.apply_updates(params, updates)
+    assert float(jnp.abs(params["w"]).min()) > 0

@@ -70,3 +70,25 @@ def test_nobody_listening_costs_no_equation() -> None:
 
     assert equations(quiet) < equations(quiet, listen=True)
     assert equations(gf.with_metrics(quiet)) > equations(quiet)
+
+
+def _loss(params: Any) -> jax.Array:
+    return sum((jnp.sum(p**2) for p in jax.tree.leaves(params)), jnp.zeros(()))
+
+
+@pytest.mark.parametrize(
+    "tx",
+    [
+        gf.with_metrics(gf.with_metrics(gf.clip(1.0))),
+        gf.with_metrics(gf.scale(0.5), {"a": "a/**", "all": "**"}),
+        gf.with_metrics(gf.dadapt_adamw()),
+        gf.with_metrics(gf.scale_by_backtracking_linesearch(2)),
+        gf.MultiSteps(gf.lbfgs(linesearch=None), 1),
+    ],
+)
+def test_after_an_eager_step_no_two_leaves_of_the_state_share_a_buffer(tx: Any) -> None:
+    value, grads = jax.value_and_grad(_loss)(PARAMS)
+    # A function among the arguments keeps the update from running as one program.
+    _, state = tx.update(grads, tx.init(PARAMS), PARAMS, value=value, grad=grads, value_fn=_loss)
+    pointers = [leaf.unsafe_buffer_pointer() for leaf in jax.tree.leaves((state, PARAMS)) if leaf.size]
+    assert len(set(pointers)) == len(pointers)
