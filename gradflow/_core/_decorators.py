@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any, overload
 
 import gradflow._core._build  # noqa: F401  # makes "transformation" a kind of factory
+from gradflow._checked import FLAG, FUNCTION, NAMES, TEXT, checked
 from gradflow._core._stage import TREES
 from gradflow._core._transformation import GradientTransformation
 from gradflow._expressions._factory import P, decorate
@@ -30,6 +31,7 @@ def transformation(
     elementwise: bool = False,
     last: bool = False,
 ) -> Callable[[Callable[P, Pair | GradientTransformation]], Callable[P, GradientTransformation]]: ...
+@checked(body=FUNCTION | None, steps=TEXT | None, packable=FLAG, elementwise=FLAG, last=FLAG, reports=NAMES)
 def transformation(
     body: Any = None,
     /,

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
+from gradflow._checked import FLAG, checked
 from gradflow._dtypes import DType, compute_dtype
 from gradflow.losses._inputs import (
     Axis,
@@ -20,6 +21,7 @@ from gradflow.losses._inputs import (
 Reduction = Literal["mean", "sum", "none"]
 
 
+@checked(apply_softmax=FLAG, ignore_background=FLAG)
 def dice_loss(
     predictions: ArrayLike,
     targets: ArrayLike,
@@ -127,6 +129,7 @@ def _check_probabilities(name: str, p: jax.Array, alone: bool, dtype: DType) -> 
     )
 
 
+@checked(apply_softmax=FLAG, ignore_background=FLAG)
 def multiclass_generalized_dice_loss(
     predictions: ArrayLike,
     targets: ArrayLike,
@@ -177,6 +180,7 @@ def multiclass_generalized_dice_loss(
     return jnp.mean(losses).astype(out)
 
 
+@checked(apply_sigmoid=FLAG)
 def binary_dice_loss(
     predictions: ArrayLike,
     targets: ArrayLike,

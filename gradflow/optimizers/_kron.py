@@ -12,7 +12,7 @@ from gradflow._core._compose import chain
 from gradflow._core._decorators import transformation
 from gradflow._core._transformation import GradientTransformation
 from gradflow._dtypes import real_dtype
-from gradflow._expressions._arguments import Decay, Fraction, Index, NonNegative, Positive, Rate
+from gradflow._expressions._arguments import Decay, Fraction, Length, NonNegative, Positive, Rate
 from gradflow._rules._leafwise import Scalars
 from gradflow._rules._math import one_minus_power, safe_sqrt
 from gradflow._rules._state import at_least_float32, first_moment, increment, zero_scalar
@@ -153,7 +153,7 @@ def scale_by_kron(
     b1: Decay = 0.9,
     preconditioner_update_probability: Fraction | None = None,
     preconditioner_lr: Positive = 0.1,
-    max_size_triangular: Index = 8192,
+    max_size_triangular: Length = 8192,
     memory_save_mode: Memory = None,
     *,
     key: Any = 0,
@@ -224,7 +224,7 @@ def kron(
     weight_decay: NonNegative = 0.0,
     preconditioner_update_probability: Fraction | None = None,
     preconditioner_lr: Positive = 0.1,
-    max_size_triangular: Index = 8192,
+    max_size_triangular: Length = 8192,
     memory_save_mode: Memory = None,
     mask: MaskOrFn | None = None,
     *,

@@ -10,7 +10,7 @@ from gradflow._core._compose import chain
 from gradflow._core._decorators import transformation
 from gradflow._core._transformation import GradientTransformation
 from gradflow._dtypes import real_dtype
-from gradflow._expressions._arguments import Decay, NonNegative, Positive, Rate, Size
+from gradflow._expressions._arguments import Decay, Iterations, NonNegative, Positive, Rate
 from gradflow._rules._leafwise import Scalars, specialize
 from gradflow._rules._math import abs_sq, bounded, bounded_square, safe_sqrt
 from gradflow._rules._state import at_least_float32
@@ -106,7 +106,7 @@ def _zeros(axis: Axis, shape: tuple[int, ...], p: Any) -> jax.Array:
 def normuon(
     learning_rate: Rate,
     ns_coeffs: Any = "keller",
-    ns_steps: Size = 5,
+    ns_steps: Iterations = 5,
     beta: Decay = 0.95,
     b2: Decay = 0.95,
     weight_decay: NonNegative = 0.0,

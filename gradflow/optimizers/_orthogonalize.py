@@ -6,7 +6,7 @@ import jax
 
 from gradflow._core._compose import init_empty_state
 from gradflow._core._decorators import transformation
-from gradflow._expressions._arguments import Positive, Size
+from gradflow._expressions._arguments import Iterations, Positive
 from gradflow._rules._leafwise import specialize
 from gradflow._types import EmptyState, Pair, Params, Updates
 from gradflow.linalg import NEWTON_SCHULZ_TABLES, newton_schulz
@@ -22,7 +22,7 @@ def orthogonalize_rule(x: jax.Array, s: Any, *, table: Any, steps: int | None, d
 @transformation
 def orthogonalize(
     ns_coeffs: str = "quintic",
-    ns_steps: Size | None = None,
+    ns_steps: Iterations | None = None,
     eps: Positive = 1e-7,
     *,
     matrices: Any = None,
