@@ -12,6 +12,7 @@ import gradflow._core._build  # noqa: F401  # makes "transformation" a kind of f
 from gradflow._checked import FLAG, FUNCTION, NAMES, TEXT, checked
 from gradflow._core._stage import TREES
 from gradflow._core._transformation import GradientTransformation
+from gradflow._errors import describe
 from gradflow._expressions._factory import P, decorate
 from gradflow._types import Pair
 
@@ -69,10 +70,12 @@ def transformation(
     """
     if leaves not in ("inexact", "real", "any"):
         raise ValueError(
-            f"transformation: argument 'leaves' must be 'inexact', 'real' or 'any'; got {leaves!r}"
+            f"transformation: argument 'leaves' must be 'inexact', 'real' or 'any'; got {describe(leaves)}"
         )
     if trees not in (None, *TREES):
-        raise ValueError(f"transformation: argument 'trees' must be one of {', '.join(TREES)}; got {trees!r}")
+        raise ValueError(
+            f"transformation: argument 'trees' must be one of {', '.join(TREES)}; got {describe(trees)}"
+        )
     make = functools.partial(
         decorate, kind="transformation", inner_type=GradientTransformation, reports=reports, leaves=leaves,
         trees=trees, steps=steps, packable=packable or elementwise, last=last,

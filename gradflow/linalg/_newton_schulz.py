@@ -177,7 +177,9 @@ def _rows(coefficients: Any, steps: int | None) -> list[Triple]:
     if isinstance(coefficients, str):
         if coefficients not in NEWTON_SCHULZ_TABLES:
             names = ", ".join(NEWTON_SCHULZ_TABLES)
-            raise ValueError(f"{name}: argument 'coefficients' must be one of {names}; got {coefficients!r}")
+            raise ValueError(
+                f"{name}: argument 'coefficients' must be one of {names}; got {describe(coefficients)}"
+            )
         table: list[Any] = list(NEWTON_SCHULZ_TABLES[coefficients])
     else:
         if _is_triple(coefficients):

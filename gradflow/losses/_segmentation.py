@@ -8,6 +8,7 @@ from jax.typing import ArrayLike
 
 from gradflow._checked import FLAG, checked
 from gradflow._dtypes import DType, compute_dtype
+from gradflow._errors import describe
 from gradflow.losses._inputs import (
     Axis,
     axes_of,
@@ -62,7 +63,9 @@ def dice_loss(
     """
     name = "dice_loss"
     if reduction not in ("mean", "sum", "none"):
-        raise ValueError(f"{name}: argument 'reduction' must be 'mean', 'sum' or 'none'; got {reduction!r}")
+        raise ValueError(
+            f"{name}: argument 'reduction' must be 'mean', 'sum' or 'none'; got {describe(reduction)}"
+        )
     x = real(name, "predictions", predictions)
     t = number(name, "targets", targets)
     if t.ndim == x.ndim + 1:
@@ -77,7 +80,9 @@ def dice_loss(
     x, t = x.astype(work), t.astype(work)
     axes = tuple(range(1, x.ndim - 1)) if axis is None else axes_of(name, axis, x.ndim)
     if x.ndim - 1 in axes:
-        raise ValueError(f"{name}: argument 'axis' must not name the last axis, the classes; got {axis!r}")
+        raise ValueError(
+            f"{name}: argument 'axis' must not name the last axis, the classes; got {describe(axis)}"
+        )
     alone = x.shape[-1] == 1
     if alone:  # the axis is dropped, since compilers copy around an axis of size 1
         x, t = x[..., 0], t[..., 0]

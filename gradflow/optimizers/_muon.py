@@ -152,7 +152,7 @@ def _table(ns_coeffs: Any) -> tuple[Any, Any]:
     if isinstance(ns_coeffs, str) and ns_coeffs not in _NAMED:
         raise ValueError(
             f"scale_by_muon: argument 'ns_coeffs' must be three numbers, rows of three numbers or one of "
-            f"{', '.join(_NAMED)}; got {ns_coeffs!r}"
+            f"{', '.join(_NAMED)}; got {describe(ns_coeffs)}"
         )
     table = _NAMED[ns_coeffs] if isinstance(ns_coeffs, str) else ns_coeffs
     shape = _shape(table)

@@ -10,6 +10,7 @@ from gradflow._core._compose import chain
 from gradflow._core._decorators import transformation
 from gradflow._core._transformation import GradientTransformation
 from gradflow._dtypes import real_dtype
+from gradflow._errors import describe
 from gradflow._expressions._arguments import Decay, Iterations, NonNegative, Positive, Rate
 from gradflow._rules._leafwise import Scalars, specialize
 from gradflow._rules._math import abs_sq, bounded, bounded_square, safe_sqrt
@@ -80,7 +81,9 @@ def scale_by_neuron_norm(
     Source: Li et al. 2025, arXiv:2510.05491.
     """
     if axis not in ("outputs", "longer"):
-        raise ValueError(f"scale_by_neuron_norm: argument 'axis' must be 'outputs' or 'longer'; got {axis!r}")
+        raise ValueError(
+            f"scale_by_neuron_norm: argument 'axis' must be 'outputs' or 'longer'; got {describe(axis)}"
+        )
     rule = specialize(neuron_norm_rule, axis=axis)
 
     def init(params: Params) -> OptState:

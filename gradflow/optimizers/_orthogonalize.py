@@ -6,6 +6,7 @@ import jax
 
 from gradflow._core._compose import init_empty_state
 from gradflow._core._decorators import transformation
+from gradflow._errors import describe
 from gradflow._expressions._arguments import Iterations, Positive
 from gradflow._rules._leafwise import specialize
 from gradflow._types import EmptyState, Pair, Params, Updates
@@ -44,7 +45,7 @@ def orthogonalize(
     if ns_coeffs not in NEWTON_SCHULZ_TABLES:
         raise ValueError(
             f"orthogonalize: argument 'ns_coeffs' must be one of {', '.join(NEWTON_SCHULZ_TABLES)}; "
-            f"got {ns_coeffs!r}"
+            f"got {describe(ns_coeffs)}"
         )
     rule = specialize(orthogonalize_rule, table=ns_coeffs, steps=ns_steps, dtype=ns_dtype)
 

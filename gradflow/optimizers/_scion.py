@@ -12,6 +12,7 @@ from gradflow._calls._context import stage_name
 from gradflow._core._compose import chain
 from gradflow._core._decorators import transformation
 from gradflow._core._transformation import GradientTransformation
+from gradflow._errors import describe
 from gradflow._expressions._arguments import Fraction, Iterations, NonNegative, Rate
 from gradflow._rules._leafwise import Scalars, specialize
 from gradflow._rules._math import abs_sq, safe_sqrt
@@ -107,13 +108,14 @@ def scale_by_scion(
     if ns_coeffs not in NEWTON_SCHULZ_TABLES:
         raise ValueError(
             f"scale_by_scion: argument 'ns_coeffs' must be one of {', '.join(NEWTON_SCHULZ_TABLES)}; "
-            f"got {ns_coeffs!r}"
+            f"got {describe(ns_coeffs)}"
         )
     asked = {} if norms is None else dict(norms)
     for key, norm in asked.items():
         if norm not in NORMS:
             raise ValueError(
-                f"scale_by_scion: the norm for {key!r} must be one of {', '.join(NORMS)}; got {norm!r}"
+                f"scale_by_scion: the norm for {key!r} must be one of {', '.join(NORMS)}; got "
+                f"{describe(norm)}"
             )
 
     def init(params: Params) -> OptState:

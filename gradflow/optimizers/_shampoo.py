@@ -10,6 +10,7 @@ from gradflow._calls._checks import check_like
 from gradflow._core._compose import chain
 from gradflow._core._decorators import transformation
 from gradflow._core._transformation import GradientTransformation
+from gradflow._errors import describe
 from gradflow._expressions._arguments import (
     Decay,
     Index,
@@ -160,7 +161,9 @@ def scale_by_shampoo(
     2020, arXiv:2002.09018; Xie et al. 2025, arXiv:2502.20762 for one side.
     """
     if grafting not in (None, "adam"):
-        raise ValueError(f"scale_by_shampoo: argument 'grafting' must be None or 'adam'; got {grafting!r}")
+        raise ValueError(
+            f"scale_by_shampoo: argument 'grafting' must be None or 'adam'; got {describe(grafting)}"
+        )
     options = _Options(precondition_frequency, start_step, beta is not None, one_sided)
     rule = specialize(shampoo_rule, options=options)
     make = functools.partial(_first_sides, max_dim, one_sided)

@@ -8,6 +8,7 @@ import numpy as np
 
 from gradflow._checked import ARRAYS, FLAG, NUMBERS, Number, checked
 from gradflow._dtypes import DType
+from gradflow._errors import describe
 from gradflow.tree._leaves import arrays_of, call, common_dtype, dtype_of
 from gradflow.tree._paths import path_string, show
 from gradflow.tree._structure import match
@@ -33,7 +34,7 @@ def dtype(tree: Any, mixed_dtype_handler: str | None = None) -> DType:
     if mixed_dtype_handler not in (None, "promote", "highest", "lowest"):
         raise ValueError(
             "tree.dtype: argument 'mixed_dtype_handler' must be None, 'promote', 'highest' or 'lowest'; got "
-            f"{mixed_dtype_handler!r}"
+            f"{describe(mixed_dtype_handler)}"
         )
     first: dict[DType, str] = {}
     for path, x in jax.tree_util.tree_leaves_with_path(tree):

@@ -12,6 +12,7 @@ from gradflow._calls._reports import report
 from gradflow._checked import NUMBERS, TYPED, Number, checked
 from gradflow._core._decorators import transformation
 from gradflow._core._transformation import GradientTransformation
+from gradflow._errors import describe
 from gradflow._expressions._arguments import Size
 from gradflow._rules._leafwise import Scalars, leafwise
 from gradflow._rules._state import first_moment, increment, zero_scalar
@@ -98,7 +99,7 @@ def MultiSteps(  # noqa: N802  # the field's name
         if isinstance(every_k_schedule, bool) or not isinstance(every_k_schedule, int | np.integer):
             raise TypeError(
                 f"MultiSteps: argument 'every_k_schedule' must be an integer or a function; "
-                f"got {every_k_schedule!r}"
+                f"got {describe(every_k_schedule)}"
             )
         if every_k_schedule < 1:
             raise ValueError(f"MultiSteps: argument 'every_k_schedule' must be >= 1; got {every_k_schedule}")
