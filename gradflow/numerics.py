@@ -6,6 +6,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from gradflow._checked import (
+    ARRAY,
+    ARRAYS,
+    AXES,
+    FLAG,
+    KEY,
+    SCALAR,
+    SHAPE,
+    Kind,
+    Number,
+    checked,
+    is_real_number,
+)
 from gradflow._dtypes import compute_dtype, is_complex, is_inexact, promote, real_dtype
 from gradflow._errors import describe
 from gradflow._rules._state import increment
@@ -21,6 +34,11 @@ __all__ = [
 ]
 
 
+def _is_order(value: Any) -> bool:
+    return value in (None, "fro", "nuc") if value is None or isinstance(value, str) else is_real_number(value)
+
+
+@checked(count=ARRAY)
 def safe_increment(count: Any) -> jax.Array:
     """Returns `count + 1`, or the largest number of its dtype where that would wrap or round.
 
@@ -40,6 +58,13 @@ def safe_increment(count: Any) -> jax.Array:
 safe_int32_increment = safe_increment
 
 
+@checked(
+    x=ARRAY,
+    min_norm=Number(0),
+    axis=AXES | None,
+    keepdims=FLAG,
+    ord=Kind("None, a number, 'fro' or 'nuc'", _is_order),
+)
 def safe_norm(
     x: Any,
     min_norm: Any,
@@ -77,6 +102,7 @@ def _away_from_zero(x: jax.Array, ord: Any, axis: Any) -> jax.Array:
     return jnp.where(rows == columns, rows + 1, 0).astype(x.dtype)
 
 
+@checked(x=ARRAY, min_rms=Number(0))
 def safe_root_mean_squares(x: Any, min_rms: Any) -> jax.Array:
     """Returns `max(sqrt(mean(|x|^2)), min_rms)`, with derivative 0 where the root is at most `min_rms`.
 
@@ -97,6 +123,7 @@ def safe_root_mean_squares(x: Any, min_rms: Any) -> jax.Array:
     return jnp.where(root <= floor, floor, root).astype(real_dtype(x.dtype))
 
 
+@checked(inputs=ARRAYS, scale=SCALAR)
 def scale_gradient(inputs: Any, scale: Any) -> Any:
     """Returns `inputs` unchanged, and multiplies their gradients by `scale`.
 
@@ -137,6 +164,7 @@ class MultiNormalDiagFromLogScale:
         """`[loc, log_scale]`."""
         return [self._loc, self._log_scale]
 
+    @checked(shape=SHAPE, key=KEY)
     def sample(self, shape: tuple[int, ...], key: Any) -> jax.Array:
         """Samples, differentiable in the parameters, in an array of shape `(*shape, *parameters' shape)`."""
         loc, log_scale = jnp.broadcast_arrays(self._loc, self._log_scale)
@@ -144,6 +172,7 @@ class MultiNormalDiagFromLogScale:
         lead = (None,) * len(shape)
         return loc[lead] + jnp.exp(log_scale)[lead] * noise
 
+    @checked(x=ARRAY)
     def log_prob(self, x: Any) -> jax.Array:
         """The logarithm of the density at `x`, an array of one sample or many."""
         loc, log_scale = jnp.broadcast_arrays(self._loc, self._log_scale)
@@ -163,6 +192,7 @@ class MultiNormalDiagFromLogScale:
         return cls(*parts)
 
 
+@checked(loc=ARRAY, log_scale=ARRAY)
 def multi_normal(loc: Any, log_scale: Any) -> MultiNormalDiagFromLogScale:
     """Builds independent normal variables with means `loc` and deviations `exp(log_scale)`.
 

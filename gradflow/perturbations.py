@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from gradflow._checked import FLAG, KEY, SHAPE, checked
 from gradflow._dtypes import compute_dtype, is_complex, is_inexact, promote
 from gradflow._errors import describe
 from gradflow.tree._paths import path_string, show
@@ -25,6 +26,7 @@ __all__ = [
 class Noise(Protocol):
     """A distribution over the real numbers, with a differentiable density."""
 
+    @checked(key=KEY, sample_shape=SHAPE)
     def sample(self, key: Any, sample_shape: Sequence[int] = (), dtype: Any = float) -> jax.Array:
         """Independent draws of shape `sample_shape`."""
         ...
@@ -38,6 +40,7 @@ class Noise(Protocol):
 class Gumbel:
     """The standard Gumbel distribution, density `exp(-z - exp(-z))`, mean 0.5772."""
 
+    @checked(key=KEY, sample_shape=SHAPE)
     def sample(self, key: Any, sample_shape: Sequence[int] = (), dtype: Any = float) -> jax.Array:
         """Independent draws of shape `sample_shape`."""
         return jax.random.gumbel(key, tuple(sample_shape), dtype)
@@ -51,6 +54,7 @@ class Gumbel:
 class Normal:
     """The standard normal distribution, density `exp(-z^2 / 2) / sqrt(2 pi)`."""
 
+    @checked(key=KEY, sample_shape=SHAPE)
     def sample(self, key: Any, sample_shape: Sequence[int] = (), dtype: Any = float) -> jax.Array:
         """Independent draws of shape `sample_shape`."""
         return jax.random.normal(key, tuple(sample_shape), dtype)
@@ -60,6 +64,7 @@ class Normal:
         return -0.5 * (inputs * inputs + math.log(2 * math.pi))
 
 
+@checked(use_baseline=FLAG)
 def make_perturbed_fun(
     fun: Callable[[Any], Any],
     num_samples: int = 1000,

@@ -9,6 +9,7 @@ import numpy as np
 
 from gradflow._calls import _hints as _hints
 from gradflow._calls._context import stage_name
+from gradflow._checked import is_beyond_64_bits
 from gradflow._dtypes import is_complex, is_inexact, promote
 from gradflow._errors import describe
 from gradflow._shardings import with_sharding_of
@@ -21,7 +22,7 @@ def _as_array(leaf: Any) -> Any:
     """A Python or NumPy number as a strongly typed jax array; other leaves unchanged."""
     if isinstance(leaf, jax.Array) or leaf is None:
         return leaf
-    if isinstance(leaf, bool | int | float | complex):
+    if isinstance(leaf, bool | int | float | complex) and not is_beyond_64_bits(leaf):
         return jnp.asarray(leaf, jnp.zeros((), type(leaf)).dtype)
     if isinstance(leaf, np.ndarray | np.generic) and leaf.dtype.kind in "biufcV":
         return jnp.asarray(leaf) if leaf.dtype != jax.dtypes.float0 else leaf

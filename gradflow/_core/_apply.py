@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from gradflow._calls._checks import check_like
 from gradflow._calls._context import entered
+from gradflow._checked import REAL, Number, checked
 from gradflow._dtypes import compute_dtype, is_inexact, promote
 from gradflow._shardings import with_sharding_of
 from gradflow._types import Params, Updates
@@ -26,6 +27,7 @@ def apply_updates(params: Params, updates: Updates) -> Params:
     return _pairwise(_add, params, updates)
 
 
+@checked(step_size=REAL)
 def incremental_update(new_tensors: Params, old_tensors: Params, step_size: Any) -> Params:
     """`step_size * new + (1 - step_size) * old`, in the dtype of `old`: Polyak averaging.
 
@@ -38,6 +40,7 @@ def incremental_update(new_tensors: Params, old_tensors: Params, step_size: Any)
     return _pairwise(_blend, old_tensors, new_tensors, jnp.asarray(step_size))
 
 
+@checked(steps=Number(whole=True), update_period=Number(1, whole=True))
 def periodic_update(new_tensors: Params, old_tensors: Params, steps: Any, update_period: int) -> Params:
     """`new` where `steps` is a multiple of `update_period`, else `old`: target networks.
 

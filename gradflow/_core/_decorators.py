@@ -9,8 +9,10 @@ from collections.abc import Callable
 from typing import Any, overload
 
 import gradflow._core._build  # noqa: F401  # makes "transformation" a kind of factory
+from gradflow._checked import FLAG, FUNCTION, NAMES, TEXT, checked
 from gradflow._core._stage import TREES
 from gradflow._core._transformation import GradientTransformation
+from gradflow._errors import describe
 from gradflow._expressions._factory import P, decorate
 from gradflow._types import Pair
 
@@ -30,6 +32,7 @@ def transformation(
     elementwise: bool = False,
     last: bool = False,
 ) -> Callable[[Callable[P, Pair | GradientTransformation]], Callable[P, GradientTransformation]]: ...
+@checked(body=FUNCTION | None, steps=TEXT | None, packable=FLAG, elementwise=FLAG, last=FLAG, reports=NAMES)
 def transformation(
     body: Any = None,
     /,
@@ -67,10 +70,12 @@ def transformation(
     """
     if leaves not in ("inexact", "real", "any"):
         raise ValueError(
-            f"transformation: argument 'leaves' must be 'inexact', 'real' or 'any'; got {leaves!r}"
+            f"transformation: argument 'leaves' must be 'inexact', 'real' or 'any'; got {describe(leaves)}"
         )
     if trees not in (None, *TREES):
-        raise ValueError(f"transformation: argument 'trees' must be one of {', '.join(TREES)}; got {trees!r}")
+        raise ValueError(
+            f"transformation: argument 'trees' must be one of {', '.join(TREES)}; got {describe(trees)}"
+        )
     make = functools.partial(
         decorate, kind="transformation", inner_type=GradientTransformation, reports=reports, leaves=leaves,
         trees=trees, steps=steps, packable=packable or elementwise, last=last,

@@ -122,12 +122,15 @@ class WholeNumber(Kind):
     Python integers: the argument prints and compares as one.
     """
 
-    def __init__(self, low: int | None = 0, *, or_function: bool = False) -> None:
+    def __init__(self, low: int | None = 0, high: int | None = None, *, or_function: bool = False) -> None:
         self.low = low  # None for no bound
+        self.high = high
         self.or_function = or_function  # whether a function of the step may give it
 
     def __str__(self) -> str:
         number = "a whole number" if self.low is None else f"a whole number >= {self.low}"
+        if self.high is not None:
+            number += f" and <= {self.high}"
         return f"{number} or a function" if self.or_function else number
 
     def check(self, owner: str, name: str, value: Any) -> None:
@@ -142,7 +145,7 @@ class WholeNumber(Kind):
         expected = f"{owner}: argument '{name}' must be {self}"
         if number is None:
             raise TypeError(f"{expected}; got {describe(value)}")
-        if self.low is not None and number < self.low:
+        if (self.low is not None and number < self.low) or (self.high is not None and number > self.high):
             raise ValueError(f"{expected}; got {number}")
         return number
 
@@ -160,6 +163,15 @@ def _whole(value: Any) -> int | None:
             return None
         value = value.item()
     return int(value) if math.isfinite(value) and value == int(value) else None
+
+
+class Function(Kind):
+    """A function, such as one of the step count or of trees."""
+
+    def check(self, owner: str, name: str, value: Any) -> None:
+        """Raises TypeError for what cannot be called."""
+        if not callable(value):
+            raise TypeError(f"{owner}: argument '{name}' must be a function; got {describe(value)}")
 
 
 class Flag(Kind):
@@ -184,9 +196,15 @@ NonNegative = Annotated[ScalarOrSchedule, Interval(0.0)]
 Finite = Annotated[ScalarOrSchedule, Interval()]
 Limit = Annotated[ScalarOrSchedule, Interval(0.0, infinite=True)]
 PositiveLimit = Annotated[ScalarOrSchedule, Interval(0.0, low_open=True, infinite=True)]
-Size = Annotated[int, WholeNumber(1)]
-SizeOrFunction = Annotated[int | Callable[[Any], Any], WholeNumber(1, or_function=True)]
-Index = Annotated[int, WholeNumber(0)]
+# Counters are int32.
+Size = Annotated[int, WholeNumber(1, 2**31 - 1)]
+SizeOrFunction = Annotated[int | Callable[[Any], Any], WholeNumber(1, 2**31 - 1, or_function=True)]
+Index = Annotated[int, WholeNumber(0, 2**31 - 1)]
+# Each of them is traced or stored, so a slip of the finger would build a program without an end.
+Iterations = Annotated[int, WholeNumber(1, 10_000)]
+# The length of an axis, compared in Python: any number is a bound.
+Length = Annotated[int, WholeNumber(0)]
+PositiveLength = Annotated[int, WholeNumber(1)]
 
 
 class Argument(NamedTuple):
@@ -224,6 +242,8 @@ def read_argument(annotation: Any) -> Argument | None:
         annotation = options[0]
     if annotation is bool:
         return Argument(Flag(), optional)
+    if get_origin(annotation) is Callable:
+        return Argument(Function(), optional)
     for extra in getattr(annotation, "__metadata__", ()):
         if isinstance(extra, Kind):
             return Argument(extra, optional)

@@ -86,7 +86,13 @@ class Factory:
                 arguments[name] = kind.read_inner(value, self.name, f"argument '{name}'")
             elif name in self.checked:
                 arguments[name] = self.checked[name].read(self.name, name, value)
-        return kind.build(self, arguments)
+        try:
+            return kind.build(self, arguments)
+        except TypeError as error:
+            # Selectors are read where they are used, and do not know by which factory.
+            if str(error).startswith("a selector must"):
+                raise TypeError(f"{self.name}: {error}") from None
+            raise
 
     def build(self, arguments: Mapping[str, Any]) -> Any:
         """The value for arguments that are already frozen and checked."""
@@ -143,7 +149,7 @@ def _read_dtype(owner: str, name: str, value: Any) -> np.dtype:
     """A dtype argument, given as a dtype, a scalar type or a string."""
     try:
         dtype = jnp.dtype(value)
-    except TypeError:
+    except (TypeError, ValueError):
         dtype = None
     if dtype is None or not is_inexact(dtype):
         raise TypeError(f"{owner}: argument '{name}' must be a floating-point dtype; got {describe(value)}")

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from gradflow._checked import FUNCTION, checked
 from gradflow._expressions._expression import Expression
 from gradflow._expressions._factory import Factory, P, decorate
 from gradflow._expressions._registry import KINDS, Kind
@@ -62,6 +63,7 @@ def register_functions(kind: str, value: type[FunctionValue]) -> None:
 register_functions("schedule", ScheduleValue)
 
 
+@checked(body=FUNCTION)
 def schedule(body: Callable[P, Schedule], /) -> Callable[P, Schedule]:
     """Turns a function that returns `count -> value` into a factory of schedules.
 

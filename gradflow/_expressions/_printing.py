@@ -100,7 +100,8 @@ def _atom(value: Any) -> str:
     if isinstance(value, jax.core.Tracer):
         return f"Tracer({describe(value)})"
     if isinstance(value, jax.Array):
-        scalar = value.shape == () and value.is_fully_addressable and value.dtype.kind in "fiub"
+        kind = getattr(value.dtype, "kind", "")  # PRNG keys have none
+        scalar = value.shape == () and value.is_fully_addressable and kind != "" and kind in "fiub"
         return f"Array({value.item()!r}, {value.dtype})" if scalar else f"Array({describe(value)})"
     if isinstance(value, np.ndarray):
         return f"array({value.tolist()!r})" if value.size <= 8 else f"array({describe(value)})"

@@ -4,6 +4,7 @@ from typing import Any
 
 import jax
 
+from gradflow._checked import ARRAYS, Number, checked
 from gradflow._core._plain_pairs import as_transformation
 from gradflow._core._transformation import GradientTransformation
 from gradflow._inspection._expression_checks import (
@@ -17,6 +18,7 @@ from gradflow._types import Params, Updates
 from gradflow.packed._pack import abstract_tree
 
 
+@checked(params=ARRAYS, grads=ARRAYS | None, steps=Number(0, 10_000, whole=True, static=True) | None)
 def check(
     tx: GradientTransformation,
     params: Params,

@@ -9,6 +9,7 @@ import numpy as np
 
 from gradflow import tree
 from gradflow._calls._context import context
+from gradflow._checked import ARRAYS, checked
 from gradflow._core._call import UpdatePart
 from gradflow._core._plain_pairs import as_transformation
 from gradflow._core._stage import Stage
@@ -104,6 +105,7 @@ _HEAD = ("stage", "parameters", "state", "B/parameter", "dtypes", "donated")
 _LEFT = (0, 4, 5)  # the left-aligned columns
 
 
+@checked(params=ARRAYS)
 def summary(tx: GradientTransformation, params: Params, **extra: Any) -> Summary:
     """The state of each stage of `tx` for `params`: bytes, dtypes, and whether it can be donated.
 

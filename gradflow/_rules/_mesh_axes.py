@@ -49,7 +49,7 @@ def sum_axes(axis_name: AxisName, *trees: Any) -> tuple[str, ...]:
         except NameError:
             raise ValueError(
                 f"{stage_name()}: argument 'axis_name' must name axes of an enclosing shard_map or vmap; "
-                f"got {name!r}"
+                f"got {describe(name)}"
             ) from None
     return names
 

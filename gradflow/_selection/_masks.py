@@ -73,7 +73,8 @@ def resolve_labels(labels: Any, known: Collection[Hashable], params: Any) -> Any
     def check(path: str, leaf: Any) -> None:
         if leaf not in known:
             raise ValueError(
-                f"{stage_name()}: labels must be one of {', '.join(map(repr, known))}; got {leaf!r} at "
+                f"{stage_name()}: labels must be one of {', '.join(map(repr, known))}; got "
+                f"{describe(leaf)} at "
                 f"'{path}'"
             )
 

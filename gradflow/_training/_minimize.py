@@ -10,6 +10,7 @@ import numpy as np
 
 from gradflow import tree
 from gradflow._calls._checks import as_arrays
+from gradflow._checked import FLOATS, TUPLE, Number, checked
 from gradflow._core._apply import apply_updates
 from gradflow._core._plain_pairs import as_transformation
 from gradflow._core._transformation import GradientTransformation
@@ -36,6 +37,12 @@ class MinimizeResult(NamedTuple):
     converged: jax.Array
 
 
+@checked(
+    max_steps=Number(0, 2**31 - 1, whole=True),
+    tol=Number(0),
+    args=TUPLE,
+    params=FLOATS,
+)
 def minimize(
     loss_fn: Callable[..., Any],
     params: Params,

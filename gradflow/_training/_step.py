@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import jax
 
 from gradflow import tree
+from gradflow._checked import FLAG, FLOATS, FUNCTION, checked
 from gradflow._core._apply import apply_updates
 from gradflow._core._call import UpdatePart
 from gradflow._core._plain_pairs import as_transformation
@@ -26,6 +27,7 @@ class StepResult(NamedTuple):
     aux: Any = None
 
 
+@checked(loss_fn=FUNCTION, has_aux=FLAG, same_batch=FLAG)
 def make_step(
     loss_fn: Callable[..., Any],
     tx: GradientTransformation,
@@ -57,6 +59,7 @@ def make_step(
     tx = as_transformation(tx, "make_step", "argument 'tx'")
     kept = same_batch and ends_in_search(tx)
 
+    @checked(params=FLOATS)
     def step(
         params: Params, state: OptState, *batch: Any, **extra: Any
     ) -> tuple[Params, OptState, StepResult]:

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from gradflow._calls._context import stage_name
+from gradflow._checked import AXES, TYPED, checked
 from gradflow._dtypes import compute_dtype
 from gradflow._errors import describe
 from gradflow._rules._math import bounded_square, saturated
@@ -26,6 +27,7 @@ def check_axis(owner: str, axis: Any) -> tuple[int, ...]:
     return axes
 
 
+@checked(per_elt_updates=TYPED, per_elt_axis=AXES)
 def get_batch_size_from_per_elt_updates(
     per_elt_updates: PerElementUpdates, per_elt_axis: int | list[int] | tuple[int, ...]
 ) -> int:

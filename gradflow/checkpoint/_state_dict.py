@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from gradflow._checked import FLAG, checked
 from gradflow._core._plain_pairs import as_transformation
 from gradflow._core._transformation import GradientTransformation
 from gradflow._errors import describe, names_hint
@@ -64,6 +65,7 @@ def state_dict(tx: GradientTransformation, state: OptState) -> dict[str, Any]:
     return {KEY: np.frombuffer(json.dumps(header).encode(), np.uint8), **arrays}
 
 
+@checked(strict=FLAG)
 def load_state_dict(
     tx: GradientTransformation, params: Params, d: Mapping[str, Any], *, strict: bool = True
 ) -> tuple[OptState, LoadReport]:

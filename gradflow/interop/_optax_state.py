@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from gradflow._checked import ARRAYS, Number, checked
 from gradflow._core._plain_pairs import as_transformation
 from gradflow._core._transformation import GradientTransformation, stages_of
 from gradflow._dtypes import is_complex, is_inexact
@@ -28,6 +29,7 @@ from gradflow.interop._state_traversal import (
 from gradflow.tree._paths import children, segment, show
 
 
+@checked(params=ARRAYS, count=Number(0, whole=True) | None)
 def from_optax_state(
     tx: GradientTransformation, state: Any, params: Params, *, count: int | jax.Array | None = None
 ) -> OptState:

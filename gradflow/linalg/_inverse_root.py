@@ -7,14 +7,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from gradflow._checked import checked
 from gradflow._dtypes import compute_dtype
 from gradflow._errors import describe
-from gradflow.linalg._arguments import at_least_zero, count, square
+from gradflow.linalg._arguments import PRECISION, at_least_zero, count, square
 from gradflow.linalg._power_iteration import dominant
 
 _NAME = "matrix_inverse_pth_root"
 
 
+@checked(precision=PRECISION | None)
 def matrix_inverse_pth_root(
     matrix: Any,
     p: Any,

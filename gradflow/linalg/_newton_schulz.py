@@ -9,9 +9,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from gradflow._checked import DTYPE, FLAG, checked
 from gradflow._dtypes import DType, compute_dtype, is_complex, is_inexact, real_dtype
 from gradflow._errors import describe
-from gradflow.linalg._arguments import array, at_least_zero, count
+from gradflow.linalg._arguments import PRECISION, array, at_least_zero, count
 from gradflow.tree._leaves import is_array_like
 
 Triple = tuple[Any, Any, Any]
@@ -104,6 +105,7 @@ _GRAM_FROM = 2
 _GRAM_STEPS = 2
 
 
+@checked(dtype=DTYPE | None, gram=FLAG | None, precision=PRECISION | None)
 def newton_schulz(
     x: Any,
     coefficients: Any = "keller",
@@ -171,11 +173,13 @@ def _rows(coefficients: Any, steps: int | None) -> list[Triple]:
     """One triple per step."""
     name = "newton_schulz"
     if steps is not None:
-        steps = count(name, "steps", steps)
+        steps = count(name, "steps", steps, most=10_000)
     if isinstance(coefficients, str):
         if coefficients not in NEWTON_SCHULZ_TABLES:
             names = ", ".join(NEWTON_SCHULZ_TABLES)
-            raise ValueError(f"{name}: argument 'coefficients' must be one of {names}; got {coefficients!r}")
+            raise ValueError(
+                f"{name}: argument 'coefficients' must be one of {names}; got {describe(coefficients)}"
+            )
         table: list[Any] = list(NEWTON_SCHULZ_TABLES[coefficients])
     else:
         if _is_triple(coefficients):

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from gradflow._checked import Number, checked
 from gradflow._dtypes import compute_dtype, promote
 from gradflow._errors import describe
 from gradflow.linalg._arguments import array, at_least_zero, count
@@ -14,6 +15,7 @@ from gradflow.linalg._arguments import array, at_least_zero, count
 _HIGHEST = jax.lax.Precision.HIGHEST
 
 
+@checked(unroll=Number(0, 10_000, whole=True, static=True))
 def nnls(A: Any, b: Any, iters: int, unroll: int | bool = 1, L: Any = None) -> jax.Array:
     """Computes `argmin_x |A x - b|_2` over `x >= 0`, by accelerated projected gradients.
 

@@ -8,15 +8,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from gradflow._checked import KEY, checked
 from gradflow._dtypes import DType, compute_dtype, is_complex, is_inexact, promote
 from gradflow._errors import describe
-from gradflow.linalg._arguments import at_least_zero, count, square
+from gradflow.linalg._arguments import PRECISION, at_least_zero, count, square
 from gradflow.tree._leaves import is_array_like
 from gradflow.tree._paths import path_string, show
 
 _NAME = "power_iteration"
 
 
+@checked(precision=PRECISION | None, key=KEY | None)
 def power_iteration(
     matrix: Any,
     *,

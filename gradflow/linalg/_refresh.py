@@ -6,11 +6,13 @@ from typing import Any, TypeVar
 import jax
 import jax.numpy as jnp
 
+from gradflow._checked import ARRAYS, FUNCTION, REAL, checked
 from gradflow._dtypes import is_inexact
 
 T = TypeVar("T")
 
 
+@checked(due=REAL, compute=FUNCTION, old=ARRAYS)
 def refresh(due: Any, compute: Callable[..., T], old: T, *operands: Any) -> T:
     """Returns `compute(old, *operands)` where `due` is true, and `old` elsewhere.
 

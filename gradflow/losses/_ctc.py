@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
+from gradflow._checked import Number, checked
 from gradflow._dtypes import compute_dtype
 from gradflow.losses._inputs import integer, number, parameter, real, same_shape
 from gradflow.losses._logspace import clamp, log_softmax
@@ -54,6 +55,7 @@ def _forward(log_symbol: jax.Array, may_skip: jax.Array, padded: jax.Array) -> j
     return jnp.concatenate([start[None], alphas])
 
 
+@checked(blank_id=Number(whole=True, static=True))
 def ctc_loss_with_forward_probs(
     logits: ArrayLike,
     logit_paddings: ArrayLike,
@@ -120,6 +122,7 @@ def ctc_loss_with_forward_probs(
     return loss.astype(out), report(blank), report(label[1:])
 
 
+@checked(blank_id=Number(whole=True, static=True))
 def ctc_loss(
     logits: ArrayLike,
     logit_paddings: ArrayLike,

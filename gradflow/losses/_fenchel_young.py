@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
+from gradflow._errors import describe
 from gradflow.losses._inputs import pair
 from gradflow.losses._logspace import weigh
 
@@ -37,7 +38,9 @@ def make_fenchel_young_loss(max_fun: MaxFun) -> Callable[..., jax.Array]:
     Source: Blondel et al. 2020, "Learning with Fenchel-Young Losses", arXiv:1901.02324.
     """
     if not callable(max_fun):
-        raise TypeError(f"make_fenchel_young_loss: argument 'max_fun' must be a function; got {max_fun!r}")
+        raise TypeError(
+            f"make_fenchel_young_loss: argument 'max_fun' must be a function; got {describe(max_fun)}"
+        )
 
     def fenchel_young_loss(scores: ArrayLike, targets: ArrayLike, *args: Any, **kwargs: Any) -> jax.Array:
         x, y, out = pair("fenchel_young_loss", ("scores", "targets"), scores, targets)

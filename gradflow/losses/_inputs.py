@@ -11,6 +11,7 @@ import numpy as np
 from jax.typing import ArrayLike, DTypeLike
 
 from gradflow._dtypes import DType, compute_dtype, promote
+from gradflow._errors import describe
 
 Axis = int | Sequence[int] | None
 
@@ -19,8 +20,8 @@ def number(function: str, name: str, value: ArrayLike) -> jax.Array:
     """`value` as an array of booleans, integers or real floating-point numbers."""
     try:
         array = jnp.asarray(value)
-    except (TypeError, ValueError) as error:
-        kind = type(value).__name__
+    except (TypeError, ValueError, OverflowError) as error:
+        kind = "an integer beyond 64 bits" if isinstance(value, int) else type(value).__name__
         raise TypeError(f"{function}: argument '{name}' must be an array of numbers; got {kind}") from error
     kinds: tuple[DTypeLike, ...] = (jnp.floating, jnp.integer, np.bool_)
     if not any(jnp.issubdtype(array.dtype, kind) for kind in kinds):
@@ -120,14 +121,17 @@ def axes_of(function: str, axis: Axis, ndim: int) -> tuple[int, ...]:
         return tuple(range(ndim))
     try:
         given = [operator.index(a) for a in (axis if isinstance(axis, Sequence) else (axis,))]
+        if any(isinstance(a, bool) for a in (axis if isinstance(axis, Sequence) else (axis,))):
+            raise TypeError("a bool")
     except TypeError as error:
         raise TypeError(
-            f"{function}: argument 'axis' must be an int, a tuple of them or None; got {axis!r}"
+            f"{function}: argument 'axis' must be an int, a tuple of them or None; got {describe(axis)}"
         ) from error
     axes = tuple(a + ndim if a < 0 else a for a in given)
     if not all(0 <= a < ndim for a in axes) or len(set(axes)) < len(axes):
         raise ValueError(
-            f"{function}: argument 'axis' must name distinct axes of {ndim}-dimensional inputs; got {axis!r}"
+            f"{function}: argument 'axis' must name distinct axes of {ndim}-dimensional inputs; got "
+            f"{describe(axis)}"
         )
     return axes
 

@@ -8,6 +8,7 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from gradflow._dtypes import compute_dtype
+from gradflow._errors import describe
 from gradflow.losses._inputs import keep, mask_of, number, pair, same_shape
 from gradflow.losses._logspace import log_softmax, weigh
 
@@ -55,7 +56,7 @@ def ranking_softmax_loss(
     if x.ndim == 0:
         raise ValueError(f"{name}: argument 'logits' must have shape [..., items]; got ()")
     if reduce_fn is not None and not callable(reduce_fn):
-        raise TypeError(f"{name}: argument 'reduce_fn' must be a function or None; got {reduce_fn!r}")
+        raise TypeError(f"{name}: argument 'reduce_fn' must be a function or None; got {describe(reduce_fn)}")
     last = (x.ndim - 1,)
     mask = mask_of(name, where, x.shape, last)
     if weights is not None:

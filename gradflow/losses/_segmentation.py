@@ -6,7 +6,9 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
+from gradflow._checked import FLAG, checked
 from gradflow._dtypes import DType, compute_dtype
+from gradflow._errors import describe
 from gradflow.losses._inputs import (
     Axis,
     axes_of,
@@ -21,6 +23,7 @@ from gradflow.losses._logspace import one_hot_at_infinity
 Reduction = Literal["mean", "sum", "none"]
 
 
+@checked(apply_softmax=FLAG, ignore_background=FLAG)
 def dice_loss(
     predictions: ArrayLike,
     targets: ArrayLike,
@@ -61,7 +64,9 @@ def dice_loss(
     """
     name = "dice_loss"
     if reduction not in ("mean", "sum", "none"):
-        raise ValueError(f"{name}: argument 'reduction' must be 'mean', 'sum' or 'none'; got {reduction!r}")
+        raise ValueError(
+            f"{name}: argument 'reduction' must be 'mean', 'sum' or 'none'; got {describe(reduction)}"
+        )
     x = real(name, "predictions", predictions)
     t = number(name, "targets", targets)
     if t.ndim == x.ndim + 1:
@@ -76,7 +81,9 @@ def dice_loss(
     x, t = x.astype(work), t.astype(work)
     axes = tuple(range(1, x.ndim - 1)) if axis is None else axes_of(name, axis, x.ndim)
     if x.ndim - 1 in axes:
-        raise ValueError(f"{name}: argument 'axis' must not name the last axis, the classes; got {axis!r}")
+        raise ValueError(
+            f"{name}: argument 'axis' must not name the last axis, the classes; got {describe(axis)}"
+        )
     alone = x.shape[-1] == 1
     if alone:  # the axis is dropped, since compilers copy around an axis of size 1
         x, t = x[..., 0], t[..., 0]
@@ -128,6 +135,7 @@ def _check_probabilities(name: str, p: jax.Array, alone: bool, dtype: DType) -> 
     )
 
 
+@checked(apply_softmax=FLAG, ignore_background=FLAG)
 def multiclass_generalized_dice_loss(
     predictions: ArrayLike,
     targets: ArrayLike,
@@ -178,6 +186,7 @@ def multiclass_generalized_dice_loss(
     return jnp.mean(losses).astype(out)
 
 
+@checked(apply_sigmoid=FLAG)
 def binary_dice_loss(
     predictions: ArrayLike,
     targets: ArrayLike,

@@ -7,12 +7,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from gradflow._checked import Number, checked
 from gradflow._errors import describe
 from gradflow.tree._paths import path_string, show
 
 Batch = list[tuple[str, Any, int]]  # name of the argument in errors, its tree, its batch axis
 
 
+@checked(axis=Number(whole=True, static=True))
 def reshape_batch_axis(tree: Any, microbatch_size: int, axis: int = 0) -> Any:
     """Splits the batch axis of every leaf into `(number of pieces, microbatch_size)`.
 

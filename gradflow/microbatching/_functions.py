@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import jax
 
+from gradflow._checked import AXES, FLAG, checked
 from gradflow._errors import describe
 from gradflow.microbatching._accumulate import AccumulationType
 from gradflow.microbatching._batch import Batch, pick_batched
@@ -19,6 +20,7 @@ class Aux(NamedTuple):
     aux: Any  # the function's auxiliary output
 
 
+@checked(argnums=AXES)
 def microbatch(
     fun: Callable[..., Any],
     argnums: int | Sequence[int],
@@ -140,6 +142,7 @@ def micro_vmap(
     return mapped
 
 
+@checked(has_aux=FLAG, argnums=AXES, batch_argnums=AXES, keep_batch_dim=FLAG)
 def micro_grad(
     fun: Callable[..., Any],
     has_aux: bool = False,

@@ -13,7 +13,7 @@ from gradflow._core._compose import chain
 from gradflow._core._decorators import transformation
 from gradflow._core._transformation import GradientTransformation
 from gradflow._dtypes import real_dtype
-from gradflow._expressions._arguments import Decay, Finite, Limit, NonNegative, Rate, Size
+from gradflow._expressions._arguments import Decay, Finite, Limit, NonNegative, PositiveLength, Rate
 from gradflow._rules._leafwise import Scalars, as_scalar, leafwise, specialize
 from gradflow._rules._math import bounded, bounded_square, safe_sqrt
 from gradflow._rules._mesh_axes import refuse_varying
@@ -99,7 +99,7 @@ def scale_by_factored_rms(
     factored: bool = True,
     decay_rate: NonNegative = 0.8,
     step_offset: Finite = 0,
-    min_dim_size_to_factor: Size = 128,
+    min_dim_size_to_factor: PositiveLength = 128,
     epsilon: NonNegative = 1e-30,
     decay_rate_fn: Callable[[jax.Array, Any], Any] | None = None,
 ) -> Pair:
@@ -176,7 +176,7 @@ def _columns(f: Callable[[Any], tuple[Any, ...]], updates: Any) -> tuple[Any, ..
 @transformation
 def adafactor(
     learning_rate: Rate | None = None,
-    min_dim_size_to_factor: Size = 128,
+    min_dim_size_to_factor: PositiveLength = 128,
     decay_rate: NonNegative = 0.8,
     decay_offset: Finite = 0,
     multiply_by_parameter_scale: bool = True,

@@ -11,7 +11,7 @@ from gradflow._core._compose import chain
 from gradflow._core._decorators import transformation
 from gradflow._core._transformation import GradientTransformation
 from gradflow._dtypes import real_dtype
-from gradflow._expressions._arguments import Decay, NonNegative, Positive, Rate, Size
+from gradflow._expressions._arguments import Decay, NonNegative, Positive, PositiveLength, Rate, Size
 from gradflow._rules._leafwise import leafwise, specialize
 from gradflow._rules._mesh_axes import refuse_varying
 from gradflow._rules._state import at_least_float32, increment, zero_scalar
@@ -72,7 +72,7 @@ def apollo_rule(
 
 @transformation
 def scale_by_apollo(
-    rank: Size = 256,
+    rank: PositiveLength = 256,
     update_proj_gap: Size = 200,
     scale: NonNegative = 1.0,
     b1: Decay = 0.9,
@@ -159,7 +159,7 @@ def _projections(key: Any, updates: Updates, rank: int) -> Updates:
 @transformation
 def apollo(
     learning_rate: Rate,
-    rank: Size = 256,
+    rank: PositiveLength = 256,
     update_proj_gap: Size = 200,
     scale: NonNegative = 1.0,
     weight_decay: NonNegative = 0.0,

@@ -13,7 +13,7 @@ from gradflow._core._compose import chain
 from gradflow._core._decorators import transformation
 from gradflow._core._plain_pairs import as_transformation
 from gradflow._core._transformation import GradientTransformation, stages_of
-from gradflow._expressions._arguments import NonNegative, Rate, Size
+from gradflow._expressions._arguments import NonNegative, PositiveLength, Rate, Size
 from gradflow._expressions._registry import register_record
 from gradflow._rules._leafwise import specialize
 from gradflow._rules._mesh_axes import refuse_varying
@@ -103,7 +103,7 @@ def _shapes(leaf: Any, axes: MatrixAxes, rank: int) -> tuple[tuple[int, ...], tu
 
 @transformation
 def scale_by_galore(
-    rank: Size = 128,
+    rank: PositiveLength = 128,
     update_proj_gap: Size = 200,
     scale: NonNegative = 1.0,
     base_optimizer: GradientTransformation | None = None,
@@ -193,7 +193,7 @@ def scale_by_galore(
 @transformation
 def galore(
     learning_rate: Rate,
-    rank: Size = 128,
+    rank: PositiveLength = 128,
     update_proj_gap: Size = 200,
     scale: NonNegative = 1.0,
     base_optimizer: GradientTransformation | None = None,

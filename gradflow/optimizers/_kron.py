@@ -12,7 +12,8 @@ from gradflow._core._compose import chain
 from gradflow._core._decorators import transformation
 from gradflow._core._transformation import GradientTransformation
 from gradflow._dtypes import real_dtype
-from gradflow._expressions._arguments import Decay, Fraction, Index, NonNegative, Positive, Rate
+from gradflow._errors import describe
+from gradflow._expressions._arguments import Decay, Fraction, Length, NonNegative, Positive, Rate
 from gradflow._rules._leafwise import Scalars
 from gradflow._rules._math import one_minus_power, safe_sqrt
 from gradflow._rules._state import at_least_float32, first_moment, increment, zero_scalar
@@ -153,7 +154,7 @@ def scale_by_kron(
     b1: Decay = 0.9,
     preconditioner_update_probability: Fraction | None = None,
     preconditioner_lr: Positive = 0.1,
-    max_size_triangular: Index = 8192,
+    max_size_triangular: Length = 8192,
     memory_save_mode: Memory = None,
     *,
     key: Any = 0,
@@ -184,7 +185,7 @@ def scale_by_kron(
     if memory_save_mode not in (None, "one_diag", "all_diag"):
         raise ValueError(
             "scale_by_kron: argument 'memory_save_mode' must be None, 'one_diag' or 'all_diag'; "
-            f"got {memory_save_mode!r}"
+            f"got {describe(memory_save_mode)}"
         )
     check_key("scale_by_kron", key)
     make = functools.partial(_first_factors, max_size=max_size_triangular, memory=memory_save_mode)
@@ -224,7 +225,7 @@ def kron(
     weight_decay: NonNegative = 0.0,
     preconditioner_update_probability: Fraction | None = None,
     preconditioner_lr: Positive = 0.1,
-    max_size_triangular: Index = 8192,
+    max_size_triangular: Length = 8192,
     memory_save_mode: Memory = None,
     mask: MaskOrFn | None = None,
     *,

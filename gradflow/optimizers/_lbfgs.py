@@ -15,7 +15,7 @@ from gradflow._core._compose import chain, identity
 from gradflow._core._decorators import transformation
 from gradflow._core._transformation import GradientTransformation
 from gradflow._dtypes import promote
-from gradflow._expressions._arguments import Rate, Size
+from gradflow._expressions._arguments import Iterations, Rate
 from gradflow._rules._mesh_axes import refuse_varying
 from gradflow._rules._state import at_least_float32, increment, zero_scalar
 from gradflow._types import OptState, Pair, Params, Updates
@@ -212,7 +212,7 @@ def _step(
 
 
 @transformation(packable=True)
-def scale_by_lbfgs(memory_size: Size = 10, scale_init_precond: bool = True) -> Pair:
+def scale_by_lbfgs(memory_size: Iterations = 10, scale_init_precond: bool = True) -> Pair:
     """Multiplies by an inverse Hessian estimated from the last steps.
 
         s = p - p_last,  y = g - g_last
@@ -277,7 +277,7 @@ def scale_by_lbfgs(memory_size: Size = 10, scale_init_precond: bool = True) -> P
 @transformation
 def lbfgs(
     learning_rate: Rate | None = None,
-    memory_size: Size = 10,
+    memory_size: Iterations = 10,
     scale_init_precond: bool = True,
     linesearch: GradientTransformation | None = scale_by_zoom_linesearch(  # noqa: B008  # a value
         max_linesearch_steps=20, initial_guess_strategy="one"

@@ -10,6 +10,7 @@ import numpy as np
 from gradflow._core._compose import chain
 from gradflow._core._decorators import transformation
 from gradflow._core._transformation import GradientTransformation
+from gradflow._errors import describe
 from gradflow._expressions._arguments import Decay, NonNegative, Positive, Rate
 from gradflow._rules._leafwise import Scalars, leafwise, specialize
 from gradflow._rules._state import first_moment, increment, zero_scalar
@@ -84,7 +85,9 @@ def scale_by_lion(
     Source: Chen et al. 2023, arXiv:2302.06675.
     """
     if mode not in _SIGNS:
-        raise ValueError(f"scale_by_lion: argument 'mode' must be one of {sorted(_SIGNS)}; got {mode!r}")
+        raise ValueError(
+            f"scale_by_lion: argument 'mode' must be one of {sorted(_SIGNS)}; got {describe(mode)}"
+        )
     # A small b2 would amplify the rounding, and the value of a traced one is not known.
     read_back = isinstance(b2, int | float | np.ndarray | np.generic) and float(b2) >= 0.5
     rule = specialize(lion_rule, sign=_SIGNS[mode], read_back=read_back)

@@ -13,7 +13,7 @@ from gradflow._core._compose import chain, init_empty_state
 from gradflow._core._decorators import transformation
 from gradflow._core._transformation import GradientTransformation
 from gradflow._errors import describe
-from gradflow._expressions._arguments import Decay, NonNegative, Rate, Size
+from gradflow._expressions._arguments import Decay, Iterations, NonNegative, Rate
 from gradflow._expressions._registry import register_record
 from gradflow._rules._leafwise import Scalars, specialize
 from gradflow._rules._math import one_minus_power, safe_sqrt
@@ -152,7 +152,7 @@ def _table(ns_coeffs: Any) -> tuple[Any, Any]:
     if isinstance(ns_coeffs, str) and ns_coeffs not in _NAMED:
         raise ValueError(
             f"scale_by_muon: argument 'ns_coeffs' must be three numbers, rows of three numbers or one of "
-            f"{', '.join(_NAMED)}; got {ns_coeffs!r}"
+            f"{', '.join(_NAMED)}; got {describe(ns_coeffs)}"
         )
     table = _NAMED[ns_coeffs] if isinstance(ns_coeffs, str) else ns_coeffs
     shape = _shape(table)
@@ -184,7 +184,7 @@ def _stack(rows: Any, dtype: Any) -> Any:
 @transformation
 def scale_by_muon(
     ns_coeffs: Any = _JORDAN,
-    ns_steps: Size = 5,
+    ns_steps: Iterations = 5,
     beta: Decay = 0.95,
     eps: NonNegative = 1e-8,
     mu_dtype: Any = None,
@@ -320,7 +320,7 @@ def _labels(numbers: Any, params: Params) -> Any:
 def muon(
     learning_rate: Rate,
     ns_coeffs: Any = _JORDAN,
-    ns_steps: Size = 5,
+    ns_steps: Iterations = 5,
     beta: Decay = 0.95,
     eps: NonNegative = 1e-8,
     weight_decay: NonNegative = 0.0,

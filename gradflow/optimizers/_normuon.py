@@ -10,7 +10,8 @@ from gradflow._core._compose import chain
 from gradflow._core._decorators import transformation
 from gradflow._core._transformation import GradientTransformation
 from gradflow._dtypes import real_dtype
-from gradflow._expressions._arguments import Decay, NonNegative, Positive, Rate, Size
+from gradflow._errors import describe
+from gradflow._expressions._arguments import Decay, Iterations, NonNegative, Positive, Rate
 from gradflow._rules._leafwise import Scalars, specialize
 from gradflow._rules._math import abs_sq, bounded, bounded_square, safe_sqrt
 from gradflow._rules._state import at_least_float32
@@ -80,7 +81,9 @@ def scale_by_neuron_norm(
     Source: Li et al. 2025, arXiv:2510.05491.
     """
     if axis not in ("outputs", "longer"):
-        raise ValueError(f"scale_by_neuron_norm: argument 'axis' must be 'outputs' or 'longer'; got {axis!r}")
+        raise ValueError(
+            f"scale_by_neuron_norm: argument 'axis' must be 'outputs' or 'longer'; got {describe(axis)}"
+        )
     rule = specialize(neuron_norm_rule, axis=axis)
 
     def init(params: Params) -> OptState:
@@ -106,7 +109,7 @@ def _zeros(axis: Axis, shape: tuple[int, ...], p: Any) -> jax.Array:
 def normuon(
     learning_rate: Rate,
     ns_coeffs: Any = "keller",
-    ns_steps: Size = 5,
+    ns_steps: Iterations = 5,
     beta: Decay = 0.95,
     b2: Decay = 0.95,
     weight_decay: NonNegative = 0.0,

@@ -6,7 +6,8 @@ import jax
 
 from gradflow._core._compose import init_empty_state
 from gradflow._core._decorators import transformation
-from gradflow._expressions._arguments import Positive, Size
+from gradflow._errors import describe
+from gradflow._expressions._arguments import Iterations, Positive
 from gradflow._rules._leafwise import specialize
 from gradflow._types import EmptyState, Pair, Params, Updates
 from gradflow.linalg import NEWTON_SCHULZ_TABLES, newton_schulz
@@ -22,7 +23,7 @@ def orthogonalize_rule(x: jax.Array, s: Any, *, table: Any, steps: int | None, d
 @transformation
 def orthogonalize(
     ns_coeffs: str = "quintic",
-    ns_steps: Size | None = None,
+    ns_steps: Iterations | None = None,
     eps: Positive = 1e-7,
     *,
     matrices: Any = None,
@@ -44,7 +45,7 @@ def orthogonalize(
     if ns_coeffs not in NEWTON_SCHULZ_TABLES:
         raise ValueError(
             f"orthogonalize: argument 'ns_coeffs' must be one of {', '.join(NEWTON_SCHULZ_TABLES)}; "
-            f"got {ns_coeffs!r}"
+            f"got {describe(ns_coeffs)}"
         )
     rule = specialize(orthogonalize_rule, table=ns_coeffs, steps=ns_steps, dtype=ns_dtype)
 

@@ -12,7 +12,8 @@ from gradflow._calls._context import stage_name
 from gradflow._core._compose import chain
 from gradflow._core._decorators import transformation
 from gradflow._core._transformation import GradientTransformation
-from gradflow._expressions._arguments import Fraction, NonNegative, Rate, Size
+from gradflow._errors import describe
+from gradflow._expressions._arguments import Fraction, Iterations, NonNegative, Rate
 from gradflow._rules._leafwise import Scalars, specialize
 from gradflow._rules._math import abs_sq, safe_sqrt
 from gradflow._rules._state import first_moment
@@ -80,7 +81,7 @@ def scale_by_scion(
     *,
     matrices: Any = None,
     ns_coeffs: str = "keller",
-    ns_steps: Size | None = None,
+    ns_steps: Iterations | None = None,
     mu_dtype: Any = None,
 ) -> Pair:
     """Averages the gradients and takes the direction that lowers the loss most in a step of norm one.
@@ -107,13 +108,14 @@ def scale_by_scion(
     if ns_coeffs not in NEWTON_SCHULZ_TABLES:
         raise ValueError(
             f"scale_by_scion: argument 'ns_coeffs' must be one of {', '.join(NEWTON_SCHULZ_TABLES)}; "
-            f"got {ns_coeffs!r}"
+            f"got {describe(ns_coeffs)}"
         )
     asked = {} if norms is None else dict(norms)
     for key, norm in asked.items():
         if norm not in NORMS:
             raise ValueError(
-                f"scale_by_scion: the norm for {key!r} must be one of {', '.join(NORMS)}; got {norm!r}"
+                f"scale_by_scion: the norm for {key!r} must be one of {', '.join(NORMS)}; got "
+                f"{describe(norm)}"
             )
 
     def init(params: Params) -> OptState:
@@ -195,7 +197,7 @@ def scion(
     *,
     matrices: Any = None,
     ns_coeffs: str = "keller",
-    ns_steps: Size | None = None,
+    ns_steps: Iterations | None = None,
     mu_dtype: Any = None,
 ) -> GradientTransformation:
     """Scion: `scale_by_scion` times a radius, then the learning rate.

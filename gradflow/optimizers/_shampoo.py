@@ -10,7 +10,17 @@ from gradflow._calls._checks import check_like
 from gradflow._core._compose import chain
 from gradflow._core._decorators import transformation
 from gradflow._core._transformation import GradientTransformation
-from gradflow._expressions._arguments import Decay, Index, NonNegative, Positive, Rate, Size
+from gradflow._errors import describe
+from gradflow._expressions._arguments import (
+    Decay,
+    Index,
+    Length,
+    NonNegative,
+    Positive,
+    PositiveLength,
+    Rate,
+    Size,
+)
 from gradflow._rules._leafwise import Scalars, specialize
 from gradflow._rules._math import abs_sq, one_minus_power, safe_sqrt
 from gradflow._rules._state import first_moment, increment, second_moment, zero_scalar
@@ -116,13 +126,13 @@ def scale_by_shampoo(
     beta: Decay | None = None,
     eps: Positive = 1e-6,
     precondition_frequency: Size = 1,
-    max_dim: Index = 8192,
+    max_dim: Length = 8192,
     *,
     grafting: Literal["adam"] | None = None,
     b2: Decay = 0.999,
     graft_eps: Positive = 1e-8,
     start_step: Index = 0,
-    block_size: Size | None = None,
+    block_size: PositiveLength | None = None,
     one_sided: bool = False,
     matrices: Any = None,
     mu_dtype: Any = None,
@@ -151,7 +161,9 @@ def scale_by_shampoo(
     2020, arXiv:2002.09018; Xie et al. 2025, arXiv:2502.20762 for one side.
     """
     if grafting not in (None, "adam"):
-        raise ValueError(f"scale_by_shampoo: argument 'grafting' must be None or 'adam'; got {grafting!r}")
+        raise ValueError(
+            f"scale_by_shampoo: argument 'grafting' must be None or 'adam'; got {describe(grafting)}"
+        )
     options = _Options(precondition_frequency, start_step, beta is not None, one_sided)
     rule = specialize(shampoo_rule, options=options)
     make = functools.partial(_first_sides, max_dim, one_sided)
@@ -207,14 +219,14 @@ def shampoo(
     eps: Positive = 1e-6,
     weight_decay: NonNegative = 0.0,
     precondition_frequency: Size = 1,
-    max_dim: Index = 8192,
+    max_dim: Length = 8192,
     mask: MaskOrFn | None = None,
     *,
     grafting: Literal["adam"] | None = None,
     b2: Decay = 0.999,
     graft_eps: Positive = 1e-8,
     start_step: Index = 0,
-    block_size: Size | None = None,
+    block_size: PositiveLength | None = None,
     one_sided: bool = False,
     matrices: Any = None,
     others: GradientTransformation | None = None,

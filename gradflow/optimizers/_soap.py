@@ -10,7 +10,7 @@ from gradflow._calls._checks import check_like
 from gradflow._core._compose import chain
 from gradflow._core._decorators import transformation
 from gradflow._core._transformation import GradientTransformation
-from gradflow._expressions._arguments import Decay, Index, NonNegative, Positive, Rate, Size
+from gradflow._expressions._arguments import Decay, Index, Length, NonNegative, Positive, Rate, Size
 from gradflow._rules._leafwise import Scalars, leafwise, specialize
 from gradflow._rules._math import abs_sq, one_minus_power, safe_sqrt
 from gradflow._rules._state import first_moment, increment, second_moment, zero_scalar
@@ -114,7 +114,7 @@ def scale_by_soap(
     shampoo_beta: Decay = 0.95,
     eps: Positive = 1e-8,
     precondition_frequency: Size = 10,
-    max_dim: Index = 10000,
+    max_dim: Length = 10000,
     *,
     refresh_first: bool = False,
     matrices: Any = None,
@@ -233,7 +233,7 @@ def soap(
     eps: Positive = 1e-8,
     weight_decay: NonNegative = 0.01,
     precondition_frequency: Size = 10,
-    max_dim: Index = 10000,
+    max_dim: Length = 10000,
     mask: MaskOrFn | None = None,
     *,
     refresh_first: bool = False,

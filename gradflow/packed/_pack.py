@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from gradflow._checked import ARRAYS, Kind, checked
 from gradflow._errors import describe
 from gradflow.packed._layout import Layout, _arrange
 
@@ -56,6 +57,7 @@ def is_packed(node: Any) -> bool:
     return isinstance(node, Packed)
 
 
+@checked(tree=ARRAYS, like=Kind("a tree that pack returned", is_packed) | None)
 def pack(tree: Any, like: Packed | None = None) -> Packed:
     """The leaves of a tree in one buffer for each dtype.
 

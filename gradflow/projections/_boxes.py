@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from gradflow._checked import is_number_or_array
 from gradflow._dtypes import is_complex
 from gradflow._errors import describe
 from gradflow.projections._trees import is_none, project, radius_of, read
@@ -32,7 +33,7 @@ def _bounds(name: str, argument: str, tree: Any, bound: Any) -> list[Any]:
         if leaf is None:
             continue
         if b is not None:
-            if not is_array_like(b) or is_complex(jnp.result_type(b)):
+            if not is_number_or_array(b) or is_complex(jnp.result_type(b)):
                 raise TypeError(
                     f"{name}: argument '{argument}' must have real bounds; got {describe(b)} at"
                     f" {show(path_string(path))}"

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from gradflow._checked import is_number_or_array
 from gradflow._dtypes import DType, compute_dtype, is_complex, is_inexact, promote
 from gradflow._errors import describe
 from gradflow.tree._leaves import is_array_like
@@ -69,7 +70,7 @@ def _compiled(
 
 
 def scalar(name: str, argument: str, value: Any, dtype: DType) -> jax.Array:
-    if not is_array_like(value) or np.ndim(value) != 0 or is_complex(jnp.result_type(value)):
+    if not is_number_or_array(value) or np.ndim(value) != 0 or is_complex(jnp.result_type(value)):
         raise TypeError(f"{name}: argument '{argument}' must be a real scalar; got {describe(value)}")
     return jnp.asarray(value, dtype=dtype)
 

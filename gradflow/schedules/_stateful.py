@@ -6,6 +6,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 import jax
 import jax.numpy as jnp
 
+from gradflow._checked import FUNCTION, checked
 from gradflow._rules._state import increment
 
 
@@ -35,6 +36,7 @@ class WrappedScheduleState(NamedTuple):
 class WrappedSchedule:
     """A schedule of the step count as a stateful schedule."""
 
+    @checked(schedule_fn=FUNCTION)
     def __init__(self, schedule_fn: Callable[[Any], Any]) -> None:
         self.schedule_fn = schedule_fn
 

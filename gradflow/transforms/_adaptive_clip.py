@@ -5,6 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from gradflow._checked import ARRAY, AXES, Number, checked
 from gradflow._core._compose import init_empty_state
 from gradflow._core._decorators import transformation
 from gradflow._dtypes import compute_dtype, real_dtype
@@ -15,6 +16,7 @@ from gradflow._rules._unit_norm import Axis, check_axis, check_has_axis, input_n
 from gradflow._types import EmptyState, Pair, Params, Updates
 
 
+@checked(x=ARRAY, axis=AXES | None)
 def unitwise_norm(x: Any, axis: Axis = None) -> jax.Array:
     """The 2-norm of each unit of a layer, in the shape of `x`.
 
@@ -30,6 +32,7 @@ def unitwise_norm(x: Any, axis: Axis = None) -> jax.Array:
     return jnp.broadcast_to(size / power, x.shape)
 
 
+@checked(g_norm=ARRAY, max_norm=ARRAY, grad=ARRAY, div_eps=Number(0))
 def unitwise_clip(g_norm: Any, max_norm: Any, grad: Any, div_eps: Any = 1e-6) -> jax.Array:
     """Multiplies `grad` by `max_norm / max(g_norm, div_eps)` where `g_norm` is larger than `max_norm`.
 

@@ -31,10 +31,10 @@ def read_key(owner: str, key: Any, seed: Any, *, required: bool = False) -> Any:
 
 def check_key(owner: str, key: Any) -> None:
     """Raises TypeError unless `key` is one PRNG key or an integer, the seed of one."""
-    integer = isinstance(key, int | np.integer) and not isinstance(key, bool)
+    integer = isinstance(key, int | np.integer) and not isinstance(key, bool) and -(2**63) <= key < 2**63
     if integer or (isinstance(key, jax.Array) and (key.ndim == 0 if _is_typed(key) else _is_data(key))):
         return
-    raise TypeError(f"{owner}: argument 'key' must be one PRNG key or an integer; got {describe(key)}")
+    raise TypeError(f"{owner}: argument 'key' must be one PRNG key or a 64-bit integer; got {describe(key)}")
 
 
 def key_state(key: Any, params: Params) -> jax.Array:

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from gradflow._checked import FLAG, NUMBERS, Number, checked
 from gradflow._dtypes import compute_dtype, is_inexact, promote
 from gradflow._errors import describe
 from gradflow._rules._math import abs_sq
@@ -15,6 +16,7 @@ from gradflow._types import Updates
 from gradflow.tree._paths import path_string
 
 
+@checked(grads=NUMBERS, l2_norm_clip=Number(0))
 def per_example_global_norm_clip(grads: Updates, l2_norm_clip: Any) -> tuple[Updates, jax.Array]:
     """Clips the gradient of each example by its norm over all leaves, then sums over examples.
 
@@ -33,6 +35,7 @@ def per_example_global_norm_clip(grads: Updates, l2_norm_clip: Any) -> tuple[Upd
     return jax.tree.unflatten(structure, sums), count
 
 
+@checked(grads=NUMBERS, global_l2_norm_clip=Number(0), uniform=FLAG)
 def per_example_layer_norm_clip(
     grads: Updates, global_l2_norm_clip: Any, uniform: bool = True
 ) -> tuple[Updates, Updates]:

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 
 from gradflow._calls._reports import report
 from gradflow._core._decorators import transformation
+from gradflow._errors import describe
 from gradflow._expressions._arguments import NonNegative, Positive, Rate
 from gradflow._rules._leafwise import Scalars, leafwise, specialize
 from gradflow._rules._state import increment, zero_scalar
@@ -78,7 +79,9 @@ def step_with_decay(
     "corrected"; Chen et al. 2025, arXiv:2510.12402 for `cautious`.
     """
     if kind not in _SCALARS:
-        raise ValueError(f"step_with_decay: argument 'kind' must be one of {sorted(_SCALARS)}; got {kind!r}")
+        raise ValueError(
+            f"step_with_decay: argument 'kind' must be one of {sorted(_SCALARS)}; got {describe(kind)}"
+        )
     if (peak_rate is None) != (kind == "decoupled"):
         raise ValueError(
             "step_with_decay: argument 'peak_rate', the largest learning rate, must be given for "

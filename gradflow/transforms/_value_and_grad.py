@@ -7,9 +7,11 @@ import jax
 import jax.numpy as jnp
 
 from gradflow import tree
+from gradflow._checked import FUNCTION, checked
 from gradflow._types import OptState, Params, Updates
 
 
+@checked(value_fn=FUNCTION)
 def value_and_grad_from_state(
     value_fn: Callable[..., Any],
 ) -> Callable[..., tuple[jax.Array, Updates]]:

@@ -12,72 +12,77 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from gradflow._checked import ARRAYS, NUMBERS, SCALAR, checked
 from gradflow._dtypes import DType, compute_dtype, is_complex, is_inexact, promote
-from gradflow.tree._leaves import arrays_of, call, check_scalar, common_dtype, is_numeric_dtype
+from gradflow.tree._leaves import arrays_of, call, common_dtype, is_numeric_dtype
 from gradflow.tree._structure import match
 
 
+@checked(tree_x=NUMBERS, tree_y=NUMBERS, other_trees=NUMBERS)
 def add(tree_x: Any, tree_y: Any, *other_trees: Any) -> Any:
     """The sum of two or more trees."""
     return call(_add, tree_x, tree_y, *other_trees)
 
 
+@checked(tree_x=NUMBERS, tree_y=NUMBERS)
 def sub(tree_x: Any, tree_y: Any) -> Any:
     """`tree_x - tree_y`."""
     return call(_sub, tree_x, tree_y)
 
 
+@checked(tree_x=NUMBERS, tree_y=NUMBERS)
 def mul(tree_x: Any, tree_y: Any) -> Any:
     """`tree_x * tree_y`."""
     return call(_mul, tree_x, tree_y)
 
 
+@checked(tree_x=NUMBERS, tree_y=NUMBERS)
 def div(tree_x: Any, tree_y: Any) -> Any:
     """`tree_x / tree_y`; integers are divided as float32."""
     return call(_div, tree_x, tree_y)
 
 
+@checked(scalar=SCALAR, tree=NUMBERS)
 def scale(scalar: Any, tree: Any) -> Any:
     """`scalar * tree`.
 
     Only the kind of the scalar's dtype counts, not its width: a bfloat16 leaf stays bfloat16. A complex
     scalar makes real leaves complex, and a real scalar makes integer leaves float32.
     """
-    check_scalar("tree.scale", "scalar", scalar)
     return call(_scale, scalar, tree)
 
 
+@checked(tree_x=NUMBERS, scalar=SCALAR, tree_y=NUMBERS)
 def add_scale(tree_x: Any, scalar: Any, tree_y: Any) -> Any:
     """`tree_x + scalar * tree_y`; the scalar's dtype counts like in `scale`."""
-    check_scalar("tree.add_scale", "scalar", scalar)
     return call(_add_scale, tree_x, scalar, tree_y)
 
 
+@checked(tree=NUMBERS, min_value=SCALAR | None, max_value=SCALAR | None)
 def clip(tree: Any, min_value: Any = None, max_value: Any = None) -> Any:
     """Clips every number to `[min_value, max_value]`; a bound of None is unbounded.
 
     The dtypes of the bounds count like the scalar's in `scale`. NaN stays NaN. Complex leaves raise
     TypeError.
     """
-    for bound, name in ((min_value, "min_value"), (max_value, "max_value")):
-        if bound is not None:
-            check_scalar("tree.clip", name, bound)
     return call(_clip, tree, min_value, max_value)
 
 
+@checked(tree=NUMBERS)
 def conj(tree: Any) -> Any:
     """The complex conjugate."""
     return call(_conj, tree)
 
 
+@checked(tree=NUMBERS)
 def real(tree: Any) -> Any:
     """The real part."""
     return call(_real, tree)
 
 
+@checked(condition=SCALAR, tree_x=ARRAYS, tree_y=ARRAYS)
 def where(condition: Any, tree_x: Any, tree_y: Any) -> Any:
     """`tree_x` if the scalar `condition` holds, else `tree_y`; leaves may be PRNG keys too."""
-    check_scalar("tree.where", "condition", condition)
     return call(_where, condition, tree_x, tree_y)
 
 

@@ -9,11 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental import shard_alike
 
+from gradflow._checked import ARRAYS, DTYPE, SCALAR, SHAPE, checked
 from gradflow._dtypes import DType, is_complex
-from gradflow.tree._leaves import check_scalar, dtype_of, raise_leaf_error
+from gradflow.tree._leaves import dtype_of, raise_leaf_error
 from gradflow.tree._structure import match
 
 
+@checked(tree=ARRAYS, dtype=DTYPE | None)
 def zeros_like(tree: Any, dtype: Any = None) -> Any:
     """A tree of zeros with the leaves' shapes, dtypes and shardings, in new buffers of strong types.
 
@@ -22,14 +24,15 @@ def zeros_like(tree: Any, dtype: Any = None) -> Any:
     return full_like(tree, 0, dtype)
 
 
+@checked(tree=ARRAYS, dtype=DTYPE | None)
 def ones_like(tree: Any, dtype: Any = None) -> Any:
     """A tree of ones; see `zeros_like`."""
     return full_like(tree, 1, dtype)
 
 
+@checked(tree=ARRAYS, fill_value=SCALAR, dtype=DTYPE | None)
 def full_like(tree: Any, fill_value: Any, dtype: Any = None) -> Any:
     """A tree filled with the scalar `fill_value`; see `zeros_like`."""
-    check_scalar("tree.full_like", "fill_value", fill_value)
     return jax.tree.map(lambda x: _full(x, fill_value, dtype), tree)
 
 
@@ -77,6 +80,7 @@ def alike(x: Any, y: jax.Array) -> jax.Array:
     return result
 
 
+@checked(tree=ARRAYS, dtype=DTYPE | None)
 def cast(tree: Any, dtype: Any) -> Any:
     """Casts every leaf to `dtype`; None returns the tree unchanged.
 
@@ -90,6 +94,7 @@ def cast(tree: Any, dtype: Any) -> Any:
     return treedef.unflatten(_cast(tree, [(x, wanted) for (x,) in rows]))
 
 
+@checked(tree=ARRAYS, other_tree=ARRAYS)
 def cast_like(tree: Any, other_tree: Any) -> Any:
     """Casts every leaf to the dtype of the corresponding leaf of `other_tree`; see `cast`.
 
@@ -126,6 +131,7 @@ def _convert(leaves: list[jax.Array], dtypes: tuple[DType, ...]) -> list[jax.Arr
     return [jax.lax.convert_element_type(x, d) for x, d in zip(leaves, dtypes, strict=True)]
 
 
+@checked(tree=ARRAYS, shape=SHAPE)
 def batch_shape(tree: Any, shape: tuple[int, ...] = ()) -> Any:
     """Broadcasts every leaf along new leading axes of the given sizes."""
     return jax.tree.map(lambda x: jnp.broadcast_to(x, (*shape, *np.shape(x))), tree)

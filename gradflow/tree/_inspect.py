@@ -6,8 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from gradflow._checked import ARRAYS, FLAG, NUMBERS, Number, checked
 from gradflow._dtypes import DType
-from gradflow.tree._leaves import arrays_of, call, check_scalar, common_dtype, dtype_of
+from gradflow._errors import describe
+from gradflow.tree._leaves import arrays_of, call, common_dtype, dtype_of
 from gradflow.tree._paths import path_string, show
 from gradflow.tree._structure import match
 
@@ -17,6 +19,7 @@ def size(tree: Any) -> int:
     return sum(int(np.prod(np.shape(x))) for x in jax.tree.leaves(tree))
 
 
+@checked(tree=ARRAYS)
 def dtype(tree: Any, mixed_dtype_handler: str | None = None) -> DType:
     """The dtype of the leaves; float32 for an empty tree.
 
@@ -31,7 +34,7 @@ def dtype(tree: Any, mixed_dtype_handler: str | None = None) -> DType:
     if mixed_dtype_handler not in (None, "promote", "highest", "lowest"):
         raise ValueError(
             "tree.dtype: argument 'mixed_dtype_handler' must be None, 'promote', 'highest' or 'lowest'; got "
-            f"{mixed_dtype_handler!r}"
+            f"{describe(mixed_dtype_handler)}"
         )
     first: dict[DType, str] = {}
     for path, x in jax.tree_util.tree_leaves_with_path(tree):
@@ -50,13 +53,12 @@ def dtype(tree: Any, mixed_dtype_handler: str | None = None) -> DType:
     raise ValueError(f"tree.dtype: leaves must have one dtype; got {examples}, which have {kind}")
 
 
+@checked(a=NUMBERS, b=NUMBERS, rtol=Number(0), atol=Number(0), equal_nan=FLAG)
 def allclose(a: Any, b: Any, rtol: Any = 1e-05, atol: Any = 1e-08, equal_nan: bool = False) -> jax.Array:
     """Whether `|a - b| <= atol + rtol * |b|` everywhere; None is close only to None.
 
     Raises ValueError where structures or shapes differ.
     """
-    check_scalar("tree.allclose", "rtol", rtol)
-    check_scalar("tree.allclose", "atol", atol)
     result: jax.Array = call(_allclose, a, b, rtol, atol, equal_nan)
     return result
 

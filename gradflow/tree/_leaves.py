@@ -67,13 +67,6 @@ def raise_leaf_error(tree: Any, index: int, expected: str, got: Any) -> NoReturn
     raise TypeError(f"tree: the leaf at {show(path_at(tree, index))} must be {expected}; got {got}")
 
 
-def check_scalar(owner: str, name: str, x: Any) -> None:
-    """Raises ValueError unless `x` is a number or an array of shape ()."""
-    if x is None or np.shape(x) != ():
-        got = "None" if x is None else f"shape {np.shape(x)}"
-        raise ValueError(f"{owner}: argument '{name}' must be a scalar; got {got}")
-
-
 def call(f: Callable[..., Any], *trees: Any, **options: Any) -> Any:
     """Calls a jitted function; if jax rejects an argument, the error names the leaf that is not an array."""
     try:

@@ -5,6 +5,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import jax
 
+from gradflow._checked import FUNCTION, checked
 from gradflow.tree._paths import is_none
 from gradflow.tree._structure import up_to
 
@@ -38,6 +39,7 @@ class ParamsPlaceholder:
         return cls(number)
 
 
+@checked(f=FUNCTION, transform_non_params=FUNCTION | None, is_leaf=FUNCTION | None)
 def map_params(
     initable: Initable | Callable[[Any], Any],
     f: Callable[..., Any],

@@ -8,12 +8,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from gradflow._checked import NUMBERS, Number, checked
 from gradflow._dtypes import compute_dtype, is_complex, is_inexact, promote, real_dtype
 from gradflow.tree._decay_power import one_minus_power
-from gradflow.tree._leaves import arrays_of, call, check_scalar, raise_leaf_error
+from gradflow.tree._leaves import arrays_of, call, raise_leaf_error
 from gradflow.tree._structure import match
 
 
+@checked(updates=NUMBERS, moments=NUMBERS, decay=Number(0, 1), order=Number(static=True))
 def update_moment(updates: Any, moments: Any, decay: Any, order: float) -> Any:
     """`decay * moments + (1 - decay) * updates**order`, in the moments' dtypes.
 
@@ -23,30 +25,27 @@ def update_moment(updates: Any, moments: Any, decay: Any, order: float) -> Any:
       decay: a scalar in [0, 1].
       order: a Python number.
     """
-    check_scalar("tree.update_moment", "decay", decay)
     return call(_update_moment, updates, moments, decay, order=_order(order), absolute=False)
 
 
+@checked(updates=NUMBERS, moments=NUMBERS, decay=Number(0, 1), order=Number(static=True))
 def update_moment_per_elem_norm(updates: Any, moments: Any, decay: Any, order: float) -> Any:
     """`decay * moments + (1 - decay) * |updates|**order`; for the rest see `update_moment`."""
-    check_scalar("tree.update_moment_per_elem_norm", "decay", decay)
     return call(_update_moment, updates, moments, decay, order=_order(order), absolute=True)
 
 
+@checked(updates=NUMBERS, moments=NUMBERS, decay=Number(0, 1), eps=Number(0))
 def update_infinity_moment(updates: Any, moments: Any, decay: Any, eps: Any) -> Any:
     """`max(|updates| + eps, decay * moments)`; for the rest see `update_moment`."""
-    check_scalar("tree.update_infinity_moment", "decay", decay)
-    check_scalar("tree.update_infinity_moment", "eps", eps)
     return call(_update_infinity_moment, updates, moments, decay, eps)
 
 
+@checked(moment=NUMBERS, decay=Number(0, 1), count=Number(0))
 def bias_correction(moment: Any, decay: Any, count: Any) -> Any:
     """`moment / (1 - decay**count)`: corrects a moving average that started at zero.
 
     The denominator is precise for every decay below 1. For a `count` of 0 the moment is returned unchanged.
     """
-    check_scalar("tree.bias_correction", "decay", decay)
-    check_scalar("tree.bias_correction", "count", count)
     return call(_bias_correction, moment, decay, count)
 
 

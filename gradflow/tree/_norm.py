@@ -7,13 +7,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from gradflow._checked import AXIS_NAMES, FLAG, NUMBERS, checked
 from gradflow._dtypes import DType, compute_dtype, is_complex, is_inexact
+from gradflow._errors import describe
 from gradflow._platform import by_platform
 from gradflow.tree._grouped_jit import call_in_groups
 from gradflow.tree._leaves import accumulator, arrays_of, call
 from gradflow.tree._reductions import AxisName, all_sum, axes, pairwise_reduce, sum_of, tree_reduce_scalars
 
 
+@checked(tree=NUMBERS, squared=FLAG, axis_name=AXIS_NAMES | None)
 def norm(
     tree: Any,
     ord: int | str | float | None = None,
@@ -33,11 +36,20 @@ def norm(
       squared: return the square.
       axis_name: mapped axes (`shard_map`, `vmap`) along which each leaf is one piece of the whole.
     """
-    order = 2.0 if ord is None else float(ord)
-    if order not in (1.0, 2.0, np.inf):
-        raise ValueError(f"ord: expected None, 1, 2 or inf, got {ord!r}")
+    order = _order(ord)
     result: jax.Array = call(_norm, tree, order=order, squared=bool(squared), axis_name=axes(axis_name))
     return result
+
+
+def _order(ord: Any) -> float:
+    """The order as a float, from a number or a string such as "inf"."""
+    try:
+        order = 2.0 if ord is None else float(ord)
+    except (TypeError, ValueError):
+        order = np.nan
+    if order not in (1.0, 2.0, np.inf):
+        raise ValueError(f"tree.norm: argument 'ord' must be None, 1, 2 or inf; got {describe(ord)}")
+    return order
 
 
 @functools.partial(jax.jit, static_argnames=("order", "squared", "axis_name"))

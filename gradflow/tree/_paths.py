@@ -6,6 +6,7 @@ from typing import Any
 import jax
 from jax import tree_util
 
+from gradflow._checked import FUNCTION, TEXT, checked
 from gradflow._errors import names_hint
 
 KeyPath = tuple[Any, ...]
@@ -48,6 +49,7 @@ def is_container(node: Any) -> bool:
     return node is not None and not tree_util.all_leaves([node])
 
 
+@checked(f=FUNCTION, is_leaf=FUNCTION | None)
 def map_with_path(
     f: Callable[..., Any],
     tree: Any,
@@ -80,6 +82,7 @@ def leaves_by_path(tree: Any) -> dict[str, Any]:
     return {path_string(path): leaf for path, leaf in pairs}
 
 
+@checked(path=TEXT)
 def get_by_path(tree: Any, path: str) -> Any:
     """The leaf or subtree at `path`.
 
@@ -88,6 +91,7 @@ def get_by_path(tree: Any, path: str) -> Any:
     return _locate(tree, path)[1]
 
 
+@checked(path=TEXT)
 def set_by_path(tree: Any, path: str, value: Any) -> Any:
     """A copy of `tree` whose leaf or subtree at `path` is `value`.
 
@@ -107,10 +111,10 @@ def _locate(tree: Any, path: str) -> tuple[tuple[int, ...], Any]:
     found = list(_search(tree, path))
     if not found:
         known = [path_string(p) for p, _ in _nodes(tree, ())]
-        raise KeyError(f"no leaf or subtree at path {show(path)}. {names_hint(path, known)}")
+        raise KeyError(f"tree: no leaf or subtree at path {show(path)}. {names_hint(path, known)}")
     if len(found) > 1:
         raise KeyError(
-            f"path {show(path)} is ambiguous: {len(found)} nodes have it, "
+            f"tree: path {show(path)} is ambiguous: {len(found)} nodes have it, "
             'because some keys contain "/" or differ only in type'
         )
     return found[0]

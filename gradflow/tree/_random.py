@@ -7,17 +7,21 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from gradflow._checked import ARRAYS, DTYPE, FUNCTION, KEY, checked
+from gradflow._errors import describe
 from gradflow.tree._create import alike
 from gradflow.tree._leaves import dtype_of, path_at
 from gradflow.tree._paths import is_none, show
 
 
+@checked(rng_key=KEY)
 def split_key_like(rng_key: jax.Array, target_tree: Any) -> Any:
     """A tree with a different key for each leaf; None leaves stay None."""
     leaves, treedef = jax.tree.flatten(target_tree)
     return treedef.unflatten(list(jax.random.split(rng_key, len(leaves))))  # type: ignore[attr-defined]
 
 
+@checked(rng_key=KEY, target_tree=ARRAYS, sampler=FUNCTION, dtype=DTYPE | None)
 def random_like(
     rng_key: jax.Array,
     target_tree: Any,
@@ -53,6 +57,12 @@ def _sample(sampler: Any, key: Any, x: Any, dtype: Any, tree: Any, index: int) -
             f"tree.random_like: argument 'sampler' must support the dtype {dtype} of the leaf at "
             f"{show(path_at(present, index))}; it raised: {error}"
         ) from error
+    if getattr(y, "shape", None) != np.shape(x):
+        where = show(path_at(jax.tree.map(lambda leaf: leaf, tree, is_leaf=is_none), index))
+        raise TypeError(
+            f"tree.random_like: argument 'sampler' must return shape {np.shape(x)} for the leaf at "
+            f"{where}; got {describe(y)}"
+        )
     return alike(x, y)
 
 

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from gradflow._checked import AXIS_NAMES, FLAG, NUMBERS, checked
 from gradflow._dtypes import DType
 from gradflow._platform import by_platform
 from gradflow.tree._leaves import accumulator, arrays_of, call, common_dtype
@@ -18,6 +19,7 @@ T = TypeVar("T")
 Join = Callable[[jax.Array, jax.Array], jax.Array]
 
 
+@checked(tree=NUMBERS, associative_reduction=FLAG, axis_name=AXIS_NAMES | None)
 def sum(tree: Any, associative_reduction: bool = False, *, axis_name: AxisName = None) -> jax.Array:
     """The sum of all numbers in the tree, accumulated and returned in float32 or wider.
 
@@ -29,6 +31,7 @@ def sum(tree: Any, associative_reduction: bool = False, *, axis_name: AxisName =
     return result
 
 
+@checked(tree=NUMBERS, axis_name=AXIS_NAMES | None)
 def max(tree: Any, *, axis_name: AxisName = None) -> jax.Array:
     """The largest number in the tree, -inf if it is empty; `axis_name`: see `norm`.
 
@@ -39,12 +42,14 @@ def max(tree: Any, *, axis_name: AxisName = None) -> jax.Array:
     return result
 
 
+@checked(tree=NUMBERS, axis_name=AXIS_NAMES | None)
 def min(tree: Any, *, axis_name: AxisName = None) -> jax.Array:
     """The smallest number in the tree, inf if it is empty; complex numbers and `axis_name`: see `max`."""
     result: jax.Array = call(_extreme, tree, largest=False, axis_name=axes(axis_name))
     return result
 
 
+@checked(tree_x=NUMBERS, tree_y=NUMBERS, axis_name=AXIS_NAMES | None)
 def vdot(tree_x: Any, tree_y: Any, *, axis_name: AxisName = None) -> jax.Array:
     """The inner product `sum(conj(x) * y)`, accumulated and returned in float32 or wider.
 

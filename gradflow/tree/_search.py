@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from gradflow._checked import FUNCTION, checked
 from gradflow._errors import names_hint
 from gradflow.tree._paths import KeyPath, children, path_string
 
@@ -21,6 +22,7 @@ class NamedTupleKey:
         return f"{self.tuple_name}.{self.name}"
 
 
+@checked(filtering=FUNCTION | None)
 def get_all_with_path(tree: Any, key: Any, filtering: Filtering = None) -> list[tuple[KeyPath, Any]]:
     """Every (key path, value) in the tree, in its order, whose name is `key`.
 
@@ -37,6 +39,7 @@ def get_all_with_path(tree: Any, key: Any, filtering: Filtering = None) -> list[
     return [(p, v) for p, v in found if filtering is None or filtering(p, v)]
 
 
+@checked(filtering=FUNCTION | None)
 def get(tree: Any, key: Any, default: Any = None, filtering: Filtering = None) -> Any:
     """The value in the tree with the name `key`, or `default` if there is none.
 
@@ -49,7 +52,7 @@ def get(tree: Any, key: Any, default: Any = None, filtering: Filtering = None) -
         found = [(path, value) for path, value in found if not _drives_a_number(path)] or found
     if len(found) > 1:
         where = ", ".join(repr(_with_tuple_names(path)) for path, _ in found)
-        raise KeyError(f"{key!r} is ambiguous: found at {where}. Choose one with filtering")
+        raise KeyError(f"tree: {key!r} is ambiguous: found at {where}. Choose one with filtering")
     return found[0][1] if found else default
 
 
@@ -62,6 +65,7 @@ def _drives_a_number(path: KeyPath) -> bool:
     return isinstance(last, NamedTupleKey) and last.name == "count" and last.tuple_name in _SCHEDULE_STATES
 
 
+@checked(filtering=FUNCTION | None)
 def set(tree: Any, filtering: Filtering = None, /, **kwargs: Any) -> Any:
     """A copy of the tree in which every value with one of the names in `kwargs` is replaced.
 
@@ -70,9 +74,9 @@ def set(tree: Any, filtering: Filtering = None, /, **kwargs: Any) -> Any:
     for key in kwargs:
         if not get_all_with_path(tree, key, filtering):
             if get_all_with_path(tree, key):
-                raise KeyError(f"filtering excludes every value named {key!r}")
+                raise KeyError(f"tree: filtering excludes every value named {key!r}")
             known = [str(name) for _, _, names in _walk(tree, ()) for name in names]
-            raise KeyError(f"no value is named {key!r}. {names_hint(key, known)}")
+            raise KeyError(f"tree: no value is named {key!r}. {names_hint(key, known)}")
     return _replace(tree, (), (), kwargs, filtering)
 
 

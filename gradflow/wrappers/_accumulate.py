@@ -7,6 +7,7 @@ import jax.numpy as jnp
 
 from gradflow import tree
 from gradflow._calls._reports import report
+from gradflow._checked import NUMBERS, TYPED, Number, checked
 from gradflow._core._decorators import transformation
 from gradflow._core._pytrees import register_transformation
 from gradflow._core._transformation import GradientTransformation
@@ -206,6 +207,7 @@ def apply_every(k: Size = 1) -> Pair:
     return init, update
 
 
+@checked(updates=TYPED)
 def skip_not_finite(
     updates: Updates, gradient_step: Any, params: Params | None
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
@@ -218,6 +220,7 @@ def skip_not_finite(
     return skip, {"should_skip": skip, "num_not_finite": bad.astype(jnp.int32)}
 
 
+@checked(updates=NUMBERS, max_squared_norm=Number(0))
 def skip_large_updates(
     updates: Updates, gradient_step: Any, params: Params | None, max_squared_norm: Any
 ) -> tuple[jax.Array, dict[str, jax.Array]]:

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from gradflow._core._decorators import transformation
 from gradflow._core._rates import rate_inside
 from gradflow._core._transformation import GradientTransformation
+from gradflow._errors import describe
 from gradflow._rules._leafwise import leafwise, specialize
 from gradflow._rules._mesh_axes import refuse_varying
 from gradflow._types import OptState, Pair, Params, Updates
@@ -51,7 +52,9 @@ def cautious(inner: GradientTransformation, scaling: Literal["count", "mean", "n
             "chain(cautious(scale_by_adam()), scale_by_learning_rate(rate))."
         )
     if scaling not in ("count", "mean", "none"):
-        raise ValueError(f"cautious: argument 'scaling' must be 'count', 'mean' or 'none'; got {scaling!r}")
+        raise ValueError(
+            f"cautious: argument 'scaling' must be 'count', 'mean' or 'none'; got {describe(scaling)}"
+        )
     rule = specialize(cautious_rule, scaling=scaling)
 
     def update(

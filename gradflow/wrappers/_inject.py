@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from gradflow._calls._checks import refuse_state
+from gradflow._checked import Kind, checked
 from gradflow._core._decorators import transformation
 from gradflow._core._plain_pairs import as_transformation
 from gradflow._core._transformation import GradientTransformation
@@ -29,6 +30,11 @@ class InjectStatefulHyperparamsState(NamedTuple):
     inner_state: OptState
 
 
+@checked(
+    static_args=Kind(
+        "a name or names of arguments", lambda x: not isinstance(x, jax.Array) and isinstance(x, Iterable)
+    )
+)
 def inject_hyperparams(
     inner_factory: Callable[..., GradientTransformation],
     static_args: str | Iterable[str] = (),
@@ -73,6 +79,10 @@ def inject_hyperparams(
     # `functools.wraps` copies the factory's record, but this function makes other values.
     make.__dict__.pop("__gradflow__", None)
     return make
+
+
+def _is_names(value: Any) -> bool:
+    return isinstance(value, str | tuple | list | set | frozenset) and all(isinstance(n, str) for n in value)
 
 
 @transformation(packable=True)

@@ -10,7 +10,7 @@ from gradflow import tree
 from gradflow._calls._reports import report
 from gradflow._core._decorators import transformation
 from gradflow._core._transformation import GradientTransformation
-from gradflow._expressions._arguments import NonNegative, Positive, Size
+from gradflow._expressions._arguments import Iterations, NonNegative, Positive
 from gradflow._rules._leafwise import as_scalar, leafwise
 from gradflow._rules._math import bounded, safe_sqrt, saturated
 from gradflow._rules._mesh_axes import refuse_varying
@@ -62,7 +62,7 @@ def mechanize(
     weight_decay: NonNegative = 1e-2,
     eps: NonNegative = 1e-8,
     s_init: Positive = 1e-6,
-    num_betas: Size = 6,
+    num_betas: Iterations = 6,
 ) -> Pair:
     """Tunes the scale of the steps of an optimizer whose learning rate is 1, or a schedule with peak 1.
 

@@ -31,7 +31,9 @@ def mup_factors(
     Yang, Simon, Bernstein 2023, arXiv:2310.17813, for "spectral".
     """
     if rule not in ("adam", "sgd", "spectral"):
-        raise ValueError(f"mup_factors: argument 'rule' must be 'adam', 'sgd' or 'spectral'; got {rule!r}")
+        raise ValueError(
+            f"mup_factors: argument 'rule' must be 'adam', 'sgd' or 'spectral'; got {describe(rule)}"
+        )
     wide, structure = named_leaves(params)
     base, base_structure = named_leaves(base_params)
     if structure != base_structure:

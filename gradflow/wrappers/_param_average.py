@@ -9,7 +9,7 @@ from gradflow import tree
 from gradflow._calls._reports import report
 from gradflow._core._decorators import transformation
 from gradflow._core._transformation import GradientTransformation
-from gradflow._expressions._arguments import Decay, Index, Size
+from gradflow._expressions._arguments import Decay, Index, Iterations, Size
 from gradflow._rules._leafwise import Scalars, leafwise
 from gradflow._rules._state import at_least_float32, increment, zero_scalar
 from gradflow._types import OptState, Pair, Params, Updates
@@ -129,7 +129,7 @@ def lawa_rule(u: jax.Array, latest: jax.Array, p: jax.Array, s: Any) -> tuple[ja
 
 
 @transformation(reports=("averaged",), elementwise=True)
-def with_lawa(inner: GradientTransformation, window: Size = 6, every: Size = 1) -> Pair:
+def with_lawa(inner: GradientTransformation, window: Iterations = 6, every: Size = 1) -> Pair:
     """Keeps the parameters of every `every`-th step, the latest `window`; `eval_params` returns their mean.
 
     Args:

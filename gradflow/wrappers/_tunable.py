@@ -9,6 +9,7 @@ import numpy as np
 
 from gradflow._calls._checks import refuse_state
 from gradflow._calls._reports import collecting, forward, is_collecting, note
+from gradflow._checked import MAPPING, checked
 from gradflow._core._decorators import transformation
 from gradflow._core._transformation import GradientTransformation
 from gradflow._dtypes import is_inexact
@@ -152,6 +153,7 @@ def hyperparams(state: OptState) -> dict[str, jax.Array]:
     return found
 
 
+@checked(changes=MAPPING)
 def set_hyperparams(state: S, changes: Mapping[str, Any]) -> S:
     """Returns the state with some hyper-parameters changed.
 

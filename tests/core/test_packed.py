@@ -255,7 +255,7 @@ def test_mistakes_are_named() -> None:
         tx.init({"part": node})
     with pytest.raises(TypeError, match="must not be packed already"):
         packed.pack(node)
-    with pytest.raises(TypeError, match=r"leaves must be numeric arrays; got key<fry>\[\]"):
+    with pytest.raises(TypeError, match=r"'key' of argument 'tree' must be an array; got key<fry>\[\]"):
         packed.pack({"key": jax.random.key(0)})
     with pytest.raises(TypeError, match="must be a tree that pack returned; got a dict"):
         packed.unpack(tree)

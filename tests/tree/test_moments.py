@@ -113,9 +113,9 @@ def test_second_moment_has_a_finite_gradient_at_zero():
 
 
 def test_mistakes():
-    with pytest.raises(TypeError, match=r"argument 'order' must be a number; got str"):
+    with pytest.raises(TypeError, match=r"argument 'order' must be a real scalar; got '2'"):
         tree.update_moment(G, M, 0.9, "2")
-    with pytest.raises(ValueError, match=r"argument 'decay' must be a scalar; got shape \(2,\)"):
+    with pytest.raises(ValueError, match=r"'decay' must be a real scalar in \[0, 1\]; got shape \(2,\)"):
         tree.update_moment(G, M, jnp.ones(2), 2)
     with pytest.raises(TypeError, match=r"the leaf at 'a' must be an inexact moment.*got int32"):
         tree.update_moment({"a": jnp.ones(1)}, {"a": jnp.array([1])}, 0.9, 1)

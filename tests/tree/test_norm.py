@@ -177,11 +177,11 @@ def test_named_axes(scale):
 
 
 def test_mistakes():
-    with pytest.raises(ValueError, match=r"ord: expected None, 1, 2 or inf, got 3"):
+    with pytest.raises(ValueError, match=r"tree.norm: argument 'ord' must be None, 1, 2 or inf; got 3"):
         tree.norm(TREE, 3)
-    with pytest.raises(TypeError, match=r"the leaf at 'k' must hold numbers; got key"):
+    with pytest.raises(TypeError, match=r"'k' of argument 'tree' must be an array of numbers; got key"):
         tree.norm({"k": jax.random.key(0)})
-    with pytest.raises(TypeError, match=r"the leaf at 'a' must be an array; got ShapeDtypeStruct"):
+    with pytest.raises(TypeError, match=r"'a' of argument 'tree' must be an array of numbers; got float32"):
         tree.norm({"a": jax.ShapeDtypeStruct((2,), jnp.float32)})
 
 

@@ -109,5 +109,5 @@ def test_complex_numbers_are_ordered_as_in_numpy():
 
 
 def test_mistakes():
-    with pytest.raises(TypeError, match=r"the leaf at 'k' must hold numbers; got key"):
+    with pytest.raises(TypeError, match=r"'k' of argument 'tree' must be an array of numbers; got key"):
         tree.sum({"k": jax.random.key(0)})

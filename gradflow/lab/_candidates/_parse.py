@@ -68,6 +68,10 @@ def _read(node: ast.expr, depth: int) -> Any:
         case ast.Tuple() | ast.List():
             return tuple(_read(item, inner) for item in node.elts)
         case ast.Dict() if all(key is not None for key in node.keys):
+            if any(isinstance(key, ast.Dict) for key in node.keys):
+                raise ValueError(
+                    f"parse: argument 'text' must have no dicts as keys; got {_quoted(ast.unparse(node))}"
+                )
             pairs = zip(node.keys, node.values, strict=True)
             return {_read(k, inner): _read(v, inner) for k, v in pairs if k is not None}
         case ast.Name() | ast.Attribute():
@@ -96,6 +100,10 @@ def _call(node: ast.Call, depth: int) -> Any:
             raise ValueError(
                 f"parse: argument 'text' must write arguments out, without '**'; "
                 f"got {_quoted(ast.unparse(node))}"
+            )
+        if keyword.arg in named:
+            raise ValueError(
+                f"parse: argument 'text' must give '{keyword.arg}' once; got {_quoted(ast.unparse(node))}"
             )
         named[keyword.arg] = _read(keyword.value, depth)
     return factory(*arguments, **named)

@@ -1,0 +1,278 @@
+"""Files of states: whole or refused, whatever happens to the process or to the file."""
+
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import gradflow as gf
+from gradflow.checkpoint import load, load_state_dict, save, state_dict
+
+PARAMS = {"w": jnp.arange(6.0).reshape(2, 3), "b": jnp.ones(3, jnp.bfloat16)}
+TX = gf.chain(
+    gf.clip_by_global_norm(1.0), gf.adamw(0.1, mu_dtype=jnp.bfloat16), gf.add_noise(0.1, 0.5, key=3)
+)
+ENDINGS = (".npz", ".safetensors")
+
+
+def _state() -> Any:
+    _, state = TX.update(PARAMS, TX.init(PARAMS), PARAMS)
+    return state
+
+
+@pytest.fixture(params=ENDINGS)
+def saved(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    path = tmp_path / f"run{request.param}"
+    save(path, {**state_dict(TX, _state()), "step": 7})
+    return path
+
+
+def test_a_state_comes_back_bit_for_bit(saved: Path) -> None:
+    d = load(saved)
+    assert d.pop("step") == 7
+    state, report = load_state_dict(TX, PARAMS, d)
+    assert not report.new
+    assert not report.dropped
+    for got, wanted in zip(jax.tree.leaves(state), jax.tree.leaves(_state()), strict=True):
+        assert got.dtype == wanted.dtype
+        np.testing.assert_array_equal(np.asarray(got), np.asarray(wanted))
+
+
+def test_other_programs_read_the_files(tmp_path: Path) -> None:
+    from safetensors.numpy import load_file
+
+    d = {
+        "a/b": np.arange(6, dtype=np.float32).reshape(2, 3),
+        "file": np.asarray(True),
+        "none": np.zeros((0, 2)),
+    }
+    for ending, read in ((".npz", np.load), (".safetensors", load_file)):
+        save(tmp_path / f"x{ending}", d)
+        found = read(tmp_path / f"x{ending}")
+        for name, array in d.items():
+            np.testing.assert_array_equal(found[name], array)
+            assert found[name].dtype == array.dtype
+
+
+def _cut(data: bytes) -> bytes:
+    return data[: len(data) // 2]
+
+
+def _flip(data: bytes) -> bytes:
+    place = len(data) // 3
+    return data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :]
+
+
+MISTAKES: dict[str, Callable[[bytes], bytes]] = {
+    "cut in the middle": _cut,
+    "one byte is missing": lambda data: data[:-1],
+    "empty": lambda data: b"",
+    "one bit has changed": _flip,
+    "noise": lambda data: bytes(reversed(data)),
+    "a page": lambda data: b"<html>404</html>",
+    "a pickle": lambda data: b"\x80\x04cos\nsystem\n(S'true'\ntR.",
+    "zeros": lambda data: bytes(len(data)),
+}
+
+
+@pytest.mark.parametrize("mistake", list(MISTAKES))
+def test_damaged_files_are_refused_by_name(saved: Path, mistake: str) -> None:
+    saved.write_bytes(MISTAKES[mistake](saved.read_bytes()))
+    with pytest.raises(ValueError, match=str(saved)):
+        load(saved)
+
+
+def test_every_changed_bit_is_noticed(tmp_path: Path) -> None:
+    """A bit that no array is made of, such as a date, may change; the arrays may not."""
+    for ending in ENDINGS:
+        path = tmp_path / f"small{ending}"
+        d = {"a": np.arange(3.0), "b": np.arange(2)}
+        save(path, d)
+        data = path.read_bytes()
+        refused = 0
+        for place in range(0, len(data), 4):
+            path.write_bytes(data[:place] + bytes([data[place] ^ 4]) + data[place + 1 :])
+            try:
+                found = load(path)
+            except ValueError:
+                refused += 1
+                continue
+            assert found.keys() == d.keys()
+            for name in d:
+                np.testing.assert_array_equal(found[name], d[name])
+        assert refused > len(data) // 12
+
+
+def test_foreign_and_renamed_files_are_refused_by_name(tmp_path: Path, saved: Path) -> None:
+    other = saved.with_suffix(".npz" if saved.suffix == ".safetensors" else ".safetensors")
+    other.write_bytes(saved.read_bytes())
+    with pytest.raises(
+        ValueError, match=f"'{other}' must be a {other.suffix} file; its content is of another"
+    ):
+        load(other)
+    foreign = tmp_path / "foreign.npz"
+    np.savez(foreign, a=np.ones(2))
+    with pytest.raises(ValueError, match=r"must be written by gradflow.checkpoint.save; it has no checksums"):
+        load(foreign)
+    with np.load(saved) if saved.suffix == ".npz" else np.load(foreign) as found:
+        entries = dict(found)
+    if "gradflow_checksums" in entries:
+        np.savez(foreign, **{**entries, "extra": np.ones(1)})
+        with pytest.raises(ValueError, match="the entry 'extra' was added"):
+            load(foreign)
+        entries["step"] = np.asarray(8)
+        np.savez(foreign, **entries)
+        with pytest.raises(ValueError, match="the entry 'step' has changed"):
+            load(foreign)
+        del entries["step"]
+        np.savez(foreign, **entries)
+        with pytest.raises(ValueError, match="the entry 'step' is missing"):
+            load(foreign)
+        np.savez_compressed(foreign, **entries)
+        with pytest.raises(ValueError, match="is compressed"):
+            load(foreign)
+    objects = tmp_path / "objects.npz"
+    np.savez(objects, a=np.array([object()], object), allow_pickle=True)
+    with pytest.raises(ValueError, match=r"must be a whole .npz file"):
+        load(objects)
+
+
+def test_what_cannot_be_saved_leaves_the_older_file(saved: Path) -> None:
+    before = saved.read_bytes()
+    with pytest.raises(TypeError, match="save: entry 'a' must be an array of numbers by name; got 'text'"):
+        save(saved, {"a": "text"})
+    with pytest.raises(ValueError, match=r"must end in .npz or .safetensors; got 'run.txt'"):
+        save(saved.with_suffix(".txt"), {})
+    assert saved.read_bytes() == before
+    assert [path.name for path in saved.parent.iterdir()] == [saved.name]
+    with pytest.raises(FileNotFoundError):
+        load(saved.with_name("other.npz"))
+
+
+# Forks a trainer again and again, and kills each at a random time, in a step or in a save, until one ends.
+_KILLER = """
+import os, random, signal, sys, time
+import numpy as np
+import gradflow as gf
+from gradflow.checkpoint import load, load_state_dict, save, state_dict
+
+STEPS, path, seed = 30, sys.argv[1], int(sys.argv[2])
+
+def train(path):
+    import jax.numpy as jnp
+    tx = gf.sgd(gf.linear_schedule(0.05, 0.0, STEPS), momentum=0.9)
+    params, step = {"w": jnp.linspace(-1, 1, 50_000)}, 0
+    state = tx.init(params)
+    if os.path.exists(path):
+        d = load(path)
+        step, params = int(d.pop("step")), {"w": jnp.asarray(d.pop("w"))}
+        state, report = load_state_dict(tx, params, d)
+        assert not report.new and not report.dropped
+    while step < STEPS:
+        updates, state = tx.update(params, state, params)
+        params, step = gf.apply_updates(params, updates), step + 1
+        save(path, {**state_dict(tx, state), "w": params["w"], "step": step})
+
+def write(path):
+    for number in range(10**9):
+        save(path, {"number": number, "copies": np.full(50_000, number)})
+
+def forked(path, work=train):
+    child = os.fork()
+    if child == 0:
+        try:
+            work(path)
+        except BaseException as error:
+            print("failed", error, flush=True)
+            os._exit(1)
+        os._exit(0)
+    return child
+
+rng, kills = random.Random(seed), 0
+for _ in range(20):
+    child = forked("saves" + path, write)
+    time.sleep(rng.uniform(0.03, 0.1))
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    if os.path.exists("saves" + path):
+        d = load("saves" + path)
+        assert (d["copies"] == d["number"]).all() and d["copies"].size == 50_000
+assert os.path.exists("saves" + path)
+assert os.waitpid(forked("whole" + path), 0)[1] == 0
+while True:
+    begin = time.time()
+    child = forked(path)
+    if kills < 2:
+        while not (os.path.exists(path) and os.path.getmtime(path) > begin) and time.time() < begin + 30:
+            time.sleep(0.005)
+        time.sleep(rng.uniform(0.0, 0.1))
+        os.kill(child, signal.SIGKILL)
+    _, status = os.waitpid(child, 0)
+    if status == 0:
+        break
+    assert os.WIFSIGNALED(status), status
+    kills += 1
+a, b = load("whole" + path), load(path)
+assert a.keys() == b.keys() and a["step"] == STEPS
+assert all(a[name].tobytes() == b[name].tobytes() for name in a), "not bitwise"
+print("kills", kills)
+"""
+
+
+def test_a_killed_run_resumes_bit_for_bit(tmp_path: Path) -> None:
+    command = [sys.executable, "-W", "ignore", "-c", _KILLER, "run.npz", "5"]
+    environment = {**os.environ, "PYTHONPATH": str(Path(gf.__file__).parents[1]), "JAX_PLATFORMS": "cpu"}
+    result = subprocess.run(
+        command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert int(result.stdout.split()[-1]) == 2
+
+
+def test_sixteen_threads_build_and_step_at_once() -> None:
+    def build(number: int) -> Any:
+        rate = 0.01 * (1 + number % 4)
+        return gf.chain(gf.clip_by_global_norm(1.0), gf.adamw(rate, b1=0.5 + 0.01 * number), gf.trace(0.5))
+
+    def train(number: int) -> Any:
+        tx = build(number)
+        params = {"w": jnp.linspace(-1.0, 1.0, 5) * (number + 1)}
+        state = tx.init(params)
+        with gf.collecting() as reports:
+            for _ in range(3):
+                updates, state = tx.update(params, state, params)
+                params = gf.apply_updates(params, updates)
+        assert tx == build(number)
+        assert gf.from_config(json.loads(json.dumps(gf.to_config(tx)))) == tx
+        gf.summary(tx, params)
+        return jax.device_get((params, state)), sorted(reports.values)
+
+    barrier, results, failures = threading.Barrier(16), {}, []
+
+    def run(number: int) -> None:
+        try:
+            barrier.wait()
+            results[number] = train(number)
+        except Exception as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=run, args=(number,)) for number in range(16)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failures
+    for number in range(16):
+        (tree, names), (alone, names_alone) = results[number], train(number)
+        assert names == names_alone
+        for a, b in zip(jax.tree.leaves(tree), jax.tree.leaves(alone), strict=True):
+            np.testing.assert_array_equal(a, b)
