@@ -28,6 +28,7 @@ from gradflow._core._signature import Signature
 from gradflow._core._stage import Part, Stage
 from gradflow._core._transformation import GradientTransformation
 from gradflow._errors import with_article
+from gradflow._tracebacks import shorten
 from gradflow._types import EmptyState, OptState, Params, ScheduledState, Updates
 from gradflow.packed._pack import check_no_packed_parts, is_packed
 from gradflow.packed._unpacked_calls import call_unpacked, init_unpacked
@@ -39,6 +40,14 @@ class InitPart(Part):
     __slots__ = ()
 
     def __call__(self, params: Params) -> OptState:
+        try:
+            return self.run(params)
+        except Exception as error:
+            shorten(error)
+            raise
+
+    def run(self, params: Params) -> OptState:
+        """Checks the parameters and runs the body's init."""
         stage = self.stage
         is_outermost = not context.stack
         with entered(stage.expression.name, stage.label, stage.own_reports):
@@ -86,11 +95,15 @@ class UpdatePart(Part):
         # While a collector is active, stages are called one by one, so that their reports are recorded.
         # Inside a compiled update, which jax runs op by op to find a NaN, stages run as they are written.
         as_written = context.collectors or context.in_program
-        operands = None if as_written else concrete_leaves(updates, state, params, extra)
-        compiled = None if operands is None else self.stage.whole
-        if operands is None or compiled is None:
-            return self.run(updates, state, params, **extra)
-        return compiled.run(self.run, operands, updates, state, params, extra)
+        try:
+            operands = None if as_written else concrete_leaves(updates, state, params, extra)
+            compiled = None if operands is None else self.stage.whole
+            if operands is None or compiled is None:
+                return self.run(updates, state, params, **extra)
+            return compiled.run(self.run, operands, updates, state, params, extra)
+        except Exception as error:
+            shorten(error)
+            raise
 
     def run(
         self, updates: Updates, state: OptState, params: Params | None = None, **extra: Any
@@ -118,6 +131,10 @@ class UpdatePart(Part):
 
     def __repr__(self) -> str:
         return f"{self.stage.expression!r}.update"
+
+
+# The name in Python's own error for a call with too few arguments.
+InitPart.__call__.__qualname__, UpdatePart.__call__.__qualname__ = "init", "update"
 
 
 def _allow_or_raise(error: TypeError | None, state: OptState, is_outermost: bool) -> None:

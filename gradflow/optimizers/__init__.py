@@ -1,5 +1,6 @@
 """Optimizers: one update rule per file."""
 
+from gradflow._missing_names import with_hints as _with_hints
 from gradflow.optimizers._acprop import acprop as acprop
 from gradflow.optimizers._acprop import scale_by_acprop as scale_by_acprop
 from gradflow.optimizers._adabelief import ScaleByBeliefState as ScaleByBeliefState
@@ -325,3 +326,5 @@ __all__ = [
     "stable_adamw",
     "yogi",
 ]
+
+_with_hints(__name__)
