@@ -26,5 +26,10 @@ class _Room(ModuleType):
 
 
 def with_hints(module: str) -> None:
-    """Gives a module errors with hints. Type checkers know its names as before, unlike with `__getattr__`."""
-    sys.modules[module].__class__ = _Room
+    """Gives a module errors with hints, and lists its functions before its classes.
+
+    Type checkers know its names as before, unlike with `__getattr__`. References follow `__all__`.
+    """
+    room: Any = sys.modules[module]
+    room.__class__ = _Room
+    room.__all__.sort(key=lambda name: (isinstance(getattr(room, name), type), name))

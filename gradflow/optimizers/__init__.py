@@ -119,6 +119,7 @@ from gradflow.optimizers._prodigy import ProdigyState as ProdigyState
 from gradflow.optimizers._prodigy import prodigy as prodigy
 from gradflow.optimizers._radam import radam as radam
 from gradflow.optimizers._radam import scale_by_radam as scale_by_radam
+from gradflow.optimizers._reference import complete_docstrings as _complete_docstrings
 from gradflow.optimizers._rmsprop import ScaleByRmsState as ScaleByRmsState
 from gradflow.optimizers._rmsprop import ScaleByRmsWithCountState as ScaleByRmsWithCountState
 from gradflow.optimizers._rmsprop import rmsprop as rmsprop
@@ -328,3 +329,4 @@ __all__ = [
 ]
 
 _with_hints(__name__)
+_complete_docstrings(globals())

@@ -53,7 +53,9 @@ def noisy_sgd(
     *,
     seed: Any = None,
 ) -> GradientTransformation:
-    """Gradient descent with Gaussian noise of variance `eta / (1 + t)^gamma`: `add_noise`, then the rate.
+    """Gradient descent with Gaussian noise: `add_noise`, then the rate.
+
+        u = -learning_rate * (g + noise),  noise of variance eta / (1 + t)^gamma
 
     Args:
       learning_rate: a number >= 0 or a schedule.
