@@ -82,8 +82,8 @@ else:
         try:
             value = getattr(names, name)
         except AttributeError:
-            hint = importlib.import_module("gradflow._errors").names_hint(name, _public(), 0)
-            raise AttributeError(f"module 'gradflow' has no attribute '{name}'. {hint}".rstrip()) from None
+            missing_name = importlib.import_module("gradflow._missing_names").missing_name
+            raise missing_name("gradflow", name, _public()) from None
         globals()[name] = value
         return value
 

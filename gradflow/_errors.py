@@ -8,6 +8,8 @@ from typing import Any
 import jax
 import numpy as np
 
+from gradflow._vocabulary import meant_arguments, meant_name
+
 
 def describe(value: Any) -> str:
     """A short description of any object, such as `float32[3,4]` or `the function adamw`."""
@@ -56,7 +58,7 @@ def near_names(name: str, known: Iterable[str]) -> list[str]:
 def names_hint(name: str, known: Iterable[str], most: int = 20) -> str:
     """The hint for an unknown name: `Did you mean 'x'?`; if none is near, at most `most` known names."""
     names = sorted(set(known))
-    near = near_names(name, names)
+    near = _translated(name, names) or near_names(name, names)
     if near:
         return f"Did you mean {', '.join(map(repr, near))}?"
     if most == 0:
@@ -65,6 +67,19 @@ def names_hint(name: str, known: Iterable[str], most: int = 20) -> str:
         return "There are none."
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return f"There are {', '.join(map(repr, names[:most]))}{more}."
+
+
+def _translated(name: str, known: list[str]) -> list[str]:
+    """The known names that are meant by a name of another library, or by an address that ends in one."""
+    if meant_name(name) in known:
+        return [str(meant_name(name))]
+    last = _last_segment(name)
+    if any(_last_segment(other) == last for other in known):
+        return []
+    meant = meant_arguments(last)
+    owner = re.split(r"[./]", name)[:-1]
+    found = [other for other in known if _last_segment(other) in meant]
+    return [other for other in found if set(owner) <= set(re.split(r"[./]", other))] or found
 
 
 def _last_segment(name: str) -> str:

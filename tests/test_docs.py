@@ -2,6 +2,7 @@
 
 import doctest
 import importlib
+import inspect
 import pkgutil
 import re
 import warnings
@@ -10,6 +11,8 @@ from pathlib import Path
 import pytest
 
 import gradflow
+from gradflow.lab._cli._catalogue import _factories
+from gradflow.optimizers._reference import ABOUT
 
 ROOMS = [
     "optimizers", "wrappers", "transforms", "schedules", "losses", "tree", "projections", "perturbations",
@@ -23,11 +26,10 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> Path:
     pdoc = pytest.importorskip("pdoc")
     folder = tmp_path_factory.mktemp("pages")
     pdoc.render.configure(docformat="markdown", math=True)
-    hidden = [f"!gradflow.{room}._.*" for room in ROOMS]
     with warnings.catch_warnings():
         # Deprecated names of the field are looked at like all others.
         warnings.simplefilter("ignore", DeprecationWarning)
-        pdoc.pdoc("gradflow", r"!gradflow\._.*", *hidden, output_directory=folder)
+        pdoc.pdoc("gradflow", output_directory=folder)
     return folder
 
 
@@ -49,6 +51,42 @@ def test_signatures_name_the_kinds_of_arguments(pages: Path) -> None:
     page = re.sub(r"<[^>]+>|\s", "", (pages / "gradflow" / "optimizers.html").read_text())
     assert "defadamw(learning_rate:Rate,b1:Decay=0.9,b2:Decay=0.999" in page
     assert "Annotated" not in page
+
+
+@pytest.mark.parametrize("name", sorted(ABOUT))
+def test_the_docstring_of_an_optimizer_stands_by_itself(name: str) -> None:
+    factory = getattr(gradflow, name)
+    text = factory.__doc__
+    described = re.findall(r"^  (\w+): \S", text, re.M)
+    assert described == list(factory.__gradflow__.parameters), "every argument, in the signature's order"
+    assert re.search(r"\n\n    \S.*(=|<-)", text), "the rule"
+    assert "\nWhen to try it: " in text
+    assert text.count("Source: ") == 1
+    assert not re.search(r"\bothers?\b[^.]* as in `", text, re.IGNORECASE), "it points elsewhere"
+    assert max(map(len, text.splitlines())) <= 110
+    example = doctest.DocTestParser().get_doctest(text, {}, name, None, None)
+    assert len(example.examples) == 2
+    assert doctest.DocTestRunner(verbose=False).run(example).failed == 0
+
+
+def test_every_optimizer_is_in_the_table() -> None:
+    assert set(_factories()) == set(ABOUT)
+
+
+def test_a_text_about_an_argument_is_written_once() -> None:
+    text = "b1: decay of the first moment, in [0, 1)."
+    assert text in gradflow.adam.__doc__
+    assert text in gradflow.lamb.__doc__
+    assert text not in inspect.getsource(gradflow.adam)
+
+
+@pytest.mark.parametrize("room", ["optimizers", "wrappers", "transforms"])
+def test_functions_come_before_states(pages: Path, room: str) -> None:
+    page = (pages / "gradflow" / f"{room}.html").read_text()
+    names = importlib.import_module(f"gradflow.{room}").__all__
+    names = sorted(names, key=lambda name: page.index(f'id="{name}"'))
+    is_class = [inspect.isclass(getattr(gradflow, name)) for name in names]
+    assert is_class == sorted(is_class)
 
 
 def test_examples_in_docstrings_run() -> None:

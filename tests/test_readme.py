@@ -2,15 +2,19 @@
 
 import contextlib
 import io
+import os
 import re
+import subprocess
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import pytest
 
 import gradflow as gf
+from gradflow.lab._cli._main import main as command_line
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -94,3 +98,66 @@ def test_differences_name_public_things() -> None:
     for row in rows:
         for name in re.findall(r"`([a-z_0-9]+)`", row.split("|")[1]):
             assert any(hasattr(room, name) for room in (gf, gf.losses, gf.tree, gf.assignment)), name
+
+
+def _documents() -> list[Path]:
+    notebooks = sorted((ROOT / "notebooks").glob("*.ipynb"))
+    pages = [ROOT / "README.md", ROOT / "benchmarks" / "README.md", *sorted((ROOT / ".github").glob("*.md"))]
+    return [*pages, *notebooks]
+
+
+def test_every_relative_link_and_picture_is_in_git() -> None:
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False)
+    if listed.returncode:
+        pytest.skip("not a checkout")
+    files = set(listed.stdout.splitlines())
+    missing = []
+    for document in _documents():
+        for target in re.findall(r"\]\(([^)\s#]+\.\w+)[)#]", document.read_text()):
+            if not re.match(r"\w+:", target):
+                path = os.path.normpath(document.parent.relative_to(ROOT) / target)
+                missing += [f"{document.name}: {target}"] if path not in files else []
+    assert not missing
+
+
+def test_the_repositorys_address_is_in_one_place() -> None:
+    """A link to a repository that is not there misleads; links inside the repository are relative."""
+    address = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["urls"]["Repository"]
+    for document in _documents():
+        text = document.read_text()
+        assert address not in text
+        assert "github.com/gradflow" not in text
+        assert "colab.research" not in text
+
+
+def test_the_readmes_code_fits_a_narrow_page() -> None:
+    assert max(len(line) for block in blocks("python") for line in block.splitlines()) <= 88
+
+
+def test_the_mistakes_in_the_readme_say_so() -> None:
+    rows = re.findall(r"^\| `(gf\..*?)` \| `(.*?)` \|$", README, re.MULTILINE)
+    assert len(rows) >= 4
+    params = {"w": jnp.ones(2)}
+    tx = gf.adam(1e-3)
+    names = {"gf": gf, "tx": tx, "params": params, "grads": params, "state": tx.init(params)}
+    for call, message in rows:
+        with pytest.raises((TypeError, ValueError, AttributeError)) as caught:
+            eval(call, names)
+        assert message in str(caught.value)
+
+
+def test_workflows_pin_actions_by_hash() -> None:
+    workflows = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
+    assert [path.name for path in workflows] == ["release.yml", "tests.yml"]
+    text = "".join(path.read_text() for path in workflows)
+    used = re.findall(r"uses: (.*)$", text, re.MULTILINE)
+    assert len(used) >= 8
+    assert all(re.fullmatch(r"[\w-]+/[\w-]+@[0-9a-f]{40} # v[\d.]+", action) for action in used), used
+    assert len(set(used)) == len({action.split("@")[0] for action in used}), "one version of each"
+
+
+def test_the_version_is_released_and_printed() -> None:
+    assert f"## [{gf.__version__}] - 20" in (ROOT / "CHANGELOG.md").read_text()
+    with contextlib.redirect_stdout(io.StringIO()) as printed, pytest.raises(SystemExit) as ended:
+        command_line(["--version"])
+    assert (printed.getvalue(), ended.value.code) == (f"gradflow {gf.__version__}\n", 0)

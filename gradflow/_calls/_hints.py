@@ -10,11 +10,13 @@ from gradflow.packed._pack import is_packed
 _ORDER = "The order is update(updates, state, params)"
 _RESULT = " This looks like the pair (updates, state) that update returns: pass"
 
+_VALUE_AND_GRAD = " This looks like the pair (value, gradient) of jax.value_and_grad: pass its second item."
+
 
 def swapped_arguments(updates: Any, state: Any, params: Any) -> str:
     """The hint for updates that do not match the parameters: swapped arguments, if they look swapped."""
-    if _is_result(updates):
-        return f"{_RESULT} its first item."
+    if _is_result(updates) or _is_value_and_grad(updates):
+        return result_as_updates(updates)
     if _alike(state, params) or _looks_like_state(updates):
         return f" {_ORDER}; the argument 'updates' looks like a state."
     if _alike(state, updates) or _looks_like_state(params):
@@ -22,8 +24,19 @@ def swapped_arguments(updates: Any, state: Any, params: Any) -> str:
     return ""
 
 
+def result_as_updates(updates: Any) -> str:
+    """The hint for updates that are the whole result of another call, or no text."""
+    if _is_result(updates):
+        return f"{_RESULT} its first item."
+    if _is_value_and_grad(updates):
+        return _VALUE_AND_GRAD
+    return ""
+
+
 def unlike_trees(what: str, tree: Any, other_what: str, other: Any) -> str:
     """The hint for two trees of one call with different structures."""
+    if what == "updates" and _is_value_and_grad(tree):
+        return _VALUE_AND_GRAD
     if other_what == "state":
         return " The state is for other parameters: call tx.init(params) again for a changed model."
     if (what, other_what) == ("updates", "params"):
@@ -81,6 +94,14 @@ def _is_result(value: Any) -> bool:
         and (_looks_like_state(value[1]) or _looks_like_state((value[1],)))
         and type(value[0]) is not tuple
     )
+
+
+def _is_value_and_grad(value: Any) -> bool:
+    """Whether a value looks like the result of `jax.value_and_grad`, with or without auxiliary data."""
+    if type(value) is not tuple or len(value) != 2 or jax.tree_util.all_leaves([value[1]]):
+        return False
+    loss = value[0][0] if type(value[0]) is tuple and value[0] else value[0]
+    return getattr(loss, "shape", None) == () or isinstance(loss, float)
 
 
 def _alike(tree: Any, other: Any) -> bool:

@@ -1,5 +1,6 @@
 """Adding updates to parameters, and averages of parameters."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -8,14 +9,17 @@ import jax.numpy as jnp
 
 from gradflow._calls._checks import check_like
 from gradflow._calls._context import entered
+from gradflow._calls._hints import result_as_updates
 from gradflow._checked import REAL, Number, checked
 from gradflow._dtypes import compute_dtype, is_inexact, promote
 from gradflow._shardings import with_sharding_of
+from gradflow._tracebacks import one_frame
 from gradflow._types import Params, Updates
 from gradflow.tree._grouped_jit import LeafTuple, call_in_groups, grouped, is_traced
 from gradflow.tree._paths import is_none
 
 
+@one_frame
 def apply_updates(params: Params, updates: Updates) -> Params:
     """`p + u` in the wider dtype of the two, returned in the dtype of `p`.
 
@@ -23,10 +27,12 @@ def apply_updates(params: Params, updates: Updates) -> Params:
     structure or shape differs: nothing is broadcast.
     """
     with entered("apply_updates", None, frozenset()):
-        check_like("updates", updates, "params", params)
+        hint = functools.partial(result_as_updates, updates)
+        check_like("updates", updates, "params", params, hint=hint)
     return _pairwise(_add, params, updates)
 
 
+@one_frame
 @checked(step_size=REAL)
 def incremental_update(new_tensors: Params, old_tensors: Params, step_size: Any) -> Params:
     """`step_size * new + (1 - step_size) * old`, in the dtype of `old`: Polyak averaging.
@@ -40,6 +46,7 @@ def incremental_update(new_tensors: Params, old_tensors: Params, step_size: Any)
     return _pairwise(_blend, old_tensors, new_tensors, jnp.asarray(step_size))
 
 
+@one_frame
 @checked(steps=Number(whole=True), update_period=Number(1, whole=True))
 def periodic_update(new_tensors: Params, old_tensors: Params, steps: Any, update_period: int) -> Params:
     """`new` where `steps` is a multiple of `update_period`, else `old`: target networks.

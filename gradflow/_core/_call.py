@@ -26,12 +26,12 @@ from gradflow._calls._checks import (
 )
 from gradflow._calls._context import context, entered, stage_name
 from gradflow._calls._extra_arguments import check_extra_names
-from gradflow._calls._tracebacks import raised_inside
 from gradflow._core._eager import concrete_leaves
 from gradflow._core._signature import Signature
 from gradflow._core._stage import Part, Stage
 from gradflow._core._transformation import GradientTransformation
 from gradflow._errors import with_article
+from gradflow._tracebacks import shorten
 from gradflow._types import EmptyState, OptState, Params, ScheduledState, Updates
 from gradflow.packed._pack import check_no_packed_parts, is_packed
 from gradflow.packed._unpacked_calls import call_unpacked, init_unpacked
@@ -44,13 +44,13 @@ class InitPart(Part):
 
     def __call__(self, params: Params) -> OptState:
         try:
-            return self._run(params)
-        except (TypeError, ValueError) as error:
-            if context.stack or not raised_inside(error):
-                raise
-            raise error.with_traceback(None) from error.__cause__
+            return self.run(params)
+        except Exception as error:
+            shorten(error)
+            raise
 
-    def _run(self, params: Params) -> OptState:
+    def run(self, params: Params) -> OptState:
+        """Checks the parameters and runs the body's init."""
         stage = self.stage
         is_outermost = not context.stack
         with entered(stage.expression.name, stage.label, stage.own_reports):
@@ -104,22 +104,20 @@ class UpdatePart(Part):
             if operands is None or compiled is None:
                 return self.run(updates, state, params, **extra)
             return compiled.run(self.run, operands, updates, state, params, extra)
-        except (TypeError, ValueError) as error:
-            if context.stack:
-                raise
-            named = self._named(state, params) if isinstance(error, WrongStateError) else None
-            if named is None and not raised_inside(error):
-                raise
+        except Exception as error:
+            is_outermost = isinstance(error, WrongStateError) and not context.stack
+            named = self._named(state, params) if is_outermost else None
             if named is None:
-                raise error.with_traceback(None) from error.__cause__
+                shorten(error)
+                raise
         return self.run(updates, named, params, **extra)
 
     def _named(self, state: OptState, params: Params | None) -> OptState | None:
         """The state with the containers that init makes, if it came back with others; else None."""
+        if params is None:
+            return None
         try:
-            return (
-                None if params is None else with_named_tuples(state, jax.eval_shape(self.stage.init, params))
-            )
+            return with_named_tuples(state, jax.eval_shape(self.stage.init, params))
         except Exception:  # the error about the state is the clearer one
             return None
 
@@ -151,6 +149,10 @@ class UpdatePart(Part):
 
     def __repr__(self) -> str:
         return f"{self.stage.expression!r}.update"
+
+
+# The name in Python's own error for a call with too few arguments.
+InitPart.__call__.__qualname__, UpdatePart.__call__.__qualname__ = "init", "update"
 
 
 def _allow_or_raise(error: TypeError | None, state: OptState, is_outermost: bool) -> None:

@@ -1,7 +1,7 @@
 """GradientTransformation, and functions that read its stages, reports and label."""
 
 from collections.abc import Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 
@@ -10,6 +10,7 @@ from gradflow._expressions._expression import Expression
 from gradflow._expressions._printing import show
 from gradflow._tables import preformatted
 from gradflow._types import TransformInitFn, TransformUpdateFn
+from gradflow._vocabulary import METHODS
 
 
 class GradientTransformation(NamedTuple):
@@ -69,6 +70,15 @@ class GradientTransformation(NamedTuple):
             return GradientTransformation, (self.init, self.update)
         return expression.maker.reduce(expression.arguments)
 
+
+def _missing_attribute(tx: GradientTransformation, name: str) -> Any:
+    hint = f". {METHODS[name]}." if name in METHODS else ""
+    raise AttributeError(f"{type(tx).__name__!r} object has no attribute {name!r}{hint}")
+
+
+# Assigned afterwards, since type checkers take a class with `__getattr__` to have every attribute.
+if not TYPE_CHECKING:
+    GradientTransformation.__getattr__ = _missing_attribute
 
 GradientTransformationExtraArgs = GradientTransformation
 

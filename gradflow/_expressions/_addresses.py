@@ -7,6 +7,7 @@ from gradflow._checked import MAPPING, checked
 from gradflow._errors import describe, names_hint
 from gradflow._expressions._expression import Expression, children
 from gradflow._expressions._keys import expression_of
+from gradflow._tracebacks import one_frame
 
 V = TypeVar("V")
 
@@ -69,6 +70,7 @@ def addresses_ending_in(address: str, known: Collection[str]) -> list[str]:
     return [address] if address in known else [full for full in known if full.endswith("." + address)]
 
 
+@one_frame
 @checked(changes=MAPPING)
 def replace(value: V, changes: Mapping[str, Any]) -> V:
     """A copy of a transformation or schedule with the parts at some addresses replaced.

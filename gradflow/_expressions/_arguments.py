@@ -5,6 +5,7 @@ number in [0, 1) that may be traced or scheduled.
 """
 
 import functools
+import inspect
 import math
 import types
 import warnings
@@ -76,15 +77,16 @@ class Interval(Kind):
         if type(value) is float and (self.low < value < self.high or self.contains(value)):
             return
         if callable(value) and not isinstance(value, type):
+            check_schedule(owner, name, value)
             return
         expected = f"{owner}: argument '{name}' must be {self} or a schedule"
-        hint = f". {self.hint}" if self.hint else ""
         if isinstance(value, bool | np.bool_) or not isinstance(
             value, int | float | np.ndarray | np.generic | jax.Array
         ):
-            raise TypeError(f"{expected}; got {describe(value)}{hint}")
+            raise TypeError(f"{expected}; got {describe(value)}{_wrong_type_hint(name, value)}")
         if np.shape(value) != ():
-            raise ValueError(f"{expected}; got an array of shape {np.shape(value)}")
+            hint = _wrong_type_hint(name, value)
+            raise ValueError(f"{expected}; got an array of shape {np.shape(value)}{hint}")
         if isinstance(value, jax.core.Tracer):
             return
         if not isinstance(value, int | float):
@@ -93,7 +95,33 @@ class Interval(Kind):
             if isinstance(value, jax.Array) and not value.is_fully_addressable:
                 return
         if not self.contains(float(value)):
+            hint = f". {self.hint}" if self.hint and float(value) < 0 else ""
             raise ValueError(f"{expected}; got {float(value)}{hint}")
+
+
+def _wrong_type_hint(name: str, value: Any) -> str:
+    """The hint for a value that is not a scalar: what it most likely was meant to be."""
+    if isinstance(value, str):
+        try:
+            return f". Pass the number {float(value):g}, without quotes."
+        except ValueError:
+            return ""
+    if name == "learning_rate" and (isinstance(value, dict | list | tuple) or np.ndim(value) > 0):
+        return ". The optimizer takes no parameters: pass them to init, as in state = tx.init(params)."
+    return ""
+
+
+def check_schedule(owner: str, name: str, schedule: Callable[..., Any]) -> None:
+    """Raises TypeError for a function that cannot be called with a step count alone."""
+    expected = f"{owner}: argument '{name}' must be a number or a schedule, a function of the step count"
+    factory = getattr(schedule, "__gradflow__", None)
+    if factory is not None:
+        raise TypeError(f"{expected}; got the factory {factory.name}. Call it, as in {factory.name}(...).")
+    if isinstance(schedule, types.FunctionType):
+        code, defaults = schedule.__code__, schedule.__defaults__ or ()
+        takes_any = code.co_flags & inspect.CO_VARARGS
+        if (code.co_argcount == 0 and not takes_any) or code.co_argcount - len(defaults) > 1:
+            raise TypeError(f"{expected}; got a function of {code.co_argcount} arguments.")
 
 
 class LearningRate(Interval):

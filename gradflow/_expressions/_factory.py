@@ -10,11 +10,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from gradflow._dtypes import is_inexact
-from gradflow._errors import describe
+from gradflow._errors import describe, near_names
 from gradflow._expressions._annotations import plain_annotations
 from gradflow._expressions._arguments import Argument, read_argument
 from gradflow._expressions._keys import ATOMS, freeze, key_of
 from gradflow._expressions._registry import KINDS, OWN_FACTORIES, rebuild
+from gradflow._tracebacks import shorten
+from gradflow._vocabulary import argument_hint, meant_arguments
 
 P = ParamSpec("P")
 _MISSING = object()
@@ -122,15 +124,35 @@ class Factory:
             given[self.variadic] = rest
         for name in self._required:
             if name not in given:
-                raise TypeError(f"{self.name}: missing a required argument: '{name}'")
+                raise TypeError(
+                    f"{self.name}: missing a required argument: '{name}'. "
+                    f"Its arguments are {', '.join(self.parameters)}."
+                )
         return given
 
     def _refuse_call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        known = f"Its arguments are {', '.join(self.parameters)}."
+        unknown = [name for name in kwargs if name not in self._named]
+        if unknown and self.keyword is None:
+            hints = [f"{hint} " for name in unknown if (hint := self._unknown_argument_hint(name))]
+            raise TypeError(
+                f"{self.name}: got an unexpected keyword argument '{unknown[0]}'. {''.join(hints)}{known}"
+            )
         try:
             inspect.signature(self.body).bind(*args, **kwargs)
         except TypeError as error:
-            known = ", ".join(self.parameters)
-            raise TypeError(f"{self.name}: {error}; its arguments are {known}") from None
+            raise TypeError(f"{self.name}: {error}. {known}") from None
+
+    def _unknown_argument_hint(self, name: str) -> str:
+        """What to write instead of an argument that this factory does not have, or no text."""
+        hint = argument_hint(name, self.parameters)
+        meant = "weight_decay" if "weight_decay" in (name, *meant_arguments(name)) else None
+        decayed = OWN_FACTORIES.get(f"{self.name}w")
+        if meant and meant not in self.parameters and decayed and meant in decayed.parameters:
+            return f"Use {decayed.name}, which has '{meant}'."
+        if not hint and (near := near_names(name, self._named)):
+            return f"Did you mean '{near[0]}'?"
+        return hint
 
     def call_body(self, arguments: Mapping[str, Any]) -> Any:
         """The body's own result for bound arguments."""
@@ -197,7 +219,11 @@ def decorate(
 
     @functools.wraps(body)
     def make(*args: P.args, **kwargs: P.kwargs) -> Any:
-        return factory(*args, **kwargs)
+        try:
+            return factory(*args, **kwargs)
+        except Exception as error:
+            shorten(error)
+            raise
 
     make.__annotations__ = body.__annotations__
     factory.function = make

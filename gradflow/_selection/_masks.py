@@ -41,6 +41,7 @@ def resolve_mask(mask: MaskOrFn, params: Any) -> Any:
         if not isinstance(leaf, bool):
             raise TypeError(
                 f"{stage_name()}: leaves of a mask must be True or False; got {describe(leaf)} at '{path}'"
+                + (f". For patterns pass gradflow.paths({leaf!r}, ...)." if isinstance(leaf, str) else "")
             )
 
     params = abstract_tree(params)

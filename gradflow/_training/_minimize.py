@@ -14,19 +14,29 @@ from gradflow._checked import FLOATS, TUPLE, Number, checked
 from gradflow._core._apply import apply_updates
 from gradflow._core._plain_pairs import as_transformation
 from gradflow._core._transformation import GradientTransformation
+from gradflow._dtypes import is_inexact
 from gradflow._errors import describe
 from gradflow._expressions._arguments import Interval, WholeNumber
+from gradflow._tracebacks import one_frame
 from gradflow._training._step import ascent_direction, ends_in_search, extra_arguments_for
 from gradflow._types import OptState, Params, Updates
 from gradflow.optimizers import lbfgs
 from gradflow.transforms._value_and_grad import store_value_and_grad, stored_value_and_grad
 
+# What `MinimizeResult.ending` counts in; the braces are filled with the dtype of the value.
+STATUSES = ("converged", "stalled at {} precision", "max_steps", "not finite")
+_CONVERGED, _STALLED, _MAX_STEPS, _NOT_FINITE = range(4)
+
+# Steps in a row without a change of the value, after which the gradient is compared with its rounding error.
+_FLAT = 5
+
 
 class MinimizeResult(NamedTuple):
-    """The result of a minimization.
+    """The result of a minimization; printed, it says how it ended.
 
     `gradient_norm` is the largest absolute value in the gradient at `params`. `evaluations` counts calls of
-    the function, with or without gradient, including those of line searches.
+    the function, with or without gradient, including those of line searches. `ending` is the place of
+    `status` in `STATUSES`, as an array that passes through jit and vmap.
     """
 
     params: Params
@@ -35,8 +45,25 @@ class MinimizeResult(NamedTuple):
     steps: jax.Array
     evaluations: jax.Array
     converged: jax.Array
+    ending: jax.Array
+
+    @property
+    def status(self) -> Any:
+        """How it ended, as text; after `vmap`, a NumPy array of texts."""
+        precision = jnp.result_type(self.value)
+        texts = np.asarray([text.format(precision) for text in STATUSES])[np.asarray(self.ending)]
+        return str(texts) if texts.ndim == 0 else texts
+
+    def __str__(self) -> str:
+        if np.ndim(self.ending) or isinstance(self.ending, jax.core.Tracer):
+            return repr(self)
+        return (
+            f"{self.status} after {self.steps} steps and {self.evaluations} evaluations: "
+            f"value {self.value:.6g}, gradient norm {self.gradient_norm:.3g}"
+        )
 
 
+@one_frame
 @checked(
     max_steps=Number(0, 2**31 - 1, whole=True),
     tol=Number(0),
@@ -61,9 +88,15 @@ def minimize(
       tol: >= 0; converged when no entry of the gradient exceeds it in absolute value.
       args: further arguments of the function, arrays or trees of them.
 
-    Also stops when two steps in a row do not change the parameters. Also stops when value or gradient are not
-    finite; the result is then the last point where they were. The next step reuses the last evaluation of a
-    line search. Works under jit and vmap; derivatives through the loop are forward mode only.
+    Also converged: when the value no longer changes, and the gradient is not above what rounding the
+    parameters changes in it. Stalled: when two steps in a row do not change the parameters otherwise. Where
+    value or gradient are not finite, the result is the last point where they were. `result.status` has it as
+    text: "converged", "stalled at float32 precision", "max_steps" or "not finite". The next step reuses the
+    last evaluation of a line search. Works under jit and vmap; derivatives are forward mode only.
+
+    >>> import gradflow, jax.numpy as jnp
+    >>> gradflow.minimize(lambda x: jnp.sum((x - 1) ** 2), jnp.zeros(3)).status
+    'converged'
     """
     if not callable(loss_fn):
         raise TypeError(f"minimize: argument 'loss_fn' must be a function; got {describe(loss_fn)}")
@@ -98,6 +131,8 @@ class _Progress(NamedTuple):
     steps: jax.Array
     evaluations: jax.Array
     still: jax.Array  # steps in a row that did not change the parameters
+    flat: jax.Array  # steps in a row that did not change the value, since the last look at the noise
+    is_noise: jax.Array  # whether the gradient is rounding error
     failed: jax.Array
 
 
@@ -118,6 +153,15 @@ def _solve(
     if keeps:
         state = store_value_and_grad(state, value, grad)
     norm = _largest(grad)
+    scale = norm
+    epsilon = float(jnp.finfo(value.dtype).eps)
+
+    def noise(params: Params, grad: Updates) -> jax.Array:
+        """The largest change of the gradient when the parameters are rounded otherwise."""
+        other = jax.grad(loss)(jax.tree.map(_next_numbers, params))
+        change = _largest(jax.tree.map(jnp.subtract, other, grad))
+        # A jump of the gradient, as in |x|, is not rounding error.
+        return jnp.where(change <= epsilon**0.5 * scale, change, 0)
 
     def step(now: _Progress) -> _Progress:
         grad = stored_value_and_grad(now.state)[1] if keeps else now.grad
@@ -134,7 +178,12 @@ def _solve(
             spent = spent + 1
         norm = _largest(new_grad)
         finite = jnp.isfinite(value) & (norm < jnp.inf)
+        is_flat = jnp.abs(value - now.value) <= 2 * epsilon * jnp.abs(value)
+        flat = jnp.where(is_flat, now.flat + 1, 0)
         moved = functools.reduce(jnp.logical_or, map(_differ, *map(jax.tree.leaves, (params, now.params))))
+        still = jnp.where(moved, 0, now.still + 1)
+        looks = finite & ((flat >= _FLAT) | (still >= 2)) & (norm > tol.astype(norm.dtype))
+        floor = jax.lax.cond(looks, noise, lambda *_: jnp.zeros_like(norm), params, new_grad)
         return _Progress(
             params=tree.where(finite, params, now.params),
             state=state,
@@ -142,23 +191,28 @@ def _solve(
             grad=None if keeps else new_grad,
             norm=jnp.where(finite, norm, now.norm),
             steps=now.steps + 1,
-            evaluations=now.evaluations + spent,
-            still=jnp.where(moved, 0, now.still + 1),
+            evaluations=now.evaluations + spent + looks.astype(np.int32),
+            still=still,
+            flat=jnp.where(looks, 0, flat),
+            is_noise=looks & (norm <= floor),
             failed=~finite,
         )
 
     def goes_on(now: _Progress) -> jax.Array:
         unfinished = (now.norm > tol.astype(now.norm.dtype)) & (now.steps < max_steps)
-        return unfinished & (now.still < 2) & ~now.failed
+        return unfinished & (now.still < 2) & ~now.is_noise & ~now.failed
 
     zero = jnp.zeros((), np.int32)
     failed = ~(jnp.isfinite(value) & (norm < jnp.inf))
     begin = _Progress(
-        params, state, value, None if keeps else grad, norm, zero, jnp.ones((), np.int32), zero, failed
-    )
+        params, state, value, None if keeps else grad, norm, zero, jnp.ones((), np.int32), zero, zero,
+        jnp.zeros((), bool), failed,
+    )  # fmt: skip
     end = jax.lax.while_loop(goes_on, step, begin)
-    converged = (end.norm <= tol.astype(end.norm.dtype)) & ~end.failed
-    return MinimizeResult(end.params, end.value, end.norm, end.steps, end.evaluations, converged)
+    converged = ((end.norm <= tol.astype(end.norm.dtype)) | end.is_noise) & ~end.failed
+    stopped = jnp.where(end.still >= 2, _STALLED, _MAX_STEPS)
+    ending = jnp.where(converged, _CONVERGED, jnp.where(end.failed, _NOT_FINITE, stopped)).astype(np.int32)
+    return MinimizeResult(end.params, end.value, end.norm, end.steps, end.evaluations, converged, ending)
 
 
 _compiled = jax.jit(_solve, static_argnums=(0, 1))
@@ -166,6 +220,14 @@ _compiled = jax.jit(_solve, static_argnums=(0, 1))
 
 def _largest(grad: Updates) -> jax.Array:
     return tree.max(jax.tree.map(jnp.abs, grad)) if jax.tree.leaves(grad) else jnp.zeros(())
+
+
+def _next_numbers(x: jax.Array) -> jax.Array:
+    """The array with each number moved by its rounding error, up and down in turns."""
+    if not is_inexact(x.dtype):
+        return x
+    signs = 1 - 2 * (jnp.arange(x.size, dtype=np.int32) % 2).reshape(x.shape)
+    return x + x * (signs.astype(x.dtype) * float(jnp.finfo(x.dtype).eps))
 
 
 def _differ(x: jax.Array, y: jax.Array) -> jax.Array:

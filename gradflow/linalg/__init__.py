@@ -4,6 +4,7 @@ They consist mainly of matrix products, so they run fast where decompositions ar
 the arithmetic is float32; results have the dtype of their argument.
 """
 
+from gradflow._missing_names import with_hints as _with_hints
 from gradflow.linalg._inverse_root import matrix_inverse_pth_root as matrix_inverse_pth_root
 from gradflow.linalg._newton_schulz import NEWTON_SCHULZ_SAFETY as NEWTON_SCHULZ_SAFETY
 from gradflow.linalg._newton_schulz import NEWTON_SCHULZ_TABLES as NEWTON_SCHULZ_TABLES
@@ -21,3 +22,5 @@ __all__ = [
     "power_iteration",
     "refresh",
 ]
+
+_with_hints(__name__)

@@ -3,6 +3,7 @@
 They do not reduce over the batch, except where a docstring says so: take the mean yourself.
 """
 
+from gradflow._missing_names import with_hints as _with_hints
 from gradflow.losses._classification import (
     poly_loss_cross_entropy,
     safe_softmax_cross_entropy,
@@ -69,3 +70,5 @@ __all__ = [
     "squared_error",
     "triplet_margin_loss",
 ]
+
+_with_hints(__name__)

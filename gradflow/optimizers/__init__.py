@@ -1,5 +1,6 @@
 """Optimizers: one update rule per file."""
 
+from gradflow._missing_names import with_hints as _with_hints
 from gradflow.optimizers._acprop import acprop as acprop
 from gradflow.optimizers._acprop import scale_by_acprop as scale_by_acprop
 from gradflow.optimizers._adabelief import ScaleByBeliefState as ScaleByBeliefState
@@ -118,6 +119,7 @@ from gradflow.optimizers._prodigy import ProdigyState as ProdigyState
 from gradflow.optimizers._prodigy import prodigy as prodigy
 from gradflow.optimizers._radam import radam as radam
 from gradflow.optimizers._radam import scale_by_radam as scale_by_radam
+from gradflow.optimizers._reference import complete_docstrings as _complete_docstrings
 from gradflow.optimizers._rmsprop import ScaleByRmsState as ScaleByRmsState
 from gradflow.optimizers._rmsprop import ScaleByRmsWithCountState as ScaleByRmsWithCountState
 from gradflow.optimizers._rmsprop import rmsprop as rmsprop
@@ -325,3 +327,6 @@ __all__ = [
     "stable_adamw",
     "yogi",
 ]
+
+_with_hints(__name__)
+_complete_docstrings(globals())

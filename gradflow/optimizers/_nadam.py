@@ -132,6 +132,10 @@ def nadam(
 ) -> GradientTransformation:
     """NAdam: `scale_by_adam(nesterov=True)`, or `scale_by_nadam`, then the learning rate.
 
+        mu = b1 * mu + (1 - b1) * g,  nu = b2 * nu + (1 - b2) * |g|^2
+        m = b1 * mu / (1 - b1^(t+1)) + (1 - b1) * g / (1 - b1^t)
+        u = -learning_rate * m / (sqrt(nu / (1 - b2^t) + eps_root) + eps)
+
     Args:
       learning_rate: a number >= 0 or a schedule.
       momentum_decay: a number selects `scale_by_nadam`, the form of PyTorch and AlgoPerf (4e-3 there).
@@ -160,6 +164,8 @@ def nadamw(
     momentum_decay: NonNegative | None = None,
 ) -> GradientTransformation:
     """NAdamW: `nadam` with the decoupled weight decay of `adamw`.
+
+        u = nadam(g) - learning_rate * weight_decay * p
 
     Args:
       learning_rate: a number >= 0 or a schedule.

@@ -27,12 +27,15 @@ def sgd(
       accumulator_dtype: dtype of the trace; the parameters' by default.
       dampening: in [0, 1], as in PyTorch: the share of each gradient but the first left out of the trace.
 
-    Raises ValueError for dampening without momentum.
+    Raises ValueError for nesterov or dampening without momentum.
     Source: Robbins & Monro 1951; Polyak 1964 for momentum; Nesterov 1983 and Sutskever et al. 2013.
     """
     if momentum is None:
-        if dampening is not None:
-            raise ValueError("sgd: argument 'momentum' must be a number with 'dampening'; got None")
+        needing = "nesterov=True" if nesterov else "dampening" if dampening is not None else None
+        if needing:
+            raise ValueError(
+                f"sgd: argument 'momentum' must be a number with {needing}; got None. Pass momentum=0.9, say."
+            )
         memory = identity()
     elif dampening is None:
         memory = trace(momentum, nesterov, accumulator_dtype)
@@ -50,7 +53,9 @@ def noisy_sgd(
     *,
     seed: Any = None,
 ) -> GradientTransformation:
-    """Gradient descent with Gaussian noise of variance `eta / (1 + t)^gamma`: `add_noise`, then the rate.
+    """Gradient descent with Gaussian noise: `add_noise`, then the rate.
+
+        u = -learning_rate * (g + noise),  noise of variance eta / (1 + t)^gamma
 
     Args:
       learning_rate: a number >= 0 or a schedule.

@@ -11,7 +11,9 @@ from gradflow.transforms import ema, scale_by_learning_rate, scale_by_sign
 
 @transformation
 def sign_sgd(learning_rate: Rate) -> GradientTransformation:
-    """Steps by the sign of the gradient: `u = -learning_rate * sign(g)`.
+    """Steps by the sign of the gradient.
+
+        u = -learning_rate * sign(g)
 
     Args:
       learning_rate: a number >= 0 or a schedule.

@@ -12,6 +12,7 @@
   The derivative there is taken with that choice held fixed.
 """
 
+from gradflow._missing_names import with_hints as _with_hints
 from gradflow.projections._boxes import (
     projection_box as projection_box,
 )
@@ -63,3 +64,5 @@ __all__ = [
     "projection_simplex",
     "projection_vector",
 ]
+
+_with_hints(__name__)

@@ -21,6 +21,7 @@ Values, rates, powers and factors may be numbers, scalar arrays, tracers, or sch
 at the same count.
 """
 
+from gradflow._missing_names import with_hints as _with_hints
 from gradflow.schedules._decay import constant_schedule as constant_schedule
 from gradflow.schedules._decay import cosine_decay_schedule as cosine_decay_schedule
 from gradflow.schedules._decay import exponential_decay as exponential_decay
@@ -58,3 +59,5 @@ __all__ = [
     "warmup_cosine_decay_schedule",
     "warmup_exponential_decay_schedule",
 ]
+
+_with_hints(__name__)

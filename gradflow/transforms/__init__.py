@@ -1,5 +1,6 @@
 """Building blocks that many optimizers share."""
 
+from gradflow._missing_names import with_hints as _with_hints
 from gradflow.transforms._adagc import AdaGCState as AdaGCState
 from gradflow.transforms._adagc import adagc as adagc
 from gradflow.transforms._adaptive_clip import adaptive_grad_clip as adaptive_grad_clip
@@ -151,3 +152,5 @@ __all__ = [
     "zclip",
     "zero_nans",
 ]
+
+_with_hints(__name__)

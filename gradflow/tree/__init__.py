@@ -1,5 +1,6 @@
 """Arithmetic and paths on pytrees."""
 
+from gradflow._missing_names import with_hints as _with_hints
 from gradflow.tree._arithmetic import add as add
 from gradflow.tree._arithmetic import add_scale as add_scale
 from gradflow.tree._arithmetic import clip as clip
@@ -83,3 +84,5 @@ __all__ = [
     "where",
     "zeros_like",
 ]
+
+_with_hints(__name__)

@@ -1,5 +1,6 @@
 """Wrappers: each takes a transformation and returns another one."""
 
+from gradflow._missing_names import with_hints as _with_hints
 from gradflow._types import MaskedNode as MaskedNode
 from gradflow.wrappers._accumulate import ApplyEvery as ApplyEvery
 from gradflow.wrappers._accumulate import MultiSteps as MultiSteps
@@ -145,3 +146,5 @@ __all__ = [
     "with_swa",
     "with_tail_average",
 ]
+
+_with_hints(__name__)

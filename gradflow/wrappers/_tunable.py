@@ -18,6 +18,7 @@ from gradflow._expressions._factory import Factory
 from gradflow._expressions._keys import expression_of
 from gradflow._expressions._registry import OWN_FACTORIES
 from gradflow._rules._state import replicate_like, zero_scalar
+from gradflow._tracebacks import one_frame
 from gradflow._types import OptState, Pair, Params, Updates
 from gradflow.wrappers._inject import InjectStatefulHyperparamsState, widest_dtype
 
@@ -153,6 +154,7 @@ def hyperparams(state: OptState) -> dict[str, jax.Array]:
     return found
 
 
+@one_frame
 @checked(changes=MAPPING)
 def set_hyperparams(state: S, changes: Mapping[str, Any]) -> S:
     """Returns the state with some hyper-parameters changed.

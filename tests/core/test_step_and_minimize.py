@@ -186,6 +186,7 @@ def test_it_works_under_jit_and_vmap_and_on_trees() -> None:
 def test_it_stops_where_numbers_end() -> None:
     falls = lambda x: jnp.where(x > 3, jnp.nan, -x * x)  # noqa: E731
     result = minimize(falls, jnp.float32(1.0), gf.sgd(0.5))
+    assert result.status == "not finite"
     assert not result.converged
     assert result.params == 2
     assert (result.value, result.gradient_norm, result.steps) == (-4, 4, 2)
@@ -194,6 +195,7 @@ def test_it_stops_where_numbers_end() -> None:
     # Where nothing moves any more it does not go on until max_steps.
     stuck = minimize(lambda x: jnp.abs(x - 1), jnp.float32(0.0), max_steps=500)
     assert not stuck.converged
+    assert stuck.status == "stalled at float32 precision", "a jump of the gradient is not rounding error"
     assert stuck.steps < 50
     np.testing.assert_allclose(stuck.params, 1.0, atol=1e-3)
 
@@ -212,6 +214,45 @@ def test_sharded_parameters_give_the_same_minimum() -> None:
     result = minimize(loss, x, tol=1e-4)
     assert result.converged
     assert result.params.sharding.is_equivalent_to(x.sharding, 1)
+    np.testing.assert_allclose(result.params, 1.0, atol=1e-4)
+
+
+def _sum_of_squares(dtype: Any) -> Any:
+    """200 rows, of which the residuals cannot vanish: the value is about 190, and rounds."""
+    random = np.random.default_rng(0)
+    rows, noise = random.normal(size=(200, 10)), random.normal(size=200)
+    x, y = jnp.asarray(rows, dtype), jnp.asarray(rows @ random.normal(size=10) + noise, dtype)
+    return (lambda w: jnp.sum(jnp.square(x @ w - y))), np.linalg.lstsq(x, y)[0]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_the_stopping_rule_knows_the_dtype(dtype: Any) -> None:
+    with jax.enable_x64(dtype == "float64"):
+        result = minimize(rosenbrock, jnp.zeros(20, dtype))
+        assert result.status == "converged"
+        assert result.value < 2e-12
+        assert result.steps < 130
+        # A gradient above `tol` is accepted only as rounding error.
+        assert result.gradient_norm <= (1e-5 if dtype == "float64" else 3e-4)
+
+        loss, best = _sum_of_squares(dtype)
+        result = minimize(loss, jnp.zeros(10, dtype))
+        assert (result.status, bool(result.converged)) == ("converged", True)
+        assert result.steps < 30
+        np.testing.assert_allclose(result.params, best, atol=1e-5 if dtype == "float32" else 1e-7)
+        assert str(result).startswith(f"converged after {result.steps} steps")
+
+
+def test_how_it_ended_is_text_for_many_too() -> None:
+    many = jax.vmap(lambda x: minimize(rosenbrock, x, gf.sgd(1e-3), max_steps=1))(jnp.eye(2) + 0.5)
+    assert list(many.status) == ["max_steps", "max_steps"]
+
+
+def test_a_flat_value_is_not_convergence_while_the_gradient_is_large() -> None:
+    """The offset hides the steps of a small rate in float32, but the gradient shows the way."""
+    loss = lambda x: jnp.sum(jnp.square(x - 1)) + 1e6  # noqa: E731
+    result = minimize(loss, jnp.zeros(4), gf.sgd(1e-2), max_steps=2000)
+    assert result.status == "converged"
     np.testing.assert_allclose(result.params, 1.0, atol=1e-4)
 
 

@@ -12,10 +12,12 @@ import pytest
 
 import gradflow as gf
 from gradflow import lab
+from gradflow.__main__ import main as command_line
 from gradflow.lab._cli import _compare
 from gradflow.lab._cli._arguments import axis, memory
 from gradflow.lab._cli._main import main
 from gradflow.lab._experiments import _sweep_run
+from gradflow.lab._experiments._progress_bar import ProgressBar
 
 SMALL = ["--seeds", "1", "--steps", "3", "--learning-rates", "1e-2", "--optimizers", "adam"]
 
@@ -35,7 +37,7 @@ def test_the_program_writes_both_files_without_a_display(tmp_path):
     done = run("-m", "gradflow", "compare", *SMALL, "--out", str(tmp_path / "out"))
     assert done.returncode == 0, done.stderr
     assert "adam" in done.stdout
-    assert "100%" in done.stderr  # the bar
+    assert "100%" not in done.stderr, "no bar into a pipe"
     assert (tmp_path / "out" / "comparison.png").read_bytes().startswith(b"\x89PNG")
     data = json.loads((tmp_path / "out" / "comparison.json").read_text())
     assert {entry["name"] for entry in data["entries"]} == {"adam"}
@@ -96,8 +98,30 @@ def test_help_lists_tasks_and_optimizers(capsys):
     assert all(word in shown for word in ("digits", "breast_cancer", "diabetes", "text", "adamw", "--target"))
 
 
+def test_without_tqdm_there_is_no_bar(monkeypatch, capsys):
+    without(monkeypatch, "tqdm")
+    bar = ProgressBar(True, 3)
+    bar.describe("adam")
+    bar.extend(2)
+    bar.advance(1)
+    bar.close()
+    assert capsys.readouterr().err == ""
+
+
+def test_an_interruption_of_the_imports_ends_with_130(monkeypatch, capsys):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setitem(sys.modules, "gradflow.lab._cli._main", None)
+    monkeypatch.setattr(builtins, "__import__", interrupted)
+    status = command_line()
+    monkeypatch.undo()
+    assert status == 130
+    assert "Traceback" not in capsys.readouterr().err
+
+
 def test_an_interruption_keeps_what_is_finished(tmp_path, capsys, monkeypatch):
-    def interrupted(plan):
+    def interrupted(plan, progress):
         yield lab.Entry.of_losses(
             np.array([[[2.0, 1.0, 0.5, 0.4]]]), plan.evaluated_at, plan.target, name="sgd",
             learning_rates=[1e-2], score=[[0.5]], state_bytes_per_parameter=0.0, seconds=1.0,
@@ -116,7 +140,7 @@ def test_an_interruption_keeps_what_is_finished(tmp_path, capsys, monkeypatch):
 
 
 def test_an_interruption_at_once_writes_nothing(tmp_path, capsys, monkeypatch):
-    def interrupted(plan):
+    def interrupted(plan, progress):
         raise KeyboardInterrupt
         yield
 
@@ -138,7 +162,6 @@ def without(monkeypatch, package):
     ("package", "called", "act"),
     [
         ("sklearn", "scikit-learn", lambda: lab.compare("sgd", task="digits", progress=False)),
-        ("tqdm", "tqdm", lambda: lab.compare("sgd", task="text", steps=1, seeds=1)),
         ("matplotlib", "matplotlib", lambda: lab.Comparison("t", None, 1, [0, 1], [0], None, []).plot()),
     ],
 )

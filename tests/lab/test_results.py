@@ -108,7 +108,7 @@ def test_neighbours_whose_order_may_be_chance_are_named():
     near = entry("near", [[[2, 1, 0.5, 0.1], [2, 1, 0.5, 0.2], [2, 0.4, 1, 0.4]]], [0.1])
     result = comparison(FAST, near, LOST)
     assert result.noise() == [("fast", "near")]
-    assert "either order (95% bootstrap over seeds): fast ~ near." in result.table()
+    assert "either order (95% bootstrap over seeds, and the grid's steps): fast ~ near." in result.table()
     assert result.intervals() == {"fast": (10, 30), "near": (10, 20), "lost": (math.inf, math.inf)}
     assert result.intervals("loss")["fast"] == (0.1, 0.4)
     assert "settle the order of all" in comparison(FAST, LOST).table()

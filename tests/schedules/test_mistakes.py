@@ -80,7 +80,7 @@ def test_flags_are_checked(example: Example) -> None:
 
 @each
 def test_unknown_and_missing_arguments(example: Example) -> None:
-    with pytest.raises(TypeError, match=f"^{example.name}: .*unexpected.*its arguments are"):
+    with pytest.raises(TypeError, match=f"^{example.name}: .*unexpected.*Its arguments are"):
         example.make(stepz=3)
     with pytest.raises(TypeError, match=f"^{example.name}: missing a required argument"):
         example.factory.function()

@@ -1,5 +1,6 @@
 """The optimizers of a comparison: from names, factories and transformations, each with its rates."""
 
+import inspect
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -63,7 +64,7 @@ def _given(name: str, value: Any, rates: tuple[float, ...] | None, caller: str) 
             )
         return Candidate(
             name,
-            lambda rate: as_transformation(value(learning_rate=rate), caller, name),
+            lambda rate: as_transformation(_call_factory(value, rate), caller, name),
             rates or default_grid(1e-2),
         )
     whole = as_transformation(value, caller, f"the optimizer '{name}'")
@@ -75,6 +76,15 @@ def _given(name: str, value: Any, rates: tuple[float, ...] | None, caller: str) 
     return Candidate(
         name, lambda rate: replace(whole, {places[0]: rate}), rates or _own_grid(parts[places[0]])
     )
+
+
+def _call_factory(factory: Callable[..., Any], rate: Any) -> Any:
+    """A factory's value at a rate: its argument `learning_rate`, or else its first one."""
+    try:
+        is_named = "learning_rate" in inspect.signature(factory).parameters
+    except (TypeError, ValueError):
+        is_named = True
+    return factory(learning_rate=rate) if is_named else factory(rate)
 
 
 def _name_of(value: Any) -> str:

@@ -1,15 +1,18 @@
 """`python -m gradflow compare`."""
 
 import argparse
+from pathlib import Path
 from typing import Any
 
 from gradflow.lab._candidates._recipes import DEFAULTS, optimizer_names
 from gradflow.lab._cli._arguments import numbers, seeds, split, wrapped
-from gradflow.lab._cli._output import add_out, make_out, needed_packages
+from gradflow.lab._cli._output import add_out, add_quiet, make_out, needed_packages, shows_bar
 from gradflow.lab._experiments._compare_run import run
 from gradflow.lab._experiments._plan import prepare
 from gradflow.lab._results._comparison import Entry
 from gradflow.lab._tasks._catalog import TASKS
+from gradflow.lab._tasks._files import task_of_module, task_of_table
+from gradflow.lab._tasks._task import Task
 
 _EPILOG = """\
 Without options, the optimizers of most textbooks are trained on handwritten digits, each at six learning
@@ -22,6 +25,8 @@ examples:
   python -m gradflow compare --optimizers sgd,adam,lion --task text --steps 2000
   python -m gradflow compare --optimizers "adam,adamw(1e-3, weight_decay=0.1)"
   python -m gradflow compare --optimizers lbfgs,adam --task ode
+  python -m gradflow compare --data table.csv --target price --optimizers sgd,adam
+  python -m gradflow compare --module my_task.py
   python -m gradflow compare --optimizers adam --learning-rates 1e-3,3e-3,1e-2 --seeds 10 --out results
 
 default optimizers:
@@ -55,22 +60,29 @@ def add(commands: Any) -> None:
         "--seeds", type=seeds, default=5, metavar="N", help="number of seeds, or a list: 0,1,5 (default: 5)"
     )
     option("--steps", type=int, metavar="N", help="training steps (default: the task's, 500 or 1000)")
-    option("--target", type=float, metavar="LOSS", help="the training loss to reach (default: the task's)")
+    option(
+        "--target", metavar="LOSS",
+        help="the training loss to reach (default: the task's); with --data, the column to predict instead",
+    )  # fmt: skip
+    option("--module", type=Path, metavar="FILE", help="a Python file that defines init, loss and batches")
+    option("--data", type=Path, metavar="FILE", help="a CSV file with a header, or an npz file with x and y")
     add_out(compare)
+    add_quiet(compare)
     compare.set_defaults(run=_run)
 
 
 def _run(given: argparse.Namespace) -> int:
     needed_packages()
+    task, target = _task(given)
     plan = prepare(
-        given.optimizers, given.task, learning_rates=given.learning_rates, seeds=given.seeds,
-        steps=given.steps, target=given.target,
+        given.optimizers, task, learning_rates=given.learning_rates, seeds=given.seeds, steps=given.steps,
+        target=target,
     )  # fmt: skip
     make_out(given.out)
     entries: list[Entry] = []
     interrupted = False
     try:
-        for entry in run(plan):
+        for entry in run(plan, shows_bar(given)):
             entries.append(entry)
     except KeyboardInterrupt:
         interrupted = True
@@ -78,6 +90,20 @@ def _run(given: argparse.Namespace) -> int:
     print("\n" + result.table())
     if interrupted:
         print(f"Interrupted: {len(entries)} of {len(plan.candidates)} optimizers were finished.")
-    if entries:
-        print("Written: " + ", ".join(map(str, result.save(given.out))))
+    written = result.save(given.out) if entries else []
+    if written and not given.quiet:
+        print("Written: " + ", ".join(map(str, written)))
     return 130 if interrupted else 0
+
+
+def _task(given: argparse.Namespace) -> tuple[str | Task, float | None]:
+    """The task, by name or from a file, and the loss to reach."""
+    if given.data is not None:
+        if given.module is not None:
+            raise ValueError("--data must be left out with --module; got both")
+        return task_of_table(given.data, given.target), None
+    try:
+        target = None if given.target is None else float(given.target)
+    except ValueError:
+        raise ValueError(f"--target must be a number without --data; got {given.target!r}") from None
+    return (given.task if given.module is None else task_of_module(given.module, given.steps)), target

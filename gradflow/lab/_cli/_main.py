@@ -24,6 +24,8 @@ def _parser() -> argparse.ArgumentParser:
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    version = sys.modules["gradflow"].__version__
+    parser.add_argument("--version", action="version", version=f"gradflow {version}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="command")
     _compare.add(commands)
     _sweep.add(commands)

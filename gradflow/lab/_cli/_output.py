@@ -1,5 +1,6 @@
 """The output of commands: its directory, and the packages that it needs."""
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,16 @@ def make_out(out: Path) -> None:
         raise ValueError(f"cannot write into --out {out}: {error.strerror}") from None
 
 
+def add_quiet(command: Any) -> None:
+    """Adds the option that leaves only the table."""
+    command.add_argument("--quiet", action="store_true", help="print the table alone, without a progress bar")
+
+
+def shows_bar(given: Any) -> bool:
+    """Whether a progress bar is shown: in a terminal, unless --quiet is given."""
+    return not given.quiet and sys.stderr.isatty()
+
+
 def needed_packages() -> None:
     """Raises ImportError before training for a package that is needed after it."""
-    optional("tqdm", "the progress bar")
     optional("matplotlib.figure", "the picture")

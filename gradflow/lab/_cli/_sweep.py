@@ -4,7 +4,7 @@ import argparse
 from typing import Any
 
 from gradflow.lab._cli._arguments import axis, memory, seeds
-from gradflow.lab._cli._output import add_out, make_out, needed_packages
+from gradflow.lab._cli._output import add_out, add_quiet, make_out, needed_packages, shows_bar
 from gradflow.lab._experiments._sweep import METHODS, plan_sweep
 from gradflow.lab._tasks._catalog import TASKS
 
@@ -65,6 +65,7 @@ def add(commands: Any) -> None:
         help="memory to use at once, such as 500M or 2G (default: free memory)",
     )
     add_out(sweep)
+    add_quiet(sweep)
     sweep.set_defaults(run=_run)
 
 
@@ -84,7 +85,7 @@ def _run(given: argparse.Namespace) -> int:
         print(f"{file} has {len(log.trials)} of {len(plan.trials)} trials already; continuing from there.")
     interrupted = False
     try:
-        plan.run(log, given.memory, progress=True)
+        plan.run(log, given.memory, progress=shows_bar(given))
     except KeyboardInterrupt:
         interrupted = True
     result = log.result()
@@ -94,6 +95,6 @@ def _run(given: argparse.Namespace) -> int:
         written += result.save(given.out)
     if interrupted:
         print("Interrupted. The same command continues from here.")
-    if written:
+    if written and not given.quiet:
         print("Written: " + ", ".join(map(str, written)))
     return 130 if interrupted else 0

@@ -6,6 +6,7 @@ from typing import Any
 from gradflow.lab._experiments._compare_run import run
 from gradflow.lab._experiments._plan import prepare
 from gradflow.lab._results._comparison import Comparison
+from gradflow.lab._tasks._own_task import OwnData
 from gradflow.lab._tasks._task import Task
 
 
@@ -21,6 +22,9 @@ def compare(
     steps: int | None = None,
     target: float | None = None,
     progress: bool = True,
+    batch_size: int | None = None,
+    test: Any = None,
+    metric: Callable[..., Any] | None = None,
 ) -> Comparison:
     """Trains each optimizer over a grid of learning rates and seeds, and ranks them.
 
@@ -34,14 +38,22 @@ def compare(
         a function of `learning_rate`; by default those of most textbooks. A transformation with exactly one
         `learning_rate`, a number, is tried at all rates; any other runs once, unchanged.
       task: "digits" (the default), "breast_cancer", "diabetes", "text", "image", "ode", or a `Task`.
-      loss_fn: your own problem: `loss_fn(params, batch)`, or `loss_fn(params)` without batches.
+      loss_fn: your own problem: `loss_fn(params, batch)`, `loss_fn(params, x, y)` for batches that are
+        pairs, or `loss_fn(params)` without batches.
       params: its parameters, or a function from a PRNG key to them: one start for each seed.
       batches: a list of batches, or a tree of arrays with a leading axis of batches; shuffled by the seed.
-      learning_rates: for all optimizers. By default each has six, half a decade apart, around its usual rate.
+        With `batch_size`, arrays of examples: `batches=(X, Y), batch_size=32`. The last batch of a list may
+        be shorter.
+      learning_rates: for all optimizers. By default each has six, half a decade apart, around its usual rate,
+        and six more, at most twice, beyond a best rate that is at the end.
       seeds: the number of seeds, or the seeds.
       steps: the number of steps; the task's own by default, else 500.
       target: the training loss to reach; the task's own by default.
-      progress: whether to show a progress bar.
+      progress: whether to show a progress bar, which needs tqdm.
+      batch_size: examples per step, where `batches` holds examples.
+      test: held-out data of your own problem, for `metric(params, batch)` or `metric(params, x, y)`, which
+        returns one number; higher is better.
     """
-    plan = prepare(optimizers, task, loss_fn, params, batches, learning_rates, seeds, steps, target)
+    own = OwnData(batch_size, test, metric)
+    plan = prepare(optimizers, task, loss_fn, params, batches, learning_rates, seeds, steps, target, own)
     return plan.result(run(plan, progress))

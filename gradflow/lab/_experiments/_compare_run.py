@@ -17,10 +17,13 @@ from gradflow.lab._experiments._program import CannotRunError, Setting, scores, 
 from gradflow.lab._experiments._progress_bar import ProgressBar
 from gradflow.lab._results._comparison import Entry
 
+EXTENSIONS = 2  # of a grid whose best rate is at its end
+
 
 class _Ready(NamedTuple):
     candidate: Candidate
     rates: jax.Array
+    begin: Callable[..., Any]
     start: Callable[[], Any]
     lowered: Any
     bytes_per_parameter: float
@@ -58,7 +61,26 @@ def _lower(candidate: Candidate, setting: Setting) -> _Ready:
     params, state = carry
     size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
     count = sum(leaf.size for leaf in jax.tree.leaves(params))
-    return _Ready(candidate, rates, lambda: begin(rates, len(rates), setting.starts), lowered, size / count)
+    first = functools.partial(begin, rates, len(rates), setting.starts)
+    return _Ready(candidate, rates, begin, first, lowered, size / count)
+
+
+class _Runs(NamedTuple):
+    """The runs at some rates: the loss at [rate, seed, evaluation], and the scores."""
+
+    rates: tuple[float | None, ...]
+    losses: np.ndarray
+    score: np.ndarray | None
+
+    def and_beyond(self, other: "_Runs") -> "_Runs":
+        """These runs and those at other rates, in the order of rates."""
+        order = np.argsort([rate or 0.0 for rate in (*self.rates, *other.rates)])
+        losses = np.concatenate([self.losses, other.losses])[order]
+        score = None
+        if self.score is not None and other.score is not None:
+            score = np.concatenate([self.score, other.score])[order]
+        rates = [*self.rates, *other.rates]
+        return _Runs(tuple(rates[i] for i in order), losses, score)
 
 
 def _train(plan: Plan, ready: _Ready, setting: Setting, bar: ProgressBar) -> Entry:
@@ -67,26 +89,63 @@ def _train(plan: Plan, ready: _Ready, setting: Setting, bar: ProgressBar) -> Ent
     program = ready.lowered.compile()
     compiled = time.perf_counter()
     bar.describe(ready.candidate.name)
-    carry = ready.start()
-    losses = [np.tile(np.asarray(setting.first)[None], (len(ready.rates), 1))]
-    at = plan.evaluated_at
-    for first, last in itertools.pairwise(at):
+
+    def entry(runs: _Runs) -> Entry:
+        return Entry.of_losses(
+            runs.losses,
+            plan.evaluated_at,
+            plan.target,
+            name=ready.candidate.name,
+            learning_rates=list(runs.rates),
+            score=None if runs.score is None else runs.score.tolist(),
+            state_bytes_per_parameter=ready.bytes_per_parameter,
+            seconds=time.perf_counter() - compiled,
+            compile_seconds=compiled - began,
+            describe=lambda rate: repr(ready.candidate.build(rate)),
+        )
+
+    runs = _runs(plan, ready.candidate.rates, ready.start, program, setting, bar)
+    made = entry(runs)
+    for _ in range(EXTENSIONS if plan.extends else 0):
+        if not made.best_is_at_the_end:
+            break
+        # As many rates as before, so that the same program runs them.
+        rates = _beyond(runs.rates, len(ready.candidate.rates), above=made.best > 0)
+        bar.extend(plan.steps)
+        values = jnp.asarray(rates, jnp.float32)
+        begin = functools.partial(ready.begin, values, len(rates), setting.starts)
+        runs = runs.and_beyond(_runs(plan, rates, begin, program, setting, bar))
+        made = entry(runs)
+    return made
+
+
+def _beyond(rates: tuple[Any, ...], count: int, above: bool) -> tuple[float, ...]:
+    """As many rates again, beyond the last one or below the first, in the steps of the grid."""
+    found = list(rates) if above else list(rates[::-1])
+    # Half decades are 1 and 3 in turn, so a grid goes on in the steps of every second rate.
+    period = min(2, len(found) - 1)
+    factor = found[-1] / found[-1 - period]
+    for _ in range(count):
+        found.append(found[-period] * factor)
+    return tuple(sorted(found[len(rates) :]))
+
+
+def _runs(
+    plan: Plan,
+    rates: tuple[float | None, ...],
+    begin: Callable[[], Any],
+    program: Callable[..., Any],
+    setting: Setting,
+    bar: ProgressBar,
+) -> _Runs:
+    """Trains from all seeds at some rates."""
+    values = jnp.asarray([1.0 if rate is None else rate for rate in rates], jnp.float32)
+    carry = begin()
+    losses = [np.tile(np.asarray(setting.first)[None], (len(rates), 1))]
+    for first, last in itertools.pairwise(plan.evaluated_at):
         carry, loss = program(
-            ready.rates, carry, setting.order, np.int32(first), np.int32(last), setting.train, setting.probe
+            values, carry, setting.order, np.int32(first), np.int32(last), setting.train, setting.probe
         )
         losses.append(np.asarray(loss))
         bar.advance(last - first)
-    score = scores(plan.task, carry)
-    finished = time.perf_counter()
-    return Entry.of_losses(
-        np.stack(losses, axis=-1).astype(float),
-        plan.evaluated_at,
-        plan.target,
-        name=ready.candidate.name,
-        learning_rates=list(ready.candidate.rates),
-        score=None if score is None else score.tolist(),
-        state_bytes_per_parameter=ready.bytes_per_parameter,
-        seconds=finished - compiled,
-        compile_seconds=compiled - began,
-        describe=lambda rate: repr(ready.candidate.build(rate)),
-    )
+    return _Runs(rates, np.stack(losses, axis=-1).astype(float), scores(plan.task, carry))

@@ -9,6 +9,7 @@ import numpy as np
 from gradflow.lab._candidates._candidates import Candidate, candidates
 from gradflow.lab._results._comparison import Comparison, Entry
 from gradflow.lab._tasks._catalog import choose_task
+from gradflow.lab._tasks._own_task import NO_DATA, OwnData
 from gradflow.lab._tasks._task import Task
 
 _EVALUATIONS = 100  # approximate number of evaluations of the training loss
@@ -22,6 +23,7 @@ class Plan(NamedTuple):
     seeds: tuple[int, ...]
     steps: int
     target: float | None
+    extends: bool  # whether a grid is extended where its best rate is at its end
 
     @property
     def evaluated_at(self) -> list[int]:
@@ -51,6 +53,7 @@ def prepare(
     seeds: int | Iterable[int] = 5,
     steps: int | None = None,
     target: float | None = None,
+    own: OwnData = NO_DATA,
 ) -> Plan:
     """Checks `compare`'s arguments; raises ValueError or TypeError for a wrong one."""
     found = candidates(optimizers, learning_rates)
@@ -58,10 +61,10 @@ def prepare(
         check_whole_number("compare", "steps", steps, 1)
     if target is not None and not np.isfinite(target):
         raise ValueError(f"compare: argument 'target' must be a finite number; got {target!r}")
-    chosen = choose_task(task, loss_fn, params, batches, steps, "compare")
+    chosen = choose_task(task, loss_fn, params, batches, steps, "compare", own)
     steps = operator.index(steps or chosen.steps)
     target = chosen.target if target is None else float(target)
-    return Plan(chosen, found, check_seeds("compare", seeds), steps, target)
+    return Plan(chosen, found, check_seeds("compare", seeds), steps, target, learning_rates is None)
 
 
 def check_whole_number(caller: str, name: str, value: Any, low: int) -> None:

@@ -1,21 +1,31 @@
 """The progress bar."""
 
-from gradflow.lab._optional import optional
+import importlib
+from typing import Any
 
 
 class ProgressBar:
-    """A progress bar over steps, which may be hidden."""
+    """A progress bar over steps, which may be hidden. Without tqdm there is none."""
 
     def __init__(self, shown: bool, total: int, done: int = 0) -> None:
-        self.bar = None
+        self.bar: Any = None
         if shown:
-            module = optional("tqdm", "the progress bar")
+            try:
+                module = importlib.import_module("tqdm")
+            except ImportError:
+                return
             self.bar = module.tqdm(total=total, initial=done, unit="step")
 
     def describe(self, text: str) -> None:
         """Sets the description of the bar."""
         if self.bar is not None:
             self.bar.set_description(text)
+
+    def extend(self, steps: int) -> None:
+        """Adds steps to the whole."""
+        if self.bar is not None:
+            self.bar.total += steps
+            self.bar.refresh()
 
     def advance(self, steps: int) -> None:
         """Advances the bar by a number of steps."""

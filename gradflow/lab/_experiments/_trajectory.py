@@ -58,7 +58,7 @@ def trajectory(
     found = candidates(list(DEFAULTS) if optimizers is None else optimizers, rates, caller="trajectory")
     noise = landscape.noise * np.random.default_rng(seed).standard_normal((steps, 2)).astype(np.float32)
     paths = [_path(candidate, landscape, jnp.asarray(noise)) for candidate in found]
-    (left, right), (bottom, top) = landscape.window or _window(paths)
+    (left, right), (bottom, top) = _frame(landscape, paths)
     x, y = np.linspace(left, right, _FINE), np.linspace(bottom, top, _FINE)
     points = jnp.asarray(np.stack(np.meshgrid(x, y), axis=-1), jnp.float32)
     surface = jax.jit(jax.vmap(jax.vmap(landscape.function)))(points)
@@ -160,6 +160,24 @@ def _sort_key(values: np.ndarray, lowest: float) -> tuple[bool, float, int]:
     arrived = lowest + _ARRIVED * start
     end = max(float(values[-max(1, len(values) // 10) :].mean()), arrived)
     return thrown, end, int(np.argmax(values <= arrived)) if end == arrived else 0
+
+
+def _frame(landscape: Landscape, paths: Sequence[Path]) -> tuple[tuple[float, float], tuple[float, float]]:
+    """The landscape's own window, grown to show the start and the paths that stay finite.
+
+    It grows to at most three times its size for paths, and as far as needed for the start.
+    """
+    if landscape.window is None:
+        return _window(paths)
+    low, high = np.asarray(landscape.window, float).T
+    size = high - low
+    inside = [p for path in paths if not path.diverged for p in path.points]
+    points = np.clip(np.asarray(inside).reshape(-1, 2), low - size, high + size)
+    points = np.concatenate([points, [landscape.start]])
+    pad = 0.05 * size
+    left, bottom = np.where(points.min(axis=0) < low, points.min(axis=0) - pad, low).tolist()
+    right, top = np.where(points.max(axis=0) > high, points.max(axis=0) + pad, high).tolist()
+    return (left, right), (bottom, top)
 
 
 def _window(paths: Sequence[Path]) -> tuple[tuple[float, float], tuple[float, float]]:

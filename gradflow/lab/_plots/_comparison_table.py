@@ -68,8 +68,15 @@ def table(comparison: Comparison) -> str:
     rows = [names, *(_row(i + 1, entry, c) for i, entry in enumerate(c.entries))]
     lines = aligned(rows, left=(1, 2), rule=True)
     notes = [
-        "At each optimizer's best rate: the median over seeds (least to most). Diverged: of all its runs."
+        "At each optimizer's best rate: the median over seeds (least to most). Diverged: of all its runs.",
+        "Best rate: the fewest median steps to the target, then the lowest median final loss, on these seeds."
+        if c.target is not None
+        else "Best rate: the lowest median final loss, on these seeds.",
     ]
+    fewest = min((len(e.learning_rates) for e in c.entries if len(e.learning_rates) > 1), default=1)
+    extended = ", ".join(e.name for e in c.entries if len(e.learning_rates) > fewest)
+    if extended:
+        notes.append(f"Tried at rates beyond the grid too, since the best was at its end: {extended}.")
     if any(entry.best_is_at_the_end for entry in c.entries):
         notes.append("* the last rate tried on that side: one beyond it may be better (--learning-rates).")
     return "\n".join([head, "", *lines, "", *notes, *_chance(c)])
@@ -83,7 +90,12 @@ def _chance(comparison: Comparison) -> list[str]:
         return [f"With fewer than {FEWEST} seeds this order may be chance (--seeds)."]
     pairs = comparison.noise()
     if not pairs:
-        return ["The seeds settle the order of all neighbors (95% bootstrap intervals of the differences)."]
+        effect = comparison.smallest_effect()
+        size = f", the smallest of which is {effect}" if effect else ""
+        return [
+            "The seeds settle the order of all neighbors (95% bootstrap intervals of the differences"
+            f"{size}); a finer grid of rates could not change it."
+        ]
     rows: list[list[str]] = []
     for first, second in pairs:
         if rows and rows[-1][-1] == first:
@@ -91,4 +103,7 @@ def _chance(comparison: Comparison) -> list[str]:
         else:
             rows.append([first, second])
     shown = "; ".join(" ~ ".join(row) for row in rows)
-    return [f"Noise: neighbors joined by ~ may be in either order (95% bootstrap over seeds): {shown}."]
+    return [
+        "Noise: neighbors joined by ~ may be in either order (95% bootstrap over seeds, and the grid's "
+        f"steps): {shown}."
+    ]

@@ -85,6 +85,26 @@ class Entry:
         pairs = zip(self.final_loss[self.best], self.diverged[self.best], strict=True)
         return [math.inf if bad else loss for loss, bad in pairs]
 
+    def resolution(self, of: str) -> float:
+        """What a finer grid could gain in median "steps" or "loss", by a parabola through three rates.
+
+        Zero for an optimizer that ran unchanged. Infinity where both neighbors of the best rate failed.
+        """
+        keys = [
+            _rank_key(*row)[of == "loss"]
+            for row in zip(self.steps_to_target, self.final_loss, self.diverged, strict=True)
+        ]
+        here, low, high = keys[self.best], self.best - 1, self.best + 1
+        beside = [keys[i] - here for i in (low, high) if 0 <= i < len(keys) and math.isfinite(keys[i])]
+        if len(keys) == 1:
+            return 0.0
+        if not beside or not math.isfinite(here):
+            return math.inf
+        if len(beside) == 1:
+            return max(beside[0], 0.0)
+        rise = sum(beside)
+        return (beside[0] - beside[1]) ** 2 / (8 * rise) if rise > 0 else 0.0
+
     @property
     def rank_key(self) -> tuple[float, float, int]:
         """The sort key of entries: median steps to the target, median final loss, seeds that diverged."""
@@ -149,17 +169,32 @@ class Comparison(Result):
     def noise(self) -> list[tuple[str, str]]:
         """The neighbors in the ranking whose order may be chance.
 
-        An order is settled if the 95 % bootstrap interval of the difference of medians is below zero. The
-        difference is in the steps to the target, or in the final loss where neither reaches it.
+        An order is settled if the 95 % bootstrap interval of the difference of medians is below zero, and the
+        difference is larger than what a finer grid of rates could change (`Entry.resolution`). It is in the
+        steps to the target, or in the final loss where neither reaches it.
         """
         found = []
         for first, second in itertools.pairwise(self.entries):
-            a, b = first.seeds_steps, second.seeds_steps
+            of, a, b = "steps", first.seeds_steps, second.seeds_steps
             if math.isinf(median(a)) and math.isinf(median(b)):
-                a, b = first.seeds_loss, second.seeds_loss
-            if not is_settled(a, b):
+                of, a, b = "loss", first.seeds_loss, second.seeds_loss
+            effect = median(b) - median(a)
+            is_large = effect == math.inf or effect > max(first.resolution(of), second.resolution(of))
+            if not (is_settled(a, b) and is_large):
                 found.append((first.name, second.name))
         return found
+
+    def smallest_effect(self) -> str:
+        """The smallest difference between neighbors, as text: in steps to the target or in the final loss."""
+        steps, losses = [], []
+        for first, second in itertools.pairwise(self.entries):
+            a, b = median(first.seeds_steps), median(second.seeds_steps)
+            if math.isinf(a) and math.isinf(b):
+                losses.append(median(second.seeds_loss) - median(first.seeds_loss))
+            elif math.isfinite(b):
+                steps.append(b - a)
+        shown = [f"{min(steps):.0f} steps"] if steps else []
+        return " and ".join(shown + ([f"{min(losses):.2g} in the final loss"] if losses else []))
 
     def to_dict(self) -> dict[str, Any]:
         """All fields, as dicts and lists."""

@@ -24,24 +24,24 @@ def class_accuracy(params: Params, batch: Batch) -> jax.Array:
     return jnp.mean(jnp.argmax(mlp(params, x), axis=-1).astype(y.dtype) == y)
 
 
-def _binary_loss(params: Params, batch: Batch) -> jax.Array:
+def binary_loss(params: Params, batch: Batch) -> jax.Array:
     x, y = batch
     return jnp.mean(binary_cross_entropy(mlp(params, x)[:, 0], y))
 
 
-def _binary_accuracy(params: Params, batch: Batch) -> jax.Array:
+def binary_accuracy(params: Params, batch: Batch) -> jax.Array:
     x, y = batch
     return jnp.mean((mlp(params, x)[:, 0] > 0) == (y > 0.5))
 
 
-def _value_loss(params: Params, batch: Batch) -> jax.Array:
+def value_loss(params: Params, batch: Batch) -> jax.Array:
     x, y = batch
     return jnp.mean(squared_error(mlp(params, x)[:, 0], y))
 
 
-def _r_squared(params: Params, batch: Batch) -> jax.Array:
+def r_squared(params: Params, batch: Batch) -> jax.Array:
     _, y = batch
-    return 1 - _value_loss(params, batch) / jnp.mean((y - jnp.mean(y, keepdims=True)) ** 2)
+    return 1 - value_loss(params, batch) / jnp.mean((y - jnp.mean(y, keepdims=True)) ** 2)
 
 
 def _load(name: str, y_dtype: Any, floor: float = 0.0) -> tuple[Batch, Batch]:
@@ -72,14 +72,14 @@ def digits() -> Task:
 def breast_cancer() -> Task:
     train, test = _load("breast_cancer", np.float32)
     return Task(
-        "breast_cancer", mlp_init(30, 16, 1), _binary_loss, train, 32, 0.02,
-        test, _binary_accuracy, "test accuracy",
+        "breast_cancer", mlp_init(30, 16, 1), binary_loss, train, 32, 0.02,
+        test, binary_accuracy, "test accuracy",
     )  # fmt: skip
 
 
 def diabetes() -> Task:
     train, test = _load("diabetes", np.float32)
     return Task(
-        "diabetes", mlp_init(10, 16, 1), _value_loss, train, 32, 0.4,
-        test, _r_squared, "test R^2",
+        "diabetes", mlp_init(10, 16, 1), value_loss, train, 32, 0.4,
+        test, r_squared, "test R^2",
     )  # fmt: skip

@@ -1,0 +1,138 @@
+"""Tasks from files: a Python module, or a table of numbers as CSV or npz."""
+
+import csv
+import dataclasses
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gradflow.lab._tasks._datasets import (
+    binary_accuracy,
+    binary_loss,
+    class_accuracy,
+    class_loss,
+    r_squared,
+    value_loss,
+)
+from gradflow.lab._tasks._networks import mlp_init
+from gradflow.lab._tasks._own_task import OwnData, own_task
+from gradflow.lab._tasks._task import Task
+
+_MOST_CLASSES = 20  # whole numbers with more values than this are a quantity
+_FEWEST_ROWS = 10
+
+
+def task_of_module(file: Path, steps: int | None = None) -> Task:
+    """The task of a Python file that defines `init`, `loss` and `batches`.
+
+    `init` is a function from a PRNG key to parameters, or parameters. `batches` is as in `compare`. The names
+    `batch_size`, `test` and `metric` may be defined too.
+    """
+    spec = importlib.util.spec_from_file_location(file.stem, file)
+    if spec is None or spec.loader is None or not file.is_file():
+        raise ValueError(f"--module must be a Python file; got {file}")
+    module: Any = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    missing = [name for name in ("init", "loss", "batches") if not hasattr(module, name)]
+    if missing:
+        raise ValueError(f"--module must define init, loss and batches; {file} has no {', '.join(missing)}")
+    own = OwnData(*(getattr(module, name, None) for name in OwnData._fields))
+    task = own_task(module.loss, module.init, module.batches, steps or 500, "compare", own)
+    return dataclasses.replace(task, name=file.stem)
+
+
+def task_of_table(file: Path, column: str | None = None) -> Task:
+    """The task of predicting one column of a table from the others, with a network of one hidden layer.
+
+    A column of texts, or of at most 20 different whole numbers, is a class; other numbers are a quantity.
+    Four fifths of the rows, drawn once, are for training, the rest for the score. Inputs are standardized.
+
+    Args:
+      file: a CSV file with a header and numeric columns, or an npz file with the arrays `x` and `y`.
+      column: the column to predict, the last by default. An npz file has no columns.
+    """
+    if file.suffix != ".npz":
+        return _supervised(file.stem, *_read_csv(file, column))
+    if column is not None:
+        raise ValueError(f"--target must be left out for the arrays of {file}; got {column!r}")
+    return _supervised(file.stem, *_read_npz(file))
+
+
+def _read_npz(file: Path) -> tuple[np.ndarray, np.ndarray]:
+    try:
+        arrays = np.load(file)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"--data must be a readable npz file; got {file}: {error}") from None
+    if not {"x", "y"} <= set(arrays):
+        raise ValueError(f"--data must hold the arrays x and y; {file} has {', '.join(sorted(arrays))}")
+    x, y = arrays["x"], arrays["y"]
+    if x.dtype.kind not in "biuf" or y.dtype.kind not in "biufU" or y.ndim != 1 or len(x) != len(y):
+        raise ValueError(
+            f"--data must hold numbers x of shape (rows, ...) and y of shape (rows,); got {x.dtype} of shape "
+            f"{x.shape} and {y.dtype} of shape {y.shape}"
+        )
+    return x.reshape(len(x), -1).astype(np.float64), y
+
+
+def _read_csv(file: Path, column: str | None) -> tuple[np.ndarray, np.ndarray]:
+    try:
+        with file.open(newline="", encoding="utf-8-sig") as stream:
+            rows = [row for row in csv.reader(stream) if row]
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"--data must be a readable CSV file; got {file}: {error}") from None
+    if len(rows) <= _FEWEST_ROWS:
+        raise ValueError(
+            f"--data must have a header and at least {_FEWEST_ROWS} rows; {file} has {len(rows)} lines"
+        )
+    names = [name.strip() for name in rows[0]]
+    target = names[-1] if column is None else column
+    if target not in names:
+        raise ValueError(f"--target must be a column of {file}: {', '.join(names)}; got {target!r}")
+    place = names.index(target)
+    for number, row in enumerate(rows[1:], 2):
+        if len(row) != len(names):
+            raise ValueError(f"{file}, line {number}: must have {len(names)} columns; got {len(row)}")
+    inputs = [
+        [_number(file, number, names[i], cell) for i, cell in enumerate(row) if i != place]
+        for number, row in enumerate(rows[1:], 2)
+    ]
+    texts = [row[place].strip() for row in rows[1:]]
+    if "" in texts:
+        raise ValueError(f"{file}, line {texts.index('') + 2}, column '{target}': must not be empty")
+    try:
+        return np.asarray(inputs), np.asarray([float(text) for text in texts])
+    except ValueError:
+        return np.asarray(inputs), np.asarray(texts)
+
+
+def _number(file: Path, line: int, column: str, cell: str) -> float:
+    try:
+        value = float(cell)
+    except ValueError:
+        value = np.nan
+    if not np.isfinite(value):
+        raise ValueError(f"{file}, line {line}, column '{column}': must be a finite number; got {cell!r}")
+    return value
+
+
+def _supervised(name: str, x: np.ndarray, y: np.ndarray) -> Task:
+    order = np.random.default_rng(0).permutation(len(x))
+    x, y = x[order], y[order]
+    cut = len(x) * 4 // 5
+    mean, std = x[:cut].mean(axis=0, keepdims=True), x[:cut].std(axis=0, keepdims=True)
+    x = ((x - mean) / np.where(std > 0, std, 1.0)).astype(np.float32)
+    classes = np.unique(y)
+    loss, score, outputs, score_name = value_loss, r_squared, 1, "test R^2"
+    if y.dtype.kind == "U" or (np.all(y == np.round(y)) and len(classes) <= _MOST_CLASSES):
+        is_binary = len(classes) == 2
+        labels = np.searchsorted(classes, y).astype(np.float32 if is_binary else np.int32)
+        loss, score = (binary_loss, binary_accuracy) if is_binary else (class_loss, class_accuracy)
+        outputs, score_name = 1 if is_binary else len(classes), "test accuracy"
+    else:
+        labels = ((y - y[:cut].mean()) / (y[:cut].std() or 1.0)).astype(np.float32)
+    return Task(
+        name, mlp_init(x.shape[1], 32, outputs), loss, (x[:cut], labels[:cut]), min(64, cut), None,
+        (x[cut:], labels[cut:]), score, score_name,
+    )  # fmt: skip
