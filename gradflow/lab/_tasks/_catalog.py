@@ -10,6 +10,7 @@ from gradflow.lab._tasks._coordinate_networks import image, ode
 from gradflow.lab._tasks._datasets import breast_cancer, diabetes, digits
 from gradflow.lab._tasks._task import Task
 from gradflow.lab._tasks._text import text
+from gradflow.lab._tasks._transformer import transformer
 
 
 def choose_task(task: Any, loss_fn: Any, params: Any, batches: Any, steps: int | None, caller: str) -> Task:
@@ -33,6 +34,7 @@ TASKS = {
     "breast_cancer": breast_cancer,
     "diabetes": diabetes,
     "text": text,
+    "transformer": transformer,
     "image": image,
     "ode": ode,
 }
