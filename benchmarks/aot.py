@@ -282,7 +282,7 @@ def pair(name: str) -> tuple[Any, Any]:
 
 
 def names() -> list[str]:
-    """All rows of one group: pairs, stages and wrappers, then every other optimizer that the peer names too."""
+    """All rows of one group: pairs, stages, wrappers, then every other optimizer that the peer has, too."""
     listed = [*steps.PAIRS, *STAGES]
     others = (name for name in steps.named() if name not in listed)
     return [*listed, *(name for name in others if steps.pair(name)[1] is not None)]
