@@ -177,11 +177,12 @@ def _sums(x: jax.Array) -> tuple[jax.Array, ...]:
     low, high, up, down = (np.asarray(x.dtype.type(bound)) for bound in BANDS[np.dtype(x.dtype)][:4])
     size, zero = jnp.abs(x), jnp.zeros((), x.dtype)
     small, large = size < low, size > high
-    # Each band has a square of its own: one that is used three times XLA writes out for GPUs.
+    # Each band selects before it squares. One square used three times XLA writes out for GPUs, and so it does
+    # three squares of a number that a guard has selected.
     squares = (
-        jnp.where(small, _scaled_square(size, up), zero),
-        jnp.where(small | large, zero, jnp.square(x)),  # a NaN is neither, and stays
-        jnp.where(large, _scaled_square(size, down), zero),
+        _scaled_square(jnp.where(small, size, zero), up),
+        jnp.square(jnp.where(small | large, zero, x)),  # a NaN is neither, and stays
+        _scaled_square(jnp.where(large, size, zero), down),
     )
     # One reduction of three operands: one kernel that reads them once.
     sums: tuple[jax.Array, ...] = jax.lax.reduce(squares, (zero,) * 3, _add_bands, tuple(range(x.ndim)))
