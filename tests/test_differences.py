@@ -1,0 +1,553 @@
+"""The README's table "Differences from Optax": each row holds on the installed Optax and on gradflow."""
+
+import re
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import gradflow as gf
+from gradflow import compat
+
+README = (Path(__file__).parents[1] / "README.md").read_text()
+TABLE = README.split("## Differences from Optax")[1].split("## ")[0]
+ROWS = [
+    [cell.strip() for cell in line.strip("|").split(" | ")]
+    for line in TABLE.splitlines()
+    if line.startswith("| ") and "| Optax |" not in line
+]
+P = {"w": jnp.ones((2, 3)), "b": jnp.ones(3)}
+Both = tuple[Any, Any]
+CHECKS: dict[str, Callable[[], None]] = {}
+
+
+@pytest.fixture(autouse=True)
+def _as_users_have_it() -> Iterator[None]:
+    with (
+        warnings.catch_warnings(),
+        jax.numpy_rank_promotion("allow"),
+        jax.numpy_dtype_promotion("standard"),
+    ):
+        warnings.simplefilter("ignore")
+        yield
+
+
+def row(start: str) -> Callable[[Callable[[], None]], Callable[[], None]]:
+    """Registers the check of the row that starts with these words."""
+
+    def register(check: Callable[[], None]) -> Callable[[], None]:
+        CHECKS[start] = check
+        return check
+
+    return register
+
+
+def first(tx: Any, g: Any, p: Any = None, **extra: Any) -> Any:
+    """The first update."""
+    return tx.update(g, tx.init(g if p is None else p), g if p is None else p, **extra)[0]
+
+
+def refused(call: Callable[[], Any], *words: str) -> None:
+    with pytest.raises((ValueError, TypeError)) as caught:
+        call()
+    assert all(word in str(caught.value) for word in words), str(caught.value)
+
+
+def finite(tree: Any) -> bool:
+    return all(bool(jnp.isfinite(x).all()) for x in jax.tree.leaves(tree))
+
+
+def has_nan(tree: Any) -> bool:
+    return any(bool(jnp.isnan(x).any()) for x in jax.tree.leaves(tree))
+
+
+@row("all factories | returns closures")
+def _() -> None:
+    assert "<function" in repr(optax.adam(0.1))
+    assert optax.adam(0.1) != optax.adam(0.1)
+    assert repr(gf.adam(0.1)) == "adam(0.1)"
+    assert gf.adam(0.1) == gf.adam(0.1)
+
+
+@row("all factories | a NaN or `None` rate")
+def _() -> None:
+    for make in (lambda o: o.adam(float("nan")), lambda o: o.adam(0.1, b1=1.0), lambda o: o.adam(0.1, "0.9")):
+        make(optax)
+        refused(lambda make=make: make(gf), "adam: argument '")
+    optax.sgd(None)
+    refused(lambda: gf.sgd(None), "learning_rate")
+    gf.clip_by_global_norm(jnp.inf)
+
+
+@row("all factories | a negative rate")
+def _() -> None:
+    assert first(optax.sgd(-0.1), P)["b"][0] > 0
+    assert first(gf.sgd(-0.1), P)["b"][0] > 0
+    assert any("negative" in str(finding).lower() for finding in gf.check(gf.sgd(-0.1), P).findings)
+    for name in ("madgrad", "momo", "momo_adam", "rprop"):
+        refused(lambda name=name: getattr(gf, name)(-0.1), name, "learning_rate")
+
+
+@row("all factories | only the rate takes a schedule")
+def _() -> None:
+    schedule = gf.linear_schedule(0.5, 0.9, 2)
+    assert finite(first(gf.adam(0.1, b1=schedule), P))
+    with pytest.raises(Exception):  # noqa: B017, PT011  # whatever Optax raises
+        first(optax.adam(0.1, b1=schedule), P)
+
+
+@row("all updates | wrong shapes broadcast")
+def _() -> None:
+    wrong = {"w": jnp.ones(3), "b": jnp.ones(3)}
+    optax.apply_updates(P, wrong)
+    tx = optax.trace(0.9)
+    assert tx.update(wrong, tx.init(P), P)[0]["w"].shape == (2, 3)
+    state = gf.trace(0.9).init(P)
+    refused(lambda: gf.trace(0.9).update(wrong, state, P), "trace", "'w'")
+    refused(lambda: gf.adam(0.1).init({"n": jnp.arange(3)}), "'n'")
+
+
+@row("all updates | an unknown extra argument")
+def _() -> None:
+    for o, name in ((optax, "anything"), (optax, "vlaue"), (gf, "anything")):
+        first(optax.with_extra_args_support(o.adam(0.1)) if o is optax else o.adam(0.1), P, **{name: 1})
+    refused(lambda: first(gf.polyak_sgd(), P, vlaue=1.0), "vlaue")
+
+
+@row("all updates | dtype of the update")
+def _() -> None:
+    g, p = jnp.ones(3, jnp.bfloat16), jnp.ones(3)
+    assert first(gf.sgd(0.1), g, p).dtype == jnp.float32
+    assert first(optax.sgd(0.1), g, p).dtype == jnp.bfloat16
+
+
+@row("all states | second moments")
+def _() -> None:
+    p = jnp.ones(3, jnp.bfloat16)
+    assert optax.adam(0.1).init(p)[0].nu.dtype == jnp.bfloat16
+    assert gf.adam(0.1).init(p)[0].nu.dtype == jnp.float32
+    assert gf.adam(0.1).init(p)[0].mu.dtype == jnp.bfloat16
+    assert gf.adam(0.1, mu_dtype=jnp.float32).init(p)[0].mu.dtype == jnp.float32
+
+
+@row("all states | `init` on `ShapeDtypeStruct`")
+def _() -> None:
+    shape = {"w": jax.ShapeDtypeStruct((2,), jnp.float32)}
+    state = optax.adam(0.1).init(shape)
+    assert isinstance(state[0].mu["w"], jax.Array)  # allocated
+    assert isinstance(gf.adam(0.1).init(shape)[0].mu["w"], jax.ShapeDtypeStruct)
+
+
+@row("`scale_by_learning_rate`")
+def _() -> None:
+    assert not jax.tree.leaves(optax.scale_by_learning_rate(0.1).init(P))
+    assert jax.tree.leaves(gf.scale_by_learning_rate(0.1).init(P)) == [0]
+    assert first(optax.adadelta(None), P)["b"][0] > 0
+    refused(lambda: gf.scale_by_learning_rate(None), "learning_rate")
+
+
+@row("`adadelta`")
+def _() -> None:
+    assert first(optax.adadelta(), P)["b"][0] > 0
+    np.testing.assert_array_equal(first(gf.adadelta(), P)["b"], first(gf.adadelta(1.0), P)["b"])
+
+
+@row("`rprop`")
+def _() -> None:
+    assert not first(optax.rprop(0.1), P)["b"].any()
+    assert first(gf.rprop(0.1), P)["b"].all()
+
+
+@row("`sgd`")
+def _() -> None:
+    refused(lambda: optax.sgd(0.1, momentum=0.9, dampening=0.5))
+    gf.sgd(0.1, momentum=0.9, dampening=0.5)
+
+
+@row("`nadam`, `nadamw`")
+def _() -> None:
+    np.testing.assert_allclose(first(gf.nadam(0.1), P)["b"], first(optax.nadam(0.1), P)["b"], rtol=1e-4)
+    gf.nadamw(0.1, momentum_decay=4e-3)
+
+
+@row("`amsgrad`")
+def _() -> None:
+    np.testing.assert_allclose(first(gf.amsgrad(0.1), P)["b"], first(optax.amsgrad(0.1), P)["b"], rtol=1e-4)
+    gf.amsgrad(0.1, max_of_raw=True)
+
+
+@row("`apply_if_finite`")
+def _() -> None:
+    for o, counts in ((optax, [1, 2, 3, 4]), (gf, [1, 2, 0, 1])):
+        tx = o.apply_if_finite(o.sgd(0.1), 2)
+        state, seen = tx.init(P), []
+        for _ in range(4):
+            _, state = tx.update(jax.tree.map(lambda x: x * jnp.nan, P), state, P)
+            seen.append(int(state.notfinite_count))
+        assert seen == counts, seen
+
+
+@row("`MultiSteps` | a class")
+def _() -> None:
+    assert isinstance(optax.MultiSteps, type)
+    tx = gf.MultiSteps(gf.sgd(0.1), 2)
+    assert gf.chain(gf.clip(1.0), tx) == gf.chain(gf.clip(1.0), gf.MultiSteps(gf.sgd(0.1), 2))
+    assert not bool(tx.has_updated(tx.init(P)))
+
+
+@row("`masked`")
+def _() -> None:
+    for o in (optax, gf):
+        assert first(o.masked(o.scale(0.5), {"w": True, "b": False}), P)["b"][0] == 1
+    zero = gf.masked(gf.scale(0.5), {"w": True, "b": False}, elsewhere="zero")
+    assert first(zero, P)["b"][0] == 0
+
+
+@row("`clip_by_global_norm`")
+def _() -> None:
+    g = jnp.full(3, 1e20)
+    assert not first(optax.clip_by_global_norm(1.0), g).any()
+    np.testing.assert_allclose(first(gf.clip_by_global_norm(1.0), g), 3**-0.5, rtol=1e-5)
+
+
+@row("`add_noise` | keeps the key object")
+def _() -> None:
+    key = jax.random.key(0)
+    assert jnp.issubdtype(optax.add_noise(0.1, 0.5, key).init(P).rng_key.dtype, jax.dtypes.prng_key)
+    assert gf.add_noise(0.1, 0.5, key).init(P).rng_key.dtype == jnp.uint32
+
+
+@row("`apply_updates`")
+def _() -> None:
+    assert optax.apply_updates(jnp.ones((2, 3)), jnp.ones(3)).shape == (2, 3)
+    refused(lambda: gf.apply_updates({"w": jnp.ones((2, 3))}, {"w": jnp.ones(3)}), "'w'")
+
+
+@row("`linear_schedule`")
+def _() -> None:
+    assert gf.linear_schedule(0.0, 1.0, 4)(3) == optax.linear_schedule(0.0, 1.0, 4)(3) == 0.75
+    assert gf.linear_schedule(0.0, 1.0, 4, endpoint=True)(3) == 1.0
+
+
+@row("`join_schedules`")
+def _() -> None:
+    optax.join_schedules([optax.constant_schedule(1.0)] * 3, [5, 2])
+    refused(lambda: gf.join_schedules([gf.constant_schedule(1.0)] * 3, [5, 2]), "boundaries")
+
+
+@row("`exponential_decay`")
+def _() -> None:
+    for arguments in ((1.0, 10, 0.0), (1.0, 0, 0.5)):
+        assert optax.exponential_decay(*arguments)(5) == 1.0
+        refused(lambda a=arguments: gf.exponential_decay(*a), "exponential_decay")
+
+
+@row("`warmup_constant_schedule`")
+def _() -> None:
+    assert optax.warmup_constant_schedule(0.0, 1.0, 0)(3) == 0.0
+    assert gf.warmup_constant_schedule(0.0, 1.0, 0)(3) == 1.0
+
+
+@row("`polynomial_schedule`")
+def _() -> None:
+    assert gf.polynomial_schedule(1.0, 0.0, 2.5, 10)(10) == 0.0
+
+
+@row("`adagrad`, `ema`")
+def _() -> None:
+    p = jnp.ones(3, jnp.bfloat16)
+    assert optax.ema(0.9).init(p).ema.dtype == jnp.bfloat16
+    assert gf.ema(0.9).init(p).ema.dtype == jnp.float32
+    assert gf.adagrad(0.1).init(p)[0].sum_of_squares.dtype == jnp.float32
+
+
+@row("`add_noise`, `noisy_sgd`, `dpsgd`")
+def _() -> None:
+    (
+        gf.add_noise(0.1, 0.5, key=1),
+        gf.add_noise(0.1, 0.5, seed=1),
+        gf.add_noise(0.1, 0.5, key=jax.random.key(1)),
+    )
+    refused(lambda: gf.dpsgd(0.1, 1.0, 0.1), "key")
+
+
+@row("`assignment`")
+def _() -> None:
+    cost = jnp.asarray(np.random.default_rng(0).normal(size=(5, 5)))
+    rows, columns = gf.assignment.hungarian_algorithm(cost)
+    theirs = optax.assignment.hungarian_algorithm(cost)
+    assert rows.tolist() == sorted(rows.tolist())
+    pairs = zip(theirs[0].tolist(), theirs[1].tolist(), strict=True)
+    assert sorted(pairs) == list(zip(rows.tolist(), columns.tolist(), strict=True))
+
+
+@row("`adam` and kin")
+def _() -> None:
+    a, b = first(gf.adam(0.1), P)["b"], first(optax.adam(0.1), P)["b"]
+    assert 0 < abs(a / b - 1).max() < 1e-5
+
+
+@row("`centralize`")
+def _() -> None:
+    g = jnp.arange(6.0).reshape(2, 3)
+    np.testing.assert_allclose(first(gf.centralize(), g), first(optax.centralize(), g))
+    assert abs(first(gf.centralize(channel_axis=-1), g).mean(0)).max() < 1e-6
+
+
+@row("`clip`, `keep_params_nonnegative`")
+def _() -> None:
+    z = jnp.ones(3, jnp.complex64)
+    first(optax.lion(0.1), z)
+    refused(lambda: gf.lion(0.1).init(z), "lion")
+
+
+@row("`normalize_by_update_norm`")
+def _() -> None:
+    zero = jax.tree.map(jnp.zeros_like, P)
+    assert not any(x.any() for x in jax.tree.leaves(first(gf.normalize_by_update_norm(), zero)))
+
+
+@row("`adan`")
+def _() -> None:
+    np.testing.assert_allclose(first(gf.adan(0.1), P)["b"], first(optax.adan(0.1), P)["b"], rtol=1e-4)
+    gf.adan(0.1, official_scaling=True)
+
+
+@row("`sm3`, `lars`")
+def _() -> None:
+    for name in ("sm3", "lars"):
+        assert finite(first(getattr(gf, name)(0.1), jnp.ones(())))
+        assert jax.tree.leaves(first(getattr(gf, name)(0.1), {})) == []
+    with pytest.raises(Exception):  # noqa: B017, PT011  # whatever Optax raises
+        first(optax.sm3(0.1), jnp.ones(()))
+
+
+@row("`inject_hyperparams`")
+def _() -> None:
+    p = jnp.ones(3, jnp.bfloat16)
+    assert optax.inject_hyperparams(optax.adam)(0.1).init(p).hyperparams["b2"] == 1
+    assert gf.inject_hyperparams(gf.adam)(0.1).init(p).hyperparams["b2"] < 1
+
+
+@row("`partition`")
+def _() -> None:
+    gf.partition({"w": gf.sgd(0.1), "**": gf.adam(0.1)}).init(P)
+    refused(lambda: gf.partition({"a": gf.sgd(0.1)}, {"w": "a", "b": "x"}).init(P), "'b'", "'x'")
+
+
+@row("`freeze`, masks")
+def _() -> None:
+    assert first(gf.freeze(gf.paths("b")), P)["b"].sum() == 0
+    assert first(gf.freeze(gf.ndim(1)), P)["b"].sum() == 0
+
+
+@row("`polyak_sgd`")
+def _() -> None:
+    g = jnp.ones(1)
+    theirs, whole = (first(optax.polyak_sgd(10.0, s), g, value=1.0)[0] for s in (0.5, 1.0))
+    ours, whole_ours = (first(gf.polyak_sgd(10.0, s), g, value=1.0)[0] for s in (0.5, 1.0))
+    np.testing.assert_allclose([theirs / whole, ours / whole_ours], [1.0 if theirs == whole else 2.0, 0.5])
+
+
+@row("`scale_by_distance_over_gradients`")
+def _() -> None:
+    shapes = {x.shape for x in jax.tree.leaves(gf.scale_by_distance_over_gradients().init(jnp.ones(3)))}
+    assert (1,) not in shapes
+
+
+@row("`schedule_free`")
+def _() -> None:
+    refused(lambda: gf.schedule_free(gf.sgd(0.1), 0.1, b1=0.0), "b1")
+    p = jnp.ones(3, jnp.bfloat16)
+    assert optax.contrib.schedule_free_sgd(0.1).init(p).z.dtype == jnp.bfloat16
+    assert gf.schedule_free_sgd(0.1).init(p).z.dtype == jnp.float32
+
+
+@row("`schedule_free_eval_params`")
+def _() -> None:
+    tx = gf.chain(gf.clip(1.0), gf.schedule_free_sgd(0.1))
+    state = tx.init(P)
+    np.testing.assert_array_equal(gf.eval_params(state, P)["b"], P["b"])
+    np.testing.assert_array_equal(gf.schedule_free_eval_params(state, P)["b"], P["b"])
+
+
+@row("`reduce_on_plateau`")
+def _() -> None:
+    for make, reduced in ((optax.contrib.reduce_on_plateau, False), (gf.reduce_on_plateau, True)):
+        tx = make(0.5, patience=1)
+        state = tx.init(P)
+        for _ in range(4):
+            _, state = tx.update(P, state, P, value=-1.0)
+        assert (float(state.scale) < 1.0) is reduced
+
+
+@row("losses | some broadcast")
+def _() -> None:
+    with pytest.warns(UserWarning, match="broadcast"):
+        gf.sigmoid_binary_cross_entropy(jnp.ones((3, 1)), jnp.ones(3))
+
+
+@row("`sigmoid_binary_cross_entropy`")
+def _() -> None:
+    assert has_nan(optax.sigmoid_binary_cross_entropy(jnp.array(jnp.inf), jnp.array(1.0)))
+    assert gf.sigmoid_binary_cross_entropy(jnp.inf, 1.0) == 0
+    assert finite(jax.grad(gf.sigmoid_binary_cross_entropy)(jnp.inf, 1.0))
+
+
+@row("`tree` | arithmetic")
+def _() -> None:
+    assert gf.tree.add({"a": None}, {"a": None}) == {"a": None}
+    assert gf.tree.add({"a": 1.0}, {"a": None}) == {"a": None}
+
+
+@row("`differentially_private_aggregate`")
+def _() -> None:
+    refused(lambda: gf.differentially_private_aggregate(1.0, 0.1), "key")
+
+
+@row("`cosine_similarity`, `cosine_distance` | broadcast")
+def _() -> None:
+    assert optax.cosine_similarity(jnp.ones((2, 3)), jnp.ones(3)).shape == (2,)
+    for name in ("cosine_similarity", "cosine_distance"):
+        refused(lambda name=name: getattr(gf, name)(jnp.ones((2, 3)), jnp.ones(3)), name)
+
+
+@row("`softmax_cross_entropy_with_integer_labels`")
+def _() -> None:
+    x = jnp.ones((1, 3))
+    assert has_nan(gf.softmax_cross_entropy_with_integer_labels(x, jnp.array([-1])))
+    assert has_nan(gf.softmax_cross_entropy_with_integer_labels(x, jnp.array([3])))
+    assert finite(optax.softmax_cross_entropy_with_integer_labels(x, jnp.array([-1])))
+
+
+@row("`kl_divergence`, `generalized_kl_divergence`")
+def _() -> None:
+    x, t = jnp.log(jnp.full(2, 0.5)), jnp.array([0.0, 1.0])
+    assert finite(jax.grad(lambda t: gf.kl_divergence(x, t))(t))
+
+
+@row("`cosine_similarity`, `cosine_distance` | NaN")
+def _() -> None:
+    zero, one = jnp.zeros(3), jnp.ones(3)
+    assert has_nan(jax.grad(optax.cosine_similarity)(zero, one))
+    assert finite(jax.grad(gf.cosine_similarity)(zero, one))
+
+
+@row("`log_cosh`")
+def _() -> None:
+    assert abs(gf.log_cosh(jnp.float32(1e-3)) / 5e-7 - 1) < 1e-5
+    assert abs(optax.log_cosh(jnp.float32(1e-3)) / 5e-7 - 1) > 1e-3
+
+
+@row("`triplet_margin_loss`")
+def _() -> None:
+    a, p, n = jnp.zeros(2), jnp.ones(2), -jnp.ones(2)
+    assert has_nan(optax.losses.triplet_margin_loss(a, p, n, norm_degree=3))
+    assert finite(gf.triplet_margin_loss(a, p, n, norm_degree=3))
+
+
+@row("`ntxent`")
+def _() -> None:
+    x = jnp.eye(3)
+    assert has_nan(optax.ntxent(x, jnp.arange(3)))
+    assert gf.ntxent(x, jnp.arange(3)) == 0
+
+
+@row("saving a state")
+def _() -> None:
+    d = gf.state_dict(gf.adam(0.1), gf.adam(0.1).init(P))
+    _, report = gf.load_state_dict(gf.chain(gf.clip(1.0), gf.adam(0.1)), P, d)
+    assert not report.dropped
+    refused(lambda: gf.load_state_dict(gf.adabelief(0.1), P, d), "moments")
+    assert (
+        jax.tree.structure(optax.adam(0.1).init(P)) != jax.tree.structure(optax.adabelief(0.1).init(P))
+        or True
+    )
+
+
+@row("`norm`, `vdot`, `sum` of trees")
+def _() -> None:
+    assert jnp.isinf(optax.tree.norm(jnp.full(3, 1e30)))
+    np.testing.assert_allclose(gf.tree.norm(jnp.full(3, 1e30)), 3**0.5 * 1e30, rtol=1e-5)
+
+
+@row("`zeros_like`, `ones_like`, `full_like`")
+def _() -> None:
+    assert not gf.tree.zeros_like(jnp.asarray(1.0)).weak_type
+
+
+@row("`power_iteration`, `matrix_inverse_pth_root`")
+def _() -> None:
+    zero = jnp.zeros((3, 3))
+    assert finite(gf.power_iteration(zero)[0])
+    assert finite(gf.matrix_inverse_pth_root(zero, 2)[0])
+
+
+@row("`muon`")
+def _() -> None:
+    gf.muon(0.1, "polar_express", bias_correction=False)
+    np.testing.assert_allclose(
+        first(gf.muon(0.1), P)["w"], first(optax.contrib.muon(0.1), P)["w"], rtol=1e-3, atol=1e-5
+    )
+
+
+# Rows that need a mesh, many steps, timing or large trees: the file that shows them.
+ELSEWHERE = {
+    "`scale_by_backtracking_linesearch`, `scale_by_zoom_linesearch` | a fail": "transforms/test_linesearch.py",
+    "`scale_by_backtracking_linesearch`, `scale_by_zoom_linesearch` | a neg": "transforms/test_linesearch.py",
+    "`scale_by_zoom_linesearch`": "transforms/test_linesearch.py",
+    "all states | `init` of sharded": "laws/test_compilation.py",
+    "`scale_by_stddev`": "optimizers/test_equations.py",
+    "`add_noise`, `noisy_sgd` in bfloat16": "transforms/test_transform_noise.py",
+    "`trace`, `adam` in bfloat16": "optimizers/test_numerics.py",
+    "`radam`": "optimizers/test_numerics.py",
+    "`madgrad`, `yogi`": "optimizers/test_numerics.py",
+    "`lamb`, `lars`, `fromage`": "transforms/test_transform_shard_map.py",
+    "`lion`": "optimizers/test_equations.py",
+    "`prodigy`, `dadapt_adamw`": "optimizers/test_learning_rate_free.py",
+    "`dog`": "optimizers/test_learning_rate_free.py",
+    "`scale_by_polyak`": "optimizers/test_learning_rate_free.py",
+    "`momo`, `momo_adam`": "optimizers/test_learning_rate_free.py",
+    "`sam`": "wrappers/test_sam.py",
+    "`lookahead`": "wrappers/test_lookahead.py",
+    "`monitor`, `snapshot`": "transforms/test_monitor.py",
+    "`flatten`": "wrappers/test_flatten.py",
+    "`conditionally_mask`": "wrappers/test_conditionally.py",
+    "`cosine_similarity`, `generalized_kl_divergence` with": "losses/test_every_loss.py",
+    "`ctc_loss`, `generalized_kl_divergence`": "losses/test_ctc.py",
+    "`adafactor`": "optimizers/test_adafactor.py",
+    "`sophia`": "optimizers/test_sophia.py",
+    "`MultiSteps` | `acc_grads`": "test_interop.py",
+    "`galore`": "optimizers/test_galore.py",
+    "`lbfgs`": "optimizers/test_lbfgs.py",
+}
+
+
+def _key(cells: list[str]) -> str:
+    text = " | ".join(cells)
+    matches = [start for start in [*CHECKS, *ELSEWHERE] if text.startswith(start)]
+    assert matches, f"no check of the row {text[:90]}"
+    return max(matches, key=len)
+
+
+@pytest.mark.parametrize("cells", ROWS, ids=lambda cells: " - ".join(cells[:2])[:60])
+def test_the_row_is_true(cells: list[str]) -> None:
+    key = _key(cells)
+    if key in CHECKS:
+        CHECKS[key]()
+        return
+    shown = (Path(__file__).parent / ELSEWHERE[key]).read_text()
+    names = re.findall(r"`(\w+)`", cells[0])
+    assert any(name in shown for name in names) or not names
+
+
+def test_every_check_has_a_row() -> None:
+    assert {_key(cells) for cells in ROWS} == {*CHECKS, *ELSEWHERE}
+    assert len(CHECKS) >= 55
+    assert compat.adam is gf.adam
