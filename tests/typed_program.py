@@ -63,6 +63,12 @@ def train(steps: int = 3) -> Model:
     return model
 
 
+def micro_steps() -> jax.Array:
+    """Accumulation has methods of its own."""
+    tx = gf.MultiSteps(gf.adam(1e-3), 2)
+    return tx.has_updated(tx.init(train()))
+
+
 def describe() -> str:
     """The lab is known to type checkers too."""
     result: gf.MinimizeResult = gf.minimize(lambda m: loss_fn(m, jnp.ones(2), jnp.ones(2)), train())
