@@ -44,10 +44,12 @@ if TYPE_CHECKING:
     from gradflow import checkpoint as checkpoint
     from gradflow import compat as compat
     from gradflow import interop as interop
+    from gradflow import lab as lab
     from gradflow import linalg as linalg
     from gradflow import losses as losses
     from gradflow import matrices as matrices
     from gradflow import microbatching as microbatching
+    from gradflow import numerics as numerics
     from gradflow import packed as packed
     from gradflow import perturbations as perturbations
     from gradflow import projections as projections

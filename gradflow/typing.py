@@ -4,23 +4,37 @@
 number, scalar array, tracer or schedule, in [0, 1).
 """
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from gradflow._expressions._arguments import Decay as Decay
-from gradflow._expressions._arguments import Finite as Finite
-from gradflow._expressions._arguments import Fraction as Fraction
-from gradflow._expressions._arguments import Index as Index
-from gradflow._expressions._arguments import NonNegative as NonNegative
-from gradflow._expressions._arguments import Positive as Positive
-from gradflow._expressions._arguments import Rate as Rate
 from gradflow._expressions._arguments import ScalarOrSchedule as ScalarOrSchedule
-from gradflow._expressions._arguments import Size as Size
 from gradflow._types import MaskOrFn as MaskOrFn
 from gradflow._types import OptState as OptState
 from gradflow._types import Pair as Pair
 from gradflow._types import Params as Params
 from gradflow._types import Schedule as Schedule
 from gradflow._types import Updates as Updates
+
+if TYPE_CHECKING:
+    # A caller passes a number or a schedule, and the body always gets a number: no static type says both.
+    from typing import TypeAlias
+
+    Decay: TypeAlias = Any
+    Finite: TypeAlias = Any
+    Fraction: TypeAlias = Any
+    NonNegative: TypeAlias = Any
+    Positive: TypeAlias = Any
+    Rate: TypeAlias = Any
+    Index: TypeAlias = int
+    Size: TypeAlias = int
+else:
+    from gradflow._expressions._arguments import Decay as Decay
+    from gradflow._expressions._arguments import Finite as Finite
+    from gradflow._expressions._arguments import Fraction as Fraction
+    from gradflow._expressions._arguments import Index as Index
+    from gradflow._expressions._arguments import NonNegative as NonNegative
+    from gradflow._expressions._arguments import Positive as Positive
+    from gradflow._expressions._arguments import Rate as Rate
+    from gradflow._expressions._arguments import Size as Size
 
 ArrayTree = Any
 

@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -18,9 +18,11 @@ from gradflow._types import Params, Updates
 from gradflow.tree._grouped_jit import LeafTuple, call_in_groups, grouped, is_traced
 from gradflow.tree._paths import is_none
 
+T = TypeVar("T")
+
 
 @one_frame
-def apply_updates(params: Params, updates: Updates) -> Params:
+def apply_updates(params: T, updates: Updates) -> T:
     """`p + u` in the wider dtype of the two, returned in the dtype of `p`.
 
     Where `u` is None the parameter stays as it is. Raises ValueError naming the first leaf whose
@@ -59,7 +61,7 @@ def periodic_update(new_tensors: Params, old_tensors: Params, steps: Any, update
     return _pairwise(_switch, old_tensors, new_tensors, jnp.asarray(steps) % update_period == 0)
 
 
-def _pairwise(function: Callable[..., Any], olds: Params, news: Params, *scalars: Any) -> Params:
+def _pairwise(function: Callable[..., Any], olds: T, news: Params, *scalars: Any) -> T:
     """`function` on the pairs of leaves where both are present, as one jitted call."""
     old, structure = jax.tree.flatten(olds, is_leaf=is_none)
     new = jax.tree.leaves(news, is_leaf=is_none)

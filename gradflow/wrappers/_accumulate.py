@@ -1,6 +1,6 @@
 """Gradient accumulation: several micro-batches make one step."""
 
-from typing import Any, NamedTuple, Protocol, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast
 
 import jax
 import jax.numpy as jnp
@@ -149,12 +149,30 @@ class _MultiStepsClass(type):
         return isinstance(instance, MultiStepsTransformation)
 
 
-class MultiSteps(metaclass=_MultiStepsClass):
-    # A class in the field, so that `isinstance(tx, MultiSteps)` works. A call is a call of the factory.
-    __doc__ = _factory.__doc__
-    __gradflow__: Any = _factory.__gradflow__  # type: ignore[attr-defined]
-    __module__ = _factory.__module__
-    __wrapped__ = _factory
+if TYPE_CHECKING:
+    # mypy does not read the metaclass's `__call__`.
+    class MultiSteps(MultiStepsTransformation):
+        __gradflow__: Any
+
+        def __new__(
+            cls,
+            opt: GradientTransformation,
+            every_k_schedule: SizeOrFunction,
+            use_grad_mean: bool = True,
+            should_skip_update_fn: ShouldSkipUpdateFunction | None = None,
+            accumulator_dtype: Any = jnp.float32,
+            *,
+            keep_branch: bool = False,
+        ) -> "MultiSteps": ...
+
+else:
+
+    class MultiSteps(metaclass=_MultiStepsClass):
+        # A class in the field, so that `isinstance(tx, MultiSteps)` works. A call is a call of the factory.
+        __doc__ = _factory.__doc__
+        __gradflow__: Any = _factory.__gradflow__  # type: ignore[attr-defined]
+        __module__ = _factory.__module__
+        __wrapped__ = _factory
 
 
 MultiSteps.__gradflow__.function = MultiSteps  # pickles find it by its public name

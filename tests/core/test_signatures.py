@@ -1,10 +1,13 @@
 """Signatures print as their source reads, and stay types for those who compare them."""
 
 import copy
+import importlib.util
 import inspect
 import pickle
+import tomllib
 import typing
 from collections.abc import Callable
+from pathlib import Path
 from types import ModuleType
 from typing import Annotated, Any
 
@@ -17,6 +20,7 @@ from gradflow._expressions._arguments import Interval
 from gradflow._expressions._registry import OWN_FACTORIES
 from gradflow.typing import Decay, Rate, ScalarOrSchedule
 
+ROOT = Path(__file__).parents[2]
 Halves = Annotated[ScalarOrSchedule, Interval(0.0, 0.5)]
 Rule = Callable[[jax.Array], jax.Array]
 
@@ -115,3 +119,15 @@ def test_no_public_signature_spells_out_a_kind(room: str) -> None:
     functions = [f for f in vars(module).values() if inspect.isfunction(f)]
     for function in functions:
         assert "Annotated" not in str(inspect.signature(function)), function
+
+
+def test_the_program_that_type_checkers_read_runs() -> None:
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["mypy"]
+    assert settings["strict"]
+    assert "tests/typed_program.py" in settings["files"]
+    spec = importlib.util.spec_from_file_location("typed_program", ROOT / "tests" / "typed_program.py")
+    program = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(program)
+    with jax.numpy_rank_promotion("allow"):
+        assert isinstance(program.train(), program.Model)
+        assert program.describe() == "adamw(0.001) converged"
