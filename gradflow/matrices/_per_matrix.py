@@ -1,7 +1,7 @@
 """One rule for one matrix over trees of leaves that are matrices, stacks of them, or cut into them."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -51,15 +51,15 @@ def per_matrix(
     refuse_varying("a matrix", trees[0])
     structure: Any = jax.tree.structure(trees[0], is_leaf=is_none)
     flat = jax.tree.leaves(trees[0], is_leaf=is_none)
-    columns = [flat, *(_up_to(structure, tree) for tree in trees[1:])]
-    own = _up_to(structure, axes)
+    columns = [flat, *(at_leaves(structure, tree) for tree in trees[1:])]
+    own = at_leaves(structure, axes)
     rows = list(zip(*columns, strict=True))
     outputs: list[tuple[Any, ...]] = list(rows)
     places: dict[Any, list[int]] = {}
     for index, (a, row) in enumerate(zip(own, rows, strict=True)):
         if row[0] is not None and row[0].size:
             leaves, kind = jax.tree.flatten(row)
-            places.setdefault((a, kind, _precision(leaves)), []).append(index)
+            places.setdefault((a, kind, precision_of(leaves)), []).append(index)
     for (a, kind, precision), indices in places.items():
         numbers = _prepare(scalars, hyper, precision)
         flat_rows = [tuple(jax.tree.leaves(rows[i])) for i in indices]
@@ -71,7 +71,7 @@ def per_matrix(
     return tuple(jax.tree.unflatten(structure, slot) for slot in slots or [[]] * width)
 
 
-def _up_to(structure: Any, tree: Any) -> list[Any]:
+def at_leaves(structure: Any, tree: Any) -> list[Any]:
     """What a tree has at each leaf of a structure."""
     try:
         return list(structure.flatten_up_to(tree))
@@ -82,7 +82,7 @@ def _up_to(structure: Any, tree: Any) -> list[Any]:
         ) from None
 
 
-def _precision(leaves: list[Any]) -> np.dtype:
+def precision_of(leaves: list[Any]) -> np.dtype:
     kinds = (compute_dtype(leaf.dtype) for leaf in leaves if is_inexact(leaf.dtype))
     return real_dtype(functools.reduce(promote, kinds))
 
@@ -92,46 +92,62 @@ def _compiled(rule: Rule, axes: MatrixAxes, structure: Any) -> Callable[..., tup
     """The rule on a row of leaves, each with all its matrices, as one jitted function."""
 
     def run(leaves: tuple[jax.Array, ...], scalars: Scalars) -> tuple[Any, ...]:
-        real = _precision(list(leaves))
+        real = precision_of(list(leaves))
         olds = structure.unflatten(leaves)
-        g, *others = structure.unflatten([_whole(_widened(x, real)) for x in leaves])
+        values = structure.unflatten([whole(widened(x, real)) for x in leaves])
+        shape = values[0].shape
         with jax.numpy_dtype_promotion("standard"):
-            results = _on_blocks(rule, axes, g, others, SimpleNamespace(**scalars))
-        put_back = functools.partial(_put_back, g.shape)
+            results = on_blocks(bound(rule, scalars), axes, shape, values, jax.vmap)
+        put_back = functools.partial(put_back_like, shape)
         return tuple(jax.tree.map(put_back, result, old) for result, old in zip(results, olds, strict=False))
 
     run.__name__ = run.__qualname__ = getattr(rule, "__name__", "rule")
     return jax.jit(run)
 
 
-def _on_blocks(rule: Rule, axes: MatrixAxes, g: jax.Array, others: list[Any], s: Any) -> tuple[Any, ...]:
+def bound(rule: Rule, scalars: Scalars) -> Callable[..., tuple[Any, ...]]:
+    """A rule with its scalars, that returns a tuple."""
+
     def call(*operands: Any) -> tuple[Any, ...]:
-        result = rule(*operands, s)
+        result = rule(*operands, SimpleNamespace(**scalars))
         return result if isinstance(result, tuple) else (result,)
 
+    return call
+
+
+def on_blocks(
+    call: Callable[..., tuple[Any, ...]],
+    axes: MatrixAxes,
+    shape: tuple[int, ...],
+    values: Sequence[Any],
+    stacked: Callable[..., Any],
+) -> tuple[Any, ...]:
+    """`call` on each matrix of a leaf of this shape; `stacked(call)` on each stack of equal ones."""
     if axes == WHOLE:
-        return call(g, *others)
-    blocks, back = to_blocks(g, axes)
-    cut = [isinstance(x, jax.Array) and x.shape == g.shape for x in others]
-    columns = [
-        to_blocks(x, axes)[0] if is_cut else [x] if len(blocks) == 1 else list(x)
-        for x, is_cut in zip(others, cut, strict=True)
-    ]
+        return call(*values)
+    cut = [isinstance(x, jax.Array) and x.shape == shape for x in values]
+    parts = axes.shapes(shape)
+    columns: list[Any] = []
+    back: Callable[[list[Any]], Any] = list
+    for x, is_cut in zip(values, cut, strict=True):
+        if is_cut:
+            blocks, back = to_blocks(x, axes)
+        columns.append(blocks if is_cut else [x] if len(parts) == 1 else list(x))
     results = [
-        (jax.vmap(call) if block.ndim == 3 else call)(block, *(column[i] for column in columns))
-        for i, block in enumerate(blocks)
+        (stacked(call) if count > 1 else call)(*(column[i] for column in columns))
+        for i, (count, _, _) in enumerate(parts)
     ]
     return tuple(
-        back(list(parts)) if is_cut else parts[0] if len(blocks) == 1 else parts
-        for parts, is_cut in zip(zip(*results, strict=True), [True, *cut], strict=False)
+        back(list(made)) if is_cut else made[0] if len(parts) == 1 else made
+        for made, is_cut in zip(zip(*results, strict=True), cut, strict=False)
     )
 
 
-def _widened(x: Any, real: np.dtype) -> Any:
+def widened(x: Any, real: np.dtype) -> Any:
     return x.astype(promote(x.dtype, real)) if is_inexact(x.dtype) else x
 
 
-def _whole(x: Any) -> Any:
+def whole(x: Any) -> Any:
     """An array that is whole on every device, where shardings are explicit."""
     sharding: Any = jax.typeof(x).sharding
     if not sharding.mesh.explicit_axes:
@@ -139,7 +155,7 @@ def _whole(x: Any) -> Any:
     return jax.sharding.reshard(x, NamedSharding(sharding.mesh, PartitionSpec(*[None] * x.ndim)))
 
 
-def _put_back(leaf_shape: tuple[int, ...], new: jax.Array, old: jax.Array) -> jax.Array:
+def put_back_like(leaf_shape: tuple[int, ...], new: jax.Array, old: jax.Array) -> jax.Array:
     """A result in the dtype and the layout of the array in whose place it comes."""
     if new.dtype != old.dtype:
         new = (new.real if is_complex(new.dtype) and not is_complex(old.dtype) else new).astype(old.dtype)
@@ -184,7 +200,7 @@ def check_per_matrix(
     flat, structure = jax.tree_util.tree_flatten_with_path(updates, is_leaf=is_none)
     wanted = jax.eval_shape(lambda g: init_per_matrix(make, axes, g), updates)
     for name, state in states.items():
-        pairs = zip(flat, _up_to(structure, wanted), _up_to(structure, state), strict=True)
+        pairs = zip(flat, at_leaves(structure, wanted), at_leaves(structure, state), strict=True)
         for (path, g), expected, own in pairs:
             if g is not None and _shapes(expected) != _shapes(own):
                 raise ValueError(

@@ -18,8 +18,8 @@ from gradflow._rules._leafwise import Scalars
 from gradflow._rules._math import one_minus_power, safe_sqrt
 from gradflow._rules._state import at_least_float32, first_moment, increment, zero_scalar
 from gradflow._types import MaskOrFn, OptState, Pair, Params, Updates
-from gradflow.linalg import refresh
 from gradflow.matrices._per_matrix import check_per_matrix, init_per_matrix, keys_per_matrix, per_matrix
+from gradflow.matrices._refresh_per_matrix import refresh_per_matrix
 from gradflow.matrices._resolve import tensors
 from gradflow.optimizers._for_matrices import with_others
 from gradflow.optimizers._kronecker import limited, to_unit
@@ -50,18 +50,29 @@ def kron_scalars(b1: jax.Array, count: jax.Array, **_: jax.Array) -> Scalars:
     return {"c1": 1 - b1, "debias": 1 / one_minus_power(1 - b1, count)}
 
 
-def kron_rule(g: jax.Array, mu: jax.Array, factors: Triangles, key: Any, s: Any) -> tuple[Any, ...]:
-    """Li 2018, with the whitening criterion: u = Q^T Q m, Q fitted so that Q m is white."""
+def momentum_rule(g: jax.Array, mu: jax.Array, s: Any) -> tuple[jax.Array, ...]:
+    """m = mu / (1 - b1^t) for the average mu."""
     mu = s.b1 * mu + s.c1 * limited(g)
-    m = s.debias * mu
-    x = m.reshape(-1) if m.ndim == 0 else m
-    due = (s.due != 0) & jnp.any(x != 0)
-    factors = refresh(due, fitted_factors, factors, x, key, s.preconditioner_lr)
-    y, size = to_unit(x)
+    return s.debias * mu, mu
+
+
+def kron_rule(m: jax.Array, factors: Triangles, s: Any) -> jax.Array:
+    """Li 2018, with the whitening criterion: u = Q^T Q m."""
+    y, size = to_unit(m.reshape(-1) if m.ndim == 0 else m)
     for axis, q in enumerate(factors):
         y = _times(q, _times(q, y, axis), axis, transposed=True)
     norm = safe_sqrt(jnp.mean(y * y)) * size
-    return (y * (size * jnp.minimum(1, _LARGEST_RMS / (norm + 1e-6)))).reshape(m.shape), mu, factors
+    return (y * (size * jnp.minimum(1, _LARGEST_RMS / (norm + 1e-6)))).reshape(m.shape)
+
+
+def fitting_rule(factors: Triangles, m: jax.Array, key: Any, s: Any) -> tuple[Triangles]:
+    """Q moves so that Q m is whiter. A zero m says nothing of it."""
+    x = m.reshape(-1) if m.ndim == 0 else m
+    return (
+        jax.lax.cond(
+            jnp.any(x != 0), fitted_factors, lambda factors, *_: factors, factors, x, key, s.preconditioner_lr
+        ),
+    )
 
 
 def fitted_factors(factors: Triangles, m: jax.Array, key: Any, rate: jax.Array) -> Triangles:
@@ -206,14 +217,15 @@ def scale_by_kron(
         count, waited = increment(state.count), increment(state.update_count)
         asked = preconditioner_update_probability
         probability = _annealed(count) if asked is None else jnp.asarray(asked, jnp.float32)
-        due = (waited.astype(jnp.float32) * probability >= 1).astype(jnp.int32)
+        due = waited.astype(jnp.float32) * probability >= 1
         now, later = next_key(key, state.rng_key)
         keys = keys_per_matrix(tree.split_key_like(now, updates), axes, updates)
-        u, mu, factors, *_ = per_matrix(
-            kron_rule, axes, (updates, state.mu, state.factors, keys), kron_scalars,
-            count=count, b1=b1, due=due, preconditioner_lr=preconditioner_lr,
-        )  # fmt: skip
-        return u, KronState(count, waited * (1 - due), later, mu, factors)
+        m, mu = per_matrix(momentum_rule, axes, (updates, state.mu), kron_scalars, count=count, b1=b1)
+        (factors,) = refresh_per_matrix(
+            fitting_rule, axes, due, m, (state.factors,), (m, keys), preconditioner_lr=preconditioner_lr
+        )
+        (u, *_) = per_matrix(kron_rule, axes, (m, factors))
+        return u, KronState(count, jnp.where(due, 0, waited), later, mu, factors)
 
     return init, update
 

@@ -25,9 +25,9 @@ from gradflow._rules._leafwise import Scalars, specialize
 from gradflow._rules._math import abs_sq, one_minus_power, safe_sqrt
 from gradflow._rules._state import first_moment, increment, second_moment, zero_scalar
 from gradflow._types import MaskOrFn, OptState, Pair, Params, Updates
-from gradflow.linalg import refresh
 from gradflow.matrices._matrix import in_blocks
 from gradflow.matrices._per_matrix import check_per_matrix, init_per_matrix, per_matrix
+from gradflow.matrices._refresh_per_matrix import refresh_per_matrix
 from gradflow.matrices._resolve import tensors
 from gradflow.optimizers._for_matrices import with_others
 from gradflow.optimizers._kronecker import Factors, decay_factors, limited, rotate, sides, to_unit
@@ -47,15 +47,6 @@ class ShampooState(NamedTuple):
     roots: Any
 
 
-class _Options(NamedTuple):
-    """What shapes the computation."""
-
-    frequency: int
-    start: int
-    averages: bool
-    one_sided: bool
-
-
 def shampoo_scalars(
     count: jax.Array, b1: jax.Array, b2: jax.Array, beta: jax.Array, **_: jax.Array
 ) -> Scalars:
@@ -66,23 +57,25 @@ def shampoo_scalars(
         "debias1": 1 / one_minus_power(1 - b1, count),
         "debias2": 1 / one_minus_power(1 - b2, count),
         "c3": 1 - beta,
-        "debias3": 1 / one_minus_power(1 - beta, count),
     }
 
 
-def shampoo_rule(
-    g: jax.Array, mu: Any, nu: Any, factors: Factors, roots: Factors, s: Any, *, options: _Options
-) -> tuple[Any, ...]:
-    """Gupta et al. 2018, Algorithm 2, with the averages and the grafting of Anil et al. 2020."""
+def statistics_rule(g: jax.Array, factors: Factors, s: Any, *, averages: bool) -> tuple[Any, ...]:
+    """Gupta et al. 2018, Algorithm 2, with the averages of Anil et al. 2020."""
     g = limited(g)
-    beta, c, debias = (s.beta, s.c3, s.debias3) if options.averages else (1, 1, jnp.ones_like(s.eps))
-    factors = decay_factors(g, factors, beta, c)
-    kept = [i for i, factor in enumerate(factors) if factor is not None]
-    compute = functools.partial(_inverse_roots, 2 * max(len(kept), 1), options.one_sided)
-    due = (s.count - 1) % options.frequency == 0
-    new = refresh(due, compute, tuple(roots[i] for i in kept), tuple(factors[i] for i in kept), debias, s.eps)
-    found = dict(zip(kept, new, strict=True))
-    roots = tuple(found.get(i) for i in range(len(roots)))
+    beta, c = (s.beta, s.c3) if averages else (1, 1)
+    return g, decay_factors(g, factors, beta, c)
+
+
+def root_rule(roots: Factors, factors: Factors, s: Any, *, averages: bool, one_sided: bool) -> Any:
+    """`(debias * F + eps I)^(-1 / 2k)` of each of k sides."""
+    debias = 1 / one_minus_power(1 - s.beta, s.count) if averages else jnp.ones_like(s.eps)
+    order = 2 * max(sum(factor is not None for factor in factors), 1)
+    return (tuple(None if f is None else _inverse_root(f, order, one_sided, debias, s.eps) for f in factors),)
+
+
+def shampoo_rule(g: jax.Array, mu: Any, nu: Any, roots: Factors, s: Any, *, start: int) -> tuple[Any, ...]:
+    """The roots' product with the momentum, with the grafting of Anil et al. 2020."""
     if mu is not None:
         mu = s.b1 * mu + s.c1 * g
     m = g if mu is None else s.debias1 * mu
@@ -92,24 +85,18 @@ def shampoo_rule(
         grafted = m / (safe_sqrt(s.debias2 * nu) + s.graft_eps)
         u, _ = to_unit(u)
         u = u * (_norm(grafted) / (_norm(u) + 1e-16))
-        u = jnp.where(s.count > options.start, u, grafted)
-    return u, mu, nu, factors, roots
+        u = jnp.where(s.count > start, u, grafted)
+    return u, mu, nu
 
 
 def _norm(x: jax.Array) -> jax.Array:
     return safe_sqrt(jnp.sum(x * x))
 
 
-def _inverse_roots(
-    order: int, one_sided: bool, olds: Any, factors: Any, debias: jax.Array, eps: jax.Array
-) -> Any:
-    """`(debias * F + eps I)^(-1 / order)` of each side, by its eigenvalues, none of which is below zero."""
-    return tuple(_inverse_root(factor, order, one_sided, debias, eps) for factor in factors)
-
-
 def _inverse_root(
     factor: jax.Array, order: int, one_sided: bool, debias: jax.Array, eps: jax.Array
 ) -> jax.Array:
+    """The power of a matrix by its eigenvalues, none of which is taken below zero."""
     factor, size = to_unit(factor)
     values, vectors = jnp.linalg.eigh(factor)
     raised = (values - jnp.minimum(values[0], 0)) * (size * debias) + eps
@@ -164,8 +151,10 @@ def scale_by_shampoo(
         raise ValueError(
             f"scale_by_shampoo: argument 'grafting' must be None or 'adam'; got {describe(grafting)}"
         )
-    options = _Options(precondition_frequency, start_step, beta is not None, one_sided)
-    rule = specialize(shampoo_rule, options=options)
+    averages = beta is not None
+    rule = specialize(shampoo_rule, start=start_step)
+    statistics = specialize(statistics_rule, averages=averages)
+    root = specialize(root_rule, averages=averages, one_sided=one_sided)
     make = functools.partial(_first_sides, max_dim, one_sided)
 
     def axes_of(params: Params) -> Any:
@@ -193,11 +182,16 @@ def scale_by_shampoo(
         if b1 is not None:
             check_like("updates", updates, "state", state.mu)
         count = increment(state.count)
-        u, mu, nu, factors, roots = per_matrix(
-            rule, axes, (updates, state.mu, state.nu, state.factors, state.roots), shampoo_scalars,
-            count=count, b1=0.0 if b1 is None else b1, beta=0.0 if beta is None else beta,
-            b2=b2, eps=eps, graft_eps=graft_eps,
-        )  # fmt: skip
+        numbers = {
+            "count": count, "b1": 0.0 if b1 is None else b1, "beta": 0.0 if beta is None else beta,
+            "b2": b2, "eps": eps, "graft_eps": graft_eps,
+        }  # fmt: skip
+        g, factors = per_matrix(statistics, axes, (updates, state.factors), shampoo_scalars, **numbers)
+        due = (count - 1) % precondition_frequency == 0
+        (roots,) = refresh_per_matrix(
+            root, axes, due, g, (state.roots,), (factors,), count=count, beta=numbers["beta"], eps=eps
+        )
+        u, mu, nu = per_matrix(rule, axes, (g, state.mu, state.nu, roots), shampoo_scalars, **numbers)
         return u, ShampooState(count, mu, nu, factors, roots)
 
     return init, update

@@ -11,16 +11,17 @@ from gradflow._core._compose import chain
 from gradflow._core._decorators import transformation
 from gradflow._core._transformation import GradientTransformation
 from gradflow._expressions._arguments import Decay, Index, Length, NonNegative, Positive, Rate, Size
-from gradflow._rules._leafwise import Scalars, leafwise, specialize
+from gradflow._rules._leafwise import Scalars, leafwise
 from gradflow._rules._math import abs_sq, one_minus_power, safe_sqrt
 from gradflow._rules._state import first_moment, increment, second_moment, zero_scalar
 from gradflow._selection._masks import resolve_mask
 from gradflow._selection._partial_trees import change_where
 from gradflow._types import MaskOrFn, OptState, Pair, Params, Updates
 from gradflow.matrices._per_matrix import check_per_matrix, init_per_matrix, per_matrix
+from gradflow.matrices._refresh_per_matrix import refresh_per_matrix
 from gradflow.matrices._resolve import tensors
 from gradflow.optimizers._for_matrices import with_others
-from gradflow.optimizers._kronecker import Factors, decay_factors, limited, refreshed_bases, rotate, sides
+from gradflow.optimizers._kronecker import Factors, decay_factors, limited, new_basis, sides, turn
 from gradflow.transforms import scale_by_learning_rate
 from gradflow.transforms._scale import ScaleByScheduleState
 
@@ -65,46 +66,33 @@ def soap_scalars_refreshed(count: jax.Array, b1: jax.Array, b2: jax.Array, **oth
     }
 
 
-class _Options(NamedTuple):
-    """What shapes the computation."""
-
-    frequency: int
-    refresh_first: bool
-
-
-def soap_rule(
-    g: jax.Array, mu: jax.Array, nu: jax.Array, factors: Factors, bases: Factors, s: Any, *, options: _Options
-) -> tuple[Any, ...]:
-    """Vyas et al. 2024, Algorithm 3."""
+def statistics_rule(g: jax.Array, factors: Factors, s: Any) -> tuple[Any, ...]:
+    """Vyas et al. 2024, Algorithm 3, lines 3 and 4."""
     g = limited(g)
-    if options.refresh_first:
-        nu, factors, bases = _refreshed(g, nu, factors, bases, s, options)
+    return g, decay_factors(g, factors, s.shampoo_beta, s.c3)
+
+
+def soap_rule(g: jax.Array, mu: jax.Array, nu: jax.Array, bases: Factors, s: Any) -> tuple[jax.Array, ...]:
+    """Vyas et al. 2024, Algorithm 3: Adam in the bases, for a gradient that is `limited`."""
     mu = s.b1 * mu + s.c1 * g
-    nu = s.b2 * nu + s.c2 * jnp.minimum(abs_sq(rotate(g, bases)), jnp.finfo(nu.dtype).max)
-    u = s.numerator * rotate(mu, bases) / (s.root * safe_sqrt(nu) + s.eps)
-    u = rotate(u, bases, back=True)
-    if not options.refresh_first:
-        nu, factors, bases = _refreshed(g, nu, factors, bases, s, options)
-    return u, mu, nu, factors, bases
+    nu = s.b2 * nu + s.c2 * abs_sq(turn(g, bases))
+    u = s.numerator * turn(mu, bases) / (s.root * safe_sqrt(nu) + s.eps)
+    largest = jnp.finfo(u.dtype).max / max(u.size, 1)
+    return turn(jnp.clip(u, -largest, largest), bases, back=True), mu, nu
 
 
-def _refreshed(
-    g: jax.Array, nu: jax.Array, factors: Factors, bases: Factors, s: Any, options: _Options
-) -> tuple[jax.Array, Factors, Factors]:
-    """The statistics with this gradient in them, and every `frequency` calls their basis."""
-    due = (s.count - 1) % options.frequency == 0
-    new = decay_factors(g, factors, s.shampoo_beta, s.c3)
-    bases, orders = refreshed_bases(due, s.count == 1, factors, new, bases)
-    for axis, order in enumerate(orders):
-        if order is not None:
-            # Where the columns of the basis change places, what was measured along them goes with them.
-            nu = jax.lax.cond(
-                due,
-                lambda nu, order, axis=axis: jnp.take(nu, order, axis=axis),
-                lambda nu, order: nu,
-                nu, order,
-            )  # fmt: skip
-    return nu, new, bases
+def basis_rule(nu: jax.Array, bases: Factors, factors: Factors, s: Any) -> tuple[Any, ...]:
+    """Vyas et al. 2024, Algorithm 4."""
+    news: list[jax.Array | None] = []
+    for axis, (basis, factor) in enumerate(zip(bases, factors, strict=True)):
+        if basis is None or factor is None:
+            news.append(None)
+            continue
+        new, order = new_basis(basis, factor)
+        news.append(new)
+        # Where the columns of the basis change places, what was measured along them goes with them.
+        nu = jnp.take(nu, order, axis=axis)
+    return nu, tuple(news)
 
 
 @transformation(leaves="real")
@@ -142,7 +130,6 @@ def scale_by_soap(
 
     Raises inside `shard_map` for pieces of a leaf. Source: Vyas et al. 2024, arXiv:2409.11321.
     """
-    rule = specialize(soap_rule, options=_Options(precondition_frequency, refresh_first))
     scalars = soap_scalars_refreshed if refresh_first else soap_scalars
     make = functools.partial(sides, max_dim=max_dim, value=0.0)
 
@@ -161,10 +148,15 @@ def scale_by_soap(
         check_like("updates", updates, "state", state.mu)
         check_per_matrix(make, axes, updates, factors=state.factors, bases=state.bases)
         count = increment(state.count)
-        u, mu, nu, factors, bases = per_matrix(
-            rule, axes, (updates, state.mu, state.nu, state.factors, state.bases), scalars,
-            count=count, b1=b1, b2=b2, shampoo_beta=shampoo_beta, eps=eps,
-        )  # fmt: skip
+        numbers = {"count": count, "b1": b1, "b2": b2, "shampoo_beta": shampoo_beta, "eps": eps}
+        g, factors = per_matrix(statistics_rule, axes, (updates, state.factors), scalars, **numbers)
+        due = (count - 1) % precondition_frequency == 0
+        nu, bases = state.nu, state.bases
+        if refresh_first:
+            nu, bases = refresh_per_matrix(basis_rule, axes, due, g, (nu, bases), (factors,))
+        u, mu, nu = per_matrix(soap_rule, axes, (g, state.mu, nu, bases), scalars, **numbers)
+        if not refresh_first:
+            nu, bases = refresh_per_matrix(basis_rule, axes, due, g, (nu, bases), (factors,))
         return u, SoapState(count, mu, nu, factors, bases)
 
     return init, update

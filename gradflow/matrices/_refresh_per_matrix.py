@@ -1,0 +1,117 @@
+"""Decompositions of many matrices in one conditional."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+
+from gradflow._rules._leafwise import Rule, Scalars, _prepare
+from gradflow.linalg._refresh import finite_or_old, only_where
+from gradflow.matrices._matrix import MatrixAxes
+from gradflow.matrices._per_matrix import (
+    at_leaves,
+    bound,
+    on_blocks,
+    precision_of,
+    put_back_like,
+    whole,
+    widened,
+)
+from gradflow.tree._grouped_jit import call_in_groups
+from gradflow.tree._paths import is_none
+
+Row = tuple[tuple[Any, ...], tuple[Any, ...]]
+
+
+def refresh_per_matrix(
+    rule: Rule,
+    axes: Any,
+    due: Any,
+    updates: Any,
+    olds: tuple[Any, ...],
+    operands: tuple[Any, ...],
+    /,
+    **hyper: Any,
+) -> tuple[Any, ...]:
+    """`linalg.refresh` for the matrices of leaves: `olds`, or where `due` what `rule` makes of them.
+
+    `rule(*olds, *operands, s) -> news` is a rule as in `per_matrix`, for trees as there; `updates` has the
+    shapes of the leaves and None where there is no update. All matrices are in one conditional, one after the
+    other. A matrix whose new values are not all finite keeps its old ones.
+
+    Leaves are not stacked: equal kernels are compiled once, and a slice of a stack for each leaf costs more
+    than they do, 15 ms for each of 100 leaves against 1 ms for a product.
+    """
+    structure: Any = jax.tree.structure(updates, is_leaf=is_none)
+    flat = jax.tree.leaves(updates, is_leaf=is_none)
+    own = at_leaves(structure, axes)
+    column_of = functools.partial(at_leaves, structure)
+    before = list(zip(*map(column_of, olds), strict=True))
+    others = list(zip(*map(column_of, operands), strict=True))
+    places: dict[Any, list[int]] = {}
+    rows: dict[int, Row] = {}
+    for index, (a, g) in enumerate(zip(own, flat, strict=True)):
+        if g is None or not g.size:
+            continue
+        leaves = jax.tree.leaves((before[index], others[index]))
+        if not jax.tree.leaves(before[index]):
+            continue
+        real = precision_of(leaves)
+        row = jax.tree.map(lambda x, real=real: whole(widened(x, real)), (before[index], others[index]))
+        places.setdefault((a, g.shape, real, jax.tree.structure(row)), []).append(index)
+        rows[index] = row
+    groups = [
+        (_compiled(rule, a, shape, structure_of_row), _prepare(None, hyper, real), indices)
+        for (a, shape, real, structure_of_row), indices in places.items()
+    ]
+    if not groups:
+        return olds
+    runs = tuple(run for run, _, _ in groups)
+    news = only_where(
+        due,
+        functools.partial(_computed, runs),
+        [[rows[i][0] for i in indices] for _, _, indices in groups],
+        [[rows[i][1] for i in indices] for _, _, indices in groups],
+        [numbers for _, numbers, _ in groups],
+    )
+    results = list(before)
+    for (_, _, indices), made in zip(groups, news, strict=True):
+        for index, new in zip(indices, made, strict=True):
+            put_back = functools.partial(put_back_like, flat[index].shape)
+            results[index] = jax.tree.map(put_back, new, before[index])
+    return tuple(jax.tree.unflatten(structure, list(slot)) for slot in zip(*results, strict=True))
+
+
+def _computed(
+    runs: tuple[Any, ...], olds: list[Any], operands: list[Any], numbers: list[Scalars]
+) -> list[Any]:
+    return [
+        call_in_groups(run, [tuple(jax.tree.leaves(row)) for row in zip(old, other, strict=True)], s)
+        for run, old, other, s in zip(runs, olds, operands, numbers, strict=True)
+    ]
+
+
+@functools.cache
+def _compiled(
+    rule: Rule, axes: MatrixAxes, shape: tuple[int, ...], structure: Any
+) -> Callable[[tuple[jax.Array, ...], Scalars], Any]:
+    """The rule on a row of olds and operands, one matrix after the other."""
+
+    def run(leaves: tuple[jax.Array, ...], scalars: Scalars) -> tuple[Any, ...]:
+        olds, operands = structure.unflatten(leaves)
+        width = len(olds)
+
+        def call(*values: Any) -> tuple[Any, ...]:
+            compute = finite_or_old(lambda old, *others: bound(rule, scalars)(*old, *others))
+            return compute(values[:width], *values[width:])
+
+        with jax.numpy_dtype_promotion("standard"):
+            return on_blocks(call, axes, shape, [*olds, *operands], _mapped)
+
+    run.__name__ = run.__qualname__ = getattr(rule, "__name__", "rule")
+    return jax.jit(run)
+
+
+def _mapped(call: Callable[..., Any]) -> Callable[..., Any]:
+    return lambda *values: jax.lax.map(lambda row: call(*row), values)
