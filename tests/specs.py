@@ -256,6 +256,7 @@ VARIANTS: dict[str, Callable[[], Any]] = {
     ),
     "shampoo-one_sided": lambda: gf.shampoo(0.1, 0.9, 0.95, 1e-2, one_sided=True),
     "soap-refresh_first": lambda: gf.soap(0.1, eps=1.0, refresh_first=True),
+    "soap-whitened": lambda: gf.soap(0.1, eps=1e-2, precondition_frequency=2, whitened=True),
     "soap-matrices": lambda: gf.soap(0.1, eps=1e-2, precondition_frequency=2, matrices=gf.hidden_matrices()),
     "momo-adapted": lambda: gf.momo(0.5, lower_bound=-1.0, weight_decay=0.1, adapt_lower_bound=True),
     "momo_adam-adapted": lambda: gf.momo_adam(

@@ -1,5 +1,6 @@
 """Statistics of a tensor's sides, and the bases in which they are diagonal: for SOAP, Shampoo and kin."""
 
+import math
 from typing import Any
 
 import jax
@@ -64,12 +65,46 @@ def turn(x: jax.Array, bases: Factors, *, back: bool = False) -> jax.Array:
 
 def decay_factors(g: jax.Array, factors: Factors, beta: Any, c: Any) -> Factors:
     """`beta * F + c * g g^T` for each side; a gradient whose square is out of range leaves F as it is."""
-    outers = [None if factor is None else outer_product(g, axis) for axis, factor in enumerate(factors)]
-    # The sum of the squares is on the diagonal of each of them, and no element is larger.
-    traces = [jnp.trace(outer) for outer in outers if outer is not None]
-    finite = jnp.isfinite(traces[0]) if traces else True
+    return _decayed(factors, [_outer(g, factor, axis) for axis, factor in enumerate(factors)], beta, c)
+
+
+def decay_whitened_factors(
+    g: jax.Array, factors: Factors, bases: Factors, beta: Any, c: Any, eps: Any
+) -> Factors:
+    """`beta * F + c / d * y y^T` for each side, where y is g whitened along all other sides, of d numbers.
+
+    A side is whitened by its factor's values along its basis, which are one while there is no factor.
+    """
+    values = [_values(factor, basis) for factor, basis in zip(factors, bases, strict=True)]
+    outers: list[jax.Array | None] = []
+    for axis, factor in enumerate(factors):
+        y = turn(g, tuple(None if i == axis else basis for i, basis in enumerate(bases)))
+        for i, value in enumerate(values):
+            if value is not None and i != axis:
+                y = y * jax.lax.rsqrt(jnp.maximum(value, eps)).reshape(
+                    [-1 if k == i else 1 for k in range(g.ndim)]
+                )
+        outers.append(_outer(y / math.sqrt(g.size / g.shape[axis]), factor, axis))
+    return _decayed(factors, outers, beta, c)
+
+
+def _values(factor: jax.Array | None, basis: jax.Array | None) -> jax.Array | None:
+    if factor is None or basis is None:
+        return None
+    product = jnp.matmul(factor, basis, precision=_EXACT)
+    return jnp.where(jnp.trace(factor) > 0, jnp.sum(basis * product, axis=0), 1)
+
+
+def _outer(g: jax.Array, factor: jax.Array | None, axis: int) -> jax.Array | None:
+    return None if factor is None else outer_product(g, axis)
+
+
+def _decayed(factors: Factors, outers: list[jax.Array | None], beta: Any, c: Any) -> Factors:
+    # The sum of the squares is a trace, and no element is larger.
     return tuple(
-        None if factor is None or outer is None else jnp.where(finite, beta * factor + c * outer, factor)
+        None
+        if factor is None or outer is None
+        else jnp.where(jnp.isfinite(jnp.trace(outer)), beta * factor + c * outer, factor)
         for factor, outer in zip(factors, outers, strict=True)
     )
 

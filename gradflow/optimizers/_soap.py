@@ -21,7 +21,15 @@ from gradflow.matrices._per_matrix import check_per_matrix, init_per_matrix, per
 from gradflow.matrices._refresh_per_matrix import refresh_per_matrix
 from gradflow.matrices._resolve import tensors
 from gradflow.optimizers._for_matrices import with_others
-from gradflow.optimizers._kronecker import Factors, decay_factors, limited, new_basis, sides, turn
+from gradflow.optimizers._kronecker import (
+    Factors,
+    decay_factors,
+    decay_whitened_factors,
+    limited,
+    new_basis,
+    sides,
+    turn,
+)
 from gradflow.transforms import scale_by_learning_rate
 from gradflow.transforms._scale import ScaleByScheduleState
 
@@ -72,6 +80,12 @@ def statistics_rule(g: jax.Array, factors: Factors, s: Any) -> tuple[Any, ...]:
     return g, decay_factors(g, factors, s.shampoo_beta, s.c3)
 
 
+def whitened_statistics_rule(g: jax.Array, factors: Factors, bases: Factors, s: Any) -> tuple[Any, ...]:
+    """Lin et al. 2025: each side's statistics minimize the Kullback-Leibler divergence, the others given."""
+    g = limited(g)
+    return g, decay_whitened_factors(g, factors, bases, s.shampoo_beta, s.c3, s.eps)
+
+
 def soap_rule(g: jax.Array, mu: jax.Array, nu: jax.Array, bases: Factors, s: Any) -> tuple[jax.Array, ...]:
     """Vyas et al. 2024, Algorithm 3: Adam in the bases, for a gradient that is `limited`."""
     mu = s.b1 * mu + s.c1 * g
@@ -105,6 +119,7 @@ def scale_by_soap(
     max_dim: Length = 10000,
     *,
     refresh_first: bool = False,
+    whitened: bool = False,
     matrices: Any = None,
     mu_dtype: Any = None,
 ) -> Pair:
@@ -125,10 +140,12 @@ def scale_by_soap(
       precondition_frequency: steps from one choice of a basis to the next, >= 1.
       max_dim: a longer side has no statistics and no basis.
       refresh_first: refreshes before the step, takes the first step too, adds `eps` to the corrected root.
+      whitened: KL-SOAP: `g @ R^-1 @ g^T / columns` goes into L, R's values being at least `eps`.
       matrices: `Matrix` or `choose_matrices` have all leaves taken as matrices, or as stacks of them.
       mu_dtype: dtype of the first moment; the parameters' by default. The rest is held in float32 at least.
 
-    Raises inside `shard_map` for pieces of a leaf. Source: Vyas et al. 2024, arXiv:2409.11321.
+    Raises inside `shard_map` for pieces of a leaf. Sources: Vyas et al. 2024, arXiv:2409.11321;
+    Lin et al. 2025, arXiv:2509.03378, for `whitened`.
     """
     scalars = soap_scalars_refreshed if refresh_first else soap_scalars
     make = functools.partial(sides, max_dim=max_dim, value=0.0)
@@ -149,7 +166,9 @@ def scale_by_soap(
         check_per_matrix(make, axes, updates, factors=state.factors, bases=state.bases)
         count = increment(state.count)
         numbers = {"count": count, "b1": b1, "b2": b2, "shampoo_beta": shampoo_beta, "eps": eps}
-        g, factors = per_matrix(statistics_rule, axes, (updates, state.factors), scalars, **numbers)
+        statistics = (updates, state.factors, *([state.bases] if whitened else []))
+        rule = whitened_statistics_rule if whitened else statistics_rule
+        g, factors, *_ = per_matrix(rule, axes, statistics, scalars, **numbers)
         due = (count - 1) % precondition_frequency == 0
         nu, bases = state.nu, state.bases
         if refresh_first:
@@ -229,6 +248,7 @@ def soap(
     mask: MaskOrFn | None = None,
     *,
     refresh_first: bool = False,
+    whitened: bool = False,
     matrices: Any = None,
     others: GradientTransformation | None = None,
     others_rate: NonNegative = 1.0,
@@ -252,7 +272,7 @@ def soap(
     inner = chain(
         scale_by_soap(
             b1, b2, shampoo_beta, eps, precondition_frequency, max_dim,
-            refresh_first=refresh_first, mu_dtype=mu_dtype,
+            refresh_first=refresh_first, whitened=whitened, mu_dtype=mu_dtype,
         ),
         add_decayed_stepped_weights(weight_decay, learning_rate, mask, first_step=int(not refresh_first)),
         scale_by_learning_rate(learning_rate),
