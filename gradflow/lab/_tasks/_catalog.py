@@ -8,6 +8,7 @@ from gradflow.lab._tasks._datasets import breast_cancer, diabetes, digits
 from gradflow.lab._tasks._own_task import NO_DATA, OwnData, own_task
 from gradflow.lab._tasks._task import Task
 from gradflow.lab._tasks._text import text
+from gradflow.lab._tasks._transformer import transformer
 
 
 def choose_task(
@@ -39,6 +40,7 @@ TASKS = {
     "breast_cancer": breast_cancer,
     "diabetes": diabetes,
     "text": text,
+    "transformer": transformer,
     "image": image,
     "ode": ode,
 }
