@@ -2,8 +2,7 @@
 
 Every method trains at every rate of a grid from the same starts on the same batches, and is judged at its
 best rate. Rates warm up over 5 % of the steps and fall to zero over the last 60 %. The base is the best of
-AdamW and NAdamW whose hidden matrices learn at 1, 1/8 and 1/16 of the rate. One rate for all would
-flatter the others.
+AdamW and NAdamW whose hidden matrices learn at 1, 1/8 and 1/16 of the rate: one rate flatters the others.
 
     python -m benchmarks.race                                  all methods, six rates, three starts
     python -m benchmarks.race --only adamw,soap --seeds 1      AdamW and one method

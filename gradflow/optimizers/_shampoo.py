@@ -191,7 +191,7 @@ def scale_by_shampoo(
         (roots,) = refresh_per_matrix(
             root, axes, due, g, (state.roots,), (factors,), count=count, beta=numbers["beta"], eps=eps
         )
-        u, mu, nu = per_matrix(rule, axes, (g, state.mu, state.nu, roots), shampoo_scalars, **numbers)
+        u, mu, nu, *_ = per_matrix(rule, axes, (g, state.mu, state.nu, roots), shampoo_scalars, **numbers)
         return u, ShampooState(count, mu, nu, factors, roots)
 
     return init, update

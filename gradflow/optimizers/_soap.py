@@ -173,7 +173,7 @@ def scale_by_soap(
         nu, bases = state.nu, state.bases
         if refresh_first:
             nu, bases = refresh_per_matrix(basis_rule, axes, due, g, (nu, bases), (factors,))
-        u, mu, nu = per_matrix(soap_rule, axes, (g, state.mu, nu, bases), scalars, **numbers)
+        u, mu, nu, *_ = per_matrix(soap_rule, axes, (g, state.mu, nu, bases), scalars, **numbers)
         if not refresh_first:
             nu, bases = refresh_per_matrix(basis_rule, axes, due, g, (nu, bases), (factors,))
         return u, SoapState(count, mu, nu, factors, bases)
