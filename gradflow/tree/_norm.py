@@ -175,13 +175,14 @@ def _banded_square_sum(dtype: DType) -> Any:
 
 def _sums(x: jax.Array) -> tuple[jax.Array, ...]:
     low, high, up, down = (np.asarray(x.dtype.type(bound)) for bound in BANDS[np.dtype(x.dtype)][:4])
-    size, zero = jnp.abs(x), jnp.zeros((), x.dtype)
+    size, zero, one = jnp.abs(x), jnp.zeros((), x.dtype), jnp.ones((), x.dtype)
     small, large = size < low, size > high
-    # Each band has a square of its own: one that is used three times XLA writes out for GPUs.
+    # The factor is chosen before the one square: three squares of a selected number XLA writes out for GPUs.
+    square = jnp.square(jnp.where(small, up, jnp.where(large, down, one)) * x)
     squares = (
-        jnp.where(small, _scaled_square(size, up), zero),
-        jnp.where(small | large, zero, jnp.square(x)),  # a NaN is neither, and stays
-        jnp.where(large, _scaled_square(size, down), zero),
+        jnp.where(small, square, zero),
+        jnp.where(small | large, zero, square),  # a NaN is neither, and stays
+        jnp.where(large, square, zero),
     )
     # One reduction of three operands: one kernel that reads them once.
     sums: tuple[jax.Array, ...] = jax.lax.reduce(squares, (zero,) * 3, _add_bands, tuple(range(x.ndim)))
