@@ -8,6 +8,7 @@ from gradflow._core._compose import chain
 from gradflow._core._decorators import transformation
 from gradflow._core._transformation import GradientTransformation
 from gradflow._expressions._arguments import Decay, NonNegative, Rate
+from gradflow._platform import in_one_kernel
 from gradflow._rules._leafwise import Scalars, leafwise
 from gradflow._rules._math import bounded, bounded_square, one_minus_power, safe_sqrt
 from gradflow._rules._state import first_moment, increment, second_moment, zero_scalar
@@ -26,12 +27,14 @@ class ScaleByAdamState(NamedTuple):
 def adam_scalars(count: jax.Array, b1: jax.Array, b2: jax.Array, **_: jax.Array) -> Scalars:
     """The decays' complements and the bias corrections of step `count`, which begins at 1."""
     c1, c2 = 1 - b1, 1 - b2
+    debias = [1 / one_minus_power(c, t) for c, t in ((c1, count), (c1, count + 1), (c2, count))]
+    debias1, debias1_next, debias2 = in_one_kernel(debias)
     return {
         "c1": c1,
         "c2": c2,
-        "debias1": 1 / one_minus_power(c1, count),
-        "debias1_next": 1 / one_minus_power(c1, count + 1),
-        "debias2": 1 / one_minus_power(c2, count),
+        "debias1": debias1,
+        "debias1_next": debias1_next,
+        "debias2": debias2,
     }
 
 

@@ -9,6 +9,7 @@ from gradflow._core._compose import chain
 from gradflow._core._decorators import transformation
 from gradflow._core._transformation import GradientTransformation
 from gradflow._expressions._arguments import Decay, NonNegative, Positive, Rate
+from gradflow._platform import in_one_kernel
 from gradflow._rules._leafwise import Scalars, leafwise
 from gradflow._rules._math import bounded, bounded_square, safe_sqrt
 from gradflow._rules._state import first_moment, increment, second_moment, zero_scalar
@@ -50,6 +51,7 @@ def radam_scalars(
     adaptive = (length >= threshold) & (length > 4)
     a, b = (jnp.where(adaptive, x, jnp.full_like(x, 5)) for x in (length, longest))
     rectifier = jnp.sqrt((a - 4) * (a - 2) * b / ((b - 4) * (b - 2) * a))
+    _, rectifier, adaptive = in_one_kernel([adam["debias2"], rectifier, adaptive])
     return {**adam, "adaptive": adaptive, "rectifier": rectifier}
 
 

@@ -10,6 +10,7 @@ from gradflow import tree
 from gradflow._calls._checks import check_like
 from gradflow._calls._reports import report
 from gradflow._core._decorators import transformation
+from gradflow._platform import by_platform
 from gradflow._rules._leafwise import leafwise
 from gradflow._rules._mesh_axes import AxisName, axes_of, check_axis_name, sum_axes
 from gradflow._rules._state import zero_scalar
@@ -30,6 +31,12 @@ def zero_nans_rule(g: jax.Array, s: Any) -> jax.Array:
 @jax.jit
 def _count(g: jax.Array) -> jax.Array:
     return jnp.sum(jnp.isnan(g), dtype=np.int32)
+
+
+@jax.jit
+def _has_nan(g: jax.Array) -> jax.Array:
+    """A GPU needs one more kernel for `count > 0`; a CPU adds numbers faster than it joins booleans."""
+    return by_platform(g, cpu=lambda g: _count(g) > 0, accelerator=lambda g: jnp.any(jnp.isnan(g)))
 
 
 @transformation(reports=("count",), elementwise=True)
@@ -59,18 +66,20 @@ def zero_nans(*, axis_name: AxisName = None) -> Pair:
             names = axes_of(g, axes)
             return jax.lax.psum(_count(g), names) if names else _count(g)
 
+        def has_nan(g: jax.Array) -> jax.Array:
+            return count(g) > 0 if axes_of(g, axes) else _has_nan(g)
+
         (u,) = leafwise(zero_nans_rule, (updates,))
-        counts = jax.tree.map(count, updates)
-        report("count", lambda: tree.sum(counts))
-        return u, ZeroNansState(_found(counts, state.found_nan))
+        report("count", lambda: tree.sum(jax.tree.map(count, updates)))
+        return u, ZeroNansState(_found(jax.tree.map(has_nan, updates), state.found_nan))
 
     return init, update
 
 
-def _found(counts: Any, before: Any) -> Any:
+def _found(flags: Any, before: Any) -> Any:
     """Whether there were NaNs; the last result for leaves without a gradient."""
-    check_like("state", before, "updates", jax.tree.map(lambda n: n > 0, counts))
+    check_like("state", before, "updates", flags)
     return jax.tree.map(
-        lambda n, old: old if n is None or old is None else n > 0,
-        counts, before, is_leaf=lambda x: x is None,
+        lambda flag, old: old if flag is None or old is None else flag,
+        flags, before, is_leaf=lambda x: x is None,
     )  # fmt: skip

@@ -175,14 +175,14 @@ def _banded_square_sum(dtype: DType) -> Any:
 
 def _sums(x: jax.Array) -> tuple[jax.Array, ...]:
     low, high, up, down = (np.asarray(x.dtype.type(bound)) for bound in BANDS[np.dtype(x.dtype)][:4])
-    size, zero, one = jnp.abs(x), jnp.zeros((), x.dtype), jnp.ones((), x.dtype)
+    size, zero = jnp.abs(x), jnp.zeros((), x.dtype)
     small, large = size < low, size > high
-    # The factor is chosen before the one square: three squares of a selected number XLA writes out for GPUs.
-    square = jnp.square(jnp.where(small, up, jnp.where(large, down, one)) * x)
+    # Each band selects before it squares: one square used three times, or three selected squares of a selected
+    # number, XLA writes out for GPUs.
     squares = (
-        jnp.where(small, square, zero),
-        jnp.where(small | large, zero, square),  # a NaN is neither, and stays
-        jnp.where(large, square, zero),
+        _scaled_square(jnp.where(small, size, zero), up),
+        jnp.square(jnp.where(small | large, zero, x)),  # a NaN is neither, and stays
+        _scaled_square(jnp.where(large, size, zero), down),
     )
     # One reduction of three operands: one kernel that reads them once.
     sums: tuple[jax.Array, ...] = jax.lax.reduce(squares, (zero,) * 3, _add_bands, tuple(range(x.ndim)))

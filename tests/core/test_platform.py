@@ -151,3 +151,14 @@ def test_derivatives_through_a_skipped_step_are_finite() -> None:
     assert jax.grad(after)(0.1) == 0
     with accelerator_code():
         assert jax.grad(after)(0.1) == 0
+
+
+def test_numbers_linked_into_one_kernel_keep_their_bits() -> None:
+    odd = [np.nan, -0.0, np.inf, 1e-45, -3.5]
+    values = [jnp.int32(7), jnp.int32(-1), *map(jnp.float32, odd), jnp.bool_(True), jnp.int32(2**31 - 1)]
+    linked = _platform._linked(values)
+    for before, after in zip(values, linked, strict=True):
+        assert before.dtype == after.dtype
+        assert np.asarray(before).tobytes() == np.asarray(after).tobytes()
+    program = str(jax.make_jaxpr(_platform._linked)(values[:2]))
+    assert "select_n" in program
