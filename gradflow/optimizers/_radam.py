@@ -51,7 +51,7 @@ def radam_scalars(
     adaptive = (length >= threshold) & (length > 4)
     a, b = (jnp.where(adaptive, x, jnp.full_like(x, 5)) for x in (length, longest))
     rectifier = jnp.sqrt((a - 4) * (a - 2) * b / ((b - 4) * (b - 2) * a))
-    _, rectifier, adaptive = in_one_kernel([adam["debias2"], rectifier, adaptive])
+    rectifier, adaptive = in_one_kernel([adam["debias2"], rectifier, adaptive])[1:]
     return {**adam, "adaptive": adaptive, "rectifier": rectifier}
 
 

@@ -177,8 +177,8 @@ def _sums(x: jax.Array) -> tuple[jax.Array, ...]:
     low, high, up, down = (np.asarray(x.dtype.type(bound)) for bound in BANDS[np.dtype(x.dtype)][:4])
     size, zero = jnp.abs(x), jnp.zeros((), x.dtype)
     small, large = size < low, size > high
-    # Each band selects before it squares: one square used three times, or three selected squares of a selected
-    # number, XLA writes out for GPUs.
+    # Each band selects before it squares. One square used three times XLA writes out for GPUs, and so it does
+    # three squares of a number that a guard has selected.
     squares = (
         _scaled_square(jnp.where(small, size, zero), up),
         jnp.square(jnp.where(small | large, zero, x)),  # a NaN is neither, and stays
