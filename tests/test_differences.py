@@ -499,7 +499,7 @@ def _() -> None:
 
 # Rows that need a mesh, many steps, timing or large trees: the file that shows them.
 ELSEWHERE = {
-    "`scale_by_backtracking_linesearch`, `scale_by_zoom_linesearch` | a fail": "transforms/test_linesearch.py",
+    "`scale_by_backtracking_linesearch`, `scale_by_zoom_linesearch` | a fail": "transforms/test_linesearch.py",  # noqa: E501
     "`scale_by_backtracking_linesearch`, `scale_by_zoom_linesearch` | a neg": "transforms/test_linesearch.py",
     "`scale_by_zoom_linesearch`": "transforms/test_linesearch.py",
     "all states | `init` of sharded": "laws/test_compilation.py",

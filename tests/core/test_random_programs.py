@@ -54,7 +54,8 @@ _OPTIMIZERS = [
 _WRAPPERS = [
     "masked({0}, ndim(2))", "masked({0}, ~ndim(2), elsewhere='zero')", "apply_if_finite({0}, 3)",
     "MultiSteps({0}, 2)", "with_metrics({0})", "cautious({0})", "with_param_ema({0}, 0.9)", "tunable({0})",
-    "chain({0}, identity())", "partition({{ndim(2): {0}, '**': {1}}})", "partition({{ndim(at_least=1): {0}, '**': {1}}})",
+    "chain({0}, identity())", "partition({{ndim(2): {0}, '**': {1}}})",
+    "partition({{ndim(at_least=1): {0}, '**': {1}}})",
     "conditionally_mask({0}, constant_schedule(1.0))", "split_real_and_imaginary({0})", "flatten({0})",
 ]  # fmt: skip
 # Wrappers that see the tree as a whole, or replace it.
