@@ -4,6 +4,11 @@ from typing import Any
 
 import jax
 
+try:
+    from jax.experimental.shard_alike import shard_alike as _shard_alike
+except ImportError:  # jax 0.11 removed it, and the partitioner chooses
+    _shard_alike = None
+
 
 def with_sharding_of(x: Any, like: Any) -> Any:
     """`x` with the sharding of `like`, an array of its shape, where types carry shardings."""
@@ -13,3 +18,11 @@ def with_sharding_of(x: Any, like: Any) -> Any:
     if wanted.mesh.empty or not wanted.mesh.explicit_axes or jax.typeof(x).sharding == wanted:
         return x
     return jax.sharding.reshard(x, wanted)
+
+
+def sharded_alike(y: jax.Array, like: jax.Array) -> jax.Array:
+    """`y`, which the partitioner shards as it shards `like`, where jax can say so."""
+    if _shard_alike is None:
+        return y
+    result: jax.Array = _shard_alike(like, y)[1]
+    return result

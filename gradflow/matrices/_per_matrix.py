@@ -8,7 +8,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.experimental.shard_alike import shard_alike
 from jax.sharding import NamedSharding, PartitionSpec
 
 from gradflow._calls._context import stage_name
@@ -16,6 +15,7 @@ from gradflow._dtypes import compute_dtype, is_complex, is_inexact, promote, rea
 from gradflow._rules._leafwise import Rule, Scalars, _prepare
 from gradflow._rules._mesh_axes import refuse_varying
 from gradflow._rules._state import zero_scalar
+from gradflow._shardings import sharded_alike
 from gradflow._types import is_absent
 from gradflow.matrices._matrix import WHOLE, MatrixAxes, to_blocks
 from gradflow.tree._grouped_jit import call_in_groups
@@ -164,7 +164,7 @@ def put_back_like(leaf_shape: tuple[int, ...], new: jax.Array, old: jax.Array) -
         return jax.sharding.reshard(new, sharding)
     if new.shape != leaf_shape and new.ndim and is_inexact(new.dtype):
         # A product of a sharded leaf with itself would be sharded, and the next step compiled again for it.
-        new, _ = shard_alike(new, old)
+        new = sharded_alike(new, old)
     return new
 
 

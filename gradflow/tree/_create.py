@@ -7,10 +7,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.experimental import shard_alike
 
 from gradflow._checked import ARRAYS, DTYPE, SCALAR, SHAPE, checked
 from gradflow._dtypes import DType, is_complex
+from gradflow._shardings import sharded_alike
 from gradflow.tree._leaves import dtype_of, raise_leaf_error
 from gradflow.tree._structure import match
 
@@ -68,8 +68,7 @@ def alike(x: Any, y: jax.Array) -> jax.Array:
     if explicit and traced and jax.typeof(y).sharding != wanted:
         y = jax.sharding.reshard(y, wanted)
     if isinstance(x, jax.core.Tracer):
-        pair: tuple[Any, jax.Array] = shard_alike.shard_alike(jax.lax.stop_gradient(x), y)
-        return pair[1]
+        return sharded_alike(y, jax.lax.stop_gradient(x))
     sharding = getattr(x, "sharding", None)
     if not isinstance(sharding, jax.sharding.NamedSharding) or (explicit and traced):
         return y
