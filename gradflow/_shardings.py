@@ -1,13 +1,13 @@
 """Shardings that are part of an array's type: on a mesh with explicit axes."""
 
+import contextlib
 from typing import Any
 
 import jax
 
-try:
+_shard_alike: Any = None
+with contextlib.suppress(ImportError):  # jax 0.11 removed it, and the partitioner chooses
     from jax.experimental.shard_alike import shard_alike as _shard_alike
-except ImportError:  # jax 0.11 removed it, and the partitioner chooses
-    _shard_alike = None
 
 
 def with_sharding_of(x: Any, like: Any) -> Any:

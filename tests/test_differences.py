@@ -393,7 +393,7 @@ def _() -> None:
         gf.sigmoid_binary_cross_entropy(jnp.ones((3, 1)), jnp.ones(3))
 
 
-@row("`sigmoid_binary_cross_entropy`")
+@row("cross entropies of sigmoids and softmaxes")
 def _() -> None:
     assert has_nan(optax.sigmoid_binary_cross_entropy(jnp.array(jnp.inf), jnp.array(1.0)))
     assert gf.sigmoid_binary_cross_entropy(jnp.inf, 1.0) == 0
@@ -497,10 +497,50 @@ def _() -> None:
     )
 
 
+@row("all factories | a pytree of two functions")
+def _() -> None:
+    rate = jnp.asarray(0.1)
+    assert len(jax.tree.leaves(optax.sgd(rate))) == 2
+    assert jax.tree.leaves(gf.sgd(rate)) == [rate]
+
+
+@row("a mask that is a prefix")
+def _() -> None:
+    params = {"a": {"x": jnp.ones(2), "y": jnp.ones(2)}, "b": jnp.ones(2)}
+    theirs, ours = (
+        o.masked(o.trace(0.9), {"a": False, "b": True}).init(params).inner_state.trace for o in (optax, gf)
+    )
+    assert isinstance(theirs["a"], optax.MaskedNode)
+    assert set(ours["a"]) == {"x", "y"}
+
+
+@row("a real dtype for moments of complex")
+def _() -> None:
+    z = jnp.ones(2, jnp.complex64)
+    tx, other = gf.adam(0.1, mu_dtype=jnp.float32), optax.adam(0.1, mu_dtype=jnp.float32)
+    assert tx.update(z, tx.init(z), z)[1][0].mu.dtype == jnp.complex64
+    assert other.update(z, other.init(z), z)[1][0].mu.dtype == jnp.float32
+
+
+@row("`warmup_cosine_decay_schedule` with a peak of 0")
+def _() -> None:
+    assert optax.warmup_cosine_decay_schedule(0.0, 0.0, 2, 10, 0.5)(10) != 0.5
+    assert gf.warmup_cosine_decay_schedule(0.0, 0.0, 2, 10, 0.5)(10) == 0.5
+
+
+@row("`tree.get(state, ")
+def _() -> None:
+    with pytest.raises(KeyError):
+        optax.tree.get(optax.adam(optax.constant_schedule(0.1)).init(P), "count")
+    assert gf.tree.get(gf.adam(gf.constant_schedule(0.1)).init(P), "count") == 0
+
+
 # Rows that need a mesh, many steps, timing or large trees: the file that shows them.
+_LINE = "transforms/test_linesearch.py"
 ELSEWHERE = {
-    "`scale_by_backtracking_linesearch`, `scale_by_zoom_linesearch` | a fail": "transforms/test_linesearch.py",  # noqa: E501
-    "`scale_by_backtracking_linesearch`, `scale_by_zoom_linesearch` | a neg": "transforms/test_linesearch.py",
+    "`scale_by_backtracking_linesearch`, `scale_by_zoom_linesearch` | a fail": _LINE,
+    "`scale_by_backtracking_linesearch`, `scale_by_zoom_linesearch` | a neg": _LINE,
+    "line searches": _LINE,
     "`scale_by_zoom_linesearch`": "transforms/test_linesearch.py",
     "all states | `init` of sharded": "laws/test_compilation.py",
     "`scale_by_stddev`": "optimizers/test_equations.py",
