@@ -1,4 +1,4 @@
-"""The README's table "Differences from Optax": each row holds on the installed Optax and on gradflow."""
+"""The table of differences from Optax: each row holds on the installed Optax and on gradflow."""
 
 import re
 import warnings
@@ -15,8 +15,7 @@ import pytest
 import gradflow as gf
 from gradflow import compat
 
-README = (Path(__file__).parents[1] / "README.md").read_text()
-TABLE = README.split("## Differences from Optax")[1].split("## ")[0]
+TABLE = (Path(__file__).parents[1] / ".github" / "DIFFERENCES.md").read_text()
 ROWS = [
     [cell.strip() for cell in line.strip("|").split(" | ")]
     for line in TABLE.splitlines()

@@ -6,8 +6,8 @@
     optax.losses, optax.tree, optax.projections, ...   the rooms themselves
 
 Deprecated names work with a DeprecationWarning that says what to call. `install()` puts this package in the
-place of optax for every library that the process imports afterwards. The README's table "Differences from
-Optax" lists names that behave differently.
+place of optax for every library that the process imports afterwards. `.github/DIFFERENCES.md` lists names
+that behave differently.
 """
 
 from types import ModuleType
