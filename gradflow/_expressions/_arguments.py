@@ -143,6 +143,9 @@ def _warn_of_ascent(rate: float) -> None:
     )
 
 
+_INT32 = 2**31 - 1  # counters are int32
+
+
 class WholeNumber(Kind):
     """A whole number that fixes the shape of the computation: it can be neither traced nor scheduled.
 
@@ -157,7 +160,7 @@ class WholeNumber(Kind):
 
     def __str__(self) -> str:
         number = "a whole number" if self.low is None else f"a whole number >= {self.low}"
-        if self.high is not None:
+        if self.high not in (None, _INT32):
             number += f" and <= {self.high}"
         return f"{number} or a function" if self.or_function else number
 
@@ -173,8 +176,11 @@ class WholeNumber(Kind):
         expected = f"{owner}: argument '{name}' must be {self}"
         if number is None:
             raise TypeError(f"{expected}; got {describe(value)}")
-        if (self.low is not None and number < self.low) or (self.high is not None and number > self.high):
+        if self.low is not None and number < self.low:
             raise ValueError(f"{expected}; got {number}")
+        if self.high is not None and number > self.high:
+            limit = f" and <= {_INT32}" if self.high == _INT32 else ""
+            raise ValueError(f"{expected}{limit}; got {number}")
         return number
 
 
@@ -224,10 +230,9 @@ NonNegative = Annotated[ScalarOrSchedule, Interval(0.0)]
 Finite = Annotated[ScalarOrSchedule, Interval()]
 Limit = Annotated[ScalarOrSchedule, Interval(0.0, infinite=True)]
 PositiveLimit = Annotated[ScalarOrSchedule, Interval(0.0, low_open=True, infinite=True)]
-# Counters are int32.
-Size = Annotated[int, WholeNumber(1, 2**31 - 1)]
-SizeOrFunction = Annotated[int | Callable[[Any], Any], WholeNumber(1, 2**31 - 1, or_function=True)]
-Index = Annotated[int, WholeNumber(0, 2**31 - 1)]
+Size = Annotated[int, WholeNumber(1, _INT32)]
+SizeOrFunction = Annotated[int | Callable[[Any], Any], WholeNumber(1, _INT32, or_function=True)]
+Index = Annotated[int, WholeNumber(0, _INT32)]
 # Each of them is traced or stored, so a slip of the finger would build a program without an end.
 Iterations = Annotated[int, WholeNumber(1, 10_000)]
 # The length of an axis, compared in Python: any number is a bound.

@@ -176,7 +176,7 @@ def test_a_thousand_leaves_are_a_few_equations_and_no_scratch() -> None:
 
     traced = jax.jit(step, donate_argnums=(0, 1)).trace(node, state, node)
     assert count_equations(traced.jaxpr.jaxpr, set()) < 150
-    assert count_equations(traced.jaxpr.jaxpr, set(), -1) < 170  # on an accelerator
+    assert count_equations(traced.jaxpr.jaxpr, set(), -1) < 185  # on an accelerator
     compiled = traced.lower().compile()
     assert compiled.memory_analysis().temp_size_in_bytes < node.buffers[0].nbytes / 100
     assert " copy(" not in compiled.as_text()

@@ -73,7 +73,7 @@ def test_a_state_that_changes_its_type_cannot_be_donated() -> None:
 def test_mistakes() -> None:
     with pytest.raises(TypeError, match="It is a factory: call it"):
         gf.summary(gf.adam, PARAMS)
-    with pytest.raises(TypeError, match="argument 'params' must hold arrays; got 'w'"):
+    with pytest.raises(TypeError, match="summary: the leaf at 'w' of argument 'params' must be an array"):
         gf.summary(gf.adam(0.1), {"w": "w"})
 
 

@@ -224,7 +224,7 @@ def test_adan_weighs_the_change_in_either_way() -> None:
 @pytest.mark.parametrize(
     ("call", "words"),
     [
-        (lambda: gf.sgd(0.1, dampening=0.5), "sgd: argument 'momentum' must be a number with 'dampening'"),
+        (lambda: gf.sgd(0.1, dampening=0.5), "sgd: argument 'momentum' must be a number with dampening"),
         (lambda: gf.nadam(0.1, nesterov=False, momentum_decay=0.004), "nadam: argument 'momentum_decay'"),
         (lambda: gf.nadamw(0.1, nesterov=False, momentum_decay=0.004), "nadamw: argument 'momentum_decay'"),
         (lambda: gf.scale_by_lion(mode="soft"), "scale_by_lion: argument 'mode' must be one of"),

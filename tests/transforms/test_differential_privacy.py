@@ -104,7 +104,7 @@ def test_mistakes_are_named() -> None:
         tx.update({"w": jnp.ones((4, 2, 3))}, state, PARAMS)
     with pytest.raises(ValueError, match="must have at least one example; got"):
         tx.update(examples(0), state, PARAMS)
-    with pytest.raises(TypeError, match="argument 'key' must be one PRNG key or an integer; got None"):
+    with pytest.raises(TypeError, match="argument 'key' must be one PRNG key or a 64-bit integer; got None"):
         gf.dpsgd(0.1, 1.0, 0.1)
     with pytest.raises(ValueError, match="dpsgd: argument 'l2_norm_clip' must be a number > 0"):
         gf.dpsgd(0.1, 0.0, 0.1, key=0)

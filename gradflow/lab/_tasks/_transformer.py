@@ -43,7 +43,7 @@ def transformer_init(width: int = _WIDTH) -> Callable[[jax.Array], Params]:
 
 
 def _normalized(x: jax.Array, scale: jax.Array) -> jax.Array:
-    return scale * x * jax.lax.rsqrt(jnp.mean(x * x, axis=-1, keepdims=True) + 1e-6)
+    return scale[None, None] * x * jax.lax.rsqrt(jnp.mean(x * x, axis=-1, keepdims=True) + 1e-6)
 
 
 def _attention(x: jax.Array, qkv: jax.Array, out: jax.Array) -> jax.Array:
@@ -51,13 +51,13 @@ def _attention(x: jax.Array, qkv: jax.Array, out: jax.Array) -> jax.Array:
     heads = (x @ qkv).reshape(count, length, 3, _HEADS, width // _HEADS)
     q, k, v = heads[:, :, 0], heads[:, :, 1], heads[:, :, 2]
     scores = jnp.einsum("bqhd,bkhd->bhqk", q, k) / jnp.sqrt(float(width // _HEADS))
-    scores = jnp.where(jnp.tril(jnp.ones((length, length), bool)), scores, -1e9)
+    scores = jnp.where(jnp.tril(jnp.ones((length, length), bool))[None, None], scores, -1e9)
     mixed = jnp.einsum("bhqk,bkhd->bqhd", jax.nn.softmax(scores), v)
     return mixed.reshape(count, length, width) @ out
 
 
 def _log_probabilities(params: Params, inputs: jax.Array) -> jax.Array:
-    x = params["embedding"][inputs] + params["positions"]
+    x = params["embedding"][inputs] + params["positions"][None]
     for layer in params["layers"]:
         x = x + _attention(_normalized(x, layer["attention_norm"]), layer["qkv"], layer["out"])
         x = x + jax.nn.gelu(_normalized(x, layer["mlp_norm"]) @ layer["up"]) @ layer["down"]
