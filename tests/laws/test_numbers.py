@@ -149,11 +149,11 @@ def _changes_no_bit(case: str, dtype: Any) -> None:
     jax.tree.map(np.testing.assert_array_equal, ours[:2], plain[:2])
 
 
-@over_all("tunable is plain bit for bit, float32", WITH_NUMBERS)
+@over_all("tunable is plain bit for bit, float32", PARTS_WITH_NUMBERS)
 def test_numbers_in_the_state_change_no_bit(case: str) -> None:
     _changes_no_bit(case, jnp.float32)
 
 
-@over_all("tunable is plain bit for bit, bfloat16", WITH_NUMBERS)
+@over_all("tunable is plain bit for bit, bfloat16", PARTS_WITH_NUMBERS)
 def test_numbers_in_the_state_change_no_bit_in_half_precision(case: str) -> None:
     _changes_no_bit(case, jnp.bfloat16)
