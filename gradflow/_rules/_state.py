@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gradflow import tree
 from gradflow._dtypes import is_complex, promote, real_dtype
+from gradflow.tree._create import full_leaf
 
 
 def zero_scalar(params: Any, dtype: Any = np.int32, value: float = 0) -> jax.Array:
@@ -53,7 +53,7 @@ def first_moment(params: Any, dtype: Any = None) -> Any:
 
     The moment of a complex parameter is complex even if `dtype` is real.
     """
-    return jax.tree.map(lambda p: tree.zeros_like(p, moment_dtype(p.dtype, dtype)), params)
+    return jax.tree.map(lambda p: full_leaf(p, 0, moment_dtype(p.dtype, dtype)), params)
 
 
 def moment_dtype(own: np.dtype, asked: Any) -> np.dtype:
@@ -68,9 +68,7 @@ def second_moment(params: Any, dtype: Any = None, value: Any = 0) -> Any:
 
     With decay 0.999 the average moves by a thousandth per step, which bfloat16 rounds away.
     """
-    return jax.tree.map(
-        lambda p: tree.full_like(p, value, dtype or at_least_float32(real_dtype(p.dtype))), params
-    )
+    return jax.tree.map(lambda p: full_leaf(p, value, dtype or at_least_float32(real_dtype(p.dtype))), params)
 
 
 def at_least_float32(dtype: np.dtype) -> np.dtype:

@@ -182,8 +182,6 @@ def _solve(
         flat = jnp.where(is_flat, now.flat + 1, 0)
         moved = functools.reduce(jnp.logical_or, map(_differ, *map(jax.tree.leaves, (params, now.params))))
         still = jnp.where(moved, 0, now.still + 1)
-        looks = finite & ((flat >= _FLAT) | (still >= 2)) & (norm > tol.astype(norm.dtype))
-        floor = jax.lax.cond(looks, noise, lambda *_: jnp.zeros_like(norm), params, new_grad)
         return _Progress(
             params=tree.where(finite, params, now.params),
             state=state,
@@ -191,11 +189,23 @@ def _solve(
             grad=None if keeps else new_grad,
             norm=jnp.where(finite, norm, now.norm),
             steps=now.steps + 1,
-            evaluations=now.evaluations + spent + looks.astype(np.int32),
+            evaluations=now.evaluations + spent,
             still=still,
-            flat=jnp.where(looks, 0, flat),
-            is_noise=looks & (norm <= floor),
+            flat=flat,
+            is_noise=now.is_noise,
             failed=~finite,
+        )
+
+    def look(now: _Progress) -> _Progress:
+        """Compares the gradient with its rounding error, where steps no longer lead on."""
+        stands = (now.flat >= _FLAT) | (now.still >= 2)
+        doubtful = stands & ~now.failed & (now.norm > tol.astype(now.norm.dtype))
+        grad = stored_value_and_grad(now.state)[1] if keeps else now.grad
+        floor = jax.lax.cond(doubtful, noise, lambda *_: jnp.zeros_like(now.norm), now.params, grad)
+        return now._replace(
+            evaluations=now.evaluations + doubtful.astype(np.int32),
+            flat=jnp.where(doubtful, 0, now.flat),
+            is_noise=doubtful & (now.norm <= floor),
         )
 
     def goes_on(now: _Progress) -> jax.Array:
@@ -208,7 +218,12 @@ def _solve(
         params, state, value, None if keeps else grad, norm, zero, jnp.ones((), np.int32), zero, zero,
         jnp.zeros((), bool), failed,
     )  # fmt: skip
-    end = jax.lax.while_loop(goes_on, step, begin)
+    # The look is outside the loop over the steps: under vmap, a branch in its body would run in every step.
+    end = jax.lax.while_loop(
+        goes_on,
+        lambda now: look(jax.lax.while_loop(lambda now: goes_on(now) & (now.flat < _FLAT), step, now)),
+        begin,
+    )
     converged = ((end.norm <= tol.astype(end.norm.dtype)) | end.is_noise) & ~end.failed
     stopped = jnp.where(end.still >= 2, _STALLED, _MAX_STEPS)
     ending = jnp.where(converged, _CONVERGED, jnp.where(end.failed, _NOT_FINITE, stopped)).astype(np.int32)

@@ -33,10 +33,11 @@ def ones_like(tree: Any, dtype: Any = None) -> Any:
 @checked(tree=ARRAYS, fill_value=SCALAR, dtype=DTYPE | None)
 def full_like(tree: Any, fill_value: Any, dtype: Any = None) -> Any:
     """A tree filled with the scalar `fill_value`; see `zeros_like`."""
-    return jax.tree.map(lambda x: _full(x, fill_value, dtype), tree)
+    return jax.tree.map(lambda x: full_leaf(x, fill_value, dtype), tree)
 
 
-def _full(x: Any, value: Any, dtype: Any) -> jax.Array:
+def full_leaf(x: Any, value: Any, dtype: Any) -> jax.Array:
+    """One leaf of `full_like`, without its checks."""
     # The dtype is always passed: without it, a weakly typed leaf would give weakly typed state.
     dtype = dtype_of(x) if dtype is None else jax.dtypes.canonicalize_dtype(dtype)
     if isinstance(x, jax.core.Tracer):
