@@ -12,7 +12,7 @@ from jax.typing import ArrayLike
 from gradflow._dtypes import DType, compute_dtype
 from gradflow.losses._classes import class_labels, flatten_axes, pick
 from gradflow.losses._inputs import Axis, axes_of, keep, mask_of, pair, parameter, real
-from gradflow.losses._logspace import log_softmax, one_hot_at_infinity, peak_of, weigh
+from gradflow.losses._logspace import centered, log_softmax, weigh
 
 _NAMES = ("logits", "labels")
 
@@ -160,14 +160,13 @@ def softmax_cross_entropy_with_integer_labels(
     if mask is not None:
         x = jnp.where(mask, x, -jnp.inf)
     x, k = flatten_axes(x, axes)
-    x = one_hot_at_infinity(x, (k,))
-    peak = peak_of(x, (k,))
-    gap = pick(x, indices, k) - peak
+    x = centered(x, (k,))
+    gap = pick(x, indices, k)
     if mask is not None:
         mask, _ = flatten_axes(mask, axes)
         left_out = ~(jnp.any(mask, k, keepdims=True) & pick(mask, indices, k))
         gap = jnp.where(left_out, 0.0, gap)
-    total = jnp.sum(jnp.exp(x - peak), k, keepdims=True)
+    total = jnp.sum(jnp.exp(x), k, keepdims=True)
     loss = jnp.log(jnp.where(total == 0, 1.0, total)) - gap
     if mask is not None:
         loss = jnp.where(left_out, 0.0, loss)

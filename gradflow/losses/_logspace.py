@@ -22,8 +22,19 @@ def one_hot_at_infinity(x: jax.Array, axes: Sequence[int]) -> jax.Array:
     It has the softmax that `x` has in the limit, shared equally by several infinities. The derivative is
     that of the identity, so the gradient of a cross entropy is still `p - labels`.
     """
-    some = jnp.max(jax.lax.stop_gradient(x), axes, keepdims=True, initial=-jnp.inf) == jnp.inf
-    return _with_value(x, jnp.where(some, jnp.where(x == jnp.inf, 0.0, -jnp.inf), x))
+    return _one_hot_and_peak(x, axes)[0]
+
+
+def centered(x: jax.Array, axes: Sequence[int]) -> jax.Array:
+    """`one_hot_at_infinity(x)` minus its peak, which is found in the same pass."""
+    x, peak = _one_hot_and_peak(x, axes)
+    return x - peak
+
+
+def _one_hot_and_peak(x: jax.Array, axes: Sequence[int]) -> tuple[jax.Array, jax.Array]:
+    top = jnp.max(jax.lax.stop_gradient(x), axes, keepdims=True, initial=-jnp.inf)
+    one_hot = jnp.where(top == jnp.inf, jnp.where(x == jnp.inf, 0.0, -jnp.inf), x)
+    return _with_value(x, one_hot), jnp.where(jnp.isfinite(top), top, 0.0)
 
 
 @jax.custom_jvp
@@ -51,8 +62,7 @@ def log_softmax(x: jax.Array, axes: Sequence[int], mask: jax.Array | None = None
     """x - log_sum_exp(x), with -inf for the entries outside `mask`, and beside an infinite logit."""
     if mask is not None:
         x = jnp.where(mask, x, -jnp.inf)
-    x = one_hot_at_infinity(x, axes)
-    x = x - peak_of(x, axes)
+    x = centered(x, axes)
     total = jnp.sum(jnp.exp(x), axes, keepdims=True)
     return x - jnp.log(jnp.where(total == 0, 1.0, total))
 
