@@ -23,7 +23,7 @@ _UP, _DOWN = 2.0**64, 2.0**-64
 def scaled_norm(updates: Any, axes: tuple[str, ...] = ()) -> tuple[jax.Array, jax.Array]:
     """`(size, power)`: the norm is `size / power`, with a power of two that keeps `size` in range.
 
-    Many numbers near the largest one have a norm beyond it, so whoever divides by the norm multiplies by
+    Many numbers near the largest one have a norm beyond it, so code that divides by the norm multiplies by
     `power` first. The updates are read a second time only if squares vanished or overflowed. The
     derivative at zero is zero.
     """
