@@ -106,8 +106,8 @@ class UpdatePart(Part):
                 return self.run(updates, state, params, **extra)
             return compiled.run(self.run, operands, updates, state, params, extra)
         except Exception as error:
-            is_outermost = isinstance(error, WrongStateError) and not context.stack
-            named = self._named(state, params) if is_outermost else None
+            may_lack_names = isinstance(error, WrongStateError) and not context.stack
+            named = self._named(state, params) if may_lack_names else None
             if named is None:
                 shorten(error)
                 raise

@@ -21,19 +21,23 @@ def zeros_like(tree: Any, dtype: Any = None) -> Any:
 
     Leaves may be arrays, tracers or `jax.ShapeDtypeStruct`; `dtype` replaces the leaves' own.
     """
-    return full_like(tree, 0, dtype)
+    return _filled(tree, 0, dtype)
 
 
 @checked(tree=ARRAYS, dtype=DTYPE | None)
 def ones_like(tree: Any, dtype: Any = None) -> Any:
     """A tree of ones; see `zeros_like`."""
-    return full_like(tree, 1, dtype)
+    return _filled(tree, 1, dtype)
 
 
 @checked(tree=ARRAYS, fill_value=SCALAR, dtype=DTYPE | None)
 def full_like(tree: Any, fill_value: Any, dtype: Any = None) -> Any:
     """A tree filled with the scalar `fill_value`; see `zeros_like`."""
-    return jax.tree.map(lambda x: full_leaf(x, fill_value, dtype), tree)
+    return _filled(tree, fill_value, dtype)
+
+
+def _filled(tree: Any, value: Any, dtype: Any) -> Any:
+    return jax.tree.map(lambda x: full_leaf(x, value, dtype), tree)
 
 
 def full_leaf(x: Any, value: Any, dtype: Any) -> jax.Array:
