@@ -17,6 +17,7 @@ The layers, each seeing only those above it:
     _training     make_step and minimize: a loss and any optimizer; `_inspection` checks and summarizes
     states        the named tuples that optimizers keep
     checkpoint    a state by name: files, and expressions edited between runs
+    sharding      on a mesh: where a state lies, and what an update communicates
     losses        predictions, targets -> loss; next to it projections, perturbations, assignment,
                   microbatching, linalg and numerics
     compat        the same names under Optax's module names
@@ -35,7 +36,7 @@ __version__ = "0.1.0"
 _ROOMS = frozenset([
     "tree", "typing", "states", "schedules", "transforms", "wrappers", "optimizers", "losses", "projections",
     "perturbations", "assignment", "microbatching", "linalg", "matrices", "numerics", "packed", "aggregating",
-    "checkpoint", "interop", "compat", "lab",
+    "checkpoint", "sharding", "interop", "compat", "lab",
 ])  # fmt: skip
 
 if TYPE_CHECKING:
@@ -54,6 +55,7 @@ if TYPE_CHECKING:
     from gradflow import perturbations as perturbations
     from gradflow import projections as projections
     from gradflow import schedules as schedules
+    from gradflow import sharding as sharding
     from gradflow import states as states
     from gradflow import tree as tree
     from gradflow import typing as typing

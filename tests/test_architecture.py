@@ -31,7 +31,7 @@ ROOMS = [
     "aggregating",
     "optimizers",
     "_training _inspection",
-    "checkpoint",
+    "checkpoint sharding",
     "losses",
     "projections perturbations assignment microbatching",
     "_api _former_modules states",

@@ -1,0 +1,243 @@
+"""Where states lie on a mesh, and what updates communicate there."""
+
+import functools
+import re
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+from specs import CASES, EXTRA, build
+
+import gradflow as gf
+from gradflow import optimizers, sharding
+from gradflow.sharding import Collective
+from gradflow.sharding._collectives import collectives
+
+AXES = {"x": 4, "y": 2}
+
+
+@functools.cache
+def mesh(kind: AxisType = AxisType.Auto) -> Mesh:
+    return jax.make_mesh((4, 2), ("x", "y"), axis_types=(kind,) * 2)
+
+
+def shape(*sides: int, spec: Any = (), kind: AxisType = AxisType.Auto) -> Any:
+    return jax.ShapeDtypeStruct(sides, jnp.float32, sharding=NamedSharding(mesh(kind), P(*spec)))
+
+
+def leaves(kind: AxisType = AxisType.Auto) -> dict[str, Any]:
+    return {"kernel": shape(16, 8, spec=("x", "y"), kind=kind), "bias": shape(8, spec=("y",), kind=kind)}
+
+
+def on_devices(like: Any) -> Any:
+    return jax.tree.map(lambda s: jax.device_put(jnp.ones(s.shape), s.sharding), like)
+
+
+def each(names: list[str]) -> tuple[Any, Any]:
+    """One transformation that applies each case to leaves of its own, and the leaves."""
+    labels = {name: jax.tree.map(lambda _, name=name: name, leaves()) for name in names}
+    return gf.partition({name: build(name) for name in names}, labels), {name: leaves() for name in names}
+
+
+def takes_more(case: str) -> bool:
+    return bool(build(case).update.stage.takes & EXTRA.keys())
+
+
+# What an update communicates beyond nothing: all-reduces along each axis, at most.
+NORMS = {
+    "adafactor": 1, "adam_mini": 1, "cautious_adamw": 1, "cautious_lion": 1, "came": 5, "dog": 1, "dowg": 1,
+    "dadapt_adamw": 1, "fromage": 1, "lamb": 1, "lars": 1, "novograd": 1, "prodigy": 1, "sm3": 1,
+    "stable_adamw": 1,
+}  # fmt: skip
+# Projections of each leaf on itself, whose sums depend on one another.
+PROJECTIONS = {"adamp": 12, "sgdp": 12, "mars": 5}
+# Products of whole matrices: `spread` places them.
+MATRICES = {
+    "kron", "muon", "normuon", "orthogonalize", "scion", "shampoo", "soap", "soap_muon",
+    "differentially_private_aggregate", "dpsgd",
+}  # fmt: skip
+OPTIMIZERS = [name for name in optimizers.__all__ if name in CASES]
+NAMED = [name for name in OPTIMIZERS if not name.startswith("scale_by_")]
+SILENT = [
+    name
+    for name in NAMED
+    if name not in {*NORMS, *PROJECTIONS, *MATRICES, "galore", "apollo"} and not takes_more(name)
+]
+
+
+def test_elementwise_optimizers_communicate_nothing() -> None:
+    assert len(SILENT) > 30
+    tx, params = each(SILENT)
+    found = sharding.communication(tx, params)
+    assert found.rows == (), (SILENT, found)
+
+
+def test_norms_communicate_one_number_for_each_set_of_axes() -> None:
+    names = [name for name, most in NORMS.items() if most == 1]
+    for name in names:
+        found = sharding.communication(build(name), leaves())
+        assert {row.kind for row in found.rows} == {"all-reduce"}, name
+        for axis in AXES:
+            assert sum(row.count for row in found.step if axis in row.axes) <= 1, (name, found)
+
+
+@pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit])
+def test_the_table_of_a_clip(kind: AxisType) -> None:
+    tx = gf.chain(gf.clip_by_global_norm(1.0), gf.adamw(1e-3))
+    found = sharding.communication(tx, leaves(kind))
+    # Both leaves are summed along y, the kernel along x too.
+    assert found.step == (
+        Collective("all-reduce", ("y",), "step", 1, 8),
+        Collective("all-reduce", ("x",), "step", 1, 4),
+    )
+    assert {row.where for row in found.rows} == {"step", "branch"}, "extreme norms are read again in a branch"
+    assert (found.count, found.bytes) == (2, 12)
+    assert found.parameter_bytes == (16 * 8 // 8 + 8 // 2) * 4
+    assert str(found).startswith(
+        "2 collectives per step on x=4, y=2: 12 bytes per device, 0.15 x its 80 bytes"
+    )
+    assert "all-reduce  y     step        1      8" in str(found)
+    assert found == sharding.communication(tx, leaves(kind))
+    assert found != sharding.communication(gf.sgd(0.1), leaves(kind))
+    assert found.to_dict()["rows"][0]["axes"] == ("y",)
+    assert "<table>" in found._repr_html_()
+
+
+def test_functions_among_the_extra_arguments() -> None:
+    tx = gf.polyak_sgd(1.0)
+    assert sharding.communication(tx, leaves(), value=jnp.float32(1.0)).count == 2
+    found = sharding.communication(gf.sam(gf.sgd(0.1), gf.sgd(0.05), 1), leaves(), grad_fn=lambda p, i: p)
+    assert found.rows == ()
+
+
+def test_a_training_step_and_its_gradients() -> None:
+    data = Mesh(np.array(jax.devices()), ("data",))
+    w = jax.device_put(jnp.ones((8, 4)), NamedSharding(data, P()))
+    batch = jax.device_put(jnp.ones((16, 8)), NamedSharding(data, P("data")))
+    step = jax.jit(lambda w, x: w - 0.1 * jax.grad(lambda w: jnp.sum(jnp.square(x @ w)))(w))
+    found = sharding.communication_of(step.lower(w, batch).compile(), data, w)
+    assert found.rows == (Collective("all-reduce", ("data",), "step", 1, 8 * 4 * 4),)
+
+
+def test_states_lie_where_eager_ones_do() -> None:
+    tx, _ = each(NAMED)
+    placed = {name: on_devices(leaves()) for name in NAMED}
+    state = tx.init(placed)
+    found = sharding.state_sharding(tx, placed)
+    for (path, leaf), own in zip(
+        jax.tree_util.tree_leaves_with_path(state), jax.tree.leaves(found), strict=True
+    ):
+        assert leaf.sharding.is_equivalent_to(own, leaf.ndim), jax.tree_util.keystr(path)
+
+
+def test_state_sharding_takes_shapes_and_fits_out_shardings() -> None:
+    tx = gf.adamw(1e-3)
+    found = sharding.state_sharding(tx, leaves())
+    state = jax.jit(tx.init, out_shardings=found)(on_devices(leaves()))
+    assert jax.tree.all(jax.tree.map(lambda x, s: x.sharding == s, state, found))
+    assert found[0].mu["kernel"] == NamedSharding(mesh(), P("x", "y"))
+    assert jax.tree.leaves(sharding.state_sharding(tx, {"w": jnp.ones(3)})), "one device needs no mesh"
+
+
+def test_mistakes_are_named() -> None:
+    other = Mesh(np.array(jax.devices()).reshape(8), ("data",))
+    two = {**leaves(), "head": jax.ShapeDtypeStruct((8,), jnp.float32, sharding=NamedSharding(other, P()))}
+    some = {**leaves(), "free": jax.ShapeDtypeStruct((8,), jnp.float32)}
+    for f in (sharding.state_sharding, sharding.communication):
+        with pytest.raises(
+            ValueError, match=r"'bias' is on the mesh x=4, y=2 .*'head' on the mesh data=8"
+        ):
+            f(gf.adam(0.1), two)
+        with pytest.raises(ValueError, match=r"the leaf at 'free' has no sharding on a mesh"):
+            f(gf.adam(0.1), some)
+        with pytest.raises(TypeError, match=f"{f.__name__}: the first argument must be"):
+            f("adam", leaves())
+    with pytest.raises(ValueError, match="'params' must be on a mesh; got float32"):
+        sharding.communication(gf.adam(0.1), {"w": jnp.ones(3)})
+    with pytest.raises(TypeError, match="'compiled' must be a compiled program"):
+        sharding.communication_of(gf.adam(0.1), mesh())
+    with pytest.raises(TypeError, match=r"'mesh' must be a jax.sharding.Mesh"):
+        sharding.communication_of(jax.jit(jnp.sin).lower(1.0).compile(), "x")
+
+
+def test_a_pair_of_another_library_whose_zeros_lie_on_no_mesh() -> None:
+    """Compiled, the zeros of its `init` know nothing of the parameters: they are whole on each device."""
+    with jax.numpy_dtype_promotion("standard"):
+        found = sharding.state_sharding(optax.adam(1e-3), leaves())
+        assert {s.spec for s in jax.tree.leaves(found)} == {P()}
+        assert sharding.communication(optax.adam(1e-3), leaves()).count > 0
+    assert sharding.communication(gf.adam(1e-3), leaves()).count == 0
+
+
+def program(*lines: str) -> str:
+    return "\n".join(["ENTRY %main (p: f32[4]) -> f32[4] {", *(f"  {line}" for line in lines), "}", ""])
+
+
+@pytest.mark.parametrize(
+    ("groups", "axes"),
+    [
+        ("replica_groups={{0,1},{2,3},{4,5},{6,7}}", ("y",)),
+        ("replica_groups={{0,2,4,6},{1,3,5,7}}", ("x",)),
+        ("replica_groups={}", ("x", "y")),
+        ("replica_groups=[4,2]<=[8]", ("y",)),
+        ("replica_groups=[2,4]<=[4,2]T(1,0)", ("x",)),
+        ("replica_groups=[1,8]<=[8]", ("x", "y")),
+        ("replica_groups=mesh['axis_0'=4,'axis_1'=2] {'axis_1'}", ("y",)),
+        ("replica_groups=mesh['axis_0'=2,'axis_1'=4], device_ids=([4,2]T(1,0)) {'axis_0'}", ("y",)),
+        ("replica_groups=mesh['axis_0'=4,'axis_1'=2] {'axis_0','axis_1'}", ("x", "y")),
+        ("source_target_pairs={{0,1},{1,0}}", ("y",)),
+        ("source_target_pairs={{0,3},{3,0}}", ("x", "y")),
+        ("replica_groups={{0},{1}}", ()),
+    ],
+)
+def test_the_axes_of_every_form_of_groups(groups: str, axes: tuple[str, ...]) -> None:
+    text = program(f"%a = f32[4]{{0}} all-reduce(%p), channel_id=1, {groups}, to_apply=%add")
+    assert collectives(text, AXES) == (Collective("all-reduce", axes, "step", 1, 16),)
+
+
+def test_every_form_of_collective() -> None:
+    groups = "replica_groups={{0,1},{2,3},{4,5},{6,7}}"
+    text = "\n".join([
+        "%scattered (p.1: f32[8]) -> f32[4] {",
+        f"  %r = f32[8]{{0}} all-reduce(%p.1), {groups}, to_apply=%add",
+        "}",
+        "%all-reduce-scatter.1 (p.2: f32[8]) -> f32[4] {",
+        "  %p.2 = f32[8]{0} parameter(0)",
+        f"  %r.1 = f32[8]{{0}} all-reduce(%p.2), {groups}, to_apply=%add",
+        "}",
+        "%again (p.3: f32[4]) -> f32[4] {",
+        "  %p.3 = f32[4]{0} parameter(0)",
+        f"  %r.2 = f32[4]{{0}} all-reduce(%p.3), {groups}, to_apply=%add",
+        "}",
+        "",
+        program(
+            "%p = f32[4]{0} parameter(0)",
+            "%q = f32[8]{0} parameter(1)",
+            f"%g = (f32[4]{{0}}, f32[8]{{0}}) all-gather-start(%p), {groups}",
+            "%gd = f32[8]{0} all-gather-done(%g)",
+            "%s = f32[4]{0} fusion(%q), kind=kCustom, calls=%all-reduce-scatter.1",
+            f"%t = (bf16[2,2]{{1,0}}, bf16[2,2]{{1,0}}) all-to-all(%p, %p), {groups}",
+            "%c = f32[4]{0} conditional(%k, %p, %p), branch_computations={%again, %other}",
+            "%w = f32[4]{0} while(%p), condition=%ends, body=%again",
+        ),
+    ])  # fmt: skip
+    assert set(collectives(text, AXES)) == {
+        Collective("all-gather", ("y",), "step", 1, 32),
+        Collective("reduce-scatter", ("y",), "step", 1, 32),
+        Collective("all-to-all", ("y",), "step", 1, 32),
+        Collective("all-reduce", ("y",), "branch", 1, 16),
+        Collective("all-reduce", ("y",), "loop", 1, 16),
+    }
+
+
+def test_the_reader_misses_no_collective() -> None:
+    """As many as a search for their names in the text finds, of which none is left out by its place."""
+    compiled = sharding._communication.lower(gf.muon(0.1), leaves(), mesh()).compile()
+    found = sharding.communication_of(compiled, mesh())
+    plain = re.findall(r" (?:all-reduce|all-gather|collective-permute|all-to-all)\(", compiled.as_text())
+    assert sum(row.count for row in found.rows) == len(plain) > 10
