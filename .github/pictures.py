@@ -1,26 +1,49 @@
-"""Draws the README's pictures into .github/pictures: `python .github/pictures.py`."""
+"""Draws the pictures of the README and of the notebooks into .github/pictures.
 
+`python .github/pictures.py` draws all; `python .github/pictures.py 03 11` those of two notebooks.
+"""
+
+import base64
 import io
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
+import nbclient
+import nbformat
 import numpy as np
 from PIL import Image
 
 from gradflow import lab
 
 FOLDER = Path(__file__).parent / "pictures"
+# Which of its figures stands for a notebook, counted from 0, where it is not the first.
+OTHER_THAN_THE_FIRST = {"01": 9, "05": 1, "06": 1, "08": 2, "09": 3, "11": 1}
 
 
 def save(figure: Any, name: str) -> None:
-    """Saves a figure as a PNG of 64 colors, which is small."""
+    """Saves a figure as a picture."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=90)
-    Image.open(buffer).convert("RGB").quantize(64, dither=Image.Dither.NONE).save(
-        FOLDER / f"{name}.png", optimize=True
-    )
+    save_png(buffer, name)
+
+
+def save_png(file: Any, name: str) -> None:
+    """Saves a PNG with at most 1000 columns and 128 colors, which is small."""
+    picture = Image.open(file).convert("RGB")
+    picture.thumbnail((1000, 1000))
+    picture.quantize(128, dither=Image.Dither.NONE).save(FOLDER / f"{name}.png", optimize=True)
+
+
+def draw_notebook(path: Path) -> None:
+    """Runs a notebook and saves one of its figures under the notebook's name."""
+    notebook = nbformat.read(path, as_version=4)
+    nbclient.NotebookClient(notebook, timeout=300, kernel_name="python3").execute()
+    outputs = [output.get("data", {}) for cell in notebook.cells for output in cell.get("outputs", [])]
+    figures = [data["image/png"] for data in outputs if "image/png" in data]
+    save_png(io.BytesIO(base64.b64decode(figures[OTHER_THAN_THE_FIRST.get(path.name[:2], 0)])), path.stem)
 
 
 def race() -> Any:
@@ -37,8 +60,17 @@ def race() -> Any:
     return figure
 
 
-if __name__ == "__main__":
+def main(numbers: list[str]) -> None:
+    """Draws the pictures of the notebooks with these numbers, or all pictures without one."""
     FOLDER.mkdir(exist_ok=True)
-    save(race(), "race")
-    save(lab.trajectory(["sgd", "momentum", "rmsprop", "adam", "lbfgs"], "beale").plot(), "trajectory")
-    save(lab.compare().plot(), "comparison")
+    for path in sorted((FOLDER.parents[1] / "notebooks").glob("*.ipynb")):
+        if not numbers or path.name[:2] in numbers:
+            draw_notebook(path)
+    if not numbers:
+        save(race(), "race")
+        save(lab.trajectory(["sgd", "momentum", "rmsprop", "adam", "lbfgs"], "beale").plot(), "trajectory")
+        save(lab.compare().plot(), "comparison")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

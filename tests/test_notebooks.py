@@ -8,6 +8,23 @@ import pytest
 
 NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("*.ipynb"))
 
+FOLDED = {
+    "cellView": "form",
+    "jupyter": {"source_hidden": True},
+    "tags": ["hide-input"],
+}  # Colab, Jupyter, books
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
+def test_notebook_ends_in_an_exercise_with_a_folded_answer(path: Path) -> None:
+    *lessons, exercise, answer = nbformat.read(path, as_version=4).cells
+    assert exercise.cell_type == "markdown"
+    assert exercise.source.startswith("## Exercise\n")
+    assert answer.cell_type == "code"
+    assert answer.metadata == FOLDED
+    assert "assert" in answer.source, "so that running it proves it"
+    assert not any(cell.source.startswith("## Exercise") for cell in lessons)
+
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
 def test_notebook_is_stripped_and_linked(path: Path) -> None:
@@ -16,8 +33,10 @@ def test_notebook_is_stripped_and_linked(path: Path) -> None:
     place = NOTEBOOKS.index(path)
     neighbors = [*NOTEBOOKS[max(0, place - 1) : place], *NOTEBOOKS[place + 1 : place + 2]]
     assert all(f"]({other.name})" in notebook.cells[0].source for other in neighbors)
+    # Outputs are stripped, so this picture is what a page of the repository shows.
+    assert f"](../.github/pictures/{path.stem}.png)" in notebook.cells[0].source
     for cell in notebook.cells:
-        assert cell.metadata == {}
+        assert cell.metadata == (FOLDED if cell.source.startswith("# @title Answer") else {})
         if cell.cell_type == "code":
             assert cell.outputs == []
             assert cell.execution_count is None

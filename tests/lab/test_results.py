@@ -77,6 +77,27 @@ def test_table():
     assert "*" not in comparison(HALF).table()
 
 
+def test_a_table_fits_its_width_and_loses_no_word():
+    result = comparison(FAST, HALF, SLOW, LOST)
+    whole, narrow = result.table(), result.table(width=80)
+    assert max(map(len, whole.splitlines())) > 80
+    assert max(map(len, narrow.splitlines())) <= 80
+    words = "seconds", "compiling", "reached", "diverged", "fast", "(10", "bootstrap"
+    assert all(narrow.count(word) == whole.count(word) for word in words)
+    assert result.table(width=500) == whole
+    assert max(map(len, result.table(width=1).splitlines())) < 120, "words are never cut"
+
+
+def test_a_page_has_a_table_with_a_row_for_each_entry():
+    page = comparison(FAST, entry("<b>", [[[2, 1, 0.5, 0.1]] * 3], [0.1]))._repr_html_()
+    assert page.count("<tr>") == 3
+    assert page.count("<table>") == page.count("<img ") == 1
+    assert "&lt;b&gt;" in page
+    assert "<pre" not in page
+    assert "color" not in page.split("<img")[0]
+    assert "no optimizer was finished" in comparison()._repr_html_()
+
+
 def test_table_without_target_score_or_entries():
     bare = entry("bare", [[[2, 1, 1, 1]]], [None], target=None)
     assert cells(comparison(bare, target=None), "bare")[2:5] == ["-", "1", "-"]

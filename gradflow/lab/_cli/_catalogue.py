@@ -11,6 +11,7 @@ from gradflow._expressions._addresses import addresses
 from gradflow._expressions._keys import expression_of
 from gradflow._expressions._printing import shorten, show
 from gradflow._inspection._summary import summary
+from gradflow._tables import aligned
 from gradflow.lab._candidates._parse import factory_named, parse
 from gradflow.lab._candidates._recipes import RECIPES
 
@@ -76,19 +77,17 @@ def _state_bytes(factory: Any) -> float | None:
     return report.state_bytes / report.parameters
 
 
-def listing(pattern: str = "") -> str:
-    """Returns the catalogue as text."""
+def listing(pattern: str = "", width: int | None = None) -> str:
+    """Returns the catalogue as text, in lines of at most `width` if possible."""
     found = catalogue(pattern)
     if not found:
         return f"no optimizer has {pattern!r} in its name or its line"
-    width = max(len(entry.name) for entry in found)
-    lines = [f"{'optimizer'.ljust(width)}  state B/param  what it is"]
+    rows = [("optimizer", "state B/param", "what it is")]
     for entry in found:
         size = "-" if entry.state_bytes_per_parameter is None else f"{entry.state_bytes_per_parameter:.2f}"
-        lines.append(f"{entry.name.ljust(width)}  {size.rjust(13)}  {shorten(entry.line, 90)}")
-    lines.append("")
-    lines.append("State in bytes for each float32 parameter of a layer of 256 x 256 and its bias.")
-    return "\n".join(lines)
+        rows.append((entry.name, size, shorten(entry.line, 90)))
+    note = "State in bytes for each float32 parameter of a layer of 256 x 256 and its bias."
+    return "\n".join([*aligned(rows, left=(0, 2), width=width), "", note])
 
 
 def description(text: str) -> str:

@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from gradflow._tables import terminal_width
 from gradflow.lab._candidates._recipes import DEFAULTS, optimizer_names
 from gradflow.lab._cli._arguments import numbers, seeds, split, wrapped
 from gradflow.lab._cli._output import add_out, add_quiet, make_out, needed_packages, shows_bar
@@ -87,7 +88,7 @@ def _run(given: argparse.Namespace) -> int:
     except KeyboardInterrupt:
         interrupted = True
     result = plan.result(entries)
-    print("\n" + result.table())
+    print("\n" + result.table(width=terminal_width()))
     if interrupted:
         print(f"Interrupted: {len(entries)} of {len(plan.candidates)} optimizers were finished.")
     written = result.save(given.out) if entries else []

@@ -3,6 +3,7 @@
 import argparse
 from typing import Any
 
+from gradflow._tables import terminal_width
 from gradflow.lab._cli._arguments import numbers, split
 from gradflow.lab._cli._catalogue import description, listing
 from gradflow.lab._cli._output import add_out, make_out
@@ -79,13 +80,13 @@ def _trajectory(given: argparse.Namespace) -> int:
         given.optimizers, given.function, start=given.start, steps=given.steps,
         learning_rates=given.learning_rates, seed=given.seed,
     )  # fmt: skip
-    print(result.table())
+    print(result.table(width=terminal_width()))
     print("Written: " + ", ".join(map(str, result.save(given.out))))
     return 0
 
 
 def _list(given: argparse.Namespace) -> int:
-    print(listing(given.pattern))
+    print(listing(given.pattern, terminal_width()))
     return 0
 
 

@@ -3,6 +3,7 @@
 import argparse
 from typing import Any
 
+from gradflow._tables import terminal_width
 from gradflow.lab._cli._arguments import axis, memory, seeds
 from gradflow.lab._cli._output import add_out, add_quiet, make_out, needed_packages, shows_bar
 from gradflow.lab._experiments._sweep import METHODS, plan_sweep
@@ -89,7 +90,7 @@ def _run(given: argparse.Namespace) -> int:
     except KeyboardInterrupt:
         interrupted = True
     result = log.result()
-    print("\n" + result.table())
+    print("\n" + result.table(width=terminal_width()))
     written = [file] if file.exists() else []
     if result.trials:
         written += result.save(given.out)

@@ -16,7 +16,7 @@ _MOST_BANDS = 4  # with more lines the bands over seeds cover each other
 @draw.register
 def plot(comparison: Comparison) -> Any:
     """Left: the training loss by step at each optimizer's best rate. Right: the final loss by rate."""
-    figure = new_figure(13, 5.5)
+    figure = new_figure(10, 4.8 + 0.1 * len(comparison.entries))
     curves, rates = figure.subplots(1, 2)
     _draw_curves(curves, comparison)
     _draw_rates(rates, comparison)
@@ -24,8 +24,8 @@ def plot(comparison: Comparison) -> Any:
     if handles:
         title = "rank: median steps to target" if comparison.target is not None else "rank"
         figure.legend(
-            handles, labels, loc="outside right center", title=title, fontsize=9, handlelength=4.5,
-            frameon=False,
+            handles, labels, loc="outside lower center", title=title, fontsize=9, handlelength=4.5,
+            ncols=2, frameon=False,
         )  # fmt: skip
     return figure
 

@@ -1,9 +1,9 @@
-"""The ranking as a text table."""
+"""The ranking as a table."""
 
 import math
 from collections.abc import Sequence
 
-from gradflow._tables import aligned
+from gradflow._tables import Table
 from gradflow.lab._plots._cells import format_number
 from gradflow.lab._results._comparison import Comparison, Entry
 from gradflow.lab._results._result import tabulate
@@ -55,18 +55,17 @@ def _row(rank: int, entry: Entry, comparison: Comparison) -> list[str]:
 
 
 @tabulate.register
-def table(comparison: Comparison) -> str:
+def table(comparison: Comparison) -> Table:
     """The ranking: a line with the settings, then a line for each optimizer."""
     c = comparison
     goal = "no target loss" if c.target is None else f"target: training loss {c.target:g}"
     head = f"{c.task}: {goal}; {c.steps} steps; {len(c.seeds)} seed{'s' if len(c.seeds) > 1 else ''}"
     if not c.entries:
-        return head + "\nno optimizer was finished"
+        return Table(head, (), (), (), ["no optimizer was finished"])
     score = [] if c.score_name is None else [c.score_name]
     names = ["", "optimizer", "steps to target", *score, "best rate", "final loss", "diverged",
              "state B/param", "seconds + compiling"]  # fmt: skip
-    rows = [names, *(_row(i + 1, entry, c) for i, entry in enumerate(c.entries))]
-    lines = aligned(rows, left=(1, 2), rule=True)
+    rows = [_row(i + 1, entry, c) for i, entry in enumerate(c.entries)]
     notes = [
         "At each optimizer's best rate: the median over seeds (least to most). Diverged: of all its runs.",
         "Best rate: the fewest median steps to the target, then the lowest median final loss, on these seeds."
@@ -79,7 +78,7 @@ def table(comparison: Comparison) -> str:
         notes.append(f"Tried at rates beyond the grid too, since the best was at its end: {extended}.")
     if any(entry.best_is_at_the_end for entry in c.entries):
         notes.append("* the last rate tried on that side: one beyond it may be better (--learning-rates).")
-    return "\n".join([head, "", *lines, "", *notes, *_chance(c)])
+    return Table(head, names, rows, (1, 2), [*notes, *_chance(c)])
 
 
 def _chance(comparison: Comparison) -> list[str]:

@@ -25,13 +25,13 @@ def plot(result: SweepResult) -> Any:
     names = list(result.space)[:_MOST]
     limits = _limits(result)
     if len(result.space) == 2 and result.method == "grid":
-        figure = new_figure(12.0, 4.8)
+        figure = new_figure(10.5, 4.6)
         curves, map_axis = figure.subplots(1, 2, width_ratios=[1, 1.1])
         _draw_map(figure, map_axis, result, limits)
     else:
         down = 1 if len(names) <= 2 else 2
         across = -(-len(names) // down)
-        figure = new_figure(5.5 + 4 * across, 3.4 * down + 1.4)
+        figure = new_figure(4.5 + 3 * across, 3 * down + 1.6)
         places = figure.add_gridspec(down, 1 + across, width_ratios=[1.3, *[1] * across])
         curves = figure.add_subplot(places[:, 0])
         panels = [figure.add_subplot(places[i // across, 1 + i % across]) for i in range(len(names))]

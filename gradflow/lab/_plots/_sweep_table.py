@@ -1,9 +1,9 @@
-"""The trials of a sweep as a text table."""
+"""The trials of a sweep as a table."""
 
 import math
 
 from gradflow._expressions._printing import shorten
-from gradflow._tables import aligned
+from gradflow._tables import Table
 from gradflow.lab._candidates._search_space import is_number
 from gradflow.lab._plots._cells import format_number, format_value
 from gradflow.lab._results._result import tabulate
@@ -11,17 +11,16 @@ from gradflow.lab._results._sweep import SweepResult, Trial
 
 
 @tabulate.register
-def table(result: SweepResult, top: int) -> str:
+def table(result: SweepResult, top: int = 10) -> Table:
     """The best trials: a line with the settings, then a line for each trial."""
     r = result
     whose = "1 seed" if len(r.seeds) == 1 else f"{len(r.seeds)} seeds"
     head = f"{r.task}: {count(r.trials)} of {shorten(r.brief)}, {r.method}, {r.steps} steps, {whose}"
     if not r.trials:
-        return head + "\nno trial was finished"
+        return Table(head, (), (), (), ["no trial was finished"])
     score = [] if r.score_name is None else [r.score_name]
     names = ["", *r.space, "final loss", *score, "steps", "diverged"]
-    rows = [names, *(_row(i + 1, trial, result) for i, trial in enumerate(r.trials[:top]))]
-    lines = aligned(rows, left=(), rule=True)
+    rows = [_row(i + 1, trial, result) for i, trial in enumerate(r.trials[:top])]
     lost = sum(math.isinf(trial.final_loss) for trial in r.trials)
     notes = [f"... and {len(r.trials) - top} more."] if len(r.trials) > top else []
     if lost:
@@ -30,7 +29,7 @@ def table(result: SweepResult, top: int) -> str:
     if ends:
         notes.append(f"The best is at the end of the range of {', '.join(ends)}: beyond it may be better.")
     notes.append(f"Best: {r.best_expression}")
-    return "\n".join([head, "", *lines, "", *notes])
+    return Table(head, names, rows, (), notes)
 
 
 def count(trials: list[Trial]) -> str:

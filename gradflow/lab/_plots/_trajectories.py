@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from gradflow._tables import aligned
+from gradflow._tables import Table
 from gradflow.lab._plots._cells import format_number
 from gradflow.lab._plots._style import grid, new_figure, sparse, style
 from gradflow.lab._results._result import draw, tabulate
@@ -17,7 +17,7 @@ _DECADES = 8  # of height above the lowest that are drawn
 @draw.register
 def plot(result: Trajectories) -> Any:
     """Left: the paths on the map of the function. Right: the height above the lowest value by step."""
-    figure = new_figure(12.5, 5.2)
+    figure = new_figure(10.5, 4.8)
     map_axis, heights = figure.subplots(1, 2, width_ratios=[1.25, 1])
     _draw_map(map_axis, result)
     _draw_heights(heights, result)
@@ -95,16 +95,16 @@ def _draw_heights(axis: Any, result: Trajectories) -> None:
 
 
 @tabulate.register
-def table(result: Trajectories) -> str:
+def table(result: Trajectories) -> Table:
     """Where each path ended, the lowest first."""
     head = f"{result.function}: {result.steps} steps from ({result.start[0]:g}, {result.start[1]:g})"
 
     def key(path: Path) -> tuple[bool, float]:
         return path.diverged, path.values[-1] if math.isfinite(path.values[-1]) else math.inf
 
-    rows = [["optimizer", "end value", "end point", "as run"]]
+    rows = []
     for path in sorted(result.paths, key=key):
         end = ", ".join(f"{value:.3g}" for value in path.points[-1])
         value = "diverged" if path.diverged else format_number(path.values[-1])
         rows.append([path.name, value, f"({end})", path.expression])
-    return "\n".join([head, "", *aligned(rows, left=(0, 3), rule=True)])
+    return Table(head, ("optimizer", "end value", "end point", "as run"), rows, (0, 3))

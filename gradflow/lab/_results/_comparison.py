@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from gradflow.lab._results._result import Result, tabulate
+from gradflow.lab._results._result import TabulatedResult
 from gradflow.lab._results._statistics import interval, is_settled, median
 
 Table = list[list[float]]  # one row per learning rate, one column per seed
@@ -124,7 +124,7 @@ def _rank_key(
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
-class Comparison(Result):
+class Comparison(TabulatedResult):
     """The entries in order of rank, and the settings that they share."""
 
     file_name: ClassVar[str] = "comparison"
@@ -142,18 +142,6 @@ class Comparison(Result):
             if entry.name == name:
                 return entry
         raise KeyError(name)
-
-    def __str__(self) -> str:
-        return self.table()
-
-    __repr__ = __str__
-
-    def _repr_html_(self) -> str:
-        return self._page()
-
-    def table(self) -> str:
-        """The ranking as text."""
-        return tabulate(self)
 
     def intervals(self, of: str | None = None) -> dict[str, tuple[float, float] | None]:
         """The 95 % bootstrap interval of each median over seeds, by name; None for fewer than three seeds.

@@ -13,7 +13,7 @@ import os
 from pathlib import Path
 from typing import Any, ClassVar
 
-from gradflow._tables import preformatted
+from gradflow._tables import Table, terminal_width
 
 
 @functools.singledispatch
@@ -23,8 +23,8 @@ def draw(result: Any) -> Any:
 
 
 @functools.singledispatch
-def tabulate(result: Any, *options: Any) -> str:
-    """Returns a result as a text table."""
+def tabulate(result: Any, *options: Any) -> Table:
+    """Returns a result as a table."""
     raise NotImplementedError(f"no table is registered for {type(result).__name__}")
 
 
@@ -62,11 +62,23 @@ class Result:
         draw(self).savefig(buffer, format="png", dpi=100)
         return buffer.getvalue()
 
-    def _page(self) -> str:
-        """The result as a table above its picture, as HTML."""
+
+class TabulatedResult(Result):
+    """The base of results that print as a table, and are one above its picture in a notebook."""
+
+    def table(self, *, width: int | None = None) -> str:
+        """The result as text; words wrap where lines would be longer than `width`."""
+        return tabulate(self).text(width)
+
+    def __str__(self) -> str:
+        return self.table(width=terminal_width())
+
+    __repr__ = __str__
+
+    def _repr_html_(self) -> str:
         picture = base64.b64encode(self._repr_png_()).decode()
-        image = f'<img style="max-width:100%" src="data:image/png;base64,{picture}">'
-        return preformatted(str(self)) + image
+        image = f'<img style="max-width:100%" alt="" src="data:image/png;base64,{picture}">'
+        return f"<div>{tabulate(self).html()}{image}</div>"
 
 
 def plain(value: Any) -> Any:

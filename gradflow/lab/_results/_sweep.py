@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from gradflow.lab._results._result import Result, tabulate
+from gradflow.lab._results._result import TabulatedResult, tabulate
 from gradflow.lab._results._statistics import median
 
 FORMAT = "gradflow sweep 1"  # in the first line of a sweep's file
@@ -59,7 +59,7 @@ class Trial:
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
-class SweepResult(Result):
+class SweepResult(TabulatedResult):
     """The trials in order of rank, and the settings that they share."""
 
     file_name: ClassVar[str] = "sweep"
@@ -88,17 +88,9 @@ class SweepResult(Result):
         """The transformation with the best values, as code."""
         return self.best.expression
 
-    def table(self, top: int = 10) -> str:
-        """The best trials as text."""
-        return tabulate(self, top)
-
-    def __str__(self) -> str:
-        return self.table()
-
-    __repr__ = __str__
-
-    def _repr_html_(self) -> str:
-        return self._page()
+    def table(self, top: int = 10, *, width: int | None = None) -> str:
+        """The best trials as text; words wrap where lines would be longer than `width`."""
+        return tabulate(self, top).text(width)
 
     def to_dict(self) -> dict[str, Any]:
         """All fields, as dicts and lists."""

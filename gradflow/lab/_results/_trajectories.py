@@ -4,7 +4,7 @@ import dataclasses
 import math
 from typing import ClassVar
 
-from gradflow.lab._results._result import Result, tabulate
+from gradflow.lab._results._result import TabulatedResult
 from gradflow.lab._tasks._test_functions import LANDSCAPES
 
 
@@ -21,7 +21,7 @@ class Path:
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
-class Trajectories(Result):
+class Trajectories(TabulatedResult):
     """Paths on a function, and the function itself on a grid of points."""
 
     file_name: ClassVar[str] = "trajectory"
@@ -50,12 +50,3 @@ class Trajectories(Result):
         if self.function == "saddle":
             at_minima = [-0.25]
         return min(at_minima or ends, default=0.0)
-
-    def table(self) -> str:
-        """Where each path ended, the lowest first."""
-        return tabulate(self)
-
-    def __str__(self) -> str:
-        return self.table()
-
-    __repr__ = __str__
