@@ -13,13 +13,14 @@ import pytest
 import gradflow as gf
 from gradflow import lab
 from gradflow.__main__ import main as command_line
-from gradflow.lab._cli import _compare
 from gradflow.lab._cli._arguments import axis, memory
 from gradflow.lab._cli._main import main
-from gradflow.lab._experiments import _sweep_run
+from gradflow.lab._experiments import _compare_run, _sweep_run
+from gradflow.lab._experiments._compare_run import CompareRun
 from gradflow.lab._experiments._progress_bar import ProgressBar
 
 SMALL = ["--seeds", "1", "--steps", "3", "--learning-rates", "1e-2", "--optimizers", "adam"]
+DIABETES = ["compare", *SMALL, "--task", "diabetes"]
 
 
 def run(*arguments, **environment):
@@ -34,14 +35,14 @@ def run(*arguments, **environment):
 
 
 def test_the_program_writes_both_files_without_a_display(tmp_path):
-    done = run("-m", "gradflow", "compare", *SMALL, "--out", str(tmp_path / "out"))
+    done = run("-m", "gradflow", "compare", *SMALL, "--task", "diabetes", "--out", str(tmp_path / "out"))
     assert done.returncode == 0, done.stderr
     assert "adam" in done.stdout
     assert "100%" not in done.stderr, "no bar into a pipe"
     assert (tmp_path / "out" / "comparison.png").read_bytes().startswith(b"\x89PNG")
     data = json.loads((tmp_path / "out" / "comparison.json").read_text())
     assert {entry["name"] for entry in data["entries"]} == {"adam"}
-    assert (data["task"], data["steps"], data["seeds"]) == ("digits", 3, [0])
+    assert (data["task"], data["steps"], data["seeds"]) == ("diabetes", 3, [0])
 
 
 def test_the_library_imports_neither_the_lab_nor_its_packages():
@@ -121,7 +122,8 @@ def test_an_interruption_of_the_imports_ends_with_130(monkeypatch, capsys):
 
 
 def test_an_interruption_keeps_what_is_finished(tmp_path, capsys, monkeypatch):
-    def interrupted(plan, progress):
+    def interrupted(run, progress):
+        plan = run.plan
         yield lab.Entry.of_losses(
             np.array([[[2.0, 1.0, 0.5, 0.4]]]), plan.evaluated_at, plan.target, name="sgd",
             learning_rates=[1e-2], score=[[0.5]], state_bytes_per_parameter=0.0, seconds=1.0,
@@ -129,8 +131,8 @@ def test_an_interruption_keeps_what_is_finished(tmp_path, capsys, monkeypatch):
         )  # fmt: skip
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(_compare, "run", interrupted)
-    assert main(["compare", *SMALL, "--optimizers", "sgd,adam", "--out", str(tmp_path)]) == 130
+    monkeypatch.setattr(CompareRun, "entries", interrupted)
+    assert main([*DIABETES, "--optimizers", "sgd,adam", "--out", str(tmp_path)]) == 130
     shown = capsys.readouterr().out
     assert "1 of 2 optimizers were finished" in shown
     assert " sgd " in shown
@@ -140,12 +142,12 @@ def test_an_interruption_keeps_what_is_finished(tmp_path, capsys, monkeypatch):
 
 
 def test_an_interruption_at_once_writes_nothing(tmp_path, capsys, monkeypatch):
-    def interrupted(plan, progress):
+    def interrupted(run, progress):
         raise KeyboardInterrupt
         yield
 
-    monkeypatch.setattr(_compare, "run", interrupted)
-    assert main(["compare", *SMALL, "--out", str(tmp_path)]) == 130
+    monkeypatch.setattr(CompareRun, "entries", interrupted)
+    assert main([*DIABETES, "--out", str(tmp_path)]) == 130
     assert "0 of 1" in capsys.readouterr().out
     assert not list(tmp_path.iterdir())
 
@@ -175,6 +177,46 @@ def test_the_program_says_what_is_missing_before_it_trains(monkeypatch, capsys):
     without(monkeypatch, "matplotlib")
     assert main(["compare", *SMALL]) == 1
     assert 'pip install "gradflow-jax[lab]"' in capsys.readouterr().err
+
+
+def test_a_comparison_goes_on_from_its_file(tmp_path, capsys, monkeypatch):
+    command = [*DIABETES, "--out", str(tmp_path), "--optimizers"]
+    original, trained = _compare_run._train, []
+
+    def train(plan, ready, *rest):
+        if trained == ["sgd"]:
+            raise KeyboardInterrupt
+        trained.append(ready.candidate.name)
+        return original(plan, ready, *rest)
+
+    monkeypatch.setattr(_compare_run, "_train", train)
+    assert main([*command, "sgd,adam"]) == 130
+    assert "1 of 2 optimizers were finished. The same command continues from here." in capsys.readouterr().out
+    first = json.loads((tmp_path / "comparison.json").read_text())["entries"][0]
+    trained.append("interrupted")
+    assert main([*command, "adam,sgd"]) == 0
+    assert trained == ["sgd", "interrupted", "adam"], "what is finished is not trained again"
+    assert "has 1 of 2 optimizers already" in capsys.readouterr().out
+    entries = json.loads((tmp_path / "comparison.json").read_text())["entries"]
+    again = next(entry for entry in entries if entry["name"] == "sgd")
+    assert {**again, "rank": 1} == first
+    with (tmp_path / "comparison.jsonl").open("a") as file:
+        file.write('{"candidate": "cut by a power fail')
+    assert main([*command, "adam"]) == 0
+    assert len(trained) == 3
+
+
+def test_a_folder_in_use_is_refused_before_the_work(tmp_path, capsys, monkeypatch):
+    command = [*DIABETES, "--out", str(tmp_path)]
+    assert main(command) == 0
+    monkeypatch.setattr(CompareRun, "entries", None)
+    assert main([*command, "--steps", "4"]) == 2
+    error = capsys.readouterr().err
+    assert "holds another comparison (steps: 3 there, 4 here)" in error
+    assert len(error.splitlines()) == 1
+    (tmp_path / "comparison.jsonl").write_text("notes\n")
+    assert main(command) == 2
+    assert "must be the file of a comparison" in capsys.readouterr().err
 
 
 SWEEP = [

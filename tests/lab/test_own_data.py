@@ -56,6 +56,16 @@ def test_a_factory_may_call_its_argument_as_it_likes():
     assert result["mine"].learning_rates == [0.01, 0.1]
 
 
+def test_a_comparison_continues_from_its_file(tmp_path):
+    own = {"loss_fn": loss, "params": init, "batches": (X, Y), "batch_size": 8, "file": tmp_path / "c.jsonl"}
+    first = quick("sgd(0.1)", **own)
+    both = quick(["sgd(0.1)", "adam(0.1)"], **own)
+    assert both["sgd(0.1)"] == first["sgd(0.1)"], "with its seconds, since it is not trained again"
+    assert len((tmp_path / "c.jsonl").read_text().splitlines()) == 3
+    with pytest.raises(ValueError, match=r"holds another comparison \(first losses: "):
+        quick("sgd(0.1)", **{**own, "batches": (X, 2 * Y)})
+
+
 def test_a_metric_needs_held_out_data():
     with pytest.raises(TypeError, match="'test' and 'metric' must be given together"):
         quick("sgd", loss_fn=loss, params=init, batches=(X, Y), batch_size=8, metric=loss)

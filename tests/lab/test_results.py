@@ -1,5 +1,6 @@
 """The table, the JSON and the picture of a comparison."""
 
+import dataclasses
 import json
 import math
 
@@ -8,6 +9,7 @@ import pytest
 
 from gradflow.lab import Comparison, Entry
 from gradflow.lab._plots._style import style
+from gradflow.lab._results._result import plain
 
 AT = [0, 10, 20, 30]
 
@@ -123,6 +125,11 @@ def test_json_has_everything_and_is_strict():
     assert data["entries"][1]["median_steps_to_target"] is None
     assert first["interval"] == [10, 30]
     assert data["noise"] == []
+
+
+def test_an_entry_is_read_as_it_was_written():
+    written = json.dumps(plain(dataclasses.asdict(FAST)), allow_nan=False)
+    assert repr(Entry.of_dict(json.loads(written))) == repr(FAST), "repr, since nan is not nan"
 
 
 def test_neighbours_whose_order_may_be_chance_are_named():

@@ -196,7 +196,7 @@ def test_the_file_of_another_sweep_is_refused(change, what, tmp_path):
     first = {"optimizer": "adam(0.1)", "space": {"learning_rate": [0.1, 0.2]}, "file": file}
     sweep(**first)
     before = file.read_bytes()
-    with pytest.raises(ValueError, match=f"holds another sweep: its {what}"):
+    with pytest.raises(ValueError, match=rf"holds another sweep \({what}: "):
         sweep(**{**first, **change})
     assert file.read_bytes() == before
 

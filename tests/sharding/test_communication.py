@@ -149,9 +149,7 @@ def test_mistakes_are_named() -> None:
     two = {**leaves(), "head": jax.ShapeDtypeStruct((8,), jnp.float32, sharding=NamedSharding(other, P()))}
     some = {**leaves(), "free": jax.ShapeDtypeStruct((8,), jnp.float32)}
     for f in (sharding.state_sharding, sharding.communication):
-        with pytest.raises(
-            ValueError, match=r"'bias' is on the mesh x=4, y=2 .*'head' on the mesh data=8"
-        ):
+        with pytest.raises(ValueError, match=r"'bias' is on the mesh x=4, y=2 .*'head' on the mesh data=8"):
             f(gf.adam(0.1), two)
         with pytest.raises(ValueError, match=r"the leaf at 'free' has no sharding on a mesh"):
             f(gf.adam(0.1), some)

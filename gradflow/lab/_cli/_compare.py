@@ -8,7 +8,7 @@ from gradflow._tables import terminal_width
 from gradflow.lab._candidates._recipes import DEFAULTS, optimizer_names
 from gradflow.lab._cli._arguments import numbers, seeds, split, wrapped
 from gradflow.lab._cli._output import add_out, add_quiet, make_out, needed_packages, shows_bar
-from gradflow.lab._experiments._compare_run import run
+from gradflow.lab._experiments._compare_run import CompareRun
 from gradflow.lab._experiments._plan import prepare
 from gradflow.lab._results._comparison import Entry
 from gradflow.lab._tasks._catalog import TASKS
@@ -19,7 +19,8 @@ _EPILOG = """\
 Without options, the optimizers of most textbooks are trained on handwritten digits, each at six learning
 rates and from five seeds. Every optimizer is one compiled program. The table ranks them by the median number
 of steps to the target loss, each at its best rate, and marks neighbors whose order the seeds do not settle.
-comparison.png and comparison.json hold the whole result.
+comparison.png and comparison.json hold the whole result. Finished optimizers are written to comparison.jsonl
+at once, so the same command continues an interrupted comparison, also with more optimizers.
 
 examples:
   python -m gradflow compare
@@ -80,18 +81,26 @@ def _run(given: argparse.Namespace) -> int:
         target=target,
     )  # fmt: skip
     make_out(given.out)
+    file = given.out / "comparison.jsonl"
+    comparison = CompareRun.of(plan, file)
+    if comparison.finished and not given.quiet:
+        many = f"{len(comparison.finished)} of {len(plan.candidates)} optimizers"
+        print(f"{file} has {many} already; continuing from there.")
     entries: list[Entry] = []
     interrupted = False
     try:
-        for entry in run(plan, shows_bar(given)):
+        for entry in comparison.entries(shows_bar(given)):
             entries.append(entry)
     except KeyboardInterrupt:
         interrupted = True
     result = plan.result(entries)
     print("\n" + result.table(width=terminal_width()))
     if interrupted:
-        print(f"Interrupted: {len(entries)} of {len(plan.candidates)} optimizers were finished.")
-    written = result.save(given.out) if entries else []
+        done = f"{len(entries)} of {len(plan.candidates)} optimizers were finished"
+        print(f"Interrupted: {done}. The same command continues from here.")
+    written = [file] if file.exists() else []
+    if entries:
+        written += result.save(given.out)
     if written and not given.quiet:
         print("Written: " + ", ".join(map(str, written)))
     return 130 if interrupted else 0

@@ -82,7 +82,7 @@ def _run(given: argparse.Namespace) -> int:
     make_out(given.out)
     file = given.out / "sweep.jsonl"
     log = plan.open_log(file)
-    if log.trials:
+    if log.trials and not given.quiet:
         print(f"{file} has {len(log.trials)} of {len(plan.trials)} trials already; continuing from there.")
     interrupted = False
     try:

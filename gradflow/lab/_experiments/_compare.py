@@ -1,9 +1,10 @@
 """`compare`: trains optimizers side by side and ranks them."""
 
+import os
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from gradflow.lab._experiments._compare_run import run
+from gradflow.lab._experiments._compare_run import CompareRun
 from gradflow.lab._experiments._plan import prepare
 from gradflow.lab._results._comparison import Comparison
 from gradflow.lab._tasks._own_task import OwnData
@@ -25,6 +26,7 @@ def compare(
     batch_size: int | None = None,
     test: Any = None,
     metric: Callable[..., Any] | None = None,
+    file: str | os.PathLike[str] | None = None,
 ) -> Comparison:
     """Trains each optimizer over a grid of learning rates and seeds, and ranks them.
 
@@ -53,7 +55,9 @@ def compare(
       batch_size: examples per step, where `batches` holds examples.
       test: held-out data of your own problem, for `metric(params, batch)` or `metric(params, x, y)`, which
         returns one number; higher is better.
+      file: where finished optimizers are written; a comparison that is called again continues from there, and
+        may have other optimizers.
     """
     own = OwnData(batch_size, test, metric)
     plan = prepare(optimizers, task, loss_fn, params, batches, learning_rates, seeds, steps, target, own)
-    return plan.result(run(plan, progress))
+    return plan.result(CompareRun.of(plan, file).entries(progress))

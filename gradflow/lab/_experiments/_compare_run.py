@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import itertools
+import os
 import time
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -12,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from gradflow.lab._candidates._candidates import Candidate
+from gradflow.lab._experiments._entry_log import EntryLog
 from gradflow.lab._experiments._plan import Plan
 from gradflow.lab._experiments._program import CannotRunError, Setting, scores, set_up, start, training
 from gradflow.lab._experiments._progress_bar import ProgressBar
@@ -29,19 +31,41 @@ class _Ready(NamedTuple):
     bytes_per_parameter: float
 
 
-def run(plan: Plan, progress: bool = True) -> Iterator[Entry]:
-    """Yields the entry of each candidate when it is finished.
+class CompareRun(NamedTuple):
+    """A comparison whose data are loaded, and the entries that an earlier call has finished."""
 
-    All programs are traced before the first one runs, so that an error in any of them is raised at once.
-    """
-    with contextlib.closing(ProgressBar(progress, plan.steps * len(plan.candidates))) as bar:
+    plan: Plan
+    setting: Setting
+    log: EntryLog
+
+    @classmethod
+    def of(cls, plan: Plan, file: str | os.PathLike[str] | None = None) -> "CompareRun":
+        """Loads the data; raises ValueError for the file of another comparison."""
         setting = set_up(plan.task, plan.seeds, plan.steps, "compare")
-        ready = []
-        for candidate in plan.candidates:
-            bar.describe(f"tracing {candidate.name}")
-            ready.append(_lower(candidate, setting))
-        for one in ready:
-            yield _train(plan, one, setting, bar)
+        return cls(plan, setting, EntryLog(file, plan.settings(jax.device_get(setting.first))))
+
+    @property
+    def finished(self) -> list[Entry]:
+        """The entries of an earlier call."""
+        found = [self.log.get(candidate) for candidate in self.plan.candidates]
+        return [entry for entry in found if entry is not None]
+
+    def entries(self, progress: bool = True) -> Iterator[Entry]:
+        """Yields the entry of each candidate, first those that an earlier call has finished.
+
+        All programs are traced before the first one runs, so that an error in any of them is raised at once.
+        """
+        yield from self.finished
+        todo = [candidate for candidate in self.plan.candidates if self.log.get(candidate) is None]
+        with contextlib.closing(ProgressBar(progress, self.plan.steps * len(todo))) as bar:
+            ready = []
+            for candidate in todo:
+                bar.describe(f"tracing {candidate.name}")
+                ready.append(_lower(candidate, self.setting))
+            for one in ready:
+                entry = _train(self.plan, one, self.setting, bar)
+                self.log.add(one.candidate, entry)
+                yield entry
 
 
 def _lower(candidate: Candidate, setting: Setting) -> _Ready:

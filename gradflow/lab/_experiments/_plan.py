@@ -30,6 +30,23 @@ class Plan(NamedTuple):
         """The steps after which the training loss is evaluated."""
         return evaluations(self.steps)
 
+    def settings(self, first_losses: Any) -> dict[str, Any]:
+        """What all entries share, for the file of the comparison."""
+        return {
+            "task": self.task.name,
+            "steps": self.steps,
+            "seeds": list(self.seeds),
+            "target": self.target,
+            "score_name": self.score_name,
+            "extends": self.extends,
+            "first_losses": np.asarray(first_losses, float).tolist(),
+        }
+
+    @property
+    def score_name(self) -> str | None:
+        """The name of the task's score, if it has one."""
+        return self.task.score_name if self.task.score_fn is not None else None
+
     def result(self, entries: Iterable[Entry]) -> Comparison:
         """Ranks the entries, and adds the settings that they share."""
         return Comparison(
@@ -38,7 +55,7 @@ class Plan(NamedTuple):
             steps=self.steps,
             evaluated_at=self.evaluated_at,
             seeds=list(self.seeds),
-            score_name=self.task.score_name if self.task.score_fn is not None else None,
+            score_name=self.score_name,
             entries=sorted(entries, key=operator.attrgetter("rank_key")),
         )
 

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from gradflow.lab._results._result import TabulatedResult
+from gradflow.lab._results._result import TabulatedResult, numbers
 from gradflow.lab._results._statistics import interval, is_settled, median
 
 Table = list[list[float]]  # one row per learning rate, one column per seed
@@ -63,6 +63,12 @@ class Entry:
             diverged=diverged.tolist(),
             **fields,
         )
+
+    @classmethod
+    def of_dict(cls, data: dict[str, Any]) -> "Entry":
+        """Makes an entry from its fields as JSON has them."""
+        read = {name: numbers(data[name]) for name in ("losses", "final_loss", "score")}
+        return cls(**{**data, **read})
 
     @property
     def best_rate(self) -> float | None:

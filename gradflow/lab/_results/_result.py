@@ -90,3 +90,10 @@ def plain(value: Any) -> Any:
     if isinstance(value, list | tuple) and not hasattr(value, "_fields"):
         return [plain(item) for item in value]
     return value if value is None or isinstance(value, bool | int | str) else repr(value)
+
+
+def numbers(value: Any) -> Any:
+    """Reads nested lists of numbers that `plain` wrote: null is NaN; None itself stays."""
+    if not isinstance(value, list):
+        return value
+    return [math.nan if item is None else numbers(item) for item in value]

@@ -1,20 +1,17 @@
 """The result of `sweep`: plain data, and the file that holds it."""
 
 import dataclasses
-import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 
-from gradflow.lab._results._result import TabulatedResult, tabulate
+from gradflow.lab._results._record_file import SWEEP, read_records
+from gradflow.lab._results._result import TabulatedResult, numbers, tabulate
 from gradflow.lab._results._statistics import median
-
-FORMAT = "gradflow sweep 1"  # in the first line of a sweep's file
-_NOT_A_SWEEP = "sweep: argument 'file' must be the file of a sweep; got {}, which is not one"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,38 +107,20 @@ class SweepResult(TabulatedResult):
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "SweepResult":
         """Loads the result from the `file` of a sweep, which may be unfinished."""
-        header, trials = read_file(Path(path))
+        header, records = read_records(Path(path), SWEEP)
         if header is None:
             raise ValueError(f"load: argument 'path' must be the file of a sweep; got {path}, which is empty")
-        return cls.of(header, trials)
+        return cls.of(header, trials_of(records))
 
 
-def read_file(path: Path) -> tuple[dict[str, Any] | None, dict[int, Trial]]:
-    """Reads the header of a sweep's file, and its trials; of two lines of one trial that with more steps.
-
-    An incomplete last line, as after a power failure, is ignored.
-    """
-    header: dict[str, Any] | None = None
+def trials_of(records: Iterable[dict[str, Any]]) -> dict[int, Trial]:
+    """The trials of a sweep's file by index; of two lines of one trial that with more steps."""
     trials: dict[int, Trial] = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines()):
-        try:
-            data = json.loads(line)
-        except json.JSONDecodeError:
-            if number == 0:
-                raise ValueError(_NOT_A_SWEEP.format(path)) from None
-            continue
-        if number == 0:
-            if not isinstance(data, dict) or data.get("format") != FORMAT:
-                raise ValueError(_NOT_A_SWEEP.format(path))
-            header = data
-            continue
-        data["losses"] = [[math.nan if v is None else v for v in run] for run in data["losses"]]
-        if data["score"] is not None:
-            data["score"] = [math.nan if v is None else v for v in data["score"]]
-        trial = Trial(**data)
+    for data in records:
+        trial = Trial(**{**data, "losses": numbers(data["losses"]), "score": numbers(data["score"])})
         if trial.index not in trials or trials[trial.index].steps <= trial.steps:
             trials[trial.index] = trial
-    return header, trials
+    return trials
 
 
 def trial_of(
