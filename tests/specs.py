@@ -128,6 +128,7 @@ EXAMPLES: dict[str, Callable[[], Any]] = {
     "with_tail_average": lambda: gf.with_tail_average(_inner()),
     "with_qk_clip": lambda: gf.with_qk_clip(_inner(), gf.ndim(2), None, -1),
     "skip_spikes": lambda: gf.skip_spikes(_inner(), 8),
+    "spread": lambda: gf.spread(_inner()),
     "with_param_ema": lambda: gf.with_param_ema(_inner(), 0.9),
     "with_swa": lambda: gf.with_swa(_inner(), 1, 2),
     "with_lawa": lambda: gf.with_lawa(_inner(), 2),

@@ -20,6 +20,8 @@ class _Context(threading.local):
         self.collectors: list[Any] = []
         self.inits: list[Any] | None = None  # records of init calls, while `summary` reads them
         self.matrices: list[Any] | None = None  # what stages take as matrices, while somebody reads it
+        self.spread: Any = None  # how matrices are shared out over a mesh, inside `spread`
+        self.spread_groups: list[Any] | None = None  # what is exchanged, while `communication` reads it
         self.wrong_leaves: list[TypeError] = []  # of stages that keep counters alone, during an init
         self.in_program = False  # whether a compiled update is being traced, or run op by op
 

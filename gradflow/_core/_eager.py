@@ -130,6 +130,8 @@ def concrete_leaves(updates: Any, *others: Any) -> list[Any] | None:
     leaves: list[Any] = jax.tree.leaves(updates)
     if not 0 < len(leaves) <= LARGEST or isinstance(leaves[0], jax.core.Tracer):
         return None
+    if context.spread is not None:  # a compiled stage does not know how it is spread
+        return None
     leaves += jax.tree.leaves(others)
     kinds: set[Any] = set(map(type, leaves))
     return leaves if all(map(_is_concrete, kinds)) else None
@@ -163,6 +165,8 @@ def _is_plain(value: Any) -> bool:
         return all(map(_is_plain, value))
     if type(value) is dict:
         return all(map(_is_plain, (*value.keys(), *value.values())))
+    if isinstance(value, jax.sharding.Mesh | jax.sharding.PartitionSpec | jax.sharding.NamedSharding):
+        return True
     return (
         inspect.isfunction(value)
         and value.__module__.split(".")[0] == "gradflow"

@@ -18,8 +18,9 @@ from gradflow._rules._state import zero_scalar
 from gradflow._shardings import sharded_alike
 from gradflow._types import is_absent
 from gradflow.matrices._matrix import WHOLE, MatrixAxes, to_blocks
+from gradflow.matrices._spread import Cut, call_spread, cut_of, is_cut_anywhere
 from gradflow.tree._grouped_jit import call_in_groups
-from gradflow.tree._paths import is_none, path_string, show
+from gradflow.tree._paths import is_none, path_string, segment, show
 
 
 def per_matrix(
@@ -55,20 +56,70 @@ def per_matrix(
     own = at_leaves(structure, axes)
     rows = list(zip(*columns, strict=True))
     outputs: list[tuple[Any, ...]] = list(rows)
+    cuts = _cuts(trees[0], own, rows)
     places: dict[Any, list[int]] = {}
     for index, (a, row) in enumerate(zip(own, rows, strict=True)):
         if row[0] is not None and row[0].size:
             leaves, kind = jax.tree.flatten(row)
-            places.setdefault((a, kind, precision_of(leaves)), []).append(index)
-    for (a, kind, precision), indices in places.items():
+            cut = cuts.get(index)
+            like = None if cut is None else (cut, *((x.shape, x.dtype) for x in leaves))
+            places.setdefault((a, kind, precision_of(leaves), like), []).append(index)
+    for (a, kind, precision, like), indices in places.items():
         numbers = _prepare(scalars, hyper, precision)
         flat_rows = [tuple(jax.tree.leaves(rows[i])) for i in indices]
-        results = call_in_groups(_compiled(rule, a, kind), flat_rows, numbers)
+        if like is None:
+            results: Any = call_in_groups(_compiled(rule, a, kind), flat_rows, numbers)
+        else:
+            results = call_spread(_on_stacks(rule), like[0], a, flat_rows, numbers)
         for index, result in zip(indices, results, strict=True):
             outputs[index] = result
     width = min((len(out) for out in outputs), default=len(trees))
     slots = [list(slot) for slot in zip(*(out[:width] for out in outputs), strict=True)]
     return tuple(jax.tree.unflatten(structure, slot) for slot in slots or [[]] * width)
+
+
+def is_shared_out(updates: Any, axes: Any) -> bool:
+    """Whether `per_matrix` of these updates alone exchanges matrices between devices."""
+    structure: Any = jax.tree.structure(updates, is_leaf=is_none)
+    rows = [(g,) for g in jax.tree.leaves(updates, is_leaf=is_none)]
+    return bool(_cuts(updates, at_leaves(structure, axes), rows))
+
+
+def _cuts(updates: Any, axes: list[Any], rows: list[tuple[Any, ...]]) -> dict[int, Cut]:
+    """How the leaves are cut whose matrices are shared out over a mesh, by place.
+
+    Those are the leaves of rules that take and return arrays of their shape alone: a factor of a matrix would
+    have to be brought to the device that has the matrix, and back.
+    """
+    if not any(is_cut_anywhere(row[0]) for row in rows if row[0] is not None):
+        return {}
+    paths = [path for path, _ in jax.tree_util.tree_flatten_with_path(updates, is_leaf=is_none)[0]]
+    found = {}
+    for index, (path, a, row) in enumerate(zip(paths, axes, rows, strict=True)):
+        alike = all(isinstance(x, jax.Array) and x.shape == row[0].shape for x in row)
+        if row[0] is not None and alike and row[0].size:
+            cut = cut_of(row[0], tuple(map(segment, path)), a)
+            if cut is not None:
+                found[index] = cut
+    return found
+
+
+@functools.cache
+def _on_stacks(rule: Rule) -> Callable[[MatrixAxes], Callable[..., tuple[jax.Array, ...]]]:
+    """The rule on leaves (count, *sides) of whole matrices."""
+
+    def of(axes: MatrixAxes) -> Callable[..., tuple[jax.Array, ...]]:
+        def run(leaves: tuple[jax.Array, ...], scalars: Scalars) -> tuple[jax.Array, ...]:
+            real = precision_of(list(leaves))
+            values = [widened(x, real) for x in leaves]
+            with jax.numpy_dtype_promotion("standard"):
+                results = on_blocks(bound(rule, scalars), axes, values[0].shape, values, jax.vmap)
+            put_back = functools.partial(put_back_like, values[0].shape)
+            return tuple(put_back(y, x) for y, x in zip(results, leaves, strict=False))
+
+        return run
+
+    return of
 
 
 def at_leaves(structure: Any, tree: Any) -> list[Any]:

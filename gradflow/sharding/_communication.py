@@ -13,6 +13,7 @@ from gradflow._core._transformation import GradientTransformation
 from gradflow._errors import describe
 from gradflow._tables import aligned, table
 from gradflow._types import Params
+from gradflow.matrices._spread import SpreadGroup, recording_spread
 from gradflow.sharding._collectives import Collective, collectives
 from gradflow.sharding._placement import abstract, placed_state, require_mesh, sharding_of
 
@@ -24,12 +25,14 @@ class Communication:
     - `mesh`: sizes of the mesh's axes.
     - `rows`: one for each kind, set of axes and place; those of each step come first.
     - `parameter_bytes`: of all parameters on one device, to compare with.
+    - `spread`: the matrices that are exchanged to be whole somewhere, group by group; see `spread`.
     """
 
     expression: str
     mesh: Mapping[str, int]
     rows: tuple[Collective, ...]
     parameter_bytes: int
+    spread: tuple[SpreadGroup, ...] = ()
 
     @property
     def step(self) -> tuple[Collective, ...]:
@@ -69,13 +72,14 @@ class Communication:
         return [_HEAD, *cells]
 
     def __str__(self) -> str:
-        return "\n".join([self._title(), *(aligned(self._table(), _LEFT) if self.rows else [])])
+        rows = aligned(self._table(), _LEFT) if self.rows else []
+        return "\n".join([self._title(), *rows, *map(str, self.spread)])
 
     __repr__ = __str__
 
     def _repr_html_(self) -> str:
         head, *rows = self._table()
-        return table(head, rows, _LEFT, self._title())
+        return table(head, rows, _LEFT, ". ".join([self._title(), *map(str, self.spread)]))
 
 
 _HEAD = ("collective", "axes", "where", "count", "bytes")
@@ -100,7 +104,9 @@ def communication(tx: GradientTransformation, params: Params, **extra: Any) -> C
     """
     tx = as_transformation(tx, "communication", "the first argument")
     mesh = require_mesh("communication", params)
-    return read(lower(tx, params, mesh, **extra).compile(), mesh, repr(tx), params)
+    with recording_spread() as spread:
+        lowered = lower(tx, params, mesh, **extra)
+    return read(lowered.compile(), mesh, repr(tx), params, tuple(spread))
 
 
 def lower(tx: GradientTransformation, params: Params, mesh: Mesh, **extra: Any) -> Any:
@@ -140,11 +146,13 @@ def communication_of(compiled: Any, mesh: Mesh, params: Params = None) -> Commun
     return read(compiled, mesh, "", params)
 
 
-def read(compiled: Any, mesh: Mesh, expression: str, params: Params) -> Communication:
+def read(
+    compiled: Any, mesh: Mesh, expression: str, params: Params, spread: tuple[SpreadGroup, ...] = ()
+) -> Communication:
     """The table of a compiled program for a mesh."""
     axes = {str(name): int(size) for name, size in mesh.shape.items()}
     local = sum(_local_bytes(leaf) for leaf in jax.tree.leaves(params) if hasattr(leaf, "shape"))
-    return Communication(expression, axes, collectives(compiled.as_text(), axes), local)
+    return Communication(expression, axes, collectives(compiled.as_text(), axes), local, spread)
 
 
 def _local_bytes(leaf: Any) -> int:

@@ -66,6 +66,7 @@ from gradflow.wrappers._skip_spikes import SpikeWindow as SpikeWindow
 from gradflow.wrappers._skip_spikes import skip_spikes as skip_spikes
 from gradflow.wrappers._split_complex import SplitRealAndImaginaryState as SplitRealAndImaginaryState
 from gradflow.wrappers._split_complex import split_real_and_imaginary as split_real_and_imaginary
+from gradflow.wrappers._spread import spread as spread
 from gradflow.wrappers._tail_average import TailAverageState as TailAverageState
 from gradflow.wrappers._tail_average import with_tail_average as with_tail_average
 from gradflow.wrappers._tunable import TunableState as TunableState
@@ -138,6 +139,7 @@ __all__ = [
     "skip_not_finite",
     "skip_spikes",
     "split_real_and_imaginary",
+    "spread",
     "tunable",
     "with_lawa",
     "with_metrics",
