@@ -24,6 +24,19 @@ def is_mask_function(mask: MaskOrFn) -> bool:
     return callable(mask) and jax.tree_util.all_leaves([mask])
 
 
+def check_mask(owner: str, name: str, mask: MaskOrFn) -> None:
+    """Raises TypeError for patterns in a list or a dict, when the transformation is built."""
+    if mask is None or isinstance(mask, str | bool) or is_mask_function(mask):
+        return
+    patterns = [leaf for leaf in jax.tree.leaves(mask) if isinstance(leaf, str)]
+    if patterns:
+        raise TypeError(
+            f"{owner}: argument '{name}' must be a tree of booleans, a function of the parameters, a "
+            f"selector or one pattern; got {describe(patterns[0])} in {describe(mask)}. "
+            f"For patterns pass gradflow.paths({', '.join(map(repr, patterns))})."
+        )
+
+
 def resolve_mask(mask: MaskOrFn, params: Any) -> Any:
     """`mask` as a tree of the structure of `params`, with a bool at every leaf.
 

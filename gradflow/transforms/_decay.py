@@ -8,7 +8,7 @@ from gradflow._core._compose import init_empty_state
 from gradflow._core._decorators import transformation
 from gradflow._expressions._arguments import NonNegative
 from gradflow._rules._leafwise import leafwise
-from gradflow._selection._masks import resolve_mask
+from gradflow._selection._masks import check_mask, resolve_mask
 from gradflow._selection._partial_trees import fill_none, keep_where
 from gradflow._types import EmptyState, MaskOrFn, OptState, Pair, Params, Updates
 from gradflow.packed._pack import is_packed
@@ -32,6 +32,8 @@ def add_decayed_weights(weight_decay: NonNegative = 0.0, mask: MaskOrFn | None =
 
     Needs `params`. Source: Loshchilov & Hutter 2017, arXiv:1711.05101.
     """
+
+    check_mask("add_decayed_weights", "mask", mask)
 
     def init(params: Params) -> OptState:
         if mask is not None:

@@ -11,7 +11,7 @@ from gradflow._core._plain_pairs import as_transformation
 from gradflow._core._transformation import GradientTransformation
 from gradflow._errors import describe
 from gradflow._selection._inner_arguments import part_arguments
-from gradflow._selection._masks import choose_by_shape, is_mask_function, resolve_mask
+from gradflow._selection._masks import check_mask, choose_by_shape, is_mask_function, resolve_mask
 from gradflow._selection._partial_trees import mask_out, merge
 from gradflow._types import MaskedNode, MaskOrFn, OptState, Pair, Params, Updates, is_absent
 from gradflow.packed._pack import abstract_tree, is_packed
@@ -47,6 +47,7 @@ def masked(
     function that reads their values and its choice is not in the state.
     """
     inner = as_transformation(inner, "masked", "argument 'inner'")
+    check_mask("masked", "mask", mask)
     if elsewhere not in ("pass", "zero"):
         raise ValueError(f"masked: argument 'elsewhere' must be 'pass' or 'zero'; got {describe(elsewhere)}")
 

@@ -15,7 +15,7 @@ from gradflow._core._transformation import GradientTransformation
 from gradflow._errors import describe
 from gradflow._expressions._printing import show
 from gradflow._selection._inner_arguments import part_arguments
-from gradflow._selection._masks import choose_by_shape, resolve_labels, resolve_mask
+from gradflow._selection._masks import check_mask, choose_by_shape, resolve_labels, resolve_mask
 from gradflow._selection._parameters import named_leaves
 from gradflow._selection._partial_trees import mask_out, merge
 from gradflow._selection._selectors import Selector, as_selector, paths
@@ -168,6 +168,7 @@ def freeze(mask: MaskOrFn) -> GradientTransformation:
       mask: tree of booleans or a prefix of one, a function from the parameters to one, a selector, or a
         pattern: `freeze("encoder/**")`.
     """
+    check_mask("freeze", "mask", mask)
     return masked(set_to_zero(), mask)
 
 
@@ -204,6 +205,7 @@ def selective_transform(
       optimizer: the transformation of the parameters that are trained.
       freeze_mask: like the mask of `freeze`.
     """
+    check_mask("selective_transform", "freeze_mask", freeze_mask)
     labels = functools.partial(_frozen_labels, freeze_mask)
     return partition({"freeze": set_to_zero(), "train": optimizer}, labels)
 
