@@ -10,7 +10,7 @@ The layers, each seeing only those above it:
     _core         GradientTransformation, the decorator `transformation`, chain, apply_updates
     _selection    which leaves: masks, labels, patterns of paths
     matrices      which axes of a leaf are a matrix's rows and columns; one rule over all matrices
-    schedules     step -> value
+    schedules     step -> value; `proximals` has penalties and their proximal operators
     transforms    building blocks: clipping, momentum, decay, noise, scaling
     wrappers      transformation -> transformation
     optimizers    one update rule per file, and the named optimizers
@@ -36,7 +36,7 @@ __version__ = "0.1.0"
 _ROOMS = frozenset([
     "tree", "typing", "states", "schedules", "transforms", "wrappers", "optimizers", "losses", "projections",
     "perturbations", "assignment", "microbatching", "linalg", "matrices", "numerics", "packed", "aggregating",
-    "checkpoint", "sharding", "interop", "compat", "lab",
+    "checkpoint", "sharding", "proximals", "interop", "compat", "lab",
 ])  # fmt: skip
 
 if TYPE_CHECKING:
@@ -54,6 +54,7 @@ if TYPE_CHECKING:
     from gradflow import packed as packed
     from gradflow import perturbations as perturbations
     from gradflow import projections as projections
+    from gradflow import proximals as proximals
     from gradflow import schedules as schedules
     from gradflow import sharding as sharding
     from gradflow import states as states

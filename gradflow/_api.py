@@ -66,6 +66,7 @@ from gradflow.numerics import safe_norm as safe_norm
 from gradflow.numerics import safe_root_mean_squares as safe_root_mean_squares
 from gradflow.numerics import scale_gradient as scale_gradient
 from gradflow.optimizers import *
+from gradflow.proximals import *
 from gradflow.schedules import *
 from gradflow.transforms import *
 from gradflow.tree import bias_correction as bias_correction

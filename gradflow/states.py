@@ -12,7 +12,14 @@ if TYPE_CHECKING:
     from gradflow._api import *
 else:
     # Named tuples in a state that are not whole states.
-    _PARTS = ("ApplyEvery", "BacktrackingLinesearchInfo", "MaskedNode", "SpikeWindow", "ZoomLinesearchInfo")
+    _PARTS = (
+        "ApplyEvery",
+        "BacktrackingLinesearchInfo",
+        "FistaInfo",
+        "MaskedNode",
+        "SpikeWindow",
+        "ZoomLinesearchInfo",
+    )
     _NAMES = {
         name: value
         for name, value in vars(_api).items()

@@ -98,6 +98,11 @@ def _variance(last: Any) -> Any:
     )
 
 
+def into_ball(params: Any) -> Any:
+    """The nearest parameters of norm 2 at most."""
+    return gf.tree.scale(2 / jnp.maximum(gf.tree.norm(params), 2), params)
+
+
 # Factories whose arguments are transformations, masks or functions of trees.
 EXAMPLES: dict[str, Callable[[], Any]] = {
     "scale_by_muon": lambda: gf.masked(gf.scale_by_muon(), gf.ndim(2)),
@@ -123,6 +128,9 @@ EXAMPLES: dict[str, Callable[[], Any]] = {
     ),
     "cautious": lambda: gf.cautious(gf.scale_by_adam()),
     "remove_radial": lambda: gf.remove_radial(gf.trace(0.9), 10.0, 0.1),
+    "proximal": lambda: gf.proximal(gf.sgd(0.1, 0.9), gf.l1_penalty(0.01)),
+    "projected": lambda: gf.projected(gf.adam(0.1), into_ball),
+    "fista": lambda: gf.fista(0.1, gf.l1_penalty(0.01)),
     "outer": lambda: gf.outer(gf.adam(0.1), gf.sgd(0.7, 0.9, nesterov=True), 2),
     "ema_nesterov": lambda: gf.ema_nesterov(_inner()),
     "with_tail_average": lambda: gf.with_tail_average(_inner()),
@@ -293,6 +301,7 @@ VARIANTS: dict[str, Callable[[], Any]] = {
     "cautious-none": lambda: gf.cautious(gf.trace(0.9), "none"),
     "stable_adamw-mask": lambda: gf.stable_adamw(0.1, mask=gf.ndim(2)),
     "adamp-projected": lambda: gf.adamp(0.1, weight_decay=0.1, mask=gf.ndim(2), delta=10.0, nesterov=True),
+    "fista-search": lambda: gf.fista(penalty=gf.elastic_net_penalty(0.01, 0.1)),
     "asgd-averaging": lambda: gf.asgd(0.1, t0=1.0),
     "sam-adaptive": lambda: gf.sam(gf.sgd(0.1), gf.chain(gf.adaptive_normalize(), gf.sgd(0.05))),
     "apollo-projected": lambda: gf.apollo(0.1, 2, 2, 0.5, 0.01),
@@ -363,6 +372,7 @@ DEPARTURES: dict[tuple[str, str], str] = {
     ("large float16", "scale_by_zoom_linesearch"): _LOSS_OF_ANOTHER_GRADIENT,
     ("large float16", "lbfgs-backtracking"): _LOSS_OF_ANOTHER_GRADIENT,
     ("large float16", "zoom-exact"): _LOSS_OF_ANOTHER_GRADIENT,
+    ("large float16", "fista-search"): _LOSS_OF_ANOTHER_GRADIENT,
     ("schedules follow the step", "MultiSteps"): _INNER_STEPS,
     ("schedules follow the step", "lookahead-reset"): (
         "the fast optimizer's state begins anew at each synchronisation, and with it its count of steps"

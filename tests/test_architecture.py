@@ -25,7 +25,7 @@ ROOMS = [
     "_selection",
     "typing linalg",
     "matrices",
-    "schedules",
+    "schedules proximals",
     "transforms",
     "wrappers",
     "aggregating",

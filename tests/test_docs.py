@@ -15,9 +15,9 @@ from gradflow.lab._cli._catalogue import _factories
 from gradflow.optimizers._reference import ABOUT
 
 ROOMS = [
-    "optimizers", "wrappers", "transforms", "schedules", "losses", "tree", "projections", "perturbations",
-    "assignment", "microbatching", "linalg", "numerics", "aggregating", "checkpoint", "interop",
-    "packed", "typing", "states", "lab",
+    "optimizers", "wrappers", "transforms", "schedules", "proximals", "losses", "tree", "projections",
+    "perturbations", "assignment", "microbatching", "linalg", "numerics", "aggregating", "checkpoint",
+    "interop", "packed", "typing", "states", "lab",
 ]  # fmt: skip
 
 

@@ -4,6 +4,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 import gradflow as gf
 from gradflow import (
@@ -24,7 +25,7 @@ _TREE = {"a": jnp.ones((2, 3)), "b": jnp.ones(3)}
 _ADAM = gf.adam(0.1)
 
 NAMES: dict[str, Any] = {
-    "gf": gf, "jax": jax, "jnp": jnp, "tree": tree, "losses": losses, "projections": projections,
+    "gf": gf, "jax": jax, "jnp": jnp, "np": np, "tree": tree, "losses": losses, "projections": projections,
     "perturbations": perturbations, "assignment": assignment, "linalg": linalg, "numerics": numerics,
     "microbatching": microbatching, "packed": packed, "interop": interop, "checkpoint": checkpoint,
     "T": _TREE, "WRONG_TREE": {"a": jnp.ones((2, 3)), "c": jnp.ones(3)},

@@ -38,6 +38,8 @@ class Kind:
 class Interval(Kind):
     """A hyper-parameter: a scalar from `low` to `high`, given as a number, an array or a schedule."""
 
+    or_schedule = " or a schedule"
+
     def __init__(
         self,
         low: float = -math.inf,
@@ -79,7 +81,7 @@ class Interval(Kind):
         if callable(value) and not isinstance(value, type):
             check_schedule(owner, name, value)
             return
-        expected = f"{owner}: argument '{name}' must be {self} or a schedule"
+        expected = f"{owner}: argument '{name}' must be {self}{self.or_schedule}"
         if isinstance(value, bool | np.bool_) or not isinstance(
             value, int | float | np.ndarray | np.generic | jax.Array
         ):

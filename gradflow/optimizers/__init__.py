@@ -59,6 +59,9 @@ from gradflow.optimizers._dowg import DoWGState as DoWGState
 from gradflow.optimizers._dowg import dowg as dowg
 from gradflow.optimizers._dowg import scale_by_dowg as scale_by_dowg
 from gradflow.optimizers._dpsgd import dpsgd as dpsgd
+from gradflow.optimizers._fista import FistaInfo as FistaInfo
+from gradflow.optimizers._fista import FistaState as FistaState
+from gradflow.optimizers._fista import fista as fista
 from gradflow.optimizers._for_matrices import for_matrices as for_matrices
 from gradflow.optimizers._fromage import fromage as fromage
 from gradflow.optimizers._fromage import shrink_by_learning_rate as shrink_by_learning_rate
@@ -176,6 +179,8 @@ __all__ = [
     "DoGState",
     "DoWGState",
     "FactoredState",
+    "FistaInfo",
+    "FistaState",
     "GaLoreDimensionNumbers",
     "GaLoreState",
     "HutchinsonState",
@@ -239,6 +244,7 @@ __all__ = [
     "dog",
     "dowg",
     "dpsgd",
+    "fista",
     "for_matrices",
     "fromage",
     "galore",

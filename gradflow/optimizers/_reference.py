@@ -144,6 +144,11 @@ ABOUT = {
         "for training on private data; it takes one gradient per example.",
         "gf.dpsgd(0.1, 1.0, 1.1, key=0)",
     ),
+    "fista": About(
+        "FISTA is accelerated gradient descent for a smooth convex loss plus a penalty such as the lasso's.",
+        "for regression with penalties on the full data; `minimize` uses it for `prox`.",
+        "gf.fista(learning_rate=0.1)",
+    ),
     "fromage": About(
         "Fromage scales each layer's step by the layer's norm, and shrinks the weights a little.",
         "where one learning rate should serve all layers, as in GANs.",

@@ -52,6 +52,8 @@ from gradflow.wrappers._partition import multi_transform as multi_transform
 from gradflow.wrappers._partition import partition as partition
 from gradflow.wrappers._partition import scale_by_path as scale_by_path
 from gradflow.wrappers._partition import selective_transform as selective_transform
+from gradflow.wrappers._proximal import projected as projected
+from gradflow.wrappers._proximal import proximal as proximal
 from gradflow.wrappers._qk_clip import QKClipState as QKClipState
 from gradflow.wrappers._qk_clip import with_qk_clip as with_qk_clip
 from gradflow.wrappers._remove_radial import RemoveRadialState as RemoveRadialState
@@ -128,6 +130,8 @@ __all__ = [
     "mup_factors",
     "outer",
     "partition",
+    "projected",
+    "proximal",
     "remove_radial",
     "sam",
     "scale_by_path",

@@ -67,7 +67,12 @@ def test_every_factory_says_what_it_takes_and_returns(name: str) -> None:
     text = str(signature)
     for word in ("Annotated", "Interval", "typing.", "gradflow.", "_jax", "collections", "~"):
         assert word not in text, text
-    result = {"transformation": "GradientTransformation", "schedule": "Schedule", "selector": "Selector"}
+    result = {
+        "transformation": "GradientTransformation",
+        "schedule": "Schedule",
+        "selector": "Selector",
+        "penalty": "Penalty",
+    }
     assert text.endswith(f"-> {result.get(factory.kind, 'Choose')}")
     assert signature == pickle.loads(pickle.dumps(signature))
     assert signature == copy.deepcopy(signature)

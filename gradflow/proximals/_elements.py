@@ -1,0 +1,187 @@
+"""Penalties that act on each number, and sets that bound each number."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from gradflow._dtypes import is_complex
+from gradflow._errors import describe
+from gradflow.proximals._penalty import PenaltyRule, Weight, like, penalty, shrunk
+from gradflow.tree._paths import is_none
+from gradflow.tree._structure import explain_trees
+
+
+@penalty
+def l1_penalty(weight: Weight) -> PenaltyRule:
+    """The sum of absolute values, as in the lasso: small numbers become exactly zero.
+
+        amount = weight * sum|p|
+        prox = sign(x) * max(|x| - step * weight, 0)
+
+    Args:
+      weight: >= 0.
+
+    The absolute value of a complex number is its modulus. Source: Tibshirani 1996.
+    """
+    return PenaltyRule(
+        lambda x, step: shrunk(x, step * like(x, weight)),
+        lambda x: like(x, weight) * jnp.sum(jnp.abs(x)),
+    )
+
+
+@penalty
+def ridge_penalty(weight: Weight) -> PenaltyRule:
+    """Half the sum of squares: numbers shrink in proportion.
+
+        amount = weight / 2 * sum|p|^2
+        prox = x / (1 + step * weight)
+
+    Args:
+      weight: >= 0; scikit-learn's `alpha` of `Ridge` is half of it.
+    """
+    return PenaltyRule(
+        lambda x, step: x / (1 + step * like(x, weight)),
+        lambda x: like(x, weight) / 2 * _squares(x),
+    )
+
+
+@penalty
+def elastic_net_penalty(l1: Weight, l2: Weight) -> PenaltyRule:
+    """The sum of `l1_penalty(l1)` and `ridge_penalty(l2)`.
+
+        amount = l1 * sum|p| + l2 / 2 * sum|p|^2
+        prox = sign(x) * max(|x| - step * l1, 0) / (1 + step * l2)
+
+    Args:
+      l1: >= 0; `alpha * l1_ratio` of scikit-learn.
+      l2: >= 0; `alpha * (1 - l1_ratio)` of scikit-learn.
+
+    Source: Zou & Hastie 2005.
+    """
+    return PenaltyRule(
+        lambda x, step: shrunk(x, step * like(x, l1)) / (1 + step * like(x, l2)),
+        lambda x: like(x, l1) * jnp.sum(jnp.abs(x)) + like(x, l2) / 2 * _squares(x),
+    )
+
+
+@penalty
+def nonnegative_l1_penalty(weight: Weight) -> PenaltyRule:
+    """`l1_penalty(weight)` for numbers that must be at least 0.
+
+        prox = max(x - step * weight, 0)
+
+    Args:
+      weight: >= 0; 0 is the set of numbers >= 0 alone.
+
+    Raises TypeError for complex parameters.
+    """
+
+    def prox(x: jax.Array, step: jax.Array) -> jax.Array:
+        _check_real("nonnegative_l1_penalty", x)
+        return jnp.maximum(x - step * like(x, weight), 0)
+
+    def amount(x: jax.Array) -> jax.Array:
+        inside = jnp.all(x >= 0)
+        return jnp.where(inside, like(x, weight) * jnp.sum(x), jnp.inf)
+
+    return PenaltyRule(prox, amount)
+
+
+@penalty
+def box_constraint(lower: Any = None, upper: Any = None) -> Any:
+    """The set of parameters between two bounds.
+
+        prox = min(max(x, lower), upper)
+
+    Args:
+      lower, upper: a number or array that each leaf broadcasts with, or a tree like the parameters of them;
+        None, there or alone, for no bound. Infinite bounds are none.
+
+    Raises ValueError for a lower bound above the upper one and for NaN, where they are not traced, and in a
+    call for bounds that do not fit the parameters; TypeError for complex parameters.
+    """
+    for name, bound in (("lower", lower), ("upper", upper)):
+        for leaf in jax.tree.leaves(bound):
+            _check_bound(name, leaf)
+
+    def rules(params: Any, leaves: Sequence[tuple[str, jax.Array]]) -> list[PenaltyRule]:
+        lowers = _for_each_leaf("lower", lower, params)
+        uppers = _for_each_leaf("upper", upper, params)
+        made = []
+        for (where, x), lo, hi in zip(leaves, lowers, uppers, strict=True):
+            _check_real("box_constraint", x)
+            _check_fit(where, x, lo, hi)
+            made.append(_between(lo, hi))
+        return made
+
+    return rules
+
+
+def _between(lower: Any, upper: Any) -> PenaltyRule:
+    def prox(x: jax.Array, step: jax.Array) -> jax.Array:
+        x = x if lower is None else jnp.maximum(x, like(x, lower))
+        return x if upper is None else jnp.minimum(x, like(x, upper))
+
+    def amount(x: jax.Array) -> jax.Array:
+        return jnp.where(jnp.all(prox(x, like(x, 1)) == x), like(x, 0), jnp.inf)
+
+    return PenaltyRule(prox, amount)
+
+
+def _for_each_leaf(name: str, bound: Any, params: Any) -> list[Any]:
+    """One bound for each leaf of the parameters; None for no bound."""
+    full = jax.tree.leaves(params, is_leaf=is_none)
+    if bound is None or (not isinstance(bound, list | tuple | dict) and jax.tree.leaves(bound) == [bound]):
+        return [bound for leaf in full if leaf is not None]
+    # Arguments are kept with tuples in the place of lists.
+    given = jax.tree.leaves(bound, is_leaf=is_none)
+    if len(given) != len(full):
+        raise ValueError(
+            f"box_constraint: argument '{name}' must be a number or a tree like the parameters: "
+            f"{explain_trees('params', params, name, bound)}"
+        )
+    return [b for b, leaf in zip(given, full, strict=True) if leaf is not None]
+
+
+def _check_bound(name: str, bound: Any) -> None:
+    if isinstance(bound, jax.core.Tracer | jax.Array):
+        return
+    is_number = isinstance(bound, int | float | np.ndarray | np.generic) and not isinstance(bound, bool)
+    if not is_number or np.asarray(bound).dtype.kind not in "fiu":
+        raise TypeError(f"box_constraint: argument '{name}' must have real numbers; got {describe(bound)}")
+    if np.isnan(bound).any():
+        raise ValueError(f"box_constraint: argument '{name}' must have no NaN; got {describe(bound)}")
+
+
+def _check_fit(where: str, x: jax.Array, lower: Any, upper: Any) -> None:
+    for name, bound in (("lower", lower), ("upper", upper)):
+        if bound is not None and not _broadcasts(np.shape(bound), x.shape):
+            raise ValueError(
+                f"box_constraint: argument '{name}' must broadcast to the shape {x.shape} of the parameters "
+                f"at {where}; got {np.shape(bound)}"
+            )
+    # Reading the value of a jax array would wait for the device.
+    if any(bound is None or isinstance(bound, jax.Array) for bound in (lower, upper)):
+        return
+    if np.any(np.asarray(lower) > np.asarray(upper)):
+        raise ValueError(
+            f"box_constraint: argument 'lower' must not be above 'upper'; got {describe(lower)} and "
+            f"{describe(upper)} at {where}"
+        )
+
+
+def _broadcasts(shape: tuple[int, ...], wanted: tuple[int, ...]) -> bool:
+    pairs = zip(shape[::-1], wanted[::-1], strict=False)
+    return len(shape) <= len(wanted) and all(have in (1, want) for have, want in pairs)
+
+
+def _check_real(name: str, x: jax.Array) -> None:
+    if is_complex(x.dtype):
+        raise TypeError(f"{name}: parameters must be real; got {x.dtype}")
+
+
+def _squares(x: jax.Array) -> jax.Array:
+    return jnp.sum((x * x.conj()).real)

@@ -1,0 +1,27 @@
+"""Wrong inputs of `proximals` and of what takes a penalty: call, error, and words of its message."""
+
+ROWS = [
+    ('gf.l1_penalty(-1.0)', ValueError, "l1_penalty: argument 'weight' must be a number >= 0; got -1.0"),
+    ('gf.l1_penalty(lambda n: 0.1)', TypeError, "l1_penalty: argument 'weight' must be a number >= 0; got"),
+    ('gf.l1_penalty("0.1")', TypeError, "l1_penalty: argument 'weight' must be a number >= 0"),
+    ('gf.l1_penalty(0.1)({"a": jnp.arange(3)})', TypeError, "l1_penalty: parameters must be floating-point or complex; got"),
+    ('gf.l1_penalty(0.1)(["a"])', TypeError, "l1_penalty: parameters must be floating-point or complex; got"),
+    ('gf.elastic_net_penalty(0.1)', TypeError, "elastic_net_penalty: missing a required argument: 'l2'"),
+    ('gf.group_lasso_penalty(0.1, axis="rows")', TypeError, "group_lasso_penalty: argument 'axis' must be a whole number or a tuple of them"),
+    ('gf.nuclear_norm_penalty(0.1)(jnp.ones(3))', ValueError, "nuclear_norm_penalty: parameters must have at least 2 axes; got shape (3,)"),
+    ('gf.total_variation_penalty(0.1, axis=2)(jnp.ones(3))', ValueError, "total_variation_penalty: argument 'axis' must be an axis of shape (3,); got 2"),
+    ('gf.total_variation_penalty(0.1)(jnp.ones(3, complex))', TypeError, "total_variation_penalty: parameters must be real"),
+    ('gf.nonnegative_l1_penalty(0.1)(jnp.ones(3, complex))', TypeError, "nonnegative_l1_penalty: parameters must be real"),
+    ('gf.box_constraint(2.0, 1.0)(jnp.ones(3))', ValueError, "box_constraint: argument 'lower' must not be above 'upper'; got 2.0 and 1.0"),
+    ('gf.box_constraint({"a": 2.0, "b": 0.0}, {"a": 1.0, "b": 1.0})({"a": jnp.ones(3), "b": jnp.ones(3)})', ValueError, "and 1.0 at 'a'"),
+    ('gf.box_constraint(float("nan"))', ValueError, "box_constraint: argument 'lower' must have no NaN"),
+    ('gf.box_constraint("low")', TypeError, "box_constraint: argument 'lower' must have real numbers"),
+    ('gf.box_constraint(np.zeros(2))(jnp.ones(3))', ValueError, "box_constraint: argument 'lower' must broadcast to the shape (3,)"),
+    ('gf.box_constraint({"a": 0.0})({"a": jnp.ones(3), "b": jnp.ones(3)})', ValueError, "box_constraint: argument 'lower' must be a number or a tree like the parameters"),
+    ('gf.proximal(gf.sgd(0.1), 0.1)', TypeError, "proximal: argument 'penalty' must be a penalty, as l1_penalty(0.01)"),
+    ('gf.proximal(gf.sgd(0.1), gf.l1_penalty)', TypeError, "proximal: argument 'penalty' must be a penalty, as l1_penalty(0.01)"),
+    ('gf.projected(gf.sgd(0.1), (0.0, 1.0))', TypeError, "projected: argument 'projection' must be a function of parameters"),
+    ('gf.fista(penalty=0.1)', TypeError, "fista: argument 'penalty' must be a penalty, as l1_penalty(0.01)"),
+    ('gf.fista(decrease_factor=1.0)', ValueError, "fista: argument 'decrease_factor' must be a number in [0, 1)"),
+    ('gf.penalty(0.1)', TypeError, "penalty: argument 'body' must be a function; got 0.1"),
+]
