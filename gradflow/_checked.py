@@ -25,7 +25,7 @@ _FAR = 10**6  # a place that no positional argument has
 
 
 class Kind:
-    """What an argument must be: `wrong` says how a value fails, or is None for one that fits."""
+    """What an argument must be; `check` raises for another, and `read` returns it as a factory keeps it."""
 
     late = False  # checked only after the call has failed
 
@@ -43,6 +43,11 @@ class Kind:
         if (value is None and self.optional) or self.fits(value):
             return
         raise TypeError(f"{owner}: argument '{name}' must be {self.expected}; got {describe(value)}")
+
+    def read(self, owner: str, name: str, value: Any) -> Any:
+        """The value in the form that an expression keeps; raises like `check`."""
+        self.check(owner, name, value)
+        return value
 
 
 class Leaves(Kind):
@@ -103,6 +108,8 @@ class Number(Kind):
     def _is_of_kind(self, value: Any) -> bool:
         if isinstance(value, jax.core.Tracer) and self.static:
             return False
+        if isinstance(value, bool) and not self.nan:
+            return False  # a flag in the place of a size, bound or rate
         return is_number_or_array(value) and (self.complex_too or not _is_complex(value))
 
     def _concrete(self, value: Any) -> Any:

@@ -17,7 +17,7 @@ from gradflow._errors import describe
 from gradflow._expressions._expression import Expression, children, map_values
 from gradflow._expressions._factory import Factory
 from gradflow._expressions._functions import FunctionValue
-from gradflow._expressions._registry import KINDS, Kind
+from gradflow._expressions._registry import KINDS, ValueKind
 
 
 def build(factory: Factory, arguments: Mapping[str, Any]) -> GradientTransformation:
@@ -75,4 +75,4 @@ def _integer_arrays_as_floats(factory: Factory, arguments: Mapping[str, Any]) ->
     return arguments
 
 
-KINDS["transformation"] = Kind(build, wrap_plain_pair, as_transformation)
+KINDS["transformation"] = ValueKind(build, wrap_plain_pair, as_transformation)

@@ -16,23 +16,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from gradflow._checked import FUNCTION, Kind
 from gradflow._errors import describe
 
 Scalar = float | int | np.ndarray | np.generic | jax.Array
 ScalarOrSchedule = Scalar | Callable[[Any], Any]
-
-
-class Kind:
-    """What an argument must be; `read` may return it in another form, which the expression keeps."""
-
-    def check(self, owner: str, name: str, value: Any) -> None:
-        """Raises TypeError or ValueError for a value that is not of this kind."""
-        raise NotImplementedError
-
-    def read(self, owner: str, name: str, value: Any) -> Any:
-        """The value as the expression keeps it; raises like `check`."""
-        self.check(owner, name, value)
-        return value
 
 
 class Interval(Kind):
@@ -147,6 +135,9 @@ def _warn_of_ascent(rate: float) -> None:
 
 _INT32 = 2**31 - 1  # counters are int32
 
+# Fixed when the transformation is built. Unlike `FLAG` it refuses 0 and 1, so that equal calls print alike.
+_BOOL = Kind("True or False", lambda value: isinstance(value, bool | np.bool_))
+
 
 class WholeNumber(Kind):
     """A whole number that fixes the shape of the computation: it can be neither traced nor scheduled.
@@ -199,24 +190,6 @@ def _whole(value: Any) -> int | None:
             return None
         value = value.item()
     return int(value) if math.isfinite(value) and value == int(value) else None
-
-
-class Function(Kind):
-    """A function, such as one of the step count or of trees."""
-
-    def check(self, owner: str, name: str, value: Any) -> None:
-        """Raises TypeError for what cannot be called."""
-        if not callable(value):
-            raise TypeError(f"{owner}: argument '{name}' must be a function; got {describe(value)}")
-
-
-class Flag(Kind):
-    """True or False, fixed when the transformation is built."""
-
-    def check(self, owner: str, name: str, value: Any) -> None:
-        """Raises TypeError for anything but a bool."""
-        if not isinstance(value, bool | np.bool_):
-            raise TypeError(f"{owner}: argument '{name}' must be True or False; got {describe(value)}")
 
 
 _DESCENDS = "Updates already point against the gradient; to maximize, negate the loss."
@@ -276,9 +249,9 @@ def read_argument(annotation: Any) -> Argument | None:
             return None
         annotation = options[0]
     if annotation is bool:
-        return Argument(Flag(), optional)
+        return Argument(_BOOL, optional)
     if get_origin(annotation) is Callable:
-        return Argument(Function(), optional)
+        return Argument(FUNCTION, optional)
     for extra in getattr(annotation, "__metadata__", ()):
         if isinstance(extra, Kind):
             return Argument(extra, optional)

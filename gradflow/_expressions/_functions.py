@@ -6,7 +6,7 @@ from typing import Any
 from gradflow._checked import FUNCTION, checked
 from gradflow._expressions._expression import Expression
 from gradflow._expressions._factory import Factory, P, decorate
-from gradflow._expressions._registry import KINDS, Kind
+from gradflow._expressions._registry import KINDS, ValueKind
 from gradflow._tables import preformatted
 from gradflow._types import Schedule
 
@@ -57,7 +57,7 @@ def register_functions(kind: str, value: type[FunctionValue]) -> None:
     def build(factory: Factory, arguments: Mapping[str, Any]) -> FunctionValue:
         return value(Expression(factory, arguments), factory.call_body(arguments))
 
-    KINDS[kind] = Kind(build)
+    KINDS[kind] = ValueKind(build)
 
 
 register_functions("schedule", ScheduleValue)

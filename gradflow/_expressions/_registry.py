@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, TypeVar
 
 
-class Kind(NamedTuple):
+class ValueKind(NamedTuple):
     """How factories of one kind read their arguments and build values.
 
     - `build(factory, arguments)`: the value for frozen arguments.
@@ -17,7 +17,7 @@ class Kind(NamedTuple):
     read_inner: Callable[[Any, str, str], Any] = lambda value, owner, place: value
 
 
-KINDS: dict[str, Kind] = {}
+KINDS: dict[str, ValueKind] = {}
 
 # Complete once `gradflow._api` is imported, which reading any name of `gradflow` does.
 OWN_FACTORIES: dict[str, Any] = {}

@@ -14,8 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from gradflow._calls._context import stage_name
+from gradflow._checked import Kind
 from gradflow._errors import describe, names_hint
-from gradflow._expressions._arguments import Kind
 from gradflow._expressions._factory import decorate
 from gradflow._expressions._functions import FunctionValue, register_functions
 from gradflow._expressions._keys import DTYPE_FAMILIES
@@ -158,9 +158,16 @@ def size(*allowed: int, at_least: int | None = None, at_most: int | None = None)
 class _DtypeNames(Kind):
     """Dtypes and families of them, kept by name, so that a selector prints as what builds it again."""
 
+    def __init__(self) -> None:
+        super().__init__("dtypes or families of them", _all_named)
+
     def read(self, owner: str, name: str, value: Any) -> Any:
         """The names; raises TypeError for what is neither a dtype nor a family."""
         return tuple(_dtype_name(kind) for kind in value)
+
+
+def _all_named(value: Any) -> bool:
+    return isinstance(value, tuple) and all(map(_dtype_name, value))
 
 
 def _dtype_name(kind: Any) -> str:

@@ -16,7 +16,6 @@ from gradflow._core._plain_pairs import as_transformation
 from gradflow._core._transformation import GradientTransformation
 from gradflow._dtypes import is_inexact
 from gradflow._errors import describe
-from gradflow._expressions._arguments import Interval, WholeNumber
 from gradflow._tracebacks import one_frame
 from gradflow._training._step import ascent_direction, ends_in_search, extra_arguments_for
 from gradflow._types import OptState, Params, Updates
@@ -101,9 +100,6 @@ def minimize(
     if not callable(loss_fn):
         raise TypeError(f"minimize: argument 'loss_fn' must be a function; got {describe(loss_fn)}")
     tx = _default() if tx is None else as_transformation(tx, "minimize", "argument 'tx'")
-    if not isinstance(max_steps, jax.Array):
-        max_steps = WholeNumber(0).read("minimize", "max_steps", max_steps)
-    Interval(0.0).check("minimize", "tol", tol)
     # NumPy scalars enter a compiled function without an eager operation.
     steps = max_steps if isinstance(max_steps, jax.Array) else np.int32(max_steps)
     given: Any = (

@@ -12,7 +12,14 @@ def peak_of(x: jax.Array, axes: Sequence[int]) -> jax.Array:
 
     It is subtracted before `exp` for range only, so it is excluded from the gradient.
     """
-    peak = jnp.max(jax.lax.stop_gradient(x), axes, keepdims=True, initial=-jnp.inf)
+    return _if_finite(_largest(x, axes))
+
+
+def _largest(x: jax.Array, axes: Sequence[int]) -> jax.Array:
+    return jnp.max(jax.lax.stop_gradient(x), axes, keepdims=True, initial=-jnp.inf)
+
+
+def _if_finite(peak: jax.Array) -> jax.Array:
     return jnp.where(jnp.isfinite(peak), peak, 0.0)
 
 
@@ -32,9 +39,9 @@ def centered(x: jax.Array, axes: Sequence[int]) -> jax.Array:
 
 
 def _one_hot_and_peak(x: jax.Array, axes: Sequence[int]) -> tuple[jax.Array, jax.Array]:
-    top = jnp.max(jax.lax.stop_gradient(x), axes, keepdims=True, initial=-jnp.inf)
+    top = _largest(x, axes)
     one_hot = jnp.where(top == jnp.inf, jnp.where(x == jnp.inf, 0.0, -jnp.inf), x)
-    return _with_value(x, one_hot), jnp.where(jnp.isfinite(top), top, 0.0)
+    return _with_value(x, one_hot), _if_finite(top)
 
 
 @jax.custom_jvp

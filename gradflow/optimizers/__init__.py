@@ -153,9 +153,6 @@ from gradflow.optimizers._sm3 import ScaleBySM3State as ScaleBySM3State
 from gradflow.optimizers._sm3 import scale_by_sm3 as scale_by_sm3
 from gradflow.optimizers._sm3 import sm3 as sm3
 from gradflow.optimizers._soap import SoapState as SoapState
-from gradflow.optimizers._soap import (
-    add_decayed_stepped_weights as add_decayed_stepped_weights,
-)
 from gradflow.optimizers._soap import scale_by_soap as scale_by_soap
 from gradflow.optimizers._soap import soap as soap
 from gradflow.optimizers._soap_muon import soap_muon as soap_muon
@@ -230,7 +227,6 @@ __all__ = [
     "adamp",
     "adamw",
     "adan",
-    "add_decayed_stepped_weights",
     "ademamix",
     "adopt",
     "amsgrad",

@@ -16,10 +16,9 @@ from gradflow._rules._leafwise import Scalars, specialize
 from gradflow._rules._math import abs_sq, bounded, bounded_square, safe_sqrt
 from gradflow._rules._state import at_least_float32
 from gradflow._types import MaskOrFn, OptState, Pair, Params, Updates
-from gradflow.matrices import hidden_matrices
 from gradflow.matrices._per_matrix import check_per_matrix, init_per_matrix, per_matrix
 from gradflow.matrices._resolve import require_matrices
-from gradflow.optimizers._for_matrices import with_others
+from gradflow.optimizers._for_matrices import for_matrices
 from gradflow.optimizers._kronecker import to_unit
 from gradflow.optimizers._muon import scale_by_muon, scale_by_shape
 from gradflow.transforms import add_decayed_weights, scale_by_learning_rate
@@ -146,5 +145,4 @@ def normuon(
         add_decayed_weights(weight_decay, mask),
         scale_by_learning_rate(learning_rate),
     )
-    chosen = hidden_matrices() if matrices is None else matrices
-    return with_others(inner, learning_rate, others, others_rate, chosen)
+    return for_matrices(inner, others, matrices, others_rate=others_rate)

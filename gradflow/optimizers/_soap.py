@@ -10,12 +10,10 @@ from gradflow._calls._checks import check_like
 from gradflow._core._compose import chain
 from gradflow._core._decorators import transformation
 from gradflow._core._transformation import GradientTransformation
-from gradflow._expressions._arguments import Decay, Index, Length, NonNegative, Positive, Rate, Size
-from gradflow._rules._leafwise import Scalars, leafwise
+from gradflow._expressions._arguments import Decay, Length, NonNegative, Positive, Rate, Size
+from gradflow._rules._leafwise import Scalars
 from gradflow._rules._math import abs_sq, one_minus_power, safe_sqrt
 from gradflow._rules._state import first_moment, increment, second_moment, zero_scalar
-from gradflow._selection._masks import resolve_mask
-from gradflow._selection._partial_trees import change_where
 from gradflow._types import MaskOrFn, OptState, Pair, Params, Updates
 from gradflow.matrices._per_matrix import check_per_matrix, init_per_matrix, per_matrix
 from gradflow.matrices._refresh_per_matrix import refresh_per_matrix
@@ -30,8 +28,7 @@ from gradflow.optimizers._kronecker import (
     sides,
     turn,
 )
-from gradflow.transforms import scale_by_learning_rate
-from gradflow.transforms._scale import ScaleByScheduleState
+from gradflow.transforms import step_with_decay
 
 
 class SoapState(NamedTuple):
@@ -181,60 +178,6 @@ def scale_by_soap(
     return init, update
 
 
-def stepped_decay_rule(g: jax.Array, p: jax.Array, s: Any) -> jax.Array:
-    """u = (1 - rate * weight_decay) * g + weight_decay * p."""
-    return (1 - s.rate * s.decay) * g + s.decay * p
-
-
-@transformation
-def add_decayed_stepped_weights(
-    weight_decay: NonNegative,
-    learning_rate: Rate,
-    mask: MaskOrFn | None = None,
-    *,
-    first_step: Index = 0,
-) -> Pair:
-    """Adds weight decay of the weights that the step leads to: before `scale_by_learning_rate`.
-
-        u = (1 - learning_rate * weight_decay) * g + weight_decay * p
-        p - learning_rate * u = (p - learning_rate * g) * (1 - learning_rate * weight_decay)
-
-    Args:
-      weight_decay: >= 0.
-      learning_rate: that of the stage that follows.
-      mask: tree of booleans (a prefix will do), or a function from the parameters to one: where to decay.
-      first_step: the step, from 0, with which the decay begins.
-    """
-
-    def init(params: Params) -> OptState:
-        return ScaleByScheduleState(zero_scalar(params))
-
-    def update(
-        updates: Updates, state: ScaleByScheduleState, params: Params
-    ) -> tuple[Updates, ScaleByScheduleState]:
-        begun = (state.count >= first_step).astype(jnp.float32)
-
-        def decayed(updates: Updates) -> Updates:
-            return leafwise(
-                stepped_decay_rule, (updates, params), stepped_decay_scalars,
-                rate=learning_rate, weight_decay=weight_decay, begun=begun,
-            )[0]  # fmt: skip
-
-        u = (
-            decayed(updates)
-            if mask is None
-            else change_where(resolve_mask(mask, params), decayed, updates, updates)
-        )
-        return u, ScaleByScheduleState(increment(state.count))
-
-    return init, update
-
-
-def stepped_decay_scalars(weight_decay: jax.Array, begun: jax.Array, **_: jax.Array) -> Scalars:
-    """The decay, which is zero before it begins."""
-    return {"decay": begun * weight_decay}
-
-
 @transformation
 def soap(
     learning_rate: Rate,
@@ -254,7 +197,7 @@ def soap(
     others_rate: NonNegative = 1.0,
     mu_dtype: Any = None,
 ) -> GradientTransformation:
-    """SOAP: `scale_by_soap`, decay of the stepped weights, then the learning rate.
+    """SOAP: `scale_by_soap`, then the step and a decay of the stepped weights.
 
     As published it takes all parameters, those of fewer than two axes as Adam does. With `matrices` or
     `others` it is `for_matrices`, and what is not a matrix goes to `others`.
@@ -274,7 +217,6 @@ def soap(
             b1, b2, shampoo_beta, eps, precondition_frequency, max_dim,
             refresh_first=refresh_first, whitened=whitened, mu_dtype=mu_dtype,
         ),
-        add_decayed_stepped_weights(weight_decay, learning_rate, mask, first_step=int(not refresh_first)),
-        scale_by_learning_rate(learning_rate),
+        step_with_decay(learning_rate, weight_decay, mask, stepped=True, first_step=int(not refresh_first)),
     )  # fmt: skip
     return with_others(inner, learning_rate, others, others_rate, matrices)

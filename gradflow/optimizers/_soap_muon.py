@@ -7,8 +7,7 @@ from gradflow._core._decorators import transformation
 from gradflow._core._transformation import GradientTransformation
 from gradflow._expressions._arguments import Decay, NonNegative, Rate, Size
 from gradflow._types import MaskOrFn
-from gradflow.matrices import hidden_matrices
-from gradflow.optimizers._for_matrices import with_others
+from gradflow.optimizers._for_matrices import for_matrices
 from gradflow.optimizers._muon import scale_by_shape
 from gradflow.optimizers._orthogonalize import orthogonalize
 from gradflow.optimizers._soap import scale_by_soap
@@ -54,5 +53,4 @@ def soap_muon(
         add_decayed_weights(weight_decay, mask),
         scale_by_learning_rate(learning_rate),
     )
-    chosen = hidden_matrices() if matrices is None else matrices
-    return with_others(inner, learning_rate, others, others_rate, chosen)
+    return for_matrices(inner, others, matrices, others_rate=others_rate)

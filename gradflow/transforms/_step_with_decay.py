@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from gradflow._calls._reports import report
 from gradflow._core._decorators import transformation
 from gradflow._errors import describe
-from gradflow._expressions._arguments import NonNegative, Positive, Rate
+from gradflow._expressions._arguments import Index, NonNegative, Positive, Rate
 from gradflow._rules._leafwise import Scalars, leafwise, specialize
 from gradflow._rules._state import increment, zero_scalar
 from gradflow._selection._masks import resolve_mask
@@ -54,6 +54,7 @@ def step_with_decay(
     peak_rate: Positive | None = None,
     cautious: bool = False,
     stepped: bool = False,
+    first_step: Index = 0,
 ) -> Pair:
     """Applies the learning rate and a weight decay for which `add_decayed_weights` has no place.
 
@@ -74,6 +75,7 @@ def step_with_decay(
       peak_rate: the largest learning rate, > 0; for "independent" and "corrected".
       cautious: decays only where the step does not lengthen the weight.
       stepped: decays the weights after the step, as SOAP's authors do.
+      first_step: the step, from 0, with which the decay begins.
 
     Needs `params`. Source: Loshchilov & Hutter 2017, arXiv:1711.05101; Defazio 2025, arXiv:2506.02285 for
     "corrected"; Chen et al. 2025, arXiv:2510.12402 for `cautious`.
@@ -97,10 +99,14 @@ def step_with_decay(
     def update(
         updates: Updates, state: ScaleByScheduleState, params: Params
     ) -> tuple[Updates, ScaleByScheduleState]:
+        decay: Any = weight_decay
+        if first_step:
+            decay = jnp.where(state.count >= first_step, decay, 0.0)
+
         def step(updates: Updates) -> Updates:
             return leafwise(
-                rule, (updates, params), _SCALARS[kind], learning_rate=learning_rate,
-                weight_decay=weight_decay, peak_rate=1.0 if peak_rate is None else peak_rate,
+                rule, (updates, params), _SCALARS[kind], learning_rate=learning_rate, weight_decay=decay,
+                peak_rate=1.0 if peak_rate is None else peak_rate,
             )[0]  # fmt: skip
 
         report("learning_rate", learning_rate)

@@ -80,7 +80,7 @@ ROWS = [
     ('gf.minimize(loss_fn=jnp.sum, params=X, tx=ADAM, max_steps="nonsense", tol=0.1, args=())', TypeError, "minimize: argument 'max_steps' must be a whole number in [0, 2.14748e+09]"),
     ('gf.minimize(loss_fn=jnp.sum, params=X, tx=ADAM, max_steps=10**30, tol=0.1, args=())', ValueError, "minimize: argument 'max_steps' must be a whole number in [0, 2.14748e+09]"),
     ('gf.minimize(loss_fn=jnp.sum, params=X, tx=ADAM, max_steps=3, tol=KEY, args=())', TypeError, "minimize: argument 'tol' must be a real scalar >= 0"),
-    ('gf.minimize(loss_fn=jnp.sum, params=X, tx=ADAM, max_steps=3, tol=True, args=())', TypeError, "minimize: argument 'tol' must be a number >= 0 or a schedule"),
+    ('gf.minimize(loss_fn=jnp.sum, params=X, tx=ADAM, max_steps=3, tol=True, args=())', TypeError, "minimize: argument 'tol' must be a real scalar >= 0"),
     ('gf.minimize(loss_fn=jnp.sum, params=X, tx=ADAM, max_steps=3, tol=0.1, args=NAN)', TypeError, "minimize: argument 'args' must be a tuple"),
     ('gf.minimize(loss_fn=jnp.sum, params=X, tx=ADAM, max_steps=3, tol=0.1, args=FLAGS)', TypeError, "minimize: argument 'args' must be a tuple"),
     ('gf.paths(10**30)', TypeError, "paths: patterns must be strings, such as '**/bias'"),

@@ -27,7 +27,6 @@ ROWS = [
     ('gf.adaptive_grad_clip(clipping=0.01, axis=NAN)', TypeError, "adaptive_grad_clip: argument 'axis' must be None, a whole number or a tuple of them"),
     ('gf.adaptive_normalize(eta=[1, OBJECT])', TypeError, "adaptive_normalize: argument 'eta' must be a number >= 0 or a schedule"),
     ('gf.adaptive_normalize(axis_name=10**30)', TypeError, "adaptive_normalize: argument 'axis_name' must be None, the name of a mesh axis or a tuple of names"),
-    ('gf.add_decayed_stepped_weights(weight_decay=0.01, learning_rate=SQUARE)', ValueError, "add_decayed_stepped_weights: argument 'learning_rate' must be a number >= 0 or a schedule"),
     ('gf.add_decayed_weights(weight_decay=True)', TypeError, "add_decayed_weights: argument 'weight_decay' must be a number >= 0 or a schedule"),
     ('gf.add_mean_variance_to_opt(opt=OBJECT)', TypeError, "add_mean_variance_to_opt: argument 'opt' must be a transformation"),
     ('gf.add_mean_variance_to_opt(opt=ADAM, accumulation_steps=[1, OBJECT])', TypeError, "add_mean_variance_to_opt: argument 'accumulation_steps' must be a whole number >= 1"),
