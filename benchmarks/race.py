@@ -4,9 +4,13 @@ Every method trains at every rate of a grid from the same starts on the same bat
 best rate. Rates warm up over 5 % of the steps and fall to zero over the last 60 %. The base is the best of
 AdamW and NAdamW whose hidden matrices learn at 1, 1/8 and 1/16 of the rate: one rate flatters the others.
 
-    python -m benchmarks.race                                  all methods, six rates, three starts
-    python -m benchmarks.race --only adamw,soap --seeds 1      AdamW and one method
+    python -m benchmarks.race                                  all methods, five rates, two starts
+    python -m benchmarks.race --only adamw,kron --seeds 1      AdamW and one method
+    python -m benchmarks.race --extend                         more rates where the best is the grid's end
+    python -m benchmarks.race --best --seeds 3                 a third start at each method's best rate
     python -m benchmarks.race --table                          the table of the stored figures
+
+Runs are stored by steps, method, rate and start; what is stored is not run again.
 
 A method's figure is how many times fewer steps it takes to the base's final test loss: all steps over the
 first step at which its own loss is as low. Where it does not come there, the figure is below one: the base's
@@ -28,7 +32,7 @@ import gradflow as gf
 from gradflow import lab
 
 RESULTS = pathlib.Path(__file__).parent / "results" / "race.json"
-RATES = tuple(1e-3 * 2**k for k in range(6))
+RATES = tuple(2e-3 * 2**k for k in range(5))
 EVERY = 10  # steps from one test loss to the next
 
 
@@ -66,7 +70,11 @@ METHODS: dict[str, Callable[[Any], Any]] = {
     "soap every 10": gf.soap,
     "soap_muon": gf.soap_muon,
     "scion": gf.scion,
-    "kron": lambda rate: gf.kron(rate / 3),
+    "adamuon": gf.adamuon,
+    "dion2": gf.dion2,
+    "muown": gf.muown,
+    "splus": lambda rate: gf.splus(rate, precondition_frequency=10, ema_rate=0.0),
+    "kron": lambda rate: gf.chain(gf.kron(rate), gf.scale(1 / 3)),
     "shampoo": lambda rate: gf.shampoo(rate, 0.9, 0.95, 1e-12, grafting="adam", precondition_frequency=10),
 }
 
@@ -96,17 +104,36 @@ def losses(make: Callable[[Any], Any], task: lab.Task, steps: int) -> Callable[[
     return lambda rate, seed: np.asarray(run(jnp.asarray(rate), jax.random.key(seed)))
 
 
-def curves(make: Callable[[Any], Any], task: lab.Task, steps: int, rates: Any, seeds: int) -> np.ndarray:
-    """Test losses by rate, seed and time."""
-    run = losses(make, task, steps)
-    return np.asarray([[run(rate, seed) for seed in range(seeds)] for rate in rates])
+# The test losses of one method: by rate, as text, then by start and time.
+Curves = dict[str, list[list[float]]]
 
 
-def _best(found: np.ndarray) -> tuple[int, np.ndarray]:
-    """The rate with the lowest mean final loss, and the mean curve there."""
-    finals = np.nan_to_num(found[:, :, -1].mean(1), nan=np.inf)
-    best = int(finals.argmin())
-    return best, found[best].mean(0)
+def fill(found: Curves, run: Callable[[float, int], np.ndarray], rates: list[float], seeds: int) -> None:
+    """Adds the curves of the rates and starts that are not stored."""
+    for rate in rates:
+        own = found.setdefault(f"{rate:g}", [])
+        own += [np.round(run(rate, seed), 4).tolist() for seed in range(len(own), seeds)]
+
+
+def next_rate(found: Curves) -> float | None:
+    """The rate beyond the end of the grid, where the best one is at its end."""
+    rates, best = sorted(map(float, found)), float(best_rate(found))
+    return 2 * best if best == rates[-1] else best / 2 if best == rates[0] else None
+
+
+def best_rate(found: Curves) -> str:
+    """The rate with the lowest mean final loss over the starts that every rate has."""
+    seeds = min(map(len, found.values()))
+
+    def loss(rate: str) -> float:
+        return float(np.nan_to_num(np.mean([curve[-1] for curve in found[rate][:seeds]]), nan=np.inf))
+
+    return min(found, key=loss)
+
+
+def best_curves(found: Curves) -> np.ndarray:
+    """The curves at the best rate, by start and time."""
+    return np.asarray(found[best_rate(found)])
 
 
 def first_step(curve: np.ndarray, level: float) -> float:
@@ -128,22 +155,35 @@ def ratio(curve: np.ndarray, base: np.ndarray) -> float:
     return first_step(base, curve[-1]) / steps
 
 
-def table(results: dict[str, Any]) -> Iterator[str]:
+def table(curves: dict[str, Curves]) -> Iterator[str]:
     """The rows of the stored figures, with the best rate and whether it is at the end of the grid."""
-    rates, found = results["rates"], {k: np.asarray(v) for k, v in results["curves"].items()}
-    base = min((name for name in found if name in BASES), key=lambda name: _best(found[name])[1][-1])
-    base_rate, base_curve = _best(found[base])
+    best = {name: best_curves(found) for name, found in curves.items()}
+    if not any(name in BASES for name in best):
+        return
+    base = min((name for name in best if name in BASES), key=lambda name: best[name].mean(0)[-1])
     yield f"| method | steps ratio to {base} | each start | final loss | best rate |"
     yield "|---|---|---|---|---|"
-    ordered = sorted(found, key=lambda name: _best(found[name])[1][-1])
-    for name in ordered:
-        best, curve = _best(found[name])
-        each = [
-            ratio(own, other) for own, other in zip(found[name][best], found[base][base_rate], strict=True)
-        ]
-        spread = f"{min(each):.2f} to {max(each):.2f}"
-        rate = f"{rates[best]:.3g}" + (", the grid's end" if best in (0, len(rates) - 1) else "")
-        yield f"| {name} | {ratio(curve, base_curve):.2f} | {spread} | {curve[-1]:.3f} | {rate} |"
+    for name in sorted(best, key=lambda name: best[name].mean(0)[-1]):
+        starts = list(zip(best[name], best[base], strict=False))
+        each = [ratio(own, other) for own, other in starts]
+        curve, of_base = np.mean(starts, 0)
+        end = "" if next_rate(curves[name]) is None else ", the grid's end"
+        yield (
+            f"| {name} | {ratio(curve, of_base):.2f} | {', '.join(f'{r:.2f}' for r in sorted(each))} | "
+            f"{curve[-1]:.3f} | {float(best_rate(curves[name])):.3g}{end} |"
+        )
+
+
+def race(name: str, curves: dict[str, Curves], task: lab.Task, arguments: argparse.Namespace) -> None:
+    """Runs what is missing of one method."""
+    run = losses({**BASES, **METHODS}[name], task, arguments.steps)
+    found = curves.setdefault(name, {})
+    rates = [float(best_rate(found))] if arguments.best and found else arguments.rates
+    fill(found, run, rates, arguments.seeds)
+    rate = next_rate(found) if arguments.extend else None
+    while rate is not None:
+        fill(found, run, [rate], arguments.seeds)
+        rate = next_rate(found)
 
 
 def main() -> None:
@@ -151,28 +191,25 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--only", help="methods, separated by commas; the base is always among them")
+    parser.add_argument("--only", help="methods, separated by commas")
     parser.add_argument("--rates", type=lambda text: [float(x) for x in text.split(",")], default=list(RATES))
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seeds", type=int, default=2, help="starts")
     parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--best", action="store_true", help="only the best of the stored rates")
+    parser.add_argument("--extend", action="store_true", help="until the best rate is inside the grid")
     parser.add_argument("--table", action="store_true", help="run nothing")
     parser.add_argument("--json", type=pathlib.Path, default=RESULTS)
     arguments = parser.parse_args()
+    stored = json.loads(arguments.json.read_text()) if arguments.json.exists() else {}
+    curves = stored.setdefault(str(arguments.steps), {})
     if not arguments.table:
         task = lab.task("transformer")
-        asked = arguments.only.split(",") if arguments.only else [*BASES, *METHODS]
-        settings = {"steps": arguments.steps, "rates": arguments.rates, "seeds": arguments.seeds}
-        stored = json.loads(arguments.json.read_text()) if arguments.json.exists() else {}
-        if {k: stored.get(k) for k in settings} != settings:
-            stored = {**settings, "curves": {}}
-        for name in asked:
+        for name in arguments.only.split(",") if arguments.only else [*BASES, *METHODS]:
             began = time.perf_counter()
-            make = {**BASES, **METHODS}[name]
-            found = curves(make, task, arguments.steps, arguments.rates, arguments.seeds)
-            stored["curves"][name] = np.round(found, 4).tolist()
+            race(name, curves, task, arguments)
             arguments.json.write_text(json.dumps(stored) + "\n")
             print(f"{name}: {time.perf_counter() - began:.0f} s", flush=True)
-    print("\n".join(table(json.loads(arguments.json.read_text()))))
+    print("\n".join(table(curves)))
 
 
 if __name__ == "__main__":

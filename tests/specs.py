@@ -114,6 +114,10 @@ EXAMPLES: dict[str, Callable[[], Any]] = {
     "shampoo": lambda: gf.shampoo(0.1, 0.9, eps=1e-2),
     "orthogonalize": lambda: gf.masked(gf.orthogonalize(), gf.ndim(2)),
     "scale_by_neuron_norm": lambda: gf.masked(gf.scale_by_neuron_norm(), gf.ndim(2)),
+    "scale_by_splus": lambda: gf.masked(gf.scale_by_splus(), gf.ndim(2)),
+    "scale_by_adamuon": lambda: gf.masked(gf.scale_by_adamuon(), gf.ndim(2)),
+    "scale_by_dion2": lambda: gf.masked(gf.scale_by_dion2(), gf.ndim(2)),
+    "step_by_muown": lambda: gf.masked(gf.step_by_muown(0.1), gf.ndim(2)),
     "for_matrices": lambda: gf.for_matrices(gf.chain(gf.trace(0.9), gf.scale_by_learning_rate(0.1))),
     "chain": lambda: gf.chain(gf.clip_by_global_norm(1.0), gf.adamw(0.01)),
     "named_chain": lambda: gf.named_chain(("clip", gf.clip(0.5)), ("adam", gf.adam(0.01))),
@@ -254,6 +258,8 @@ VARIANTS: dict[str, Callable[[], Any]] = {
     "muon-schatten": lambda: gf.muon(0.1, ns_steps=4, preconditioning="schatten"),
     "neuron_norm-longer": lambda: gf.masked(gf.scale_by_neuron_norm(axis="longer"), gf.ndim(2)),
     "kron-half": lambda: gf.kron(0.1, preconditioner_update_probability=0.5, memory_save_mode="one_diag"),
+    "adamuon-unsigned": lambda: gf.adamuon(0.1, weight_decay=0.01, signed=False),
+    "muown-consistent": lambda: gf.muown(0.1, weight_decay=0.01, consistent_rms=0.2),
     "scion-roles": lambda: gf.scion(
         0.1, norms={gf.ndim(2): "sign"}, scales={gf.ndim(1): 2.0}, constrained=True
     ),
@@ -333,7 +339,7 @@ EXTRA: dict[str, Callable[[Any, Any], Any]] = {
 LEAVES_VECTORS_OUT = {
     "masked", "masked-zero", "masked-selector", "selective_transform", "scale_by_path",
     "scale_by_muon", "scale_by_shape", "orthogonalize", "scale_by_neuron_norm", "neuron_norm-longer",
-    "step_on_hyperball-units",
+    "step_on_hyperball-units", "scale_by_splus", "scale_by_adamuon", "scale_by_dion2", "step_by_muown",
 }  # fmt: skip
 
 _LOSS_OF_ANOTHER_GRADIENT = (
@@ -347,6 +353,10 @@ _READ_BACK = (
     "rounding, which a smooth sign shows"
 )
 _INFINITE_SUM = "200 steps of 1e38 with momentum are infinite, and so are the parameters that it averages"
+_RADIAL = (
+    "the law's gradients are the parameters, so that the neurons' directions get nothing but rounding, which "
+    "an orthogonal factor makes as large as any gradient"
+)
 _SUMS_OF_PRODUCTS = (
     "a sum of outer products forgets nothing; beside an outlier's square float32 holds no other direction"
 )
@@ -355,6 +365,12 @@ DEPARTURES: dict[tuple[str, str], str] = {
     ("200 steps as in float64", "scale_by_shampoo"): (
         "at a spike of 1e30 the eigenvalues of its statistics span more orders than float32 resolves"
     ),
+    ("200 steps as in float64", "scale_by_splus"): (
+        "at a spike of 1e30 the eigenvalues of its statistics span more orders than float32 resolves"
+    ),
+    ("a mesh changes nothing", "step_by_muown"): _RADIAL,
+    ("a mesh changes nothing", "muown"): _RADIAL,
+    ("a mesh changes nothing", "muown-consistent"): _RADIAL,
     ("a mesh changes nothing", "soap_muon"): (
         "rounding splits equal singular values of a rotated gradient, and sums over devices round otherwise"
     ),

@@ -26,6 +26,9 @@ from gradflow.optimizers._adamax import adamaxw as adamaxw
 from gradflow.optimizers._adamax import scale_by_adamax as scale_by_adamax
 from gradflow.optimizers._adamp import adamp as adamp
 from gradflow.optimizers._adamp import sgdp as sgdp
+from gradflow.optimizers._adamuon import AdaMuonState as AdaMuonState
+from gradflow.optimizers._adamuon import adamuon as adamuon
+from gradflow.optimizers._adamuon import scale_by_adamuon as scale_by_adamuon
 from gradflow.optimizers._adan import ScaleByAdanState as ScaleByAdanState
 from gradflow.optimizers._adan import adan as adan
 from gradflow.optimizers._adan import scale_by_adan as scale_by_adan
@@ -52,6 +55,9 @@ from gradflow.optimizers._cocob import cocob as cocob
 from gradflow.optimizers._cocob import scale_by_cocob as scale_by_cocob
 from gradflow.optimizers._dadapt_adamw import DAdaptAdamWState as DAdaptAdamWState
 from gradflow.optimizers._dadapt_adamw import dadapt_adamw as dadapt_adamw
+from gradflow.optimizers._dion2 import Dion2State as Dion2State
+from gradflow.optimizers._dion2 import dion2 as dion2
+from gradflow.optimizers._dion2 import scale_by_dion2 as scale_by_dion2
 from gradflow.optimizers._dog import DoGState as DoGState
 from gradflow.optimizers._dog import dog as dog
 from gradflow.optimizers._dog import scale_by_dog as scale_by_dog
@@ -101,6 +107,9 @@ from gradflow.optimizers._muon import MuonState as MuonState
 from gradflow.optimizers._muon import muon as muon
 from gradflow.optimizers._muon import scale_by_muon as scale_by_muon
 from gradflow.optimizers._muon import scale_by_shape as scale_by_shape
+from gradflow.optimizers._muown import MuownState as MuownState
+from gradflow.optimizers._muown import muown as muown
+from gradflow.optimizers._muown import step_by_muown as step_by_muown
 from gradflow.optimizers._nadam import ScaleByNadamState as ScaleByNadamState
 from gradflow.optimizers._nadam import nadam as nadam
 from gradflow.optimizers._nadam import nadamw as nadamw
@@ -161,6 +170,9 @@ from gradflow.optimizers._sophia import SophiaState as SophiaState
 from gradflow.optimizers._sophia import hutchinson_estimator_diag_hessian as hutchinson_estimator_diag_hessian
 from gradflow.optimizers._sophia import scale_by_sophia as scale_by_sophia
 from gradflow.optimizers._sophia import sophia as sophia
+from gradflow.optimizers._splus import SPlusState as SPlusState
+from gradflow.optimizers._splus import scale_by_splus as scale_by_splus
+from gradflow.optimizers._splus import splus as splus
 from gradflow.optimizers._stable_adamw import scale_by_stable_adam as scale_by_stable_adam
 from gradflow.optimizers._stable_adamw import stable_adamw as stable_adamw
 from gradflow.optimizers._stddev import ScaleByRStdDevState as ScaleByRStdDevState
@@ -170,9 +182,11 @@ from gradflow.optimizers._yogi import scale_by_yogi as scale_by_yogi
 from gradflow.optimizers._yogi import yogi as yogi
 
 __all__ = [
+    "AdaMuonState",
     "AsgdState",
     "COCOBState",
     "DAdaptAdamWState",
+    "Dion2State",
     "DoGState",
     "DoWGState",
     "FactoredState",
@@ -187,8 +201,10 @@ __all__ = [
     "MomoState",
     "MuonDimensionNumbers",
     "MuonState",
+    "MuownState",
     "NeuronNormState",
     "ProdigyState",
+    "SPlusState",
     "ScaleByAdaDeltaState",
     "ScaleByAdamState",
     "ScaleByAdanState",
@@ -225,6 +241,7 @@ __all__ = [
     "adamax",
     "adamaxw",
     "adamp",
+    "adamuon",
     "adamw",
     "adan",
     "ademamix",
@@ -237,6 +254,7 @@ __all__ = [
     "cautious_lion",
     "cocob",
     "dadapt_adamw",
+    "dion2",
     "dog",
     "dowg",
     "dpsgd",
@@ -256,6 +274,7 @@ __all__ = [
     "momo",
     "momo_adam",
     "muon",
+    "muown",
     "nadam",
     "nadamw",
     "noisy_sgd",
@@ -274,6 +293,7 @@ __all__ = [
     "scale_by_adam",
     "scale_by_adam_mini",
     "scale_by_adamax",
+    "scale_by_adamuon",
     "scale_by_adan",
     "scale_by_ademamix",
     "scale_by_adopt",
@@ -282,6 +302,7 @@ __all__ = [
     "scale_by_belief",
     "scale_by_came",
     "scale_by_cocob",
+    "scale_by_dion2",
     "scale_by_distance_over_gradients",
     "scale_by_dog",
     "scale_by_dowg",
@@ -309,6 +330,7 @@ __all__ = [
     "scale_by_sm3",
     "scale_by_soap",
     "scale_by_sophia",
+    "scale_by_splus",
     "scale_by_stable_adam",
     "scale_by_stddev",
     "scale_by_yogi",
@@ -326,7 +348,9 @@ __all__ = [
     "soap",
     "soap_muon",
     "sophia",
+    "splus",
     "stable_adamw",
+    "step_by_muown",
     "yogi",
 ]
 

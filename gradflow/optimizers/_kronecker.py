@@ -126,10 +126,14 @@ def new_basis(basis: jax.Array, factor: jax.Array) -> tuple[jax.Array, jax.Array
     return jax.lax.cond(fresh, _eigenvectors, _iterated, basis, factor)
 
 
+def eigenvectors(basis: jax.Array, factor: jax.Array) -> jax.Array:
+    """The eigenvectors of a factor, in descending order of its values; `basis` where it is zero."""
+    factor, _ = to_unit(factor)
+    return jnp.where(jnp.max(jnp.abs(factor)) > 0, jnp.linalg.eigh(factor)[1][:, ::-1], basis)
+
+
 def _eigenvectors(basis: jax.Array, factor: jax.Array) -> tuple[jax.Array, jax.Array]:
-    vectors = jnp.linalg.eigh(factor)[1][:, ::-1]
-    order = jnp.arange(basis.shape[0], dtype=jnp.int32)
-    return jnp.where(jnp.max(jnp.abs(factor)) > 0, vectors, basis), order
+    return eigenvectors(basis, factor), jnp.arange(basis.shape[0], dtype=jnp.int32)
 
 
 def _iterated(basis: jax.Array, factor: jax.Array) -> tuple[jax.Array, jax.Array]:

@@ -20,6 +20,15 @@ def orthogonalize_rule(x: jax.Array, s: Any, *, table: Any, steps: int | None, d
     return newton_schulz(x, table, steps, eps=s.eps, dtype=dtype)
 
 
+def check_table(owner: str, ns_coeffs: Any) -> None:
+    """Raises ValueError for what is not the name of a table of coefficients."""
+    if not isinstance(ns_coeffs, str) or ns_coeffs not in NEWTON_SCHULZ_TABLES:
+        raise ValueError(
+            f"{owner}: argument 'ns_coeffs' must be one of {', '.join(NEWTON_SCHULZ_TABLES)}; "
+            f"got {describe(ns_coeffs)}"
+        )
+
+
 @transformation
 def orthogonalize(
     ns_coeffs: str = "quintic",
@@ -42,11 +51,7 @@ def orthogonalize(
 
     Raises ValueError for a leaf that is not a matrix, and inside `shard_map` for pieces of one.
     """
-    if ns_coeffs not in NEWTON_SCHULZ_TABLES:
-        raise ValueError(
-            f"orthogonalize: argument 'ns_coeffs' must be one of {', '.join(NEWTON_SCHULZ_TABLES)}; "
-            f"got {describe(ns_coeffs)}"
-        )
+    check_table("orthogonalize", ns_coeffs)
     rule = specialize(orthogonalize_rule, table=ns_coeffs, steps=ns_steps, dtype=ns_dtype)
 
     def update(

@@ -44,6 +44,11 @@ ABOUT = {
         "first, for almost every network; `adamw` where weights should decay.",
         "gf.adam(0.001)",
     ),
+    "adamuon": About(
+        "AdaMuon is Muon with Adam's second moment of the orthogonal factor.",
+        "in the place of AdamW, at its learning rates, for networks with large matrices.",
+        "gf.adamuon(0.001, weight_decay=0.1)",
+    ),
     "adamw": About(
         "AdamW is Adam with weight decay that does not pass through the moments.",
         "first, for transformers and wherever weight decay regularizes.",
@@ -129,6 +134,11 @@ ABOUT = {
         "where a learning rate cannot be searched for; leave the rate at 1.",
         "gf.dadapt_adamw()",
     ),
+    "dion2": About(
+        "Dion2 is Muon that orthogonalizes a quarter of each matrix's rows at each step.",
+        "where Muon's products cost too much, as for very large or sharded matrices.",
+        "gf.dion2(0.01, weight_decay=0.01)",
+    ),
     "dog": About(
         "DoG: the step size is the distance from the start over the root of summed squared gradients.",
         "for fine-tuning without a search for the rate; evaluate the averaged parameters.",
@@ -213,6 +223,11 @@ ABOUT = {
         "Muon replaces the momentum of a matrix by the nearest orthogonal one; AdamW takes other leaves.",
         "for hidden matrices of transformers; give embeddings and heads to AdamW.",
         "gf.muon(0.02)",
+    ),
+    "muown": About(
+        "Muown is Muon for the directions of a matrix's neurons and Adam for their norms.",
+        "where weights grow under Muon without weight decay.",
+        "gf.muown(0.02)",
     ),
     "nadam": About(
         "NAdam is Adam with Nesterov momentum.",
@@ -328,6 +343,11 @@ ABOUT = {
         "SOAP-Muon orthogonalizes SOAP's step for hidden matrices; AdamW takes all else.",
         "for hidden matrices where both SOAP and Muon beat AdamW.",
         "gf.soap_muon(0.02)",
+    ),
+    "splus": About(
+        "SPlus takes the sign of the momentum in the eigenvectors of Shampoo's statistics.",
+        "for steps near SOAP's with a decomposition every hundred steps; evaluate `eval_params`.",
+        "gf.splus(0.1)",
     ),
     "stable_adamw": About(
         "StableAdamW is AdamW that shrinks a leaf's step where gradients outgrow their second moments.",

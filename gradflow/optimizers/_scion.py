@@ -21,12 +21,13 @@ from gradflow._selection._parameters import Parameter, named_leaves
 from gradflow._selection._partial_trees import fill_none
 from gradflow._selection._selectors import as_selector
 from gradflow._types import MaskedNode, OptState, Pair, Params, Updates, is_absent
-from gradflow.linalg import NEWTON_SCHULZ_TABLES, newton_schulz
+from gradflow.linalg import newton_schulz
 from gradflow.matrices._choice import is_head, is_table
 from gradflow.matrices._matrix import MATRIX, WHOLE, MatrixAxes
 from gradflow.matrices._per_matrix import per_matrix
 from gradflow.matrices._resolve import resolve_matrices
 from gradflow.optimizers._kronecker import to_unit
+from gradflow.optimizers._orthogonalize import check_table
 from gradflow.transforms import add_decayed_weights, scale, scale_by_learning_rate
 from gradflow.wrappers import scale_by_path
 
@@ -105,11 +106,7 @@ def scale_by_scion(
     Raises ValueError for a matrix's norm on another leaf, and inside `shard_map` for pieces of one.
     Source: Pethick et al. 2025, arXiv:2502.07529.
     """
-    if ns_coeffs not in NEWTON_SCHULZ_TABLES:
-        raise ValueError(
-            f"scale_by_scion: argument 'ns_coeffs' must be one of {', '.join(NEWTON_SCHULZ_TABLES)}; "
-            f"got {describe(ns_coeffs)}"
-        )
+    check_table("scale_by_scion", ns_coeffs)
     asked = {} if norms is None else dict(norms)
     for key, norm in asked.items():
         if norm not in NORMS:

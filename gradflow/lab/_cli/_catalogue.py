@@ -29,7 +29,7 @@ _ARGUMENTS: dict[str, Any] = {
 }
 
 
-_STAGES = ("scale_by_", "shrink_by_", "hutchinson_", "add_decayed_", "orthogonalize")
+_STAGES = ("scale_by_", "shrink_by_", "hutchinson_", "add_decayed_", "step_by_", "orthogonalize")
 
 
 class Listed(NamedTuple):

@@ -1,0 +1,180 @@
+"""SPlus, AdaMuon, Dion2 and Muown against their equations in NumPy."""
+
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import gradflow as gf
+
+RNG = np.random.default_rng(0)
+
+
+def trajectory(tx: Any, params: Any, grads: list[Any]) -> list[Any]:
+    """The parameters after each step, in float64."""
+    with jax.enable_x64(True):
+        params = jnp.asarray(params)
+        state, step, found = tx.init(params), jax.jit(tx.update), []
+        for g in grads:
+            u, state = step(jnp.asarray(g), state, params)
+            params = gf.apply_updates(params, u)
+            found.append(np.asarray(params))
+    return found
+
+
+def orthogonal(x: Any, table: str) -> Any:
+    """Newton-Schulz in NumPy, on the side that is shorter."""
+    tall = x.shape[0] > x.shape[1]
+    x = x.T if tall else x
+    x = x / (gf.linalg.NEWTON_SCHULZ_SAFETY.get(table, 1.0) * np.linalg.norm(x) + 1e-7)
+    for a, b, c in gf.linalg.NEWTON_SCHULZ_TABLES[table]:
+        square = x @ x.T
+        x = a * x + (b * square + c * square @ square) @ x
+    return x.T if tall else x
+
+
+def test_splus_takes_signs_in_the_eigenvectors_of_earlier_gradients() -> None:
+    """Square matrices: of a gradient of lower rank than a side that side's eigenvectors are not unique."""
+    n, b1, b2, k, rate, decay = 5, 0.8, 0.9, 3, 0.1, 0.02
+    p, grads = RNG.normal(size=(n, n)), [RNG.normal(size=(n, n)) for _ in range(7)]
+    mu, left, right, ql, qr = np.zeros((n, n)), np.zeros((n, n)), np.zeros((n, n)), np.eye(n), np.eye(n)
+    x, expected = p, []
+    for t, g in enumerate(grads, 1):
+        mu = b1 * mu + (1 - b1) * g
+        x = x - rate * (2 / (n + n) * ql @ np.sign(ql.T @ mu @ qr) @ qr.T + decay * x)
+        expected.append(x)
+        left, right = b2 * left + (1 - b2) * g @ g.T, b2 * right + (1 - b2) * g.T @ g
+        if t == 1 or t % k == 0:
+            ql, qr = np.linalg.eigh(left)[1], np.linalg.eigh(right)[1]
+    tx = gf.chain(gf.scale_by_splus(b1, b2, k), gf.add_decayed_weights(decay), gf.scale(-rate))
+    np.testing.assert_allclose(trajectory(tx, p, grads), expected, rtol=1e-10)
+
+
+def test_splus_is_its_parts() -> None:
+    params = {"w": jnp.ones((4, 6)), "embedding": jnp.ones((9, 4)), "b": jnp.zeros((3,))}
+    grads = jax.tree.map(lambda p: p - 0.5, params)
+    tx = gf.splus(0.1, max_dim=5, ema_rate=0.9)
+    state = tx.init(params)
+    u, state = tx.update(grads, state, params)
+    # The longer side of w has no basis, so it has the constant too.
+    for name, sign in (("w", 1), ("embedding", 1), ("b", -1)):
+        np.testing.assert_allclose(u[name], -0.1 * 1e-3 * sign, rtol=1e-6)
+    stepped = gf.apply_updates(params, u)
+    jax.tree.map(
+        lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-6), gf.eval_params(state, stepped), stepped
+    )
+    wide = gf.scale_by_splus()
+    u, _ = wide.update(grads["w"], wide.init(params["w"]))
+    np.testing.assert_allclose(u, 2 / 10, rtol=1e-6)
+
+
+def test_splus_keeps_its_conditional_in_a_sweep() -> None:
+    tx, g = gf.scale_by_splus(), jnp.ones((3, 4, 6))
+    state = jax.vmap(tx.init)(g)
+    assert jax.jit(jax.vmap(tx.update)).lower(g, state).as_text().count("stablehlo.case") >= 1
+
+
+@pytest.mark.parametrize("shape", [(4, 6), (6, 4)])
+@pytest.mark.parametrize("signed", [True, False])
+def test_adamuon(shape: tuple[int, int], signed: bool) -> None:
+    p, grads, b1, b2, eps = RNG.normal(size=shape), [RNG.normal(size=shape) for _ in range(5)], 0.8, 0.7, 1e-3
+    mu, nu, x, expected = np.zeros(shape), np.zeros(shape), p, []
+    for g in grads:
+        mu = b1 * mu + g  # a sum in the paper, whose factor is the average's
+        o = orthogonal(np.sign(mu) if signed else mu * (1 - b1), "keller")
+        nu = b2 * nu + (1 - b2) * o * o
+        y = o / (np.sqrt(nu) + eps)
+        x = x - 0.1 * (0.2 * math.sqrt(x.size) / np.linalg.norm(y) * y + 0.02 * x)
+        expected.append(x)
+    tx = gf.adamuon(0.1, b1, b2, eps, 0.02, signed=signed)
+    np.testing.assert_allclose(trajectory(tx, p, grads), expected, rtol=1e-10)
+
+
+@pytest.mark.parametrize(("shape", "rows"), [((5, 8), True), ((8, 5), False), ((5, 5), True)])
+def test_dion2(shape: tuple[int, int], rows: bool) -> None:
+    p, grads, decay = RNG.normal(size=shape), [RNG.normal(size=shape) for _ in range(6)], 0.9
+    mu, x, expected = np.zeros(shape), p, []
+    for g in grads:
+        mu = mu + g
+        m = mu if rows else mu.T
+        chosen = np.argsort(-np.abs(m).sum(1))[: math.ceil(0.3 * len(m))]
+        u = np.zeros_like(m)
+        u[chosen] = orthogonal(m[chosen], "polar_express")
+        m[chosen] *= decay  # a view of mu
+        x = x - 0.1 * (math.sqrt(shape[1] / shape[0]) * (u if rows else u.T) + 0.02 * x)
+        expected.append(x)
+    tx = gf.dion2(0.1, 0.3, decay, 0.02)
+    np.testing.assert_allclose(trajectory(tx, p, grads), expected, rtol=1e-10)
+
+
+def test_dion2_of_all_rows_is_muon_of_a_sum_that_decays_later() -> None:
+    grads = [RNG.normal(size=(4, 4)) for _ in range(5)]
+    dion2 = trajectory(gf.chain(gf.scale_by_dion2(1.0, 0.9, "keller"), gf.scale(-1.0)), grads[0], grads)
+    muon = gf.scale_by_muon(beta=0.9, nesterov=False, bias_correction=False, eps=1e-8)
+    plain = trajectory(gf.chain(muon, gf.scale(-1.0)), grads[0], grads)
+    np.testing.assert_allclose(dion2, plain, atol=1e-5)  # for eps is added to another norm
+
+
+@pytest.mark.parametrize("shape", [(4, 6), (6, 4)])
+@pytest.mark.parametrize("rms", [None, 0.2])
+def test_muown(shape: tuple[int, int], rms: float | None) -> None:
+    p, grads = RNG.normal(size=shape), [RNG.normal(size=shape) for _ in range(6)]
+    rate, beta, b1, b2, eps, decay = 0.1, 0.8, 0.7, 0.9, 1e-3, 0.05
+    scale = math.sqrt(max(1, shape[1] / shape[0])) if rms is None else rms * math.sqrt(max(shape))
+    gain, v, mu, expected = np.linalg.norm(p, axis=0), p, np.zeros(shape), []
+    m, n = np.zeros(shape[1]), np.zeros(shape[1])
+    for t, g in enumerate(grads, 1):
+        length = np.linalg.norm(v, axis=0)
+        of_gain = (g * v / length).sum(0)
+        mu = beta * mu + (1 - beta) * gain / length * (g - v / length * of_gain)
+        v = v - rate * scale * orthogonal(mu, "keller")
+        m, n = b1 * m + (1 - b1) * of_gain, b2 * n + (1 - b2) * of_gain**2
+        gain = gain - rate * m / (1 - b1**t) / (np.sqrt(n / (1 - b2**t)) + eps)
+        gain = gain * (1 - rate * decay)
+        expected.append(gain * v / np.linalg.norm(v, axis=0))
+    found = trajectory(gf.step_by_muown(rate, beta, b1, b2, eps, decay, rms), p, grads)
+    np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-11)
+
+
+def test_muown_begins_where_the_weights_are_zero() -> None:
+    p = jnp.asarray([[1.0, 0.0], [2.0, 0.0], [0.5, 0.0]])
+    tx = gf.muown(0.1)
+    state = tx.init(p)
+    for _ in range(3):
+        u, state = tx.update(jnp.ones((3, 2)), state, p)
+        p = gf.apply_updates(p, u)
+    assert np.isfinite(p).all()
+    assert np.abs(p[:, 1]).min() > 0.01
+
+
+def test_muown_of_stacks_and_blocks_is_muown_of_each() -> None:
+    p, grads = RNG.normal(size=(2, 4, 8)), [RNG.normal(size=(2, 4, 8)) for _ in range(3)]
+    together = trajectory(gf.step_by_muown(0.1, matrices=gf.Matrix(1, 2, {2: (5, 3)})), p, grads)
+    for i in range(2):
+        for part in (slice(0, 5), slice(5, 8)):
+            own = trajectory(gf.step_by_muown(0.1), p[i, :, part], [g[i, :, part] for g in grads])
+            np.testing.assert_allclose([x[i, :, part] for x in together], own, rtol=1e-9)
+
+
+@pytest.mark.parametrize("name", ["scale_by_splus", "scale_by_adamuon", "scale_by_dion2", "step_by_muown"])
+def test_hard_gradients_leave_finite_states(name: str) -> None:
+    """Zero, of rank one and huge, at the first step and later; with a side of one."""
+    tx = getattr(gf, name)(*[0.1] * (name == "step_by_muown"))
+    p = {n: jnp.asarray(RNG.normal(size=(n, 4)), jnp.float32) for n in (1, 3)}
+    step = jax.jit(tx.update)
+    for bad in (0.0, 1.0, 1e30):
+        state = tx.init(p)
+        hard = jax.tree.map(lambda x, bad=bad: jnp.full_like(x, bad), p)
+        for g in (hard, p, hard, p):
+            u, state = step(g, state, p)
+            assert all(np.isfinite(x).all() for x in jax.tree.leaves((u, state)))
+
+
+def test_matrices_are_required() -> None:
+    params = {"b": jnp.ones((3,))}
+    for name in ("scale_by_splus", "scale_by_adamuon", "scale_by_dion2", "step_by_muown"):
+        with pytest.raises(ValueError, match=r"every parameter must be a matrix; got shape \(3,\) at 'b'"):
+            getattr(gf, name)(*[0.1] * (name == "step_by_muown")).init(params)
