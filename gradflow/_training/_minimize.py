@@ -19,8 +19,10 @@ from gradflow._errors import describe
 from gradflow._tracebacks import one_frame
 from gradflow._training._step import ascent_direction, ends_in_search, extra_arguments_for
 from gradflow._types import OptState, Params, Updates
-from gradflow.optimizers import lbfgs
+from gradflow.optimizers import fista, lbfgs
+from gradflow.proximals import Penalty
 from gradflow.transforms._value_and_grad import store_value_and_grad, stored_value_and_grad
+from gradflow.wrappers import eval_params, proximal
 
 # What `MinimizeResult.ending` counts in; the braces are filled with the dtype of the value.
 STATUSES = ("converged", "stalled at {} precision", "max_steps", "not finite")
@@ -77,15 +79,20 @@ def minimize(
     tol: Any = 1e-5,
     *,
     args: tuple[Any, ...] = (),
+    prox: Penalty | None = None,
 ) -> MinimizeResult:
-    """Minimizes `loss_fn(params, *args)`, starting at `params`, in one compiled loop.
+    """Minimizes `loss_fn(params, *args)` and a penalty, if given, from `params` on, in one compiled loop.
 
     Args:
       loss_fn: a real scalar function. Calls with the same function share a compilation.
-      tx: the optimizer, `lbfgs()` by default.
+      tx: the optimizer, by default `lbfgs()`, or with `prox` `fista(penalty=prox)`. Another one has the
+        penalty after each step, as `proximal(tx, prox)`.
       max_steps: the most steps, >= 0.
       tol: >= 0; converged when no entry of the gradient exceeds it in absolute value.
       args: further arguments of the function, arrays or trees of them.
+      prox: a penalty or a set of `gradflow.proximals`, such as `l1_penalty(0.1)` or `box_constraint(0.0)`.
+        Then the value has the penalty too, and in the place of the gradient is `p - prox(p - gradient)`,
+        which is zero at the minimum.
 
     Also converged: when the value no longer changes, and the gradient is not above what rounding the
     parameters changes in it. Stalled: when two steps in a row do not change the parameters otherwise. Where
@@ -99,12 +106,20 @@ def minimize(
     """
     if not callable(loss_fn):
         raise TypeError(f"minimize: argument 'loss_fn' must be a function; got {describe(loss_fn)}")
-    tx = _default() if tx is None else as_transformation(tx, "minimize", "argument 'tx'")
+    if prox is not None and not isinstance(prox, Penalty):
+        raise TypeError(
+            f"minimize: argument 'prox' must be a penalty, as l1_penalty(0.1), or None; got {describe(prox)}"
+        )
+    if tx is not None:
+        tx = as_transformation(tx, "minimize", "argument 'tx'")
+    elif prox is None:
+        tx = _default()
     # NumPy scalars enter a compiled function without an eager operation.
     steps = max_steps if isinstance(max_steps, jax.Array) else np.int32(max_steps)
     given: Any = (
         as_arrays(params),
         args,
+        prox,
         steps,
         tol if isinstance(tol, jax.Array) else np.asarray(tol, float),
     )
@@ -134,22 +149,33 @@ class _Progress(NamedTuple):
 
 def _solve(
     loss_fn: Callable[..., Any],
-    tx: GradientTransformation,
+    tx: GradientTransformation | None,
     params: Params,
     args: tuple[Any, ...],
+    prox: Penalty | None,
     max_steps: jax.Array,
     tol: jax.Array,
 ) -> MinimizeResult:
     def loss(params: Params) -> jax.Array:
         return jnp.asarray(loss_fn(params, *args))
 
+    def residual(params: Params, grad: Updates) -> jax.Array:
+        """The largest number in the gradient, or in what a penalty leaves of a step along it."""
+        if prox is None:
+            return _largest(grad)
+        there = prox(tree.sub(params, tree.cast_like(ascent_direction(grad), params)))
+        return _largest(tree.sub(params, there))
+
+    if prox is not None:
+        tx = fista(penalty=prox) if tx is None else proximal(tx, prox)
+    assert tx is not None
     value, grad = jax.value_and_grad(loss)(params)
     state = tx.init(params)
     keeps = ends_in_search(tx) and stored_value_and_grad(state)[1] is not None
     if keeps:
         state = store_value_and_grad(state, value, grad)
-    norm = _largest(grad)
-    scale = norm
+    norm = residual(params, grad)
+    scale = _largest(grad)
     epsilon = float(jnp.finfo(value.dtype).eps)
 
     def noise(params: Params, grad: Updates) -> jax.Array:
@@ -172,7 +198,7 @@ def _solve(
         else:
             value, new_grad = jax.value_and_grad(loss)(params)
             spent = spent + 1
-        norm = _largest(new_grad)
+        norm = residual(params, new_grad)
         finite = jnp.isfinite(value) & (norm < jnp.inf)
         is_flat = jnp.abs(value - now.value) <= 2 * epsilon * jnp.abs(value)
         flat = jnp.where(is_flat, now.flat + 1, 0)
@@ -223,7 +249,17 @@ def _solve(
     converged = ((end.norm <= tol.astype(end.norm.dtype)) | end.is_noise) & ~end.failed
     stopped = jnp.where(end.still >= 2, _STALLED, _MAX_STEPS)
     ending = jnp.where(converged, _CONVERGED, jnp.where(end.failed, _NOT_FINITE, stopped)).astype(np.int32)
-    return MinimizeResult(end.params, end.value, end.norm, end.steps, end.evaluations, converged, ending)
+    result = MinimizeResult(end.params, end.value, end.norm, end.steps, end.evaluations, converged, ending)
+    if prox is None:
+        return result
+    # The steps were taken between penalized points, of which the last is the solution.
+    point = tree.where(end.failed, end.params, eval_params(end.state, end.params))
+    value, grad = jax.value_and_grad(loss)(point)
+    value = value + prox.amount(point).astype(value.dtype)
+    evaluations = end.evaluations + 1
+    return result._replace(
+        params=point, value=value, gradient_norm=residual(point, grad), evaluations=evaluations
+    )
 
 
 _compiled = jax.jit(_solve, static_argnums=(0, 1))

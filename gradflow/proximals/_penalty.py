@@ -1,5 +1,6 @@
 """Penalties are values: each has its proximal operator and its amount."""
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Annotated, Any, NamedTuple
 
@@ -47,7 +48,9 @@ class Penalty(FunctionValue):
         def one(name: str, x: jax.Array, rule: PenaltyRule) -> jax.Array:
             return rule.amount(x.astype(compute_dtype(x.dtype)))
 
-        return sum(jax.tree.leaves(self._map(one, params)), jnp.zeros(()))
+        amounts = jax.tree.leaves(self._map(one, params))
+        with jax.numpy_dtype_promotion("standard"):
+            return functools.reduce(jnp.add, amounts) if amounts else jnp.zeros(())
 
     def _map(self, function: Callable[[str, jax.Array, PenaltyRule], jax.Array], params: Any) -> Any:
         flat, structure = jax.tree_util.tree_flatten_with_path(params)

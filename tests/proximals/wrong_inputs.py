@@ -23,5 +23,6 @@ ROWS = [
     ('gf.projected(gf.sgd(0.1), (0.0, 1.0))', TypeError, "projected: argument 'projection' must be a function of parameters"),
     ('gf.fista(penalty=0.1)', TypeError, "fista: argument 'penalty' must be a penalty, as l1_penalty(0.01)"),
     ('gf.fista(decrease_factor=1.0)', ValueError, "fista: argument 'decrease_factor' must be a number in [0, 1)"),
+    ('gf.minimize(lambda p: p.sum(), jnp.ones(2), prox=0.1)', TypeError, "minimize: argument 'prox' must be a penalty, as l1_penalty(0.1), or None"),
     ('gf.penalty(0.1)', TypeError, "penalty: argument 'body' must be a function; got 0.1"),
 ]
