@@ -178,3 +178,45 @@ def test_matrices_are_required() -> None:
     for name in ("scale_by_splus", "scale_by_adamuon", "scale_by_dion2", "step_by_muown"):
         with pytest.raises(ValueError, match=r"every parameter must be a matrix; got shape \(3,\) at 'b'"):
             getattr(gf, name)(*[0.1] * (name == "step_by_muown")).init(params)
+
+
+@pytest.mark.parametrize("name", ["soap_muon", "kron", "dion2", "muown"])
+def test_containers_change_nothing(name: str) -> None:
+    """Packed trees, the mean of two gradients, and a part of a tree are what the optimizer itself makes."""
+    tx = getattr(gf, name)(0.1)
+    params = {"w": jnp.asarray(RNG.normal(size=(4, 6)), jnp.float32), "b": jnp.ones((4,))}
+    grads = [jax.tree.map(lambda p: jnp.asarray(RNG.normal(size=p.shape), p.dtype), params) for _ in range(4)]
+    means = [gf.tree.scale(0.5, gf.tree.add(a, b)) for a, b in zip(grads[::2], grads[1::2], strict=True)]
+
+    def last(tx: Any, params: Any, grads: list[Any]) -> Any:
+        state, step = tx.init(params), jax.jit(tx.update)
+        for g in grads:
+            u, state = step(g, state, params)
+        return u
+
+    expected = last(tx, params, means)
+    packed = last(tx, gf.packed.pack(params), [gf.packed.pack(g) for g in means])
+    many = last(gf.MultiSteps(tx, 2), params, grads)
+    part = gf.partition({"a": tx, "z": gf.set_to_zero()}, lambda p: {"net": "a", "rest": "z"})
+    inside = last(
+        part, {"net": params, "rest": jnp.ones(3)}, [{"net": g, "rest": jnp.ones(3)} for g in means]
+    )
+    for found in (gf.packed.unpack(packed), many, inside["net"]):
+        jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-3, atol=1e-5), found, expected)
+    np.testing.assert_array_equal(inside["rest"], 0)
+
+
+def test_the_halves_of_soap_muon_and_kron() -> None:
+    """The assemblies are the stages that they are documented to be, one after the other."""
+    g = [jnp.asarray(RNG.normal(size=(4, 6)), jnp.float32) for _ in range(3)]
+    soap, whole = gf.scale_by_soap(0.95, 0.9, 0.9, precondition_frequency=1), gf.soap_muon(0.1)
+    kron, kron_whole = gf.scale_by_kron(key=3), gf.kron(0.1, key=3, weight_decay=0.0)
+    states = [tx.init(g[0]) for tx in (soap, whole, kron, kron_whole)]
+    for x in g:
+        direction, states[0] = soap.update(x, states[0], x)
+        u, states[1] = whole.update(x, states[1], x)
+        step, states[2] = kron.update(x, states[2], x)
+        v, states[3] = kron_whole.update(x, states[3], x)
+    shaped = -0.1 * math.sqrt(6 / 4) * gf.linalg.newton_schulz(direction, "quintic")
+    np.testing.assert_allclose(u, shaped, rtol=1e-3, atol=1e-5)
+    np.testing.assert_allclose(v, -0.1 * step, rtol=1e-5)
