@@ -4,15 +4,18 @@ Results have the promoted dtype of the floating-point inputs; arithmetic below 3
 in float32. Integer and boolean `labels` are converted to the logits' dtype.
 """
 
+import functools
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
 from gradflow._dtypes import DType, compute_dtype
-from gradflow.losses._classes import class_labels, flatten_axes, pick
+from gradflow.losses._classes import class_labels, flatten_axes, is_class, pick
 from gradflow.losses._inputs import Axis, axes_of, keep, mask_of, pair, parameter, real
-from gradflow.losses._logspace import centered, log_softmax, weigh
+from gradflow.losses._logspace import log_softmax, weigh, with_value
 
 _NAMES = ("logits", "labels")
 
@@ -160,17 +163,47 @@ def softmax_cross_entropy_with_integer_labels(
     if mask is not None:
         x = jnp.where(mask, x, -jnp.inf)
     x, k = flatten_axes(x, axes)
-    x = centered(x, (k,))
-    gap = pick(x, indices, k)
+    loss = _choice(x, indices, k)
     if mask is not None:
         mask, _ = flatten_axes(mask, axes)
-        left_out = ~(jnp.any(mask, k, keepdims=True) & pick(mask, indices, k))
-        gap = jnp.where(left_out, 0.0, gap)
-    total = jnp.sum(jnp.exp(x), k, keepdims=True)
-    loss = jnp.log(jnp.where(total == 0, 1.0, total)) - gap
-    if mask is not None:
-        loss = jnp.where(left_out, 0.0, loss)
-    return jnp.squeeze(loss, k).astype(out)
+        included = jnp.any(mask, k, keepdims=True) & pick(mask, indices, k)
+        loss = jnp.where(jnp.squeeze(included, k), loss, 0.0)
+    return loss.astype(out)
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(2,))
+def _choice(x: jax.Array, labels: jax.Array, axis: int) -> jax.Array:
+    """-log(softmax(x)[label]) along `axis`."""
+    peak, _, total = _exponentials(x, axis)
+    own = pick(x, labels, axis)
+    # A finite logit beside an infinite one has no probability. A label that is not a class gives NaN.
+    ahead = jnp.where((peak == jnp.inf) & (own < jnp.inf), jnp.inf, _finite(peak) - own)
+    ahead = jnp.where(own == jnp.inf, 0.0, ahead)
+    return jnp.squeeze(jnp.log(total) + ahead, axis)
+
+
+@_choice.defjvp
+def _choice_jvp(axis: int, primals: Any, tangents: Any) -> tuple[jax.Array, jax.Array]:
+    # One pass over the classes: the derivative of `pick` would scatter into it afterwards.
+    x, labels = primals
+    _, parts, total = _exponentials(x, axis)
+    slope = parts * (1.0 / total) - is_class(labels, x.shape, axis).astype(x.dtype)
+    return _choice(x, labels, axis), jnp.sum(slope * tangents[0], axis)
+
+
+def _exponentials(x: jax.Array, axis: int) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """The peak along `axis`, `exp(x - peak)`, and its sum; 1 where that is 0."""
+    peak = jnp.max(jax.lax.stop_gradient(x), axis, keepdims=True, initial=-jnp.inf)
+    below = x - _finite(peak)
+    # Infinite logits share all of the probability.
+    parts = jnp.exp(with_value(below, jnp.minimum(below, 0.0)))
+    total = jnp.sum(parts, axis, keepdims=True)
+    return peak, parts, jnp.where(total == 0, 1.0, total)
+
+
+def _finite(peak: jax.Array) -> jax.Array:
+    largest = float(np.finfo(peak.dtype).max)
+    return jnp.clip(peak, -largest, largest)
 
 
 def poly_loss_cross_entropy(

@@ -41,15 +41,16 @@ def centered(x: jax.Array, axes: Sequence[int]) -> jax.Array:
 def _one_hot_and_peak(x: jax.Array, axes: Sequence[int]) -> tuple[jax.Array, jax.Array]:
     top = _largest(x, axes)
     one_hot = jnp.where(top == jnp.inf, jnp.where(x == jnp.inf, 0.0, -jnp.inf), x)
-    return _with_value(x, one_hot), _if_finite(top)
+    return with_value(x, one_hot), _if_finite(top)
 
 
 @jax.custom_jvp
-def _with_value(x: jax.Array, value: jax.Array) -> jax.Array:
+def with_value(x: jax.Array, value: jax.Array) -> jax.Array:
+    """`value`, with the derivative of `x`."""
     return value
 
 
-@_with_value.defjvp
+@with_value.defjvp
 def _with_value_jvp(primals: tuple[Any, ...], tangents: tuple[Any, ...]) -> tuple[Any, Any]:
     return primals[1], tangents[0]
 

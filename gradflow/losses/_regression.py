@@ -88,11 +88,12 @@ def huber_loss(
 
 @jax.custom_jvp
 def _log_cosh(x: jax.Array) -> jax.Array:
-    # Near zero the second form loses all digits, far from it the first one does.
+    # cosh = 1 / sqrt(1 - tanh^2) = exp / (1 + tanh): the first keeps all digits near zero, the second far
+    # from it. One logarithm serves both.
     size = jnp.abs(x)
-    near = -0.5 * jnp.log1p(-jnp.square(jnp.tanh(jnp.minimum(size, 1.0))))
-    far = size + jnp.log1p(jnp.exp(-2.0 * size)) - jnp.log(jnp.asarray(2.0, x.dtype))
-    return jnp.where(size < 1.0, near, far)
+    near, slope = size < 1.0, jnp.tanh(size)
+    log = jnp.log1p(jnp.where(near, -jnp.square(slope), slope))
+    return jnp.where(near, -0.5 * log, size - log)
 
 
 @_log_cosh.defjvp

@@ -1,11 +1,15 @@
 """Losses of embeddings: related examples should be close, all others far apart."""
 
+import functools
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
 from gradflow._dtypes import compute_dtype
+from gradflow._platform import by_platform
 from gradflow.losses._classes import class_labels
 from gradflow.losses._inputs import Axis, axes_of, parameter, real, result_dtype, same_shape
 from gradflow.losses._logspace import log_sum_exp
@@ -74,6 +78,50 @@ def _distance(x: jax.Array, axes: tuple[int, ...], degree: jax.Array, eps: jax.A
     return scale * jnp.where(total > 0, root, 0.0)
 
 
+@functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
+def _euclidean(vectors: list[jax.Array], axes: tuple[int, ...], eps: jax.Array) -> list[jax.Array]:
+    """`_distance` of degree 2 for several arrays, without powers. Its derivative needs no scale."""
+    scaled = functools.partial(_scaled_lengths, axes=axes)
+    lengths: list[jax.Array] = by_platform(
+        vectors, eps, cpu=functools.partial(_lengths, axes=axes), accelerator=scaled
+    )
+    return lengths
+
+
+def _lengths(vectors: list[jax.Array], eps: jax.Array, axes: tuple[int, ...]) -> list[jax.Array]:
+    """`_scaled_lengths`, which reads the vectors for their scale only where squares overflow."""
+    totals = [jnp.sum(jnp.square(x), axes) + eps for x in vectors]
+    largest = jnp.max(functools.reduce(jnp.maximum, totals), initial=0.0)
+    scaled = functools.partial(_scaled_lengths, axes=axes)
+    lengths: list[jax.Array] = jax.lax.cond(
+        largest < jnp.inf, lambda *_: [jnp.sqrt(total) for total in totals], scaled, vectors, eps
+    )
+    return lengths
+
+
+def _scaled_lengths(vectors: list[jax.Array], eps: jax.Array, axes: tuple[int, ...]) -> list[jax.Array]:
+    lengths = []
+    for x in vectors:
+        scale = jnp.max(jnp.abs(x), axes, keepdims=True, initial=1.0)
+        scale = jnp.minimum(scale, 0.25 / float(np.finfo(x.dtype).tiny))
+        total = jnp.sum(jnp.square(x * (1.0 / scale)), axes)
+        scale = jnp.squeeze(scale, axes)
+        lengths.append(scale * jnp.sqrt(total + eps / scale / scale))
+    return lengths
+
+
+@_euclidean.defjvp
+def _euclidean_jvp(axes: tuple[int, ...], primals: Any, tangents: Any) -> Any:
+    (vectors, eps), (changes, d_eps) = primals, tangents
+    lengths = _euclidean(vectors, axes, eps)
+    slopes = []
+    for x, dx, length in zip(vectors, changes, lengths, strict=True):
+        # The factor 16 keeps the inverse of the largest lengths above the smallest normal number.
+        inverse = jnp.where(length > 0, 16.0 / jnp.where(length > 0, length, 1.0), 0.0)
+        slopes.append(inverse * (jnp.sum((0.0625 * x) * dx, axes) + 0.03125 * d_eps))
+    return lengths, slopes
+
+
 def triplet_margin_loss(
     anchors: ArrayLike,
     positives: ArrayLike,
@@ -120,6 +168,9 @@ def triplet_margin_loss(
     finite = float(np.finfo(np.float32).max)
     degree = parameter(name, "norm_degree", norm_degree, scalar, low=0.0, high=finite, open_low=True)
     eps = parameter(name, "eps", eps, scalar, low=0.0)
-    near, far = _distance(a - p, axes, degree, eps), _distance(a - n, axes, degree, eps)
+    if isinstance(norm_degree, int | float | np.number) and norm_degree == 2:
+        near, far = _euclidean([a - p, a - n], axes, eps)
+    else:
+        near, far = _distance(a - p, axes, degree, eps), _distance(a - n, axes, degree, eps)
     margin = parameter(name, "margin", margin, near)
     return jnp.maximum(near - far + margin, 0.0).astype(out)

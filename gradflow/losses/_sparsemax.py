@@ -37,10 +37,28 @@ def sparsemax_loss(logits: ArrayLike, labels: ArrayLike) -> jax.Array:
         )
     same_shape("sparsemax_loss", "labels", y, "logits", x.shape)
     out = x.dtype
-    z = x.astype(compute_dtype(out))
-    z = jnp.where(y.astype(np.bool_), -z, z)
-    curve = 0.25 * jnp.square(jnp.clip(z, -1.0, 1.0) + 1.0)
-    return (curve + jnp.maximum(z - 1.0, 0.0)).astype(out)
+    return _binary_sparsemax(x.astype(compute_dtype(out)), y.astype(np.bool_)).astype(out)
+
+
+@jax.custom_jvp
+def _binary_sparsemax(x: jax.Array, positive: jax.Array) -> jax.Array:
+    z = jnp.where(positive, -x, x)
+    return jnp.where(z < 1.0, jnp.square(_wrong_class(z)), z)
+
+
+@_binary_sparsemax.defjvp
+def _binary_sparsemax_jvp(
+    primals: tuple[jax.Array, jax.Array], tangents: tuple[jax.Array, jax.Array]
+) -> tuple[jax.Array, jax.Array]:
+    # Written out, because the derivative of a clip divides to share ties, and each select is two.
+    x, positive = primals
+    slope = _wrong_class(jnp.where(positive, -x, x))
+    return _binary_sparsemax(x, positive), jnp.where(positive, -slope, slope) * tangents[0]
+
+
+def _wrong_class(z: jax.Array) -> jax.Array:
+    """What the projection onto the simplex gives to the wrong class."""
+    return jnp.clip(0.5 * z + 0.5, 0.0, 1.0)
 
 
 def _project_simplex(x: jax.Array) -> jax.Array:

@@ -218,6 +218,7 @@ def test_infinite_logits_of_a_softmax(logits: list[float], p: list[float], label
         value, slope = jax.value_and_grad(loss)(x)
         np.testing.assert_allclose(value, expected, rtol=1e-6)
         np.testing.assert_allclose(slope, np.asarray(p) - np.asarray(y), atol=1e-6)
+    assert jnp.isnan(INTEGER(x, jnp.asarray(label - 4)))
 
 
 def test_the_softmax_of_a_segmentation_is_finite_at_infinite_logits() -> None:

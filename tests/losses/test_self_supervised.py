@@ -81,8 +81,9 @@ def test_gradients_at_one_point_and_far_away_are_finite(degree: float, eps: floa
 
     for args in ((here, here, here), (here, far, here), (here, here, far)):
         value, gradients = f(*args)
-        assert np.isfinite(value)
+        compare(value, triplet(*map(np.float64, args), degree, 3e36, eps).sum(), rtol=1e-5)
         assert all(np.all(np.isfinite(g)) for g in gradients)
+    np.testing.assert_allclose(f(here, far, here)[1][1][0], [1, 0, 0], atol=1e-6)
 
 
 def test_triplet_mistakes() -> None:
