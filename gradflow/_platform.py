@@ -29,6 +29,22 @@ def cpu_barrier(operands: T) -> T:
     return result
 
 
+def written_after(value: jax.Array, *readers: jax.Array) -> jax.Array:
+    """`value`, which a CPU computes after `readers`: these read the array whose place it takes.
+
+    XLA orders kernels by their operands alone. Without an order it copies an array of the state before it is
+    overwritten: one model of scratch memory in ADOPT. Here the value seems to depend on the readers.
+    """
+    return by_platform(value, *readers, cpu=_after, accelerator=lambda value, *_: value)
+
+
+def _after(value: jax.Array, *readers: jax.Array) -> jax.Array:
+    for reader in readers:
+        real = reader.real if jnp.iscomplexobj(reader) else reader
+        value = jnp.where(_never(real), jnp.zeros_like(value), value)
+    return value
+
+
 def in_one_kernel(values: Sequence[jax.Array]) -> list[jax.Array]:
     """The same numbers, which a GPU computes in one kernel.
 

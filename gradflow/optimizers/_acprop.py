@@ -9,6 +9,7 @@ from gradflow._core._compose import chain
 from gradflow._core._decorators import transformation
 from gradflow._core._transformation import GradientTransformation
 from gradflow._expressions._arguments import Decay, NonNegative, Rate
+from gradflow._platform import cpu_barrier, written_after
 from gradflow._rules._leafwise import Scalars, leafwise
 from gradflow._rules._math import bounded, bounded_square, one_minus_power, safe_sqrt
 from gradflow._rules._state import first_moment, increment, second_moment, zero_scalar
@@ -28,8 +29,9 @@ def acprop_scalars(count: jax.Array, b1: jax.Array, b2: jax.Array, **_: jax.Arra
 def acprop_rule(g: jax.Array, mu: jax.Array, nu: jax.Array, s: Any) -> tuple[jax.Array, ...]:
     """Zhuang et al. 2021, Algorithm 2."""
     divisor = jnp.where(s.first, jnp.ones_like(nu), safe_sqrt(s.debias2 * nu)) + s.eps
-    nu = s.b2 * nu + s.c2 * bounded_square(g, mu) + s.eps_root
-    return bounded(g) / divisor, s.b1 * mu + s.c1 * bounded(g), nu
+    u = cpu_barrier(bounded(g) / divisor)
+    nu = written_after(s.b2 * nu + (s.c2 * bounded_square(g, mu) + s.eps_root), u)
+    return u, written_after(s.b1 * mu + s.c1 * bounded(g), nu), nu
 
 
 @transformation(packable=True)

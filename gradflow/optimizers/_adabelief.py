@@ -27,14 +27,14 @@ class ScaleByBeliefState(NamedTuple):
 def belief_rule(g: jax.Array, mu: jax.Array, nu: jax.Array, s: Any) -> tuple[jax.Array, ...]:
     """Zhuang et al. 2020, Algorithm 2."""
     mu = s.b1 * mu + s.c1 * bounded(g)
-    nu = s.b2 * nu + s.c2 * bounded_square(g, mu) + s.eps_root
+    nu = s.b2 * nu + (s.c2 * bounded_square(g, mu) + s.eps_root)
     return s.debias1 * mu / (safe_sqrt(s.debias2 * nu) + s.eps), mu, nu
 
 
 def nesterov_belief_rule(g: jax.Array, mu: jax.Array, nu: jax.Array, s: Any) -> tuple[jax.Array, ...]:
     """`belief_rule` with the momentum of the next step, as in `scale_by_adam`."""
     mu = s.b1 * mu + s.c1 * bounded(g)
-    nu = s.b2 * nu + s.c2 * bounded_square(g, mu) + s.eps_root
+    nu = s.b2 * nu + (s.c2 * bounded_square(g, mu) + s.eps_root)
     ahead = s.b1 * s.debias1_next * mu + s.c1 * s.debias1 * bounded(g)
     return ahead / (safe_sqrt(s.debias2 * nu) + s.eps), mu, nu
 

@@ -9,6 +9,7 @@ from gradflow._core._compose import chain
 from gradflow._core._decorators import transformation
 from gradflow._core._transformation import GradientTransformation
 from gradflow._expressions._arguments import Decay, NonNegative, Rate
+from gradflow._platform import written_after
 from gradflow._rules._leafwise import Scalars, leafwise
 from gradflow._rules._math import bounded, bounded_square, one_minus_power, safe_sqrt
 from gradflow._rules._state import first_moment, increment, second_moment, zero_scalar
@@ -52,7 +53,7 @@ def adan_rule(
     v = s.b2 * v + s.c2 * change
     n = s.b3 * n + s.c3 * bounded_square(g, -s.weight * change)
     ahead = s.debias1 * m + s.weight * s.debias2 * v
-    return ahead / (safe_sqrt(s.debias3 * n + s.eps_root) + s.eps), m, v, n, bounded(g)
+    return ahead / (safe_sqrt(s.debias3 * n + s.eps_root) + s.eps), m, v, n, written_after(bounded(g), v, n)
 
 
 @transformation(steps="t", packable=True)

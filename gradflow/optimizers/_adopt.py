@@ -10,6 +10,7 @@ from gradflow._core._compose import chain
 from gradflow._core._decorators import transformation
 from gradflow._core._transformation import GradientTransformation
 from gradflow._expressions._arguments import Decay, NonNegative, Rate
+from gradflow._platform import written_after
 from gradflow._rules._leafwise import Scalars, leafwise
 from gradflow._rules._math import bounded, bounded_square, safe_sqrt
 from gradflow._rules._state import first_moment, increment, second_moment, zero_scalar
@@ -39,14 +40,15 @@ def adopt_rule(g: jax.Array, mu: jax.Array, nu: jax.Array, s: Any) -> tuple[jax.
     """Taniguchi et al. 2024, Algorithm 2."""
     scaled = jnp.clip(bounded(g) / jnp.maximum(safe_sqrt(nu), s.eps), -s.bound, s.bound)
     mu = s.keep1 * mu + s.gain1 * scaled
-    return mu, mu, s.keep2 * nu + s.gain2 * bounded_square(g)
+    return mu, mu, written_after(s.keep2 * nu + s.gain2 * bounded_square(g), mu)
 
 
 def nesterov_adopt_rule(g: jax.Array, mu: jax.Array, nu: jax.Array, s: Any) -> tuple[jax.Array, ...]:
     """`adopt_rule` with the momentum of the next step, if its gradient were the same."""
     scaled = jnp.clip(bounded(g) / jnp.maximum(safe_sqrt(nu), s.eps), -s.bound, s.bound)
     mu = s.keep1 * mu + s.gain1 * scaled
-    return s.keep1 * mu + s.gain1 * scaled, mu, s.keep2 * nu + s.gain2 * bounded_square(g)
+    nu = written_after(s.keep2 * nu + s.gain2 * bounded_square(g), mu)
+    return s.keep1 * mu + s.gain1 * scaled, mu, nu
 
 
 @transformation(leaves="real", packable=True)

@@ -11,7 +11,7 @@ from gradflow._core._decorators import transformation
 from gradflow._core._transformation import GradientTransformation
 from gradflow._expressions._arguments import NonNegative, Positive, Rate
 from gradflow._rules._leafwise import leafwise
-from gradflow._rules._math import bounded, saturated
+from gradflow._rules._math import bounded
 from gradflow._rules._state import at_least_float32, second_moment
 from gradflow._types import MaskOrFn, OptState, Pair, Params, Updates
 from gradflow.optimizers._distance_estimate import InitialPositive
@@ -41,12 +41,15 @@ def cocob_rule(
     """Orabona & Tommasi 2017, Algorithm 2."""
     scale = jnp.maximum(scale, jnp.abs(bounded(g)) + (g - g))
     total = total + jnp.abs(bounded(g))
-    reward = saturated(jnp.maximum(reward - bounded(g) * (p - p0), 0))
+    limit = jnp.finfo(p.dtype).max / 4
+    # max(reward - loss, 0) and a largest number, as a difference: XLA would compute a maximum again for the
+    # update, from the old reward.
+    loss = bounded(g) * (p - p0)
+    reward = reward - jnp.clip(loss, reward - 2 * limit, reward)
     theta = theta - bounded(g)
     # theta / (L * max(G + L, alpha * L)) * (L + R), in units of L so that no product overflows.
     wealth = (1 + reward / scale) / jnp.maximum(total / scale + 1, s.alpha)
     # A constant gradient makes the wealth grow exponentially; a target out of range would give NaN.
-    limit = jnp.finfo(p.dtype).max / 4
     target = jnp.clip(p0 + theta / scale * wealth, -limit, limit)
     # The copy costs nothing when compiled with donation; without it two states would share a buffer.
     return target - p, jnp.copy(p0), theta, scale, total, reward

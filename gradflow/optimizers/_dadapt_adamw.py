@@ -8,6 +8,7 @@ from gradflow import tree
 from gradflow._calls._reports import report
 from gradflow._core._decorators import transformation
 from gradflow._expressions._arguments import NonNegative, Rate
+from gradflow._platform import written_after
 from gradflow._rules._leafwise import Scalars, as_scalar, leafwise
 from gradflow._rules._math import bounded, bounded_square, safe_sqrt
 from gradflow._rules._mesh_axes import refuse_varying
@@ -107,10 +108,12 @@ def dadapt_adamw(
         _, direction = leafwise(dadapt_direction_rule, (state.exp_avg_sq, state.grad_sum), eps=eps)
         gain = tree.vdot(updates, direction).real.astype(dtype)
         numerator = add_gain(b3 * state.numerator_weighted, rest * rate * gain)
+        # The gain reads the old averages.
+        decay, rate = (written_after(number, gain) for number in (as_scalar(b2, dtype), rate))
         u, exp_avg, exp_avg_sq, grad_sum = leafwise(
             dadapt_adamw_rule,
             (updates, state.exp_avg, state.exp_avg_sq, state.grad_sum, params), dadapt_scalars,
-            rate=rate, b1=b1, b2=b2, b3=b3, eps=eps, weight_decay=weight_decay,
+            rate=rate, b1=b1, b2=decay, b3=b3, eps=eps, weight_decay=weight_decay,
         )  # fmt: skip
         size = rest * tree.norm(grad_sum, 1).astype(dtype)
         d = grow_estimate(d, numerator, size)

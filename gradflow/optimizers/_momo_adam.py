@@ -10,6 +10,7 @@ from gradflow._calls._extra_arguments import loss_value
 from gradflow._calls._reports import report
 from gradflow._core._decorators import transformation
 from gradflow._expressions._arguments import Decay, Finite, NonNegative, NonNegativeRate
+from gradflow._platform import cpu_barrier
 from gradflow._rules._leafwise import Scalars, as_scalar, leafwise
 from gradflow._rules._math import bounded, bounded_square, one_minus_power, safe_sqrt
 from gradflow._rules._mesh_axes import refuse_varying
@@ -52,9 +53,13 @@ def direction_rule(exp_avg: jax.Array, exp_avg_sq: jax.Array, s: Any) -> jax.Arr
     return exp_avg / (safe_sqrt(exp_avg_sq / s.corr2) + s.eps)
 
 
-def momo_adam_rule(g: jax.Array, direction: jax.Array, p: jax.Array, s: Any) -> jax.Array:
+def momo_adam_rule(
+    g: jax.Array, exp_avg: jax.Array, exp_avg_sq: jax.Array, p: jax.Array, s: Any
+) -> jax.Array:
     """Schaipp et al. 2023, Algorithm 2: `p + u = (p - step * direction) / shrink`."""
     del g
+    # Again from operands that XLA treats as distinct, or on a CPU it would keep a whole model of directions.
+    direction = direction_rule(*cpu_barrier((exp_avg, exp_avg_sq)), s)
     return -(s.step * direction + s.decay * p) / s.shrink
 
 
@@ -122,8 +127,10 @@ def momo_adam(
         )  # fmt: skip
         report("step", step)
         report("lower_bound", lb)
-        trees = (updates, direction, params)
-        (u,) = leafwise(momo_adam_rule, trees, step=step, decay=shrink - 1, shrink=shrink)
+        (u,) = leafwise(
+            momo_adam_rule, (updates, exp_avg, exp_avg_sq, params), direction_scalars,
+            step=step, decay=shrink - 1, shrink=shrink, b2=b2, count=count, eps=eps,
+        )  # fmt: skip
         return u, MomoAdamState(exp_avg, exp_avg_sq, barf, gamma, lb, count)
 
     return init, update

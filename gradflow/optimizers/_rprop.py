@@ -9,6 +9,7 @@ from gradflow._core._compose import chain
 from gradflow._core._decorators import transformation
 from gradflow._core._transformation import GradientTransformation
 from gradflow._expressions._arguments import InitialRate, Positive, PositiveLimit
+from gradflow._platform import written_after
 from gradflow._rules._leafwise import leafwise
 from gradflow._rules._state import first_moment, second_moment
 from gradflow._types import OptState, Pair, Params, Updates
@@ -26,9 +27,13 @@ def rprop_rule(g: jax.Array, step: jax.Array, prev: jax.Array, s: Any) -> tuple[
     """Riedmiller & Braun 1993; where the sign changes, the step size shrinks and the step is 0 (iRprop-)."""
     sign = jnp.sign(g)
     agreement = sign * prev
-    factor = jnp.where(agreement > 0, s.eta_plus, jnp.where(agreement < 0, s.eta_minus, 1))
-    step = jnp.clip(step * factor, s.min_step_size, s.max_step_size)
-    sign = jnp.where(agreement < 0, 0, sign)
+    grown, shrunk, same = (
+        jnp.clip(size, s.min_step_size, s.max_step_size)
+        for size in (step * s.eta_plus, step * s.eta_minus, step)
+    )
+    # The choice comes last: XLA would compute a clip again for the update, from the old step sizes.
+    step = jnp.where(agreement > 0, grown, jnp.where(agreement < 0, shrunk, same))
+    sign = written_after(jnp.where(agreement < 0, 0, sign), step)
     return step * sign, step, sign
 
 
