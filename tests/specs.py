@@ -259,7 +259,6 @@ VARIANTS: dict[str, Callable[[], Any]] = {
     "neuron_norm-longer": lambda: gf.masked(gf.scale_by_neuron_norm(axis="longer"), gf.ndim(2)),
     "kron-half": lambda: gf.kron(0.1, preconditioner_update_probability=0.5, memory_save_mode="one_diag"),
     "adamuon-unsigned": lambda: gf.adamuon(0.1, weight_decay=0.01, signed=False),
-    "muown-consistent": lambda: gf.muown(0.1, weight_decay=0.01, consistent_rms=0.2),
     "scion-roles": lambda: gf.scion(
         0.1, norms={gf.ndim(2): "sign"}, scales={gf.ndim(1): 2.0}, constrained=True
     ),
@@ -370,7 +369,6 @@ DEPARTURES: dict[tuple[str, str], str] = {
     ),
     ("a mesh changes nothing", "step_by_muown"): _RADIAL,
     ("a mesh changes nothing", "muown"): _RADIAL,
-    ("a mesh changes nothing", "muown-consistent"): _RADIAL,
     ("a mesh changes nothing", "soap_muon"): (
         "rounding splits equal singular values of a rotated gradient, and sums over devices round otherwise"
     ),
