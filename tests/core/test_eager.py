@@ -100,6 +100,22 @@ def test_a_function_from_elsewhere_is_called_every_time() -> None:
     run(branching, False)
 
 
+def test_a_program_that_fails_is_not_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    tx, params = gf.adam(0.123), tree(0)
+    state, program = tx.init(params), program_of(tx)
+    monkeypatch.setattr(program, "is_refused", False)
+    tried = []
+
+    def fail(*operands: Any) -> Any:
+        tried.append(operands)
+        raise TypeError("not to be traced")
+
+    monkeypatch.setattr(program, "call", fail)
+    for _ in range(2):
+        tx.update(params, state, params)
+    assert len(tried) == 1
+
+
 def test_mistakes_have_the_same_words() -> None:
     tx = gf.adamw(0.1)
     params = tree(0)
@@ -132,3 +148,6 @@ def test_what_passes_through_is_handed_on_and_not_copied() -> None:
         updates, _ = tx.update(params, tx.init(params), params)
         assert updates["b"] is params["b"]
         assert updates["w"] is not params["w"]
+    other = gf.masked(gf.sgd(0.1), {"w": False, "b": True, "n": False})
+    updates, _ = other.update(params, other.init(params), params)
+    assert updates["w"] is params["w"]

@@ -76,12 +76,13 @@ def test_arguments_are_frozen_when_captured() -> None:
     numbers, array, table = [1, 2], np.zeros(2), {"a": [1]}
     values = holder(numbers), holder(array), holder(table)
     keys = [hash(v) for v in values]
+    without_key = holder(array)
     numbers.append(3)
     array[0] = 7
     table["a"].append(2)
     assert [hash(v) for v in values] == keys
     assert values[0] == holder([1, 2])
-    assert values[1] == holder(np.zeros(2))
+    assert values[1] == holder(np.zeros(2)) == without_key
     assert values[2] == holder({"a": [1]})
     with pytest.raises(ValueError, match="read-only"):
         freeze(array)[0] = 1.0
