@@ -39,6 +39,7 @@ from gradflow.schedules._stateful import WrappedScheduleState as WrappedSchedule
 from gradflow.schedules._warmup import warmup_constant_schedule as warmup_constant_schedule
 from gradflow.schedules._warmup import warmup_cosine_decay_schedule as warmup_cosine_decay_schedule
 from gradflow.schedules._warmup import warmup_exponential_decay_schedule as warmup_exponential_decay_schedule
+from gradflow.schedules._wsd import wsd_schedule as wsd_schedule
 
 __all__ = [
     "StatefulSchedule",
@@ -58,6 +59,7 @@ __all__ = [
     "warmup_constant_schedule",
     "warmup_cosine_decay_schedule",
     "warmup_exponential_decay_schedule",
+    "wsd_schedule",
 ]
 
 _with_hints(__name__)

@@ -19,6 +19,8 @@ ARGUMENTS: dict[str, Any] = {
     "transition_steps": 12,
     "transition_begin": 3,
     "warmup_steps": 4,
+    "stable_steps": 6,
+    "decay": "sqrt",
     "decay_steps": 20,
     "decay_rate": 0.8,
     "power": 2.5,

@@ -213,6 +213,8 @@ ENDING = {name: e for name, e in EXAMPLES.items() if "endpoint" in e.factory.par
 def test_endpoint_reaches_the_end_on_the_last_of_n_steps(example: Example) -> None:
     length = next(n for n in ("decay_steps", "transition_steps") if n in example.arguments)
     begin = example.arguments.get("transition_begin", 0)
+    if "stable_steps" in example.arguments:
+        begin = example.arguments["warmup_steps"] + example.arguments["stable_steps"]
     steps = example.arguments[length]
     plain, exact = example.make(endpoint=False), example.make(endpoint=True)
     end = plain(LAST)

@@ -1,6 +1,8 @@
 """Wrong inputs of `schedules`: call, error, and words of its message."""
 
 ROWS = [
+    ('gf.wsd_schedule(0.1, 4, -1, 5)', ValueError, "wsd_schedule: argument 'stable_steps' must be a whole number >= 0; got -1"),
+    ('gf.wsd_schedule(0.1, 4, 6, 5, decay="exp")', ValueError, "wsd_schedule: argument 'decay' must be 'linear', 'cosine' or 'sqrt'; got 'exp'"),
     ('gf.constant_schedule(value="nonsense")', TypeError, "constant_schedule: argument 'value' must be a finite number or a schedule"),
     ('gf.cosine_decay_schedule(init_value=None, decay_steps=20)', TypeError, "cosine_decay_schedule: argument 'init_value' must be a finite number or a schedule"),
     ('gf.cosine_decay_schedule(init_value=0.05, decay_steps=KEY)', TypeError, "cosine_decay_schedule: argument 'decay_steps' must be a whole number >= 1"),
