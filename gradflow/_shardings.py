@@ -20,6 +20,27 @@ def with_sharding_of(x: Any, like: Any) -> Any:
     return jax.sharding.reshard(x, wanted)
 
 
+def spec_of(x: jax.Array) -> tuple[Any, ...] | None:
+    """How the axes of `x` are sharded, where that is part of its type; else None."""
+    sharding: Any = jax.typeof(x).sharding
+    if sharding.mesh.empty or not sharding.mesh.explicit_axes:
+        return None
+    return (*sharding.spec, *[None] * (x.ndim - len(sharding.spec)))
+
+
+def reshaped(x: jax.Array, shape: tuple[int, ...], spec: tuple[Any, ...] | None) -> jax.Array:
+    """`x` in another shape, sharded as `spec` says where shardings are part of types."""
+    if spec is None:
+        return x.reshape(shape)
+    mesh: Any = jax.typeof(x).sharding.mesh
+    wanted = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(*spec))
+    return (
+        jax.sharding.reshard(x, wanted)
+        if x.shape == shape
+        else jax.lax.reshape(x, shape, out_sharding=wanted)
+    )
+
+
 def sharded_alike(y: jax.Array, like: jax.Array) -> jax.Array:
     """`y`, which the partitioner shards as it shards `like`, where jax can say so."""
     if _shard_alike is None:

@@ -17,6 +17,10 @@ else:
         "BacktrackingLinesearchInfo",
         "FistaInfo",
         "MaskedNode",
+        "PackedMean",
+        "QuantizedMean",
+        "QuantizedSquare",
+        "RoundedLeaf",
         "SpikeWindow",
         "ZoomLinesearchInfo",
     )

@@ -2,11 +2,18 @@
 
 `b1: Decay = 0.9` in a factory decorated with `@gradflow.transformation` makes b1 a checked hyper-parameter: a
 number, scalar array, tracer or schedule, in [0, 1).
+
+`mu: Mean` in the named tuple of a state says what the field holds, for `quantize_state` and `cast_state`.
 """
 
 from typing import TYPE_CHECKING, Any
 
 from gradflow._expressions._arguments import ScalarOrSchedule as ScalarOrSchedule
+from gradflow._rules._roles import Mean as Mean
+from gradflow._rules._roles import Other as Other
+from gradflow._rules._roles import Square as Square
+from gradflow._rules._roles import Sum as Sum
+from gradflow._rules._roles import Weights as Weights
 from gradflow._types import MaskOrFn as MaskOrFn
 from gradflow._types import OptState as OptState
 from gradflow._types import Pair as Pair
@@ -45,8 +52,10 @@ __all__ = [
     "Fraction",
     "Index",
     "MaskOrFn",
+    "Mean",
     "NonNegative",
     "OptState",
+    "Other",
     "Pair",
     "Params",
     "Positive",
@@ -54,5 +63,8 @@ __all__ = [
     "ScalarOrSchedule",
     "Schedule",
     "Size",
+    "Square",
+    "Sum",
     "Updates",
+    "Weights",
 ]

@@ -142,6 +142,8 @@ EXAMPLES: dict[str, Callable[[], Any]] = {
     "skip_spikes": lambda: gf.skip_spikes(_inner(), 8),
     "spread": lambda: gf.spread(_inner()),
     "with_param_ema": lambda: gf.with_param_ema(_inner(), 0.9),
+    "quantize_state": lambda: gf.quantize_state(gf.adamw(0.1), block=4, min_size=1),
+    "cast_state": lambda: gf.cast_state(gf.adamw(0.1), {"mean": "bfloat16", "square": "bfloat16"}),
     "with_swa": lambda: gf.with_swa(_inner(), 1, 2),
     "with_lawa": lambda: gf.with_lawa(_inner(), 2),
     "partition": lambda: gf.partition({"matrix": _inner(), "other": gf.adam(0.01)}, _by_rank),
@@ -313,6 +315,7 @@ VARIANTS: dict[str, Callable[[], Any]] = {
     "apollo-mini": lambda: gf.apollo(0.1, 1, scale=2.0, tensor_wise=True),
     "adagc-warm": lambda: gf.adagc(warmup_steps=1),
     "zclip-warm": lambda: gf.zclip(warmup_steps=1),
+    "quantize_state-4": lambda: gf.quantize_state(_inner(), 4, block=4, min_size=1, rounding="nearest"),
     "masked-zero": lambda: gf.masked(
         _inner(), lambda p: jax.tree.map(lambda x: x.ndim > 1, p), elsewhere="zero"
     ),
@@ -356,6 +359,7 @@ _RADIAL = (
     "the law's gradients are the parameters, so that the neurons' directions get nothing but rounding, which "
     "an orthogonal factor makes as large as any gradient"
 )
+_COMPLEX = "a complex average is refused by name: split_real_and_imaginary codes its parts"
 _SUMS_OF_PRODUCTS = (
     "a sum of outer products forgets nothing; beside an outlier's square float32 holds no other direction"
 )
@@ -372,6 +376,11 @@ DEPARTURES: dict[tuple[str, str], str] = {
     ("a mesh changes nothing", "soap_muon"): (
         "rounding splits equal singular values of a rotated gradient, and sums over devices round otherwise"
     ),
+    ("complex", "quantize_state"): _COMPLEX,
+    ("complex", "quantize_state-4"): _COMPLEX,
+    ("complex", "cast_state"): _COMPLEX,
+    ("dtypes asked for", "quantize_state"): "an average that was asked for in another dtype is coded, too",
+    ("dtypes asked for", "quantize_state-4"): "an average that was asked for in another dtype is coded, too",
     ("dtypes asked for", "shampoo-2018"): "without momentum there is no moment to hold",
     ("one huge gradient is forgotten", "shampoo-one_sided"): _SUMS_OF_PRODUCTS,
     ("extreme gradients for 200 steps", "lookahead"): _INFINITE_SUM,

@@ -10,6 +10,7 @@ import numpy as np
 from gradflow._calls import _hints as _hints
 from gradflow._calls._context import stage_name
 from gradflow._checked import is_beyond_64_bits
+from gradflow._coding._leaves import is_entry
 from gradflow._dtypes import is_complex, is_inexact, promote
 from gradflow._errors import describe
 from gradflow._shardings import with_sharding_of
@@ -112,9 +113,9 @@ def check_like(
     leaves, structure = jax.tree.flatten(tree)
     other_leaves, other_structure = jax.tree.flatten(other)
     if structure != other_structure:
-        # A leaf may be left out by a mask in the one tree, and have no update in the other.
-        leaves, structure = jax.tree.flatten(tree, is_leaf=is_absent)
-        other_leaves, other_structure = jax.tree.flatten(other, is_leaf=is_absent)
+        # A leaf may be left out by a mask in the one tree, and have no update, or be coded, in the other.
+        leaves, structure = jax.tree.flatten(tree, is_leaf=is_entry)
+        other_leaves, other_structure = jax.tree.flatten(other, is_leaf=is_entry)
         if structure != other_structure:
             raise ValueError(
                 f"{stage_name()}: {what} and {other_what} must have one tree structure; "

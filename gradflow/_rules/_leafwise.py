@@ -11,6 +11,7 @@ import numpy as np
 
 from gradflow._calls._checks import check_like
 from gradflow._calls._context import stage_name
+from gradflow._coding._leaves import is_coded, is_entry
 from gradflow._dtypes import compute_dtype, is_complex, is_inexact, promote, real_dtype
 from gradflow._shardings import with_sharding_of
 from gradflow._types import is_absent
@@ -35,7 +36,8 @@ def leafwise(
     `rule(g, *others, s) -> (u, *news)` is a pure module-level function of one leaf. Its operands have one
     precision of at least 32 bits. `u` is returned in the dtype of `g`, the k-th of `news` in the dtype of
     the k-th of `others`; further `others` are only read. Where `g` is None there is no update: `u` is None
-    and the others stay as they are.
+    and the others stay as they are. A coded leaf is decoded inside the compiled rule, and the new value is
+    coded like it, so no decoded copy is written.
 
     `s` has the numbers of `hyper` as attributes, in the precision of the leaf. Integers, such as a step
     count, stay integers. It also has what the module-level `scalars(**hyper) -> dict` derives from them,
@@ -73,11 +75,11 @@ def leafwise(
 
 
 def _flatten(trees: tuple[Any, ...]) -> tuple[list[list[Any]], list[Any]]:
-    """The leaves of each tree in one order, and its structure. Where trees differ, None is a leaf."""
+    """The leaves of each tree in one order, and its structure. None is a leaf where trees differ."""
     columns, structures = zip(*map(jax.tree.flatten, trees), strict=True)
     if structures.count(structures[0]) == len(structures):
         return list(columns), list(structures)
-    flattened = [jax.tree.flatten(tree, is_leaf=is_absent) for tree in trees]
+    flattened = [jax.tree.flatten(tree, is_leaf=is_entry) for tree in trees]
     columns, structures = zip(*flattened, strict=True)
     for index, leaves in enumerate(zip(*columns, strict=True)):
         if not is_absent(leaves[0]) and any(map(is_absent, leaves)):
@@ -103,9 +105,10 @@ def _common_precision(dtypes: tuple[np.dtype, ...]) -> np.dtype:
 def _compiled(rule: Rule) -> Callable[[tuple[Any, ...], Scalars], tuple[Any, ...]]:
     """The rule as one jitted function: operands are widened, results are cast back."""
 
-    def run(leaves: tuple[jax.Array, ...], scalars: Scalars) -> tuple[jax.Array, ...]:
+    def run(leaves: tuple[Any, ...], scalars: Scalars) -> tuple[Any, ...]:
         real = _precision(leaves)
-        wide = [x.astype(promote(x.dtype, real)) for x in leaves]
+        plain = [x.decode() if is_coded(x) else x for x in leaves]
+        wide = [x.astype(promote(x.dtype, real)) for x in plain]
         # All operands have one width, so standard promotion can only combine real with complex.
         with jax.numpy_dtype_promotion("standard"):
             results = rule(*wide, SimpleNamespace(**scalars))
@@ -116,8 +119,10 @@ def _compiled(rule: Rule) -> Callable[[tuple[Any, ...], Scalars], tuple[Any, ...
     return jax.jit(run)
 
 
-def _narrow(x: jax.Array, like: jax.Array) -> jax.Array:
+def _narrow(x: jax.Array, like: Any) -> Any:
     """`x` in the dtype of `like`; finite numbers beyond a narrow range become its largest, not infinity."""
+    if is_coded(like):
+        return like.encode(x)
     x = x.real if is_complex(x.dtype) and not is_complex(like.dtype) else x
     if x.dtype != like.dtype and is_inexact(like.dtype) and jnp.finfo(like.dtype).maxexp < 100:
         # An average in float16 that is infinite once stays so.

@@ -11,6 +11,7 @@ from gradflow._core._decorators import transformation
 from gradflow._core._transformation import GradientTransformation
 from gradflow._expressions._arguments import Size
 from gradflow._rules._leafwise import Scalars, leafwise
+from gradflow._rules._roles import Sum
 from gradflow._rules._state import at_least_float32, first_moment, increment, zero_scalar
 from gradflow._types import EmptyState, OptState, Pair, Params, Updates
 from gradflow.aggregating._aggregator import Aggregator, MaybeAxis
@@ -22,7 +23,7 @@ class AccumulateAvgUpdatesState(NamedTuple):
 
     micro_step: jax.Array
     ready: jax.Array
-    avg_grad: Updates
+    avg_grad: Sum
 
 
 def running_scalars(micro_step: jax.Array, weight: jax.Array, ready: jax.Array) -> Scalars:

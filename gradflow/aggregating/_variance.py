@@ -15,6 +15,7 @@ from gradflow._errors import describe
 from gradflow._expressions._arguments import Decay, Size
 from gradflow._rules._leafwise import Scalars, leafwise
 from gradflow._rules._math import bounded_square, one_minus_power, saturated
+from gradflow._rules._roles import Mean, Square, Sum
 from gradflow._rules._state import at_least_float32, first_moment, increment, second_moment, zero_scalar
 from gradflow._types import EmptyState, OptState, Pair, Params, Updates
 from gradflow.aggregating._aggregator import Aggregator
@@ -33,8 +34,8 @@ class PerElementMeanAndSumSqDiffGradsState(NamedTuple):
 
     micro_step: jax.Array
     ready: jax.Array
-    mean_grads: Updates
-    sum_sq_diff_grads: Updates
+    mean_grads: Sum
+    sum_sq_diff_grads: Sum
 
 
 class PerElementMeanAndVarianceEMAState(NamedTuple):
@@ -42,8 +43,8 @@ class PerElementMeanAndVarianceEMAState(NamedTuple):
 
     count: jax.Array  # type: ignore[assignment]  # the field's name for it, over tuple.count
     ema_decay: jax.Array
-    mean_grads_ema: Updates
-    variance_grads_ema: Updates
+    mean_grads_ema: Mean
+    variance_grads_ema: Square
 
 
 def joining_scalars(micro_step: jax.Array, size: jax.Array, ready: jax.Array) -> Scalars:

@@ -11,6 +11,7 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 from gradflow._calls._context import stage_name
+from gradflow._coding._leaves import decoded, is_coded
 from gradflow._dtypes import compute_dtype, is_complex, is_inexact, promote, real_dtype
 from gradflow._rules._leafwise import Rule, Scalars, _prepare
 from gradflow._rules._mesh_axes import refuse_varying
@@ -145,12 +146,11 @@ def _compiled(rule: Rule, axes: MatrixAxes, structure: Any) -> Callable[..., tup
     def run(leaves: tuple[jax.Array, ...], scalars: Scalars) -> tuple[Any, ...]:
         real = precision_of(list(leaves))
         olds = structure.unflatten(leaves)
-        values = structure.unflatten([whole(widened(x, real)) for x in leaves])
+        values = jax.tree.map(lambda x: whole(widened(x, real)), decoded(olds))
         shape = values[0].shape
         with jax.numpy_dtype_promotion("standard"):
             results = on_blocks(bound(rule, scalars), axes, shape, values, jax.vmap)
-        put_back = functools.partial(put_back_like, shape)
-        return tuple(jax.tree.map(put_back, result, old) for result, old in zip(results, olds, strict=False))
+        return tuple(put_back(shape, result, old) for result, old in zip(results, olds, strict=False))
 
     run.__name__ = run.__qualname__ = getattr(rule, "__name__", "rule")
     return jax.jit(run)
@@ -204,6 +204,13 @@ def whole(x: Any) -> Any:
     if not sharding.mesh.explicit_axes:
         return x
     return jax.sharding.reshard(x, NamedSharding(sharding.mesh, PartitionSpec(*[None] * x.ndim)))
+
+
+def put_back(leaf_shape: tuple[int, ...], new: Any, old: Any) -> Any:
+    """Results in the dtypes, layouts and codes of the tree in whose place they come."""
+    if is_coded(old):
+        return old.encode(new)
+    return jax.tree.map(functools.partial(put_back_like, leaf_shape), new, old)
 
 
 def put_back_like(leaf_shape: tuple[int, ...], new: jax.Array, old: jax.Array) -> jax.Array:

@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 
+from gradflow._coding._leaves import decoded
 from gradflow._rules._leafwise import Rule, Scalars, _prepare
 from gradflow.linalg._refresh import finite_or_old, only_where
 from gradflow.matrices._matrix import MatrixAxes
@@ -14,7 +15,7 @@ from gradflow.matrices._per_matrix import (
     bound,
     on_blocks,
     precision_of,
-    put_back_like,
+    put_back,
     whole,
     widened,
 )
@@ -58,7 +59,8 @@ def refresh_per_matrix(
         if not jax.tree.leaves(before[index]):
             continue
         real = precision_of(leaves)
-        row = jax.tree.map(lambda x, real=real: whole(widened(x, real)), (before[index], others[index]))
+        plain = decoded((before[index], others[index]))
+        row = jax.tree.map(lambda x, real=real: whole(widened(x, real)), plain)
         places.setdefault((a, g.shape, real, jax.tree.structure(row)), []).append(index)
         rows[index] = row
     groups = [
@@ -78,8 +80,9 @@ def refresh_per_matrix(
     results = list(before)
     for (_, _, indices), made in zip(groups, news, strict=True):
         for index, new in zip(indices, made, strict=True):
-            put_back = functools.partial(put_back_like, flat[index].shape)
-            results[index] = jax.tree.map(put_back, new, before[index])
+            results[index] = tuple(
+                put_back(flat[index].shape, x, old) for x, old in zip(new, before[index], strict=True)
+            )
     return tuple(jax.tree.unflatten(structure, list(slot)) for slot in zip(*results, strict=True))
 
 

@@ -10,6 +10,7 @@ from gradflow._core._transformation import GradientTransformation
 from gradflow._expressions._arguments import Decay, NonNegative, Rate
 from gradflow._rules._leafwise import leafwise
 from gradflow._rules._math import bounded, bounded_square, safe_sqrt
+from gradflow._rules._roles import Mean, Square
 from gradflow._rules._state import first_moment, increment, second_moment, zero_scalar
 from gradflow._types import MaskOrFn, OptState, Pair, Params, Updates
 from gradflow.optimizers._adam import adam_scalars
@@ -20,8 +21,8 @@ class ScaleByBeliefState(NamedTuple):
     """Steps taken, the average of the gradient, and of its squared distance from that average."""
 
     count: jax.Array  # type: ignore[assignment]  # the field's name for it, over tuple.count
-    mu: Updates
-    nu: Updates
+    mu: Mean
+    nu: Square
 
 
 def belief_rule(g: jax.Array, mu: jax.Array, nu: jax.Array, s: Any) -> tuple[jax.Array, ...]:

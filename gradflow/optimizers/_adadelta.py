@@ -11,6 +11,7 @@ from gradflow._expressions._arguments import Decay, NonNegative, Rate
 from gradflow._platform import cpu_barrier
 from gradflow._rules._leafwise import Scalars, leafwise
 from gradflow._rules._math import bounded, bounded_square, safe_sqrt
+from gradflow._rules._roles import Square
 from gradflow._rules._state import second_moment
 from gradflow._types import MaskOrFn, OptState, Pair, Params, Updates
 from gradflow.transforms import add_decayed_weights, scale_by_learning_rate
@@ -19,8 +20,8 @@ from gradflow.transforms import add_decayed_weights, scale_by_learning_rate
 class ScaleByAdaDeltaState(NamedTuple):
     """The averages of squared gradients and of squared updates."""
 
-    e_g: Updates
-    e_x: Updates
+    e_g: Square
+    e_x: Square
 
 
 def adadelta_scalars(rho: jax.Array, **_: jax.Array) -> Scalars:

@@ -17,6 +17,7 @@ from gradflow._expressions._arguments import Decay, Finite, Limit, NonNegative, 
 from gradflow._rules._leafwise import Scalars, as_scalar, leafwise, specialize
 from gradflow._rules._math import bounded, bounded_square, safe_sqrt
 from gradflow._rules._mesh_axes import refuse_varying
+from gradflow._rules._roles import Square
 from gradflow._rules._state import at_least_float32, increment, zero_scalar
 from gradflow._types import MaskOrFn, OptState, Pair, Params, Updates
 from gradflow.transforms import (
@@ -36,9 +37,9 @@ class FactoredState(NamedTuple):
     """
 
     count: jax.Array  # type: ignore[assignment]  # the field's name for it, over tuple.count
-    v_row: Updates
-    v_col: Updates
-    v: Updates
+    v_row: Square
+    v_col: Square
+    v: Square
 
 
 class _Axes(NamedTuple):

@@ -10,6 +10,7 @@ from gradflow._core._transformation import GradientTransformation
 from gradflow._expressions._arguments import InitialNonNegative, NonNegative, Rate
 from gradflow._rules._leafwise import leafwise
 from gradflow._rules._math import bounded, bounded_square, safe_sqrt, saturated
+from gradflow._rules._roles import Sum
 from gradflow._rules._state import second_moment
 from gradflow._types import OptState, Pair, Params, Updates
 from gradflow.transforms import scale_by_learning_rate
@@ -18,7 +19,7 @@ from gradflow.transforms import scale_by_learning_rate
 class ScaleByRssState(NamedTuple):
     """The sum of squared gradients."""
 
-    sum_of_squares: Updates
+    sum_of_squares: Sum
 
 
 def adagrad_rule(g: jax.Array, total: jax.Array, s: Any) -> tuple[jax.Array, ...]:

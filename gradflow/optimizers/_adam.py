@@ -11,6 +11,7 @@ from gradflow._expressions._arguments import Decay, NonNegative, Rate
 from gradflow._platform import in_one_kernel
 from gradflow._rules._leafwise import Scalars, leafwise
 from gradflow._rules._math import bounded, bounded_square, one_minus_power, safe_sqrt
+from gradflow._rules._roles import Mean, Square
 from gradflow._rules._state import first_moment, increment, second_moment, zero_scalar
 from gradflow._types import OptState, Pair, Params, Updates
 from gradflow.transforms import add_decayed_weights, scale_by_learning_rate
@@ -20,8 +21,8 @@ class ScaleByAdamState(NamedTuple):
     """Steps taken, and the averages of the gradient and of its square."""
 
     count: jax.Array  # type: ignore[assignment]  # the field's name for it, over tuple.count
-    mu: Updates
-    nu: Updates
+    mu: Mean
+    nu: Square
 
 
 def adam_scalars(count: jax.Array, b1: jax.Array, b2: jax.Array, **_: jax.Array) -> Scalars:

@@ -13,6 +13,7 @@ from gradflow._core._transformation import GradientTransformation
 from gradflow._expressions._arguments import Decay, Iterations, NonNegative, Positive, Rate
 from gradflow._rules._leafwise import Scalars, specialize
 from gradflow._rules._math import abs_sq, bounded, safe_sqrt
+from gradflow._rules._roles import Mean, Square
 from gradflow._rules._state import first_moment, second_moment
 from gradflow._types import MaskOrFn, OptState, Pair, Params, Updates
 from gradflow.linalg import newton_schulz
@@ -27,8 +28,8 @@ from gradflow.transforms import add_decayed_weights, scale_by_learning_rate
 class AdaMuonState(NamedTuple):
     """The averaged gradient, and the averaged square of its orthogonal factor."""
 
-    mu: Updates
-    nu: Updates
+    mu: Mean
+    nu: Square
 
 
 def adamuon_scalars(b1: jax.Array, b2: jax.Array, **_: jax.Array) -> Scalars:

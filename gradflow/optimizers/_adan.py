@@ -12,6 +12,7 @@ from gradflow._expressions._arguments import Decay, NonNegative, Rate
 from gradflow._platform import written_after
 from gradflow._rules._leafwise import Scalars, leafwise
 from gradflow._rules._math import bounded, bounded_square, one_minus_power, safe_sqrt
+from gradflow._rules._roles import Mean, Square
 from gradflow._rules._state import first_moment, increment, second_moment, zero_scalar
 from gradflow._types import MaskOrFn, OptState, Pair, Params, Updates
 from gradflow.transforms import add_decayed_weights, scale_by_learning_rate
@@ -20,10 +21,10 @@ from gradflow.transforms import add_decayed_weights, scale_by_learning_rate
 class ScaleByAdanState(NamedTuple):
     """The averages of gradient, change and square, the last gradient, and steps taken."""
 
-    m: Updates
-    v: Updates
-    n: Updates
-    g: Updates
+    m: Mean
+    v: Mean
+    n: Square
+    g: Mean
     t: jax.Array
 
 

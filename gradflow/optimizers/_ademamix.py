@@ -11,6 +11,7 @@ from gradflow._core._transformation import GradientTransformation
 from gradflow._expressions._arguments import Decay, NonNegative, Rate
 from gradflow._rules._leafwise import Scalars, leafwise
 from gradflow._rules._math import bounded, bounded_square, safe_sqrt
+from gradflow._rules._roles import Mean, Square
 from gradflow._rules._state import at_least_float32, first_moment, increment, second_moment, zero_scalar
 from gradflow._types import MaskOrFn, OptState, Pair, Params, Updates
 from gradflow.optimizers._adam import adam_scalars
@@ -22,9 +23,9 @@ class ScaleByAdemamixState(NamedTuple):
 
     count: jax.Array  # type: ignore[assignment]  # the field's name for it, over tuple.count
     count_m2: jax.Array
-    m1: Updates
-    m2: Updates
-    nu: Updates
+    m1: Mean
+    m2: Mean
+    nu: Square
 
 
 def ademamix_scalars(

@@ -11,6 +11,7 @@ from gradflow._core._transformation import GradientTransformation
 from gradflow._expressions._arguments import Decay, NonNegative, Rate
 from gradflow._rules._leafwise import Scalars, leafwise
 from gradflow._rules._math import bounded, bounded_square, one_minus_power, safe_sqrt
+from gradflow._rules._roles import Mean, Square, Sum
 from gradflow._rules._state import first_moment, increment, second_moment, zero_scalar
 from gradflow._types import OptState, Pair, Params, Updates
 from gradflow.transforms import scale_by_learning_rate
@@ -20,9 +21,9 @@ class ScaleByAmsgradState(NamedTuple):
     """Steps taken, Adam's averages, and the maximum of the second one so far."""
 
     count: jax.Array  # type: ignore[assignment]  # the field's name for it, over tuple.count
-    mu: Updates
-    nu: Updates
-    nu_max: Updates
+    mu: Mean
+    nu: Square
+    nu_max: Sum
 
 
 def amsgrad_scalars(

@@ -14,6 +14,7 @@ from gradflow._dtypes import real_dtype
 from gradflow._expressions._arguments import Decay, NonNegative, Positive, PositiveLength, Rate, Size
 from gradflow._rules._leafwise import leafwise, specialize
 from gradflow._rules._mesh_axes import refuse_varying
+from gradflow._rules._roles import Mean, Square
 from gradflow._rules._state import at_least_float32, increment, zero_scalar
 from gradflow._rules._unit_norm import unit_norm
 from gradflow._types import MaskOrFn, OptState, Pair, Params, Updates
@@ -28,8 +29,8 @@ class ScaleByApolloState(NamedTuple):
     """Steps taken, Adam's moments of the projected gradients, and the norm of each leaf's last update."""
 
     count: jax.Array  # type: ignore[assignment]  # the field's name for it, over tuple.count
-    mu: Updates
-    nu: Updates
+    mu: Mean
+    nu: Square
     norm: Updates
 
 

@@ -10,6 +10,7 @@ from gradflow._calls._reports import report
 from gradflow._core._decorators import transformation
 from gradflow._expressions._arguments import NonNegative, Rate
 from gradflow._rules._leafwise import Scalars, leafwise
+from gradflow._rules._roles import Weights
 from gradflow._rules._state import at_least_float32, increment, zero_scalar
 from gradflow._types import OptState, Pair, Params, Updates
 from gradflow.wrappers._eval_params import averages
@@ -19,7 +20,7 @@ class AsgdState(NamedTuple):
     """Steps taken, and the average of the parameters."""
 
     count: jax.Array  # type: ignore[assignment]  # the field's name for it, over tuple.count
-    average: Params
+    average: Weights
 
 
 def asgd_scalars(

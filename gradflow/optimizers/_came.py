@@ -15,6 +15,7 @@ from gradflow._expressions._arguments import Decay, NonNegative, Positive, Rate
 from gradflow._rules._leafwise import Scalars, leafwise
 from gradflow._rules._math import abs_sq, bounded, bounded_square, safe_sqrt
 from gradflow._rules._mesh_axes import refuse_varying
+from gradflow._rules._roles import Mean, Square
 from gradflow._rules._state import at_least_float32, first_moment, increment, zero_scalar
 from gradflow._types import MaskOrFn, OptState, Pair, Params, Updates
 from gradflow.transforms import add_decayed_weights, scale_by_learning_rate
@@ -25,11 +26,11 @@ class ScaleByCameState(NamedTuple):
     residuals. For a vector `v_row` has an average for every element; what it has no use for is one zero."""
 
     count: jax.Array  # type: ignore[assignment]  # the field's name for it, over tuple.count
-    mu: Updates
-    v_row: Updates
-    v_col: Updates
-    residual_row: Updates
-    residual_col: Updates
+    mu: Mean
+    v_row: Square
+    v_col: Square
+    residual_row: Square
+    residual_col: Square
 
 
 def came_scalars(b1: jax.Array, b2: jax.Array, b3: jax.Array, **_: jax.Array) -> Scalars:

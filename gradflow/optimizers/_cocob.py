@@ -12,6 +12,7 @@ from gradflow._core._transformation import GradientTransformation
 from gradflow._expressions._arguments import NonNegative, Positive, Rate
 from gradflow._rules._leafwise import leafwise
 from gradflow._rules._math import bounded
+from gradflow._rules._roles import Sum, Weights
 from gradflow._rules._state import at_least_float32, second_moment
 from gradflow._types import MaskOrFn, OptState, Pair, Params, Updates
 from gradflow.optimizers._distance_estimate import InitialPositive
@@ -21,11 +22,11 @@ from gradflow.transforms import add_decayed_weights, scale_by_learning_rate
 class COCOBState(NamedTuple):
     """First parameters, negative sum of gradients, maximum and sum of their absolute values, reward."""
 
-    init_particles: Params
-    cumulative_gradients: Updates
-    scale: Updates
-    subgradients: Updates
-    reward: Updates
+    init_particles: Weights
+    cumulative_gradients: Sum
+    scale: Sum
+    subgradients: Sum
+    reward: Sum
 
 
 def cocob_rule(

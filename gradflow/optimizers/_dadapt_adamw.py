@@ -6,12 +6,14 @@ import jax
 
 from gradflow import tree
 from gradflow._calls._reports import report
+from gradflow._coding._leaves import decoded
 from gradflow._core._decorators import transformation
 from gradflow._expressions._arguments import NonNegative, Rate
 from gradflow._platform import written_after
 from gradflow._rules._leafwise import Scalars, as_scalar, leafwise
 from gradflow._rules._math import bounded, bounded_square, safe_sqrt
 from gradflow._rules._mesh_axes import refuse_varying
+from gradflow._rules._roles import Mean, Square, Sum
 from gradflow._rules._state import at_least_float32, increment, second_moment, zero_scalar
 from gradflow._types import OptState, Pair, Params, Updates
 from gradflow.optimizers._distance_estimate import (
@@ -28,9 +30,9 @@ from gradflow.optimizers._distance_estimate import (
 class DAdaptAdamWState(NamedTuple):
     """Averages of scaled gradients, of squares and of gradients times their rates, and the estimate."""
 
-    exp_avg: Updates
-    exp_avg_sq: Updates
-    grad_sum: Updates
+    exp_avg: Mean
+    exp_avg_sq: Square
+    grad_sum: Sum
     estim_lr: jax.Array
     numerator_weighted: jax.Array
     count: jax.Array  # type: ignore[assignment]  # the field's name for it, over tuple.count
@@ -105,7 +107,8 @@ def dadapt_adamw(
         rate = d * as_scalar(learning_rate, dtype)
         if use_bias_correction:
             rate = rate * bias_factor(b1, b2, count, dtype)
-        _, direction = leafwise(dadapt_direction_rule, (state.exp_avg_sq, state.grad_sum), eps=eps)
+        before = decoded((state.exp_avg_sq, state.grad_sum))
+        _, direction = leafwise(dadapt_direction_rule, before, eps=eps)
         gain = tree.vdot(updates, direction).real.astype(dtype)
         numerator = add_gain(b3 * state.numerator_weighted, rest * rate * gain)
         # The gain reads the old averages.

@@ -14,6 +14,7 @@ from gradflow._errors import describe
 from gradflow._expressions._arguments import Decay, Iterations, NonNegative, Rate
 from gradflow._rules._leafwise import specialize
 from gradflow._rules._math import bounded
+from gradflow._rules._roles import Mean
 from gradflow._rules._state import first_moment
 from gradflow._types import MaskOrFn, OptState, Pair, Params, Updates
 from gradflow.linalg import newton_schulz
@@ -29,7 +30,7 @@ from gradflow.transforms import add_decayed_weights, scale_by_learning_rate
 class Dion2State(NamedTuple):
     """The sum of the gradients, less what was used of it."""
 
-    mu: Updates
+    mu: Mean
 
 
 def dion2_rule(

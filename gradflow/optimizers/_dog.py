@@ -16,6 +16,7 @@ from gradflow._expressions._arguments import NonNegative, Rate
 from gradflow._rules._leafwise import as_scalar, leafwise
 from gradflow._rules._math import bounded_norm, safe_sqrt, saturated
 from gradflow._rules._mesh_axes import refuse_varying
+from gradflow._rules._roles import Weights
 from gradflow._rules._scaled_norm import scaled_norm
 from gradflow._rules._state import zero_scalar
 from gradflow._types import MaskOrFn, OptState, Pair, Params, Updates
@@ -29,7 +30,7 @@ class DoGState(NamedTuple):
     """Whether all gradients were zero, first parameters, greatest distance, sum of squared norms."""
 
     is_init_step: jax.Array
-    init_params: Params
+    init_params: Weights
     max_dist: jax.Array
     sum_sq_norm_grads: jax.Array
 

@@ -15,6 +15,7 @@ from gradflow._expressions._arguments import NonNegative, Rate
 from gradflow._rules._leafwise import as_scalar, leafwise
 from gradflow._rules._math import bounded_norm, safe_sqrt, saturated
 from gradflow._rules._mesh_axes import refuse_varying
+from gradflow._rules._roles import Weights
 from gradflow._rules._scaled_norm import scaled_norm
 from gradflow._rules._state import zero_scalar
 from gradflow._types import MaskOrFn, OptState, Pair, Params, Updates
@@ -26,7 +27,7 @@ from gradflow.transforms import add_decayed_weights, scale_by_learning_rate
 class DoWGState(NamedTuple):
     """The first parameters, the weighted sum of squared norms, the greatest squared distance."""
 
-    init_params: Params
+    init_params: Weights
     weighted_sq_norm_grads: jax.Array
     estim_sq_dist: jax.Array
 

@@ -16,6 +16,7 @@ from gradflow._errors import describe
 from gradflow._expressions._arguments import Decay, Positive, Rate, Size
 from gradflow._rules._leafwise import as_scalar, leafwise
 from gradflow._rules._mesh_axes import refuse_varying
+from gradflow._rules._roles import Weights
 from gradflow._rules._state import at_least_float32, increment, zero_scalar
 from gradflow._types import OptState, Pair, Params, Updates
 from gradflow.proximals._penalty import Penalty
@@ -34,7 +35,7 @@ class FistaState(NamedTuple):
     """Steps taken, the last point of the proximal operator, the momentum, the step size, and the search."""
 
     count: jax.Array  # type: ignore[assignment]  # the field's name for it, over tuple.count
-    point: Params
+    point: Weights
     momentum: jax.Array
     learning_rate: jax.Array
     info: FistaInfo

@@ -17,6 +17,7 @@ from gradflow._expressions._arguments import NonNegative, PositiveLength, Rate, 
 from gradflow._expressions._registry import register_record
 from gradflow._rules._leafwise import specialize
 from gradflow._rules._mesh_axes import refuse_varying
+from gradflow._rules._roles import Other
 from gradflow._rules._state import increment, zero_scalar
 from gradflow._selection._partial_trees import fill_none
 from gradflow._types import MaskOrFn, OptState, Pair, Params, Updates, is_absent
@@ -41,7 +42,7 @@ class GaLoreState(NamedTuple):
 
     count: jax.Array  # type: ignore[assignment]  # the field's name for it, over tuple.count
     base_optimizer_state: OptState
-    projector: Any
+    projector: Other
 
 
 def project_rule(

@@ -16,6 +16,7 @@ from gradflow._errors import describe
 from gradflow._expressions._arguments import Decay, Fraction, Length, NonNegative, Positive, Rate
 from gradflow._rules._leafwise import Scalars
 from gradflow._rules._math import one_minus_power, safe_sqrt
+from gradflow._rules._roles import Mean, Other
 from gradflow._rules._state import at_least_float32, first_moment, increment, zero_scalar
 from gradflow._types import MaskOrFn, OptState, Pair, Params, Updates
 from gradflow.matrices._per_matrix import check_per_matrix, init_per_matrix, keys_per_matrix, per_matrix
@@ -41,8 +42,8 @@ class KronState(NamedTuple):
     count: jax.Array  # type: ignore[assignment]  # the field's name for it, over tuple.count
     update_count: jax.Array
     rng_key: jax.Array
-    mu: Updates
-    factors: Any
+    mu: Mean
+    factors: Other
 
 
 def kron_scalars(b1: jax.Array, count: jax.Array, **_: jax.Array) -> Scalars:

@@ -12,6 +12,7 @@ from gradflow._expressions._arguments import Finite, NonNegative
 from gradflow._rules._leafwise import as_scalar, leafwise, specialize
 from gradflow._rules._math import bounded_norm, saturated
 from gradflow._rules._mesh_axes import AxisName, check_axis_name, global_norm, sum_axes
+from gradflow._rules._roles import Weights
 from gradflow._rules._scaled_norm import scaled_norm
 from gradflow._rules._state import at_least_float32, moment_dtype, zero_scalar
 from gradflow._types import OptState, Pair, Params, Updates
@@ -23,7 +24,7 @@ class ScaleByDistanceOverGradientsState(NamedTuple):
 
     max_dist: Updates
     grad_sum_of_squares: Updates
-    init_params: Params
+    init_params: Weights
 
 
 def layerwise_rule(

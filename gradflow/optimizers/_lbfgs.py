@@ -17,6 +17,7 @@ from gradflow._core._transformation import GradientTransformation
 from gradflow._dtypes import promote
 from gradflow._expressions._arguments import Iterations, Rate
 from gradflow._rules._mesh_axes import refuse_varying
+from gradflow._rules._roles import Other, Weights
 from gradflow._rules._state import at_least_float32, increment, zero_scalar
 from gradflow._types import OptState, Pair, Params, Updates
 from gradflow.transforms import scale_by_learning_rate, scale_by_zoom_linesearch
@@ -35,10 +36,10 @@ class ScaleByLBFGSState(NamedTuple):
     """
 
     count: jax.Array  # type: ignore[assignment]  # the field's name for it, over tuple.count
-    params: Params
-    updates: Updates
-    diff_params_memory: Any
-    diff_updates_memory: Any
+    params: Weights
+    updates: Other
+    diff_params_memory: Other
+    diff_updates_memory: Other
     weights_memory: jax.Array
 
 

@@ -13,6 +13,7 @@ from gradflow._core._transformation import GradientTransformation
 from gradflow._errors import describe
 from gradflow._expressions._arguments import Decay, NonNegative, Positive, Rate
 from gradflow._rules._leafwise import Scalars, leafwise, specialize
+from gradflow._rules._roles import Mean
 from gradflow._rules._state import first_moment, increment, zero_scalar
 from gradflow._types import MaskOrFn, OptState, Pair, Params, Updates
 from gradflow.transforms import add_decayed_weights, scale_by_learning_rate
@@ -22,7 +23,7 @@ class ScaleByLionState(NamedTuple):
     """Steps taken, and the averaged gradient."""
 
     count: jax.Array  # type: ignore[assignment]  # the field's name for it, over tuple.count
-    mu: Updates
+    mu: Mean
 
 
 def lion_scalars(b1: jax.Array, b2: jax.Array, **_: jax.Array) -> Scalars:

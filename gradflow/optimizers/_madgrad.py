@@ -13,6 +13,7 @@ from gradflow._core._transformation import GradientTransformation
 from gradflow._expressions._arguments import Decay, NonNegative, NonNegativeRate
 from gradflow._rules._leafwise import Scalars, leafwise
 from gradflow._rules._math import bounded, bounded_square, saturated
+from gradflow._rules._roles import Sum, Weights
 from gradflow._rules._state import at_least_float32, increment, second_moment, zero_scalar
 from gradflow._types import OptState, Pair, Params, Updates
 from gradflow.transforms import add_decayed_weights
@@ -22,9 +23,9 @@ class MadgradState(NamedTuple):
     """Steps taken, the weighted sums of squares and of gradients, and the first parameters."""
 
     count: jax.Array  # type: ignore[assignment]  # the field's name for it, over tuple.count
-    grad_sum_sq: Updates
-    s: Updates
-    x0: Params
+    grad_sum_sq: Sum
+    s: Sum
+    x0: Weights
 
 
 def madgrad_scalars(

@@ -9,10 +9,12 @@ import jax.numpy as jnp
 from gradflow import tree
 from gradflow._calls._extra_arguments import loss_value
 from gradflow._calls._reports import report
+from gradflow._coding._leaves import decoded
 from gradflow._core._decorators import transformation
 from gradflow._expressions._arguments import Decay, Finite, NonNegative, NonNegativeRate
 from gradflow._rules._leafwise import Scalars, as_scalar, leafwise
 from gradflow._rules._mesh_axes import refuse_varying
+from gradflow._rules._roles import Mean
 from gradflow._rules._state import at_least_float32, increment, zero_scalar
 from gradflow._types import OptState, Pair, Params, Updates
 from gradflow.optimizers._distance_estimate import scalar_dtype
@@ -21,7 +23,7 @@ from gradflow.optimizers._distance_estimate import scalar_dtype
 class MomoState(NamedTuple):
     """Averages of gradients, losses and products <g, p>; the lower bound of the loss; steps taken."""
 
-    exp_avg: Updates
+    exp_avg: Mean
     barf: jax.Array
     gamma: jax.Array
     lb: jax.Array
@@ -135,7 +137,8 @@ def momo(
         _, exp_avg = leafwise(momo_average_rule, (updates, state.exp_avg), momo_scalars, beta=decay)
         barf = average(loss_value(value).astype(dtype), state.barf, decay)
         gamma = average(tree.vdot(updates, params).real.astype(dtype), state.gamma, decay)
-        product, norm = tree.vdot(exp_avg, params).real.astype(dtype), tree.norm(exp_avg).astype(dtype)
+        mean = decoded(exp_avg)
+        product, norm = tree.vdot(mean, params).real.astype(dtype), tree.norm(mean).astype(dtype)
         lb = state.lb if adapt_lower_bound else tree.full_like(state.lb, floor)
         one = jnp.ones((), dtype)
         step, lb = model_step(

@@ -8,12 +8,14 @@ import jax.numpy as jnp
 from gradflow import tree
 from gradflow._calls._extra_arguments import loss_value
 from gradflow._calls._reports import report
+from gradflow._coding._leaves import decoded
 from gradflow._core._decorators import transformation
 from gradflow._expressions._arguments import Decay, Finite, NonNegative, NonNegativeRate
 from gradflow._platform import cpu_barrier
 from gradflow._rules._leafwise import Scalars, as_scalar, leafwise
 from gradflow._rules._math import bounded, bounded_square, one_minus_power, safe_sqrt
 from gradflow._rules._mesh_axes import refuse_varying
+from gradflow._rules._roles import Mean, Square
 from gradflow._rules._state import at_least_float32, increment, second_moment, zero_scalar
 from gradflow._types import OptState, Pair, Params, Updates
 from gradflow.optimizers._distance_estimate import scalar_dtype
@@ -23,8 +25,8 @@ from gradflow.optimizers._momo import Model, average, model_step
 class MomoAdamState(NamedTuple):
     """Averages of gradients, squares, losses, products <g, p>; the lower bound of the loss; steps taken."""
 
-    exp_avg: Updates
-    exp_avg_sq: Updates
+    exp_avg: Mean
+    exp_avg_sq: Square
     barf: jax.Array
     gamma: jax.Array
     lb: jax.Array
@@ -114,11 +116,12 @@ def momo_adam(
         )  # fmt: skip
         barf = average(loss_value(value).astype(dtype), state.barf, decay)
         gamma = average(tree.vdot(updates, params).real.astype(dtype), state.gamma, decay)
+        mean = decoded(exp_avg)
         (direction,) = leafwise(
-            direction_rule, (exp_avg, exp_avg_sq), direction_scalars, b2=b2, count=count, eps=eps
+            direction_rule, (mean, exp_avg_sq), direction_scalars, b2=b2, count=count, eps=eps
         )
-        square = tree.vdot(exp_avg, direction).real.astype(dtype)
-        product = tree.vdot(exp_avg, params).real.astype(dtype)
+        square = tree.vdot(mean, direction).real.astype(dtype)
+        product = tree.vdot(mean, params).real.astype(dtype)
         weight = one_minus_power(jnp.asarray(1 - decay), count)
         lb = state.lb if adapt_lower_bound else tree.full_like(state.lb, floor)
         step, lb = model_step(

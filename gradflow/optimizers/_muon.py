@@ -19,6 +19,7 @@ from gradflow._expressions._registry import register_record
 from gradflow._rules._leafwise import Scalars, leafwise, specialize
 from gradflow._rules._math import one_minus_power, safe_sqrt
 from gradflow._rules._mesh_axes import refuse_varying
+from gradflow._rules._roles import Mean
 from gradflow._rules._state import first_moment, increment, zero_scalar
 from gradflow._types import EmptyState, MaskOrFn, OptState, Pair, Params, Updates, is_absent
 from gradflow.linalg import NEWTON_SCHULZ_SAFETY, NEWTON_SCHULZ_TABLES, newton_schulz
@@ -43,7 +44,7 @@ class MuonState(NamedTuple):
     """Steps taken, the momentum, and the polynomials' coefficients, stored for inspection."""
 
     count: jax.Array  # type: ignore[assignment]  # the field's name for it, over tuple.count
-    mu: Updates
+    mu: Mean
     ns_coeffs: jax.Array
 
 

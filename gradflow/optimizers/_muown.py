@@ -14,6 +14,7 @@ from gradflow._dtypes import real_dtype
 from gradflow._expressions._arguments import Decay, Iterations, NonNegative, Rate
 from gradflow._rules._leafwise import Scalars, specialize
 from gradflow._rules._math import bounded, safe_sqrt
+from gradflow._rules._roles import Mean
 from gradflow._rules._state import at_least_float32, first_moment, increment, zero_scalar
 from gradflow._rules._unit_norm import unit_direction
 from gradflow._types import OptState, Pair, Params, Updates
@@ -41,7 +42,7 @@ class MuownState(NamedTuple):
     """Steps taken, the averaged gradients of the directions, and what belongs to each neuron."""
 
     count: jax.Array  # type: ignore[assignment]  # the field's name for it, over tuple.count
-    mu: Updates
+    mu: Mean
     neurons: Any
 
 

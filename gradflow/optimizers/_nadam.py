@@ -12,6 +12,7 @@ from gradflow._errors import describe
 from gradflow._expressions._arguments import Decay, NonNegative, Rate
 from gradflow._rules._leafwise import Scalars, leafwise
 from gradflow._rules._math import bounded, bounded_square, one_minus_power, safe_sqrt
+from gradflow._rules._roles import Mean, Square
 from gradflow._rules._state import first_moment, increment, second_moment, zero_scalar
 from gradflow._types import MaskOrFn, OptState, Pair, Params, Updates
 from gradflow.optimizers._adam import scale_by_adam
@@ -22,8 +23,8 @@ class ScaleByNadamState(NamedTuple):
     """Steps taken, the averages of the gradient and its square, and the product of the momenta."""
 
     count: jax.Array  # type: ignore[assignment]  # the field's name for it, over tuple.count
-    mu: Updates
-    nu: Updates
+    mu: Mean
+    nu: Square
     mu_product: jax.Array
 
 

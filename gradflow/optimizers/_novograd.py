@@ -14,6 +14,7 @@ from gradflow._expressions._arguments import Decay, NonNegative, Rate
 from gradflow._rules._leafwise import Scalars, leafwise, specialize
 from gradflow._rules._math import bounded_norm, safe_sqrt
 from gradflow._rules._mesh_axes import AxisName, check_axis_name, sum_axes
+from gradflow._rules._roles import Mean, Square
 from gradflow._rules._scaled_norm import scaled_norm
 from gradflow._rules._state import at_least_float32, first_moment, increment, zero_scalar
 from gradflow._types import OptState, Pair, Params, Updates
@@ -24,8 +25,8 @@ class ScaleByNovogradState(NamedTuple):
     """Steps taken, the momentum, and one average squared norm for each leaf."""
 
     count: jax.Array  # type: ignore[assignment]  # the field's name for it, over tuple.count
-    mu: Updates
-    nu: Updates
+    mu: Mean
+    nu: Square
 
 
 def novograd_scalars(count: jax.Array, b2: jax.Array, **_: jax.Array) -> Scalars:

@@ -10,6 +10,7 @@ from gradflow._core._decorators import transformation
 from gradflow._core._transformation import GradientTransformation
 from gradflow._expressions._arguments import Decay, NonNegative, Rate
 from gradflow._rules._leafwise import leafwise
+from gradflow._rules._roles import Mean
 from gradflow._rules._state import first_moment, zero_scalar
 from gradflow._types import OptState, Pair, Params, Updates
 from gradflow.optimizers._adam import scale_by_adam
@@ -20,7 +21,7 @@ class ScaleByOptimisticGradientState(NamedTuple):
     """Whether no step has been taken, and the last gradient."""
 
     is_initial_step: jax.Array
-    previous_gradient: Updates
+    previous_gradient: Mean
 
 
 def optimistic_rule(g: jax.Array, previous: jax.Array, s: Any) -> tuple[jax.Array, ...]:

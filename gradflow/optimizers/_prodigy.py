@@ -12,6 +12,7 @@ from gradflow._expressions._arguments import Decay, NonNegative, Positive, Rate
 from gradflow._rules._leafwise import Scalars, as_scalar, leafwise
 from gradflow._rules._math import bounded, bounded_square, safe_sqrt
 from gradflow._rules._mesh_axes import refuse_varying
+from gradflow._rules._roles import Mean, Square, Sum, Weights
 from gradflow._rules._state import at_least_float32, increment, second_moment, zero_scalar
 from gradflow._selection._masks import resolve_mask
 from gradflow._selection._partial_trees import change_where
@@ -29,10 +30,10 @@ from gradflow.optimizers._distance_estimate import (
 class ProdigyState(NamedTuple):
     """Moments in units of the estimate, the gradients' weighted sum, the first parameters, the estimate."""
 
-    exp_avg: Updates
-    exp_avg_sq: Updates
-    grad_sum: Updates
-    params0: Params
+    exp_avg: Mean
+    exp_avg_sq: Square
+    grad_sum: Sum
+    params0: Weights
     estim_lr: jax.Array
     numerator_weighted: jax.Array
     count: jax.Array  # type: ignore[assignment]  # the field's name for it, over tuple.count

@@ -10,6 +10,7 @@ from gradflow._core._transformation import GradientTransformation
 from gradflow._expressions._arguments import Decay, Fraction, InitialNonNegative, NonNegative, Rate
 from gradflow._rules._leafwise import Scalars, leafwise
 from gradflow._rules._math import bounded, bounded_square, one_minus_power, safe_sqrt
+from gradflow._rules._roles import Square
 from gradflow._rules._state import increment, second_moment, zero_scalar
 from gradflow._types import OptState, Pair, Params, Updates
 from gradflow.optimizers._stddev import scale_by_stddev
@@ -19,14 +20,14 @@ from gradflow.transforms import scale_by_learning_rate, trace
 class ScaleByRmsState(NamedTuple):
     """The average of the gradient's square."""
 
-    nu: Updates
+    nu: Square
 
 
 class ScaleByRmsWithCountState(NamedTuple):
     """Steps taken, and the average of the gradient's square: for the bias correction."""
 
     count: jax.Array  # type: ignore[assignment]  # the field's name for it, over tuple.count
-    nu: Updates
+    nu: Square
 
 
 def rms_scalars(decay: jax.Array, **_: jax.Array) -> Scalars:

@@ -11,6 +11,7 @@ from gradflow._core._transformation import GradientTransformation
 from gradflow._expressions._arguments import InitialRate, Positive, PositiveLimit
 from gradflow._platform import written_after
 from gradflow._rules._leafwise import leafwise
+from gradflow._rules._roles import Mean, Other
 from gradflow._rules._state import first_moment, second_moment
 from gradflow._types import OptState, Pair, Params, Updates
 from gradflow.transforms import scale
@@ -19,8 +20,8 @@ from gradflow.transforms import scale
 class ScaleByRpropState(NamedTuple):
     """The step sizes, and the signs of the last gradients, zero after a sign change."""
 
-    step_sizes: Updates
-    prev_updates: Updates
+    step_sizes: Other
+    prev_updates: Mean
 
 
 def rprop_rule(g: jax.Array, step: jax.Array, prev: jax.Array, s: Any) -> tuple[jax.Array, ...]:

@@ -16,6 +16,7 @@ from gradflow._errors import describe
 from gradflow._expressions._arguments import Fraction, Iterations, NonNegative, Rate
 from gradflow._rules._leafwise import Scalars, specialize
 from gradflow._rules._math import abs_sq, safe_sqrt
+from gradflow._rules._roles import Mean
 from gradflow._rules._state import first_moment
 from gradflow._selection._parameters import Parameter, named_leaves
 from gradflow._selection._partial_trees import fill_none
@@ -38,7 +39,7 @@ _CONVOLUTION = MatrixAxes((0, 1, 2), (3,))
 class ScionState(NamedTuple):
     """The averaged gradient."""
 
-    mu: Updates
+    mu: Mean
 
 
 class _Role(NamedTuple):

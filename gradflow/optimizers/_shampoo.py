@@ -23,6 +23,7 @@ from gradflow._expressions._arguments import (
 )
 from gradflow._rules._leafwise import Scalars, specialize
 from gradflow._rules._math import abs_sq, one_minus_power, safe_sqrt
+from gradflow._rules._roles import Mean, Other, Square
 from gradflow._rules._state import first_moment, increment, second_moment, zero_scalar
 from gradflow._types import MaskOrFn, OptState, Pair, Params, Updates
 from gradflow.matrices._matrix import in_blocks
@@ -41,10 +42,10 @@ class ShampooState(NamedTuple):
     """
 
     count: jax.Array  # type: ignore[assignment]  # the field's name for it, over tuple.count
-    mu: Any
-    nu: Any
-    factors: Any
-    roots: Any
+    mu: Mean
+    nu: Square
+    factors: Other
+    roots: Other
 
 
 def shampoo_scalars(

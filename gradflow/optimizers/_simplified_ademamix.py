@@ -11,6 +11,7 @@ from gradflow._core._transformation import GradientTransformation
 from gradflow._expressions._arguments import Decay, NonNegative, Rate
 from gradflow._rules._leafwise import Scalars, leafwise
 from gradflow._rules._math import bounded, bounded_square, one_minus_power, safe_sqrt
+from gradflow._rules._roles import Mean, Square
 from gradflow._rules._state import at_least_float32, increment, second_moment, zero_scalar
 from gradflow._types import MaskOrFn, OptState, Pair, Params, Updates
 from gradflow.transforms import add_decayed_weights, scale_by_learning_rate
@@ -20,8 +21,8 @@ class ScaleBySimplifiedAdEMAMixState(NamedTuple):
     """Steps taken, the decaying sum of gradients, and the average of their squares."""
 
     t: jax.Array
-    m: Updates
-    n: Updates
+    m: Mean
+    n: Square
 
 
 def simplified_ademamix_scalars(t: jax.Array, b2: jax.Array, **_: jax.Array) -> Scalars:

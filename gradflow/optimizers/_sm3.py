@@ -14,6 +14,7 @@ from gradflow._expressions._arguments import Decay, Fraction, NonNegative, Rate
 from gradflow._rules._leafwise import Scalars, leafwise
 from gradflow._rules._math import bounded, bounded_square, safe_sqrt, saturated
 from gradflow._rules._mesh_axes import refuse_varying
+from gradflow._rules._roles import Mean, Square
 from gradflow._rules._state import first_moment, second_moment
 from gradflow._types import OptState, Pair, Params, Updates
 from gradflow.transforms import scale_by_learning_rate
@@ -23,8 +24,8 @@ from gradflow.tree._paths import is_none
 class ScaleBySM3State(NamedTuple):
     """For each leaf a list of bounds along each of its axes, and the momentum."""
 
-    mu: Updates
-    nu: Updates
+    mu: Square
+    nu: Mean
 
 
 def sm3_scalars(b1: jax.Array, b2: jax.Array, **_: jax.Array) -> Scalars:

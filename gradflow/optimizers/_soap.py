@@ -13,6 +13,7 @@ from gradflow._core._transformation import GradientTransformation
 from gradflow._expressions._arguments import Decay, Length, NonNegative, Positive, Rate, Size
 from gradflow._rules._leafwise import Scalars
 from gradflow._rules._math import abs_sq, one_minus_power, safe_sqrt
+from gradflow._rules._roles import Mean, Other, Square
 from gradflow._rules._state import first_moment, increment, second_moment, zero_scalar
 from gradflow._types import MaskOrFn, OptState, Pair, Params, Updates
 from gradflow.matrices._per_matrix import check_per_matrix, init_per_matrix, per_matrix
@@ -38,10 +39,10 @@ class SoapState(NamedTuple):
     """
 
     count: jax.Array  # type: ignore[assignment]  # the field's name for it, over tuple.count
-    mu: Updates
-    nu: Updates
-    factors: Any
-    bases: Any
+    mu: Mean
+    nu: Square
+    factors: Other
+    bases: Other
 
 
 def soap_scalars(count: jax.Array, b1: jax.Array, b2: jax.Array, **others: jax.Array) -> Scalars:

@@ -15,6 +15,7 @@ from gradflow._expressions._arguments import Decay, Index, Limit, NonNegative, P
 from gradflow._rules._leafwise import Scalars, leafwise, specialize
 from gradflow._rules._math import one_minus_power
 from gradflow._rules._mesh_axes import refuse_varying
+from gradflow._rules._roles import Mean
 from gradflow._rules._state import first_moment, increment, second_moment, zero_scalar
 from gradflow._types import MaskOrFn, OptState, Pair, Params, Updates
 from gradflow.packed._pack import abstract_tree
@@ -34,8 +35,8 @@ class SophiaState(NamedTuple):
     """Steps taken, the averages of the gradient and of the Hessian's diagonal, the estimator's state."""
 
     count: jax.Array  # type: ignore[assignment]  # the field's name for it, over tuple.count
-    mu: Updates
-    nu: Updates
+    mu: Mean
+    nu: Mean
     hessian_fn_state: OptState
 
 

@@ -12,6 +12,7 @@ from gradflow._core._decorators import transformation
 from gradflow._core._transformation import GradientTransformation
 from gradflow._expressions._arguments import Decay, Length, NonNegative, Rate, Size
 from gradflow._rules._leafwise import Scalars
+from gradflow._rules._roles import Mean, Other
 from gradflow._rules._state import first_moment, increment, zero_scalar
 from gradflow._types import MaskOrFn, OptState, Pair, Params, Updates
 from gradflow.matrices._per_matrix import check_per_matrix, init_per_matrix, per_matrix
@@ -30,9 +31,9 @@ class SPlusState(NamedTuple):
     """
 
     count: jax.Array  # type: ignore[assignment]  # the field's name for it, over tuple.count
-    mu: Updates
-    factors: Any
-    bases: Any
+    mu: Mean
+    factors: Other
+    bases: Other
 
 
 def splus_scalars(b1: jax.Array, b2: jax.Array, **_: jax.Array) -> Scalars:

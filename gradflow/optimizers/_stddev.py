@@ -10,6 +10,7 @@ from gradflow._core._decorators import transformation
 from gradflow._expressions._arguments import Decay, InitialNonNegative, NonNegative
 from gradflow._rules._leafwise import Scalars, leafwise
 from gradflow._rules._math import bounded, bounded_square, one_minus_power, safe_sqrt
+from gradflow._rules._roles import Mean, Square
 from gradflow._rules._state import at_least_float32, increment, second_moment, zero_scalar
 from gradflow._types import OptState, Pair, Params, Updates
 
@@ -17,16 +18,16 @@ from gradflow._types import OptState, Pair, Params, Updates
 class ScaleByRStdDevState(NamedTuple):
     """The average of the gradient, and of its squared deviation from that average."""
 
-    mu: Updates
-    nu: Updates
+    mu: Mean
+    nu: Square
 
 
 class ScaleByRStdDevWithCountState(NamedTuple):
     """Steps taken, and the two averages: for the bias correction."""
 
     count: jax.Array  # type: ignore[assignment]  # the field's name for it, over tuple.count
-    mu: Updates
-    nu: Updates
+    mu: Mean
+    nu: Square
 
 
 def stddev_scalars(decay: jax.Array, **_: jax.Array) -> Scalars:

@@ -10,6 +10,7 @@ from gradflow._calls._reports import report
 from gradflow._core._decorators import transformation
 from gradflow._expressions._arguments import Fraction, Limit, PositiveLimit, Size
 from gradflow._rules._leafwise import as_scalar
+from gradflow._rules._roles import Other
 from gradflow._rules._state import zero_scalar
 from gradflow._types import OptState, Pair, Params, Updates
 from gradflow.transforms._linesearch_common import (
@@ -35,7 +36,7 @@ class ScaleByBacktrackingLinesearchState(NamedTuple):
 
     learning_rate: jax.Array
     value: jax.Array
-    grad: Updates | None
+    grad: Other
     info: BacktrackingLinesearchInfo
 
 

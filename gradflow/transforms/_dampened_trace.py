@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from gradflow._core._decorators import transformation
 from gradflow._expressions._arguments import Fraction
 from gradflow._rules._leafwise import Scalars, leafwise
+from gradflow._rules._roles import Mean
 from gradflow._rules._state import first_moment, increment, zero_scalar
 from gradflow._types import OptState, Pair, Params, Updates
 
@@ -16,7 +17,7 @@ class DampenedTraceState(NamedTuple):
     """Steps taken, and the decaying sum of gradients."""
 
     count: jax.Array  # type: ignore[assignment]  # the field's name for it, over tuple.count
-    trace: Updates
+    trace: Mean
 
 
 def dampening_scalars(count: jax.Array, dampening: jax.Array, **_: jax.Array) -> Scalars:

@@ -8,6 +8,7 @@ from gradflow._core._decorators import transformation
 from gradflow._expressions._arguments import Decay
 from gradflow._rules._leafwise import Scalars, leafwise
 from gradflow._rules._math import one_minus_power
+from gradflow._rules._roles import Mean
 from gradflow._rules._state import at_least_float32, first_moment, increment, zero_scalar
 from gradflow._types import OptState, Pair, Params, Updates
 
@@ -16,7 +17,7 @@ class EmaState(NamedTuple):
     """Steps taken, and the average."""
 
     count: jax.Array  # type: ignore[assignment]  # the field's name for it, over tuple.count
-    ema: Updates
+    ema: Mean
 
 
 def ema_scalars(decay: jax.Array, count: jax.Array, **_: jax.Array) -> Scalars:

@@ -9,6 +9,7 @@ from gradflow import tree
 from gradflow._core._decorators import transformation
 from gradflow._expressions._arguments import Decay, NonNegative
 from gradflow._rules._leafwise import Scalars, leafwise
+from gradflow._rules._roles import Mean
 from gradflow._rules._state import at_least_float32, increment, zero_scalar
 from gradflow._types import OptState, Pair, Params, Updates
 
@@ -17,7 +18,7 @@ class GrokfastState(NamedTuple):
     """Steps taken, and the averaged gradient."""
 
     count: jax.Array  # type: ignore[assignment]  # the field's name for it, over tuple.count
-    ema: Updates
+    ema: Mean
 
 
 def grokfast_scalars(count: jax.Array, alpha: jax.Array, **_: jax.Array) -> Scalars:

@@ -9,6 +9,7 @@ from gradflow._core._decorators import transformation
 from gradflow._expressions._arguments import Decay, NonNegative
 from gradflow._rules._leafwise import Scalars, leafwise
 from gradflow._rules._mesh_axes import refuse_varying
+from gradflow._rules._roles import Mean
 from gradflow._rules._state import first_moment, increment, zero_scalar
 from gradflow._rules._unit_norm import unit_norm
 from gradflow._types import OptState, Pair, Params, Updates
@@ -18,7 +19,7 @@ class MarsCorrectionState(NamedTuple):
     """Steps taken, and the gradient of the step before."""
 
     count: jax.Array  # type: ignore[assignment]  # the field's name for it, over tuple.count
-    previous: Updates
+    previous: Mean
 
 
 def mars_scalars(b1: jax.Array, gamma: jax.Array, **_: jax.Array) -> Scalars:

@@ -7,6 +7,7 @@ import jax
 from gradflow._core._decorators import transformation
 from gradflow._expressions._arguments import Fraction
 from gradflow._rules._leafwise import leafwise
+from gradflow._rules._roles import Mean
 from gradflow._rules._state import first_moment
 from gradflow._types import OptState, Pair, Params, Updates
 
@@ -14,7 +15,7 @@ from gradflow._types import OptState, Pair, Params, Updates
 class TraceState(NamedTuple):
     """The decaying sum of gradients."""
 
-    trace: Updates
+    trace: Mean
 
 
 def trace_rule(g: jax.Array, trace: jax.Array, s: Any) -> tuple[jax.Array, ...]:

@@ -12,6 +12,7 @@ from gradflow._core._decorators import transformation
 from gradflow._errors import describe
 from gradflow._expressions._arguments import Fraction, Limit, NonNegative, Positive, PositiveLimit, Size
 from gradflow._rules._leafwise import as_scalar
+from gradflow._rules._roles import Other
 from gradflow._rules._state import zero_scalar
 from gradflow._types import OptState, Pair, Params, Updates
 from gradflow.transforms._linesearch_common import (
@@ -45,7 +46,7 @@ class ScaleByZoomLinesearchState(NamedTuple):
 
     learning_rate: jax.Array
     value: jax.Array
-    grad: Updates
+    grad: Other
     info: ZoomLinesearchInfo
 
 

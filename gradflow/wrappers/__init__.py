@@ -1,5 +1,9 @@
 """Wrappers: each takes a transformation and returns another one."""
 
+from gradflow._coding._leaves import PackedMean as PackedMean
+from gradflow._coding._leaves import QuantizedMean as QuantizedMean
+from gradflow._coding._leaves import QuantizedSquare as QuantizedSquare
+from gradflow._coding._leaves import RoundedLeaf as RoundedLeaf
 from gradflow._missing_names import with_hints as _with_hints
 from gradflow._types import MaskedNode as MaskedNode
 from gradflow.wrappers._accumulate import ApplyEvery as ApplyEvery
@@ -10,7 +14,9 @@ from gradflow.wrappers._accumulate import ShouldSkipUpdateFunction as ShouldSkip
 from gradflow.wrappers._accumulate import apply_every as apply_every
 from gradflow.wrappers._accumulate import skip_large_updates as skip_large_updates
 from gradflow.wrappers._accumulate import skip_not_finite as skip_not_finite
+from gradflow.wrappers._cast_state import cast_state as cast_state
 from gradflow.wrappers._cautious import cautious as cautious
+from gradflow.wrappers._coded_state import CodedState as CodedState
 from gradflow.wrappers._conditionally import ConditionallyMaskState as ConditionallyMaskState
 from gradflow.wrappers._conditionally import ConditionallyTransformState as ConditionallyTransformState
 from gradflow.wrappers._conditionally import ConditionFn as ConditionFn
@@ -56,6 +62,7 @@ from gradflow.wrappers._proximal import projected as projected
 from gradflow.wrappers._proximal import proximal as proximal
 from gradflow.wrappers._qk_clip import QKClipState as QKClipState
 from gradflow.wrappers._qk_clip import with_qk_clip as with_qk_clip
+from gradflow.wrappers._quantize_state import quantize_state as quantize_state
 from gradflow.wrappers._remove_radial import RemoveRadialState as RemoveRadialState
 from gradflow.wrappers._remove_radial import remove_radial as remove_radial
 from gradflow.wrappers._sam import SAMState as SAMState
@@ -79,6 +86,7 @@ from gradflow.wrappers._tunable import tunable as tunable
 __all__ = [
     "ApplyEvery",
     "ApplyIfFiniteState",
+    "CodedState",
     "ConditionFn",
     "ConditionallyMaskState",
     "ConditionallyTransformState",
@@ -97,10 +105,14 @@ __all__ = [
     "MultiStepsTransformation",
     "MultiTransformState",
     "OuterState",
+    "PackedMean",
     "ParamEmaState",
     "PartitionState",
     "QKClipState",
+    "QuantizedMean",
+    "QuantizedSquare",
     "RemoveRadialState",
+    "RoundedLeaf",
     "SAMState",
     "ScheduleFreeState",
     "ShouldSkipUpdateFunction",
@@ -112,6 +124,7 @@ __all__ = [
     "TunableState",
     "apply_every",
     "apply_if_finite",
+    "cast_state",
     "cautious",
     "conditionally_mask",
     "conditionally_transform",
@@ -132,6 +145,7 @@ __all__ = [
     "partition",
     "projected",
     "proximal",
+    "quantize_state",
     "remove_radial",
     "sam",
     "scale_by_path",

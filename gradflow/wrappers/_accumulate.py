@@ -13,6 +13,7 @@ from gradflow._core._pytrees import register_transformation
 from gradflow._core._transformation import GradientTransformation
 from gradflow._expressions._arguments import Size, SizeOrFunction
 from gradflow._rules._leafwise import Scalars, leafwise
+from gradflow._rules._roles import Sum
 from gradflow._rules._state import first_moment, increment, zero_scalar
 from gradflow._types import OptState, Pair, Params, Updates
 from gradflow.wrappers._conditional import update_if
@@ -31,7 +32,7 @@ class MultiStepsState(NamedTuple):
     mini_step: jax.Array
     gradient_step: jax.Array
     inner_opt_state: OptState
-    acc_grads: Updates
+    acc_grads: Sum
     skip_state: Any = ()
 
 
@@ -182,7 +183,7 @@ class ApplyEvery(NamedTuple):
     """Steps taken, and the sum of updates since the last one that was returned."""
 
     count: jax.Array  # type: ignore[assignment]  # the field's name for it, over tuple.count
-    grad_acc: Updates
+    grad_acc: Sum
 
 
 def apply_every_rule(g: jax.Array, acc: jax.Array, s: Any) -> tuple[jax.Array, ...]:

@@ -10,6 +10,7 @@ from gradflow._core._decorators import transformation
 from gradflow._core._transformation import GradientTransformation
 from gradflow._expressions._arguments import Decay, NonNegative
 from gradflow._rules._leafwise import Scalars, leafwise
+from gradflow._rules._roles import Mean
 from gradflow._rules._state import at_least_float32, increment, zero_scalar
 from gradflow._types import OptState, Pair, Params, Updates
 from gradflow.tree._leaves import accumulator
@@ -19,7 +20,7 @@ class EmaNesterovState(NamedTuple):
     """Steps taken, the averaged step, the strength of the last look ahead, and the inner state."""
 
     count: jax.Array  # type: ignore[assignment]  # the field's name for it, over tuple.count
-    momentum: Updates
+    momentum: Mean
     strength: jax.Array
     inner_state: OptState
 

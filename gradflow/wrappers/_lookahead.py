@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from gradflow._calls._checks import check_like, match_params
 from gradflow._calls._context import stage_name
 from gradflow._calls._reports import report
+from gradflow._coding._leaves import coded_like
 from gradflow._core._apply import apply_updates
 from gradflow._core._decorators import transformation
 from gradflow._core._transformation import GradientTransformation
@@ -104,7 +105,7 @@ def lookahead(
         if reset_state:
             fast_state = jax.lax.cond(
                 synced,
-                lambda old: fast_optimizer.init(apply_updates(params.fast, fast)),
+                lambda old: coded_like(fast_optimizer.init(apply_updates(params.fast, fast)), old),
                 lambda old: old,
                 fast_state,
             )

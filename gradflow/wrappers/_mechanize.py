@@ -14,6 +14,7 @@ from gradflow._expressions._arguments import Iterations, NonNegative, Positive
 from gradflow._rules._leafwise import as_scalar, leafwise
 from gradflow._rules._math import bounded, safe_sqrt, saturated
 from gradflow._rules._mesh_axes import refuse_varying
+from gradflow._rules._roles import Weights
 from gradflow._rules._state import increment, zero_scalar
 from gradflow._types import OptState, Pair, Params, Updates
 from gradflow.tree._leaves import accumulator
@@ -31,7 +32,7 @@ class MechanicState(NamedTuple):
     m: jax.Array
     v: jax.Array
     s: jax.Array
-    x0: Params
+    x0: Weights
 
 
 @jax.jit

@@ -10,6 +10,7 @@ from gradflow._core._decorators import transformation
 from gradflow._core._transformation import GradientTransformation
 from gradflow._expressions._arguments import Size
 from gradflow._rules._leafwise import leafwise
+from gradflow._rules._roles import Weights
 from gradflow._rules._state import at_least_float32, increment, zero_scalar
 from gradflow._types import OptState, Pair, Params, Updates
 from gradflow.tree._paths import is_none
@@ -22,7 +23,7 @@ class OuterState(NamedTuple):
     steps_since_sync: jax.Array
     inner_state: OptState
     outer_state: OptState
-    slow: Params
+    slow: Weights
 
 
 def drift_rule(u: jax.Array, slow: jax.Array, p: jax.Array, s: Any) -> tuple[jax.Array, jax.Array]:

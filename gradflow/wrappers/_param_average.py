@@ -11,6 +11,7 @@ from gradflow._core._decorators import transformation
 from gradflow._core._transformation import GradientTransformation
 from gradflow._expressions._arguments import Decay, Index, Iterations, Size
 from gradflow._rules._leafwise import Scalars, leafwise
+from gradflow._rules._roles import Weights
 from gradflow._rules._state import at_least_float32, increment, zero_scalar
 from gradflow._types import OptState, Pair, Params, Updates
 from gradflow.wrappers._eval_params import averages
@@ -20,7 +21,7 @@ class ParamEmaState(NamedTuple):
     """Steps taken, the weighted sum of the parameters, the sum of the weights, and the inner state."""
 
     count: jax.Array  # type: ignore[assignment]  # the field's name for it, over tuple.count
-    ema: Params
+    ema: Weights
     weight: jax.Array
     inner_state: OptState
 
@@ -73,7 +74,7 @@ class SwaState(NamedTuple):
     """Steps taken, the mean of the parameters so far, the number of its terms, and the inner state."""
 
     count: jax.Array  # type: ignore[assignment]  # the field's name for it, over tuple.count
-    average: Params
+    average: Weights
     averaged: jax.Array
     inner_state: OptState
 
@@ -116,7 +117,7 @@ class LawaState(NamedTuple):
     """Steps taken, the latest parameters along a first axis, how many were stored, and the inner state."""
 
     count: jax.Array  # type: ignore[assignment]  # the field's name for it, over tuple.count
-    latest: Params
+    latest: Weights
     kept: jax.Array
     inner_state: OptState
 

@@ -15,6 +15,7 @@ from gradflow._core._transformation import GradientTransformation
 from gradflow._expressions._arguments import Size
 from gradflow._rules._leafwise import leafwise
 from gradflow._rules._mesh_axes import AxisName, check_axis_name
+from gradflow._rules._roles import Weights
 from gradflow._rules._state import increment, zero_scalar
 from gradflow._types import OptState, Pair, Params, Updates
 from gradflow.wrappers._conditional import update_if
@@ -27,7 +28,7 @@ class SAMState(NamedTuple):
     steps_since_sync: jax.Array
     opt_state: OptState
     adv_state: OptState
-    cache: Params | None
+    cache: Weights
 
 
 def keep_rule(p: jax.Array, cache: jax.Array, s: Any) -> jax.Array:

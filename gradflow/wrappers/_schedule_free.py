@@ -12,6 +12,7 @@ from gradflow._errors import describe
 from gradflow._expressions._arguments import Interval, NonNegative, Rate, ScalarOrSchedule
 from gradflow._rules._leafwise import Scalars, leafwise
 from gradflow._rules._math import within
+from gradflow._rules._roles import Weights
 from gradflow._rules._state import at_least_float32, increment, moment_dtype, zero_scalar
 from gradflow._types import OptState, Pair, Params, Updates
 from gradflow.tree._leaves import accumulator
@@ -30,7 +31,7 @@ class ScheduleFreeState(NamedTuple):
     step_count: jax.Array
     max_lr: jax.Array
     base_optimizer_state: OptState
-    z: Params
+    z: Weights
 
 
 @jax.jit

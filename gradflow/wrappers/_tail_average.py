@@ -10,6 +10,7 @@ from gradflow._core._decorators import transformation
 from gradflow._core._transformation import GradientTransformation
 from gradflow._expressions._arguments import Fraction, Interval, ScalarOrSchedule
 from gradflow._rules._leafwise import Scalars, leafwise
+from gradflow._rules._roles import Weights
 from gradflow._rules._state import at_least_float32, increment, zero_scalar
 from gradflow._types import OptState, Pair, Params, Updates
 from gradflow.tree._leaves import accumulator
@@ -24,7 +25,7 @@ class TailAverageState(NamedTuple):
     the inner state."""
 
     count: jax.Array  # type: ignore[assignment]  # the field's name for it, over tuple.count
-    ema: Params
+    ema: Weights
     weight: jax.Array
     share: jax.Array
     inner_state: OptState

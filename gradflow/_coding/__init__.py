@@ -1,0 +1,1 @@
+"""Leaves of a state in fewer bits: codes, scales of blocks, stochastic rounding."""
