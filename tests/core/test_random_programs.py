@@ -1,7 +1,8 @@
 """Random programs: chains, wrappers four deep, partitions and schedules on odd trees keep the laws.
 
 The programs and trees are drawn by hypothesis, the same ones on each run. Every relation is evaluated without
-compiling whole programs (`laws/operations.py`), on few shapes. `RANDOM_PROGRAMS=1000` runs more of them.
+compiling whole programs (`laws/operations.py`), on few shapes. More of them:
+`RANDOM_PROGRAMS=1000 python -m pytest -m random_programs`.
 """
 
 import json
@@ -21,6 +22,7 @@ from laws.support import assert_close, avals
 import gradflow as gf
 from gradflow.packed import pack, unpack
 
+pytestmark = pytest.mark.random_programs
 COUNT = int(os.environ.get("RANDOM_PROGRAMS", "8"))
 BOUNDED = settings(
     max_examples=COUNT,
@@ -107,13 +109,15 @@ def _run(
     state = tx.init(params) if state is None else state
     grads = [_odd(seed + step + 1) for step in range(steps)] if grads is None else grads
 
-    def run(params: Any, state: Any, grads: Any) -> Any:
-        for g in grads[:steps]:
-            updates, state = tx.update(g, state, params)
-            params = gf.apply_updates(params, updates)
-        return params, state
+    # An eager update would compile each program.
+    return interpreted(lambda p, s, gs: _loop(tx, p, s, gs))(params, state, grads[:steps])
 
-    return interpreted(run)(params, state, grads)  # an eager update would compile each program
+
+def _loop(tx: Any, params: Any, state: Any, grads: Any) -> Any:
+    for g in grads:
+        updates, state = tx.update(g, state, params)
+        params = gf.apply_updates(params, updates)
+    return params, state
 
 
 def _equal(a: Any, b: Any) -> None:
@@ -206,21 +210,37 @@ def test_names_order_and_splits_change_no_elementwise_rule(text: str) -> None:
     np.testing.assert_allclose(moved, whole, rtol=2e-6, atol=1e-7)
 
 
-@pytest.mark.parametrize("text", ["chain(clip_by_global_norm(1.0), adam(0.1))", "MultiSteps(adam(0.1), 2)"])
-def test_scan_is_eager(text: str) -> None:
+def _stack(trees: Any) -> Any:
+    return jax.tree.map(lambda *xs: jnp.stack(xs), *trees)
+
+
+@BOUNDED
+@given(programs())
+def test_vmap_is_a_loop(text: str) -> None:
+    tx = build(text)
+    members = [(_odd(10 * member), [_odd(10 * member + step) for step in (1, 2)]) for member in range(2)]
+    train = lambda params, grads: _loop(tx, params, tx.init(params), grads)  # noqa: E731
+    batched = interpreted(jax.vmap(train))(*_stack(members))
+    assert_close(batched, _stack([interpreted(train)(*member) for member in members]), rtol=1e-4, atol=1e-5)
+
+
+@BOUNDED
+@given(programs())
+def test_scan_is_a_loop(text: str) -> None:
     tx = build(text)
     grads = [_odd(seed) for seed in (1, 2, 3)]
-    stacked = jax.tree.map(lambda *xs: jnp.stack(xs), *grads)
 
     def body(carry: Any, g: Any) -> Any:
-        params, state = carry
-        updates, state = tx.update(g, state, params)
-        return (gf.apply_updates(params, updates), state), None
+        return _loop(tx, *carry, [g]), None
 
-    scanned, _ = interpreted(lambda c, g: jax.lax.scan(body, c, g))((_odd(0), tx.init(_odd(0))), stacked)
-    assert_close(scanned, _run(tx, 3, 0, _odd(0), grads), rtol=2e-4, atol=1e-5)
-    state, params = tx.init(_odd(0)), _odd(0)
-    for g in grads:
-        updates, state = tx.update(g, state, params)
-        params = gf.apply_updates(params, updates)
-    assert_close(scanned, (params, state), rtol=2e-4, atol=1e-5)
+    start = (_odd(0), tx.init(_odd(0)))
+    scanned, _ = interpreted(lambda c, g: jax.lax.scan(body, c, g))(start, _stack(grads))
+    assert_close(scanned, _run(tx, 3, 0, _odd(0), grads), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("text", ["chain(clip_by_global_norm(1.0), adam(0.1))", "MultiSteps(adam(0.1), 2)"])
+def test_eager_is_traced(text: str) -> None:
+    tx = build(text)
+    grads = [_odd(seed) for seed in (1, 2, 3)]
+    traced = _run(build(text), 3, 0, _odd(0), grads)
+    assert_close(traced, _loop(tx, _odd(0), tx.init(_odd(0)), grads), rtol=2e-4, atol=1e-5)
