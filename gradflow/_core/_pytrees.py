@@ -10,6 +10,7 @@ from typing import Any
 import jax
 
 from gradflow._core._transformation import GradientTransformation
+from gradflow._expressions._arguments import negative_rates
 from gradflow._expressions._numbers import Skeleton, take_arrays
 
 
@@ -19,6 +20,9 @@ class _Unbuilt:
     def __init__(self, skeleton: Skeleton, leaves: tuple[Any, ...]) -> None:
         self.skeleton = skeleton
         self.leaves = leaves
+
+    def __repr__(self) -> str:
+        return f"<{self.skeleton.maker.name} with the leaves {self.leaves}>"
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         raise TypeError(
@@ -48,7 +52,8 @@ def register_transformation(kind: type[GradientTransformation]) -> None:
             return tuple.__new__(kind, tuple(leaves))
         if all(isinstance(leaf, jax.Array) for leaf in leaves):
             try:
-                return kept.rebuild(iter(leaves))
+                with negative_rates():
+                    return kept.rebuild(iter(leaves))
             except (TypeError, ValueError):
                 pass  # arrays of other shapes, as of a batch of rates
         unbuilt = _Unbuilt(kept, tuple(leaves))

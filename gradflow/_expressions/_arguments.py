@@ -4,12 +4,14 @@ The kinds are annotations: `b1: Decay = 0.9` declares to readers, type checkers 
 number in [0, 1) that may be traced or scheduled.
 """
 
+import contextlib
+import contextvars
 import functools
 import inspect
 import math
 import types
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Annotated, Any, NamedTuple, Union, get_args, get_origin
 
 import jax
@@ -114,12 +116,25 @@ def check_schedule(owner: str, name: str, schedule: Callable[..., Any]) -> None:
             raise TypeError(f"{expected}; got a function of {code.co_argcount} arguments.")
 
 
+_RATES_ARE_SILENT: contextvars.ContextVar[bool] = contextvars.ContextVar("silent rates", default=False)
+
+
+@contextlib.contextmanager
+def negative_rates() -> Iterator[None]:
+    """No warning of a negative rate: a pytree's leaves are also gradients, tangents or differences."""
+    token = _RATES_ARE_SILENT.set(True)
+    try:
+        yield
+    finally:
+        _RATES_ARE_SILENT.reset(token)
+
+
 class LearningRate(Interval):
     """A rate >= 0; a negative one, which ascends, is used with a warning."""
 
     def contains(self, number: float) -> bool:
         """Whether `number` is finite."""
-        if number < 0 and math.isfinite(number):
+        if number < 0 and math.isfinite(number) and not _RATES_ARE_SILENT.get():
             _warn_of_ascent(number)
         return math.isfinite(number)
 

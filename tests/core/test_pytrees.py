@@ -1,5 +1,6 @@
 """Transformations as pytrees: their arrays are leaves, and everything else is structure."""
 
+import warnings
 from typing import Any
 
 import jax
@@ -54,6 +55,20 @@ def test_a_transformation_goes_through_jit_grad_and_vmap() -> None:
     np.testing.assert_allclose(jax.tree.leaves(slope), [0.75])
     rates = jax.tree.map(lambda x: jnp.stack([x, 2 * x]), gf.sgd(jnp.asarray(0.1)))
     np.testing.assert_allclose(jax.vmap(step)(rates), [-0.1 * GRADS["w"], -0.2 * GRADS["w"]], rtol=1e-6)
+
+
+def test_a_negative_gradient_or_tangent_is_not_warned_of() -> None:
+    tx = gf.sgd(jnp.asarray(0.125), momentum=jnp.asarray(0.5))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        slope = jax.jit(jax.grad(lambda tx: jnp.sum(step(tx))))(tx)
+        np.testing.assert_allclose(jax.tree.leaves(slope), [-0.75, 0.0])
+        negated = jax.tree.map(jnp.negative, tx)
+        np.testing.assert_array_equal(jax.tree.leaves(negated), [-0.125, -0.5])
+        assert "sgd with the leaves" in repr(negated)
+        assert "-0.0625" in repr(jax.tree.map(lambda x: -x / 2, gf.sgd(jnp.asarray(0.125))))
+    with pytest.warns(UserWarning, match=r"-0\.0625 is negative"):
+        gf.sgd(jnp.asarray(-0.0625))
 
 
 def test_other_leaves_keep_their_places_until_the_arrays_return() -> None:
