@@ -9,7 +9,9 @@ Cheap kinds are checked before the call. Trees are checked after a call that fai
 import functools
 import inspect
 import math
-from collections.abc import Callable, Mapping
+import os
+import re
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, ParamSpec, TypeVar
 
 import jax
@@ -216,10 +218,12 @@ def _is_float(value: Any) -> bool:
 FLOATS = Leaves("a floating-point or complex array", _is_float)
 NUMBERS = Leaves("an array of numbers", _is_leaf_of_numbers)
 TYPED = Leaves("an array with a dtype", lambda leaf: hasattr(leaf, "dtype") and is_number_or_array(leaf))
+SHAPED = Leaves("an array", lambda leaf: hasattr(leaf, "shape") and hasattr(leaf, "dtype"))
 ARRAYS = Leaves("an array", _is_any_array)
 ARRAY = Kind("an array of numbers", _is_leaf_of_numbers)
 FUNCTION = Kind("a function", callable)
 FLAG = Kind("True or False", _is_flag)
+PATH = Kind("a path", lambda value: isinstance(value, str | os.PathLike))
 TEXT = Kind("a string", lambda value: isinstance(value, str))
 TUPLE = Kind("a tuple", lambda value: isinstance(value, tuple | list))
 MAPPING = Kind("a dict", lambda value: isinstance(value, Mapping))
@@ -270,15 +274,31 @@ def checked(**kinds: Kind) -> Callable[[Callable[P, R]], Callable[P, R]]:
                     values = args[len(names) :] if name == rest else [given[name]] if name in given else []
                     for value in values:
                         kind.check(owner, name, value)
-                message = error.args[0] if error.args else ""
-                # The trees of a room are checked by functions that many share: these leave the owner out.
-                if isinstance(message, str) and message.startswith("tree: "):
-                    raise type(error)(f"{owner}: {message.removeprefix('tree: ')}") from None
+                _name_owner(owner, error, given.values())
                 raise
 
         return call
 
     return decorate
+
+
+def _name_owner(owner: str, error: Exception, given: Iterable[Any]) -> None:
+    """Raises the error again with the function's name, where its message has none."""
+    message = error.args[0] if error.args else ""
+    if not isinstance(message, str):
+        return
+    for shared in ("tree: ", "gradflow: "):  # of checks that many functions share
+        if message.startswith(shared):
+            raise type(error)(f"{owner}: {message.removeprefix(shared)}") from None
+    is_named = re.match(r"[\w.]+: ", message) is not None or owner.rpartition(".")[2] in message
+    # An error of a function that was passed is the caller's own.
+    if type(error) in _PLAIN_ERRORS and not is_named and not any(map(callable, given)):
+        raise _PLAIN_ERRORS[type(error)](f"{owner}: {message}") from error
+
+
+_PLAIN_ERRORS: dict[type[Exception], type[Exception]] = {
+    TypeError: TypeError, ValueError: ValueError, OverflowError: ValueError, AttributeError: TypeError,
+}  # fmt: skip
 
 
 def owner_of(function: Callable[..., Any]) -> str:

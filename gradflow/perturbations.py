@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gradflow._checked import FLAG, KEY, SHAPE, checked
+from gradflow._checked import ARRAY, DTYPE, FLAG, KEY, SHAPE, Number, checked, is_number_or_array
 from gradflow._dtypes import compute_dtype, is_complex, is_inexact, promote
 from gradflow._errors import describe
 from gradflow.tree._paths import path_string, show
@@ -26,11 +26,12 @@ __all__ = [
 class Noise(Protocol):
     """A distribution over the real numbers, with a differentiable density."""
 
-    @checked(key=KEY, sample_shape=SHAPE)
+    @checked(key=KEY, sample_shape=SHAPE, dtype=DTYPE)
     def sample(self, key: Any, sample_shape: Sequence[int] = (), dtype: Any = float) -> jax.Array:
         """Independent draws of shape `sample_shape`."""
         ...
 
+    @checked(inputs=ARRAY)
     def log_prob(self, inputs: jax.Array) -> jax.Array:
         """The logarithm of the density at each element of `inputs`."""
         ...
@@ -40,11 +41,12 @@ class Noise(Protocol):
 class Gumbel:
     """The standard Gumbel distribution, density `exp(-z - exp(-z))`, mean 0.5772."""
 
-    @checked(key=KEY, sample_shape=SHAPE)
+    @checked(key=KEY, sample_shape=SHAPE, dtype=DTYPE)
     def sample(self, key: Any, sample_shape: Sequence[int] = (), dtype: Any = float) -> jax.Array:
         """Independent draws of shape `sample_shape`."""
         return jax.random.gumbel(key, tuple(sample_shape), dtype)
 
+    @checked(inputs=ARRAY)
     def log_prob(self, inputs: jax.Array) -> jax.Array:
         """`-z - exp(-z)` for each element."""
         return -inputs - jnp.exp(-inputs)
@@ -54,11 +56,12 @@ class Gumbel:
 class Normal:
     """The standard normal distribution, density `exp(-z^2 / 2) / sqrt(2 pi)`."""
 
-    @checked(key=KEY, sample_shape=SHAPE)
+    @checked(key=KEY, sample_shape=SHAPE, dtype=DTYPE)
     def sample(self, key: Any, sample_shape: Sequence[int] = (), dtype: Any = float) -> jax.Array:
         """Independent draws of shape `sample_shape`."""
         return jax.random.normal(key, tuple(sample_shape), dtype)
 
+    @checked(inputs=ARRAY)
     def log_prob(self, inputs: jax.Array) -> jax.Array:
         """`-(z^2 + log(2 pi)) / 2` for each element."""
         return -0.5 * (inputs * inputs + math.log(2 * math.pi))
@@ -94,6 +97,7 @@ def make_perturbed_fun(
     _check(fun, num_samples, sigma, noise)
 
     def perturbed(key: Any, x: Any) -> Any:
+        KEY.check("make_perturbed_fun", "key' of 'f(key, x)", key)
         leaves, treedef = _read(x)
         if not leaves:
             return jax.tree.map(lambda v: _average(jnp.asarray(v)[None], jnp.ones(1)), fun(x))
@@ -148,11 +152,9 @@ def _check(fun: Any, num_samples: Any, sigma: Any, noise: Any) -> None:
         raise TypeError(f"{name}: argument 'fun' must be a function; got {describe(fun)}")
     if not isinstance(num_samples, int | np.integer) or isinstance(num_samples, bool):
         raise TypeError(f"{name}: argument 'num_samples' must be an int; got {describe(num_samples)}")
-    if num_samples < 1:
-        raise ValueError(f"{name}: argument 'num_samples' must be >= 1; got {num_samples}")
-    scalar = isinstance(sigma, int | float | np.number | np.ndarray | jax.Array)
-    if not scalar or np.ndim(sigma) != 0:
-        raise TypeError(f"{name}: argument 'sigma' must be a scalar; got {describe(sigma)}")
+    if not 1 <= num_samples < 2**31:
+        raise ValueError(f"{name}: argument 'num_samples' must be >= 1 and < 2**31; got {num_samples}")
+    Number(nan=True).check(name, "sigma", sigma)
     if not isinstance(sigma, jax.Array) and not sigma > 0:
         raise ValueError(f"{name}: argument 'sigma' must be > 0; got {sigma}")
     for method in ("sample", "log_prob"):
@@ -167,7 +169,7 @@ def _read(x: Any) -> tuple[list[jax.Array], Any]:
     flat, treedef = jax.tree_util.tree_flatten_with_path(x)
     leaves = []
     for path, leaf in flat:
-        number = isinstance(leaf, float | int | np.number | np.ndarray | jax.Array)
+        number = is_number_or_array(leaf)
         dtype = jnp.result_type(leaf) if number else None
         if dtype is None or not is_inexact(dtype) or is_complex(dtype):
             raise TypeError(

@@ -13,6 +13,7 @@ from gradflow import (
     interop,
     linalg,
     losses,
+    matrices,
     microbatching,
     numerics,
     packed,
@@ -25,7 +26,8 @@ _TREE = {"a": jnp.ones((2, 3)), "b": jnp.ones(3)}
 _ADAM = gf.adam(0.1)
 
 NAMES: dict[str, Any] = {
-    "gf": gf, "jax": jax, "jnp": jnp, "np": np, "tree": tree, "losses": losses, "projections": projections,
+    "gf": gf, "jax": jax, "jnp": jnp, "np": np, "matrices": matrices, "tree": tree, "losses": losses,
+    "projections": projections,
     "perturbations": perturbations, "assignment": assignment, "linalg": linalg, "numerics": numerics,
     "microbatching": microbatching, "packed": packed, "interop": interop, "checkpoint": checkpoint,
     "T": _TREE, "WRONG_TREE": {"a": jnp.ones((2, 3)), "c": jnp.ones(3)},

@@ -10,14 +10,14 @@ from typing import Any
 
 import numpy as np
 
-from gradflow._checked import MAPPING, checked, is_number_or_array
+from gradflow._checked import MAPPING, PATH, checked, is_number_or_array
 from gradflow._errors import describe
 from gradflow.checkpoint._formats import FORMATS, MANIFEST, Format
 
 PathLike = str | os.PathLike[str]
 
 
-@checked(d=MAPPING)
+@checked(path=PATH, d=MAPPING)
 def save(path: PathLike, d: Mapping[str, Any]) -> None:
     """Writes a mapping of named arrays to a file, which is then either whole or the one before.
 
@@ -46,6 +46,7 @@ def save(path: PathLike, d: Mapping[str, Any]) -> None:
     _replace(path, data)
 
 
+@checked(path=PATH)
 def load(path: PathLike) -> dict[str, np.ndarray]:
     """Reads a file that `save` wrote, for `load_state_dict`.
 

@@ -14,11 +14,14 @@ from gradflow._errors import describe
 def _is_precision(value: Any) -> bool:
     if isinstance(value, tuple | list):
         return len(value) == 2 and all(map(_is_precision, value))
-    try:
-        jax.lax.Precision(value)
-    except ValueError:
-        return isinstance(value, jax.lax.DotAlgorithm | jax.lax.DotAlgorithmPreset)
-    return True
+    if isinstance(value, str):
+        try:
+            jax.lax.Precision(value)
+        except ValueError:
+            return False
+        return True
+    kinds = (jax.lax.Precision, jax.lax.DotAlgorithm, jax.lax.DotAlgorithmPreset)
+    return value is None or isinstance(value, kinds)
 
 
 PRECISION = Kind("a jax.lax.Precision or its name", _is_precision)

@@ -5,9 +5,11 @@ from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from gradflow._checked import ARRAYS, FUNCTION, REAL, checked
 from gradflow._dtypes import is_inexact
+from gradflow.tree._structure import explain_trees
 
 T = TypeVar("T")
 
@@ -27,6 +29,7 @@ def refresh(due: Any, compute: Callable[..., T], old: T, *operands: Any) -> T:
       old: the tree of arrays that is kept when nothing is due; it is not copied.
       *operands: trees of arrays that `compute` needs besides.
     """
+    old = jax.tree.map(jnp.asarray, old)
     return only_where(due, finite_or_old(compute), old, *operands)
 
 
@@ -45,11 +48,22 @@ def _kept(old: T, operands: Any) -> T:
     return old
 
 
+def _check_alike(new: Any, old: Any) -> None:
+    message = "refresh: argument 'compute' must return a tree like 'old'; got "
+    structure: Any = jax.tree.structure(new)
+    if structure != jax.tree.structure(old):
+        raise ValueError(message + explain_trees("the result", new, "'old'", old))
+    for n, o in zip(jax.tree.leaves(new), jax.tree.leaves(old), strict=True):
+        if np.shape(n) != np.shape(o):
+            raise ValueError(f"{message}shape {np.shape(n)} where 'old' has {np.shape(o)}")
+
+
 def finite_or_old(compute: Callable[..., T]) -> Callable[..., T]:
     """`compute(old, *operands)`, or `old` where any of its numbers is not finite."""
 
     def taken(old: Any, *operands: Any) -> Any:
         new = compute(old, *operands)
+        _check_alike(new, old)
         finite = jnp.ones((), bool)
         for leaf in jax.tree.leaves(new):
             if is_inexact(leaf.dtype):

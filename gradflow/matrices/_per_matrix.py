@@ -11,6 +11,7 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 from gradflow._calls._context import stage_name
+from gradflow._checked import FUNCTION, SHAPED, Leaves, checked
 from gradflow._coding._leaves import decoded, is_coded
 from gradflow._dtypes import compute_dtype, is_complex, is_inexact, promote, real_dtype
 from gradflow._rules._leafwise import Rule, Scalars, _prepare
@@ -226,6 +227,10 @@ def put_back_like(leaf_shape: tuple[int, ...], new: jax.Array, old: jax.Array) -
     return new
 
 
+MATRIX_AXES = Leaves("MatrixAxes", lambda leaf: isinstance(leaf, MatrixAxes))
+
+
+@checked(make=FUNCTION, params=SHAPED, axes=MATRIX_AXES)
 def init_per_matrix(make: Callable[[tuple[int, ...], Any], Any], axes: Any, params: Any) -> Any:
     """A tree for `per_matrix` of what `make(shape, parameter)` gives for one matrix of that shape.
 

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import jax
 
 from gradflow._calls._context import context, stage_name
+from gradflow._checked import FLAG, SHAPED, checked
 from gradflow._errors import describe
 from gradflow._selection._parameters import named_leaves
 from gradflow._types import MaskedNode, is_absent
@@ -35,6 +36,7 @@ def recording_matrices() -> Iterator[list[ResolvedMatrix]]:
         context.matrices = before
 
 
+@checked(params=SHAPED, record=FLAG)
 def resolve_matrices(
     numbers: Any, params: Any, kind: type = Matrix, *, at_least: int = 0, record: bool = True
 ) -> Any:
@@ -81,6 +83,7 @@ def resolve_matrices(
     return _recorded(jax.tree.unflatten(structure, answers), params, record)
 
 
+@checked(params=SHAPED)
 def require_matrices(numbers: Any, params: Any, kind: type = Matrix) -> Any:
     """`resolve_matrices`, raising ValueError that names the first leaf that is not a matrix."""
     axes = resolve_matrices(numbers, params, kind)

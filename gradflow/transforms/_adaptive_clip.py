@@ -5,7 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from gradflow._checked import ARRAY, AXES, Number, checked
+from gradflow._checked import ARRAY, AXES, FLOATS, Number, checked
 from gradflow._core._compose import init_empty_state
 from gradflow._core._decorators import transformation
 from gradflow._dtypes import compute_dtype, real_dtype
@@ -27,7 +27,7 @@ def unitwise_norm(x: Any, axis: Axis = None) -> jax.Array:
 
     Intermediate values neither overflow nor underflow. The derivative at 0 is 0.
     """
-    x = _widened(x)
+    x = _widened("unitwise_norm", "x", x)
     size, power = input_norm(x, axis)
     return jnp.broadcast_to(size / power, x.shape)
 
@@ -42,7 +42,7 @@ def unitwise_clip(g_norm: Any, max_norm: Any, grad: Any, div_eps: Any = 1e-6) ->
       grad: an array.
       div_eps: the smallest divisor, > 0.
     """
-    grad, dtype = _widened(grad), jnp.asarray(grad).dtype
+    grad, dtype = _widened("unitwise_clip", "grad", grad), jnp.asarray(grad).dtype
     norm, limit, least = (
         jnp.broadcast_to(jnp.asarray(x).astype(real_dtype(grad.dtype)), grad.shape)
         for x in (g_norm, max_norm, div_eps)
@@ -52,7 +52,8 @@ def unitwise_clip(g_norm: Any, max_norm: Any, grad: Any, div_eps: Any = 1e-6) ->
     return (factor.astype(grad.dtype) * grad).astype(dtype)
 
 
-def _widened(x: Any) -> jax.Array:
+def _widened(owner: str, name: str, x: Any) -> jax.Array:
+    FLOATS.check(owner, name, x)
     x = jnp.asarray(x)
     return x.astype(compute_dtype(x.dtype))
 

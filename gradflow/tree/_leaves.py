@@ -79,8 +79,10 @@ def call(f: Callable[..., Any], *trees: Any, **options: Any) -> Any:
 
 
 def is_array_like(x: Any) -> bool:
-    """Whether `x` is a number or an array: of Python, NumPy or jax."""
-    return isinstance(x, jax.Array | np.ndarray | np.generic | bool | int | float | complex)
+    """Whether `x` is a number or an array, of Python, NumPy or jax, and not of text or objects."""
+    if isinstance(x, np.ndarray | np.generic):
+        return x.dtype.kind not in "OUSMm"
+    return isinstance(x, jax.Array | bool | int | float | complex)
 
 
 def _check_arrays(tree: Any) -> None:
