@@ -149,6 +149,9 @@ def test_the_target_of_a_table_is_a_class_or_a_quantity(tmp_path):
     np.testing.assert_allclose(x.mean(axis=0), 0, atol=1e-6)
     words = task_of_table(write_table(tmp_path / "t.csv", ["up" if y > 0 else "down" for y in Y]), "price")
     assert (words.score_name, set(np.unique(words.train[1]))) == ("test accuracy", {0.0, 1.0})
+    semicolons = tmp_path / "s.csv"
+    semicolons.write_text((tmp_path / "t.csv").read_text().replace(",", ";"))
+    np.testing.assert_array_equal(task_of_table(semicolons, "price").train[0], words.train[0])
     three = task_of_table(write_table(tmp_path / "t.csv", [i % 3 for i in range(40)]))
     assert three.train[1].dtype == np.int32
     np.savez(tmp_path / "t.npz", x=X, y=np.arange(40) % 3)
@@ -163,7 +166,10 @@ def test_the_target_of_a_table_is_a_class_or_a_quantity(tmp_path):
         (lambda t: t.replace("\n", "\nx,1,2,3\n", 1), None, "line 2, column 'a': must be .* got 'x'"),
         (lambda t: t.replace("\n", "\n1,2,,3\n", 1), None, "line 2, column 'c': must be .* got ''"),
         (lambda t: t.replace("\n", "\n1,2,3,\n", 1), None, "line 2, column 'price': must not be empty"),
+        (lambda t: t.replace("\n", "\nred,1,2,3\n", 1), None, "got 'red'. Leave the column out, or write"),
         (lambda t: "a,b\n1,2\n", None, "at least 10 rows"),
+        (lambda t: "a\n" + "1\n" * 20, None, "has only 'a'"),
+        (lambda t: "a,id\n" + "".join(f"1,x{i}\n" for i in range(20)), None, "'id', which has 20"),
     ],
 )  # fmt: skip
 def test_a_wrong_table_is_named_by_line_and_column(change, column, message, tmp_path):

@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 
+from gradflow.lab._plots._cells import format_number
 from gradflow.lab._plots._comparison_table import steps_cell
 from gradflow.lab._plots._style import Limits, grid, new_figure, sparse, style
 from gradflow.lab._results._comparison import Comparison, Entry
@@ -22,7 +23,7 @@ def plot(comparison: Comparison) -> Any:
     _draw_rates(rates, comparison)
     handles, labels = curves.get_legend_handles_labels()
     if handles:
-        title = "rank: median steps to target" if comparison.target is not None else "rank"
+        title = "rank: median steps to target" if comparison.target is not None else "rank: median final loss"
         figure.legend(
             handles, labels, loc="outside lower center", title=title, fontsize=9, handlelength=4.5,
             ncols=2, frameon=False,
@@ -45,7 +46,7 @@ def _draw_curves(axis: Any, comparison: Comparison) -> None:
     for i, entry in enumerate(comparison.entries):
         runs = np.asarray(entry.losses[entry.best])
         look = style(i)
-        label = f"{i + 1}. {entry.name}: {steps_cell(entry, comparison.target)}"
+        label = f"{i + 1}. {entry.name}: {_result_of(entry, comparison.target)}"
         middle = limits.drawable(quantile(runs, 0.5))
         axis.plot(at, middle, label=label, markevery=sparse(i, len(at)), **look)
         if banded:
@@ -62,6 +63,11 @@ def _draw_curves(axis: Any, comparison: Comparison) -> None:
     axis.set(xlabel="step", ylabel=f"training loss (median{' and range' if banded else ''} over seeds)")
     axis.set_title(f"{comparison.task}: each at its best learning rate")
     grid(axis)
+
+
+def _result_of(entry: Entry, target: float | None) -> str:
+    """What ranks an entry: its steps to the target, or else its final loss."""
+    return format_number(entry.rank_key[1]) if target is None else steps_cell(entry, target)
 
 
 def _draw_rates(axis: Any, comparison: Comparison) -> None:

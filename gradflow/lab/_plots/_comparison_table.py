@@ -18,14 +18,12 @@ def _spread(values: Sequence[float], show: str) -> str:
     return middle if low == high else f"{middle} ({ends[0]} to {ends[1]})"
 
 
-def steps_cell(entry: Entry, target: float | None) -> str:
+def steps_cell(entry: Entry, target: float) -> str:
     """The steps to the target at the best rate, or why there are none."""
     diverged, seeds = sum(entry.diverged[entry.best]), len(entry.diverged[entry.best])
     if diverged == seeds:
         return "diverged"
     note = f"; {diverged} of {seeds} diverged" if diverged else ""
-    if target is None:
-        return "-" + note
     steps = entry.steps_to_target[entry.best]
     values = [math.inf if s is None else float(s) for s in steps]
     if math.isinf(median(values)):
@@ -40,7 +38,7 @@ def _row(rank: int, entry: Entry, comparison: Comparison) -> list[str]:
     return [
         str(rank),
         entry.name,
-        steps_cell(entry, comparison.target),
+        *([] if comparison.target is None else [steps_cell(entry, comparison.target)]),
         *(
             []
             if comparison.score_name is None or entry.score is None
@@ -63,7 +61,8 @@ def table(comparison: Comparison) -> Table:
     if not c.entries:
         return Table(head, (), (), (), ["no optimizer was finished"])
     score = [] if c.score_name is None else [c.score_name]
-    names = ["", "optimizer", "steps to target", *score, "best rate", "final loss", "diverged",
+    steps = [] if c.target is None else ["steps to target"]
+    names = ["", "optimizer", *steps, *score, "best rate", "final loss", "diverged",
              "state B/param", "seconds + compiling"]  # fmt: skip
     rows = [_row(i + 1, entry, c) for i, entry in enumerate(c.entries)]
     notes = [
@@ -78,7 +77,7 @@ def table(comparison: Comparison) -> Table:
         notes.append(f"Tried at rates beyond the grid too, since the best was at its end: {extended}.")
     if any(entry.best_is_at_the_end for entry in c.entries):
         notes.append("* the last rate tried on that side: one beyond it may be better (--learning-rates).")
-    return Table(head, names, rows, (1, 2), [*notes, *_chance(c)])
+    return Table(head, names, rows, (1, 2) if steps else (1,), [*notes, *_chance(c)])
 
 
 def _chance(comparison: Comparison) -> list[str]:

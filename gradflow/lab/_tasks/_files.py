@@ -22,6 +22,7 @@ from gradflow.lab._tasks._task import Task
 
 _MOST_CLASSES = 20  # whole numbers with more values than this are a quantity
 _FEWEST_ROWS = 10
+_DELIMITERS = ",;\t"
 
 
 def task_of_module(file: Path, steps: int | None = None) -> Task:
@@ -50,7 +51,8 @@ def task_of_table(file: Path, column: str | None = None) -> Task:
     Four fifths of the rows, drawn once, are for training, the rest for the score. Inputs are standardized.
 
     Args:
-      file: a CSV file with a header and numeric columns, or an npz file with the arrays `x` and `y`.
+      file: a CSV file with a header and numeric columns, separated by commas, semicolons or tabs, or an npz
+        file with the arrays `x` and `y`.
       column: the column to predict, the last by default. An npz file has no columns.
     """
     if file.suffix != ".npz":
@@ -79,9 +81,12 @@ def _read_npz(file: Path) -> tuple[np.ndarray, np.ndarray]:
 def _read_csv(file: Path, column: str | None) -> tuple[np.ndarray, np.ndarray]:
     try:
         with file.open(newline="", encoding="utf-8-sig") as stream:
-            rows = [row for row in csv.reader(stream) if row]
+            head = stream.readline()
+            stream.seek(0)
+            rows = [row for row in csv.reader(stream, delimiter=max(_DELIMITERS, key=head.count)) if row]
     except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"--data must be a readable CSV file; got {file}: {error}") from None
+        reason = getattr(error, "strerror", None) or error
+        raise ValueError(f"--data must be a readable CSV file; got {file}: {reason}") from None
     if len(rows) <= _FEWEST_ROWS:
         raise ValueError(
             f"--data must have a header and at least {_FEWEST_ROWS} rows; {file} has {len(rows)} lines"
@@ -90,6 +95,8 @@ def _read_csv(file: Path, column: str | None) -> tuple[np.ndarray, np.ndarray]:
     target = names[-1] if column is None else column
     if target not in names:
         raise ValueError(f"--target must be a column of {file}: {', '.join(names)}; got {target!r}")
+    if len(names) < 2:
+        raise ValueError(f"--data must have a column besides the target; {file} has only '{target}'")
     place = names.index(target)
     for number, row in enumerate(rows[1:], 2):
         if len(row) != len(names):
@@ -104,6 +111,11 @@ def _read_csv(file: Path, column: str | None) -> tuple[np.ndarray, np.ndarray]:
     try:
         return np.asarray(inputs), np.asarray([float(text) for text in texts])
     except ValueError:
+        if len(set(texts)) > len(texts) / 2:
+            raise ValueError(
+                f"--target must be a column of numbers or of classes; got '{target}', which has "
+                f"{len(set(texts))} different texts in {len(texts)} rows"
+            ) from None
         return np.asarray(inputs), np.asarray(texts)
 
 
@@ -113,7 +125,14 @@ def _number(file: Path, line: int, column: str, cell: str) -> float:
     except ValueError:
         value = np.nan
     if not np.isfinite(value):
-        raise ValueError(f"{file}, line {line}, column '{column}': must be a finite number; got {cell!r}")
+        hint = "" if cell.strip() else ". Fill the gap, or leave out the line or the column"
+        try:
+            float(cell or "0")
+        except ValueError:
+            hint = ". Leave the column out, or write its categories as numbers"
+        raise ValueError(
+            f"{file}, line {line}, column '{column}': must be a finite number; got {cell!r}{hint}"
+        )
     return value
 
 
