@@ -214,7 +214,7 @@ while True:
     if kills < 2:
         while not (os.path.exists(path) and os.path.getmtime(path) > begin) and time.time() < begin + 30:
             time.sleep(0.005)
-        time.sleep(rng.uniform(0.0, 0.1))
+        time.sleep(rng.uniform(0.0, 0.03))
         os.kill(child, signal.SIGKILL)
     _, status = os.waitpid(child, 0)
     if status == 0:

@@ -248,7 +248,7 @@ def test_wrong_values(arguments, message):
                 "params": start,
                 "batches": BATCHES,
             },
-            "got 'a', which cannot be compared here.*must be",
+            "the optimizer 'a' must be a transformation; got 3",
         ),
     ],
 )

@@ -64,7 +64,7 @@ def _given(name: str, value: Any, rates: tuple[float, ...] | None, caller: str) 
             )
         return Candidate(
             name,
-            lambda rate: as_transformation(_call_factory(value, rate), caller, name),
+            lambda rate: as_transformation(_call_factory(value, rate), caller, f"the optimizer '{name}'"),
             rates or default_grid(1e-2),
         )
     whole = as_transformation(value, caller, f"the optimizer '{name}'")
