@@ -1,11 +1,13 @@
 """The one place where the code of a CPU and that of an accelerator part."""
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.interpreters import ad, batching, mlir
 
 T = TypeVar("T")
 
@@ -46,30 +48,76 @@ def _after(value: jax.Array, *readers: jax.Array) -> jax.Array:
 
 
 def in_one_kernel(values: Sequence[jax.Array]) -> list[jax.Array]:
-    """The same numbers, which a GPU computes in one kernel.
+    """The same scalars, which a GPU computes in one kernel.
 
     XLA launches a kernel for each scalar result, since it joins only what depends on each other. Here each
-    number seems to depend on the one before. A step of AdamW with 8 leaves launches 10 kernels, not 11.
+    number seems to depend on the one before. A step of AdamW with 8 leaves launches 9 kernels, not 12.
     """
-    numbers = len(values) > 1 and all(x.shape == () for x in values) and values[0].dtype != np.bool_
-    # Inside shard_map a number would seem to vary along the axes of the one before.
-    if not numbers or jax.sharding.get_abstract_mesh().manual_axes:
-        return list(values)
-    return by_platform(list(values), cpu=list, accelerator=_linked)
+    return list(_link().bind(*values)) if len(values) > 1 and _may_link() else list(values)
 
 
-def _linked(values: list[jax.Array]) -> list[jax.Array]:
-    linked = values[:1]
-    previous = values[0]
+def in_place_of(old: jax.Array, new: jax.Array) -> jax.Array:
+    """The new value, which an accelerator may write where the old one is.
+
+    A fusion that reads the old value for another result, and writes a new one that does not depend on it,
+    needs a copy of the old one. So the new one seems to depend on it: an Adan step moves a sixth less.
+    """
+    if old.shape != new.shape or old.dtype != new.dtype or old.dtype not in LINKED or not _may_link():
+        return new
+    result: jax.Array = _link().bind(old, new)[1]
+    return result
+
+
+def _may_link() -> bool:
+    # Inside shard_map a value would seem to vary along the axes of the one before.
+    return not jax.sharding.get_abstract_mesh().manual_axes
+
+
+# Types of what is linked: their bits are an integer's, or they convert to one.
+LINKED = (np.dtype(np.int32), np.dtype(np.float32), np.dtype(np.bool_))
+
+
+@functools.cache
+def _link() -> Any:
+    """A primitive that returns its operands; on accelerators they are linked.
+
+    As `by_platform` it would map all results under `vmap` if one is mapped.
+    """
+    link = type(jax.lax.add_p)("in_one_kernel")  # the class itself is in jax.extend, which imports for 0.1 s
+    link.multiple_results = True
+    link.def_impl(lambda *values: list(values))
+    link.def_abstract_eval(lambda *values: list(values))
+    ad.primitive_jvps[link] = lambda values, tangents: (link.bind(*values), list(tangents))
+    batching.primitive_batchers[link] = _linked_if_mapped_alike
+    accelerator = mlir.lower_fun(_linked, multiple_results=True)
+    mlir.register_lowering(link, accelerator)
+    cpu = lambda ctx, *values: list(values) if CPU else accelerator(ctx, *values)  # noqa: E731
+    mlir.register_lowering(link, cpu, platform="cpu")
+    return link
+
+
+def _linked_if_mapped_alike(values: Sequence[jax.Array], axes: Sequence[Any]) -> tuple[Any, Sequence[Any]]:
+    results = list(values)
+    for axis in dict.fromkeys(axes):
+        places = [place for place, own in enumerate(axes) if own == axis]
+        linked = _link().bind(*[values[place] for place in places])
+        for place, value in zip(places, linked, strict=True):
+            results[place] = value
+    return results, axes
+
+
+def _linked(*values: jax.Array) -> list[jax.Array]:
+    linked = [values[0]]
     for value in values[1:]:
-        linked.append(jax.lax.select(_never(previous), jnp.zeros_like(value), value))
-        previous = previous if value.dtype == np.bool_ else linked[-1]
+        linked.append(jax.lax.select(_never(linked[-1]), jnp.zeros_like(value), value))
     return linked
 
 
 def _never(x: jax.Array) -> jax.Array:
     """False, by a test whose result XLA does not know: no odd number is 0."""
-    bits = np.dtype(f"int{8 * x.dtype.itemsize}")
-    if x.dtype != bits:
+    bits = np.dtype(np.int32)
+    if x.dtype == np.bool_:
+        x = x.astype(bits)
+    elif x.dtype != bits:
         x = jax.lax.bitcast_convert_type(jax.lax.stop_gradient(x), bits)
     return (x | np.ones((), bits)) == np.zeros((), bits)

@@ -26,12 +26,12 @@ from gradflow._calls._checks import (
 )
 from gradflow._calls._context import context, entered, stage_name
 from gradflow._calls._extra_arguments import check_extra_names
+from gradflow._calls._scalars import with_scalars_together
 from gradflow._core._eager import concrete_leaves
 from gradflow._core._signature import Signature
 from gradflow._core._stage import Part, Stage
 from gradflow._core._transformation import GradientTransformation
 from gradflow._errors import with_article
-from gradflow._platform import in_one_kernel
 from gradflow._tracebacks import shorten
 from gradflow._types import EmptyState, OptState, Params, ScheduledState, Updates
 from gradflow.packed._pack import check_no_packed_parts, is_packed
@@ -138,11 +138,13 @@ class UpdatePart(Part):
             update = stage.update
             if is_packed(updates) and not stage.packable:
                 update = call_unpacked(update)
+            if is_outermost:
+                update = with_scalars_together(update)
             new_updates, new_state = update(updates, state, params, **extra)
             if stage.leaves is not None and stage.trees == "alike":
                 new_updates = match_outputs(new_updates, updates)
             if is_outermost:
-                new_state = without_aliases(_counted_together(state, new_state), params)
+                new_state = without_aliases(new_state, params)
             return new_updates, new_state
 
     def __reduce__(self) -> Any:
@@ -174,28 +176,6 @@ def _allow_or_raise(error: TypeError | None, state: OptState, is_outermost: bool
         errors, context.wrong_leaves = context.wrong_leaves, []
         if not only_counts:
             raise errors[0]
-
-
-def _counted_together(old: OptState, new: OptState) -> OptState:
-    """The new state, whose counters are computed in one kernel where kernels are launched one by one."""
-    leaves, structure = jax.tree.flatten(new)
-    before = {id(leaf) for leaf in jax.tree.leaves(old)}
-    places = [
-        place
-        for place, leaf in enumerate(leaves)
-        if isinstance(leaf, jax.core.Tracer)
-        and leaf.shape == ()
-        and leaf.dtype == np.int32
-        and id(leaf) not in before
-    ]
-    if len(places) < 2:
-        return new
-    for place, counter in zip(places, _together([leaves[place] for place in places]), strict=True):
-        leaves[place] = counter
-    return jax.tree.unflatten(structure, leaves)
-
-
-_together = jax.jit(in_one_kernel)
 
 
 def _whole(stage: Stage) -> GradientTransformation:

@@ -18,7 +18,7 @@ import numpy as np
 from gradflow._calls._checks import WrongStateError
 from gradflow._calls._context import context, isolated
 from gradflow._expressions._keys import expression_of
-from gradflow._expressions._numbers import Scalar, Skeleton, is_number, take_numbers
+from gradflow._expressions._numbers import Scalar, Skeleton, is_number, take_arrays, take_numbers
 from gradflow._expressions._registry import OWN_FACTORIES
 
 # Most leaves of a tree compiled as one program: for larger trees, one call per leaf compiles faster.
@@ -118,6 +118,11 @@ def plan(expression: Any) -> CompiledUpdate | None:
     if any(isinstance(number, jax.core.Tracer) for number in numbers) or not _has_work(skeleton):
         return None
     return CompiledUpdate(_program(skeleton), numbers)
+
+
+def known_arrays(expression: Any) -> list[jax.Array] | None:
+    """The jax arrays among the arguments of a transformation; None where its functions may hold others."""
+    return take_arrays(expression)[1] if expression is not None and _is_pure(expression) else None
 
 
 @functools.lru_cache(maxsize=256)

@@ -11,6 +11,7 @@ import numpy as np
 
 from gradflow._calls._checks import check_like
 from gradflow._calls._context import stage_name
+from gradflow._calls._scalars import record_scalars
 from gradflow._coding._leaves import is_coded, is_entry
 from gradflow._dtypes import compute_dtype, is_complex, is_inexact, promote, real_dtype
 from gradflow._shardings import with_sharding_of
@@ -149,7 +150,10 @@ def _width_of(rule: Rule, scalars: Any, kinds: tuple[tuple[str, np.dtype], ...],
 
 def _prepare(scalars: Any, hyper: dict[str, Any], precision: np.dtype) -> Scalars:
     numbers = {name: as_scalar(value, precision) for name, value in hyper.items()}
-    return numbers if scalars is None else {**numbers, **_compiled_scalars(scalars)(numbers)}
+    if scalars is not None:
+        numbers |= _compiled_scalars(scalars)(numbers)
+    record_scalars(numbers.values())
+    return numbers
 
 
 def as_scalar(value: Any, precision: np.dtype) -> Any:

@@ -49,6 +49,16 @@ def saturated(total: jax.Array) -> jax.Array:
     return jnp.minimum(total, np.asarray(jnp.finfo(total.dtype).max / 2, total.dtype))
 
 
+def largest(x: jax.Array, axis: Any = None, *, keepdims: bool = False) -> jax.Array:
+    """The largest number of an array without negative ones, 0 of an empty one.
+
+    With `initial=0` a GPU would compare with 0 in a kernel of its own.
+    """
+    if x.size:
+        return jnp.max(x, axis=axis, keepdims=keepdims)
+    return jnp.max(x, axis=axis, keepdims=keepdims, initial=0)
+
+
 def within(x: jax.Array, limit: Any) -> jax.Array:
     """`x`, its real and imaginary parts moved into `[-limit, limit]`."""
     if is_complex(x.dtype):

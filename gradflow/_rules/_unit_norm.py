@@ -8,7 +8,7 @@ import numpy as np
 
 from gradflow._calls._context import stage_name
 from gradflow._errors import describe
-from gradflow._rules._math import abs_sq, safe_sqrt
+from gradflow._rules._math import abs_sq, largest, safe_sqrt
 from gradflow._types import Updates
 from gradflow.tree._paths import path_string
 
@@ -21,10 +21,10 @@ def unit_norm(x: jax.Array, axis: Axis = None) -> tuple[jax.Array, jax.Array]:
     The norm runs over `axis`, by default over all axes; those axes stay, with length 1.
     """
     axis = axis if x.ndim else None  # a rule is traced on a number where a tree has no leaves
-    largest = jax.lax.stop_gradient(jnp.max(jnp.abs(x), axis=axis, keepdims=True, initial=0))
+    peak = jax.lax.stop_gradient(largest(jnp.abs(x), axis, keepdims=True))
     # Brought into [2^-48, 2^48] the largest number of a unit, its square and its inverse are in range.
-    one = jnp.ones_like(largest)
-    power = jnp.where(largest < 2.0**-32, one * 2.0**80, jnp.where(largest > 2.0**32, one * 2.0**-80, one))
+    one = jnp.ones_like(peak)
+    power = jnp.where(peak < 2.0**-32, one * 2.0**80, jnp.where(peak > 2.0**32, one * 2.0**-80, one))
     scaled = power.astype(x.dtype) * x
     return safe_sqrt(jnp.sum(abs_sq(scaled), axis=axis, keepdims=True)), power
 

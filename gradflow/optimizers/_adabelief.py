@@ -36,7 +36,7 @@ def nesterov_belief_rule(g: jax.Array, mu: jax.Array, nu: jax.Array, s: Any) -> 
     """`belief_rule` with the momentum of the next step, as in `scale_by_adam`."""
     mu = s.b1 * mu + s.c1 * bounded(g)
     nu = s.b2 * nu + (s.c2 * bounded_square(g, mu) + s.eps_root)
-    ahead = s.b1 * s.debias1_next * mu + s.c1 * s.debias1 * bounded(g)
+    ahead = s.next_mu * mu + s.next_g * bounded(g)
     return ahead / (safe_sqrt(s.debias2 * nu) + s.eps), mu, nu
 
 

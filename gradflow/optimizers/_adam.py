@@ -8,7 +8,6 @@ from gradflow._core._compose import chain
 from gradflow._core._decorators import transformation
 from gradflow._core._transformation import GradientTransformation
 from gradflow._expressions._arguments import Decay, NonNegative, Rate
-from gradflow._platform import in_one_kernel
 from gradflow._rules._leafwise import Scalars, leafwise
 from gradflow._rules._math import bounded, bounded_square, one_minus_power, safe_sqrt
 from gradflow._rules._roles import Mean, Square
@@ -28,14 +27,15 @@ class ScaleByAdamState(NamedTuple):
 def adam_scalars(count: jax.Array, b1: jax.Array, b2: jax.Array, **_: jax.Array) -> Scalars:
     """The decays' complements and the bias corrections of step `count`, which begins at 1."""
     c1, c2 = 1 - b1, 1 - b2
-    debias = [1 / one_minus_power(c, t) for c, t in ((c1, count), (c1, count + 1), (c2, count))]
-    debias1, debias1_next, debias2 = in_one_kernel(debias)
+    debias1 = 1 / one_minus_power(c1, count)
+    # Products of scalars that a rule made would be kernels of their own on a GPU.
     return {
         "c1": c1,
         "c2": c2,
         "debias1": debias1,
-        "debias1_next": debias1_next,
-        "debias2": debias2,
+        "next_mu": b1 * (1 / one_minus_power(c1, count + 1)),
+        "next_g": c1 * debias1,
+        "debias2": 1 / one_minus_power(c2, count),
     }
 
 
@@ -50,7 +50,7 @@ def nesterov_adam_rule(g: jax.Array, mu: jax.Array, nu: jax.Array, s: Any) -> tu
     """Dozat 2016: Adam with the momentum of the next step."""
     mu = s.b1 * mu + s.c1 * bounded(g)
     nu = s.b2 * nu + s.c2 * bounded_square(g)
-    ahead = s.b1 * s.debias1_next * mu + s.c1 * s.debias1 * bounded(g)
+    ahead = s.next_mu * mu + s.next_g * bounded(g)
     return ahead / (safe_sqrt(s.debias2 * nu + s.eps_root) + s.eps), mu, nu
 
 

@@ -9,7 +9,7 @@ from gradflow._core._compose import chain
 from gradflow._core._decorators import transformation
 from gradflow._core._transformation import GradientTransformation
 from gradflow._expressions._arguments import Decay, NonNegative, Rate
-from gradflow._platform import written_after
+from gradflow._platform import in_place_of, written_after
 from gradflow._rules._leafwise import Scalars, leafwise
 from gradflow._rules._math import bounded, bounded_square, one_minus_power, safe_sqrt
 from gradflow._rules._roles import Mean, Square
@@ -33,14 +33,15 @@ def adan_scalars(
 ) -> Scalars:
     """The decays' complements, the bias corrections of step `t` (from 1), and the weight of the change."""
     c1, c2, c3 = 1 - b1, 1 - b2, 1 - b3
+    weight, debias2 = jnp.where(official > 0, b2, c2), 1 / one_minus_power(c2, t)
     return {
         "c1": c1,
         "c2": c2,
         "c3": c3,
         "debias1": 1 / one_minus_power(c1, t),
-        "debias2": 1 / one_minus_power(c2, t),
         "debias3": 1 / one_minus_power(c3, t),
-        "weight": jnp.where(official > 0, b2, c2),
+        "weight": weight,
+        "weight_debias2": weight * debias2,
         "changed": jnp.where(t > 1, jnp.ones_like(c1), jnp.zeros_like(c1)),
     }
 
@@ -53,8 +54,9 @@ def adan_rule(
     m = s.b1 * m + s.c1 * bounded(g)
     v = s.b2 * v + s.c2 * change
     n = s.b3 * n + s.c3 * bounded_square(g, -s.weight * change)
-    ahead = s.debias1 * m + s.weight * s.debias2 * v
-    return ahead / (safe_sqrt(s.debias3 * n + s.eps_root) + s.eps), m, v, n, written_after(bounded(g), v, n)
+    ahead = s.debias1 * m + s.weight_debias2 * v
+    kept = in_place_of(last, written_after(bounded(g), v, n))
+    return ahead / (safe_sqrt(s.debias3 * n + s.eps_root) + s.eps), m, v, n, kept
 
 
 @transformation(steps="t", packable=True)

@@ -13,6 +13,7 @@ from gradflow._core._decorators import transformation
 from gradflow._core._transformation import GradientTransformation
 from gradflow._errors import describe
 from gradflow._expressions._arguments import NonNegative, Rate
+from gradflow._platform import by_platform
 from gradflow._rules._leafwise import as_scalar, leafwise
 from gradflow._rules._math import bounded_norm, safe_sqrt, saturated
 from gradflow._rules._mesh_axes import refuse_varying
@@ -51,10 +52,19 @@ def scaled_difference_rule(p0: jax.Array, p: jax.Array, s: Any) -> jax.Array:
 
 
 def greatest_distance(max_dist: jax.Array, start: Params, params: Params) -> jax.Array:
-    """`max(max_dist, |start - params|)`.
+    """`max(max_dist, |start - params|)`; squares neither overflow nor underflow."""
 
-    Squares are taken in units of the last distance, so that they neither overflow nor underflow.
-    """
+    distance = by_platform(max_dist, start, params, cpu=_distance_in_units, accelerator=_distance)
+    return jnp.maximum(max_dist, distance)
+
+
+def _distance(max_dist: jax.Array, start: Params, params: Params) -> jax.Array:
+    """From one reading, without a branch."""
+    return tree.norm(tree.sub(start, params)).astype(max_dist.dtype)
+
+
+def _distance_in_units(max_dist: jax.Array, start: Params, params: Params) -> jax.Array:
+    """In units of the last distance, so that no branch reads the differences again."""
 
     def largest(start: Params, params: Params) -> jax.Array:
         size = tree.norm(tree.sub(start, params), "inf").astype(max_dist.dtype)
@@ -64,7 +74,7 @@ def greatest_distance(max_dist: jax.Array, start: Params, params: Params) -> jax
     unit = jax.lax.cond(known, lambda *_: max_dist, largest, start, params)
     unit = jax.lax.stop_gradient(unit)
     (difference,) = leafwise(scaled_difference_rule, (start, params), factor=1 / unit)
-    return jnp.maximum(max_dist, unit * safe_sqrt(tree.norm(difference, squared=True).astype(max_dist.dtype)))
+    return unit * safe_sqrt(tree.norm(difference, squared=True).astype(max_dist.dtype))
 
 
 def check_init_step(owner: str, init_step: Any) -> None:

@@ -9,6 +9,7 @@ from gradflow._core._compose import chain
 from gradflow._core._decorators import transformation
 from gradflow._core._transformation import GradientTransformation
 from gradflow._expressions._arguments import Decay, NonNegative, Rate
+from gradflow._platform import in_place_of
 from gradflow._rules._leafwise import leafwise
 from gradflow._rules._roles import Mean
 from gradflow._rules._state import first_moment, zero_scalar
@@ -28,7 +29,7 @@ def optimistic_rule(g: jax.Array, previous: jax.Array, s: Any) -> tuple[jax.Arra
     """Mokhtari et al. 2019, equation 6, with separate weights for gradient and change."""
     change = jnp.where(s.first > 0, jnp.zeros_like(g), g - previous)
     # A copy, so that the state can be donated together with the gradients.
-    return s.alpha * g + s.beta * change, jnp.copy(g)
+    return s.alpha * g + s.beta * change, in_place_of(previous, jnp.copy(g))
 
 
 @transformation(packable=True)

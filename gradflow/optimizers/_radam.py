@@ -9,7 +9,6 @@ from gradflow._core._compose import chain
 from gradflow._core._decorators import transformation
 from gradflow._core._transformation import GradientTransformation
 from gradflow._expressions._arguments import Decay, NonNegative, Positive, Rate
-from gradflow._platform import in_one_kernel
 from gradflow._rules._leafwise import Scalars, leafwise
 from gradflow._rules._math import bounded, bounded_square, safe_sqrt
 from gradflow._rules._state import first_moment, increment, second_moment, zero_scalar
@@ -51,7 +50,6 @@ def radam_scalars(
     adaptive = (length >= threshold) & (length > 4)
     a, b = (jnp.where(adaptive, x, jnp.full_like(x, 5)) for x in (length, longest))
     rectifier = jnp.sqrt((a - 4) * (a - 2) * b / ((b - 4) * (b - 2) * a))
-    rectifier, adaptive = in_one_kernel([adam["debias2"], rectifier, adaptive])[1:]
     return {**adam, "adaptive": adaptive, "rectifier": rectifier}
 
 
@@ -68,7 +66,7 @@ def nesterov_radam_rule(g: jax.Array, mu: jax.Array, nu: jax.Array, s: Any) -> t
     mu = s.b1 * mu + s.c1 * bounded(g)
     nu = s.b2 * nu + s.c2 * bounded_square(g)
     root = safe_sqrt(s.debias2 * nu + s.eps_root) + s.eps
-    ahead = s.b1 * s.debias1_next * mu + s.c1 * s.debias1 * bounded(g)
+    ahead = s.next_mu * mu + s.next_g * bounded(g)
     return ahead * jnp.where(s.adaptive, s.rectifier / root, jnp.ones_like(root)), mu, nu
 
 

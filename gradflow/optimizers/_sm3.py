@@ -12,7 +12,7 @@ from gradflow._core._decorators import transformation
 from gradflow._core._transformation import GradientTransformation
 from gradflow._expressions._arguments import Decay, Fraction, NonNegative, Rate
 from gradflow._rules._leafwise import Scalars, leafwise
-from gradflow._rules._math import bounded, bounded_square, safe_sqrt, saturated
+from gradflow._rules._math import bounded, bounded_square, largest, safe_sqrt, saturated
 from gradflow._rules._mesh_axes import refuse_varying
 from gradflow._rules._roles import Mean, Square
 from gradflow._rules._state import first_moment, second_moment
@@ -48,7 +48,7 @@ def _bounds(accumulated: jax.Array) -> list[jax.Array]:
     if accumulated.ndim < 2:
         return [accumulated]
     axes = (_others(axis, accumulated.ndim) for axis in range(accumulated.ndim))
-    return [jnp.max(accumulated, axis=others, initial=0.0) for others in axes]
+    return [largest(accumulated, others) for others in axes]
 
 
 def _others(axis: int, ndim: int) -> tuple[int, ...]:

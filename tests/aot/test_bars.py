@@ -26,13 +26,14 @@ ROWS = {
     "conditionally_mask(adamw)": 1.01,
     "clip + adamw": ONE_READING_MORE,
     "apply_if_finite(adamw)": ONE_READING_MORE,
-    "apply_if_finite(clip + adamw)": 1.3,
+    "apply_if_finite(clip + adamw)": ONE_READING_MORE,
+    "adan": 1.01,
     "MultiSteps(adamw, 4)": 1.05,
 }
 # On a GPU these launch no more kernels than the peer. The others have a counter that the peer has not.
 FEW_KERNELS = {
     "adamw", "lion", "conditionally_mask(adamw)", "clip + adamw", "apply_if_finite(adamw)",
-    "MultiSteps(adamw, 4)",
+    "MultiSteps(adamw, 4)", "apply_if_finite(clip + adamw)", "adan",
 }  # fmt: skip
 # Outputs go through the core's own memory there.
 ON_TPU = {"adadelta": 1.5, "conditionally_mask(adamw)": 1.2, "MultiSteps(adamw, 4)": 1.2}

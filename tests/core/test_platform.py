@@ -138,27 +138,80 @@ def test_what_is_not_chosen_leaves_nothing_in_the_program() -> None:
         assert text.count(" conditional(") == 0
 
 
-def test_derivatives_through_a_skipped_step_are_finite() -> None:
-    """The inner update runs on an accelerator even where its result is not taken."""
+@pytest.mark.parametrize("is_hidden", [False, True])
+def test_derivatives_through_a_skipped_step_are_finite(is_hidden: bool) -> None:
+    """The inner update runs on an accelerator even where its result is not taken.
+
+    The rate is an argument, whose derivative the guard can see, or hidden in a user's function.
+    """
     params = {"w": jnp.ones(3)}
     bad = {"w": jnp.array([1.0, jnp.nan, 2.0])}
 
-    def after(rate: Any) -> Any:
-        tx = gf.apply_if_finite(gf.adamw(rate), 3)
-        updates, _ = tx.update(bad, tx.init(params), params)
+    def after(rate: Any, grads: Any) -> Any:
+        given = (lambda step: rate) if is_hidden else rate
+        tx = gf.apply_if_finite(gf.chain(gf.scale_by_adam(), gf.scale_by_learning_rate(given)), 3)
+        updates, _ = tx.update(grads, tx.init(params), params)
         return jnp.sum(updates["w"])
 
-    assert jax.grad(after)(0.1) == 0
+    def check(by_rate: Any, by_gradient: Any) -> None:
+        assert by_rate == 0
+        np.testing.assert_array_equal(by_gradient["w"], 0)
+
     with accelerator_code():
-        assert jax.grad(after)(0.1) == 0
+        assert jax.grad(after)(0.1, bad) == 0
+        check(*jax.grad(after, argnums=(0, 1))(0.1, bad))
+    if not is_hidden:
+        check(*jax.grad(after, argnums=(0, 1))(0.1, bad))
 
 
 def test_numbers_linked_into_one_kernel_keep_their_bits() -> None:
     odd = [np.nan, -0.0, np.inf, 1e-45, -3.5]
-    values = [jnp.int32(7), jnp.int32(-1), *map(jnp.float32, odd), jnp.bool_(True), jnp.int32(2**31 - 1)]
-    linked = _platform._linked(values)
+    values = [jnp.int32(7), jnp.int32(-1), *map(jnp.float32, odd), jnp.bool_(True), jnp.bool_(False)]
+    values += [jnp.int32(2**31 - 1)]
+    linked = _platform._linked(*values)
     for before, after in zip(values, linked, strict=True):
         assert before.dtype == after.dtype
         assert np.asarray(before).tobytes() == np.asarray(after).tobytes()
-    program = str(jax.make_jaxpr(_platform._linked)(values[:2]))
-    assert "select_n" in program
+    assert "select_n" in str(jax.make_jaxpr(_platform._linked)(*values[:2]))
+
+
+def test_a_link_is_made_for_accelerators_alone_and_passes_derivatives() -> None:
+    def f(x: Any) -> Any:
+        a, b = _platform.in_one_kernel([x * x, 3 * x])
+        return a * b
+
+    def program() -> str:
+        return jax.jit(lambda x: f(x)).lower(2.0).as_text()
+
+    assert "select" not in program()
+    assert jax.grad(f)(2.0) == 36.0
+    with accelerator_code():
+        assert "select" in program()
+        assert jax.jit(jax.grad(f))(2.0) == 36.0
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+def test_a_link_maps_only_what_is_mapped(axis: int) -> None:
+    """A counter without a mapped axis keeps none, though it is linked with numbers that have one."""
+    link = jax.jit(lambda *values: tuple(_platform.in_one_kernel(list(values))))
+    rates = jnp.arange(3.0)
+    with accelerator_code():
+        count, rate, other = jax.vmap(link, in_axes=(None, 0, None), out_axes=(None, 0, None))(1, rates, 2.0)
+        assert (int(count), float(other)) == (1, 2.0)
+        np.testing.assert_array_equal(rate, rates)
+        old = jnp.arange(6.0).reshape(2, 3)
+        place = jax.vmap(lambda a, b: _platform.in_place_of(a, b), in_axes=(axis, axis), out_axes=axis)
+        np.testing.assert_array_equal(place(old, old + 1), old + 1)
+
+
+def test_an_unmapped_counter_of_a_mapped_step_stays_unmapped() -> None:
+    """Under `vmap` over a decay, Adam's bias corrections are mapped and its counters are not."""
+    params = jnp.ones(4)
+    state = gf.adam(1e-2).init(params)
+
+    def step(b1: Any) -> Any:
+        return gf.adam(1e-2, b1=b1).update(params, state, params)[1][0].count
+
+    for run in (step, jax.jit(step)):
+        count = jax.vmap(run, out_axes=None)(jnp.array([0.8, 0.9]))
+        assert int(count) == 1

@@ -1,0 +1,72 @@
+"""The numbers of one step, which an accelerator computes in one kernel."""
+
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
+
+import jax
+
+from gradflow._calls._context import context
+from gradflow._platform import LINKED, in_one_kernel
+from gradflow._types import OptState, Updates
+
+
+class StepScalars(NamedTuple):
+    """Numbers that rules derive in one trace."""
+
+    trace: Any
+    found: list[jax.Array]
+
+
+def record_scalars(values: Iterable[Any]) -> None:
+    """Adds numbers to those of the step being traced; those of an inner trace are left out."""
+    step = context.scalars
+    if step is not None:
+        step.found.extend(_linkable(values, step.trace))
+
+
+def with_scalars_together(update: Callable[..., Any]) -> Callable[..., Any]:
+    """An update whose scalars are computed in one kernel, where kernels are launched one by one.
+
+    These are the scalars of the new state and the numbers that rules derive, such as bias corrections.
+    """
+
+    def together(updates: Updates, state: OptState, *rest: Any, **extra: Any) -> tuple[Updates, OptState]:
+        before, context.scalars = context.scalars, None
+        for leaf in jax.tree.leaves((state, updates)):
+            if isinstance(leaf, jax.core.Tracer):
+                context.scalars = StepScalars(getattr(leaf, "_trace", None), [])
+                break
+        try:
+            new_updates, new_state = update(updates, state, *rest, **extra)
+            return new_updates, _together(state, new_state)
+        finally:
+            context.scalars = before
+
+    return together
+
+
+def _together(old: OptState, new: OptState) -> OptState:
+    step = context.scalars
+    if step is None:
+        return new
+    leaves, structure = jax.tree.flatten(new)
+    before = {id(leaf) for leaf in jax.tree.leaves(old)}
+    chosen = {id(x): x for x in _linkable(leaves, step.trace) if id(x) not in before}
+    if not chosen:
+        return new
+    derived = {id(x): x for x in step.found if id(x) not in before and id(x) not in chosen}
+    linked = in_one_kernel([*derived.values(), *chosen.values()])[len(derived) :]
+    replaced = dict(zip(chosen, linked, strict=True))
+    return jax.tree.unflatten(structure, [replaced.get(id(leaf), leaf) for leaf in leaves])
+
+
+def _linkable(values: Iterable[Any], trace: Any) -> list[jax.Array]:
+    """Those that are scalars of one trace, of types that can be linked."""
+    return [
+        x
+        for x in values
+        if isinstance(x, jax.core.Tracer)
+        and x.shape == ()
+        and x.dtype in LINKED
+        and getattr(x, "_trace", None) is trace
+    ]
