@@ -115,9 +115,9 @@ def _linked(*values: jax.Array) -> list[jax.Array]:
 
 def _never(x: jax.Array) -> jax.Array:
     """False, by a test whose result XLA does not know: no odd number is 0."""
-    bits = np.dtype(np.int32)
     if x.dtype == np.bool_:
-        x = x.astype(bits)
-    elif x.dtype != bits:
+        x = x.astype(np.int32)
+    bits = np.dtype(f"int{8 * x.dtype.itemsize}")
+    if x.dtype != bits:
         x = jax.lax.bitcast_convert_type(jax.lax.stop_gradient(x), bits)
     return (x | np.ones((), bits)) == np.zeros((), bits)
