@@ -17,6 +17,7 @@ else:
         "BacktrackingLinesearchInfo",
         "FistaInfo",
         "MaskedNode",
+        "MuownNeurons",
         "PackedMean",
         "QuantizedMean",
         "QuantizedSquare",

@@ -139,7 +139,10 @@ def _low_precision_averages(sequence: Sequence, params: Params) -> Iterator[Find
         long = {n: d for n, d in decays.items() if d is not None and d >= _LONG_MEMORY}
         if not long or stage.children:
             continue
-        state = jax.eval_shape(stage.init, params)
+        try:
+            state = jax.eval_shape(stage.init, params)
+        except (TypeError, ValueError):
+            continue  # a stage for some of the leaves alone, such as matrices
         for path, leaf in jax.tree_util.tree_leaves_with_path(state):
             if is_inexact(leaf.dtype) and leaf.dtype.itemsize < 4 and leaf.ndim > 0:
                 name, decay = next(iter(long.items()))

@@ -107,6 +107,7 @@ from gradflow.optimizers._muon import MuonState as MuonState
 from gradflow.optimizers._muon import muon as muon
 from gradflow.optimizers._muon import scale_by_muon as scale_by_muon
 from gradflow.optimizers._muon import scale_by_shape as scale_by_shape
+from gradflow.optimizers._muown import MuownNeurons as MuownNeurons
 from gradflow.optimizers._muown import MuownState as MuownState
 from gradflow.optimizers._muown import muown as muown
 from gradflow.optimizers._muown import step_by_muown as step_by_muown
@@ -201,6 +202,7 @@ __all__ = [
     "MomoState",
     "MuonDimensionNumbers",
     "MuonState",
+    "MuownNeurons",
     "MuownState",
     "NeuronNormState",
     "ProdigyState",

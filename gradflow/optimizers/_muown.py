@@ -29,7 +29,7 @@ from gradflow.optimizers._orthogonalize import check_table
 _SMALLEST = 1e-12  # the norm of a neuron of zeros
 
 
-class Neurons(NamedTuple):
+class MuownNeurons(NamedTuple):
     """For each neuron of a matrix its norm, the norm of its direction, and Adam's moments of its norm."""
 
     gain: Any
@@ -52,7 +52,7 @@ def muown_scalars(beta: jax.Array, **others: jax.Array) -> Scalars:
 
 
 def muown_rule(
-    g: jax.Array, mu: jax.Array, neurons: Neurons, p: jax.Array, s: Any, *,
+    g: jax.Array, mu: jax.Array, neurons: MuownNeurons, p: jax.Array, s: Any, *,
     by_shape: bool, table: Any, steps: Any, dtype: Any,
 ) -> tuple[Any, ...]:  # fmt: skip
     """Lion et al. 2026, Algorithm 1: p = gain * v / |v|, over the inputs of each output."""
@@ -66,24 +66,24 @@ def muown_rule(
     step, gain_mu, gain_nu = adam_rule(of_gain, gain_mu, gain_nu, s)
     gain = _away_from_zero((gain - s.learning_rate * step) * (1 - s.learning_rate * s.weight_decay))
     length = jnp.maximum(safe_sqrt(jnp.sum(v * v, axis=0)), _SMALLEST)
-    return gain[None] * (v / length[None]) - p, mu, Neurons(gain, length, gain_mu, gain_nu)
+    return gain[None] * (v / length[None]) - p, mu, MuownNeurons(gain, length, gain_mu, gain_nu)
 
 
 def _away_from_zero(gain: jax.Array) -> jax.Array:
     return jnp.where(jnp.abs(gain) < _SMALLEST, _SMALLEST, gain)
 
 
-def norms_rule(p: jax.Array, neurons: Neurons, s: Any) -> tuple[Any, ...]:
+def norms_rule(p: jax.Array, neurons: MuownNeurons, s: Any) -> tuple[Any, ...]:
     """What `init` knows of the neurons: their norms."""
     largest = jnp.max(jnp.abs(p), initial=0)
     scaled = p / jnp.where(largest > 0, largest, 1)
     norm = jnp.maximum(largest * safe_sqrt(jnp.sum(scaled * scaled, axis=0)), _SMALLEST)
-    return p, Neurons(norm, norm, neurons.mu, neurons.nu)
+    return p, MuownNeurons(norm, norm, neurons.mu, neurons.nu)
 
 
-def _zeros(shape: tuple[int, ...], p: Any) -> Neurons:
+def _zeros(shape: tuple[int, ...], p: Any) -> MuownNeurons:
     zeros = jnp.zeros((shape[1],), at_least_float32(real_dtype(p.dtype)))
-    return Neurons(zeros, zeros, zeros, zeros)
+    return MuownNeurons(zeros, zeros, zeros, zeros)
 
 
 @transformation(reports=("learning_rate",), last=True, leaves="real")

@@ -157,7 +157,7 @@ NAMED = [
     if name in dir(gf.optimizers)
     and not name.startswith("scale_by")
     # Stages, and an optimizer of single examples.
-    and name not in ("dpsgd", "shrink_by_learning_rate", "orthogonalize")
+    and name not in ("dpsgd", "shrink_by_learning_rate", "orthogonalize", "step_by_muown")
 ]
 
 

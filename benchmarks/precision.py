@@ -1,0 +1,132 @@
+"""Optimizer states in fewer bits: their bytes, the cost of a step, and what training loses.
+
+python -m benchmarks.precision                    steps with 6 M parameters, and training on digits and text
+python -m benchmarks.precision --steps 1e8,1e9    steps alone, as on an accelerator
+"""
+
+import argparse
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import gradflow as gf
+from benchmarks.exact import nbytes, scratch
+from gradflow import lab
+from gradflow._tables import aligned
+
+TURNS, REPEAT = 5, 5
+
+
+def forms(tx: gf.GradientTransformation, min_size: int) -> dict[str, gf.GradientTransformation]:
+    """The transformation, and the same with its state in fewer bits."""
+    return {
+        "float32": tx,
+        "8 bits": gf.quantize_state(tx, min_size=min_size),
+        "4-bit mean": gf.quantize_state(tx, 4, min_size=min_size),
+        "bfloat16 mean": gf.cast_state(tx, {"mean": "bfloat16"}),
+    }
+
+
+def steps(parameters: int, side: int) -> list[list[str]]:
+    """One row per form: state bytes per parameter, scratch in models, and the step against float32's."""
+    leaves = max(1, round(parameters / side**2))
+    zeros = {f"layer{i}": jnp.zeros((side, side)) for i in range(leaves)}
+    grads = {f"layer{i}": jnp.full((side, side), 1e-3 * (i + 1)) for i in range(leaves)}
+    model = nbytes(zeros)
+    compiled: dict[str, Any] = {}
+    times: dict[str, list[float]] = {}
+    made = forms(gf.adamw(1e-3), 4096)
+    for name, tx in made.items():
+
+        def step(params: Any, state: Any, grads: Any, tx: Any = tx) -> Any:
+            updates, state = tx.update(grads, state, params)
+            return gf.apply_updates(params, updates), state
+
+        state = jax.eval_shape(tx.init, zeros)
+        compiled[name] = jax.jit(step, donate_argnums=(0, 1)).lower(zeros, state, grads).compile()
+        times[name] = []
+    for _ in range(TURNS):
+        for name, tx in made.items():
+            params, state = jax.tree.map(jnp.copy, zeros), jax.jit(tx.init)(zeros)
+            params, state = compiled[name](params, state, grads)
+            jax.block_until_ready(params)
+            begin = time.perf_counter()
+            for _ in range(REPEAT):
+                params, state = compiled[name](params, state, grads)
+            jax.block_until_ready(params)
+            times[name].append(time.perf_counter() - begin)
+            del params, state
+    plain = np.asarray(times["float32"])
+    rows = []
+    for name, tx in made.items():
+        size = nbytes(jax.eval_shape(tx.init, zeros)) / (model / 4)
+        ratio = np.median(np.asarray(times[name]) / plain)
+        held = (scratch(compiled[name]) or 0) / model
+        rows.append([f"{model / 4e6:.0f} M", name, f"{size:.3f}", f"{held:.3f}", f"{ratio:.2f}"])
+    return rows
+
+
+def training(
+    task_name: str, tx: gf.GradientTransformation, count: int, seeds: Sequence[int]
+) -> list[list[str]]:
+    """One row per form: the mean loss of the last fifth of the steps, against float32's, over the seeds."""
+    task = lab.task(task_name)
+    train = jax.tree.map(jnp.asarray, task.train)
+    size = jax.tree.leaves(train)[0].shape[0]
+    label = tx.expression.name if tx.expression is not None else "own"
+    rows: list[list[str]] = []
+    plain: Any = None
+    for name, form in forms(tx, 256).items():
+        losses = np.asarray([_final_loss(task, form, train, size, count)(jax.random.key(s)) for s in seeds])
+        plain = losses if plain is None else plain
+        ratios = losses / plain
+        rows.append(
+            [task_name, label, name, f"{ratios.mean():.4f}", f"{ratios.min():.4f} - {ratios.max():.4f}"]
+        )
+    return rows
+
+
+def _final_loss(task: Any, tx: Any, train: Any, size: int, count: int) -> Callable[[jax.Array], jax.Array]:
+    step = gf.make_step(task.loss_fn, tx)
+
+    def run(key: jax.Array) -> jax.Array:
+        first, rest = jax.random.split(key)
+        params = task.init(first)
+
+        def body(carry: Any, key: jax.Array) -> Any:
+            places = jax.random.randint(key, (task.batch_size,), 0, size)
+            params, state, result = step(*carry, jax.tree.map(lambda x: x[places], train))
+            return (params, state), result.value
+
+        keys = jax.random.split(rest, count)
+        _, losses = jax.lax.scan(body, (params, tx.init(params)), keys)
+        return losses[-count // 5 :].mean()
+
+    return jax.jit(run)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Prints the tables."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.precision", description=__doc__)
+    parser.add_argument("--steps", metavar="N,...", help="numbers of parameters; without training")
+    given = parser.parse_args(arguments)
+    counts = [float(text) for text in given.steps.split(",")] if given.steps else [6 * 1024**2]
+    print(jax.devices()[0].device_kind)
+    rows = [row for count in counts for row in steps(int(count), 4096 if count > 3e8 else 1024)]
+    heads = ["parameters", "adamw's state", "bytes per parameter", "scratch (models)", "step / float32"]
+    print("\n".join(aligned([heads, *rows], (1,), rule=True)))
+    if given.steps:
+        return
+    rows = training("digits", gf.adamw(1e-3), 500, (0, 1, 2))
+    rows += training("text", gf.adamw(1e-3), 1000, (0, 1, 2))
+    rows += training("text", gf.lion(1e-4), 1000, (0, 1, 2))
+    heads = ["task", "optimizer", "state", "loss / float32's", "over seeds"]
+    print("\n" + "\n".join(aligned([heads, *rows], (0, 1, 2), rule=True)))
+
+
+if __name__ == "__main__":
+    main()
