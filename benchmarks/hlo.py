@@ -2,18 +2,14 @@
 
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-_HEAD = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\{\s*$")
-_INSTRUCTION = re.compile(r"^\s+(?:ROOT )?%?([\w.\-]+) = (\(.*?\)|\S+) ([a-z][\w\-]*)\((.*)$")
+from gradflow.sharding._programs import Instruction, computations_of
+
 _ARRAY = re.compile(r"\b([a-z]+\d+(?:e\d+m\d+\w*)?|pred)\[([\d,]*)\](?:\{([^}]*)\})?")
-_NAME = re.compile(r"%([\w.\-]+)")
 _CYCLES = re.compile(r'"estimated_cycles":"(\d+)"')
 _TARGET = re.compile(r'custom_call_target="([^"]+)"')
-_BRANCHES = re.compile(
-    r"(?:branch_computations=\{([^}]*)\}|true_computation=%?([\w.\-]+), false_computation=%?([\w.\-]+))"
-)
 _CALLED = re.compile(r"(?:to_apply|calls)=%?([\w.\-]+)")
 _LOOP = re.compile(r"condition=%?([\w.\-]+), body=%?([\w.\-]+)")
 
@@ -58,25 +54,6 @@ class Cost:
         )  # fmt: skip
 
 
-@dataclass(frozen=True)
-class _Instruction:
-    name: str
-    type: str
-    operation: str
-    rest: str
-
-    @property
-    def operands(self) -> list[str]:
-        """The names before the closing parenthesis of the operands."""
-        depth, end = 1, len(self.rest)
-        for place, letter in enumerate(self.rest):
-            depth += (letter == "(") - (letter == ")")
-            if depth == 0:
-                end = place
-                break
-        return _NAME.findall(self.rest[:end])
-
-
 def _array_bytes(dtype: str, sizes: str, layout: str | None) -> int:
     if layout and "S(" in layout:  # in the core's own memory
         return 0
@@ -89,37 +66,24 @@ def type_bytes(text: str) -> int:
     return sum(_array_bytes(*found) for found in _ARRAY.findall(text))
 
 
-def _computations(text: str) -> tuple[dict[str, list[_Instruction]], str]:
-    computations: dict[str, list[_Instruction]] = {}
-    entry, current = "", ""
-    for line in text.splitlines():
-        if head := _HEAD.match(line):
-            current = head[2]
-            computations[current] = []
-            entry = current if head[1] else entry
-        elif found := _INSTRUCTION.match(line):
-            computations[current].append(_Instruction(*found.groups()))
-    return computations, entry
-
-
 def cost(text: str) -> Cost:
     """The cost of a compiled program, from its text; the body of a loop counts once."""
-    computations, entry = _computations(text)
+    computations, entry = computations_of(text)
     return _cost_of(entry, computations)
 
 
-def _cost_of(name: str, computations: Mapping[str, list[_Instruction]]) -> Cost:
+def _cost_of(name: str, computations: Mapping[str, list[Instruction]]) -> Cost:
     types = {one.name: one.type for one in computations[name]}
     return sum((_of_one(one, types, computations) for one in computations[name]), Cost())
 
 
 def _of_one(
-    one: _Instruction, types: Mapping[str, str], computations: Mapping[str, list[_Instruction]]
+    one: Instruction, types: Mapping[str, str], computations: Mapping[str, list[Instruction]]
 ) -> Cost:
     if one.operation in _FREE or one.operation.endswith("-done"):
         return Cost()
     if one.operation == "conditional":
-        found = [_cost_of(branch, computations) for branch in _branches(one.rest)]
+        found = [_cost_of(branch, computations) for branch in one.branches]
         largest = max(found, key=lambda each: (each.moved, each.kernels))
         inner = tuple(each.kernels for each in found)
         return replace(largest, branches=(inner, *largest.branches))
@@ -134,14 +98,7 @@ def _flat(found: str | tuple[str, ...]) -> tuple[str, ...]:
     return (found,) if isinstance(found, str) else found
 
 
-def _branches(text: str) -> Iterator[str]:
-    found = _BRANCHES.search(text)
-    assert found, text
-    named = found[1].split(",") if found[1] else (found[2], found[3])
-    return (name.strip().lstrip("%") for name in named)
-
-
-def _kernel(one: _Instruction, types: Mapping[str, str]) -> Cost:
+def _kernel(one: Instruction, types: Mapping[str, str]) -> Cost:
     target = _TARGET.search(one.rest)
     if target and target[1] in _MARKERS:
         return Cost()

@@ -77,7 +77,6 @@ def training(
     task = lab.task(task_name)
     train = jax.tree.map(jnp.asarray, task.train)
     size = jax.tree.leaves(train)[0].shape[0]
-    label = tx.expression.name if tx.expression is not None else "own"
     rows: list[list[str]] = []
     plain: Any = None
     for name, form in forms(tx, 256).items():
@@ -85,7 +84,13 @@ def training(
         plain = losses if plain is None else plain
         ratios = losses / plain
         rows.append(
-            [task_name, label, name, f"{ratios.mean():.4f}", f"{ratios.min():.4f} - {ratios.max():.4f}"]
+            [
+                task_name,
+                tx.expression.name,
+                name,
+                f"{ratios.mean():.4f}",
+                f"{ratios.min():.4f} - {ratios.max():.4f}",
+            ]
         )
     return rows
 

@@ -369,7 +369,8 @@ DEPARTURES: dict[tuple[str, str], str] = {
         "at a spike of 1e30 the eigenvalues of its statistics span more orders than float32 resolves"
     ),
     ("200 steps as in float64", "scale_by_splus"): (
-        "at a spike of 1e30 the eigenvalues of its statistics span more orders than float32 resolves"
+        "float32 rounds ordinary gradients away beside the momentum of a spike of 1e30, and signs show it "
+        "while that decays; without a spike 200 steps agree to 4e-7"
     ),
     ("a mesh changes nothing", "step_by_muown"): _RADIAL,
     ("a mesh changes nothing", "muown"): _RADIAL,

@@ -185,9 +185,13 @@ def call_spread(
     return [tuple(results[i * width : (i + 1) * width]) for i in range(len(rows))]
 
 
+def _along(plan: _Plan) -> Names:
+    """The mesh axes along which matrices are shared out."""
+    return tuple(plan.mesh.axis_names) if plan.spec is None else (*plan.inside, *plan.share)
+
+
 def _devices(plan: _Plan) -> int:
-    names = plan.mesh.axis_names if plan.spec is None else (*plan.inside, *plan.share)
-    return math.prod(plan.mesh.shape[name] for name in names)
+    return math.prod(plan.mesh.shape[name] for name in _along(plan))
 
 
 def _record(plan: _Plan, shape: tuple[int, ...], rows: int) -> None:
@@ -197,8 +201,7 @@ def _record(plan: _Plan, shape: tuple[int, ...], rows: int) -> None:
     if n == 1:
         return
     count = rows * math.prod(plan.batch)
-    names = plan.mesh.axis_names if plan.spec is None else (*plan.inside, *plan.share)
-    group = SpreadGroup(stage_name(), count, plan.sides, names, n, -(-count // n) * n)
+    group = SpreadGroup(stage_name(), count, plan.sides, _along(plan), n, -(-count // n) * n)
     if group not in context.spread_groups:
         context.spread_groups.append(group)
 

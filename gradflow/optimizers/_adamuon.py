@@ -17,10 +17,9 @@ from gradflow._rules._roles import Mean, Square
 from gradflow._rules._state import first_moment, second_moment
 from gradflow._types import MaskOrFn, OptState, Pair, Params, Updates
 from gradflow.linalg import newton_schulz
-from gradflow.matrices import hidden_matrices
 from gradflow.matrices._per_matrix import per_matrix
 from gradflow.matrices._resolve import require_matrices
-from gradflow.optimizers._for_matrices import with_others
+from gradflow.optimizers._for_matrices import for_matrices
 from gradflow.optimizers._orthogonalize import check_table
 from gradflow.transforms import add_decayed_weights, scale_by_learning_rate
 
@@ -40,7 +39,7 @@ def adamuon_scalars(b1: jax.Array, b2: jax.Array, **_: jax.Array) -> Scalars:
 def adamuon_rule(
     g: jax.Array, mu: jax.Array, nu: jax.Array, s: Any, *, signed: bool, table: Any, steps: Any, dtype: Any
 ) -> tuple[jax.Array, ...]:
-    """Si, Zhang & Shen 2025, Algorithm 1."""
+    """Si, Zhang & Shen 2025."""
     mu = s.b1 * mu + s.c1 * bounded(g) + (g - g)  # NaN where it is not finite
     o = newton_schulz(jnp.sign(mu) if signed else mu, table, steps, dtype=dtype)
     nu = s.b2 * nu + s.c2 * abs_sq(o)
@@ -145,5 +144,4 @@ def adamuon(
         add_decayed_weights(weight_decay, mask),
         scale_by_learning_rate(learning_rate),
     )
-    chosen = hidden_matrices() if matrices is None else matrices
-    return with_others(inner, learning_rate, others, others_rate, chosen)
+    return for_matrices(inner, others, matrices, others_rate=others_rate)

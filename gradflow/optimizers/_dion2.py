@@ -18,10 +18,9 @@ from gradflow._rules._roles import Mean
 from gradflow._rules._state import first_moment
 from gradflow._types import MaskOrFn, OptState, Pair, Params, Updates
 from gradflow.linalg import newton_schulz
-from gradflow.matrices import hidden_matrices
 from gradflow.matrices._per_matrix import per_matrix
 from gradflow.matrices._resolve import require_matrices
-from gradflow.optimizers._for_matrices import with_others
+from gradflow.optimizers._for_matrices import for_matrices
 from gradflow.optimizers._kronecker import to_unit
 from gradflow.optimizers._orthogonalize import check_table
 from gradflow.transforms import add_decayed_weights, scale_by_learning_rate
@@ -36,7 +35,7 @@ class Dion2State(NamedTuple):
 def dion2_rule(
     g: jax.Array, mu: jax.Array, s: Any, *, fraction: float, table: Any, steps: Any, dtype: Any
 ) -> tuple[jax.Array, ...]:
-    """Ahn, Amsel & Langford 2025, Algorithm 1, over the slices along the shorter side."""
+    """Ahn, Amsel & Langford 2025, over the slices along the shorter side."""
     inputs, outputs = g.shape
     m = bounded(mu + bounded(g)) + (g - g)  # NaN where it is not finite
     m = m if inputs <= outputs else m.T
@@ -138,5 +137,4 @@ def dion2(
         add_decayed_weights(weight_decay, mask),
         scale_by_learning_rate(learning_rate),
     )
-    chosen = hidden_matrices() if matrices is None else matrices
-    return with_others(inner, learning_rate, others, others_rate, chosen)
+    return for_matrices(inner, others, matrices, others_rate=others_rate)

@@ -19,7 +19,7 @@ from gradflow._rules._mesh_axes import refuse_varying
 from gradflow._rules._roles import Weights
 from gradflow._rules._state import at_least_float32, increment, zero_scalar
 from gradflow._types import OptState, Pair, Params, Updates
-from gradflow.proximals._penalty import Penalty
+from gradflow.proximals._penalty import OPERATOR, Penalty, check_operator
 from gradflow.transforms._linesearch_common import chosen_arguments, number_dtype
 from gradflow.tree._paths import is_none
 from gradflow.wrappers._eval_params import averages
@@ -82,7 +82,7 @@ def fista(
       learning_rate: >= 0, at most one over the Lipschitz constant of the gradient; None searches for it.
       penalty: a value such as `l1_penalty(0.01)`, or a function `(params, step) -> params`; None for none.
       restart: sets `t` to 1, and `p` to `x`, where `<p - x, x - x_last> > 0`: the momentum points uphill.
-      decrease_factor: by which a step that fails is made shorter, in [0, 1).
+      decrease_factor: by which a step that fails is made shorter, in [0, 1); below 0.001 it counts as that.
       max_learning_rate: the longest step of a search, > 0.
       max_backtracking_steps: the most evaluations of a search, >= 1.
 
@@ -93,11 +93,8 @@ def fista(
     Needs `params`. Reports `learning_rate` and `evaluations`.
     Sources: Beck & Teboulle 2009; O'Donoghue & Candes 2015 for the restart.
     """
-    if penalty is not None and (not callable(penalty) or hasattr(penalty, "__gradflow__")):
-        raise TypeError(
-            "fista: argument 'penalty' must be a penalty, as l1_penalty(0.01), or a function of parameters "
-            f"and a step; got {describe(penalty)}"
-        )
+    if penalty is not None:
+        check_operator("fista", "penalty", penalty, OPERATOR)
 
     def init(params: Params) -> OptState:
         dtype = number_dtype(params)

@@ -19,11 +19,10 @@ from gradflow._rules._state import at_least_float32, first_moment, increment, ze
 from gradflow._rules._unit_norm import unit_direction
 from gradflow._types import OptState, Pair, Params, Updates
 from gradflow.linalg import newton_schulz
-from gradflow.matrices import hidden_matrices
 from gradflow.matrices._per_matrix import check_per_matrix, init_per_matrix, per_matrix
 from gradflow.matrices._resolve import require_matrices
 from gradflow.optimizers._adam import adam_rule, adam_scalars
-from gradflow.optimizers._for_matrices import with_others
+from gradflow.optimizers._for_matrices import for_matrices
 from gradflow.optimizers._orthogonalize import check_table
 
 _SMALLEST = 1e-12  # the norm of a neuron of zeros
@@ -55,7 +54,7 @@ def muown_rule(
     g: jax.Array, mu: jax.Array, neurons: MuownNeurons, p: jax.Array, s: Any, *,
     by_shape: bool, table: Any, steps: Any, dtype: Any,
 ) -> tuple[Any, ...]:  # fmt: skip
-    """Lion et al. 2026, Algorithm 1: p = gain * v / |v|, over the inputs of each output."""
+    """Lion et al. 2026: p = gain * v / |v|, over the inputs of each output."""
     gain, length, gain_mu, gain_nu = neurons
     unit = unit_direction(p, 0) * jnp.sign(gain)[None]
     g = bounded(g) + (g - g)  # NaN where it is not finite
@@ -188,5 +187,4 @@ def muown(
         learning_rate, beta, b1, b2, eps, weight_decay, consistent_rms,
         ns_coeffs=ns_coeffs, ns_steps=ns_steps, mu_dtype=mu_dtype, ns_dtype=ns_dtype,
     )  # fmt: skip
-    chosen = hidden_matrices() if matrices is None else matrices
-    return with_others(inner, learning_rate, others, others_rate, chosen)
+    return for_matrices(inner, others, matrices, others_rate=others_rate)

@@ -42,7 +42,7 @@ def splus_scalars(b1: jax.Array, b2: jax.Array, **_: jax.Array) -> Scalars:
 
 
 def splus_rule(g: jax.Array, mu: jax.Array, factors: Factors, bases: Factors, s: Any) -> tuple[Any, ...]:
-    """Frans, Levine & Abbeel 2025, Algorithm 1."""
+    """Frans, Levine & Abbeel 2025."""
     g = limited(g)
     mu = s.b1 * mu + s.c1 * g
     u = turn(jnp.sign(turn(mu, bases)), bases, back=True)

@@ -10,7 +10,7 @@ from gradflow._checked import is_number_or_array
 from gradflow._dtypes import is_complex
 from gradflow._errors import describe
 from gradflow.projections._trees import is_none, project, radius_of, read
-from gradflow.tree._leaves import is_array_like
+from gradflow.tree._leaves import broadcasts_to, is_array_like
 from gradflow.tree._paths import path_string, show
 from gradflow.tree._structure import explain_trees
 
@@ -39,10 +39,7 @@ def _bounds(name: str, argument: str, tree: Any, bound: Any) -> list[Any]:
                     f" {show(path_string(path))}"
                 )
             shape, wanted = np.shape(b), np.shape(leaf)
-            fits = len(shape) <= len(wanted) and all(
-                have in (1, want) for have, want in zip(shape[::-1], wanted[::-1], strict=False)
-            )
-            if not fits:
+            if not broadcasts_to(shape, wanted):
                 raise ValueError(
                     f"{name}: argument '{argument}' must broadcast to the shape {wanted} of 'tree' at"
                     f" {show(path_string(path))}; got {shape}"

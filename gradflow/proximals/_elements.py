@@ -10,6 +10,7 @@ import numpy as np
 from gradflow._dtypes import is_complex
 from gradflow._errors import describe
 from gradflow.proximals._penalty import PenaltyRule, Weight, like, penalty, shrunk
+from gradflow.tree._leaves import broadcasts_to
 from gradflow.tree._paths import is_none
 from gradflow.tree._structure import explain_trees
 
@@ -158,7 +159,7 @@ def _check_bound(name: str, bound: Any) -> None:
 
 def _check_fit(where: str, x: jax.Array, lower: Any, upper: Any) -> None:
     for name, bound in (("lower", lower), ("upper", upper)):
-        if bound is not None and not _broadcasts(np.shape(bound), x.shape):
+        if bound is not None and not broadcasts_to(np.shape(bound), x.shape):
             raise ValueError(
                 f"box_constraint: argument '{name}' must broadcast to the shape {x.shape} of the parameters "
                 f"at {where}; got {np.shape(bound)}"
@@ -171,11 +172,6 @@ def _check_fit(where: str, x: jax.Array, lower: Any, upper: Any) -> None:
             f"box_constraint: argument 'lower' must not be above 'upper'; got {describe(lower)} and "
             f"{describe(upper)} at {where}"
         )
-
-
-def _broadcasts(shape: tuple[int, ...], wanted: tuple[int, ...]) -> bool:
-    pairs = zip(shape[::-1], wanted[::-1], strict=False)
-    return len(shape) <= len(wanted) and all(have in (1, want) for have, want in pairs)
 
 
 def _check_real(name: str, x: jax.Array) -> None:

@@ -104,6 +104,16 @@ def penalty(body: Callable[P, Any], /) -> Callable[P, Penalty]:
     return decorate(body, "penalty", result_type=Penalty)
 
 
+def check_operator(owner: str, argument: str, value: Any, expected: str) -> None:
+    """Raises TypeError for what is not a function of parameters, such as a factory that was not called."""
+    if not callable(value) or isinstance(value, type) or hasattr(value, "__gradflow__"):
+        raise TypeError(f"{owner}: argument '{argument}' must be {expected}; got {describe(value)}")
+
+
+# What an argument `penalty` may be.
+OPERATOR = "a penalty, as l1_penalty(0.01), or a function of parameters and a step"
+
+
 class Amount(Interval):
     """A number that a penalty is built with. It may be traced; a schedule has no step to follow."""
 

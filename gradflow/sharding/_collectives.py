@@ -8,14 +8,10 @@ from typing import Any
 
 import numpy as np
 
-_HEAD = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\{\s*$")
-_INSTRUCTION = re.compile(r"^\s+(?:ROOT )?%?([\w.\-]+) = (\(.*?\)|\S+) ([a-z][\w\-]*)\((.*)$")
+from gradflow.sharding._programs import Instruction, computations_of
+
 _ARRAY = re.compile(r"\b([a-z]+\d+(?:e\d+m\d+\w*)?|pred)\[([\d,]*)\]")
-_NAME = re.compile(r"%([\w.\-]+)")
 _CALLED = re.compile(r"(?:to_apply|calls|called_computations|body)=\{?%?([\w.\-]+)")
-_BRANCHES = re.compile(
-    r"(?:branch_computations=\{([^}]*)\}|true_computation=%?([\w.\-]+), false_computation=%?([\w.\-]+))"
-)
 _LISTED = re.compile(r"(?:replica_groups|source_target_pairs)=\{((?:\{[\d,]*\},?)*)\}")
 _IOTA = re.compile(r"replica_groups=\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?")
 _MESH = re.compile(
@@ -45,20 +41,12 @@ class Collective:
     bytes: int
 
 
-@dataclasses.dataclass(frozen=True)
-class _Instruction:
-    name: str
-    type: str
-    operation: str
-    rest: str
-
-
 def collectives(text: str, axes: Mapping[str, int]) -> tuple[Collective, ...]:
     """The collectives of a program for a mesh of these axes, the largest first.
 
     The body of a loop counts once.
     """
-    computations, entry = _computations(text)
+    computations, entry = computations_of(text)
     found: dict[tuple[str, tuple[str, ...], str], list[int]] = {}
     for kind, names, where, size in _walk(computations, entry, "step", axes):
         found.setdefault((kind, names, where), []).append(size)
@@ -67,21 +55,8 @@ def collectives(text: str, axes: Mapping[str, int]) -> tuple[Collective, ...]:
     return tuple(sorted(rows, key=lambda row: (order[row.where], -row.bytes, row.kind, row.axes)))
 
 
-def _computations(text: str) -> tuple[dict[str, list[_Instruction]], str]:
-    computations: dict[str, list[_Instruction]] = {}
-    entry = current = ""
-    for line in text.splitlines():
-        if head := _HEAD.match(line):
-            current = head[2]
-            computations[current] = []
-            entry = current if head[1] else entry
-        elif current and (found := _INSTRUCTION.match(line)):
-            computations[current].append(_Instruction(*found.groups()))
-    return computations, entry
-
-
 def _walk(
-    computations: Mapping[str, list[_Instruction]], name: str, where: str, axes: Mapping[str, int]
+    computations: Mapping[str, list[Instruction]], name: str, where: str, axes: Mapping[str, int]
 ) -> Iterator[tuple[str, tuple[str, ...], str, int]]:
     own = computations.get(name, [])
     sizes = {one.name: _bytes(one.type) for one in own}
@@ -97,16 +72,14 @@ def _walk(
                 yield ("reduce-scatter", *found[1:]) if scatters else found
 
 
-def _kind(one: _Instruction) -> str | None:
+def _kind(one: Instruction) -> str | None:
     operation = one.operation.removesuffix("-start")
     return operation if operation in _KINDS else None
 
 
-def _called(one: _Instruction, where: str) -> Iterator[tuple[str, str]]:
+def _called(one: Instruction, where: str) -> Iterator[tuple[str, str]]:
     if one.operation == "conditional":
-        found = _BRANCHES.search(one.rest)
-        names = (found[1].split(",") if found[1] else [found[2], found[3]]) if found else []
-        yield from ((name.strip().lstrip("%"), "branch") for name in names)
+        yield from ((name, "branch") for name in one.branches)
     elif one.operation.endswith(("-done", "-update")):
         return
     else:
@@ -114,22 +87,12 @@ def _called(one: _Instruction, where: str) -> Iterator[tuple[str, str]]:
         yield from ((name, inner) for name in _CALLED.findall(one.rest))
 
 
-def _size(one: _Instruction, sizes: Mapping[str, int]) -> int:
-    operands = sum(sizes.get(name, 0) for name in _operands(one.rest))
+def _size(one: Instruction, sizes: Mapping[str, int]) -> int:
+    operands = sum(sizes.get(name, 0) for name in one.operands)
     result = _bytes(one.type)
     if one.operation.endswith("-start") and one.operation != "all-reduce-start":
         result -= operands  # the result of such a start names the operands, too
     return max(operands, result)
-
-
-def _operands(rest: str) -> list[str]:
-    """The names before the closing parenthesis of the operands."""
-    depth = 1
-    for place, letter in enumerate(rest):
-        depth += (letter == "(") - (letter == ")")
-        if depth == 0:
-            return _NAME.findall(rest[:place])
-    return _NAME.findall(rest)
 
 
 def _bytes(text: str) -> int:

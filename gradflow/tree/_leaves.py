@@ -25,6 +25,12 @@ def is_numeric_dtype(dtype: DType) -> bool:
     return bool(jnp.issubdtype(dtype, np.number)) or dtype == np.bool_
 
 
+def broadcasts_to(shape: tuple[int, ...], wanted: tuple[int, ...]) -> bool:
+    """Whether an array of `shape` broadcasts to `wanted` without making it larger."""
+    pairs = zip(shape[::-1], wanted[::-1], strict=False)
+    return len(shape) <= len(wanted) and all(have in (1, want) for have, want in pairs)
+
+
 def common_dtype(dtypes: Iterable[DType]) -> DType:
     """The dtype to which leaves are promoted: an inexact one over integers, float32 for no leaves."""
     found = set(dtypes)

@@ -22,8 +22,7 @@ _DTYPES = {
     "sum": ("float32", "bfloat16"),
 }
 _NOT_CAST = {
-    "weights": "a step that is smaller than their rounding would be lost. For parameters in bfloat16 see "
-    "master_params",
+    "weights": "a step that is smaller than their rounding would be lost",
     "other": "its rounding has no general meaning",
 }
 

@@ -10,11 +10,11 @@ from gradflow._calls._context import stage_name
 from gradflow._calls._reports import collecting, forward
 from gradflow._core._decorators import transformation
 from gradflow._core._transformation import GradientTransformation
-from gradflow._errors import describe
 from gradflow._expressions._arguments import NonNegative
 from gradflow._rules._leafwise import leafwise
 from gradflow._rules._mesh_axes import refuse_varying
 from gradflow._types import OptState, Pair, Params, Updates
+from gradflow.proximals._penalty import OPERATOR, check_operator
 from gradflow.tree._paths import is_none
 
 
@@ -52,11 +52,7 @@ def proximal(inner: GradientTransformation, penalty: Any, step: NonNegative | No
     `step` is None and `inner` does not report one learning rate; TypeError for another `penalty`.
     Source: Parikh & Boyd 2014, section 4.2.
     """
-    if not callable(penalty) or isinstance(penalty, type) or hasattr(penalty, "__gradflow__"):
-        raise TypeError(
-            "proximal: argument 'penalty' must be a penalty, as l1_penalty(0.01), or a function of "
-            f"parameters and a step; got {describe(penalty)}"
-        )
+    check_operator("proximal", "penalty", penalty, OPERATOR)
 
     def update(updates: Updates, state: OptState, params: Params, **extra: Any) -> tuple[Updates, OptState]:
         refuse_varying("a proximal operator", updates, params)
@@ -93,11 +89,8 @@ def projected(inner: GradientTransformation, projection: Any) -> Pair:
     Parameters that start outside are inside after the first step; adding the update to them may miss the
     set's border by their rounding. Needs `params`. Raises TypeError for what is not a function.
     """
-    if not callable(projection) or isinstance(projection, type) or hasattr(projection, "__gradflow__"):
-        raise TypeError(
-            "projected: argument 'projection' must be a function of parameters, as "
-            f"gradflow.projections.projection_simplex; got {describe(projection)}"
-        )
+    expected = "a function of parameters, as gradflow.projections.projection_simplex"
+    check_operator("projected", "projection", projection, expected)
 
     def update(updates: Updates, state: OptState, params: Params, **extra: Any) -> tuple[Updates, OptState]:
         refuse_varying("a projection", updates, params)

@@ -30,7 +30,7 @@ def spread(
     sharding are stacked; each device gets whole ones of its own, and the results go back to where the pieces
     were. That moves 2 / N of their bytes. A number of matrices that N does not divide is padded with zeros.
 
-    It acts on rules whose state has the shapes of the leaves or none: `muon`, `orthogonalize`, `scion`. On a
+    It acts on rules whose state has the shapes of the leaves or none: `muon` and `orthogonalize`. On a
     mesh with explicit axes they do so by themselves, since types have the shardings.
 
     Args:
