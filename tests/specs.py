@@ -143,6 +143,7 @@ EXAMPLES: dict[str, Callable[[], Any]] = {
     "spread": lambda: gf.spread(_inner()),
     "with_param_ema": lambda: gf.with_param_ema(_inner(), 0.9),
     "quantize_state": lambda: gf.quantize_state(gf.adamw(0.1), block=4, min_size=1),
+    "master_params": lambda: gf.master_params(gf.adamw(0.1)),
     "cast_state": lambda: gf.cast_state(gf.adamw(0.1), {"mean": "bfloat16", "square": "bfloat16"}),
     "with_swa": lambda: gf.with_swa(_inner(), 1, 2),
     "with_lawa": lambda: gf.with_lawa(_inner(), 2),
@@ -316,6 +317,7 @@ VARIANTS: dict[str, Callable[[], Any]] = {
     "adagc-warm": lambda: gf.adagc(warmup_steps=1),
     "zclip-warm": lambda: gf.zclip(warmup_steps=1),
     "quantize_state-4": lambda: gf.quantize_state(_inner(), 4, block=4, min_size=1, rounding="nearest"),
+    "master_params-split": lambda: gf.master_params(_inner(), "split"),
     "masked-zero": lambda: gf.masked(
         _inner(), lambda p: jax.tree.map(lambda x: x.ndim > 1, p), elsewhere="zero"
     ),
@@ -363,7 +365,12 @@ _COMPLEX = "a complex average is refused by name: split_real_and_imaginary codes
 _SUMS_OF_PRODUCTS = (
     "a sum of outer products forgets nothing; beside an outlier's square float32 holds no other direction"
 )
+_LANDS = (
+    "rounded to bfloat16, a step that is as large as the parameter misses the number it is meant to reach"
+)
 DEPARTURES: dict[tuple[str, str], str] = {
+    ("dtype of updates", "master_params"): _LANDS,
+    ("dtype of updates", "master_params-split"): _LANDS,
     ("200 steps as in float64", "scale_by_kron"): "its probes in float32 are not those of float64",
     ("200 steps as in float64", "scale_by_shampoo"): (
         "at a spike of 1e30 the eigenvalues of its statistics span more orders than float32 resolves"

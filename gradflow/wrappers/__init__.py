@@ -36,6 +36,8 @@ from gradflow.wrappers._lookahead import LookaheadState as LookaheadState
 from gradflow.wrappers._lookahead import lookahead as lookahead
 from gradflow.wrappers._masked import MaskedState as MaskedState
 from gradflow.wrappers._masked import masked as masked
+from gradflow.wrappers._master_params import MasterParamsState as MasterParamsState
+from gradflow.wrappers._master_params import master_params as master_params
 from gradflow.wrappers._mechanize import MechanicState as MechanicState
 from gradflow.wrappers._mechanize import mechanize as mechanize
 from gradflow.wrappers._metrics import Metrics as Metrics
@@ -97,6 +99,7 @@ __all__ = [
     "LookaheadState",
     "MaskedNode",
     "MaskedState",
+    "MasterParamsState",
     "MechanicState",
     "Metrics",
     "MetricsState",
@@ -137,6 +140,7 @@ __all__ = [
     "injected",
     "lookahead",
     "masked",
+    "master_params",
     "mechanize",
     "metrics",
     "multi_transform",
