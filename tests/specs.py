@@ -141,6 +141,7 @@ EXAMPLES: dict[str, Callable[[], Any]] = {
     "with_qk_clip": lambda: gf.with_qk_clip(_inner(), gf.ndim(2), None, -1),
     "skip_spikes": lambda: gf.skip_spikes(_inner(), 8),
     "spread": lambda: gf.spread(_inner()),
+    "shard_state": lambda: gf.shard_state(_inner(), axis="x"),
     "with_param_ema": lambda: gf.with_param_ema(_inner(), 0.9),
     "quantize_state": lambda: gf.quantize_state(gf.adamw(0.1), block=4, min_size=1),
     "master_params": lambda: gf.master_params(gf.adamw(0.1)),

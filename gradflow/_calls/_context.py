@@ -21,6 +21,10 @@ class _Context(threading.local):
         self.inits: list[Any] | None = None  # records of init calls, while `summary` reads them
         self.matrices: list[Any] | None = None  # what stages take as matrices, while somebody reads it
         self.spread: Any = None  # how matrices are shared out over a mesh, inside `spread`
+        self.shards: Any = None  # where the pieces of parameters and state lie, inside `shard_state`
+        self.whole_leaves: list[Any] | None = (
+            None  # what `shard_state` leaves whole, while `communication` reads it
+        )
         self.spread_groups: list[Any] | None = None  # what is exchanged, while `communication` reads it
         self.wrong_leaves: list[TypeError] = []  # of stages that keep counters alone, during an init
         self.scalars: Any = None  # numbers of the step being traced

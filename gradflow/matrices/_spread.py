@@ -72,13 +72,14 @@ def spreading(spread: Spreading) -> Iterator[None]:
 
 
 @contextmanager
-def recording_spread() -> Iterator[list[SpreadGroup]]:
-    """Collects what is exchanged in this block."""
-    before, context.spread_groups = context.spread_groups, []
+def recording_spread() -> Iterator[tuple[list[SpreadGroup], list[Any]]]:
+    """Collects what is exchanged in this block, and what `shard_state` leaves whole."""
+    before = context.spread_groups, context.whole_leaves
+    context.spread_groups, context.whole_leaves = [], []
     try:
-        yield context.spread_groups
+        yield context.spread_groups, context.whole_leaves
     finally:
-        context.spread_groups = before
+        context.spread_groups, context.whole_leaves = before
 
 
 def is_cut_anywhere(leaf: Any) -> bool:

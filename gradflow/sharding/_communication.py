@@ -26,6 +26,7 @@ class Communication:
     - `rows`: one for each kind, set of axes and place; those of each step come first.
     - `parameter_bytes`: of all parameters on one device, to compare with.
     - `spread`: the matrices that are exchanged to be whole somewhere, group by group; see `spread`.
+    - `whole`: the leaves that `shard_state` could not cut.
     """
 
     expression: str
@@ -33,6 +34,7 @@ class Communication:
     rows: tuple[Collective, ...]
     parameter_bytes: int
     spread: tuple[SpreadGroup, ...] = ()
+    whole: tuple[Any, ...] = ()
 
     @property
     def step(self) -> tuple[Collective, ...]:
@@ -73,13 +75,13 @@ class Communication:
 
     def __str__(self) -> str:
         rows = aligned(self._table(), _LEFT) if self.rows else []
-        return "\n".join([self._title(), *rows, *map(str, self.spread)])
+        return "\n".join([self._title(), *rows, *map(str, self.spread + self.whole)])
 
     __repr__ = __str__
 
     def _repr_html_(self) -> str:
         head, *rows = self._table()
-        return table(head, rows, _LEFT, ". ".join([self._title(), *map(str, self.spread)]))
+        return table(head, rows, _LEFT, ". ".join([self._title(), *map(str, self.spread + self.whole)]))
 
 
 _HEAD = ("collective", "axes", "where", "count", "bytes")
@@ -104,9 +106,10 @@ def communication(tx: GradientTransformation, params: Params, **extra: Any) -> C
     """
     tx = as_transformation(tx, "communication", "the first argument")
     mesh = require_mesh("communication", params)
-    with recording_spread() as spread:
+    with recording_spread() as (spread, whole):
         lowered = lower(tx, params, mesh, **extra)
-    return read(lowered.compile(), mesh, repr(tx), params, tuple(spread))
+    found = read(lowered.compile(), mesh, repr(tx), params)
+    return dataclasses.replace(found, spread=tuple(spread), whole=tuple(whole))
 
 
 def lower(tx: GradientTransformation, params: Params, mesh: Mesh, **extra: Any) -> Any:
@@ -146,13 +149,11 @@ def communication_of(compiled: Any, mesh: Mesh, params: Params = None) -> Commun
     return read(compiled, mesh, "", params)
 
 
-def read(
-    compiled: Any, mesh: Mesh, expression: str, params: Params, spread: tuple[SpreadGroup, ...] = ()
-) -> Communication:
+def read(compiled: Any, mesh: Mesh, expression: str, params: Params) -> Communication:
     """The table of a compiled program for a mesh."""
     axes = {str(name): int(size) for name, size in mesh.shape.items()}
     local = sum(_local_bytes(leaf) for leaf in jax.tree.leaves(params) if hasattr(leaf, "shape"))
-    return Communication(expression, axes, collectives(compiled.as_text(), axes), local, spread)
+    return Communication(expression, axes, collectives(compiled.as_text(), axes), local)
 
 
 def _local_bytes(leaf: Any) -> int:

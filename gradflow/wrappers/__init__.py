@@ -72,6 +72,7 @@ from gradflow.wrappers._sam import sam as sam
 from gradflow.wrappers._schedule_free import ScheduleFreeState as ScheduleFreeState
 from gradflow.wrappers._schedule_free import schedule_free as schedule_free
 from gradflow.wrappers._schedule_free import schedule_free_eval_params as schedule_free_eval_params
+from gradflow.wrappers._shard_state import shard_state as shard_state
 from gradflow.wrappers._skip_spikes import SkipSpikesState as SkipSpikesState
 from gradflow.wrappers._skip_spikes import SpikeWindow as SpikeWindow
 from gradflow.wrappers._skip_spikes import skip_spikes as skip_spikes
@@ -157,6 +158,7 @@ __all__ = [
     "schedule_free_eval_params",
     "selective_transform",
     "set_hyperparams",
+    "shard_state",
     "skip_large_updates",
     "skip_not_finite",
     "skip_spikes",

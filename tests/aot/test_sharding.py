@@ -1,0 +1,74 @@
+"""Steps compiled for eight chips of a TPU v5e that are not there: what they communicate."""
+
+import functools
+import os
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+import gradflow as gf
+from benchmarks import aot
+from gradflow import sharding
+
+pytestmark = pytest.mark.skipif(aot.missing("v5e") is not None, reason=str(aot.missing("v5e")))
+COUNT, SIDE = 8, 1024
+
+
+@functools.cache
+def mesh() -> Mesh:
+    from jax.experimental import topologies
+
+    described = aot.PLATFORMS["v5e"]
+    os.environ.update(described.environment)
+    return Mesh(np.array(topologies.get_topology_desc(**described.topology).devices), ("data",))
+
+
+def on_mesh(shape: tuple[int, ...], spec: Any) -> Any:
+    return jax.ShapeDtypeStruct(shape, jnp.float32, sharding=NamedSharding(mesh(), spec))
+
+
+def loss(params: Any, x: jax.Array) -> jax.Array:
+    for w in params.values():
+        x = jnp.tanh(x @ w)
+    return jnp.mean(x * x)
+
+
+@functools.cache
+def zero_step(tx: Any) -> tuple[dict[str, tuple[int, int]], int]:
+    """Counts and bytes by kind of a data-parallel step, and the bytes of the state on one device."""
+    params = {f"w{i}": on_mesh((SIDE, SIDE), P()) for i in range(COUNT)}
+    shardings = sharding.state_sharding(tx, params)
+    shapes = jax.eval_shape(tx.init, params)
+    state = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings)
+
+    def step(params: Any, state: Any, x: jax.Array) -> tuple[Any, Any]:
+        updates, state = tx.update(jax.grad(loss)(params, x), state, params)
+        return gf.apply_updates(params, updates), state
+
+    out = (jax.tree.map(lambda p: p.sharding, params), shardings)
+    program = jax.jit(step, donate_argnums=(0, 1), out_shardings=out)
+    compiled = program.lower(params, state, on_mesh((64, SIDE), P("data"))).compile()
+    found = sharding.communication_of(compiled, mesh(), params)
+    held = sum(int(np.prod(x.sharding.shard_shape(x.shape))) * 4 for x in jax.tree.leaves(state))
+    return {row.kind: (row.count, row.bytes) for row in found.rows}, held
+
+
+def test_zero_gathers_the_parameters_once_and_scatters_gradients() -> None:
+    model = COUNT * SIDE * SIDE * 4
+    found, held = zero_step(gf.shard_state(gf.adamw(1e-3), mesh()))
+    assert found.keys() == {"all-gather", "reduce-scatter"}
+    assert found["all-gather"] == (COUNT, model)
+    assert found["reduce-scatter"][1] == model
+    assert held == 2 * model // 8 + 8, "two moments, and two counters"
+
+
+def test_matrices_under_zero_take_two_exchanges_more() -> None:
+    model = COUNT * SIDE * SIDE * 4
+    found, _ = zero_step(gf.shard_state(gf.spread(gf.muon(1e-3, ns_steps=1)), mesh()))
+    assert found["all-to-all"] == (2, 2 * model // 8)
+    assert found["all-gather"] == (COUNT, model)
