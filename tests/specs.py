@@ -145,6 +145,7 @@ EXAMPLES: dict[str, Callable[[], Any]] = {
     "with_param_ema": lambda: gf.with_param_ema(_inner(), 0.9),
     "quantize_state": lambda: gf.quantize_state(gf.adamw(0.1), block=4, min_size=1),
     "master_params": lambda: gf.master_params(gf.adamw(0.1)),
+    "with_loss_scale": lambda: gf.with_loss_scale(_inner(), 0.5, 2),
     "cast_state": lambda: gf.cast_state(gf.adamw(0.1), {"mean": "bfloat16", "square": "bfloat16"}),
     "with_swa": lambda: gf.with_swa(_inner(), 1, 2),
     "with_lawa": lambda: gf.with_lawa(_inner(), 2),

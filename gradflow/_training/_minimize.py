@@ -17,12 +17,12 @@ from gradflow._core._transformation import GradientTransformation
 from gradflow._dtypes import is_inexact
 from gradflow._errors import describe
 from gradflow._tracebacks import one_frame
-from gradflow._training._step import ascent_direction, ends_in_search, extra_arguments_for
+from gradflow._training._step import ascent_direction, ends_in_search, extra_arguments_for, scales_the_loss
 from gradflow._types import OptState, Params, Updates
 from gradflow.optimizers import fista, lbfgs
 from gradflow.proximals import Penalty
 from gradflow.transforms._value_and_grad import store_value_and_grad, stored_value_and_grad
-from gradflow.wrappers import eval_params, proximal
+from gradflow.wrappers import eval_params, loss_scale, proximal
 
 # What `MinimizeResult.ending` counts in; the braces are filled with the dtype of the value.
 STATUSES = ("converged", "stalled at {} precision", "max_steps", "not finite")
@@ -171,6 +171,7 @@ def _solve(
     assert tx is not None
     value, grad = jax.value_and_grad(loss)(params)
     state = tx.init(params)
+    scaled = scales_the_loss(tx)
     keeps = ends_in_search(tx) and stored_value_and_grad(state)[1] is not None
     if keeps:
         state = store_value_and_grad(state, value, grad)
@@ -187,8 +188,9 @@ def _solve(
 
     def step(now: _Progress) -> _Progress:
         grad = stored_value_and_grad(now.state)[1] if keeps else now.grad
+        given = tree.scale(loss_scale(now.state), grad) if scaled else grad
         updates, state = tx.update(
-            ascent_direction(grad), now.state, now.params, **extra_arguments_for(tx, loss, now.value, grad)
+            ascent_direction(given), now.state, now.params, **extra_arguments_for(tx, loss, now.value, grad)
         )
         params = apply_updates(now.params, updates)
         spent = _searched(state)

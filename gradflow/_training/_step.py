@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 
 from gradflow import tree
 from gradflow._checked import FLAG, FLOATS, FUNCTION, checked
@@ -14,8 +15,10 @@ from gradflow._core._stage import Stage
 from gradflow._core._transformation import GradientTransformation, stage_of, stages_of
 from gradflow._dtypes import is_complex
 from gradflow._errors import describe
+from gradflow._rules._state import at_least_float32
 from gradflow._types import OptState, Params, Updates
 from gradflow.transforms._value_and_grad import stored_or_computed, stored_value_and_grad
+from gradflow.wrappers._loss_scale import loss_scale, unscaled
 
 _SEARCHES = ("scale_by_backtracking_linesearch", "scale_by_zoom_linesearch")
 
@@ -40,7 +43,8 @@ def make_step(
     The loss and its gradient are computed once. Stages that take these extra arguments receive `value`,
     `grad` as `jax.grad` returns it, `value_fn(params)`, also as `obj_fn`, and `grad_fn(params, index)`, for
     this batch. `extra` is passed on to `tx.update`. Complex gradients are conjugated, so that their negative
-    descends.
+    descends. Around `with_loss_scale` the loss is multiplied before it is differentiated; `value` and
+    `grad` are those of the loss itself.
 
     Args:
       loss_fn: `f(params, *batch)`, a real scalar, or a pair `(scalar, aux)` with `has_aux`.
@@ -57,7 +61,8 @@ def make_step(
     if has_aux and same_batch:
         raise ValueError("make_step: argument 'same_batch' must be False with 'has_aux'; got True")
     tx = as_transformation(tx, "make_step", "argument 'tx'")
-    kept = same_batch and ends_in_search(tx)
+    scaled = scales_the_loss(tx)
+    kept = same_batch and not scaled and ends_in_search(tx)
 
     @checked(params=FLOATS)
     def step(
@@ -70,11 +75,14 @@ def make_step(
         aux = None
         if value is not None and grad is not None:
             value, grad = stored_or_computed(loss, value, grad, params, (), {})
+        elif scaled:
+            (value, aux), grad = _scaled_value_and_grad(loss_fn, has_aux, loss_scale(state), params, batch)
         elif has_aux:
             (value, aux), grad = jax.value_and_grad(loss_fn, has_aux=True)(params, *batch)
         else:
             value, grad = jax.value_and_grad(loss)(params)
-        arguments = {**extra_arguments_for(tx, loss, value, grad), **extra}
+        own = unscaled(grad, loss_scale(state)) if scaled else grad
+        arguments = {**extra_arguments_for(tx, loss, value, own), **extra}
         updates, state = tx.update(ascent_direction(grad), state, params, **arguments)
         return apply_updates(params, updates), state, StepResult(value, aux)
 
@@ -105,6 +113,25 @@ def extra_arguments_for(
     if any(stage.expression.name == "GradientTransformation" for stage in stages):
         taken |= {"value", "grad", "value_fn"}
     return {name: known[name] for name in known if name in taken}
+
+
+def scales_the_loss(tx: GradientTransformation) -> bool:
+    """Whether a stage divides the gradient of a multiplied loss by its factor."""
+    return any(stage.expression.name == "with_loss_scale" for stage in stages_of(tx))
+
+
+def _scaled_value_and_grad(
+    loss_fn: Callable[..., Any], has_aux: bool, scale: jax.Array, params: Params, batch: tuple[Any, ...]
+) -> tuple[tuple[Any, Any], Updates]:
+    """`(value, aux)` of the loss, and the gradient of the loss times its factor."""
+
+    def scaled(params: Params) -> Any:
+        value, aux = loss_fn(params, *batch) if has_aux else (loss_fn(params, *batch), None)
+        wide = jnp.asarray(value).astype(at_least_float32(jnp.result_type(value)))
+        return wide * scale.astype(wide.dtype), (value, aux)
+
+    grad, returned = jax.grad(scaled, has_aux=True)(params)
+    return returned, grad
 
 
 def ends_in_search(tx: GradientTransformation) -> bool:

@@ -1,19 +1,19 @@
 """Helpers of the rules without a learning rate: a growing estimate of a distance."""
 
-from typing import Annotated, Any
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from gradflow._errors import describe
-from gradflow._expressions._arguments import Interval, ScalarOrSchedule
+from gradflow._expressions._arguments import InitialPositive as InitialPositive
+from gradflow._expressions._arguments import Interval
 from gradflow._rules._leafwise import as_scalar
 from gradflow._rules._math import one_minus_power, safe_sqrt, within
 from gradflow.tree._leaves import accumulator
 
 POSITIVE = Interval(0.0, low_open=True, at_init=True)
-InitialPositive = Annotated[ScalarOrSchedule, POSITIVE]
 
 _DECAY = Interval(0.0, 1.0, high_open=True)
 

@@ -34,6 +34,9 @@ from gradflow.wrappers._inject import injected as injected
 from gradflow.wrappers._lookahead import LookaheadParams as LookaheadParams
 from gradflow.wrappers._lookahead import LookaheadState as LookaheadState
 from gradflow.wrappers._lookahead import lookahead as lookahead
+from gradflow.wrappers._loss_scale import LossScaleState as LossScaleState
+from gradflow.wrappers._loss_scale import loss_scale as loss_scale
+from gradflow.wrappers._loss_scale import with_loss_scale as with_loss_scale
 from gradflow.wrappers._masked import MaskedState as MaskedState
 from gradflow.wrappers._masked import masked as masked
 from gradflow.wrappers._master_params import MasterParamsState as MasterParamsState
@@ -98,6 +101,7 @@ __all__ = [
     "LawaState",
     "LookaheadParams",
     "LookaheadState",
+    "LossScaleState",
     "MaskedNode",
     "MaskedState",
     "MasterParamsState",
@@ -140,6 +144,7 @@ __all__ = [
     "inject_hyperparams",
     "injected",
     "lookahead",
+    "loss_scale",
     "masked",
     "master_params",
     "mechanize",
@@ -166,6 +171,7 @@ __all__ = [
     "spread",
     "tunable",
     "with_lawa",
+    "with_loss_scale",
     "with_metrics",
     "with_param_ema",
     "with_qk_clip",
