@@ -2,18 +2,20 @@
 
 import argparse
 import builtins
+import gc
 import json
 import os
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
 
 import gradflow as gf
 from gradflow import lab
-from gradflow.__main__ import main as command_line
 from gradflow.lab._cli._arguments import axis, memory
+from gradflow.lab._cli._interruptions import interruptible
 from gradflow.lab._cli._main import main
 from gradflow.lab._experiments import _compare_run, _sweep_run
 from gradflow.lab._experiments._compare_run import CompareRun
@@ -109,16 +111,39 @@ def test_without_tqdm_there_is_no_bar(monkeypatch, capsys):
     assert capsys.readouterr().err == ""
 
 
-def test_an_interruption_of_the_imports_ends_with_130(monkeypatch, capsys):
-    def interrupted(*_):
+@pytest.mark.parametrize("imported", ["datetime", "gradflow.lab._cli._compare"])
+def test_an_interruption_of_the_imports_ends_with_130(imported):
+    """NumPy turns an exception in its import of datetime into an ImportError."""
+    program = f"""
+import signal, sys
+class Interrupting:
+    def find_spec(self, name, *_):
+        if name == {imported!r}:
+            signal.raise_signal(signal.SIGINT)
+sys.meta_path.insert(0, Interrupting())
+from gradflow.__main__ import main
+sys.exit(main())
+"""
+    ended = subprocess.run(
+        [sys.executable, "-c", program, "list"], capture_output=True, text=True, check=False
+    )
+    assert ended.returncode == 130
+    assert ended.stderr == "\nInterrupted.\n"
+
+
+def test_an_interruption_that_the_garbage_collector_drops_is_raised_again():
+    def interrupted(phase, _):
+        gc.callbacks.remove(interrupted)
         raise KeyboardInterrupt
 
-    monkeypatch.setitem(sys.modules, "gradflow.lab._cli._main", None)
-    monkeypatch.setattr(builtins, "__import__", interrupted)
-    status = command_line()
-    monkeypatch.undo()
-    assert status == 130
-    assert "Traceback" not in capsys.readouterr().err
+    def collect():
+        gc.callbacks.append(interrupted)
+        gc.collect()
+        for _ in range(100):
+            time.sleep(0.02)
+
+    with pytest.raises(KeyboardInterrupt), interruptible():
+        collect()
 
 
 def test_an_interruption_keeps_what_is_finished(tmp_path, capsys, monkeypatch):

@@ -84,6 +84,14 @@ def test_a_function_of_ones_own(tmp_path):
     assert json.loads(written.read_text())["start"] == [0, 1]
 
 
+def test_what_is_for_matrices_is_labelled():
+    result = lab.trajectory(["muon(0.02)", "adam(0.1)"], "beale", steps=3)
+    assert [path.as_for_vectors for path in result.paths] == [True, False]
+    assert "muon(0.02) (as for vectors)" in result.table()
+    assert "adam(0.1) (as for vectors)" not in result.table()
+    assert "muon(0.02): a point is not a matrix" in result.table()
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

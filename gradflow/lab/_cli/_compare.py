@@ -7,6 +7,7 @@ from typing import Any
 from gradflow._tables import terminal_width
 from gradflow.lab._candidates._recipes import DEFAULTS, optimizer_names
 from gradflow.lab._cli._arguments import numbers, seeds, split, wrapped
+from gradflow.lab._cli._interruptions import interruptible
 from gradflow.lab._cli._output import add_out, add_quiet, make_out, needed_packages, shows_bar
 from gradflow.lab._experiments._compare_run import CompareRun
 from gradflow.lab._experiments._plan import prepare
@@ -89,8 +90,9 @@ def _run(given: argparse.Namespace) -> int:
     entries: list[Entry] = []
     interrupted = False
     try:
-        for entry in comparison.entries(shows_bar(given)):
-            entries.append(entry)
+        with interruptible():
+            for entry in comparison.entries(shows_bar(given)):
+                entries.append(entry)
     except KeyboardInterrupt:
         interrupted = True
     result = plan.result(entries)

@@ -5,6 +5,7 @@ from typing import Any
 
 from gradflow._tables import terminal_width
 from gradflow.lab._cli._arguments import axis, memory, seeds
+from gradflow.lab._cli._interruptions import interruptible
 from gradflow.lab._cli._output import add_out, add_quiet, make_out, needed_packages, shows_bar
 from gradflow.lab._experiments._sweep import METHODS, plan_sweep
 from gradflow.lab._tasks._catalog import TASKS
@@ -86,7 +87,8 @@ def _run(given: argparse.Namespace) -> int:
         print(f"{file} has {len(log.trials)} of {len(plan.trials)} trials already; continuing from there.")
     interrupted = False
     try:
-        plan.run(log, given.memory, progress=shows_bar(given))
+        with interruptible():
+            plan.run(log, given.memory, progress=shows_bar(given))
     except KeyboardInterrupt:
         interrupted = True
     result = log.result()

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from gradflow._core._transformation import GradientTransformation
 from gradflow._errors import describe, unknown
 from gradflow._expressions._printing import show
 from gradflow._training._step import make_step
@@ -18,6 +19,7 @@ from gradflow.lab._experiments._plan import check_whole_number
 from gradflow.lab._experiments._program import CannotRunError
 from gradflow.lab._results._trajectories import Path, Trajectories
 from gradflow.lab._tasks._test_functions import LANDSCAPES, Landscape
+from gradflow.matrices._resolve import recording_matrices
 from gradflow.wrappers import eval_params
 
 DEFAULTS = ("sgd", "momentum", "rmsprop", "adam", "lion", "lbfgs")
@@ -50,7 +52,8 @@ def trajectory(
       learning_rates: the rates to try; by default from 1e-4 to 10, half a decade apart.
       seed: the seed of the noise, which is the same for all optimizers.
 
-    For optimizers that average the parameters the path of the averages is shown.
+    For optimizers that average the parameters the path of the averages is shown. A point is not a matrix: of
+    muon and its kin the part for vectors moves it, and the table and the picture say so.
     """
     landscape = _landscape(function, start)
     check_whole_number("trajectory", "steps", steps, 1)
@@ -127,7 +130,15 @@ def _path(candidate: Candidate, landscape: Landscape, noise: jax.Array) -> Path:
         points=np.asarray(points[best], float).tolist(),
         values=curves[best].tolist(),
         diverged=bool(diverged),
+        as_for_vectors=_is_for_matrices(candidate.build(rate)),
     )
+
+
+def _is_for_matrices(tx: GradientTransformation) -> bool:
+    """Whether a stage takes a matrix of two by two as a matrix: a point is another optimizer's part there."""
+    with recording_matrices() as taken:
+        jax.eval_shape(tx.init, jax.ShapeDtypeStruct((2, 2), jnp.float32))
+    return bool(taken)
 
 
 def _run(

@@ -30,7 +30,8 @@ def plot(result: Trajectories) -> Any:
 
 
 def _label(path: Path) -> str:
-    return f"{path.expression}{' diverged' if path.diverged else ''}"
+    vectors = " (as for vectors)" if path.as_for_vectors else ""
+    return f"{path.expression}{vectors}{' diverged' if path.diverged else ''}"
 
 
 def _draw_map(axis: Any, result: Trajectories) -> None:
@@ -106,5 +107,15 @@ def table(result: Trajectories) -> Table:
     for path in sorted(result.paths, key=key):
         end = ", ".join(f"{value:.3g}" for value in path.points[-1])
         value = "diverged" if path.diverged else format_number(path.values[-1])
-        rows.append([path.name, value, f"({end})", path.expression])
-    return Table(head, ("optimizer", "end value", "end point", "as run"), rows, (0, 3))
+        run = path.expression + (" (as for vectors)" if path.as_for_vectors else "")
+        rows.append([path.name, value, f"({end})", run])
+    matrices = [path.name for path in result.paths if path.as_for_vectors]
+    notes = (
+        [
+            f"{', '.join(matrices)}: a point is not a matrix, so the part for vectors moves it. "
+            "gradflow.summary(tx, jax.numpy.zeros(2)) shows which."
+        ]
+        if matrices
+        else []
+    )
+    return Table(head, ("optimizer", "end value", "end point", "as run"), rows, (0, 3), notes)

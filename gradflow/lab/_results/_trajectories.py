@@ -18,6 +18,7 @@ class Path:
     points: list[list[float]]
     values: list[float]
     diverged: bool
+    as_for_vectors: bool = False  # a method for matrices, which treats a point as it treats biases
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
