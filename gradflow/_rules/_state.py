@@ -1,5 +1,6 @@
 """Parts of states: moments shaped like the parameters, and scalars on their devices."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import jax
@@ -40,6 +41,19 @@ def replicate_like(value: jax.Array, params: Any) -> jax.Array:
         data = replicate_like(jax.random.key_data(value), params)
         return jax.random.wrap_key_data(data, impl=jax.random.key_impl(value))
     return zero_scalar(params, value.dtype) + value
+
+
+def stack_scalars(scalars: Iterable[Any], dtype: Any) -> jax.Array:
+    """The scalars as one array, so that a loop carries one buffer.
+
+    Selected by index, because XLA does not fuse a concatenation of scalars.
+    """
+    scalars = tuple(scalars)
+    index = np.arange(len(scalars))
+    stacked = jnp.broadcast_to(jnp.asarray(scalars[0], dtype), index.shape)
+    for place, scalar in enumerate(scalars[1:], start=1):
+        stacked = jnp.where(index == place, jnp.asarray(scalar, dtype), stacked)
+    return stacked
 
 
 def increment(count: jax.Array) -> jax.Array:

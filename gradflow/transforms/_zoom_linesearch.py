@@ -4,7 +4,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from gradflow import tree
 from gradflow._calls._reports import report
@@ -13,7 +12,7 @@ from gradflow._errors import describe
 from gradflow._expressions._arguments import Fraction, Limit, NonNegative, Positive, PositiveLimit, Size
 from gradflow._rules._leafwise import as_scalar
 from gradflow._rules._roles import Other
-from gradflow._rules._state import zero_scalar
+from gradflow._rules._state import stack_scalars, zero_scalar
 from gradflow._types import OptState, Pair, Params, Updates
 from gradflow.transforms._linesearch_common import (
     Line,
@@ -105,13 +104,7 @@ class _Search(NamedTuple):
 
 
 def _pack(trial: jax.Array, *points: Point) -> jax.Array:
-    """The numbers of a search. Selected by index, because XLA does not fuse a concatenation of scalars."""
-    numbers = [trial, *(number for point in points for number in point)]
-    index = np.arange(len(numbers))
-    packed = jnp.broadcast_to(trial, index.shape)
-    for place, number in enumerate(numbers):
-        packed = jnp.where(index == place, number, packed)
-    return packed
+    return stack_scalars([trial, *(number for point in points for number in point)], trial.dtype)
 
 
 def _select(condition: jax.Array, new: Point, old: Point) -> Point:
