@@ -26,6 +26,8 @@ from gradflow.wrappers._ema_nesterov import EmaNesterovState as EmaNesterovState
 from gradflow.wrappers._ema_nesterov import ema_nesterov as ema_nesterov
 from gradflow.wrappers._eval_params import eval_params as eval_params
 from gradflow.wrappers._flatten import flatten as flatten
+from gradflow.wrappers._gsam import GSAMState as GSAMState
+from gradflow.wrappers._gsam import gsam as gsam
 from gradflow.wrappers._guard import ApplyIfFiniteState as ApplyIfFiniteState
 from gradflow.wrappers._guard import apply_if_finite as apply_if_finite
 from gradflow.wrappers._inject import InjectStatefulHyperparamsState as InjectStatefulHyperparamsState
@@ -34,6 +36,8 @@ from gradflow.wrappers._inject import injected as injected
 from gradflow.wrappers._lookahead import LookaheadParams as LookaheadParams
 from gradflow.wrappers._lookahead import LookaheadState as LookaheadState
 from gradflow.wrappers._lookahead import lookahead as lookahead
+from gradflow.wrappers._looksam import LookSAMState as LookSAMState
+from gradflow.wrappers._looksam import looksam as looksam
 from gradflow.wrappers._loss_scale import LossScaleState as LossScaleState
 from gradflow.wrappers._loss_scale import loss_scale as loss_scale
 from gradflow.wrappers._loss_scale import with_loss_scale as with_loss_scale
@@ -47,6 +51,8 @@ from gradflow.wrappers._metrics import Metrics as Metrics
 from gradflow.wrappers._metrics import MetricsState as MetricsState
 from gradflow.wrappers._metrics import metrics as metrics
 from gradflow.wrappers._metrics import with_metrics as with_metrics
+from gradflow.wrappers._msam import MSAMState as MSAMState
+from gradflow.wrappers._msam import msam as msam
 from gradflow.wrappers._mup import mup_factors as mup_factors
 from gradflow.wrappers._outer import OuterState as OuterState
 from gradflow.wrappers._outer import outer as outer
@@ -97,11 +103,14 @@ __all__ = [
     "ConditionallyMaskState",
     "ConditionallyTransformState",
     "EmaNesterovState",
+    "GSAMState",
     "InjectStatefulHyperparamsState",
     "LawaState",
+    "LookSAMState",
     "LookaheadParams",
     "LookaheadState",
     "LossScaleState",
+    "MSAMState",
     "MaskedNode",
     "MaskedState",
     "MasterParamsState",
@@ -140,15 +149,18 @@ __all__ = [
     "eval_params",
     "flatten",
     "freeze",
+    "gsam",
     "hyperparams",
     "inject_hyperparams",
     "injected",
     "lookahead",
+    "looksam",
     "loss_scale",
     "masked",
     "master_params",
     "mechanize",
     "metrics",
+    "msam",
     "multi_transform",
     "mup_factors",
     "outer",

@@ -28,8 +28,9 @@ def averages(kind: type, field: str, read: Callable[[list[Any], list[Any], Any],
 def eval_params(state: OptState, params: Params) -> Params:
     """Returns the parameters for evaluating a model: the averages in a state, in the parameters' dtypes.
 
-    Finds the states of `schedule_free`, `with_param_ema`, `with_swa` and `with_lawa` anywhere in the state.
-    Of `LookaheadParams` it returns the slow weights. Leaves without an average are returned unchanged.
+    Finds the states of `schedule_free`, `msam`, `with_param_ema`, `with_swa`, `with_lawa` and
+    `with_tail_average` anywhere in the state. Of `LookaheadParams` it returns the slow weights. Leaves
+    without an average are returned unchanged.
 
     Args:
       state: the state of any transformation.
