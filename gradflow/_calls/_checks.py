@@ -60,11 +60,12 @@ def without_untrained(params: Any, updates: Any) -> Any:
         return params
     leaves, structure = jax.tree.flatten(params, is_leaf=is_none)
     given = jax.tree.leaves(updates, is_leaf=is_none)
-    kept = [None if u is None and not _is_trainable(p) else p for p, u in zip(leaves, given, strict=True)]
+    kept = [None if u is None and not is_trainable(p) else p for p, u in zip(leaves, given, strict=True)]
     return jax.tree.unflatten(structure, kept)
 
 
-def _is_trainable(leaf: Any) -> bool:
+def is_trainable(leaf: Any) -> bool:
+    """Whether a leaf is a floating-point or complex array."""
     dtype = getattr(leaf, "dtype", None)
     return isinstance(dtype, np.dtype) and is_inexact(dtype)
 
@@ -80,13 +81,13 @@ def complex_leaf_error(kind: str, what: str, tree: Any) -> TypeError | None:
     """The error for the first complex leaf of a stage that takes real ones."""
     if kind != "real":
         return None
-    wrong = [leaf for leaf in jax.tree.leaves(tree) if _is_trainable(leaf) and is_complex(leaf.dtype)]
+    wrong = [leaf for leaf in jax.tree.leaves(tree) if is_trainable(leaf) and is_complex(leaf.dtype)]
     return _leaf_error(what, "real floating-point arrays", wrong[0], tree) if wrong else None
 
 
 def other_leaf_error(what: str, tree: Any) -> TypeError | None:
     """The error for the first leaf that is not a floating-point or complex array."""
-    wrong = [leaf for leaf in jax.tree.leaves(tree) if not _is_trainable(leaf)]
+    wrong = [leaf for leaf in jax.tree.leaves(tree) if not is_trainable(leaf)]
     return _leaf_error(what, "floating-point or complex arrays", wrong[0], tree) if wrong else None
 
 
@@ -152,7 +153,7 @@ def match_params(updates: Any, params: Any) -> Any:
         if not isinstance(g, jax.Array) or not isinstance(p, jax.Array):
             continue
         new = g
-        if g.dtype != p.dtype and _is_trainable(g) and _is_trainable(p):
+        if g.dtype != p.dtype and is_trainable(g) and is_trainable(p):
             new = g.astype(promote(g.dtype, p.dtype))
         new = with_sharding_of(new, p)
         changed |= new is not g

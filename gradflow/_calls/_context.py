@@ -26,7 +26,7 @@ class _Context(threading.local):
             None  # what `shard_state` leaves whole, while `communication` reads it
         )
         self.spread_groups: list[Any] | None = None  # what is exchanged, while `communication` reads it
-        self.wrong_leaves: list[TypeError] = []  # of stages that keep counters alone, during an init
+        self.wrong_leaves: list[TypeError] = []  # that stages passed on, during an init
         self.scalars: Any = None  # numbers of the step being traced
         self.in_program = False  # whether a compiled update is being traced, or run op by op
 

@@ -1,11 +1,10 @@
 """A call of a transformation's init or update: check the inputs, run the body, match the outputs."""
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
-import numpy as np
 
 from gradflow._calls import _hints
 from gradflow._calls._checks import (
@@ -15,6 +14,7 @@ from gradflow._calls._checks import (
     check_like,
     complex_leaf_error,
     is_like,
+    is_trainable,
     match_outputs,
     match_params,
     other_leaf_error,
@@ -76,7 +76,7 @@ class InitPart(Part):
             except Exception as raised:
                 pending, context.wrong_leaves = context.wrong_leaves, []
                 raise (pending[0] if pending else error or raised) from None
-            _allow_or_raise(error, state, is_outermost)
+            _allow_or_raise(error, init, params, state, is_outermost)
             if context.inits is not None:
                 context.inits.append((stage_name(), stage, params, state))
             return state
@@ -158,24 +158,43 @@ class UpdatePart(Part):
 InitPart.__call__.__qualname__, UpdatePart.__call__.__qualname__ = "init", "update"
 
 
-def _allow_or_raise(error: TypeError | None, state: OptState, is_outermost: bool) -> None:
-    """Raises the error for a wrong leaf, unless the state of the whole call holds counters alone.
+def _allow_or_raise(
+    error: TypeError | None,
+    init: Callable[[Params], OptState],
+    params: Params,
+    state: OptState,
+    is_outermost: bool,
+) -> None:
+    """Raises the error for a wrong leaf, unless the state is the same without such leaves.
 
-    Such a transformation does no arithmetic on parameters: any leaf may pass its init.
+    A stage that keeps nothing of them does no arithmetic on them in its init: any leaf may pass.
     """
-    only_counts = all(
-        leaf.shape == () and leaf.dtype == np.int32
-        for leaf in jax.tree.leaves(state)
-        if hasattr(leaf, "dtype")
-    )
-    if error is not None and not only_counts:
-        raise error
+    if error is None and not (is_outermost and context.wrong_leaves):
+        return
+    if _keeps_untrained(init, params, state):
+        pending, context.wrong_leaves = context.wrong_leaves, []
+        raise error or other_leaf_error("parameters", params) or pending[0]
     if error is not None:
         context.wrong_leaves.append(error)
-    if is_outermost and context.wrong_leaves:
-        errors, context.wrong_leaves = context.wrong_leaves, []
-        if not only_counts:
-            raise errors[0]
+    if is_outermost:
+        context.wrong_leaves = []
+
+
+def _keeps_untrained(init: Callable[[Params], OptState], params: Params, state: OptState) -> bool:
+    """Whether a state has more leaves, or others, than that of the floating-point parameters alone."""
+    trained = jax.tree.map(lambda p: p if is_trainable(p) else None, params)
+    records, context.inits = context.inits, None
+    try:
+        alone = jax.eval_shape(init, trained)
+    except Exception:
+        return True
+    finally:
+        context.inits = records
+    return _types(alone) != _types(state)
+
+
+def _types(state: OptState) -> list[Any]:
+    return [(getattr(x, "shape", None), getattr(x, "dtype", None)) for x in jax.tree.leaves(state)]
 
 
 def _whole(stage: Stage) -> GradientTransformation:

@@ -80,9 +80,11 @@ def _take(expression: Any, is_wanted: Callable[[Any, str, Any], bool], taken: li
 
 
 def is_number(value: Any) -> bool:
-    """Whether an argument is a real scalar: a Python or NumPy number, or a jax array of shape ()."""
+    """Whether an argument is a real scalar: a Python or NumPy number, or an array of shape ()."""
     if isinstance(value, jax.Array):
         return (value.shape == () and value.dtype.kind in "fiu") or _is_extended_float(value)
+    if isinstance(value, np.ndarray):
+        return value.shape == () and value.dtype.kind in "fiu"
     return isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)
 
 

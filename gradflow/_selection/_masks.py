@@ -13,7 +13,7 @@ from gradflow._selection._selectors import paths
 from gradflow._types import MaskedNode, MaskOrFn, is_absent
 from gradflow.packed._pack import abstract_tree
 from gradflow.tree._map_params import has_placeholder
-from gradflow.tree._paths import longest_prefix
+from gradflow.tree._paths import longest_prefix, show
 
 
 def is_mask_function(mask: MaskOrFn) -> bool:
@@ -52,8 +52,9 @@ def resolve_mask(mask: MaskOrFn, params: Any) -> Any:
 
     def check(path: str, leaf: Any) -> None:
         if not isinstance(leaf, bool):
+            got = f"{describe(leaf)} at {show(path)}"
             raise TypeError(
-                f"{stage_name()}: leaves of a mask must be True or False; got {describe(leaf)} at '{path}'"
+                f"{stage_name()}: leaves of a mask must be True or False; got {got}"
                 + (f". For patterns pass gradflow.paths({leaf!r}, ...)." if isinstance(leaf, str) else "")
             )
 

@@ -72,7 +72,16 @@ def test_other_numbers_are_not_another_program() -> None:
 
 
 def test_numbers_of_every_type_and_those_inside_schedules_are_operands() -> None:
-    rates = (0.5, np.float32(0.25), np.float64(0.125), jnp.float32(0.2), jnp.bfloat16(0.5), np.int32(1), 1)
+    rates = (
+        0.5,
+        np.float32(0.25),
+        np.float64(0.125),
+        jnp.float32(0.2),
+        jnp.bfloat16(0.5),
+        np.int32(1),
+        1,
+        np.array(0.3),
+    )
     assert len({program_of(gf.sgd(rate)) for rate in rates if not isinstance(rate, jax.Array)}) == 1
     for rate in rates:
         updates, _ = gf.sgd(rate).update(tree(1), gf.sgd(rate).init(tree(1)))

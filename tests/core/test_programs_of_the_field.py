@@ -67,6 +67,26 @@ def test_leaves_that_are_not_trained_may_be_anything() -> None:
         gf.adam(0.1).init(model)
 
 
+def test_an_init_that_keeps_nothing_of_a_leaf_takes_any() -> None:
+    params, grads = {"w": jnp.ones(3), "n": jnp.array(3)}, {"w": jnp.ones(3), "n": None}
+    sgd = gf.sgd(0.1)
+    for tx in (
+        gf.apply_if_finite(sgd, 2),
+        gf.tunable(sgd),
+        gf.with_metrics(sgd),
+        gf.inject_hyperparams(gf.sgd)(0.1),
+    ):
+        updates, _ = tx.update(grads, tx.init(params), params)
+        np.testing.assert_allclose(updates["w"], -0.1, 1e-6)
+    for tx, owner in (
+        (gf.trace(0.9), "trace"),
+        (gf.with_param_ema(sgd, 0.9), "with_param_ema"),
+        (gf.MultiSteps(sgd, 2), "MultiSteps"),
+    ):
+        with pytest.raises(TypeError, match=rf"^{owner}: parameters must be .*; got int32\[\] at 'n'"):
+            tx.init(params)
+
+
 def test_float0_is_no_update() -> None:
     params = {"w": jnp.ones(3), "steps": jnp.arange(4)}
     grads = jax.grad(lambda p: jnp.sum(p["w"] ** 2), allow_int=True)(params)
@@ -108,6 +128,10 @@ def test_a_plain_pair_may_change_shapes() -> None:
 def test_concrete_booleans_of_every_library_are_booleans(flag: Any) -> None:
     updates, _ = gf.freeze(flag).update(GRADS, gf.freeze(flag).init(PARAMS), PARAMS)
     np.testing.assert_array_equal(updates["w"], 0)
+    with pytest.raises(
+        TypeError, match=r"freeze: leaves of a mask must be True or False; got bool.* at the root"
+    ):
+        jax.jit(lambda t: gf.freeze(t).init(PARAMS))(True)
     tx = gf.masked(gf.scale(2.0), lambda p: jax.tree.map(lambda x: jnp.array(x.ndim > 1), p))
     np.testing.assert_array_equal(tx.update(GRADS, tx.init(PARAMS), PARAMS)[0]["w"], GRADS["w"])
     with pytest.raises(TypeError, match=r"leaves of a mask must be True or False; got bool.* at 'w'"):
