@@ -147,4 +147,9 @@ ROWS = [
     ('gf.unitwise_clip(SQUARE, 1.0, X)', ValueError, 'unitwise_clip: Incompatible types for broadcasting'),
     ('gf.unitwise_clip(X, 1.0, 2)', TypeError, "unitwise_clip: argument 'grad' must be"),
     ('gf.get_batch_size_from_per_elt_updates(T, 7)', ValueError, 'get_batch_size_from_per_elt_updates: gradients must have examples along axis 7'),
+    ("matrices.resolve_matrices(gf.Matrix('nonsense'), {'w': SQUARE})", TypeError, "Matrix of the parameter at 'w': argument 'inputs' must be an axis or a tuple of axes"),
+    ("matrices.resolve_matrices(gf.Matrix(0, 3.7), {'w': SQUARE})", TypeError, "Matrix of the parameter at 'w': argument 'outputs' must be an axis or a tuple of axes"),
+    ("matrices.resolve_matrices(gf.Matrix(split=3), {'w': SQUARE})", TypeError, "Matrix of the parameter at 'w': argument 'split' must be a dict"),
+    ("matrices.resolve_matrices(gf.Matrix(split={1: 'nonsense'}), {'w': SQUARE})", TypeError, "Matrix of the parameter at 'w': argument 'split[1]' must be a number of blocks"),
+    ("matrices.resolve_matrices(None, {'w': SQUARE}, at_least='nonsense')", TypeError, "resolve_matrices: argument 'at_least' must be a whole number >= 0"),
 ]

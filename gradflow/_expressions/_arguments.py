@@ -11,15 +11,16 @@ import inspect
 import math
 import types
 import warnings
-from collections.abc import Callable, Iterator
-from typing import Annotated, Any, NamedTuple, Union, get_args, get_origin
+from collections.abc import Callable, Iterator, Mapping
+from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gradflow._checked import FUNCTION, Kind
+from gradflow._checked import FUNCTION, MAPPING, NAMES, Kind, is_beyond_64_bits
 from gradflow._errors import describe
+from gradflow._types import MaskOrFn
 
 Scalar = float | int | np.ndarray | np.generic | jax.Array
 ScalarOrSchedule = Scalar | Callable[[Any], Any]
@@ -89,6 +90,11 @@ class Interval(Kind):
         if not self.contains(float(value)):
             hint = f". {self.hint}" if self.hint and float(value) < 0 else ""
             raise ValueError(f"{expected}; got {float(value)}{hint}")
+
+    def read(self, owner: str, name: str, value: Any) -> Any:
+        """The value, with an integer that no array can hold as a float; raises like `check`."""
+        self.check(owner, name, value)
+        return float(value) if is_beyond_64_bits(value) else value
 
 
 def _wrong_type_hint(name: str, value: Any) -> str:
@@ -256,20 +262,68 @@ class Argument(NamedTuple):
         return self.kind.read(owner, name, value)
 
 
-def read_argument(annotation: Any) -> Argument | None:
-    """The kind that an annotation declares; None if it declares nothing that is checked."""
+class _Mask(Kind):
+    """A mask. What its leaves mean is only known with the parameters; numbers mean nothing."""
+
+    def check(self, owner: str, name: str, value: Any) -> None:
+        """Raises TypeError naming the first leaf that is a number, an array of numbers or a class."""
+        for path, leaf in jax.tree_util.tree_leaves_with_path(value):
+            if not self.fits(leaf):
+                at = jax.tree_util.keystr(path, simple=True, separator="/")
+                if not at:
+                    super().check(owner, name, leaf)
+                what = f"in argument '{name}' leaves of a mask"
+                raise TypeError(f"{owner}: {what} must be True or False; got {describe(leaf)} at '{at}'")
+
+
+def _may_be_of_a_mask(leaf: Any) -> bool:
+    if isinstance(leaf, jax.Array | np.ndarray | np.generic):
+        return leaf.dtype == np.bool_
+    return isinstance(leaf, bool) or not isinstance(leaf, int | float | complex | type)
+
+
+MASK = _Mask("a tree of booleans, a function of the parameters, a selector or one pattern", _may_be_of_a_mask)
+_AXIS = WholeNumber(None)
+
+
+def _choice(options: tuple[Any, ...]) -> Kind:
+    """One of these words. Another word is refused by the factory itself."""
+    words = f"one of {', '.join(map(repr, options))}"
+    return Kind(words, lambda value: not isinstance(value, jax.Array | np.ndarray | Mapping | list | set))
+
+
+def read_argument(annotation: Any, is_variadic: bool = False) -> Argument | None:
+    """The kind that an annotation declares; None if it declares nothing that is checked.
+
+    A plain type of variadic arguments is that of each, so it says nothing of the tuple or dict of them.
+    """
     optional = False
     if get_origin(annotation) in (Union, types.UnionType):
         options = [a for a in get_args(annotation) if a is not type(None)]
         optional = len(options) < len(get_args(annotation))
+        if tuple(options) == get_args(MaskOrFn):
+            return Argument(MASK, optional)
         if len(options) != 1:
             return None
         annotation = options[0]
-    if annotation is bool:
-        return Argument(_BOOL, optional)
-    if get_origin(annotation) is Callable:
-        return Argument(FUNCTION, optional)
     for extra in getattr(annotation, "__metadata__", ()):
         if isinstance(extra, Kind):
             return Argument(extra, optional)
-    return None
+    kind = None if is_variadic else _kind_of_type(annotation)
+    return None if kind is None else Argument(kind, optional)
+
+
+def _kind_of_type(annotation: Any) -> Kind | None:
+    """The kind of a plain type, a function, a mapping, a row of names or a choice of words."""
+    origin = get_origin(annotation)
+    if annotation is bool:
+        return _BOOL
+    if annotation is int:
+        return _AXIS
+    if origin is Callable or (getattr(annotation, "_is_protocol", False) and "__call__" in vars(annotation)):
+        return FUNCTION
+    if origin in (Mapping, dict):
+        return MAPPING
+    if annotation == tuple[str, ...]:
+        return NAMES
+    return _choice(get_args(annotation)) if origin is Literal else None

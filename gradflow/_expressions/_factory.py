@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, ParamSpec, cast
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -170,7 +171,7 @@ class Factory:
 def _read_dtype(owner: str, name: str, value: Any) -> np.dtype:
     """A dtype argument, given as a dtype, a scalar type or a string."""
     try:
-        dtype = jnp.dtype(value)
+        dtype = None if isinstance(value, jax.Array | np.ndarray) else jnp.dtype(value)
     except (TypeError, ValueError):
         dtype = None
     if dtype is None or not is_inexact(dtype):
@@ -193,9 +194,10 @@ def decorate(
     annotations = body.__annotations__
     body.__annotations__ = plain_annotations(body, result_type or inner_type)
     parameters = inspect.signature(body).parameters
-    read = {name: read_argument(annotations.get(name)) for name in parameters}
-    checked = {name: argument for name, argument in read.items() if argument is not None}
     kinds = {name: parameter.kind for name, parameter in parameters.items()}
+    several = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    read = {name: read_argument(annotations.get(name), k in several) for name, k in kinds.items()}
+    checked = {name: argument for name, argument in read.items() if argument is not None}
     positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
     variadic = next((name for name, k in kinds.items() if k is inspect.Parameter.VAR_POSITIONAL), None)
     factory = Factory(

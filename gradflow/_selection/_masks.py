@@ -86,11 +86,10 @@ def resolve_labels(labels: Any, known: Collection[Hashable], params: Any) -> Any
     """
 
     def check(path: str, leaf: Any) -> None:
-        if leaf not in known:
+        if not isinstance(leaf, Hashable) or leaf not in known:
             raise ValueError(
                 f"{stage_name()}: labels must be one of {', '.join(map(repr, known))}; got "
-                f"{describe(leaf)} at "
-                f"'{path}'"
+                f"{describe(leaf)} at {show(path)}"
             )
 
     params = abstract_tree(params)

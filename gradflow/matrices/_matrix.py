@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from gradflow._calls._context import stage_name
+from gradflow._checked import AXES, BLOCKS, MAPPING
 from gradflow._expressions._registry import register_record
 from gradflow._types import is_absent
 
@@ -153,6 +154,7 @@ def _cut(x: jax.Array, axis: int, sizes: tuple[int, ...]) -> list[jax.Array]:
 
 def read_axes(spec: Any, leaf: Any, path: str) -> MatrixAxes:
     """One leaf's axes, counted from the first; ValueError naming the leaf for axes it does not have."""
+    _check_fields(spec, path)
     inputs, outputs = (((a,) if isinstance(a, int) else tuple(a)) for a in spec[:2])
     axes = [*inputs, *outputs]
     wrong = [i for i in axes if not -leaf.ndim <= i < leaf.ndim]
@@ -165,6 +167,18 @@ def read_axes(spec: Any, leaf: Any, path: str) -> MatrixAxes:
     first = len(inputs)
     split = _read_split(spec, leaf, path, counted) if isinstance(spec, Matrix) and spec.split else ()
     return MatrixAxes(tuple(counted[:first]), tuple(counted[first:]), split)
+
+
+def _check_fields(spec: Any, path: str) -> None:
+    """Raises TypeError for fields that are not axes, or a `split` that is not a dict of counts or sizes."""
+    owner = f"{stage_name()}: {type(spec).__name__} of the parameter at {path}"
+    for name, value in zip(spec._fields, spec[:2], strict=False):
+        AXES.check(owner, name, value)
+    split = getattr(spec, "split", None)
+    if split is not None:
+        MAPPING.check(owner, "split", split)
+        for axis, parts in split.items():
+            BLOCKS.check(owner, f"split[{axis}]", parts)
 
 
 def _read_split(

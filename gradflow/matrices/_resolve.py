@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import jax
 
 from gradflow._calls._context import context, stage_name
-from gradflow._checked import FLAG, SHAPED, checked
+from gradflow._checked import FLAG, SHAPED, Number, checked
 from gradflow._errors import describe
 from gradflow._selection._parameters import named_leaves
 from gradflow._types import MaskedNode, is_absent
@@ -36,7 +36,7 @@ def recording_matrices() -> Iterator[list[ResolvedMatrix]]:
         context.matrices = before
 
 
-@checked(params=SHAPED, record=FLAG)
+@checked(params=SHAPED, at_least=Number(0, whole=True), record=FLAG)
 def resolve_matrices(
     numbers: Any, params: Any, kind: type = Matrix, *, at_least: int = 0, record: bool = True
 ) -> Any:
@@ -48,7 +48,7 @@ def resolve_matrices(
     matrices. Raises TypeError for what is none of these, ValueError naming the leaf for axes that it does not
     have and for a leaf left out. With `record`, `recording_matrices` sees the result.
     """
-    if callable(numbers) and jax.tree_util.all_leaves([numbers]):
+    if callable(numbers) and not isinstance(numbers, type) and jax.tree_util.all_leaves([numbers]):
         numbers = numbers(params)
     flat, structure = jax.tree_util.tree_flatten_with_path(params, is_leaf=is_absent)
     if numbers is None:

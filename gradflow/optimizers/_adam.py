@@ -12,7 +12,7 @@ from gradflow._rules._leafwise import Scalars, leafwise
 from gradflow._rules._math import bounded, bounded_square, one_minus_power, safe_sqrt
 from gradflow._rules._roles import Mean, Square
 from gradflow._rules._state import first_moment, increment, second_moment, zero_scalar
-from gradflow._types import OptState, Pair, Params, Updates
+from gradflow._types import MaskOrFn, OptState, Pair, Params, Updates
 from gradflow.transforms import add_decayed_weights, scale_by_learning_rate
 
 
@@ -132,7 +132,7 @@ def adamw(
     eps_root: NonNegative = 0.0,
     mu_dtype: Any = None,
     weight_decay: NonNegative = 1e-4,
-    mask: Any = None,
+    mask: MaskOrFn | None = None,
     *,
     nesterov: bool = False,
 ) -> GradientTransformation:

@@ -179,7 +179,7 @@ def _table(ns_coeffs: Any) -> tuple[Any, Any]:
 
 def _shape(rows: Any) -> tuple[int, ...]:
     """The shape of an array or of nested sequences of scalars; (-1,) for anything else."""
-    if not isinstance(rows, Sequence):
+    if not isinstance(rows, Sequence) or isinstance(rows, str):
         return tuple(np.shape(rows)) if hasattr(rows, "shape") or isinstance(rows, float | int) else (-1,)
     shapes = {_shape(row) for row in rows}
     return (len(rows), *shapes.pop()) if len(shapes) == 1 else (-1,)

@@ -39,7 +39,7 @@ def test_adamw_reads_like_its_source() -> None:
     assert str(inspect.signature(gf.adamw)) == (
         "(learning_rate: Rate, b1: Decay = 0.9, b2: Decay = 0.999, eps: NonNegative = 1e-08, "
         "eps_root: NonNegative = 0.0, mu_dtype: Any = None, weight_decay: NonNegative = 0.0001, "
-        "mask: Any = None, *, nesterov: bool = False) -> GradientTransformation"
+        "mask: MaskOrFn | None = None, *, nesterov: bool = False) -> GradientTransformation"
     )
 
 
