@@ -22,7 +22,7 @@ _FREE = {
 _MARKERS = {"AllocateBuffer", "AssumeGatherIndicesInBound", "ConcatBitcast", "Sharding"}
 # Asynchronous reads into the core's own memory, which overlap with kernels.
 _PREFETCHES = {"copy-start", "slice-start"}
-# A copied scalar is no copy of a leaf.
+# A copied scalar is not a copy of a leaf.
 SMALL = 4096  # bytes
 
 

@@ -411,7 +411,7 @@ DEPARTURES: dict[tuple[str, str], str] = {
     ("large float16", "fista-search"): _LOSS_OF_ANOTHER_GRADIENT,
     ("schedules follow the step", "MultiSteps"): _INNER_STEPS,
     ("schedules follow the step", "lookahead-reset"): (
-        "the fast optimizer's state begins anew at each synchronisation, and with it its count of steps"
+        "the fast optimizer's state starts again at each synchronization, and with it its count of steps"
     ),
     ("schedules follow the step", "outer"): _INNER_STEPS,
     ("schedules follow the step", "sam"): _INNER_STEPS,

@@ -348,7 +348,7 @@ def test_parameters_that_are_frozen_or_thawed_are_reported() -> None:
     other = gf.selective_transform(gf.adam(0.1), freeze_mask={"a": False, "b": True})
     _, e, report = moved(some, other)
     stage = "selective_transform.train.adam.scale_by_adam"
-    # All moments are new, so the steps for which they are corrected are counted anew.
+    # All moments are new, so the steps for which they are corrected are counted from zero.
     assert report.dropped == (f"{stage}.count", f"{stage}.mu/b", f"{stage}.nu/b")
     assert report.new == (f"{stage}.count", f"{stage}.mu/a", f"{stage}.nu/a")
     assert_equal(e[f"{stage}.mu/a"], np.zeros((2, 3)))
@@ -462,7 +462,7 @@ def test_wrong_trees_name_the_parameter() -> None:
         gf.load_state_dict(ADAMW, half, d)
     _, report = gf.load_state_dict(ADAMW, {**params_of("kernel"), "bias": jnp.ones(5)}, d, strict=False)
     assert report.new == report.dropped == ("adamw.scale_by_adam.mu/bias", "adamw.scale_by_adam.nu/bias")
-    # Where no moment fits, the steps for which they are corrected are counted anew; the schedule goes on.
+    # Where no moment fits, their steps are counted from zero; the schedule goes on.
     _, report = gf.load_state_dict(ADAMW, {"kernel": jnp.ones(1), "bias": jnp.ones(5)}, d, strict=False)
     assert list(report.kept) == ["adamw.scale_by_learning_rate.count"]
 

@@ -13,7 +13,7 @@ import pytest
 
 optax = pytest.importorskip("optax")
 
-from gradflow import compat  # noqa: E402  # behind the check for the library that it stands in for
+from gradflow import compat  # noqa: E402  # after the check for the library that it stands in for
 
 RNG = np.random.default_rng(0)
 IMAGES = jnp.asarray(RNG.standard_normal((48, 12)), jnp.float32)

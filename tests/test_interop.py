@@ -181,8 +181,8 @@ APART: dict[str, str] = {
     "dpsgd": "a chain of what is above",
 }
 
-# What the update is told beside the gradient, where it is told anything.
-_TOLD: dict[str, tuple[str, ...]] = {
+# What the update takes beside the gradient, if anything.
+_EXTRA: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(["lbfgs", "backtracking"], ("value", "grad", "value_fn")),
     **dict.fromkeys(["momo", "momo_adam", "polyak_sgd", "reduce_on_plateau"], ("value",)),
     "sophia": ("obj_fn",),
@@ -229,10 +229,12 @@ def _runner(case: str, tx: Any) -> Callable[[Run, int], Run]:
     def step(run: Run) -> Run:
         params, state = run
         value, grad = jax.value_and_grad(_loss)(params.fast if case == "lookahead" else params)
-        told = {"value": value, "grad": grad, "value_fn": _loss, "obj_fn": _loss}
+        taken = {"value": value, "grad": grad, "value_fn": _loss, "obj_fn": _loss}
         if case == "differentially_private_aggregate":
             grad = jax.tree.map(lambda g: jnp.stack([g, 0.5 * g]), grad)
-        updates, state = tx.update(grad, state, params, **{name: told[name] for name in _TOLD.get(case, ())})
+        updates, state = tx.update(
+            grad, state, params, **{name: taken[name] for name in _EXTRA.get(case, ())}
+        )
         return Run(optax.apply_updates(params, updates), state)
 
     def run(begin: Run, steps: int) -> Run:
@@ -372,7 +374,7 @@ def test_counts_are_found_beside_and_within_and_given() -> None:
     tx = gf.chain(gf.MultiSteps(gf.sgd(0.1), 4), gf.scale_by_learning_rate(0.1))
     state = interop.from_optax_state(tx, (inner, optax.EmptyState()), params)
     assert int(state[0].inner_opt_state[1].count) == 5
-    assert int(state[1].count) == 0  # micro-batches are counted by nobody
+    assert int(state[1].count) == 0  # no stage counts micro-batches
 
     plain = optax.sgd(0.1).init(params)
     assert int(interop.from_optax_state(gf.sgd(0.1), plain, params)[1].count) == 0

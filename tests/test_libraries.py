@@ -275,7 +275,7 @@ def test_numpyro_svi(name: str) -> None:
         with numpyro.plate("data", len(y)):
             numpyro.sample("y", distributions.Normal(mean, 1.0), obs=y)
 
-    # A stage that asks for the loss is told by numpyro's adapter.
+    # A stage that asks for the loss gets it from numpyro's adapter.
     plateau = gf.chain(gf.adam(0.3), gf.reduce_on_plateau(patience=20))
     tx = plateau if name == "plateau" else _optimizers()[name]
     optimizer = numpyro.optim.optax_to_numpyro(interop.to_optax(tx))

@@ -19,13 +19,12 @@ class _Context(threading.local):
         self.stack: list[Frame] = []
         self.collectors: list[Any] = []
         self.inits: list[Any] | None = None  # records of init calls, while `summary` reads them
-        self.matrices: list[Any] | None = None  # what stages take as matrices, while somebody reads it
+        self.matrices: list[Any] | None = None  # what stages take as matrices, while `summary` reads it
         self.spread: Any = None  # how matrices are shared out over a mesh, inside `spread`
         self.shards: Any = None  # where the pieces of parameters and state lie, inside `shard_state`
-        self.whole_leaves: list[Any] | None = (
-            None  # what `shard_state` leaves whole, while `communication` reads it
-        )
-        self.spread_groups: list[Any] | None = None  # what is exchanged, while `communication` reads it
+        # What `shard_state` leaves whole and what `spread` exchanges, while `communication` reads it.
+        self.whole_leaves: list[Any] | None = None
+        self.spread_groups: list[Any] | None = None
         self.wrong_leaves: list[TypeError] = []  # that stages passed on, during an init
         self.scalars: Any = None  # numbers of the step being traced
         self.in_program = False  # whether a compiled update is being traced, or run op by op

@@ -82,7 +82,7 @@ class InitPart(Part):
             return state
 
     def __reduce__(self) -> Any:
-        return getattr, (_whole(self.stage), "init")
+        return getattr, (_transformation(self.stage), "init")
 
     def __repr__(self) -> str:
         return f"{self.stage.expression!r}.init"
@@ -100,7 +100,7 @@ class UpdatePart(Part):
         # Inside a compiled update, which jax runs op by op to find a NaN, stages run as they are written.
         as_written = context.collectors or context.in_program
         operands = None if as_written else concrete_leaves(updates, state, params, extra)
-        compiled = None if operands is None else self.stage.whole
+        compiled = None if operands is None else self.stage.compiled
         try:
             if operands is None or compiled is None:
                 return self.run(updates, state, params, **extra)
@@ -148,7 +148,7 @@ class UpdatePart(Part):
             return new_updates, new_state
 
     def __reduce__(self) -> Any:
-        return getattr, (_whole(self.stage), "update")
+        return getattr, (_transformation(self.stage), "update")
 
     def __repr__(self) -> str:
         return f"{self.stage.expression!r}.update"
@@ -197,7 +197,7 @@ def _types(state: OptState) -> list[Any]:
     return [(getattr(x, "shape", None), getattr(x, "dtype", None)) for x in jax.tree.leaves(state)]
 
 
-def _whole(stage: Stage) -> GradientTransformation:
+def _transformation(stage: Stage) -> GradientTransformation:
     return GradientTransformation(InitPart(stage), UpdatePart(stage))
 
 

@@ -72,7 +72,7 @@ class Stage:
         return (*self._declared_reports, *below)
 
     @functools.cached_property
-    def whole(self) -> CompiledUpdate | None:
+    def compiled(self) -> CompiledUpdate | None:
         """The update of concrete arrays as one program; None where it cannot be one."""
         return plan(self.expression)
 

@@ -47,7 +47,7 @@ class Interval(Kind):
         self.low_open = low_open
         self.high_open = high_open
         self.at_init = at_init  # used by init only: a schedule is evaluated once, at step 0
-        self.infinite = infinite  # for bounds, where infinity is no limit
+        self.infinite = infinite  # for bounds, where infinity means no limit
         self.hint = hint
 
     def __str__(self) -> str:

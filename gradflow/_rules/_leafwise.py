@@ -157,16 +157,13 @@ def _prepare(scalars: Any, hyper: dict[str, Any], precision: np.dtype) -> Scalar
 
 
 def as_scalar(value: Any, precision: np.dtype) -> Any:
-    """A number, array or tracer as a strongly typed scalar; integers stay integers."""
-    if isinstance(value, jax.Array):
-        if not is_inexact(value.dtype):
-            return (
-                value
-                if isinstance(value.dtype, np.dtype) and value.dtype == np.int32
-                else (value.astype(precision))
-            )
-        return value.astype(precision) if value.dtype != precision or value.weak_type else value
-    return np.asarray(value, precision)
+    """A number, array or tracer as a strongly typed scalar; arrays of int32, step counts, stay so."""
+    if not isinstance(value, jax.Array):
+        return np.asarray(value, precision)
+    is_count = isinstance(value.dtype, np.dtype) and value.dtype == np.int32
+    if is_count or (value.dtype == precision and not value.weak_type):
+        return value
+    return value.astype(precision)
 
 
 @functools.lru_cache(maxsize=1024)

@@ -51,7 +51,7 @@ _LARGEST_WINDOW = 16
 def hidden_matrices() -> Choose:
     """Chooses a network's hidden matrices: leaves (in, out), and convolutions (height, width, in, out).
 
-    Embeddings, positions and heads are told by the names in their paths, such as `embedding`, `wte`,
+    Embeddings, positions and heads are recognized by the names in their paths, such as `embedding`, `wte`,
     `pos_embed` and `lm_head`, and are not chosen. Nor are leaves of other ranks: scanned layers, experts and
     heads need `choose_matrices`.
 

@@ -19,7 +19,7 @@ from gradflow.optimizers._adam import adamw
 from gradflow.transforms import scale
 from gradflow.wrappers import partition
 
-# The arguments by which stages are told which axes are a matrix's.
+# The arguments of stages that say which axes are a matrix's.
 _ARGUMENTS = ("matrices", "weight_dimension_numbers")
 
 

@@ -118,7 +118,7 @@ def outer_product(g: jax.Array, axis: int) -> jax.Array:
 def new_basis(basis: jax.Array, factor: jax.Array) -> tuple[jax.Array, jax.Array]:
     """The basis of a factor, in descending order of what it has along it, and the old columns' order in it.
 
-    The identity is no basis yet: then it is the eigenvectors, else one step of orthogonal iteration.
+    The identity is not a basis yet: then it is the eigenvectors, else one step of orthogonal iteration.
     """
     factor, _ = to_unit(factor)
     n = basis.shape[0]

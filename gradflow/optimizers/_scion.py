@@ -98,7 +98,7 @@ def scale_by_scion(
     Args:
       momentum: of the new gradient, in [0, 1]: 0.1 is a decay of 0.9.
       norms: one of these names by pattern of paths or selector; the first that matches wins. The others are
-        as above, embeddings and heads told by the names in their paths.
+        as above, embeddings and heads recognized by the names in their paths.
       matrices: `Matrix`, `choose_matrices` and the like; by default leaves of two axes, and of four for
         convolutions (height, width, in, out).
       ns_coeffs, ns_steps: as in `orthogonalize`.

@@ -133,7 +133,7 @@ def scale_by_shampoo(
     A leaf of k sides has the power -1 / 2k. `m` is the gradient, or with b1 its average without bias.
 
     Args:
-      b1: decay of the momentum, in [0, 1); None is no momentum.
+      b1: decay of the momentum, in [0, 1); None leaves it out.
       beta: decay of the statistics, in [0, 1); None adds them up, as in 2018.
       eps: added to the eigenvalues, > 0.
       precondition_frequency: steps from one computation of the roots to the next, >= 1.

@@ -1,7 +1,7 @@
 """Penalties and sets as values, with their proximal operators.
 
 `penalty(params, step)` is `argmin_p |p - params|^2 / 2 + step * amount(p)`, and `penalty.amount(params)` the
-penalty itself. `proximal(tx, penalty)` puts one behind any optimizer, `fista(penalty)` is accelerated
+penalty itself. `proximal(tx, penalty)` applies one after any optimizer, `fista(penalty)` is accelerated
 proximal gradient descent, and `minimize(f, params, prox=penalty)` solves.
 
 - Every leaf has the penalty; `None` leaves stay `None`. Groups and signals never cross leaves.

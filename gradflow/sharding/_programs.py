@@ -13,7 +13,7 @@ _BRANCHES = re.compile(
 
 @dataclasses.dataclass(frozen=True)
 class Instruction:
-    """One instruction: its name, the type of its result, the operation, and the text behind that."""
+    """One instruction: its name, the type of its result, the operation, and the text after that."""
 
     name: str
     type: str

@@ -80,7 +80,7 @@ class _Criteria(NamedTuple):
         return jnp.maximum(error - self.tol, 0)
 
     def curvature_error(self, start: Point, at: Point) -> jax.Array:
-        # 0 * inf where the slope is 0 is no condition either.
+        # 0 * inf, where the slope is 0, is not a condition either.
         bound = jnp.where(self.curv_rtol < jnp.inf, self.curv_rtol * jnp.abs(start.slope), jnp.inf)
         return jnp.maximum(jnp.abs(at.slope) - bound - self.tol, 0)
 

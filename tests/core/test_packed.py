@@ -93,7 +93,7 @@ def test_parameters_are_chosen_by_path_and_shape() -> None:
     tx = gf.partition({"layer0/**": gf.set_to_zero(), gf.ndim(2): gf.muon(0.1), "**": gf.adamw(0.1)})
     expected, _ = tx.update(tree, tx.init(tree), tree)
     state = tx.init(node)
-    for params in (node, None):  # without parameters the state tells what was chosen
+    for params in (node, None):  # without parameters the state has what was chosen
         made = gf.partition({"kernels": gf.trace(0.9), "rest": gf.scale(-1.0)}, _labels)
         got, _ = made.update(node, made.init(node), params)
         assert_equal(packed.unpack(got), made.update(tree, made.init(tree), tree)[0])

@@ -184,13 +184,13 @@ def test_debugging_modes_reach_the_operation() -> None:
         tx.update(GRADS, tx.init(PARAMS), PARAMS)
         with pytest.raises(TypeError, match="'state' must be"):
             tx.update(GRADS, gf.sgd(0.1, momentum=0.9).init(PARAMS), PARAMS)
-    assert not tx.update.stage.whole.program.is_refused
+    assert not tx.update.stage.compiled.program.is_refused
     bad = {**GRADS, "w": jnp.full(4, jnp.nan)}
     with jax.debug_nans(True):
         for update in (tx.update, jax.jit(tx.update)):
             with pytest.raises(FloatingPointError):
                 update(bad, tx.init(PARAMS), PARAMS)
-    assert not tx.update.stage.whole.program.is_refused
+    assert not tx.update.stage.compiled.program.is_refused
 
 
 MAKERS = {

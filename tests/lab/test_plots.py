@@ -32,7 +32,7 @@ def test_the_rate_rises_from_step_to_step(tmp_path):
     result = lab.rate_finder("sgd", **OWN, low=1e-4, high=100.0, steps=60, seeds=2)
     w = np.full(15, 3.0)
     for rate, loss in list(zip(result.learning_rates, result.losses[0], strict=True))[:3]:
-        # A batch is a row, whichever it is: far from all of them they are told apart by the loss.
+        # A batch is a row, whichever it is: far from all of them they are distinguished by the loss.
         losses = [np.mean((w - row) ** 2) for row in BATCHES]
         row = int(np.argmin(np.abs(np.asarray(losses) - loss)))
         np.testing.assert_allclose(loss, losses[row], rtol=1e-5)
@@ -185,7 +185,7 @@ def test_an_order_is_settled_when_it_is_not_chance():
     assert is_settled(low, [math.inf] * 5)
     assert not is_settled([math.inf] * 5, [math.inf] * 5)
     assert not is_settled([1.0], [2.0])
-    # The same starts and batches: what all share is no difference.
+    # The same starts and batches: what all share is not a difference.
     shared = np.asarray([1.0, 5.0, 9.0, 3.0, 7.0])
     assert is_settled(shared.tolist(), (shared + 0.1).tolist())
     rng = np.random.default_rng(1)

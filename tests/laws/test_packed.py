@@ -1,4 +1,4 @@
-"""Packed parameters give the numbers of the tree that was packed; nothing is written behind a leaf."""
+"""Packed parameters give the numbers of the tree that was packed; nothing is written after a leaf."""
 
 from typing import Any
 

@@ -80,7 +80,7 @@ def test_types_of_the_state_never_change() -> None:
 
 
 def test_a_zero_gradient_chooses_no_subspace() -> None:
-    """Behind a layer that begins at zero the first gradient is zero; the subspace must not be any."""
+    """After a layer that begins at zero the first gradient is zero; the subspace must not be any."""
     g = jnp.asarray(np.random.default_rng(2).normal(size=(4, 6)), jnp.float32)
     tx = gf.scale_by_galore(2, 100, base_optimizer=gf.identity())
     state = tx.init(g)

@@ -42,7 +42,7 @@ def test_get_of_an_unknown_name_is_the_default():
     assert tree.get(STATE, "nothing") is None
     assert tree.get(STATE, "nothing", default=5) == 5
     assert tree.get(STATE, "nu", 5, lambda path, value: False) == 5
-    assert tree.get((1, 2), 0) is None  # a position is no name
+    assert tree.get((1, 2), 0) is None  # a position is not a name
 
 
 def test_an_ambiguous_name_lists_where_it_is():

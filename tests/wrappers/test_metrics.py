@@ -1,4 +1,4 @@
-"""with_metrics: what is kept, for whom, and that nothing is computed when nobody asks."""
+"""with_metrics: what is kept, for whom, and that nothing is computed without a collector."""
 
 import contextlib
 from typing import Any
@@ -57,7 +57,7 @@ def test_groups_are_checked() -> None:
 
 
 def test_nobody_listening_costs_no_equation() -> None:
-    """Stages that report are as long as before they did, until somebody listens."""
+    """Stages that report are as long as before they did, until a collector is active."""
     quiet = gf.chain(gf.clip(0.5), gf.adamw(0.1))
 
     def equations(tx: Any, listen: bool = False) -> int:
