@@ -323,6 +323,7 @@ VARIANTS: dict[str, Callable[[], Any]] = {
     "zclip-warm": lambda: gf.zclip(warmup_steps=1),
     "quantize_state-4": lambda: gf.quantize_state(_inner(), 4, block=4, min_size=1, rounding="nearest"),
     "master_params-split": lambda: gf.master_params(_inner(), "split"),
+    "apply_if_finite-state": lambda: gf.apply_if_finite(_inner(), 2, check_state=True),
     "masked-zero": lambda: gf.masked(
         _inner(), lambda p: jax.tree.map(lambda x: x.ndim > 1, p), elsewhere="zero"
     ),

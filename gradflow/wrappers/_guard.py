@@ -40,7 +40,11 @@ def all_finite(updates: Updates, axes: tuple[str, ...] = ()) -> jax.Array:
 
 @transformation(reports=("finite", "skipped"), elementwise=True)
 def apply_if_finite(
-    inner: GradientTransformation, max_consecutive_errors: Index, *, axis_name: AxisName = None
+    inner: GradientTransformation,
+    max_consecutive_errors: Index,
+    *,
+    axis_name: AxisName = None,
+    check_state: bool = False,
 ) -> Pair:
     """Skips a step whose gradient has a NaN or an infinity: zero updates, an unchanged inner state.
 
@@ -50,6 +54,8 @@ def apply_if_finite(
       inner: the transformation to guard.
       max_consecutive_errors: a whole number >= 0.
       axis_name: axes of `shard_map` over which all devices take one decision; `()` for replicated updates.
+      check_state: also skips a step that makes updates or state not finite, as a finite gradient whose square
+        is infinite may. This keeps the old state until the new one is known: on a CPU it is copied.
 
     Raises ValueError inside `shard_map` without `axis_name`, since devices could decide differently.
     """
@@ -66,14 +72,34 @@ def apply_if_finite(
     def update(
         updates: Updates, state: ApplyIfFiniteState, params: Params | None = None, **extra: Any
     ) -> tuple[Updates, ApplyIfFiniteState]:
-        finite = all_finite(updates, sum_axes(axis_name, updates))
-        streak = jnp.where(finite, 0, increment(state.notfinite_count))
-        given_up = streak > max_consecutive_errors
-        take = finite | given_up
+        axes = sum_axes(axis_name, updates)
+        finite = all_finite(updates, axes)
+        streak, given_up, take = _decision(finite, state, max_consecutive_errors)
         updates, inner_state = update_if(take, inner, updates, state.inner_state, params, extra)
+        if check_state:
+            finite = finite & all_finite([updates, _news(inner_state, state.inner_state)], axes)
+            streak, given_up, take = _decision(finite, state, max_consecutive_errors)
+            updates = tree.where(take, updates, tree.zeros_like(updates))
+            inner_state = tree.where(take, inner_state, state.inner_state)
         total = jnp.where(finite, state.total_notfinite, increment(state.total_notfinite))
         report("finite", finite)
         report("skipped", lambda: ~take)
         return updates, ApplyIfFiniteState(jnp.where(given_up, 0, streak), finite, total, inner_state)
 
     return init, update
+
+
+def _decision(
+    finite: jax.Array, state: ApplyIfFiniteState, most: int
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Failures in a row, whether they are too many, and whether the step is taken."""
+    streak = jnp.where(finite, 0, increment(state.notfinite_count))
+    given_up = streak > most
+    return streak, given_up, finite | given_up
+
+
+def _news(new: OptState, old: OptState) -> list[jax.Array]:
+    """The floating-point arrays of a state, with zeros where the old one was not finite on purpose."""
+    pairs = zip(jax.tree.leaves(new), jax.tree.leaves(old), strict=True)
+    floats = [(x, y) for x, y in pairs if jnp.issubdtype(x.dtype, jnp.inexact)]
+    return [jnp.where(jnp.isfinite(y), x, jnp.zeros((), x.dtype)) for x, y in floats]

@@ -98,3 +98,39 @@ def test_a_guard_around_a_stage_that_averages_examples() -> None:
         grads = jax.tree.map(lambda g, bad=bad: g * jnp.where(bad, jnp.nan, 1.0), per_example)
         updates, _ = jax.jit(tx.update)(grads, tx.init(params), params)
         np.testing.assert_allclose(updates["w"], 0.0 if bad else -0.2, rtol=1e-6)
+
+
+@gf.transformation
+def squares_without_bounds() -> Any:
+    """Divides by the root of a running square, which a spike of 1e30 makes infinite."""
+
+    def init(params: Any) -> gf.TraceState:
+        return gf.TraceState((jnp.ones(4), jnp.asarray(jnp.inf)))
+
+    def update(updates: Any, state: gf.TraceState, params: Any = None) -> Any:
+        square, smallest = state.trace
+        square = 0.9 * square + updates**2
+        return updates / jnp.sqrt(square), gf.TraceState((square, jnp.minimum(smallest, jnp.max(square))))
+
+    return init, update
+
+
+def test_a_finite_spike_leaves_a_finite_state_where_the_state_is_checked() -> None:
+    """A number that is infinite on purpose, such as a smallest one so far, is not a failure."""
+    params = jnp.arange(1.0, 5.0)
+    spike = params.at[2].set(1e30)
+    for check, finite in ((False, False), (True, True)):
+        tx = gf.apply_if_finite(squares_without_bounds(), 1, check_state=check)
+        state = tx.init(params)
+        update = jax.jit(tx.update)
+        _, state = update(params, state, params)
+        updates, after = update(spike, state, params)
+        assert np.all(np.isfinite(after.inner_state.trace[0])) == finite
+        assert int(after.total_notfinite) == finite
+    assert not np.any(updates)
+    for old, new in zip(jax.tree.leaves(state.inner_state), jax.tree.leaves(after.inner_state), strict=True):
+        np.testing.assert_array_equal(old, new)
+    expected, _ = update(params, state, params)
+    np.testing.assert_array_equal(update(params, after, params)[0], expected)
+    _, given_up = update(spike, after, params)
+    assert not np.all(np.isfinite(given_up.inner_state.trace[0])), "the second in a row is applied"
