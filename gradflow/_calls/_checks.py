@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from gradflow._calls import _hints as _hints
-from gradflow._calls._context import stage_name
+from gradflow._calls._context import context, stage_name
 from gradflow._checked import is_beyond_64_bits
 from gradflow._coding._leaves import is_entry
 from gradflow._dtypes import is_complex, is_inexact, promote
@@ -161,6 +161,15 @@ def match_params(updates: Any, params: Any) -> Any:
     return jax.tree.unflatten(structure, grads) if changed else updates
 
 
+def refuse_coded() -> None:
+    """Raises the error for a coded leaf, unless the stage is called by a wrapper that codes its state."""
+    if not context.decodes:
+        raise WrongStateError(
+            f"{stage_name()}: argument 'state' must hold arrays; got coded leaves, which quantize_state or "
+            f"cast_state made.{_hints.CONVERT}"
+        )
+
+
 class WrongStateError(TypeError):
     """A state that is not the called stage's own."""
 
@@ -169,7 +178,7 @@ def refuse_state(expected: str, state: Any) -> None:
     """Raises the error for a state that is not the called stage's own."""
     raise WrongStateError(
         f"{stage_name()}: argument 'state' must be {expected}, as init returns it; got {describe(state)}."
-        + _hints.wrong_state(state)
+        + _hints.wrong_state(state, expected)
     )
 
 

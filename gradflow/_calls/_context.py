@@ -27,6 +27,7 @@ class _Context(threading.local):
         self.spread_groups: list[Any] | None = None
         self.wrong_leaves: list[TypeError] = []  # that stages passed on, during an init
         self.scalars: Any = None  # numbers of the step being traced
+        self.decodes = False  # whether the stages being called may get coded leaves
         self.in_program = False  # whether a compiled update is being traced, or run op by op
 
 
@@ -43,6 +44,16 @@ def entered(name: str, label: str | None, reports: frozenset[str]) -> Iterator[N
         yield
     finally:
         stack.pop()
+
+
+@contextmanager
+def decoding() -> Iterator[None]:
+    """Lets the stages that are called in this block decode and encode the leaves of their states."""
+    before, context.decodes = context.decodes, True
+    try:
+        yield
+    finally:
+        context.decodes = before
 
 
 @contextmanager

@@ -10,6 +10,8 @@ from gradflow.packed._pack import is_packed
 _ORDER = "The order is update(updates, state, params)"
 _RESULT = " This looks like the pair (updates, state) that update returns: pass"
 
+CONVERT = " gradflow.convert_state(old_tx, new_tx, params, state) goes between plain and coded states."
+
 _VALUE_AND_GRAD = " This looks like the pair (value, gradient) of jax.value_and_grad: pass its second item."
 
 
@@ -63,7 +65,7 @@ def wrong_leaf(leaf: Any) -> str:
     return " To leave other leaves out, use masked(tx, gradflow.dtype(jax.numpy.inexact))."
 
 
-def wrong_state(state: Any) -> str:
+def wrong_state(state: Any, expected: str) -> str:
     """The hint for a state that does not belong to the called stage."""
     if _is_result(state):
         return f"{_RESULT} its second item."
@@ -71,6 +73,8 @@ def wrong_state(state: Any) -> str:
         return " This state is Optax's: convert it with gradflow.interop.from_optax_state(tx, state, params)."
     if state is None:
         return " The first state is tx.init(params)."
+    if "CodedState" in (type(state).__name__, expected.split()[-1]):
+        return CONVERT
     return f" {_ORDER}, with the state from the init of the same transformation."
 
 

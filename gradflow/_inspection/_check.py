@@ -31,9 +31,9 @@ def check(
 
     Finds updates that increase the loss, a learning rate that is applied twice or never, clipping after the
     rate, weight decay on biases and norms, an embedding or a head under an optimizer for hidden matrices,
-    averages in a dtype too narrow for their decay, gradients of the wrong shape, a warm-up longer than the
-    schedule or the training, a state whose type changes (each step would be compiled again), and buffers that
-    cannot be donated.
+    averages in a dtype too narrow for their decay, float16 parameters without `master_params` or
+    `with_loss_scale`, gradients of the wrong shape, a warm-up longer than the schedule or the training, a
+    state whose type changes (each step would be compiled again), and buffers that cannot be donated.
 
     Args:
       tx: any transformation.

@@ -5,11 +5,12 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 import jax
+import numpy as np
 
 from gradflow._core._call import UpdatePart
 from gradflow._core._rates import number, sets_the_rate
 from gradflow._core._stage import Stage
-from gradflow._core._transformation import GradientTransformation, stage_of
+from gradflow._core._transformation import GradientTransformation, stage_of, stages_of
 from gradflow._dtypes import is_inexact
 from gradflow._expressions._addresses import addresses
 from gradflow._expressions._keys import expression_of
@@ -60,6 +61,7 @@ def _expression_findings(tx: GradientTransformation, params: Params) -> Iterator
     stage = stage_of(tx)
     if stage is None:
         return
+    yield from _float16_findings(tx, stage.expression.name, params)
     seen: set[tuple[str, str]] = set()
     for sequence in _sequences(stage, stage.expression.name):
         found = (
@@ -72,6 +74,25 @@ def _expression_findings(tx: GradientTransformation, params: Params) -> Iterator
             if (finding.stage, finding.problem) not in seen:
                 seen.add((finding.stage, finding.problem))
                 yield finding
+
+
+def _float16_findings(tx: GradientTransformation, name: str, params: Params) -> Iterator[Finding]:
+    """What training float16 parameters lacks."""
+    if not any(leaf.dtype == np.float16 for leaf in jax.tree.leaves(params)):
+        return
+    names = {stage.expression.name for stage in stages_of(tx)}
+    if "master_params" not in names:
+        yield Finding(
+            name,
+            "float16 parameters lose every step that is smaller than half the gap to their neighbors",
+            "Keep their weights in float32 with master_params(tx)",
+        )
+    if "with_loss_scale" not in names:
+        yield Finding(
+            name,
+            "gradients in float16 below 6e-8 are zero",
+            "Scale the loss with with_loss_scale(tx), around the whole optimizer",
+        )
 
 
 def _rates(sequence: Sequence) -> Iterator[Finding]:

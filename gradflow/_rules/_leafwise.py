@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gradflow._calls._checks import check_like
+from gradflow._calls._checks import check_like, refuse_coded
 from gradflow._calls._context import stage_name
 from gradflow._calls._scalars import record_scalars
 from gradflow._coding._leaves import is_coded, is_entry
@@ -83,6 +83,8 @@ def _flatten(trees: tuple[Any, ...]) -> tuple[list[list[Any]], list[Any]]:
     flattened = [jax.tree.flatten(tree, is_leaf=is_entry) for tree in trees]
     columns, structures = zip(*flattened, strict=True)
     for index, leaves in enumerate(zip(*columns, strict=True)):
+        if any(map(is_coded, leaves)):
+            refuse_coded()
         if not is_absent(leaves[0]) and any(map(is_absent, leaves)):
             paths = [p for p, _ in jax.tree_util.tree_leaves_with_path(trees[0], is_leaf=is_absent)]
             raise ValueError(

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
+from gradflow._calls._checks import refuse_coded
 from gradflow._calls._context import stage_name
 from gradflow._checked import FUNCTION, SHAPED, Leaves, checked
 from gradflow._coding._leaves import decoded, is_coded
@@ -67,6 +68,8 @@ def per_matrix(
             like = None if cut is None else (cut, *((x.shape, x.dtype) for x in leaves))
             places.setdefault((a, kind, precision_of(leaves), like), []).append(index)
     for (a, kind, precision, like), indices in places.items():
+        if any(map(is_coded, jax.tree.leaves(rows[indices[0]], is_leaf=is_coded))):
+            refuse_coded()
         numbers = _prepare(scalars, hyper, precision)
         flat_rows = [tuple(jax.tree.leaves(rows[i])) for i in indices]
         if like is None:

@@ -22,6 +22,7 @@ from gradflow.wrappers._conditionally import ConditionallyTransformState as Cond
 from gradflow.wrappers._conditionally import ConditionFn as ConditionFn
 from gradflow.wrappers._conditionally import conditionally_mask as conditionally_mask
 from gradflow.wrappers._conditionally import conditionally_transform as conditionally_transform
+from gradflow.wrappers._convert_state import convert_state as convert_state
 from gradflow.wrappers._ema_nesterov import EmaNesterovState as EmaNesterovState
 from gradflow.wrappers._ema_nesterov import ema_nesterov as ema_nesterov
 from gradflow.wrappers._eval_params import eval_params as eval_params
@@ -145,6 +146,7 @@ __all__ = [
     "cautious",
     "conditionally_mask",
     "conditionally_transform",
+    "convert_state",
     "ema_nesterov",
     "eval_params",
     "flatten",

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from gradflow._calls._context import context, stage_name
+from gradflow._calls._context import context, decoding, stage_name
 from gradflow._coding._leaves import is_coded
 from gradflow._core._transformation import GradientTransformation, stages_of
 from gradflow._dtypes import is_complex
@@ -68,7 +68,8 @@ def coded_state(
     def update(
         updates: Updates, state: CodedState, params: Params | None = None, **extra: Any
     ) -> tuple[Updates, CodedState]:
-        updates, inner_state = inner.update(updates, state.inner_state, params, **extra)
+        with decoding():
+            updates, inner_state = inner.update(updates, state.inner_state, params, **extra)
         return updates, CodedState(inner_state)
 
     return init, update

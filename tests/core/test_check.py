@@ -167,3 +167,17 @@ def test_no_optimizer_climbs_or_is_blamed_for_its_state(name: str) -> None:
     result = gf.check(tx, params, **extras(tx, params, params))
     decays = ("add_decayed_weights", "step_with_decay")
     assert [f for f in result.findings if not f.stage.endswith(decays)] == []
+
+
+def test_what_float16_parameters_lack() -> None:
+    half = jax.tree.map(lambda p: jax.ShapeDtypeStruct(p.shape, jnp.float16), PARAMS)
+    for tx, lacking in (
+        (gf.sgd(0.1), ["master_params(tx)", "with_loss_scale(tx)"]),
+        (gf.master_params(gf.sgd(0.1)), ["with_loss_scale(tx)"]),
+        (gf.with_loss_scale(gf.sgd(0.1)), ["master_params(tx)"]),
+        (gf.with_loss_scale(gf.master_params(gf.sgd(0.1))), []),
+    ):
+        cures = [finding.cure for finding in gf.check(tx, half).findings]
+        assert len(cures) == len(lacking)
+        assert all(word in cure for word, cure in zip(lacking, cures, strict=True))
+    assert gf.check(gf.sgd(0.1), PARAMS).ok
