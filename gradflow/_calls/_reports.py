@@ -17,7 +17,10 @@ from gradflow._calls._context import context, stage_name
 def _trace_state() -> Any:
     """A token that is equal only within one trace."""
     # Imported here because importing jax.extend takes longer than importing gradflow.
-    from jax.extend.core import get_opaque_trace_state
+    try:
+        from jax.extend.core import get_opaque_trace_state
+    except ImportError:  # before jax 0.10
+        from jax.core import get_opaque_trace_state
 
     return get_opaque_trace_state(convention="flax")
 

@@ -49,6 +49,20 @@ def test_pairs_of_arrays_ragged_batches_and_held_out_data():
         assert same["sgd"].losses == entry.losses
 
 
+@pytest.mark.parametrize(
+    ("own", "message"),
+    [
+        ({"batches": (X, Y)}, "argument 'batch_size' must be given where 'batches' holds examples"),
+        ({"batches": (X, Y[:9]), "batch_size": 8}, r"got shapes \(40, 3\), \(9,\)"),
+        ({"batches": [(X, Y)], "loss_fn": lambda p: 0.0}, r"of \(params, batch\) or .*; got one of \(p\)"),
+        ({"batches": [(X, Y)], "test": X, "metric": lambda: 0.0}, r"'metric' must be .*; got one of \(\)"),
+    ],
+)
+def test_mistakes_with_own_data(own, message):
+    with pytest.raises((TypeError, ValueError), match=message):
+        quick("sgd", **{"loss_fn": loss, "params": init, **own})
+
+
 def test_a_factory_may_call_its_argument_as_it_likes():
     result = quick(
         {"mine": lambda rate: gf.sgd(rate)}, loss_fn=loss, params=init, batches=(X, Y), batch_size=8
@@ -105,7 +119,7 @@ def test_an_order_is_settled_only_beyond_the_resolution_of_the_grid():
     # The parabola through 5, 1, 2 has its lowest point 9 / 40 below the middle.
     first = entry("first", [5 + spread, 1 + spread, 2 + spread], [0.1, 1.0, 10.0])
     assert first.resolution("loss") == pytest.approx(9 / 40, rel=1e-9)
-    alone = [entry("unchanged", [value + spread], [None]) for value in (1.1, 1.3)]
+    alone = [entry("unchanged", [value + spread], [None]) for value in (0.7, 0.9, 1.1)]
     assert alone[0].resolution("loss") == 0
     assert math.isinf(
         entry("lost", [[math.inf] * 3, 1 + spread, [math.inf] * 3], [1, 2, 3]).resolution("loss")
@@ -114,9 +128,10 @@ def test_an_order_is_settled_only_beyond_the_resolution_of_the_grid():
     def noise(*entries):
         return lab.Comparison("t", None, 1, [0, 1], [0, 1, 2], None, list(entries)).noise()
 
-    assert noise(first, alone[0]) == [("first", "unchanged")]
-    assert noise(first, alone[1]) == []
-    table = lab.Comparison("t", None, 1, [0, 1], [0, 1, 2], None, [first, alone[1]]).table()
+    assert noise(alone[1], first) == [("unchanged", "first")]
+    assert noise(alone[0], first) == []
+    assert noise(first, alone[2]) == [], "a finer grid can only make the first better"
+    table = lab.Comparison("t", None, 1, [0, 1], [0, 1, 2], None, [alone[0], first]).table()
     assert "the smallest of which is 0.3 in the final loss" in table
 
 
@@ -194,6 +209,12 @@ def test_a_module_on_the_command_line(tmp_path, capsys):
     module.write_text("init = 0\n")
     assert main(["compare", "--module", str(module), *SMALL]) == 2
     assert "has no loss, batches" in capsys.readouterr().err
+    module.write_text("import math\n\nmath.sqrt(-1)\n")
+    assert main(["compare", "--module", str(module), *SMALL]) == 2
+    assert "mine.py, line 3: ValueError: math domain error" in capsys.readouterr().err
+    module.write_text("init = (\n")
+    assert main(["compare", "--module", str(module), *SMALL]) == 2
+    assert "mine.py, line 1: SyntaxError: '(' was never closed\n" in capsys.readouterr().err
     assert main(["compare", "--target", "price", *SMALL]) == 2
     assert "--target must be a number without --data" in capsys.readouterr().err
 

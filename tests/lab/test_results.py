@@ -137,7 +137,12 @@ def test_neighbours_whose_order_may_be_chance_are_named():
     near = entry("near", [[[2, 1, 0.5, 0.1], [2, 1, 0.5, 0.2], [2, 0.4, 1, 0.4]]], [0.1])
     result = comparison(FAST, near, LOST)
     assert result.noise() == [("fast", "near")]
-    assert "either order (95% bootstrap over seeds, and the grid's steps): fast ~ near." in result.table()
+    assert result.slower_than_best() == ["lost"]
+    conclusion = result.table().splitlines()[-1]
+    assert conclusion.startswith("May be as good as fast, so choose by other columns: near. Behind it by")
+    assert conclusion.endswith(": lost. More seeds and rates (--seeds, --learning-rates) may tell more.")
+    assert "Any of these may be as good as fast" in comparison(FAST, near).table()
+    assert "fast is ahead of all others" in comparison(FAST, LOST, LOST).table()
     assert result.intervals() == {"fast": (10, 30), "near": (10, 20), "lost": (math.inf, math.inf)}
     assert result.intervals("loss")["fast"] == (0.1, 0.4)
     assert "settle the order of all" in comparison(FAST, LOST).table()

@@ -67,7 +67,10 @@ def add(commands: Any) -> None:
         "--target", metavar="LOSS",
         help="the training loss to reach (default: the task's); with --data, the column to predict instead",
     )  # fmt: skip
-    option("--module", type=Path, metavar="FILE", help="a Python file that defines init, loss and batches")
+    option(
+        "--module", type=Path, metavar="FILE",
+        help="a Python file that defines init, loss and batches, and batch_size, test and metric if you like",
+    )  # fmt: skip
     option("--data", type=Path, metavar="FILE", help="a CSV file with a header, or an npz file with x and y")
     add_out(compare)
     add_quiet(compare)

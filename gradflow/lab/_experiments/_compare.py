@@ -32,8 +32,8 @@ def compare(
 
     The rank is the median over seeds of the steps to `target`, at each optimizer's best rate, then the final
     loss. For one seed all optimizers have the same start and batches. A run diverges if it becomes non-finite
-    or ends above its first loss; it counts as never reaching the target. The table marks neighbors whose
-    order the seeds do not settle (`Comparison.noise`).
+    or ends above its first loss; it counts as never reaching the target. Below the table stands
+    which optimizers are behind the first by more than chance (`Comparison.slower_than_best`).
 
     Args:
       optimizers: names, transformations, expressions of these as text, or a dict from a name to one, or to

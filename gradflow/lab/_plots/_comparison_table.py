@@ -9,6 +9,8 @@ from gradflow.lab._results._comparison import Comparison, Entry
 from gradflow.lab._results._result import tabulate
 from gradflow.lab._results._statistics import FEWEST, median
 
+_MORE = "More seeds and rates (--seeds, --learning-rates) may tell more."
+
 
 def _spread(values: Sequence[float], show: str) -> str:
     """Formats values as `median (least to most)`, infinity as `never`."""
@@ -94,14 +96,16 @@ def _chance(comparison: Comparison) -> list[str]:
             "The seeds settle the order of all neighbors (95% bootstrap intervals of the differences"
             f"{size}); a finer grid of rates could not change it."
         ]
-    rows: list[list[str]] = []
-    for first, second in pairs:
-        if rows and rows[-1][-1] == first:
-            rows[-1].append(second)
-        else:
-            rows.append([first, second])
-    shown = "; ".join(" ~ ".join(row) for row in rows)
+    best, behind = comparison.entries[0].name, comparison.slower_than_best()
+    level = "chance (95% bootstrap over seeds) or a finer grid could explain"
+    if not behind:
+        return [f"Any of these may be as good as {best}: no difference from it is more than {level}. {_MORE}"]
+    equals = [entry.name for entry in comparison.entries[1:] if entry.name not in behind]
+    if not equals:
+        return [
+            f"{best} is ahead of all others, by more than {level}. Their own order may be chance. {_MORE}"
+        ]
     return [
-        "Noise: neighbors joined by ~ may be in either order (95% bootstrap over seeds, and the grid's "
-        f"steps): {shown}."
+        f"May be as good as {best}, so choose by other columns: {', '.join(equals)}. "
+        f"Behind it by more than {level}: {', '.join(behind)}. {_MORE}"
     ]

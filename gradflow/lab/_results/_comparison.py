@@ -94,7 +94,8 @@ class Entry:
     def resolution(self, of: str) -> float:
         """What a finer grid could gain in median "steps" or "loss", by a parabola through three rates.
 
-        Zero for an optimizer that ran unchanged. Infinity where both neighbors of the best rate failed.
+        Zero for an optimizer that ran unchanged. Where both neighbors of the best rate failed, infinity for
+        the loss. Steps are at best inversely proportional to the rate, so the rate halfway bounds the gain.
         """
         keys = [
             _rank_key(*row)[of == "loss"]
@@ -104,18 +105,37 @@ class Entry:
         beside = [keys[i] - here for i in (low, high) if 0 <= i < len(keys) and math.isfinite(keys[i])]
         if len(keys) == 1:
             return 0.0
-        if not beside or not math.isfinite(here):
+        if not math.isfinite(here):
             return math.inf
+        most = here * (1 - self._spacing() ** -0.5) if of == "steps" else math.inf
+        if not beside:
+            return most
         if len(beside) == 1:
-            return max(beside[0], 0.0)
+            return min(max(beside[0], 0.0), most)
         rise = sum(beside)
-        return (beside[0] - beside[1]) ** 2 / (8 * rise) if rise > 0 else 0.0
+        return min((beside[0] - beside[1]) ** 2 / (8 * rise), most) if rise > 0 else 0.0
+
+    def _spacing(self) -> float:
+        """The ratio of the best rate and its neighbor, the larger one of two."""
+        rates = [rate for rate in self.learning_rates if rate is not None][
+            max(0, self.best - 1) : self.best + 2
+        ]
+        return max((b / a for a, b in itertools.pairwise(rates)), default=1.0)
 
     @property
     def rank_key(self) -> tuple[float, float, int]:
         """The sort key of entries: median steps to the target, median final loss, seeds that diverged."""
         b = self.best
         return _rank_key(self.steps_to_target[b], self.final_loss[b], self.diverged[b])
+
+
+def _is_behind(second: Entry, first: Entry) -> bool:
+    of, a, b = "steps", first.seeds_steps, second.seeds_steps
+    if math.isinf(median(a)) and math.isinf(median(b)):
+        of, a, b = "loss", first.seeds_loss, second.seeds_loss
+    effect = median(b) - median(a)
+    # A finer grid can only make the first better.
+    return is_settled(a, b) and (effect == math.inf or effect > second.resolution(of))
 
 
 def _rank_key(
@@ -167,16 +187,12 @@ class Comparison(TabulatedResult):
         difference is larger than what a finer grid of rates could change (`Entry.resolution`). It is in the
         steps to the target, or in the final loss where neither reaches it.
         """
-        found = []
-        for first, second in itertools.pairwise(self.entries):
-            of, a, b = "steps", first.seeds_steps, second.seeds_steps
-            if math.isinf(median(a)) and math.isinf(median(b)):
-                of, a, b = "loss", first.seeds_loss, second.seeds_loss
-            effect = median(b) - median(a)
-            is_large = effect == math.inf or effect > max(first.resolution(of), second.resolution(of))
-            if not (is_settled(a, b) and is_large):
-                found.append((first.name, second.name))
-        return found
+        pairs = itertools.pairwise(self.entries)
+        return [(first.name, second.name) for first, second in pairs if not _is_behind(second, first)]
+
+    def slower_than_best(self) -> list[str]:
+        """The optimizers that are behind the first by more than chance or a finer grid could explain."""
+        return [entry.name for entry in self.entries[1:] if _is_behind(entry, self.entries[0])]
 
     def smallest_effect(self) -> str:
         """The smallest difference between neighbors, as text: in steps to the target or in the final loss."""

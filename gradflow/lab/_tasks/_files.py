@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import importlib.util
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -31,17 +32,34 @@ def task_of_module(file: Path, steps: int | None = None) -> Task:
     `init` is a function from a PRNG key to parameters, or parameters. `batches` is as in `compare`. The names
     `batch_size`, `test` and `metric` may be defined too.
     """
-    spec = importlib.util.spec_from_file_location(file.stem, file)
-    if spec is None or spec.loader is None or not file.is_file():
-        raise ValueError(f"--module must be a Python file; got {file}")
-    module: Any = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module = _module(file)
     missing = [name for name in ("init", "loss", "batches") if not hasattr(module, name)]
     if missing:
         raise ValueError(f"--module must define init, loss and batches; {file} has no {', '.join(missing)}")
     own = OwnData(*(getattr(module, name, None) for name in OwnData._fields))
     task = own_task(module.loss, module.init, module.batches, steps or 500, "compare", own)
     return dataclasses.replace(task, name=file.stem)
+
+
+def _module(file: Path) -> Any:
+    """Runs a Python file. An error in it is one line that names the file's own line."""
+    spec = importlib.util.spec_from_file_location(file.stem, file)
+    if not file.is_file():
+        raise ValueError(f"--module must be a file; there is none at {file}")
+    if spec is None or spec.loader is None:
+        raise ValueError(f"--module must be a Python file, whose name ends in .py; got {file}")
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        frames = traceback.extract_tb(error.__traceback__)
+        lines = [frame.lineno for frame in frames if Path(frame.filename).resolve() == file.resolve()]
+        message: object = error
+        if isinstance(error, SyntaxError):
+            lines, message = [error.lineno], error.msg
+        place = f"{file}, line {lines[-1]}" if lines else str(file)
+        raise ValueError(f"--module: {place}: {type(error).__name__}: {message}") from error
+    return module
 
 
 def task_of_table(file: Path, column: str | None = None) -> Task:

@@ -1,5 +1,6 @@
 """Makes tasks from a user's own loss, parameters and data."""
 
+import contextlib
 import inspect
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -45,6 +46,9 @@ def own_task(
         return Task("your own", init, lambda p, _: loss_fn(p), np.zeros((1,), np.int32), None)
     train, size = _examples(batches, steps, caller, own.batch_size)
     metric = own.metric
+    _check_arguments(f"{caller}: argument 'loss_fn'", loss_fn, train)
+    if metric is not None:
+        _check_arguments(f"{caller}: argument 'metric'", metric, own.test)
     return Task(
         "your own", init, on_batches(loss_fn, train), train, size,
         test=None if own.test is None else jax.tree.map(np.asarray, own.test),
@@ -58,6 +62,20 @@ def on_batches(function: Callable[..., Any], batch: Batch) -> Callable[[Any, Bat
     if not isinstance(batch, tuple) or not _takes(function, 1 + len(batch)):
         return function
     return lambda params, batch: function(params, *batch)
+
+
+def _check_arguments(which: str, function: Any, batch: Batch) -> None:
+    counts = [2, 1 + len(batch)] if isinstance(batch, tuple) else [2]
+    try:
+        signature = inspect.signature(function)
+    except (TypeError, ValueError):
+        return
+    for count in counts:
+        with contextlib.suppress(TypeError):
+            signature.bind(*range(count))
+            return
+    forms = "(params, batch)" + (" or (params, x, y)" if counts[1:] == [3] else "")
+    raise TypeError(f"{which} must be a function of {forms}; got one of {signature}")
 
 
 def _takes(function: Callable[..., Any], count: int) -> bool:
@@ -83,14 +101,26 @@ def _examples(batches: Any, steps: int, caller: str, batch_size: int | None) -> 
             # A last batch that is shorter: the examples are shuffled again into equal batches.
             batch_size = batch_size or len(jax.tree.leaves(first)[0])
             batches = jax.tree.map(lambda *leaves: np.concatenate(leaves), *taken)
+    elif batch_size is None:
+        _check_batches(batches, caller)
     lengths = {np.shape(leaf)[:1] for leaf in jax.tree.leaves(batches)}
     if len(lengths) != 1 or lengths <= {(), (0,)}:
         raise ValueError(
             f"{caller}: argument 'batches' must be a list of batches, or a tree of arrays whose common "
-            f"leading axis counts the batches, or the examples with batch_size; got leading axes "
-            f"{sorted(lengths)}"
+            f"leading axis counts the batches, or the examples with batch_size; got shapes "
+            f"{', '.join(str(np.shape(leaf)) for leaf in jax.tree.leaves(batches)[:5]) or 'of no array'}"
         )
     return jax.tree.map(np.asarray, batches), batch_size
+
+
+def _check_batches(batches: Any, caller: str) -> None:
+    """Refuses arrays of examples: `(X, Y)` with numbers Y would be batches of one example each."""
+    axes = {np.ndim(leaf) for leaf in jax.tree.leaves(batches)}
+    if 1 in axes and max(axes) > 1:
+        raise ValueError(
+            f"{caller}: argument 'batch_size' must be given where 'batches' holds examples; got None, and an "
+            "array of one axis, each of whose numbers would be a batch. Pass batch_size=32, say."
+        )
 
 
 def _shapes(batch: Batch) -> list[tuple[int, ...]]:
