@@ -20,8 +20,9 @@ from gradflow._rules._mesh_axes import refuse_varying
 from gradflow._rules._state import zero_scalar
 from gradflow._shardings import sharded_alike
 from gradflow._types import is_absent
+from gradflow.matrices._exchange import Run, call_spread
 from gradflow.matrices._matrix import WHOLE, MatrixAxes, to_blocks
-from gradflow.matrices._spread import Cut, call_spread, cut_of, is_cut_anywhere
+from gradflow.matrices._spread import Cut, cut_of, factor_cut, is_cut_anywhere, laid_out
 from gradflow.tree._grouped_jit import call_in_groups
 from gradflow.tree._paths import is_none, path_string, segment, show
 
@@ -65,7 +66,7 @@ def per_matrix(
         if row[0] is not None and row[0].size:
             leaves, kind = jax.tree.flatten(row)
             cut = cuts.get(index)
-            like = None if cut is None else (cut, *((x.shape, x.dtype) for x in leaves))
+            like = None if cut is None else (cut, is_leaf_shaped(row), *((x.shape, x.dtype) for x in leaves))
             places.setdefault((a, kind, precision_of(leaves), like), []).append(index)
     for (a, kind, precision, like), indices in places.items():
         if any(map(is_coded, jax.tree.leaves(rows[indices[0]], is_leaf=is_coded))):
@@ -75,7 +76,9 @@ def per_matrix(
         if like is None:
             results: Any = call_in_groups(_compiled(rule, a, kind), flat_rows, numbers)
         else:
-            results = call_spread(_on_stacks(rule), like[0], a, flat_rows, numbers)
+            shape = rows[indices[0]][0].shape
+            results = call_spread(_on_stacks(rule, kind), like[0], a, shape, flat_rows, like[1], numbers)
+            results = [_as_rows(kind, result) for result in results]
         for index, result in zip(indices, results, strict=True):
             outputs[index] = result
     width = min((len(out) for out in outputs), default=len(trees))
@@ -91,40 +94,99 @@ def is_shared_out(updates: Any, axes: Any) -> bool:
 
 
 def _cuts(updates: Any, axes: list[Any], rows: list[tuple[Any, ...]]) -> dict[int, Cut]:
-    """How the leaves are cut whose matrices are shared out over a mesh, by place.
-
-    Those are the leaves of rules that take and return arrays of their shape alone: a factor of a matrix would
-    have to be brought to the device that has the matrix, and back.
-    """
+    """How the leaves are cut whose matrices are shared out over a mesh, by place."""
     if not any(is_cut_anywhere(row[0]) for row in rows if row[0] is not None):
         return {}
     paths = [path for path, _ in jax.tree_util.tree_flatten_with_path(updates, is_leaf=is_none)[0]]
     found = {}
     for index, (path, a, row) in enumerate(zip(paths, axes, rows, strict=True)):
-        alike = all(isinstance(x, jax.Array) and x.shape == row[0].shape for x in row)
-        if row[0] is not None and alike and row[0].size:
-            cut = cut_of(row[0], tuple(map(segment, path)), a)
+        if row[0] is not None and row[0].size:
+            cut = spread_cut(row[0], tuple(map(segment, path)), a, row)
             if cut is not None:
                 found[index] = cut
     return found
 
 
-@functools.cache
-def _on_stacks(rule: Rule) -> Callable[[MatrixAxes], Callable[..., tuple[jax.Array, ...]]]:
-    """The rule on leaves (count, *sides) of whole matrices."""
+def spread_cut(leaf: Any, path: tuple[str, ...], axes: MatrixAxes, row: tuple[Any, ...]) -> Cut | None:
+    """How a leaf is cut whose matrices can be brought to other devices with all that is in its row."""
+    cut = cut_of(leaf, path, axes)
+    if cut is None or any(is_coded(x) for x in jax.tree.leaves(row, is_leaf=is_coded)):
+        return None
+    arrays = jax.tree.leaves(row)
+    if not all(isinstance(x, jax.Array) for x in arrays):
+        return None
+    others = [x for x, own in zip(arrays, is_leaf_shaped(row, leaf.shape), strict=True) if not own]
+    able = all(factor_cut(cut, leaf.shape, axes, x.shape) is not None for x in others)
+    return cut if able and (axes != WHOLE or cut.cuts is not None) else None
 
-    def of(axes: MatrixAxes) -> Callable[..., tuple[jax.Array, ...]]:
+
+def is_leaf_shaped(row: Sequence[Any], shape: tuple[int, ...] | None = None) -> tuple[bool, ...]:
+    """For each array of a row whether it is cut like the leaf, of this shape or that of the first array."""
+    shape = row[0].shape if shape is None else shape
+    return tuple(isinstance(x, jax.Array) and x.shape == shape for x in row for _ in jax.tree.leaves(x))
+
+
+@functools.cache
+def _on_stacks(rule: Rule, kind: Any) -> Run:
+    """The rule on stacks (count, ...) of whole matrices and of what belongs to them."""
+
+    def of(axes: MatrixAxes, sides: tuple[int, ...]) -> Callable[..., tuple[jax.Array, ...]]:
         def run(leaves: tuple[jax.Array, ...], scalars: Scalars) -> tuple[jax.Array, ...]:
             real = precision_of(list(leaves))
-            values = [widened(x, real) for x in leaves]
+            values = kind.unflatten([widened(x, real) for x in leaves])
             with jax.numpy_dtype_promotion("standard"):
-                results = on_blocks(bound(rule, scalars), axes, values[0].shape, values, jax.vmap)
-            put_back = functools.partial(put_back_like, values[0].shape)
-            return tuple(put_back(y, x) for y, x in zip(results, leaves, strict=False))
+                results = on_stacks(bound(rule, scalars), axes, sides, values, jax.vmap)
+            return tuple(in_dtype_of(y, x) for y, x in zip(jax.tree.leaves(results), leaves, strict=False))
 
         return run
 
     return of
+
+
+def on_stacks(
+    call: Callable[..., tuple[Any, ...]],
+    axes: MatrixAxes,
+    sides: tuple[int, ...],
+    values: Sequence[Any],
+    stacked: Callable[..., Any],
+) -> tuple[Any, ...]:
+    """`on_blocks` for values that are stacks: of matrices with these sides, and of what belongs to each."""
+    count = jax.tree.leaves(list(values))[0].shape[0]
+    if count > 1:
+        return tuple(
+            stacked(call)(*values)
+            if axes == WHOLE
+            else on_blocks(call, axes, (count, *sides), values, stacked)
+        )
+
+    # A stack of one has no axis that counts matrices; in arrays of the matrices' shape, `on_blocks` drops it.
+    def has_no_count(x: Any) -> bool:
+        return axes != WHOLE and isinstance(x, jax.Array) and x.shape == (count, *sides)
+
+    alone = [x if has_no_count(x) else jax.tree.map(lambda y: y[0], x) for x in values]
+    results = call(*alone) if axes == WHOLE else on_blocks(call, axes, (count, *sides), alone, stacked)
+    return tuple(
+        y if has_no_count(x) else jax.tree.map(lambda z: z[None], y)
+        for y, x in zip(results, values, strict=False)
+    )
+
+
+def _as_rows(kind: Any, arrays: tuple[jax.Array, ...]) -> tuple[Any, ...]:
+    """Results as trees like the first ones of a row."""
+    trees, rest = [], list(arrays)
+    for child in kind.children():
+        if len(rest) < child.num_leaves:
+            break
+        trees.append(jax.tree.unflatten(child, rest[: child.num_leaves]))
+        rest = rest[child.num_leaves :]
+    return tuple(trees)
+
+
+def in_dtype_of(new: jax.Array, old: jax.Array) -> jax.Array:
+    """A result in the dtype of the array in whose place it comes."""
+    if new.dtype == old.dtype:
+        return new
+    return (new.real if is_complex(new.dtype) and not is_complex(old.dtype) else new).astype(old.dtype)
 
 
 def at_leaves(structure: Any, tree: Any) -> list[Any]:
@@ -219,8 +281,7 @@ def put_back(leaf_shape: tuple[int, ...], new: Any, old: Any) -> Any:
 
 def put_back_like(leaf_shape: tuple[int, ...], new: jax.Array, old: jax.Array) -> jax.Array:
     """A result in the dtype and the layout of the array in whose place it comes."""
-    if new.dtype != old.dtype:
-        new = (new.real if is_complex(new.dtype) and not is_complex(old.dtype) else new).astype(old.dtype)
+    new = in_dtype_of(new, old)
     sharding: Any = jax.typeof(old).sharding
     if sharding.mesh.explicit_axes:
         return jax.sharding.reshard(new, sharding)
@@ -238,25 +299,30 @@ def init_per_matrix(make: Callable[[tuple[int, ...], Any], Any], axes: Any, para
     """A tree for `per_matrix` of what `make(shape, parameter)` gives for one matrix of that shape.
 
     `make` returns a tree of arrays, which do not depend on the parameter's values, and of None. They are
-    placed as `zero_scalar` places scalars: replicated on the parameters' mesh.
+    placed as `zero_scalar` places scalars: replicated on the parameters' mesh. Where matrices are shared out,
+    each device has a piece of them.
     """
 
-    def placed(x: Any, p: Any, stack: tuple[int, ...]) -> Any:
+    def placed(x: Any, p: Any, cut: Cut | None, a: MatrixAxes, stack: tuple[int, ...] = ()) -> Any:
         value = zero_scalar(p, x.dtype) + x
-        return jnp.broadcast_to(value, (*stack, *x.shape)) if stack else value
+        value = jnp.broadcast_to(value, (*stack, *x.shape)) if stack else value
+        own = None if cut is None else factor_cut(cut, p.shape, a, value.shape)
+        return value if own is None else laid_out(value, own)
 
-    def one(a: Any, p: Any) -> Any:
+    def one(keys: Any, p: Any, a: Any) -> Any:
         if is_absent(p):
             return p
+        cut = cut_of(p, tuple(map(segment, keys)), a) if is_cut_anywhere(p) else None
         if a == WHOLE:
-            return jax.tree.map(lambda x: placed(x, p, ()), make(p.shape, p))
+            return jax.tree.map(lambda x: placed(x, p, cut, a), make(p.shape, p))
         parts = []
         for count, rows, columns in a.shapes(p.shape):
             stack = () if count == 1 else (count,)
-            parts.append(jax.tree.map(lambda x, stack=stack: placed(x, p, stack), make((rows, columns), p)))
+            made = make((rows, columns), p)
+            parts.append(jax.tree.map(lambda x, stack=stack: placed(x, p, cut, a, stack), made))
         return parts[0] if len(parts) == 1 else tuple(parts)
 
-    return jax.tree.map(one, axes, params, is_leaf=is_absent)
+    return jax.tree_util.tree_map_with_path(one, params, axes, is_leaf=is_absent)
 
 
 def check_per_matrix(

@@ -8,21 +8,28 @@ import jax
 
 from gradflow._coding._leaves import decoded
 from gradflow._rules._leafwise import Rule, Scalars, _prepare
+from gradflow._shardings import with_sharding_of
 from gradflow.linalg._refresh import finite_or_old, only_where
+from gradflow.matrices._exchange import Run, call_spread
 from gradflow.matrices._matrix import MatrixAxes
 from gradflow.matrices._per_matrix import (
     at_leaves,
     bound,
+    is_leaf_shaped,
     on_blocks,
+    on_stacks,
     precision_of,
     put_back,
+    spread_cut,
     whole,
     widened,
 )
+from gradflow.matrices._spread import Cut, is_cut_anywhere
 from gradflow.tree._grouped_jit import call_in_groups
-from gradflow.tree._paths import is_none
+from gradflow.tree._paths import is_none, segment
 
 Row = tuple[tuple[Any, ...], tuple[Any, ...]]
+Rows = Callable[[list[tuple[jax.Array, ...]], Scalars], list[Any]]
 
 
 def refresh_per_matrix(
@@ -47,6 +54,7 @@ def refresh_per_matrix(
     structure: Any = jax.tree.structure(updates, is_leaf=is_none)
     flat = jax.tree.leaves(updates, is_leaf=is_none)
     own = at_leaves(structure, axes)
+    paths = _paths(updates) if any(is_cut_anywhere(g) for g in flat if g is not None) else []
     column_of = functools.partial(at_leaves, structure)
     before = list(zip(*map(column_of, olds), strict=True))
     others = list(zip(*map(column_of, operands), strict=True))
@@ -59,13 +67,19 @@ def refresh_per_matrix(
         if not jax.tree.leaves(before[index]):
             continue
         real = precision_of(leaves)
+        cut = spread_cut(g, paths[index], a, (*before[index], *others[index])) if paths else None
         plain = decoded((before[index], others[index]))
-        row = jax.tree.map(lambda x, real=real: whole(widened(x, real)), plain)
-        places.setdefault((a, g.shape, real, jax.tree.structure(row)), []).append(index)
+        place = whole if cut is None else lambda x: x
+        row = jax.tree.map(lambda x, real=real, place=place: place(widened(x, real)), plain)
+        places.setdefault((a, g.shape, real, jax.tree.structure(row), cut), []).append(index)
         rows[index] = row
     groups = [
-        (_compiled(rule, a, shape, structure_of_row), _prepare(None, hyper, real), indices)
-        for (a, shape, real, structure_of_row), indices in places.items()
+        (
+            _compiled(rule, a, shape, kind) if cut is None else _spread(rule, a, shape, kind, cut),
+            _prepare(None, hyper, real),
+            indices,
+        )
+        for (a, shape, real, kind, cut), indices in places.items()
     ]
     if not groups:
         return olds
@@ -87,33 +101,73 @@ def refresh_per_matrix(
 
 
 def _computed(
-    runs: tuple[Any, ...], olds: list[Any], operands: list[Any], numbers: list[Scalars]
+    runs: tuple[Rows, ...], olds: list[Any], operands: list[Any], numbers: list[Scalars]
 ) -> list[Any]:
     return [
-        call_in_groups(run, [tuple(jax.tree.leaves(row)) for row in zip(old, other, strict=True)], s)
+        run([tuple(jax.tree.leaves(row)) for row in zip(old, other, strict=True)], s)
         for run, old, other, s in zip(runs, olds, operands, numbers, strict=True)
     ]
 
 
+def _paths(updates: Any) -> list[tuple[str, ...]]:
+    flat, _ = jax.tree_util.tree_flatten_with_path(updates, is_leaf=is_none)
+    return [tuple(map(segment, keys)) for keys, _ in flat]
+
+
 @functools.cache
-def _compiled(
-    rule: Rule, axes: MatrixAxes, shape: tuple[int, ...], structure: Any
-) -> Callable[[tuple[jax.Array, ...], Scalars], Any]:
-    """The rule on a row of olds and operands, one matrix after the other."""
+def _compiled(rule: Rule, axes: MatrixAxes, shape: tuple[int, ...], structure: Any) -> Rows:
+    """The rule on rows of olds and operands, one matrix after the other."""
 
     def run(leaves: tuple[jax.Array, ...], scalars: Scalars) -> tuple[Any, ...]:
         olds, operands = structure.unflatten(leaves)
-        width = len(olds)
-
-        def call(*values: Any) -> tuple[Any, ...]:
-            compute = finite_or_old(lambda old, *others: bound(rule, scalars)(*old, *others))
-            return compute(values[:width], *values[width:])
-
         with jax.numpy_dtype_promotion("standard"):
-            return on_blocks(call, axes, shape, [*olds, *operands], _mapped)
+            return on_blocks(_refreshed(rule, scalars, len(olds)), axes, shape, [*olds, *operands], _mapped)
 
     run.__name__ = run.__qualname__ = getattr(rule, "__name__", "rule")
-    return jax.jit(run)
+    return functools.partial(call_in_groups, jax.jit(run))
+
+
+@functools.cache
+def _spread(rule: Rule, axes: MatrixAxes, shape: tuple[int, ...], structure: Any, cut: Cut) -> Rows:
+    """The same, each device with matrices of its own."""
+    on_each = _on_stacks(rule, structure)
+
+    def run(rows: list[tuple[jax.Array, ...]], scalars: Scalars) -> list[Any]:
+        olds, operands = structure.unflatten(rows[0])
+        is_leaf = is_leaf_shaped((*olds, *operands), shape)
+        made = call_spread(on_each, cut, axes, shape, rows, is_leaf, scalars)
+        first = jax.tree.structure(olds)
+        laid = [map(with_sharding_of, new, row) for new, row in zip(made, rows, strict=True)]
+        return [jax.tree.unflatten(first, tuple(row)) for row in laid]
+
+    return run
+
+
+@functools.cache
+def _on_stacks(rule: Rule, structure: Any) -> Run:
+    """The rule on stacks (count, ...) of whole matrices and of what belongs to them."""
+
+    def of(axes: MatrixAxes, sides: tuple[int, ...]) -> Callable[..., tuple[jax.Array, ...]]:
+        def run(leaves: tuple[jax.Array, ...], scalars: Scalars) -> tuple[jax.Array, ...]:
+            olds, operands = structure.unflatten(leaves)
+            values = [*olds, *operands]
+            with jax.numpy_dtype_promotion("standard"):
+                results = on_stacks(_refreshed(rule, scalars, len(olds)), axes, sides, values, _mapped)
+            return tuple(jax.tree.leaves(results))
+
+        return run
+
+    return of
+
+
+def _refreshed(rule: Rule, scalars: Scalars, width: int) -> Callable[..., tuple[Any, ...]]:
+    """The rule on the values of one matrix, the first of which are the old ones."""
+
+    def call(*values: Any) -> tuple[Any, ...]:
+        compute = finite_or_old(lambda old, *others: bound(rule, scalars)(*old, *others))
+        return compute(values[:width], *values[width:])
+
+    return call
 
 
 def _mapped(call: Callable[..., Any]) -> Callable[..., Any]:

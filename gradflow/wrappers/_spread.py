@@ -1,4 +1,4 @@
-"""Distributed Muon, and any rule on matrices: each device orthogonalizes its share of them."""
+"""Distributed Muon, SOAP and kin: each device computes its share of the matrices."""
 
 from typing import Any
 
@@ -22,10 +22,12 @@ def spread(
 
     Parameters that are cut along axes of the mesh have their matrices in pieces. Matrices of one shape and
     sharding are stacked; each device gets whole ones of its own, and the results go back to where the pieces
-    were. That moves 2 / N of their bytes. A number of matrices that N does not divide is padded with zeros.
+    were. That moves 2 / N of their bytes. Where N does not divide their number, some are computed twice.
 
-    It acts on rules whose state has the shapes of the leaves or none: `muon` and `orthogonalize`. On a
-    mesh with explicit axes they do so by themselves, since types have the shardings.
+    Factors, as `soap`, `shampoo` and `kron` have them, go with their matrices. Each device keeps 1 / N of
+    those whose side N divides, and all of the others. Each rule that needs whole matrices takes two
+    all-to-alls: those three have two rules, and one more in the branch that refreshes factors. A matrix that
+    is split into blocks and has factors is gathered. On a mesh with explicit axes no wrapper is needed.
 
     Args:
       inner: any transformation with such a rule inside.
@@ -57,6 +59,13 @@ def spread(
             cuts = {**(cuts or {}), **shards.cuts}
         return Spreading(here, cuts, names)
 
+    def init(params: Params) -> OptState:
+        found = placed(params)
+        if found is None:
+            return inner.init(params)
+        with spreading(found):
+            return inner.init(params)
+
     def update(
         updates: Updates, state: OptState, params: Params | None = None, **extra: Any
     ) -> tuple[Updates, OptState]:
@@ -66,4 +75,4 @@ def spread(
         with spreading(found):
             return inner.update(updates, state, params, **extra)
 
-    return inner.init, update
+    return init, update

@@ -124,6 +124,39 @@ def test_copies_may_share_the_work() -> None:
     assert_close(shared.update(on_mesh, shared.init(on_mesh), on_mesh)[0], expected)
 
 
+# Rules whose matrices have factors, or averages of their own: what each step moves, and what a branch does.
+WITH_FACTORS = {
+    "soap": (gf.scale_by_soap(eps=1e-2, precondition_frequency=2), AxisType.Auto, 4, 2),
+    "shampoo": (gf.scale_by_shampoo(0.9, eps=1e-2), AxisType.Explicit, 4, 2),
+    "kron": (gf.scale_by_kron(), AxisType.Auto, 4, 2),
+    "neuron norm": (gf.scale_by_neuron_norm(), AxisType.Explicit, 2, 0),
+    "scion": (gf.scale_by_scion(ns_steps=1), AxisType.Auto, 2, 0),
+}
+
+
+@pytest.mark.parametrize("name", WITH_FACTORS)
+def test_factors_go_with_their_matrices(name: str) -> None:
+    """Two all-to-alls for each rule that reads or returns them, and the numbers of one device."""
+    tx, kind, in_step, in_branch = WITH_FACTORS[name]
+    spread = gf.spread(tx, mesh(), P("x", "y")) if kind == AxisType.Auto else tx
+    grads = [{f"w{i}": gradients(seed)[f"w{i}"] for i in range(3)} for seed in range(3)]
+    on_mesh = [jax.device_put(g, NamedSharding(mesh(kind), P("x", "y"))) for g in grads]
+    state = spread.init(on_mesh[0])
+    program = jax.jit(spread.update).lower(on_mesh[0], state, on_mesh[0]).compile()
+    found = sharding.communication_of(program, mesh(kind))
+    assert {row.kind for row in found.rows} == {"all-to-all"}, found
+    assert found.count == in_step
+    assert sum(row.count for row in found.rows if row.where == "branch") == in_branch
+    plain, plain_state, update = jax.tree.map(jnp.asarray, grads), tx.init(grads[0]), jax.jit(tx.update)
+    for own, g in zip(plain[1:], on_mesh[1:], strict=True):
+        updates, state = program(g, state, on_mesh[0])
+        expected, plain_state = update(own, plain_state, plain[0])
+        assert_close(jax.tree.map(np.asarray, (updates, state)), (expected, plain_state))
+    factors = [x for x in jax.tree.leaves(state) if x.shape in ((16, 16), (8, 8))]
+    assert all(x.addressable_shards[0].data.size == x.size // 8 for x in factors)
+    assert bool(factors) == (in_branch > 0)
+
+
 def test_layers_that_are_apart_already_move_nothing() -> None:
     params = shapes(1, P("x"), mesh(AxisType.Explicit), (8, 16, 8))
     tx = gf.scale_by_muon(ns_steps=1, weight_dimension_numbers=gf.Matrix(1, 2))
