@@ -218,7 +218,7 @@ def test_default_rates_surround_the_usual_one():
         ({"learning_rates": [1e-3, -1.0]}, "positive and finite.*-1"),
         ({"learning_rates": [float("nan")]}, "positive and finite"),
         ({"learning_rates": []}, "got none"),
-        ({"steps": 0}, "compare: argument 'steps' must be a whole number >= 1; got 0"),
+        ({"steps": 0}, "compare: argument 'steps' must be a whole number >= 1 or None; got 0"),
         ({"steps": 1.5}, "argument 'steps' must be"),
         ({"seeds": 0}, "argument 'seeds' must be at least one seed; got 0"),
         ({"seeds": [1, 1]}, "different"),

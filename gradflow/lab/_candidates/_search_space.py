@@ -12,6 +12,7 @@ from gradflow._core._transformation import GradientTransformation
 from gradflow._errors import describe
 from gradflow._expressions._addresses import addresses, replace
 from gradflow._expressions._keys import expression_of
+from gradflow.lab._arguments import NUMBER
 
 _SCALES = ("log", "linear", "decay")
 
@@ -30,6 +31,8 @@ class Range:
     points: int = 6
 
     def __post_init__(self) -> None:
+        for name, value in (("low", self.low), ("high", self.high)):
+            NUMBER.check("Range", name, value)
         if self.scale not in _SCALES:
             raise ValueError(
                 f"Range: argument 'scale' must be one of {', '.join(_SCALES)}; got {self.scale!r}"

@@ -4,6 +4,8 @@ import os
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from gradflow._checked import FLAG, REAL, checked
+from gradflow.lab._arguments import COUNT, FILE, LOSS, PARAMS, RATES, SEEDS
 from gradflow.lab._experiments._compare_run import CompareRun
 from gradflow.lab._experiments._plan import prepare
 from gradflow.lab._results._comparison import Comparison
@@ -11,6 +13,18 @@ from gradflow.lab._tasks._own_task import OwnData
 from gradflow.lab._tasks._task import Task
 
 
+@checked(
+    loss_fn=LOSS,
+    params=PARAMS,
+    learning_rates=RATES | None,
+    seeds=SEEDS,
+    steps=COUNT | None,
+    target=REAL | None,
+    progress=FLAG | None,
+    batch_size=COUNT | None,
+    metric=LOSS,
+    file=FILE,
+)
 def compare(
     optimizers: Any = None,
     *,

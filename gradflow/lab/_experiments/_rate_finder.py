@@ -9,7 +9,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from gradflow._checked import Number, checked
 from gradflow._training._step import make_step
+from gradflow.lab._arguments import LOSS, NUMBER, PARAMS, SEEDS
 from gradflow.lab._candidates._candidates import rate_builder
 from gradflow.lab._experiments._plan import check_seeds, check_whole_number
 from gradflow.lab._experiments._program import CannotRunError, set_up
@@ -21,6 +23,14 @@ from gradflow.lab._tasks._task import Task
 _FALL = 0.95  # of the first loss; a curve that never falls below it gives no suggestion
 
 
+@checked(
+    loss_fn=LOSS,
+    params=PARAMS,
+    low=NUMBER,
+    high=NUMBER,
+    steps=Number(10, whole=True, static=True),
+    seeds=SEEDS,
+)
 def rate_finder(
     optimizer: Any = "adam",
     *,

@@ -6,10 +6,12 @@ from typing import Any, cast
 import jax.numpy as jnp
 import numpy as np
 
+from gradflow._checked import checked
 from gradflow._errors import describe
 from gradflow._expressions._addresses import addresses
 from gradflow._expressions._keys import expression_of
 from gradflow._expressions._printing import show
+from gradflow.lab._arguments import COUNT
 from gradflow.lab._candidates._parse import parse
 from gradflow.lab._experiments._plan import check_whole_number
 from gradflow.lab._results._schedule_curves import ScheduleCurves
@@ -17,6 +19,7 @@ from gradflow.lab._results._schedule_curves import ScheduleCurves
 _DEFAULT = 1000  # steps, if the arguments of the schedules contain no length
 
 
+@checked(steps=COUNT | None)
 def schedule_plot(schedules: Any, steps: int | None = None) -> ScheduleCurves:
     """Evaluates schedules at steps 0, 1, ...; the result has `.plot()`.
 

@@ -8,9 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from gradflow import tree
+from gradflow._checked import MAPPING, checked
 from gradflow._errors import describe
 from gradflow._expressions._printing import show
 from gradflow._training._step import make_step
+from gradflow.lab._arguments import COUNT, LOSS, PARAMS, SEED
 from gradflow.lab._candidates._candidates import one_optimizer
 from gradflow.lab._experiments._plan import check_whole_number
 from gradflow.lab._experiments._program import CannotRunError, Carry, set_up
@@ -22,6 +24,7 @@ from gradflow.wrappers import metrics, with_metrics
 _NESTS = ("inner_state", "inner_states", "metrics", "state")  # fields that hold states, not numbers
 
 
+@checked(loss_fn=LOSS, params=PARAMS, steps=COUNT, seed=SEED, trees=MAPPING | None)
 def state_plot(
     source: Any,
     *,

@@ -8,7 +8,9 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from gradflow._checked import FLAG, TEXT, checked
 from gradflow._expressions._printing import show
+from gradflow.lab._arguments import COUNT, FILE, LOSS, PARAMS, SEED, SEEDS
 from gradflow.lab._candidates._candidates import one_optimizer
 from gradflow.lab._candidates._search_space import Range, Space, Values, read_space
 from gradflow.lab._experiments._plan import check_seeds, check_whole_number, evaluations
@@ -23,6 +25,20 @@ from gradflow.lab._tasks._task import Task
 METHODS = ("grid", "random", "halving")
 
 
+@checked(
+    loss_fn=LOSS,
+    params=PARAMS,
+    method=TEXT,
+    trials=COUNT | None,
+    seeds=SEEDS,
+    steps=COUNT | None,
+    rank_by=TEXT,
+    eta=COUNT,
+    seed=SEED,
+    file=FILE,
+    memory=COUNT | None,
+    progress=FLAG | None,
+)
 def sweep(
     optimizer: Any,
     space: Mapping[str, Iterable[Any] | Range],

@@ -10,10 +10,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from gradflow._checked import checked
 from gradflow._core._transformation import GradientTransformation
 from gradflow._errors import describe, unknown
 from gradflow._expressions._printing import show
 from gradflow._training._step import make_step
+from gradflow.lab._arguments import COUNT, RATES, SEED
 from gradflow.lab._candidates._candidates import Candidate, candidates, check_rates
 from gradflow.lab._experiments._plan import check_whole_number
 from gradflow.lab._experiments._program import CannotRunError
@@ -29,6 +31,7 @@ _THROWN = 10  # times the height at the start; such a path leaves the picture
 _FINE = 121  # points of the surface along each side
 
 
+@checked(start=RATES | None, steps=COUNT, learning_rates=RATES | None, seed=SEED)
 def trajectory(
     optimizers: Any = None,
     function: str | Landscape | Callable[[jax.Array], Any] = "rosenbrock",

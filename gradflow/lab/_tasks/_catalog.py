@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from gradflow._checked import TEXT
 from gradflow._errors import describe, unknown
 from gradflow.lab._tasks._coordinate_networks import image, ode
 from gradflow.lab._tasks._datasets import breast_cancer, diabetes, digits
@@ -48,6 +49,7 @@ TASKS = {
 
 def task_named(name: str) -> Task:
     """Returns the task of a name; raises ValueError with near names for an unknown one."""
+    TEXT.check("task", "name", name)
     if name not in TASKS:
         raise unknown("task", name, TASKS)
     return TASKS[name]()
