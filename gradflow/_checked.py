@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from gradflow._errors import describe
+from gradflow._tracebacks import shorten
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -264,20 +265,24 @@ def checked(**kinds: Kind) -> Callable[[Callable[P, R]], Callable[P, R]]:
 
         @functools.wraps(function)
         def call(*args: P.args, **kwargs: P.kwargs) -> R:
-            for place, name, kind in places:
-                if place < len(args):
-                    kind.check(owner, name, args[place])
-                elif name in kwargs and kwargs[name] is not defaults[name]:
-                    kind.check(owner, name, kwargs[name])
             try:
-                return function(*args, **kwargs)
-            except (TypeError, ValueError, OverflowError, AttributeError, KeyError) as error:
-                given = {**dict(zip(names, args, strict=False)), **kwargs}
-                for name, kind in late.items():
-                    values = args[len(names) :] if name == rest else [given[name]] if name in given else []
-                    for value in values:
-                        kind.check(owner, name, value)
-                _name_owner(owner, error, given.values())
+                for place, name, kind in places:
+                    if place < len(args):
+                        kind.check(owner, name, args[place])
+                    elif name in kwargs and kwargs[name] is not defaults[name]:
+                        kind.check(owner, name, kwargs[name])
+                try:
+                    return function(*args, **kwargs)
+                except (TypeError, ValueError, OverflowError, AttributeError, KeyError) as error:
+                    given = {**dict(zip(names, args, strict=False)), **kwargs}
+                    for name, kind in late.items():
+                        own = [given[name]] if name in given else []
+                        for value in args[len(names) :] if name == rest else own:
+                            kind.check(owner, name, value)
+                    _name_owner(owner, error, given.values())
+                    raise
+            except Exception as error:
+                shorten(error)
                 raise
 
         return call

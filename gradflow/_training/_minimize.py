@@ -174,7 +174,13 @@ def _solve(
     tol: jax.Array,
 ) -> MinimizeResult:
     def loss(params: Params) -> jax.Array:
-        return jnp.asarray(loss_fn(params, *args))
+        value = jnp.asarray(loss_fn(params, *args))
+        if value.ndim:
+            raise TypeError(
+                f"minimize: argument 'loss_fn' must return one number; got {describe(value)}. "
+                "Return its sum or mean."
+            )
+        return value
 
     def residual(params: Params, grad: Updates) -> jax.Array:
         """The largest number in the gradient, or in what a penalty leaves of a step along it."""

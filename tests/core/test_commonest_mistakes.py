@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import pytest
 
 import gradflow as gf
-from gradflow import _vocabulary, losses
+from gradflow import _vocabulary, lab, losses
 from gradflow._expressions._registry import OWN_FACTORIES
 
 PARAMS = {"body": {"w": jnp.ones((2, 2))}, "b": jnp.ones(2)}
@@ -80,6 +80,9 @@ MISTAKES: list[tuple[str, Any, str]] = [
     ("a vector", lambda: _update(lambda count: jnp.ones(3)), r"must return one number; got float32\[3\]"),
     ("None", lambda: _update(lambda count: None), "must return a number; got None"),
     ("no argument", lambda: gf.sgd(lambda: 0.1), "sgd: .* a function of the step count; got a function of 0"),
+    ("steps", lambda: gf.make_step(gf.adam(0.1), len), "'loss_fn' must be a function; got a GradientTrans"),
+    ("vector", lambda: gf.minimize(lambda p: p**2, jnp.ones(3)), "Return its sum or mean"),
+    ("text", lambda: lab.parse("adamw(lr=1e-3)"), "It is called 'learning_rate' here"),
     ("uncalled", lambda: gf.sgd(gf.linear_schedule), r"Call it, as in linear_schedule\(\.\.\.\)"),
 ]  # fmt: skip
 

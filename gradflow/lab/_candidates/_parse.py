@@ -8,12 +8,14 @@ from gradflow._errors import describe, unknown
 from gradflow._expressions._keys import expression_of
 from gradflow._expressions._printing import shorten
 from gradflow._expressions._registry import OWN_FACTORIES
+from gradflow._tracebacks import one_frame
 
 _LONGEST = 20_000  # characters
 _DEEPEST = 50  # calls and brackets inside each other
 _PREFIXES = ("gf", "gradflow")
 
 
+@one_frame
 def parse(text: str) -> Any:
     """Returns the transformation, schedule or selector of a text such as `"adamw(1e-3, b1=0.95)"`.
 
