@@ -14,7 +14,9 @@ import math
 import os
 import platform as python_platform
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -115,9 +117,12 @@ class Compiler:
         """The shapes of a tree, on the device."""
         return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=self.sharding), like)
 
-    def compile(self, step: Callable[..., Any], *like: Any) -> Any:
+    def lower(self, step: Callable[..., Any], *like: Any) -> Any:
         """A step of parameters, state and further arguments; the first two are donated."""
-        lowered = jax.jit(step, donate_argnums=(0, 1)).lower(*self.placed(like))
+        return jax.jit(step, donate_argnums=(0, 1)).lower(*self.placed(like))
+
+    def compile(self, lowered: Any) -> Any:
+        """The program of a lowered step."""
         return lowered.compile(compiler_options=self.options)
 
 
@@ -151,6 +156,7 @@ def network(tx: Any, apply: Any, extra: Mapping[str, Any]) -> Callable[..., Any]
 
 
 SIDE, LEAVES = 1024, 8
+RESULTS = Path(__file__).parent / "results"
 
 
 def _matrices(dtype: Any = jnp.float32) -> Any:
@@ -304,39 +310,75 @@ GROUPS: Mapping[str, Group] = {
 }
 
 
-def compiled(compiler: Compiler, group: Group, tx: Any, apply: Any, name: str) -> tuple[Any, float]:
-    """A step of one library, and the seconds that tracing, lowering and compiling took."""
+def lowered(compiler: Compiler, group: Group, tx: Any, apply: Any, name: str) -> Any:
+    """A step of one library, traced and lowered."""
     like = group.like()
     dtype = jax.tree.leaves(like)[0].dtype
     extra = {k: v if callable(v) else jnp.float32(v) for k, v in steps.EXTRA.get(name, {}).items()}
     rest: tuple[Any, ...] = (like, jax.ShapeDtypeStruct((), jnp.float32))
     if group.step is network:
         rest = (jax.ShapeDtypeStruct((SIDE // 4, SIDE), dtype),)
-    start = time.perf_counter()
     state = jax.eval_shape(tx.init, like)
-    program = compiler.compile(group.step(tx, apply, extra), like, state, *rest)
-    return program, time.perf_counter() - start
+    return compiler.lower(group.step(tx, apply, extra), like, state, *rest)
+
+
+def figures(compiler: Compiler, lowered: Any) -> Figures:
+    """Compiles a step, and reads what it costs."""
+    start = time.perf_counter()
+    program = compiler.compile(lowered)
+    return Figures(scratch(program) or 0, cost(program.as_text()), time.perf_counter() - start)
+
+
+# A peer's figures by group and name, from an earlier run of the same versions.
+Peers = Mapping[tuple[str, str], Figures]
+
+
+def start_row(
+    compiler: Compiler, group_name: str, name: str, pool: Executor, peers: Peers
+) -> Callable[[], Row | Failed]:
+    """Traces a row in this thread and compiles it in the pool's; the result waits for that."""
+    if why := SKIPPED.get((compiler.platform, name)):
+        return lambda: Failed(group_name, name, why)
+    group = GROUPS[group_name]
+    like = group.like()
+    ours, peer = pair(name)
+    known = peers.get((group_name, name))
+    libraries = [("gradflow", ours, gf.apply_updates)]
+    if known is None:
+        libraries.append(("Optax", peer, optax.apply_updates))
+    started = []
+    for library, tx, apply in libraries:
+        try:
+            step = lowered(compiler, group, tx, apply, name)
+        except NotImplementedError as error:
+            failed = _failed(group_name, name, library, error)
+            return lambda: failed
+        started.append((library, pool.submit(figures, compiler, step)))
+    state = jax.eval_shape(ours.init, like)
+    least = nbytes(like) + 2 * (nbytes(like) + nbytes(state))
+    largest = max(nbytes(leaf) for leaf in jax.tree.leaves(like))
+
+    def finish() -> Row | Failed:
+        found = []
+        for library, future in started:
+            try:
+                found.append(future.result())
+            except (jax.errors.JaxRuntimeError, NotImplementedError) as error:
+                return _failed(group_name, name, library, error)
+        mine, theirs = (*found, known) if known else found
+        return Row(group_name, name, nbytes(like), largest, least, mine, theirs)
+
+    return finish
+
+
+def _failed(group_name: str, name: str, library: str, error: Exception) -> Failed:
+    return Failed(group_name, name, f"{library}: {str(error).strip().splitlines()[0][:160]}")
 
 
 def measured(compiler: Compiler, group_name: str, name: str) -> Row | Failed:
     """A row of both libraries."""
-    if why := SKIPPED.get((compiler.platform, name)):
-        return Failed(group_name, name, why)
-    group = GROUPS[group_name]
-    like = group.like()
-    found = []
-    ours, peer = pair(name)
-    for tx, apply in ((ours, gf.apply_updates), (peer, optax.apply_updates)):
-        try:
-            program, seconds = compiled(compiler, group, tx, apply, name)
-        except (jax.errors.JaxRuntimeError, NotImplementedError) as error:
-            which = "gradflow" if tx is ours else "Optax"
-            return Failed(group_name, name, f"{which}: {str(error).strip().splitlines()[0][:160]}")
-        found.append(Figures(scratch(program) or 0, cost(program.as_text()), seconds))
-    state = jax.eval_shape(ours.init, like)
-    least = nbytes(like) + 2 * (nbytes(like) + nbytes(state))
-    largest = max(nbytes(leaf) for leaf in jax.tree.leaves(like))
-    return Row(group_name, name, nbytes(like), largest, least, *found)
+    with ThreadPoolExecutor(2) as pool:
+        return start_row(compiler, group_name, name, pool, {})()
 
 
 def misses(row: Row) -> list[str]:
@@ -454,12 +496,42 @@ def write_json(path: str, rows: Sequence[Row | Failed], facts: Mapping[str, Any]
     Path(path).write_text(f'{{"about": {json.dumps(dict(facts))},\n "rows": [\n  {lines}\n]}}\n')
 
 
-def rows_of(compiler: Compiler, only: Sequence[str]) -> Iterator[Row | Failed]:
+def stored_peers(platform: str) -> Peers:
+    """The peer's figures in the stored results, if the same compilers and the same peer made them."""
+    path = RESULTS / f"aot_{platform}.json"
+    stored = json.loads(path.read_text()) if path.exists() else {"about": None, "rows": []}
+    now = about(platform)
+    if not stored["about"] or not _same_but_gradflow(stored["about"], now):
+        return {}
+    return {(row["group"], row["name"]): _figures(row["peer"]) for row in stored["rows"] if "peer" in row}
+
+
+def _same_but_gradflow(a: Mapping[str, Any], b: Mapping[str, Any]) -> bool:
+    versions = [{k: v for k, v in each["versions"].items() if k != "gradflow"} for each in (a, b)]
+    return versions[0] == versions[1] and a["platform"] == b["platform"]
+
+
+def _figures(plain: Mapping[str, Any]) -> Figures:
+    branches = tuple(map(tuple, plain["cost"]["branches"]))
+    return Figures(plain["scratch"], Cost(**{**plain["cost"], "branches": branches}), plain["seconds"])
+
+
+def rows_of(compiler: Compiler, only: Sequence[str], peers: Peers) -> Iterator[Row | Failed]:
     """The rows of groups or of names; all of them without any."""
-    for group_name, group in GROUPS.items():
-        for name in group.names():
-            if not only or group_name in only or name in only:
-                yield measured(compiler, group_name, name)
+    wanted = [
+        (group_name, name)
+        for group_name, group in GROUPS.items()
+        for name in group.names()
+        if not only or group_name in only or name in only
+    ]
+    started: deque[Callable[[], Row | Failed]] = deque()
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for group_name, name in wanted:
+            started.append(start_row(compiler, group_name, name, pool, peers))
+            if len(started) > 2 * (os.cpu_count() or 1):  # programs that wait take memory
+                yield started.popleft()()
+        while started:
+            yield started.popleft()()
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -470,6 +542,10 @@ def main(arguments: list[str] | None = None) -> None:
     )
     parser.add_argument("--json", metavar="FILE", help="write the rows as data")
     parser.add_argument("--table", metavar="FILE", help="write them as Markdown")
+    parser.add_argument(
+        "--fresh", action="store_true",
+        help="compile the peer, too; else its figures are the stored ones, if the same versions made them",
+    )  # fmt: skip
     given = parser.parse_args(arguments)
     if why := missing(given.platform):
         parser.error(why)
@@ -482,7 +558,10 @@ def main(arguments: list[str] | None = None) -> None:
     facts = about(given.platform)
     print(f"{facts['platform']}, {facts['evidence']}; {facts['versions']}\n\n{line(None)}", flush=True)
     found: list[Row | Failed] = []
-    for row in rows_of(Compiler(given.platform), only):
+    peers = {} if given.fresh else stored_peers(given.platform)
+    if peers:
+        print("Optax's figures are stored ones of the same versions; --fresh compiles them again.")
+    for row in rows_of(Compiler(given.platform), only, peers):
         if not found or row.group != found[-1].group:
             print(f"-- {row.group}", flush=True)
         found.append(row)

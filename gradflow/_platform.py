@@ -17,12 +17,19 @@ T = TypeVar("T")
 CPU = ("cpu",)
 
 
-def by_platform(*operands: Any, cpu: Callable[..., Any], accelerator: Callable[..., Any]) -> Any:
+def by_platform(
+    *operands: Any,
+    cpu: Callable[..., Any],
+    accelerator: Callable[..., Any],
+    tpu: Callable[..., Any] | None = None,
+) -> Any:
     """`cpu(*operands)` or `accelerator(*operands)`, as the program is lowered for the one or the other.
 
-    Both are traced, and return arrays of the same types. What is not chosen leaves nothing behind.
+    All are traced, and return arrays of the same types. What is not chosen leaves nothing behind. `tpu` is
+    for the few places where a TPU and a GPU part.
     """
-    return jax.lax.platform_dependent(*operands, default=accelerator, **dict.fromkeys(CPU, cpu))
+    named = {**dict.fromkeys(CPU, cpu), **({} if tpu is None else {"tpu": tpu})}
+    return jax.lax.platform_dependent(*operands, default=accelerator, **named)
 
 
 def cpu_barrier(operands: T) -> T:

@@ -1,5 +1,6 @@
 """Norms of the units of a leaf: its rows, columns or matrices, or all of it."""
 
+import functools
 from typing import Any
 
 import jax
@@ -7,9 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from gradflow._calls._context import stage_name
+from gradflow._dtypes import real_dtype
 from gradflow._errors import describe
+from gradflow._platform import by_platform
 from gradflow._rules._math import abs_sq, largest, safe_sqrt
 from gradflow._types import Updates
+from gradflow.tree._norm import banded_square_sums, join_bands
 from gradflow.tree._paths import path_string
 
 Axis = int | tuple[int, ...] | None
@@ -20,13 +24,43 @@ def unit_norm(x: jax.Array, axis: Axis = None) -> tuple[jax.Array, jax.Array]:
 
     The norm runs over `axis`, by default over all axes; those axes stay, with length 1.
     """
-    axis = axis if x.ndim else None  # a rule is traced on a number where a tree has no leaves
-    peak = jax.lax.stop_gradient(largest(jnp.abs(x), axis, keepdims=True))
+    every = tuple(range(x.ndim))
+    axes = every if axis is None else axis if isinstance(axis, tuple) else (axis,)
+    axes = tuple(i % x.ndim for i in axes) if x.ndim else ()  # rules are traced on a number for empty trees
+    twice, once = (functools.partial(f, axes=axes) for f in (_two_readings, _one_reading))
+    # A GPU writes out what it adds along columns in one kernel for three sums: a model of scratch memory.
+    found: tuple[jax.Array, jax.Array] = by_platform(x, cpu=twice, accelerator=twice, tpu=once)
+    return found
+
+
+def _two_readings(x: jax.Array, axes: tuple[int, ...]) -> tuple[jax.Array, jax.Array]:
+    peak = jax.lax.stop_gradient(largest(jnp.abs(x), axes, keepdims=True))
     # Brought into [2^-48, 2^48] the largest number of a unit, its square and its inverse are in range.
-    one = jnp.ones_like(peak)
-    power = jnp.where(peak < 2.0**-32, one * 2.0**80, jnp.where(peak > 2.0**32, one * 2.0**-80, one))
+    power = _power(peak < 2.0**-32, peak > 2.0**32, peak.dtype)
     scaled = power.astype(x.dtype) * x
-    return safe_sqrt(jnp.sum(abs_sq(scaled), axis=axis, keepdims=True)), power
+    return safe_sqrt(jnp.sum(abs_sq(scaled), axis=axes, keepdims=True)), power
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
+def _one_reading(x: jax.Array, axes: tuple[int, ...]) -> tuple[jax.Array, jax.Array]:
+    sums = banded_square_sums(x, real_dtype(x.dtype), axes)
+    root, factor = join_bands([jnp.expand_dims(each, axes) for each in sums])
+    power = _power(factor < 1, factor > 1, root.dtype)
+    return root * (factor * power), power
+
+
+@_one_reading.defjvp
+def _one_reading_jvp(axes: tuple[int, ...], primals: Any, tangents: Any) -> Any:
+    (x,), (dx,) = primals, tangents
+    size, power = _one_reading(x, axes)
+    unit = power.astype(x.dtype) * x / jnp.where(size > 0, size, 1).astype(x.dtype)
+    along = jnp.sum((unit.conj() * dx).real, axis=axes, keepdims=True)
+    return (size, power), (power * along, jnp.zeros_like(power))
+
+
+def _power(is_small: jax.Array, is_large: jax.Array, dtype: Any) -> jax.Array:
+    one = jnp.ones((), dtype)
+    return jnp.where(is_small, one * 2.0**80, jnp.where(is_large, one * 2.0**-80, one))
 
 
 def input_axes(x: Any) -> tuple[int, ...]:

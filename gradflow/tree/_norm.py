@@ -72,22 +72,21 @@ def _norm(tree: Any, *, order: float, squared: bool, axis_name: tuple[str, ...])
 
 
 class Bands(NamedTuple):
-    """Powers of two of a float dtype, for squares that neither vanish nor overflow.
+    """Powers of two of a float dtype: three sums of squares, of which one neither vanishes nor overflows.
 
-    Numbers below `low` are multiplied by `up` before they are squared, numbers above `high` by `down`; the
-    sums of the squares in between decide from `small` on. Sums leave room for 2^30 numbers.
+    The plain sum decides from `small` to `large`. Below, all numbers are multiplied by `up` before they are
+    squared, above by `down`. Sums leave room for 2^30 numbers.
     """
 
-    low: float
-    high: float
+    small: float
+    large: float
     up: float
     down: float
-    small: float
 
 
 BANDS = {
-    np.dtype(np.float32): Bands(2.0**-48, 2.0**40, 2.0**90, 2.0**-84, 2.0**-60),
-    np.dtype(np.float64): Bands(2.0**-400, 2.0**400, 2.0**600, 2.0**-600, 2.0**-900),
+    np.dtype(np.float32): Bands(2.0**-60, 2.0**110, 2.0**90, 2.0**-84),
+    np.dtype(np.float64): Bands(2.0**-900, 2.0**900, 2.0**600, 2.0**-600),
 }
 
 
@@ -127,66 +126,69 @@ def _one_reading(leaves: list[jax.Array], axis_name: tuple[str, ...]) -> jax.Arr
 
 
 def banded_sums(leaves: list[jax.Array], dtype: DType, axis_name: tuple[str, ...]) -> jax.Array:
-    """The sums of squares of small, ordinary and large numbers, each with a scale of its own.
+    """The sums of squares of all numbers: multiplied by `up`, as they are, and multiplied by `down`.
 
-    One reading, neither overflow nor underflow (Anderson 2017, as in LAPACK's `nrm2`); see `join_bands`.
+    One reading, after which one of the sums is right; see `join_bands`.
     """
-    rows = [(x,) for x in leaves]
-    found = call_in_groups(_banded_square_sum(dtype), rows, join=_add_bands_in_pairs)
-    sums = [sum_of([each[band] for each in found], dtype) for band in range(3)]
+    if not leaves:
+        return jnp.zeros(3, dtype)
+    in_turn, in_pairs = (functools.partial(f, dtype) for f in (_added_in_turn, _added_in_pairs))
+    sums = by_platform(leaves, cpu=in_turn, accelerator=in_turn, tpu=in_pairs)
     return all_sum(jnp.stack(sums), axis_name)
+
+
+def _added_in_turn(dtype: DType, leaves: list[jax.Array]) -> tuple[jax.Array, ...]:
+    """One leaf after the other. Of pairs a GPU launches a kernel for every few: 84 for 195 leaves, not 14."""
+    return _add_in_turn(call_in_groups(_banded_square_sum(dtype), [(x,) for x in leaves]))
+
+
+def _added_in_pairs(dtype: DType, leaves: list[jax.Array]) -> tuple[jax.Array, ...]:
+    """In pairs of one type, after which a TPU reads less ahead."""
+    rows = [(x,) for x in leaves]
+    return _add_bands_in_pairs(call_in_groups(_banded_square_sum(dtype), rows, join=_add_bands_in_pairs))
 
 
 def join_bands(sums: Any) -> tuple[jax.Array, jax.Array]:
     """`(root, factor)` from `banded_sums`: the norm is their product, and `factor` is a power of two."""
-    small, middle, large = sums[0], sums[1], sums[2]
-    bands, kind = BANDS[np.dtype(small.dtype)], small.dtype.type
-    low, up, down, one = (np.asarray(kind(x)) for x in (bands.small, bands.up, bands.down, 1.0))
-    is_large = large > 0
-    is_small = (middle < low) & ~is_large
+    small, plain, large = sums[0], sums[1], sums[2]
+    bands, kind = BANDS[np.dtype(plain.dtype)], plain.dtype.type
+    low, high, up, down, one = (np.asarray(kind(x)) for x in (*bands, 1.0))
+    is_small, is_large = plain < low, plain > high  # a NaN is neither, and stays
 
     def choose(if_small: Any, otherwise: Any, if_large: Any) -> jax.Array:
         return jnp.where(is_large, if_large, jnp.where(is_small, if_small, otherwise))
 
-    # The sum of the next band may count, too.
-    neighbor = _scaled_square(jnp.sqrt(choose(middle, small, middle)), choose(up, 1 / up, down))
-    root = jnp.sqrt(choose(small, middle, large) + neighbor)
-    return root, choose(1 / up, one, 1 / down)
-
-
-def _scaled_square(x: jax.Array, factor: Any) -> jax.Array:
-    """`(factor * x)**2` for x >= 0.
-
-    The maximum changes nothing. Without it XLA computes `factor**2 * x**2` for a constant factor, and both
-    may be out of range.
-    """
-    return jnp.square(jnp.maximum(factor * x, jnp.zeros((), x.dtype)))
+    return jnp.sqrt(choose(small, plain, large)), choose(1 / up, one, 1 / down)
 
 
 @functools.cache
 def _banded_square_sum(dtype: DType) -> Any:
     def banded_square_sum(row: tuple[jax.Array]) -> tuple[jax.Array, ...]:
-        (x,) = row
-        parts = (x.real, x.imag) if is_complex(x.dtype) else (x,)
-        return _add_bands_in_pairs([_sums(part.astype(dtype)) for part in parts])
+        return banded_square_sums(row[0], dtype)
 
     return jax.jit(banded_square_sum)
 
 
-def _sums(x: jax.Array) -> tuple[jax.Array, ...]:
-    low, high, up, down = (np.asarray(x.dtype.type(bound)) for bound in BANDS[np.dtype(x.dtype)][:4])
-    size, zero = jnp.abs(x), jnp.zeros((), x.dtype)
-    small, large = size < low, size > high
-    # Each band selects before it squares. One square used three times XLA writes out for GPUs, and so it does
-    # three squares of a number that a guard has selected.
-    squares = (
-        _scaled_square(jnp.where(small, size, zero), up),
-        jnp.square(jnp.where(small | large, zero, x)),  # a NaN is neither, and stays
-        _scaled_square(jnp.where(large, size, zero), down),
-    )
-    # One reduction of three operands: one kernel that reads them once.
-    sums: tuple[jax.Array, ...] = jax.lax.reduce(squares, (zero,) * 3, _add_bands, tuple(range(x.ndim)))
-    return sums
+def banded_square_sums(
+    x: jax.Array, dtype: DType, axis: tuple[int, ...] | None = None
+) -> tuple[jax.Array, ...]:
+    """The three sums of `|x|**2` along axes, of `x * up`, of `x`, and of `x * down`; see `join_bands`."""
+    bands = BANDS[np.dtype(dtype)]
+    # Behind a barrier XLA does not know the factors. Else it computes `factor**2 * x**2`, and both may be out
+    # of range.
+    up, down = jax.lax.optimization_barrier(tuple(np.asarray(f, dtype) for f in (bands.up, bands.down)))
+    along = tuple(range(x.ndim)) if axis is None else axis
+    zeros = (np.zeros((), dtype),) * 3
+
+    def of_real(x: jax.Array) -> tuple[jax.Array, ...]:
+        x = x.astype(dtype)
+        squares = (jnp.square(up * x), jnp.square(x), jnp.square(down * x))
+        # One reduction of three operands: one kernel that reads them once.
+        sums: tuple[jax.Array, ...] = jax.lax.reduce(squares, zeros, _add_bands, along)
+        return sums
+
+    parts = (x.real, x.imag) if is_complex(x.dtype) else (x,)
+    return _add_bands_in_pairs([of_real(part) for part in parts])
 
 
 def _add_bands(a: tuple[jax.Array, ...], b: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
@@ -195,6 +197,11 @@ def _add_bands(a: tuple[jax.Array, ...], b: tuple[jax.Array, ...]) -> tuple[jax.
 
 def _add_bands_in_pairs(parts: list[tuple[jax.Array, ...]]) -> tuple[jax.Array, ...]:
     return pairwise_reduce(_add_bands, parts)
+
+
+@jax.jit
+def _add_in_turn(parts: list[tuple[jax.Array, ...]]) -> tuple[jax.Array, ...]:
+    return functools.reduce(_add_bands, parts)
 
 
 @_two_norm.defjvp

@@ -63,7 +63,7 @@ def test_a_branch_that_is_kept_needs_more_memory(compiler: aot.Compiler) -> None
     found = []
     for kept in (False, True):
         tx = gf.MultiSteps(gf.adamw(1e-3), 4, keep_branch=kept)
-        program, _ = aot.compiled(compiler, group, tx, gf.apply_updates, "MultiSteps")
+        program = compiler.compile(aot.lowered(compiler, group, tx, gf.apply_updates, "MultiSteps"))
         found.append((len(cost(program.as_text()).branches), scratch(program)))
     (branches, memory), (kept_branches, kept_memory) = found
     assert branches == 0
@@ -74,7 +74,7 @@ def test_a_branch_that_is_kept_needs_more_memory(compiler: aot.Compiler) -> None
 def test_no_conditional_is_left_in_a_step_with_norms(compiler: aot.Compiler) -> None:
     group = aot.GROUPS["rules"]
     for tx in (gf.lamb(1e-3), gf.novograd(1e-3)):
-        program, _ = aot.compiled(compiler, group, tx, gf.apply_updates, "norms")
+        program = compiler.compile(aot.lowered(compiler, group, tx, gf.apply_updates, "norms"))
         assert " conditional(" not in program.as_text()
 
 

@@ -11,6 +11,7 @@ import pytest
 
 import gradflow as gf
 from gradflow import _platform
+from gradflow._rules import _unit_norm
 
 DTYPES = [jnp.bfloat16, jnp.float32]
 
@@ -109,6 +110,52 @@ def test_norms_of_one_reading_are_those_of_two(name: str, scale: float) -> None:
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-5, atol=1e-37), expected, found)
 
 
+RULES = {
+    "acprop": lambda: gf.acprop(1e-2),
+    "adadelta": lambda: gf.adadelta(1.0),
+    "adan": lambda: gf.adan(1e-2, weight_decay=0.1),
+    "adopt": lambda: gf.adopt(1e-2),
+    "dadapt": lambda: gf.dadapt_adamw(),
+    "dog": lambda: gf.dog(1.0),
+    "optimistic": lambda: gf.optimistic_adam_v2(1e-2),
+    "sm3": lambda: gf.sm3(1e-2),
+    "zero_nans": lambda: gf.zero_nans(),
+}
+
+
+def test_rules_give_what_they_give_on_a_cpu() -> None:
+    """A leaf of each precision, three steps, and all rules in one program."""
+
+    def leaves(seed: int) -> Any:
+        rng = np.random.default_rng(seed)
+        return {
+            "w": jnp.asarray(rng.normal(size=(7, 5)), np.float32),
+            "b": jnp.asarray(rng.normal(size=6), jnp.bfloat16),
+        }
+
+    def trained(params: Any, grads: list[Any]) -> Any:
+        result = {}
+        for name, make in RULES.items():
+            tx, moved = make(), params
+            state = tx.init(params)
+            for each in grads:
+                updates, state = tx.update(each, state, moved)
+                moved = gf.apply_updates(moved, updates)
+            result[name] = moved, state
+        return result
+
+    given = leaves(0), [leaves(step + 1) for step in range(3)]
+    expected = jax.jit(trained)(*given)
+    with accelerator_code():
+        found = jax.jit(trained)(*given)
+
+    def same(a: Any, b: Any) -> None:
+        rtol = 1e-2 if a.dtype == jnp.bfloat16 else 1e-5
+        np.testing.assert_allclose(np.float64(a), np.float64(b), rtol=rtol, atol=rtol / 10)
+
+    jax.tree.map(same, expected, found)
+
+
 def exact(x: np.ndarray) -> float:
     largest = np.abs(x).max()
     return float(largest * np.sqrt(np.sum((x.astype(np.longdouble) / largest) ** 2)))
@@ -127,6 +174,19 @@ def test_one_reading_is_right_for_every_mixture_of_sizes(dtype: Any) -> None:
                 x = np.ldexp(rng.uniform(1, 2, 4096), max(high - below, info.minexp)).astype(dtype)
                 x[7] = np.ldexp(dtype(1.5), high)
                 assert float(norm(jnp.asarray(x))) == pytest.approx(exact(x), rel=32 * float(info.eps))
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e-6, 1.0, 1e25, 1e37])
+@pytest.mark.parametrize("axes", [(0,), (0, 1)])
+def test_norms_of_units_from_one_reading_are_right(axes: tuple[int, ...], scale: float) -> None:
+    rng = np.random.default_rng(0)
+    x = (scale * rng.normal(size=(5, 7, 2)) @ [1, 1j] * [1, 1, 0, 1, 1, 1, 1]).astype(np.complex64)
+    size, power = _unit_norm._one_reading(jnp.asarray(x), axes)
+    assert size.shape == tuple(1 if axis in axes else n for axis, n in enumerate(x.shape))
+    expected = np.linalg.norm(x.astype(complex), axis=axes[0] if len(axes) == 1 else None, keepdims=True)
+    np.testing.assert_allclose(np.float64(size) / power, expected, rtol=1e-6)
+    _, (along, _) = jax.jvp(lambda x: _unit_norm._one_reading(x, axes), [x], [x])
+    np.testing.assert_allclose(np.float64(along), np.float64(size), rtol=1e-5)
 
 
 def test_what_is_not_chosen_leaves_nothing_in_the_program() -> None:
