@@ -138,8 +138,11 @@ def banded_sums(leaves: list[jax.Array], dtype: DType, axis_name: tuple[str, ...
 
 
 def _added_in_turn(dtype: DType, leaves: list[jax.Array]) -> tuple[jax.Array, ...]:
-    """One leaf after the other. Of pairs a GPU launches a kernel for every few: 84 for 195 leaves, not 14."""
-    return _add_in_turn(call_in_groups(_banded_square_sum(dtype), [(x,) for x in leaves]))
+    """One leaf after the other. Of pairs a GPU launches a kernel for every few: 84 for 195 leaves, not 16."""
+    parts = call_in_groups(_banded_square_sum(dtype), [(x,) for x in leaves])
+    while len(parts) > 1:
+        parts = [_add_in_turn(parts[start : start + _TURN]) for start in range(0, len(parts), _TURN)]
+    return parts[0]
 
 
 def _added_in_pairs(dtype: DType, leaves: list[jax.Array]) -> tuple[jax.Array, ...]:
@@ -197,6 +200,9 @@ def _add_bands(a: tuple[jax.Array, ...], b: tuple[jax.Array, ...]) -> tuple[jax.
 
 def _add_bands_in_pairs(parts: list[tuple[jax.Array, ...]]) -> tuple[jax.Array, ...]:
     return pairwise_reduce(_add_bands, parts)
+
+
+_TURN = 30  # three sums of so many leaves are the operands that XLA lets one kernel have
 
 
 @jax.jit
