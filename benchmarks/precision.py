@@ -2,6 +2,7 @@
 
 python -m benchmarks.precision                    steps with 6 M parameters, and training on digits and text
 python -m benchmarks.precision --steps 1e8,1e9    steps alone, as on an accelerator
+python -m benchmarks.precision --memory           bytes of state for a model of 7 billion parameters
 """
 
 import argparse
@@ -17,8 +18,13 @@ import gradflow as gf
 from benchmarks.exact import nbytes, scratch
 from gradflow import lab
 from gradflow._tables import aligned
+from gradflow.wrappers._coded_state import fields_of
 
 TURNS, REPEAT = 5, 5
+
+
+def _has_mean(tx: gf.GradientTransformation) -> bool:
+    return any(field.role == "mean" for field in fields_of(tx).values())
 
 
 def forms(tx: gf.GradientTransformation, min_size: int) -> dict[str, gf.GradientTransformation]:
@@ -27,8 +33,44 @@ def forms(tx: gf.GradientTransformation, min_size: int) -> dict[str, gf.Gradient
         "float32": tx,
         "8 bits": gf.quantize_state(tx, min_size=min_size),
         "4-bit mean": gf.quantize_state(tx, 4, min_size=min_size),
-        "bfloat16 mean": gf.cast_state(tx, {"mean": "bfloat16"}),
+        "bfloat16 mean": gf.cast_state(tx, {"mean": "bfloat16"}) if _has_mean(tx) else tx,
     }
+
+
+OPTIMIZERS = {
+    "`adamw`": gf.adamw(1e-3),
+    "`lion`": gf.lion(1e-4),
+    "`adafactor`": gf.adafactor(1e-3),
+    "`muon`": gf.muon(0.02),
+}
+
+
+def language_model(layers: int) -> Any:
+    """The shapes of a language model; with 32 layers it has 6.74 billion parameters."""
+    d, hidden, words = 4096, 11008, 32000
+    matrices = {"query": (d, d), "key": (d, d), "value": (d, d), "out": (d, d),
+                "gate": (d, hidden), "up": (d, hidden), "down": (hidden, d)}  # fmt: skip
+    layer = {**matrices, "norm": (d,), "norm_after": (d,)}
+    shapes = {"embed": (words, d), "layers": [layer] * layers, "norm": (d,), "head": (d, words)}
+    is_shape = lambda x: isinstance(x, tuple)  # noqa: E731
+    return jax.tree.map(lambda s: jax.ShapeDtypeStruct(s, jnp.float32), shapes, is_leaf=is_shape)
+
+
+def memory() -> list[list[str]]:
+    """One row per optimizer: bytes of state per parameter and GB in all, for a model of 32 layers.
+
+    `summary` reads one layer and two; each further one adds the same.
+    """
+    rows = []
+    for name, tx in OPTIMIZERS.items():
+        row = [name]
+        for coded in forms(tx, 4096).values():
+            one, two = (gf.summary(coded, language_model(layers)) for layers in (1, 2))
+            size = one.state_bytes + 31 * (two.state_bytes - one.state_bytes)
+            count = one.parameters + 31 * (two.parameters - one.parameters)
+            row.append(f"{size / count:.2f} ({size / 1e9:.2g} GB)")
+        rows.append(row)
+    return rows
 
 
 def steps(parameters: int, side: int) -> list[list[str]]:
@@ -118,8 +160,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Prints the tables."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.precision", description=__doc__)
     parser.add_argument("--steps", metavar="N,...", help="numbers of parameters; without training")
+    parser.add_argument("--memory", action="store_true", help="bytes of state alone")
     given = parser.parse_args(arguments)
     counts = [float(text) for text in given.steps.split(",")] if given.steps else [6 * 1024**2]
+    if given.memory:
+        print("\n".join(f"| {' | '.join(row)} |" for row in memory()))
+        return
     print(jax.devices()[0].device_kind)
     rows = [row for count in counts for row in steps(int(count), 4096 if count > 3e8 else 1024)]
     heads = ["parameters", "adamw's state", "bytes per parameter", "scratch (models)", "step / float32"]

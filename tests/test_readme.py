@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import pytest
 
 import gradflow as gf
+from benchmarks.precision import memory
 from gradflow.lab._cli._main import main as command_line
 
 ROOT = Path(__file__).parents[1]
@@ -62,6 +63,12 @@ def test_what_the_code_is_said_to_print_is_what_it_prints(printed: str) -> None:
     for text in shown:
         for part in re.sub(r"\s", "", text).split("..."):
             assert part in squeezed, text
+
+
+def test_the_table_of_bytes_is_what_summary_says() -> None:
+    rows = [f"| {' | '.join(row)} |" for row in memory()]
+    assert len(rows) == 4
+    assert "\n".join(rows) in README
 
 
 def test_code_lines_are_short() -> None:

@@ -33,7 +33,7 @@ def adam_scalars(count: jax.Array, b1: jax.Array, b2: jax.Array, **_: jax.Array)
         "c1": c1,
         "c2": c2,
         "debias1": debias1,
-        "next_mu": b1 * (1 / one_minus_power(c1, count + 1)),
+        "next_mu": b1 * (1 / one_minus_power(c1, increment(count))),
         "next_g": c1 * debias1,
         "debias2": 1 / one_minus_power(c2, count),
     }

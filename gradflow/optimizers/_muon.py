@@ -64,7 +64,7 @@ def muon_scalars(count: jax.Array, beta: jax.Array, **_: Any) -> Scalars:
     return {
         "c": c,
         "debias": 1 / one_minus_power(c, count),
-        "debias_next": 1 / one_minus_power(c, count + 1),
+        "debias_next": 1 / one_minus_power(c, increment(count)),
     }
 
 

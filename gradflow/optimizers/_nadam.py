@@ -42,7 +42,7 @@ def nadam_scalars(
     **_: jax.Array,
 ) -> Scalars:
     """The weights of gradient and momentum at step `count`, from 1; `mu_product` is of earlier steps."""
-    now, ahead = _momentum(b1, momentum_decay, count), _momentum(b1, momentum_decay, count + 1)
+    now, ahead = _momentum(b1, momentum_decay, count), _momentum(b1, momentum_decay, increment(count))
     product = mu_product * now
     c2 = 1 - b2
     return {
