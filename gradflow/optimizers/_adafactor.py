@@ -133,6 +133,8 @@ def scale_by_factored_rms(
         axes = axes_of(zeros)
         if axes is None:
             return unused(), unused(), zeros
+        # A sum of a constant XLA would compute beforehand, and leave whole on each device.
+        zeros = jax.lax.optimization_barrier(zeros)
         return jnp.sum(zeros, axis=axes.longest), jnp.sum(zeros, axis=axes.second), unused()
 
     def init(params: Params) -> OptState:

@@ -9,10 +9,11 @@ import numpy as np
 from gradflow import tree
 from gradflow._calls._reports import report
 from gradflow._core._decorators import transformation
-from gradflow._core._transformation import GradientTransformation
+from gradflow._core._transformation import GradientTransformation, stages_of
 from gradflow._dtypes import is_complex
 from gradflow._expressions._arguments import Index
-from gradflow._rules._mesh_axes import AxisName, check_axis_name, leaves_by_axes, sum_axes
+from gradflow._platform import by_platform
+from gradflow._rules._mesh_axes import AxisName, check_axis_name, global_scaled_root, leaves_by_axes, sum_axes
 from gradflow._rules._state import increment, zero_scalar
 from gradflow._types import OptState, Pair, Params, Updates
 from gradflow.wrappers._conditional import update_if
@@ -38,6 +39,18 @@ def all_finite(updates: Updates, axes: tuple[str, ...] = ()) -> jax.Array:
     return finite
 
 
+def norm_is_finite(updates: Updates) -> jax.Array:
+    """`all_finite`, from the sums that a norm of the updates has: XLA computes and reduces them once."""
+    return global_scaled_root(updates, ())[0] < np.inf
+
+
+def begins_with_norm(inner: GradientTransformation) -> bool:
+    """Whether the first stage of a transformation, chains apart, is a clip by the norm of the updates."""
+    names = [stage.expression.name for stage in stages_of(inner)]
+    stages = [name for name in names if name not in ("chain", "named_chain")]
+    return stages[:1] == ["clip_by_global_norm"]
+
+
 @transformation(reports=("finite", "skipped"), elementwise=True)
 def apply_if_finite(
     inner: GradientTransformation,
@@ -60,6 +73,8 @@ def apply_if_finite(
     Raises ValueError inside `shard_map` without `axis_name`, since devices could decide differently.
     """
     check_axis_name("apply_if_finite", axis_name)
+    # On a CPU the clip is in a branch that the guard decides on.
+    shares_norm = begins_with_norm(inner)
 
     def init(params: Params) -> OptState:
         return ApplyIfFiniteState(
@@ -73,7 +88,10 @@ def apply_if_finite(
         updates: Updates, state: ApplyIfFiniteState, params: Params | None = None, **extra: Any
     ) -> tuple[Updates, ApplyIfFiniteState]:
         axes = sum_axes(axis_name, updates)
-        finite = all_finite(updates, axes)
+        if shares_norm and not axes and jax.tree.leaves(updates):
+            finite = by_platform(updates, cpu=all_finite, accelerator=norm_is_finite)
+        else:
+            finite = all_finite(updates, axes)
         streak, given_up, take = _decision(finite, state, max_consecutive_errors)
         updates, inner_state = update_if(take, inner, updates, state.inner_state, params, extra)
         if check_state:

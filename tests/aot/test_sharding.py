@@ -72,3 +72,27 @@ def test_matrices_under_zero_take_two_exchanges_more() -> None:
     found, _ = zero_step(gf.shard_state(gf.spread(gf.muon(1e-3, ns_steps=1)), mesh()))
     assert found["all-to-all"] == (2, 2 * model // 8)
     assert found["all-gather"] == (COUNT, model)
+
+
+def update_on_two_axes(tx: Any) -> Any:
+    """What an update communicates on 4 x 2 chips, with two matrices and a vector."""
+    both = Mesh(mesh().devices.reshape(4, 2), ("x", "y"))
+
+    def leaf(spec: Any, *shape: int) -> Any:
+        return jax.ShapeDtypeStruct(shape, jnp.float32, sharding=NamedSharding(both, spec))
+
+    matrix = leaf(P("x", "y"), SIDE, SIDE // 2)
+    return sharding.communication(tx, {"a": matrix, "b": matrix, "bias": leaf(P("y"), SIDE // 2)})
+
+
+def test_a_guard_takes_its_finiteness_from_the_norm_of_a_clip() -> None:
+    clip = gf.chain(gf.clip_by_global_norm(1.0), gf.adamw(1e-3))
+    found, guarded = update_on_two_axes(clip), update_on_two_axes(gf.apply_if_finite(clip, 3))
+    assert found.count == 2
+    assert guarded.rows == found.rows
+
+
+def test_factored_averages_are_where_their_sums_are() -> None:
+    found = update_on_two_axes(gf.adafactor(1e-3))
+    assert {row.kind for row in found.rows} == {"all-reduce"}
+    assert found.count == 3, "the vectors along each axis, and the scalars of all"
