@@ -480,8 +480,8 @@ def build(case: str) -> Any:
     return CASES[case]()
 
 
-def _own_code(case: str) -> set[Any]:
-    """The stages of a case that are not assembled from others, by what chooses their path in the code."""
+def _own_code(case: str, counts: Callable[[Any], bool]) -> set[Any]:
+    """The stages of a case that count and are not assembled from others, by what chooses their path."""
 
     def path(value: Any) -> Any:
         if isinstance(value, gf.GradientTransformation | float):
@@ -496,7 +496,7 @@ def _own_code(case: str) -> set[Any]:
     return {
         (stage.expression.name, path(dict(stage.expression.arguments)))
         for stage in stages_of(build(case))
-        if not _is_assembled(stage)
+        if not _is_assembled(stage) and counts(stage)
     }
 
 
@@ -506,19 +506,23 @@ def _is_assembled(stage: Any) -> bool:
     return len(stage.children) == 1 and all(stage.children[0].expression is not one for one in given)
 
 
-def _parts() -> list[str]:
-    """Cases enough for every stage, along every path through its code, to be in one of them; the simplest."""
+def _parts(counts: Callable[[Any], bool] = lambda stage: True) -> list[str]:
+    """Cases enough for every stage that counts, along every path in its code, to be in one; the simplest."""
     seen: set[Any] = set()
     chosen = set(REPRESENTATIVES)
-    for case in sorted(CASES, key=lambda case: len(_own_code(case))):
-        if not _own_code(case) <= seen:
+    own = {case: _own_code(case, counts) for case in CASES}
+    for case in sorted(CASES, key=lambda case: len(_own_code(case, lambda stage: True))):
+        if not own[case] <= seen:
             chosen.add(case)
-            seen |= _own_code(case)
+            seen |= own[case]
     return [case for case in CASES if case in chosen]
 
 
 # For laws that compile much: a chain adds nothing to the stages that it is assembled from.
 PARTS = _parts()
+
+# For the law of packed trees: what is not packable gets the tree unpacked, by one mechanism for all stages.
+PACKABLE_PARTS = _parts(lambda stage: stage.packable)
 
 
 def leaf_policy(case: str) -> str:

@@ -95,6 +95,7 @@ _CONTROL: dict[str, Callable[[Any, list[Any]], list[Any]]] = {
     "closed_call": _inlined("call_jaxpr"),
     "custom_jvp_call": _inlined("call_jaxpr"),
     "custom_vjp_call": _inlined("call_jaxpr"),
+    "custom_vmap_call": _inlined("call"),
     "remat2": _inlined("jaxpr"),
     "checkpoint": _inlined("jaxpr"),
     "cond": _cond,

@@ -6,7 +6,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 from specs import PARTS, REPRESENTATIVES, build, over_all
@@ -145,19 +144,14 @@ def test_donation_after_eager_init(case: str) -> None:
 
 
 def _mesh(kind: AxisType) -> Any:
-    return jax.make_mesh((8,), ("x",), axis_types=(kind,))
-
-
-def _wide(seed: int) -> Any:
-    rng = np.random.default_rng(seed)
-    shapes = {"kernel": (16, 4), "bias": (4,)}
-    return {k: jnp.asarray(rng.normal(size=s), jnp.float32) for k, s in shapes.items()}
+    """Eight devices; four of them cut the rows of the laws' kernel, whose operations are compiled already."""
+    return jax.make_mesh((4, 2), ("x", "y"), axis_types=(kind, kind))
 
 
 @over_all("a mesh changes nothing", PARTS)
 def test_on_a_mesh_one_compilation_and_shardings_stay(case: str) -> None:
     tx = build(case)
-    plain = _wide(0)
+    plain = small(0)
     mesh = _mesh(AxisType.Auto)
     shardings = {"kernel": NamedSharding(mesh, P("x")), "bias": NamedSharding(mesh, P())}
     step = interpreted(step_of(tx))
@@ -167,7 +161,7 @@ def test_on_a_mesh_one_compilation_and_shardings_stay(case: str) -> None:
         params = jax.device_put(plain, shardings)
         state = init(params)
         for leaf in jax.tree.leaves(state):
-            if leaf.shape == (16, 4):
+            if leaf.shape == (4, 3):
                 assert leaf.sharding.is_equivalent_to(shardings["kernel"], 2)
             assert len(leaf.sharding.device_set) == 8
         with compilations() as seen:
@@ -181,7 +175,7 @@ def _explicit() -> tuple[Any, Any]:
     """A mesh whose shardings are part of every array's type, and parameters on it."""
     mesh = _mesh(AxisType.Explicit)
     specs = {"kernel": NamedSharding(mesh, P("x", None)), "bias": NamedSharding(mesh, P(None))}
-    return mesh, jax.device_put(_wide(0), specs)
+    return mesh, jax.device_put(small(0), specs)
 
 
 @over_all("explicit sharding")
@@ -197,7 +191,7 @@ def test_explicit_shardings_stay(case: str) -> None:
 @over_all("explicit sharding", REPRESENTATIVES)
 def test_explicit_shardings_change_no_number(case: str) -> None:
     tx = build(case)
-    plain = _wide(0)
+    plain = small(0)
     expected = interpreted(step_of(tx))(plain, tx.init(plain))[0]
     mesh, params = _explicit()
     with jax.set_mesh(mesh):
@@ -209,7 +203,7 @@ def test_explicit_shardings_change_no_number(case: str) -> None:
 def test_inside_shard_map_right_or_refused(case: str) -> None:
     """A stage that looks at more than its own element would see a part of the array alone."""
     tx = build(case)
-    plain = _wide(0)
+    plain = small(0)
     expected = interpreted(step_of(tx))(plain, tx.init(plain))[0]
     mesh = _mesh(AxisType.Auto)
     specs = {"kernel": P("x"), "bias": P()}

@@ -5,7 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from specs import PARTS, build, over_all
+from specs import PACKABLE_PARTS, build, over_all
 
 from gradflow import packed
 from gradflow.packed._layout import BLOCK
@@ -29,7 +29,7 @@ def assert_nothing_behind_the_leaves(node: packed.Packed) -> None:
         np.testing.assert_array_equal(ours, clean)
 
 
-@over_all("packed is unpacked", PARTS)
+@over_all("packed is unpacked", PACKABLE_PARTS)
 def test_packed_gives_the_numbers_of_the_tree(case: str) -> None:
     params, gradients = tree(0), [tree(2), tree(3)]
     tx = build(case)
