@@ -257,17 +257,19 @@ def _form(tree: Any) -> Any:
     return jax.tree.map(lambda x: (x.shape, x.dtype, x.weak_type), tree)
 
 
-def _begun(call: Callable[[Any], Any], case: str, dtype: Any = np.float64) -> tuple[Any, Run]:
-    """Optax's transformation, and a run that it began."""
+def _begun(
+    call: Callable[[Any], Any], case: str, dtype: Any = np.float64
+) -> tuple[Callable[[Run, int], Run], Run]:
+    """What takes steps with Optax's transformation, and a run that it began."""
     theirs = call(Peer())
-    start = _start(case, dtype)
-    return theirs, _runner(case, theirs)(Run(start, theirs.init(start)), 3)
+    start, runner = _start(case, dtype), _runner(case, theirs)
+    return runner, runner(Run(start, theirs.init(start)), 3)
 
 
 @pytest.mark.usefixtures("lenient", "x64")
 @pytest.mark.parametrize("case", CALLS)
 def test_a_run_changes_from_optax_to_gradflow(case: str) -> None:
-    theirs, half = _begun(CALLS[case], case)
+    go_on, half = _begun(CALLS[case], case)
     ours = CALLS[case](gf)
     params = gf.LookaheadParams(*half.params) if case == "lookahead" else half.params
     with jax.numpy_dtype_promotion("strict"), jax.numpy_rank_promotion("raise"):
@@ -276,7 +278,7 @@ def test_a_run_changes_from_optax_to_gradflow(case: str) -> None:
     assert _form(state) == _form(jax.eval_shape(ours.init, params))
     assert np.isfinite(_largest(end.params))
     if case not in OTHERWISE:
-        whole = _runner(case, theirs)(half, 3)
+        whole = go_on(half, 3)
         assert _distance(end.params, whole.params) < 1e-6 * _distance(half.params, whole.params)
 
 

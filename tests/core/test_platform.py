@@ -72,22 +72,18 @@ BRANCHES = {
 }
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("name", BRANCHES)
-def test_a_select_gives_what_the_branch_gives(name: str, dtype: Any) -> None:
+def test_a_select_gives_what_the_branch_gives(name: str) -> None:
     tx = BRANCHES[name]()
-    expected = run(tx, dtype, gradients(dtype))
+    expected = [run(tx, dtype, gradients(dtype)) for dtype in DTYPES]
     with accelerator_code():
-        found = run(tx, dtype, gradients(dtype))
-    # The compiler may contract other products and sums where it fuses otherwise.
-    rtol = 4 * float(jnp.finfo(dtype).eps)
-
-    def same(a: Any, b: Any) -> None:
-        np.testing.assert_allclose(
-            np.asarray(a, np.float64), np.asarray(b, np.float64), rtol=rtol, atol=rtol / 10
-        )
-
-    jax.tree.map(same, expected, found)
+        found = [run(tx, dtype, gradients(dtype)) for dtype in DTYPES]
+    for dtype, branch, select in zip(DTYPES, expected, found, strict=True):
+        # The compiler may contract other products and sums where it fuses otherwise.
+        rtol = 4 * float(jnp.finfo(dtype).eps)
+        for a, b in zip(jax.tree.leaves(branch), jax.tree.leaves(select), strict=True):
+            a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
+            np.testing.assert_allclose(a, b, rtol=rtol, atol=rtol / 10, err_msg=dtype.__name__)
 
 
 NORMS = {
@@ -99,15 +95,22 @@ NORMS = {
 }
 
 
-@pytest.mark.parametrize("scale", [1e-36, 1e-20, 1e-12, 1.0, 1e12, 1e20, 1e36])
+SCALES = (1e-36, 1e-20, 1e-12, 1.0, 1e12, 1e20, 1e36)
+
+
 @pytest.mark.parametrize("name", NORMS)
-def test_norms_of_one_reading_are_those_of_two(name: str, scale: float) -> None:
+def test_norms_of_one_reading_are_those_of_two(name: str) -> None:
     tx = NORMS[name]()
-    grads = lambda step: tree_of(jnp.float32, step + 1, scale)  # noqa: E731
-    expected = run(tx, jnp.float32, grads)
+
+    def runs() -> list[Any]:
+        return [run(tx, jnp.float32, lambda t, s=scale: tree_of(jnp.float32, t + 1, s)) for scale in SCALES]
+
+    expected = runs()
     with accelerator_code():
-        found = run(tx, jnp.float32, grads)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-5, atol=1e-37), expected, found)
+        found = runs()
+    for scale, two, one in zip(SCALES, expected, found, strict=True):
+        for a, b in zip(jax.tree.leaves(two), jax.tree.leaves(one), strict=True):
+            np.testing.assert_allclose(a, b, rtol=2e-5, atol=1e-37, err_msg=f"{scale}")
 
 
 RULES = {
