@@ -156,6 +156,7 @@ EXAMPLES: dict[str, Callable[[], Any]] = {
     "with_metrics": lambda: gf.with_metrics(_inner()),
     # Short steps: at the minimum of the laws' loss nothing is left but roundings.
     "lbfgs": lambda: gf.lbfgs(linesearch=gf.scale_by_zoom_linesearch(20, 1.0, initial_guess_strategy="one")),
+    "lbfgsb": lambda: gf.lbfgsb(-50.0, 50.0, memory_size=2),
     "mechanize": lambda: gf.mechanize(_inner()),
     "apply_if_finite": lambda: gf.apply_if_finite(_inner(), 2),
     "MultiSteps": lambda: gf.MultiSteps(_inner(), 2),

@@ -309,7 +309,7 @@ X = {"a": jnp.ones(2), "b": jnp.ones(3)}
         (lambda: P.projection_l1_ball(X, np.nan), ValueError, ["'scale' must be >= 0", "nan"]),
         (lambda: P.projection_l1_ball(X, jnp.ones(2)), TypeError, ["scale", "float32[2]"]),
         (lambda: P.projection_l1_ball(X, None), TypeError, ["scale", "None"]),
-        (lambda: P.projection_box(X, 2, 1), ValueError, ["box", "lower=2", "upper=1"]),
+        (lambda: P.projection_box(X, 2, 1), ValueError, ["box", "2 and 1", "at 'a'"]),
         (lambda: P.projection_box(X, {"a": 1}, 2), ValueError, ["'lower'", "b"]),
         (lambda: P.projection_box(X, 0, {"a": 1, "b": "s"}), TypeError, ["'upper'", "'b'"]),
         (lambda: P.projection_box(X, 0, {"a": jnp.ones(3), "b": 1}), ValueError, ["'a'", "(2,)"]),

@@ -18,12 +18,13 @@ from gradflow._dtypes import is_inexact
 from gradflow._errors import describe
 from gradflow._rules._state import stack_scalars
 from gradflow._tracebacks import one_frame
+from gradflow._training._problem import Bounds, check_bounds, choose_optimizer, largest, problem_of
 from gradflow._training._step import ascent_direction, ends_in_search, extra_arguments_for, scales_the_loss
 from gradflow._types import OptState, Params, Updates
-from gradflow.optimizers import fista, lbfgs
+from gradflow.optimizers import lbfgs
 from gradflow.proximals import Penalty
 from gradflow.transforms._value_and_grad import store_value_and_grad, stored_value_and_grad
-from gradflow.wrappers import eval_params, loss_scale, proximal
+from gradflow.wrappers import eval_params, loss_scale
 
 # What `MinimizeResult.ending` counts in; the braces are filled with the dtype of the value.
 STATUSES = ("converged", "stalled at {} precision", "max_steps", "not finite")
@@ -38,7 +39,8 @@ class MinimizeResult(NamedTuple):
 
     `gradient_norm` is the largest absolute value in the gradient at `params`. `evaluations` counts calls of
     the function, with or without gradient, including those of line searches. `ending` is the place of
-    `status` in `STATUSES`, as an array that passes through jit and vmap.
+    `status` in `STATUSES`, as an array that passes through jit and vmap. `start_moved` is whether the start
+    was outside the bounds; None without bounds.
     """
 
     params: Params
@@ -48,6 +50,7 @@ class MinimizeResult(NamedTuple):
     evaluations: jax.Array
     converged: jax.Array
     ending: jax.Array
+    start_moved: jax.Array | None = None
 
     @property
     def status(self) -> Any:
@@ -59,9 +62,12 @@ class MinimizeResult(NamedTuple):
     def __str__(self) -> str:
         if np.ndim(self.ending) or isinstance(self.ending, jax.core.Tracer):
             return repr(self)
+        moved = self.start_moved is not None and bool(self.start_moved)
         return (
             f"{self.status} after {self.steps} steps and {self.evaluations} evaluations: "
             f"value {self.value:.6g}, gradient norm {self.gradient_norm:.3g}"
+            + "; the start was outside the bounds"
+            * moved
         )
 
 
@@ -81,19 +87,23 @@ def minimize(
     *,
     args: tuple[Any, ...] = (),
     prox: Penalty | None = None,
+    bounds: tuple[Any, Any] | None = None,
 ) -> MinimizeResult:
-    """Minimizes `loss_fn(params, *args)` and a penalty, if given, from `params` on, in one compiled loop.
+    """Minimizes `loss_fn(params, *args)` from `params` on, with a penalty or bounds, in one compiled loop.
 
     Args:
       loss_fn: a real scalar function. Calls with the same function share a compilation.
-      tx: the optimizer, by default `lbfgs()`, or with `prox` `fista(penalty=prox)`. Another one has the
-        penalty after each step, as `proximal(tx, prox)`.
+      tx: the optimizer, by default `lbfgs()`, with `prox` `fista(penalty=prox)`, with `bounds`
+        `lbfgsb(*bounds)`. Another becomes `proximal(tx, prox)` or `projected(tx, box_constraint(*bounds))`.
       max_steps: the most steps, >= 0.
       tol: >= 0; converged when no entry of the gradient exceeds it in absolute value.
       args: further arguments of the function, arrays or trees of them.
       prox: a penalty or a set of `gradflow.proximals`, such as `l1_penalty(0.1)` or `box_constraint(0.0)`.
         Then the value has the penalty too, and in the place of the gradient is `p - prox(p - gradient)`,
         which is zero at the minimum.
+      bounds: a pair (lower, upper), each a number or array for every leaf, or a tree like `params` of them;
+        None or infinite for no bound. A start outside is moved inside, as `result.start_moved` says. In the
+        place of the gradient is `p - clip(p - gradient)`.
 
     Also converged: when the value no longer changes, and the gradient is not above what rounding the
     parameters changes in it. Stalled: when two steps in a row do not change the parameters otherwise. Where
@@ -107,13 +117,12 @@ def minimize(
     """
     if not callable(loss_fn):
         raise TypeError(f"minimize: argument 'loss_fn' must be a function; got {describe(loss_fn)}")
-    if prox is not None and not isinstance(prox, Penalty):
-        raise TypeError(
-            f"minimize: argument 'prox' must be a penalty, as l1_penalty(0.1), or None; got {describe(prox)}"
-        )
     if tx is not None:
         tx = as_transformation(tx, "minimize", "argument 'tx'")
-    elif prox is None:
+    if prox is not None or bounds is not None:
+        tx = choose_optimizer(tx, prox, bounds)
+        bounds = None if bounds is None else check_bounds(bounds, params)
+    elif tx is None:
         tx = _default()
     # NumPy scalars enter a compiled function without an eager operation.
     steps = max_steps if isinstance(max_steps, jax.Array) else np.int32(max_steps)
@@ -121,6 +130,7 @@ def minimize(
         as_arrays(params),
         args,
         prox,
+        bounds,
         steps,
         tol if isinstance(tol, jax.Array) else np.asarray(tol, float),
     )
@@ -170,6 +180,7 @@ def _solve(
     params: Params,
     args: tuple[Any, ...],
     prox: Penalty | None,
+    bounds: Bounds | None,
     max_steps: jax.Array,
     tol: jax.Array,
 ) -> MinimizeResult:
@@ -182,16 +193,8 @@ def _solve(
             )
         return value
 
-    def residual(params: Params, grad: Updates) -> jax.Array:
-        """The largest number in the gradient, or in what a penalty leaves of a step along it."""
-        if prox is None:
-            return _largest(grad)
-        there = prox(tree.sub(params, tree.cast_like(ascent_direction(grad), params)))
-        return _largest(tree.sub(params, there))
-
-    if prox is not None:
-        tx = fista(penalty=prox) if tx is None else proximal(tx, prox)
-    assert tx is not None
+    tx, into, residual = problem_of(tx, params, prox, bounds)
+    outset, params = params, into(params)
     value, grad = jax.value_and_grad(loss)(params)
     state = tx.init(params)
     scaled = scales_the_loss(tx)
@@ -199,13 +202,13 @@ def _solve(
     if keeps:
         state = store_value_and_grad(state, value, grad)
     norm = residual(params, grad)
-    scale = _largest(grad)
+    scale = largest(grad)
     epsilon = float(jnp.finfo(value.dtype).eps)
 
     def noise(params: Params, grad: Updates) -> jax.Array:
         """The largest change of the gradient when the parameters are rounded otherwise."""
         other = jax.grad(loss)(jax.tree.map(_next_numbers, params))
-        change = _largest(jax.tree.map(jnp.subtract, other, grad))
+        change = largest(jax.tree.map(jnp.subtract, other, grad))
         # A jump of the gradient, as in |x|, is not rounding error.
         return jnp.where(change <= epsilon**0.5 * scale, change, 0)
 
@@ -216,7 +219,7 @@ def _solve(
         updates, state = tx.update(
             ascent_direction(given), now.state, now.params, **extra_arguments_for(tx, loss, now.value, grad)
         )
-        params = apply_updates(now.params, updates)
+        params = into(apply_updates(now.params, updates))
         spent = _searched(state)
         if keeps:
             value, new_grad = stored_value_and_grad(state)
@@ -227,7 +230,7 @@ def _solve(
         norm = residual(params, new_grad)
         finite = jnp.isfinite(value) & (norm < jnp.inf)
         is_flat = jnp.abs(value - now.value) <= 2 * epsilon * jnp.abs(value)
-        moved = functools.reduce(jnp.logical_or, map(_differ, *map(jax.tree.leaves, (params, now.params))))
+        moved = _any_differ(params, now.params)
         new_counts = _Counts(
             steps=counts.steps + 1,
             evaluations=counts.evaluations + spent,
@@ -280,6 +283,8 @@ def _solve(
     result = MinimizeResult(
         end.params, end.value, end.norm, counts.steps, counts.evaluations, converged, ending
     )
+    if bounds is not None:
+        result = result._replace(start_moved=_any_differ(params, outset))
     if prox is None:
         return result
     # The steps were taken between penalized points, of which the last is the solution.
@@ -297,16 +302,16 @@ def _solve(
 _compiled = jax.jit(_solve, static_argnums=(0, 1))
 
 
-def _largest(grad: Updates) -> jax.Array:
-    return tree.max(jax.tree.map(jnp.abs, grad)) if jax.tree.leaves(grad) else jnp.zeros(())
-
-
 def _next_numbers(x: jax.Array) -> jax.Array:
     """The array with each number moved by its rounding error, up and down in turns."""
     if not is_inexact(x.dtype):
         return x
     signs = 1 - 2 * (jnp.arange(x.size, dtype=np.int32) % 2).reshape(x.shape)
     return x + x * (signs.astype(x.dtype) * float(jnp.finfo(x.dtype).eps))
+
+
+def _any_differ(new: Params, old: Params) -> jax.Array:
+    return functools.reduce(jnp.logical_or, map(_differ, *map(jax.tree.leaves, (new, old))))
 
 
 def _differ(x: jax.Array, y: jax.Array) -> jax.Array:

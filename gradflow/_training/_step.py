@@ -20,7 +20,7 @@ from gradflow._types import OptState, Params, Updates
 from gradflow.transforms._value_and_grad import stored_or_computed, stored_value_and_grad
 from gradflow.wrappers._loss_scale import loss_scale, unscaled
 
-_SEARCHES = ("scale_by_backtracking_linesearch", "scale_by_zoom_linesearch")
+_SEARCHES = ("scale_by_backtracking_linesearch", "scale_by_zoom_linesearch", "lbfgsb")
 
 
 class StepResult(NamedTuple):

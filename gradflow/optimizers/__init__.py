@@ -91,6 +91,8 @@ from gradflow.optimizers._layerwise_dog import (
 from gradflow.optimizers._lbfgs import ScaleByLBFGSState as ScaleByLBFGSState
 from gradflow.optimizers._lbfgs import lbfgs as lbfgs
 from gradflow.optimizers._lbfgs import scale_by_lbfgs as scale_by_lbfgs
+from gradflow.optimizers._lbfgsb import LBFGSBState as LBFGSBState
+from gradflow.optimizers._lbfgsb import lbfgsb as lbfgsb
 from gradflow.optimizers._lion import ScaleByLionState as ScaleByLionState
 from gradflow.optimizers._lion import lion as lion
 from gradflow.optimizers._lion import scale_by_lion as scale_by_lion
@@ -197,6 +199,7 @@ __all__ = [
     "GaLoreState",
     "HutchinsonState",
     "KronState",
+    "LBFGSBState",
     "MadgradState",
     "MomoAdamState",
     "MomoState",
@@ -270,6 +273,7 @@ __all__ = [
     "laprop",
     "lars",
     "lbfgs",
+    "lbfgsb",
     "lion",
     "madgrad",
     "mars",

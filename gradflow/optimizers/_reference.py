@@ -194,6 +194,11 @@ ABOUT = {
         "for smooth problems without noise: fits, inverse problems, PINNs.",
         "gf.lbfgs()",
     ),
+    "lbfgsb": About(
+        "L-BFGS-B is L-BFGS for parameters between bounds.",
+        "for smooth deterministic losses with limits on parameters; `minimize` uses it for `bounds`.",
+        "gf.lbfgsb(0.0, 1.0)",
+    ),
     "lion": About(
         "Lion steps by the sign of a mixture of momentum and gradient: all numbers move equally far.",
         "for half of Adam's state; take a third to a tenth of AdamW's rate, and more decay.",

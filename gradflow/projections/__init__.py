@@ -5,7 +5,7 @@
 - Leaves are real and floating point; integers raise. `None` leaves stay `None`, and a tree without
   elements is returned unchanged. Each leaf keeps its dtype; below float32 the arithmetic is float32.
 - A negative `scale` describes an empty set. A number raises `ValueError`; a jax array, whose value may
-  be traced, gives NaN. A box with `lower > upper` raises likewise, but arrays give `upper`.
+  be traced, gives NaN. A box with `lower > upper` raises likewise, but jax arrays give `upper`.
 - Gradients are finite everywhere. A point on the boundary counts as inside, with the derivative of the
   identity. A coordinate that a simplex or an l1 ball has just set to zero counts as zeroed.
 - Where several points are nearest, as for the center of a sphere, each function documents its choice.

@@ -16,10 +16,6 @@ from gradflow.tree._paths import leaves_by_path, path_string, show
 from gradflow.tree._structure import explain_trees
 
 
-def is_none(x: Any) -> bool:
-    return x is None
-
-
 class Form(NamedTuple):
     """The structure and dtypes that restore a tree from its leaves."""
 

@@ -5,14 +5,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from gradflow._dtypes import is_complex
-from gradflow._errors import describe
 from gradflow.proximals._penalty import PenaltyRule, Weight, like, penalty, shrunk
-from gradflow.tree._leaves import broadcasts_to
-from gradflow.tree._paths import is_none
-from gradflow.tree._structure import explain_trees
+from gradflow.tree._bounds import Owner, check_bound, read_bounds
 
 
 @penalty
@@ -98,25 +94,20 @@ def box_constraint(lower: Any = None, upper: Any = None) -> Any:
         prox = min(max(x, lower), upper)
 
     Args:
-      lower, upper: a number or array that each leaf broadcasts with, or a tree like the parameters of them;
+      lower, upper: a number or array that broadcasts to each leaf, or a tree like the parameters of them;
         None, there or alone, for no bound. Infinite bounds are none.
 
-    Raises ValueError for a lower bound above the upper one and for NaN, where they are not traced, and in a
+    Raises ValueError for a lower bound above the upper one and for NaN, unless they are jax arrays, and in a
     call for bounds that do not fit the parameters; TypeError for complex parameters.
     """
     for name, bound in (("lower", lower), ("upper", upper)):
         for leaf in jax.tree.leaves(bound):
-            _check_bound(name, leaf)
+            check_bound("box_constraint", name, leaf)
 
     def rules(params: Any, leaves: Sequence[tuple[str, jax.Array]]) -> list[PenaltyRule]:
-        lowers = _for_each_leaf("lower", lower, params)
-        uppers = _for_each_leaf("upper", upper, params)
-        made = []
-        for (where, x), lo, hi in zip(leaves, lowers, uppers, strict=True):
+        for _, x in leaves:
             _check_real("box_constraint", x)
-            _check_fit(where, x, lo, hi)
-            made.append(_between(lo, hi))
-        return made
+        return [_between(*pair) for pair in read_bounds(Owner("box_constraint"), params, lower, upper)]
 
     return rules
 
@@ -130,48 +121,6 @@ def _between(lower: Any, upper: Any) -> PenaltyRule:
         return jnp.where(jnp.all(prox(x, like(x, 1)) == x), like(x, 0), jnp.inf)
 
     return PenaltyRule(prox, amount)
-
-
-def _for_each_leaf(name: str, bound: Any, params: Any) -> list[Any]:
-    """One bound for each leaf of the parameters; None for no bound."""
-    full = jax.tree.leaves(params, is_leaf=is_none)
-    if bound is None or (not isinstance(bound, list | tuple | dict) and jax.tree.leaves(bound) == [bound]):
-        return [bound for leaf in full if leaf is not None]
-    # Arguments are kept with tuples in the place of lists.
-    given = jax.tree.leaves(bound, is_leaf=is_none)
-    if len(given) != len(full):
-        raise ValueError(
-            f"box_constraint: argument '{name}' must be a number or a tree like the parameters: "
-            f"{explain_trees('params', params, name, bound)}"
-        )
-    return [b for b, leaf in zip(given, full, strict=True) if leaf is not None]
-
-
-def _check_bound(name: str, bound: Any) -> None:
-    if isinstance(bound, jax.core.Tracer | jax.Array):
-        return
-    is_number = isinstance(bound, int | float | np.ndarray | np.generic) and not isinstance(bound, bool)
-    if not is_number or np.asarray(bound).dtype.kind not in "fiu":
-        raise TypeError(f"box_constraint: argument '{name}' must have real numbers; got {describe(bound)}")
-    if np.isnan(bound).any():
-        raise ValueError(f"box_constraint: argument '{name}' must have no NaN; got {describe(bound)}")
-
-
-def _check_fit(where: str, x: jax.Array, lower: Any, upper: Any) -> None:
-    for name, bound in (("lower", lower), ("upper", upper)):
-        if bound is not None and not broadcasts_to(np.shape(bound), x.shape):
-            raise ValueError(
-                f"box_constraint: argument '{name}' must broadcast to the shape {x.shape} of the parameters "
-                f"at {where}; got {np.shape(bound)}"
-            )
-    # Reading the value of a jax array would wait for the device.
-    if any(bound is None or isinstance(bound, jax.Array) for bound in (lower, upper)):
-        return
-    if np.any(np.asarray(lower) > np.asarray(upper)):
-        raise ValueError(
-            f"box_constraint: argument 'lower' must not be above 'upper'; got {describe(lower)} and "
-            f"{describe(upper)} at {where}"
-        )
 
 
 def _check_real(name: str, x: jax.Array) -> None:

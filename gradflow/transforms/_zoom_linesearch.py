@@ -49,14 +49,16 @@ class ScaleByZoomLinesearchState(NamedTuple):
     info: ZoomLinesearchInfo
 
 
-class _Options(NamedTuple):
+class Options(NamedTuple):
+    """How trials grow, the narrowest interval, the longest step, and the most trials."""
+
     growth: jax.Array
     precision: jax.Array
     limit: jax.Array
     most: int
 
 
-class _Criteria(NamedTuple):
+class Criteria(NamedTuple):
     """The two conditions. Losses closer to each other than `noise` are compared by their slopes."""
 
     slope_rtol: jax.Array
@@ -85,7 +87,7 @@ class _Criteria(NamedTuple):
         return jnp.maximum(jnp.abs(at.slope) - bound - self.tol, 0)
 
 
-class _Search(NamedTuple):
+class Search(NamedTuple):
     """The state of a running search; `grad` is the gradient at its best point.
 
     Its other numbers are one array, so that they compile to one operation, not a dozen. They are the next
@@ -136,13 +138,13 @@ def _beyond(low: Point, here: Point, growth: jax.Array) -> jax.Array:
     return jnp.clip(jnp.where(here.slope > low.slope, flat, most), growth * here.rate, most)
 
 
-def _search(line: Line, test: _Criteria, first: jax.Array, options: _Options) -> _Search:
+def zoom(line: Line, test: Criteria, first: jax.Array, options: Options) -> Search:
     """Brackets a step that passes, then zooms in on it, with one evaluation per trial.
 
     Algorithms 3.5 and 3.6 of Nocedal & Wright are one loop over an interval that starts as (0, infinity).
     """
 
-    def next_trial(search: _Search) -> _Search:
+    def next_trial(search: Search) -> Search:
         at, start, low, high, best = search.unpack()
         value, slope, grad = line.evaluate(at)
         here = Point(at, value, slope)
@@ -164,7 +166,7 @@ def _search(line: Line, test: _Criteria, first: jax.Array, options: _Options) ->
         better = (value < best.value) | (~too_far & (value <= best.value + noise))
         keep = accepted | (usable & better)
         trial = jnp.where(accepted | narrow | no_room, jnp.nan, trial)
-        return _Search(
+        return Search(
             search.steps + 1,
             _pack(trial, start, new_low, new_high, _select(keep, here, best)),
             jax.tree.map(lambda new, old: jnp.where(keep, new, old), grad, search.grad),
@@ -173,7 +175,7 @@ def _search(line: Line, test: _Criteria, first: jax.Array, options: _Options) ->
     start = line.start
     far = start._replace(rate=jnp.full_like(start.rate, jnp.inf))
     numbers = _pack(jnp.minimum(first, options.limit), start, start, far, start)
-    begin = _Search(jnp.zeros((), jnp.int32), numbers, line.grad)
+    begin = Search(jnp.zeros((), jnp.int32), numbers, line.grad)
     return jax.lax.while_loop(lambda s: (s.steps < options.most) & (s.numbers[0] >= 0), next_trial, begin)
 
 
@@ -248,13 +250,13 @@ def scale_by_zoom_linesearch(
         def fixed(number: Any) -> Any:
             return jax.lax.stop_gradient(as_scalar(number, dtype))
 
-        test = _Criteria(
+        test = Criteria(
             fixed(slope_rtol),
             fixed(curv_rtol),
             fixed(tol),
             None if approx_dec_rtol is None else fixed(approx_dec_rtol),
         )
-        options = _Options(
+        options = Options(
             growth=fixed(increase_factor),
             precision=fixed(stepsize_precision),
             limit=fixed(jnp.inf if max_learning_rate is None else max_learning_rate),
@@ -262,7 +264,7 @@ def scale_by_zoom_linesearch(
         )
         one = jnp.ones((), dtype)
         first = one if initial_guess_strategy == "one" else first_rate(state.learning_rate, one, dtype)
-        found = _search(line, test, first, options)
+        found = zoom(line, test, first, options)
         _, start, _, high, best = found.unpack()
         info = ZoomLinesearchInfo(
             found.steps, test.decrease_error(start, best), test.curvature_error(start, best)

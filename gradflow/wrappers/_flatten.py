@@ -38,7 +38,7 @@ def flatten(inner: GradientTransformation) -> Pair:
 
     def init(params: Params) -> OptState:
         check_leaves("inexact", "parameters", params)
-        return inner.init(_vector(jax.tree.leaves(params)))
+        return inner.init(vector_of(jax.tree.leaves(params)))
 
     def update(
         updates: Updates, state: OptState, params: Params | None = None, **extra: Any
@@ -56,18 +56,18 @@ def flatten(inner: GradientTransformation) -> Pair:
         # Leaves without a gradient do not take part in the promotion.
         dtype = common_dtype(g.dtype for g in grads if g is not None)
         pieces = [jnp.zeros(likes[i].shape, dtype) if grads[i] is None else grads[i] for i in here]
-        vector = _vector(pieces)
+        vector = vector_of(pieces)
         if params is not None:
             extra = _vector_arguments(extra, likes, here, structure)
         new, state = inner.update(
-            vector, state, None if params is None else _vector([likes[i] for i in here]), **extra
+            vector, state, None if params is None else vector_of([likes[i] for i in here]), **extra
         )
         out: list[Any] = list(grads)
         offset = 0
         for i in here:
             size = int(np.prod(likes[i].shape))
             if grads[i] is not None:
-                out[i] = _piece(new[offset : offset + size], grads[i])
+                out[i] = piece_of(new[offset : offset + size], grads[i])
             offset += size
         return structure.unflatten(out), state
 
@@ -81,21 +81,21 @@ def _vector_arguments(
 
     def to_vector(tree: Any) -> jax.Array:
         leaves = jax.tree.leaves(tree, is_leaf=is_none)
-        return _vector([jnp.zeros_like(params[i]) if leaves[i] is None else leaves[i] for i in here])
+        return vector_of([jnp.zeros_like(params[i]) if leaves[i] is None else leaves[i] for i in here])
 
     def to_tree(vector: jax.Array) -> Any:
         leaves = [*params]
         offset = 0
         for i in here:
             size = params[i].size
-            leaves[i] = _piece(vector[offset : offset + size], params[i])
+            leaves[i] = piece_of(vector[offset : offset + size], params[i])
             offset += size
         return jax.tree.unflatten(structure, leaves)
 
     return inner_arguments(extra, to_vector, to_tree)
 
 
-def _vector(leaves: list[jax.Array]) -> jax.Array:
+def vector_of(leaves: list[jax.Array]) -> jax.Array:
     """The leaves, concatenated."""
     dtype = common_dtype(x.dtype for x in leaves)
     parts = [jnp.reshape(_gathered(x).astype(dtype), -1) for x in leaves]
@@ -110,7 +110,7 @@ def _gathered(x: jax.Array) -> jax.Array:
     return jax.sharding.reshard(x, NamedSharding(mesh, PartitionSpec(*[None] * x.ndim)))
 
 
-def _piece(part: jax.Array, like: jax.Array) -> jax.Array:
+def piece_of(part: jax.Array, like: jax.Array) -> jax.Array:
     """A part of the vector with the shape, dtype and sharding of its leaf."""
     if is_complex(part.dtype) and not is_complex(like.dtype):
         part = part.real

@@ -1,0 +1,244 @@
+"""Solvers with bounds and penalties against SciPy, jaxopt, optimistix and scikit-learn, in float64.
+
+python -m benchmarks.solvers               all tables, about five minutes on two cores
+python -m benchmarks.solvers --only lasso  one table: problems or lasso
+
+Each problem is solved freely and between bounds until no entry of the projected gradient exceeds a tolerance.
+In the bounded form every second number may not pass the middle between its start and the free minimum.
+"""
+
+import argparse
+import importlib
+import importlib.util
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import gradflow as gf
+from benchmarks.measure import ratio_of, repeated, turns
+from benchmarks.more_garbow_hillstrom import PROBLEMS, Problem
+from gradflow._tables import aligned
+
+TOLERANCE = 1e-5  # of the largest entry of the projected gradient
+STEPS = 5000
+REPEATS, RUNS = 5, 7
+
+
+class Found(NamedTuple):
+    """A minimum, after how many evaluations, and the largest entry of the projected gradient."""
+
+    value: float
+    evaluations: int
+    residual: float
+
+
+Solve = Callable[[], Any]
+
+
+def bounds_of(problem: Problem, minimum: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """One-sided bounds that keep every second number from its free minimum."""
+    middle = (problem.start + minimum) / 2
+    chosen = np.arange(middle.size) % 2 == 0
+    lower = np.where(chosen & (minimum < problem.start), middle, -np.inf)
+    upper = np.where(chosen & (minimum > problem.start), middle, np.inf)
+    return lower, upper
+
+
+def ours(problem: Problem, bounds: Any) -> Solve:
+    """`minimize`, which is `lbfgs` without bounds and `lbfgsb` with them."""
+    start = jnp.asarray(problem.start)
+    bounds = None if bounds is None else tuple(map(jnp.asarray, bounds))
+    loss = problem.loss
+    solve = jax.jit(lambda x, b: gf.minimize(loss, x, max_steps=STEPS, tol=TOLERANCE, bounds=b))
+    return lambda: solve(start, bounds)
+
+
+def scipy_solve(problem: Problem, bounds: Any) -> Solve:
+    """SciPy's L-BFGS-B: only the function is compiled."""
+    optimize = importlib.import_module("scipy.optimize")
+    compiled = jax.jit(jax.value_and_grad(problem.loss))
+
+    def evaluate(x: Any) -> Any:
+        value, grad = compiled(x)
+        return float(value), np.asarray(grad)
+
+    options = {"maxcor": 10, "gtol": TOLERANCE, "ftol": 0.0, "maxiter": STEPS, "maxfun": 10 * STEPS}
+    pairs = None if bounds is None else list(zip(*bounds, strict=True))
+
+    def solve() -> Any:
+        how = {"jac": True, "method": "L-BFGS-B", "bounds": pairs, "options": options}
+        return optimize.minimize(evaluate, problem.start, **how)
+
+    return solve
+
+
+def jaxopt_solve(problem: Problem, bounds: Any) -> Solve:
+    """jaxopt's LBFGSB, or its LBFGS without bounds."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # jaxopt warns that it is no longer developed
+        jaxopt = importlib.import_module("jaxopt")
+    start = jnp.asarray(problem.start)
+    if bounds is None:
+        run = jax.jit(lambda x: jaxopt.LBFGS(problem.loss, tol=TOLERANCE, maxiter=STEPS).run(x))
+        return lambda: run(start)
+    pair = tuple(map(jnp.asarray, bounds))
+    bounded = jax.jit(lambda x, b: jaxopt.LBFGSB(problem.loss, tol=TOLERANCE, maxiter=STEPS).run(x, bounds=b))
+    return lambda: bounded(start, pair)
+
+
+def optimistix_solve(problem: Problem, bounds: Any) -> Solve | None:
+    """optimistix' LBFGS; it has no solver with bounds."""
+    if bounds is not None:
+        return None
+    optimistix = importlib.import_module("optimistix")
+    solver = optimistix.LBFGS(TOLERANCE, TOLERANCE, norm=optimistix.max_norm)
+    start = jnp.asarray(problem.start)
+    run = jax.jit(
+        lambda x: optimistix.minimise(lambda x, _: problem.loss(x), solver, x, max_steps=STEPS, throw=False)
+    )
+    return lambda: run(start)
+
+
+PEERS = {"scipy": scipy_solve, "jaxopt": jaxopt_solve, "optimistix": optimistix_solve}
+
+
+def read(problem: Problem, bounds: Any, result: Any) -> Found:
+    """What a solver found, in one form."""
+    x = next(getattr(result, name) for name in ("params", "x", "value") if hasattr(result, name))
+    state = getattr(result, "state", result)
+    stats = getattr(result, "stats", {})
+    counts = [getattr(state, name, None) for name in ("evaluations", "nfev", "num_fun_eval", "iter_num")]
+    count = next((c for c in counts if c is not None), stats.get("num_steps", -1) if stats else -1)
+    value, grad = jax.value_and_grad(problem.loss)(jnp.asarray(x))
+    lower, upper = (-np.inf, np.inf) if bounds is None else bounds
+    residual = np.minimum(np.maximum(np.asarray(grad), x - upper), x - lower)
+    return Found(float(value), int(count), float(np.max(np.abs(residual))))
+
+
+def problems(peers: Sequence[str]) -> Iterator[tuple[str, str, Found, dict[str, tuple[Found, float | None]]]]:
+    """Each problem, freely and between bounds: what we find, and what peers find with the ratio of times."""
+    for name, problem in PROBLEMS.items():
+        free = scipy_solve(problem, None)().x
+        for form, bounds in (("free", None), ("bounded", bounds_of(problem, free))):
+            solvers = {peer: PEERS[peer](problem, bounds) for peer in peers}
+            ready = {peer: solve for peer, solve in solvers.items() if solve is not None}
+            mine = ours(problem, bounds)
+            found = {peer: read(problem, bounds, solve()) for peer, solve in ready.items()}
+            compiled = [repeated(solve, REPEATS) for peer, solve in ready.items() if peer != "scipy"]
+            seconds, *others = turns([repeated(mine, REPEATS), *compiled], RUNS, 3.0)
+            times = dict(zip([peer for peer in ready if peer != "scipy"], others, strict=True))
+            if "scipy" in ready:
+                once, alone = turns([mine, ready["scipy"]], 4, 3.0)
+            rows = {}
+            for peer, result in found.items():
+                pair = (once, alone) if peer == "scipy" else (seconds, times[peer])
+                rows[peer] = result, ratio_of(*pair).ratio
+            yield name, form, read(problem, bounds, mine()), rows
+
+
+def _problem_table(peers: Sequence[str]) -> None:
+    heads = ["problem", "form", "value", "evaluations"]
+    for peer in peers:
+        heads += [f"{peer}'s value", "evaluations", "its time / ours"]
+    rows, ratios, speeds = [], {"free": [], "bounded": []}, {}  # type: ignore[var-annotated]
+    for name, form, mine, others in problems(peers):
+        row = [name, form, f"{mine.value:.8g}" + " *" * (mine.residual > TOLERANCE), str(mine.evaluations)]
+        for peer in peers:
+            if peer not in others:
+                row += ["", "", ""]
+                continue
+            found, speed = others[peer]
+            missed = " *" * (found.residual > 2 * TOLERANCE)
+            row += [f"{found.value:.8g}{missed}", str(found.evaluations), f"{speed:.2f}"]
+            if not missed:
+                speeds.setdefault((peer, form), []).append(speed)
+            if peer == "scipy":
+                ratios[form].append(mine.evaluations / found.evaluations)
+        rows.append(row)
+        print("  ".join(row), flush=True)
+    print("\n" + "\n".join(aligned([heads, *rows], (0, 1), rule=True)))
+    print("* the projected gradient is above the tolerance\n")
+    for form, counts in ratios.items():
+        if counts:
+            print(f"{form}: evaluations / SciPy's, median {np.median(counts):.2f}, largest {max(counts):.2f}")
+    for (peer, form), values in speeds.items():
+        print(f"{form}: {peer}'s time / ours, median {np.median(values):.2f}, {len(values)} problems solved")
+
+
+def lasso_path() -> Iterator[tuple[str, float, float, float]]:
+    """Thirty penalties on the diabetes data: the largest difference, our seconds, the ratio of times."""
+    datasets, linear = (importlib.import_module(f"sklearn.{name}") for name in ("datasets", "linear_model"))
+    x, y = datasets.load_diabetes(return_X_y=True)
+    y = y - y.mean()
+    x = x - x.mean(axis=0)
+    alphas = np.geomspace(2.0, 0.002, 30)
+    gram, moment = jnp.asarray(x.T @ x / len(y)), jnp.asarray(x.T @ y / len(y))
+    design, target = jnp.asarray(x), jnp.asarray(y)
+
+    def on_gram(w: Any) -> Any:
+        return 0.5 * w @ gram @ w - moment @ w
+
+    def on_data(w: Any) -> Any:
+        return 0.5 * jnp.mean((design @ w - target) ** 2)
+
+    zeros, penalties = jnp.zeros(x.shape[1]), jnp.asarray(alphas)
+    for name, loss in (("Gram matrix", on_gram), ("data", on_data)):
+
+        def solve(weight: Any, loss: Any = loss) -> Any:
+            penalty = gf.l1_penalty(weight)
+            return gf.minimize(loss, zeros, prox=penalty, tol=1e-9, max_steps=20000).params
+
+        path = jax.jit(jax.vmap(solve))
+        for tol in (1e-13, 1e-4):
+
+            def peer(tol: float = tol) -> Any:
+                return linear.lasso_path(x, y, alphas=alphas, tol=tol, max_iter=100000)[1]
+
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                best = linear.lasso_path(x, y, alphas=alphas, tol=1e-13, max_iter=1000000)[1]
+                seconds, others = turns([lambda path=path: path(penalties), peer], 7, 6.0)
+            difference = np.max(np.abs(np.asarray(path(penalties)) - best.T))
+            yield (
+                f"{name}, lasso_path at {tol:g}",
+                float(difference),
+                min(seconds),
+                ratio_of(seconds, others).ratio,
+            )
+
+
+def _lasso_table() -> None:
+    heads = [
+        "30 lasso penalties, one vmapped program",
+        "largest difference",
+        "ms",
+        "lasso_path's time / ours",
+    ]
+    rows = [[name, f"{d:.1e}", f"{1e3 * s:.2f}", f"{r:.2f}"] for name, d, s, r in lasso_path()]
+    print("\n".join(aligned([heads, *rows], (0,), rule=True)))
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Prints the tables."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.solvers", description=__doc__)
+    parser.add_argument("--only", choices=("problems", "lasso"), help="one table")
+    given = parser.parse_args(arguments)
+    missing = [peer for peer in PEERS if importlib.util.find_spec(peer) is None]
+    for peer in missing:
+        print(f"no {peer}: pip install {peer}")
+    with jax.enable_x64(True):
+        if given.only in (None, "problems"):
+            _problem_table([peer for peer in PEERS if peer not in missing])
+        if given.only in (None, "lasso"):
+            if importlib.util.find_spec("sklearn") is None:
+                print("no scikit-learn: pip install scikit-learn")
+            else:
+                _lasso_table()
+
+
+if __name__ == "__main__":
+    main()
