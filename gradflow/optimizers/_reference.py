@@ -197,7 +197,7 @@ ABOUT = {
     "lbfgsb": About(
         "L-BFGS-B is L-BFGS for parameters between bounds.",
         "for smooth deterministic losses with limits on parameters; `minimize` uses it for `bounds`.",
-        "gf.lbfgsb(0.0, 1.0)",
+        "gf.lbfgsb(lower=0.0, upper=1.0)",
     ),
     "lion": About(
         "Lion steps by the sign of a mixture of momentum and gradient: all numbers move equally far.",
