@@ -3,6 +3,7 @@
 import contextlib
 import io
 import os
+import pkgutil
 import re
 import subprocess
 import tomllib
@@ -92,6 +93,16 @@ def test_two_commands_do_all_the_set_up_in_one_line_each() -> None:
 def test_nothing_installs_another_project_of_the_same_name() -> None:
     for path in [*ROOT.glob("*.md"), *ROOT.rglob("gradflow/**/*.py"), *ROOT.glob("notebooks/*.ipynb")]:
         assert not re.search(r"pip install (-q )?\"?gradflow(?!-jax)\b", path.read_text()), path
+
+
+def test_the_table_of_rooms_has_every_public_room() -> None:
+    table = README.partition("## Rooms")[2].partition("##")[0]
+    rooms = [module.name for module in pkgutil.iter_modules(gf.__path__) if not module.name.startswith("_")]
+    assert len(rooms) > 20
+    assert [room for room in rooms if not re.search(rf"`(gradflow\.)?{room}`", table)] == []
+    homes = (gf, gf.packed, gf.proximals, gf.typing)
+    for name in re.findall(r"`(\w+)`", table):
+        assert any(hasattr(room, name) for room in homes), name
 
 
 def test_the_version_is_one() -> None:
