@@ -10,6 +10,7 @@ from gradflow._core._decorators import transformation
 from gradflow._core._transformation import GradientTransformation
 from gradflow._expressions._arguments import Size
 from gradflow._rules._leafwise import leafwise
+from gradflow._rules._mesh_axes import AxisName, check_axis_name, sum_axes
 from gradflow._rules._roles import Weights
 from gradflow._rules._state import at_least_float32, increment, zero_scalar
 from gradflow._types import OptState, Pair, Params, Updates
@@ -41,7 +42,13 @@ def outer_rule(
 
 
 @transformation(reports=("synced",), packable=True)
-def outer(inner: GradientTransformation, outer_optimizer: GradientTransformation, sync_period: Size) -> Pair:
+def outer(
+    inner: GradientTransformation,
+    outer_optimizer: GradientTransformation,
+    sync_period: Size,
+    *,
+    axis_name: AxisName = None,
+) -> Pair:
     """Every `sync_period` steps an outer optimizer takes a step along the way that `inner` has gone.
 
         p = p + inner(g)
@@ -51,17 +58,21 @@ def outer(inner: GradientTransformation, outer_optimizer: GradientTransformation
 
         Lookahead            sgd(0.5)
         SNOO                 sgd(0.7, 0.9, nesterov=True)
-        DiLoCo, MuLoCo       chain(stateless(lambda d, _: jax.lax.pmean(d, "workers")), the same)
+        DiLoCo, MuLoCo       the same, with axis_name="workers"
 
     Args:
       inner: takes the steps. Extra arguments reach both.
       outer_optimizer: is called with `slow - p` as gradient and `slow` as parameters. Its schedules count
-        synchronizations. Only here do workers communicate, under `shard_map` or `vmap` with that axis.
+        synchronizations.
       sync_period: steps between synchronizations, >= 1.
+      axis_name: axes of `shard_map` or `vmap` along which workers train apart. In a synchronization
+        `slow - p` is averaged along them: one all-reduce of the parameters' bytes, in a branch. No other
+        step communicates.
 
     The slow weights are held in float32 at least. Needs `params`. Reports `synced`.
     Source: Zhang et al. 2019, arXiv:1907.08610; Douillard et al. 2023, arXiv:2311.08105.
     """
+    check_axis_name("outer", axis_name)
 
     def init(params: Params) -> OptState:
         inner_state = inner.init(params)  # refuses leaves that are not numbers
@@ -71,15 +82,33 @@ def outer(inner: GradientTransformation, outer_optimizer: GradientTransformation
     def update(
         updates: Updates, state: OuterState, params: Params, **extra: Any
     ) -> tuple[Updates, OuterState]:
+        axes = () if axis_name is None else sum_axes(axis_name)
         u, inner_state = inner.update(updates, state.inner_state, params, **extra)
         steps = increment(state.steps_since_sync)
         due = steps >= sync_period
         u, drift = leafwise(drift_rule, (u, state.slow, params))
         # Where there is no update the rule left the slow weights in the place of a difference.
         drift = jax.tree.map(lambda x, d: None if x is None else d, u, drift, is_leaf=is_none)
+        if axes:
+            drift = _averaged_if(due, drift, axes)
         slow_u, outer_state = update_if(due, outer_optimizer, drift, state.outer_state, state.slow, extra)
         u, slow = leafwise(outer_rule, (u, state.slow, slow_u, params), due=due)
         report("synced", due)
         return u, OuterState(jnp.where(due, 0, steps), inner_state, outer_state, slow)
 
     return init, update
+
+
+def _averaged_if(due: jax.Array, drift: Updates, axes: tuple[str, ...]) -> Updates:
+    """The mean of all workers' drifts where `due`: in a branch, as a select would communicate always."""
+
+    def mean(drift: Updates) -> Updates:
+        # The mean varies along no axis, the drift does. XLA removes the select, which has the type of both.
+        return jax.tree.map(
+            lambda own, m: jax.lax.select(jnp.zeros(own.shape, bool), own, m),
+            drift,
+            jax.lax.pmean(drift, axes),
+        )
+
+    averaged: Updates = jax.lax.cond(due, mean, lambda drift: drift, drift)
+    return averaged

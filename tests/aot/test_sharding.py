@@ -96,3 +96,28 @@ def test_factored_averages_are_where_their_sums_are() -> None:
     found = update_on_two_axes(gf.adafactor(1e-3))
     assert {row.kind for row in found.rows} == {"all-reduce"}
     assert found.count == 3, "the vectors along each axis, and the scalars of all"
+
+
+def test_workers_that_train_apart_communicate_in_a_branch_alone() -> None:
+    tx = gf.outer(gf.adamw(1e-3), gf.sgd(0.7, 0.9, nesterov=True), 8, axis_name="data")
+
+    def step(params: Any, state: Any, grads: Any) -> Any:
+        params, state, grads = jax.tree.map(lambda x: x[0], (params, state, grads))
+        u, state = tx.update(grads, state, params)
+        return jax.tree.map(lambda x: x[None], (gf.apply_updates(params, u), state))
+
+    def placed(tree: Any) -> Any:
+        sharding = NamedSharding(mesh(), P("data"))
+        return jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct((mesh().size, *x.shape), x.dtype, sharding=sharding), tree
+        )
+
+    params = {f"w{i}": jax.ShapeDtypeStruct((SIDE, SIDE), jnp.float32) for i in range(4)}
+    mapped = jax.shard_map(step, mesh=mesh(), in_specs=P("data"), out_specs=P("data"), check_vma=False)
+    like = placed((params, jax.eval_shape(tx.init, params), params))
+    compiled = jax.jit(mapped, donate_argnums=(0, 1)).lower(*like).compile()
+    found = sharding.communication_of(compiled, mesh())
+    assert found.step == ()
+    assert {(row.kind, row.where, row.bytes) for row in found.rows} == {
+        ("all-reduce", "branch", 4 * SIDE * SIDE * 4)
+    }

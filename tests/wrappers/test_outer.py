@@ -5,7 +5,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from equations import Memory, assert_follows
+from jax.sharding import AxisType
 
 import gradflow as gf
 
@@ -90,6 +92,58 @@ def look_ahead(m: Memory, g: Any, p: Any, t: int) -> Any:
     m["x"] = p + _momentum(m, g)
     m["m"] = 0.8 * m.get("m", 0) + 0.2 * (m["x"] - x)
     return m["x"] + (0.3 / t) * m["m"] - p
+
+
+WORKERS = jax.make_mesh((8,), ("workers",), axis_types=(AxisType.Auto,))
+P = jax.sharding.PartitionSpec
+
+
+def workers_step(tx: Any) -> Any:
+    """A step of eight workers, each with parameters and a state of its own along the first axis."""
+
+    def step(params: Any, state: Any, grads: Any) -> Any:
+        params, state, grads = jax.tree.map(lambda x: x[0], (params, state, grads))
+        u, state = tx.update(grads, state, params)
+        return jax.tree.map(lambda x: x[None], (gf.apply_updates(params, u), state))
+
+    # Counters do not vary along the axis; they are held for each worker like all else.
+    return jax.jit(
+        jax.shard_map(step, mesh=WORKERS, in_specs=P("workers"), out_specs=P("workers"), check_vma=False)
+    )
+
+
+def for_workers(tree: Any) -> Any:
+    return jax.tree.map(lambda x: jnp.stack([x] * 8), tree)
+
+
+def test_workers_on_a_mesh_communicate_in_a_branch_alone() -> None:
+    weights = {"w": jnp.ones((4, 8)), "b": jnp.ones(8)}
+    tx = gf.outer(gf.adam(0.1), gf.sgd(0.7, 0.9, nesterov=True), 4, axis_name="workers")
+    like = for_workers(weights), for_workers(tx.init(weights)), for_workers(weights)
+    placed = jax.device_put(like, jax.sharding.NamedSharding(WORKERS, P("workers")))
+    found = gf.sharding.communication_of(workers_step(tx).lower(*placed).compile(), WORKERS)
+    assert found.step == ()
+    assert [(row.kind, row.axes, row.count, row.bytes) for row in found.rows] == [
+        ("all-reduce", ("workers",), 1, 4 * (4 * 8 + 8))
+    ]
+
+
+def test_each_step_with_a_rate_of_one_is_the_average_of_the_workers() -> None:
+    weights = {"w": jnp.arange(6.0)}
+    tx = gf.outer(gf.sgd(0.1), gf.sgd(1.0), 1, axis_name="workers")
+    grads = {"w": jax.random.normal(jax.random.key(0), (8, 6))}
+    params, state = for_workers((weights, tx.init(weights)))
+    params, _ = workers_step(tx)(params, state, grads)
+    wanted = weights["w"] - 0.1 * grads["w"].mean(0)
+    np.testing.assert_allclose(params["w"], np.stack([wanted] * 8), rtol=1e-6, atol=1e-7)
+
+
+def test_an_axis_that_no_caller_has_is_named() -> None:
+    tx, w = gf.outer(gf.sgd(0.1), gf.sgd(1.0), 1, axis_name="workers"), {"w": jnp.ones(3)}
+    with pytest.raises(ValueError, match="outer: argument 'axis_name' must name axes of an enclosing"):
+        tx.update(w, tx.init(w), w)
+    with pytest.raises(TypeError, match="outer: argument 'axis_name' must be None, the name of a mesh axis"):
+        gf.outer(gf.sgd(0.1), gf.sgd(1.0), 1, axis_name=3)
 
 
 def test_ema_nesterov() -> None:
