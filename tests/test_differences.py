@@ -530,37 +530,254 @@ def _() -> None:
     assert gf.tree.get(gf.adam(gf.constant_schedule(0.1)).init(P), "count") == 0
 
 
+def steps(tx: Any, gs: Any, p: Any, state: Any = None, **extra: Any) -> Any:
+    """The updates of several steps at the same parameters, and the last state."""
+    state, seen = tx.init(p) if state is None else state, []
+    for g in gs:
+        u, state = tx.update(g, state, p, **extra)
+        seen.append(u)
+    return seen, state
+
+
+ONE, ZERO = jnp.ones(3), jnp.zeros(3)
+
+
+@row("line searches")
+def _() -> None:
+    def update(o: Any, name: str) -> Any:
+        tx = o.chain(o.sgd(1.0), o.scale_by_backtracking_linesearch(3))
+        f = lambda p, weight=1.0: weight * jnp.sum(p**2)  # noqa: E731
+        arguments = {"value": 1.0, "grad": ONE, "value_fn": f, name: 1.0}
+        return jax.eval_shape(lambda: tx.update(ONE, tx.init(ONE), ONE, **arguments))
+
+    with pytest.raises(TypeError):
+        update(optax, "anything")
+    update(gf, "anything")
+    refused(lambda: update(gf, "weigth"), "weigth")
+
+
+@row("`scale_by_backtracking_linesearch`, `scale_by_zoom_linesearch` | a fail")
+def _() -> None:
+    f = lambda p: jnp.sum(100.0 * p**2)  # noqa: E731
+    x, g = jnp.ones(1), jnp.full(1, 200.0)
+    for o, rises in ((optax, True), (gf, False)):
+        tx = o.chain(o.sgd(1.0), o.scale_by_backtracking_linesearch(1))
+        u = first(tx, g, x, value=f(x), grad=g, value_fn=f)
+        assert bool(f(x + u) > f(x)) is rises
+
+
+@row("`scale_by_stddev`")
+def _() -> None:
+    gs = [jnp.full(1, 1000.0)] * 4
+    _, theirs = steps(optax.scale_by_stddev(), gs, ONE[:1])
+    _, ours = steps(gf.scale_by_stddev(), gs, ONE[:1])
+    assert theirs.nu[0] > 1e5
+    assert 0 <= ours.nu[0] <= theirs.nu[0]
+
+
+@row("`add_noise`, `noisy_sgd` in bfloat16")
+def _() -> None:
+    key = jax.random.key(0)
+    for dtype, same in ((jnp.float32, True), (jnp.bfloat16, False)):
+        x = jnp.zeros(4, dtype)
+        theirs, ours = (np.asarray(first(o.add_noise(1.0, 0.5, key), x), float) for o in (optax, gf))
+        assert np.allclose(theirs, ours, rtol=1e-2, atol=0) is same
+
+
+@row("`radam`")
+def _() -> None:
+    b2 = float(np.float32(1 - 1e-6))
+    right = {}
+    for t in range(3, 9):
+        rho_inf = 2 / (1 - b2) - 1
+        right[t] = rho_inf - 2 * t * b2**t / (1 - b2**t) >= 5.0
+
+    def adapts(o: Any, t: int) -> bool:
+        tx = o.scale_by_radam(b1=0.0, b2=b2, eps=0.0)
+        state = tx.init(ONE)._replace(count=jnp.asarray(t - 1, jnp.int32))
+        u, v = (tx.update(ONE, state._replace(nu=nu * ONE), ONE)[0][0] for nu in (1.0, 4.0))
+        return bool(u != v)
+
+    assert {t: adapts(gf, t) for t in right} == right
+    assert {t: adapts(optax, t) for t in right} != right
+
+
+@row("`madgrad`, `yogi`")
+def _() -> None:
+    huge = jnp.full(3, 1e30)
+    for name in ("yogi", "adopt", "simplified_ademamix"):
+        seen, _ = steps(getattr(gf, name)(0.1), [huge] * 3, ONE)
+        assert not has_nan(seen), name
+    seen, _ = steps(gf.madgrad(0.1), [huge] * 3, ONE)
+    assert not has_nan(seen)
+    assert has_nan(steps(optax.yogi(0.1), [huge] * 3, ONE)[0])
+
+
+@row("`lamb`, `lars`, `fromage`")
+def _() -> None:
+    mesh = jax.make_mesh((1,), ("d",), axis_types=(jax.sharding.AxisType.Auto,))
+    spec = jax.sharding.PartitionSpec("d")
+
+    def local(tx: Any) -> Any:
+        body = jax.shard_map(lambda g: first(tx, g), mesh=mesh, in_specs=spec, out_specs=spec)
+        return jax.eval_shape(body, ONE)
+
+    local(optax.lamb(0.1))
+    refused(lambda: local(gf.lamb(0.1)), "axis_name")
+    local(gf.fromage(0.1, axis_name="d"))
+
+
+@row("`lion`")
+def _() -> None:
+    x = jnp.ones(4096)
+    for o, copies in ((optax, True), (gf, False)):
+        tx = o.scale_by_lion()
+        step = jax.jit(lambda g, s, tx=tx: tx.update(g, s), donate_argnums=(0, 1))
+        scratch = step.lower(x, tx.init(x)).compile().memory_analysis().temp_size_in_bytes
+        assert (scratch >= x.nbytes) is copies
+
+
+@row("`prodigy`, `dadapt_adamw`")
+def _() -> None:
+    for theirs, ours in (
+        (optax.contrib.prodigy(1.0), gf.prodigy(1.0)),
+        (optax.contrib.dadapt_adamw(1.0), gf.dadapt_adamw(1.0)),
+    ):
+        moved = lambda tx: steps(tx, [ZERO, ONE, ONE], ONE)[0][-1]  # noqa: E731
+        assert not (finite(moved(theirs)) and moved(theirs).any())
+        assert finite(moved(ours))
+        assert moved(ours).all()
+    gf.prodigy(1.0, use_bias_correction=False)
+
+
+@row("`dog`")
+def _() -> None:
+    for o, moves in ((optax.contrib, False), (gf, True)):
+        tx, params = o.dog(1.0, init_step=("learning_rate", 0.1)), ONE
+        state = tx.init(params)
+        for g in (ZERO, ONE, ONE):
+            u, state = tx.update(g, state, params)
+            params = params + u
+        assert bool((finite(params) and params != ONE).all()) is moves
+
+
+@row("`scale_by_polyak`")
+def _() -> None:
+    g = jnp.full(1, 1e-9)
+    assert not first(optax.scale_by_polyak(), g, value=1e-18).any()
+    assert first(gf.scale_by_polyak(), g, value=1e-18).all()
+    assert finite(first(gf.scale_by_polyak(), jnp.full(1, 1e30), value=1.0))
+
+
+@row("`momo`, `momo_adam`")
+def _() -> None:
+    for o, poisoned in ((optax.contrib, True), (gf, False)):
+        tx = o.momo(0.1)
+        _, state = tx.update(ONE, tx.init(ONE), ONE, value=jnp.nan)
+        u, _ = tx.update(ONE, state, ONE, value=jnp.asarray(1.0))
+        assert has_nan(u) is poisoned
+
+
+@row("`sam`")
+def _() -> None:
+    for o, sam in ((optax, optax.contrib.sam), (gf, gf.sam)):
+        tx = sam(o.sgd(0.1), o.chain(o.contrib.normalize() if o is optax else o.normalize(), o.sgd(0.05)))
+        assert has_nan(first(tx, ZERO)) is (o is optax)
+
+
+@row("`lookahead`")
+def _() -> None:
+    for o, synchronized in ((optax, False), (gf, True)):
+        keeps = o.GradientTransformation(lambda p: p, lambda u, s, p=None: (u, s))
+        tx = o.lookahead(keeps, 2, 0.25, reset_state=True)
+        params = o.LookaheadParams.init_synced(ONE)
+        state = tx.init(params)
+        for _ in range(2):
+            u, state = tx.update(ONE, state, params)
+            params = o.apply_updates(params, u)
+        assert bool((state.fast_state == params.fast).all()) is synchronized
+
+
+@row("`monitor`, `snapshot`")
+def _() -> None:
+    for o, same in ((optax, False), (gf, True)):
+        tx = o.monitor({"norm": lambda u: jnp.sum(u)})
+        before = tx.init(ONE)
+        after = tx.update(ONE, before, ONE)[1]
+        assert (jax.tree.structure(before) == jax.tree.structure(after)) is same
+    assert optax.snapshot("g", jnp.sum).init(ONE).measurement["g"] == 3
+    assert has_nan(gf.snapshot("g", jnp.sum).init(ONE))
+
+
+@row("`cosine_similarity`, `generalized_kl_divergence` with")
+def _() -> None:
+    x, where = jnp.array([1.0, jnp.nan]), jnp.array([True, False])
+    slope = lambda f: jax.grad(lambda x: f(x, jnp.ones(2), where=where))(x)  # noqa: E731
+    assert has_nan(slope(optax.cosine_similarity))
+    assert finite(slope(gf.cosine_similarity))
+
+
+@row("`ctc_loss`, `generalized_kl_divergence`")
+def _() -> None:
+    rng = np.random.default_rng(0)
+    t = jnp.asarray(rng.dirichlet(np.ones(7), 200), jnp.float32)
+    name = "generalized_kl_divergence"
+    assert getattr(optax.losses, name)(jnp.log(t), t).min() < 0
+    assert getattr(gf, name)(jnp.log(t), t).min() >= 0
+
+
+@row("`adafactor`")
+def _() -> None:
+    for o, bad in ((optax, True), (gf, False)):
+        tx = o.scale_by_factored_rms()
+        state = tx.init(ONE)._replace(count=jnp.asarray(2**31 - 1, jnp.int32))
+        assert has_nan(tx.update(ONE, state, ONE)[0]) is bad
+    p = jnp.ones(3, jnp.bfloat16)
+    assert {x.dtype.name for x in jax.tree.leaves(gf.scale_by_factored_rms().init(p))} == {"int32", "float32"}
+
+
+@row("`MultiSteps` | `acc_grads`")
+def _() -> None:
+    for o, share in ((optax, 1.0), (gf, 0.25)):
+        tx = o.MultiSteps(o.sgd(0.1), 4)
+        _, state = tx.update(ONE, tx.init(ONE), ONE)
+        np.testing.assert_allclose(state.acc_grads, share)
+
+
+@row("`lbfgs`")
+def _() -> None:
+    f = lambda p: jnp.sum(p**2)  # noqa: E731
+    for o, same in ((optax, False), (gf, True)):
+        tx = o.lbfgs(memory_size=2)
+        step = lambda p, s, tx=tx: tx.update(p, s, p, value=f(p), grad=p, value_fn=f)[1]  # noqa: E731
+        before = jax.eval_shape(tx.init, ONE)
+        after = jax.eval_shape(step, ONE, before)
+        types = [[(x.shape, x.dtype, x.weak_type) for x in jax.tree.leaves(s)] for s in (before, after)]
+        assert (types[0] == types[1]) is same
+
+
+@row("saving a state with flax")
+def _() -> None:
+    serialization = pytest.importorskip("flax.serialization")
+    saved = serialization.to_bytes(steps(optax.adam(0.1), [ONE], ONE)[1])
+    assert serialization.from_bytes(optax.adam(0.1).init(ONE), saved)[0].count == 1
+    with pytest.raises(ValueError, match="count"):
+        serialization.from_bytes(gf.adam(0.1).init(ONE), saved)
+    state = gf.interop.from_optax_state(gf.adam(0.1), serialization.msgpack_restore(saved), ONE)
+    assert [int(part.count) for part in state] == [1, 1]
+
+
 # Rows that need a mesh, many steps, timing or large trees: the file that shows them.
 _LINE = "transforms/test_linesearch.py"
 ELSEWHERE = {
-    "`scale_by_backtracking_linesearch`, `scale_by_zoom_linesearch` | a fail": _LINE,
     "`scale_by_backtracking_linesearch`, `scale_by_zoom_linesearch` | a neg": _LINE,
-    "line searches": _LINE,
     "`scale_by_zoom_linesearch`": "transforms/test_linesearch.py",
     "all states | `init` of sharded": "laws/test_compilation.py",
-    "`scale_by_stddev`": "optimizers/test_equations.py",
-    "`add_noise`, `noisy_sgd` in bfloat16": "transforms/test_transform_noise.py",
     "`trace`, `adam` in bfloat16": "optimizers/test_numerics.py",
-    "`radam`": "optimizers/test_numerics.py",
-    "`madgrad`, `yogi`": "optimizers/test_numerics.py",
-    "`lamb`, `lars`, `fromage`": "transforms/test_transform_shard_map.py",
-    "`lion`": "optimizers/test_equations.py",
-    "`prodigy`, `dadapt_adamw`": "optimizers/test_learning_rate_free.py",
-    "`dog`": "optimizers/test_learning_rate_free.py",
-    "`scale_by_polyak`": "optimizers/test_learning_rate_free.py",
-    "`momo`, `momo_adam`": "optimizers/test_learning_rate_free.py",
-    "`sam`": "wrappers/test_sam.py",
-    "`lookahead`": "wrappers/test_lookahead.py",
-    "`monitor`, `snapshot`": "transforms/test_monitor.py",
     "`flatten`": "wrappers/test_flatten.py",
     "`conditionally_mask`": "wrappers/test_conditionally.py",
-    "`cosine_similarity`, `generalized_kl_divergence` with": "losses/test_every_loss.py",
-    "`ctc_loss`, `generalized_kl_divergence`": "losses/test_ctc.py",
-    "`adafactor`": "optimizers/test_adafactor.py",
     "`sophia`": "optimizers/test_sophia.py",
-    "`MultiSteps` | `acc_grads`": "test_interop.py",
     "`galore`": "optimizers/test_galore.py",
-    "`lbfgs`": "optimizers/test_lbfgs.py",
 }
 
 
