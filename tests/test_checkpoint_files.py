@@ -238,6 +238,77 @@ def test_a_killed_run_resumes_bit_for_bit(tmp_path: Path) -> None:
     assert int(result.stdout.split()[-1]) >= 1  # a fast run may end before the second
 
 
+# The same with orbax, whose directories are whole once they have their final name.
+_ORBAX_KILLER = """
+import os, random, signal, sys, time
+import numpy as np, orbax.checkpoint as ocp
+import gradflow as gf
+
+STEPS, here, rng = 4, os.getcwd(), random.Random(int(sys.argv[1]))
+
+def train(path):
+    import jax, jax.numpy as jnp
+    tx = gf.chain(gf.adamw(gf.linear_schedule(0.05, 0.0, STEPS)), gf.add_noise(0.01, 0.5, key=3))
+    params, step = {"w": jnp.linspace(-1, 1, 100_000)}, 0
+    state = tx.init(params)
+    read = ocp.args.StandardRestore((params, jax.eval_shape(tx.init, params)))
+    with ocp.CheckpointManager(path) as manager:
+        if manager.latest_step() is not None:
+            step = manager.latest_step()
+            params, state = manager.restore(step, args=read)
+        while step < STEPS:
+            updates, state = tx.update(params, state, params)
+            params, step = gf.apply_updates(params, updates), step + 1
+            manager.save(step, args=ocp.args.StandardSave((params, state)))
+        manager.wait_until_finished()
+        np.savez(path, *jax.tree.leaves(manager.restore(STEPS, args=read)))
+
+def forked(path):
+    child = os.fork()
+    if child == 0:
+        try:
+            train(path)
+        except BaseException as error:
+            print("failed", error, flush=True)
+            os._exit(1)
+        os._exit(0)
+    return child
+
+def entries(path):
+    return set(os.listdir(path)) if os.path.exists(path) else set()
+
+assert os.waitpid(forked(here + "/whole"), 0)[1] == 0
+path, kills = here + "/killed", 0
+while True:
+    before, begin = entries(path), time.time()
+    child = forked(path)
+    if kills < 1:
+        while not entries(path) - before and time.time() < begin + 30:
+            time.sleep(0.002)
+        time.sleep(rng.uniform(0.0, 0.1))
+        os.kill(child, signal.SIGKILL)
+    _, status = os.waitpid(child, 0)
+    if status == 0:
+        break
+    assert os.WIFSIGNALED(status), status
+    kills += 1
+a, b = np.load("whole.npz"), np.load("killed.npz")
+assert a.files == b.files and all(a[name].tobytes() == b[name].tobytes() for name in a.files)
+print("kills", kills)
+"""
+
+
+def test_a_killed_run_with_orbax_resumes_bit_for_bit(tmp_path: Path) -> None:
+    pytest.importorskip("orbax.checkpoint")
+    command = [sys.executable, "-W", "ignore", "-c", _ORBAX_KILLER, "5"]
+    environment = {**os.environ, "PYTHONPATH": str(Path(gf.__file__).parents[1]), "JAX_PLATFORMS": "cpu"}
+    result = subprocess.run(
+        command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert int(result.stdout.split()[-1]) == 1
+
+
 def test_sixteen_threads_build_and_step_at_once() -> None:
     def build(number: int) -> Any:
         rate = 0.01 * (1 + number % 4)
