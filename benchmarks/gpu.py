@@ -3,6 +3,7 @@
     elementwise rules   fraction of the bandwidth of a device copy, for the minimal bytes of a step:
                         the gradient is read, parameters and state are read and written, once each
                         (the clip's norm reads the gradient once more)
+    fewer bits          the same, and the time against the optimizer without; `--dtypes bf16` for master_params
     muon                fraction of the rate of a bfloat16 matrix product
 
 The copy, the product and each peer are timed in the same turns as gradflow. Goals: 90 % of the copy, 60 % of
@@ -49,12 +50,23 @@ RULES = {
     "accumulate": "MultiSteps(adamw, 4)",
 }
 
+# States and parameters in fewer bits, against the same optimizer without.
+CODED = {
+    "8-bit adamw": lambda: gf.quantize_state(gf.adamw(1e-3)),
+    "adamw of a bf16 mean": lambda: gf.cast_state(gf.adamw(1e-3), {"mean": "bfloat16"}),
+    "adamw of master_params": lambda: gf.master_params(gf.adamw(1e-3)),
+}
+
+NAMES = (*RULES, *CODED)
+
 # What `--quick` takes of them at 1 B parameters: one rule that moves bytes, one that multiplies matrices.
 QUICK_LARGE = ("adamw", "muon")
 
 
 def _made(name: str, dtype: Any) -> tuple[Any, Any]:
     """Makes gradflow's and Optax's optimizer; gradflow's Muon multiplies in the parameters' dtype."""
+    if name in CODED:
+        return CODED[name](), gf.adamw(1e-3)
     if name == "muon":
         ours = gf.muon(0.02, ns_dtype=jnp.bfloat16 if dtype == jnp.bfloat16 else None)
         return ours, optax.contrib.muon(0.02)
@@ -163,7 +175,7 @@ def _measured(name: str, figure: str, like: Any, dtype: Any, runs: int, repeat: 
         limit = Limit("copy", repeated(run, repeat), total / moved)
     exact: dict[str, tuple[float | None, float | None]] = {}
     ready = [repeated(program.start(), steps) for program in programs]
-    peers, names = ready[1:], ["Optax"]
+    peers, names = ready[1:], ["plain" if name in CODED else "Optax"]
     if name == "adamw" and (torch_steps := _torch_step(like, dtype)):
         peers.append(torch_steps(steps))
         names.append("torch fused")
@@ -176,7 +188,7 @@ def _measured(name: str, figure: str, like: Any, dtype: Any, runs: int, repeat: 
         program.stop()
     for against, ratio in zip(names, ratios, strict=True):
         each = ratio._replace(seconds=ratio.seconds / steps)
-        first = against == "Optax"
+        first = against == names[0]
         yield Row(name, figure, each, against=against, limits=found, exact=exact if first else None)
 
 
@@ -223,15 +235,15 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--quick", action="store_true", help="fewer turns, 1 B for two rules: 6 minutes")
     parser.add_argument("--parameters", metavar="N,...", help="default: 100 M and 1 B, or 1 M without a GPU")
     parser.add_argument("--dtypes", default=",".join(DTYPES))
-    parser.add_argument("--only", default=",".join(RULES), help=f"of {', '.join(RULES)}")
+    parser.add_argument("--only", default=",".join(NAMES), help=f"of {', '.join(NAMES)}")
     parser.add_argument("--runs", type=int, default=10, help="turns")
     parser.add_argument("--repeat", type=int, default=5, help="steps per turn, dispatched without waiting")
     parser.add_argument("--json", metavar="FILE")
     parser.add_argument("--table", metavar="FILE")
     given = parser.parse_args(arguments)
     for name in given.only.split(","):
-        if name not in RULES:
-            parser.error(f"argument '--only' must name rules; got '{name}'. There are {', '.join(RULES)}")
+        if name not in NAMES:
+            parser.error(f"argument '--only' must name rules; got '{name}'. There are {', '.join(NAMES)}")
     # No preallocation, since torch uses the same device.
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     backend = jax.default_backend()

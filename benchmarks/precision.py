@@ -2,10 +2,12 @@
 
 python -m benchmarks.precision                    steps with 6 M parameters, and training on digits and text
 python -m benchmarks.precision --steps 1e8,1e9    steps alone, as on an accelerator
+python -m benchmarks.precision --narrow           training with bfloat16 and float16 parameters alone
 python -m benchmarks.precision --memory           bytes of state for a model of 7 billion parameters
 """
 
 import argparse
+import dataclasses
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -137,6 +139,49 @@ def training(
     return rows
 
 
+def narrow_parameters(rate: float, count: int, seeds: Sequence[int]) -> list[list[str]]:
+    """One row per form of bfloat16 and float16 parameters: the loss of text against float32's.
+
+    Where the loss is multiplied by 2^-16, gradients in float16 are zero without a loss scale. They are also
+    near Adam's eps, so float32 has a row of its own there, against which the next ones are.
+    """
+    tx = gf.adamw(rate)
+    half, small = jnp.bfloat16, 2.0**-16
+    forms: dict[str, tuple[Any, Any, float]] = {
+        "float32": (tx, jnp.float32, 1.0),
+        "bfloat16": (tx, half, 1.0),
+    }
+    for form in ("master", "split", "kahan", "stochastic"):
+        forms[f"bfloat16, {form}"] = (gf.master_params(tx, form), half, 1.0)
+    forms["float32, loss * 2^-16"] = (tx, jnp.float32, small)
+    forms["float16, loss * 2^-16"] = (tx, jnp.float16, small)
+    scaled = gf.with_loss_scale(gf.master_params(tx), initial=2.0**28)
+    forms["float16, loss * 2^-16, scaled, master"] = (scaled, jnp.float16, small)
+    rows: list[list[str]] = []
+    plain: Any = None
+    for name, (form_tx, dtype, factor) in forms.items():
+        task = _narrow(lab.task("text"), dtype, factor)
+        train = jax.tree.map(jnp.asarray, task.train)
+        size = jax.tree.leaves(train)[0].shape[0]
+        run = _final_loss(task, form_tx, train, size, count)
+        losses = np.asarray([run(jax.random.key(seed)) for seed in seeds], np.float64) / factor
+        plain = losses if name.startswith("float32") else plain
+        rows.append([f"{rate:g}", name, f"{losses.mean():.4f}", f"{(losses / plain).mean():.4f}"])
+    return rows
+
+
+def _narrow(task: Any, dtype: Any, factor: float) -> Any:
+    """The task with parameters and arithmetic in a dtype, and its loss times a factor in float32."""
+
+    def narrow(tree: Any) -> Any:
+        return jax.tree.map(lambda x: x.astype(dtype) if jnp.issubdtype(x.dtype, jnp.floating) else x, tree)
+
+    def loss(params: Any, batch: Any) -> jax.Array:
+        return task.loss_fn(params, narrow(batch)).astype(jnp.float32) * np.float32(factor)
+
+    return dataclasses.replace(task, init=lambda key: narrow(task.init(key)), loss_fn=loss)
+
+
 def _final_loss(task: Any, tx: Any, train: Any, size: int, count: int) -> Callable[[jax.Array], jax.Array]:
     step = gf.make_step(task.loss_fn, tx)
 
@@ -161,10 +206,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.precision", description=__doc__)
     parser.add_argument("--steps", metavar="N,...", help="numbers of parameters; without training")
     parser.add_argument("--memory", action="store_true", help="bytes of state alone")
+    parser.add_argument("--narrow", action="store_true", help="narrow parameters alone")
     given = parser.parse_args(arguments)
     counts = [float(text) for text in given.steps.split(",")] if given.steps else [6 * 1024**2]
     if given.memory:
         print("\n".join(f"| {' | '.join(row)} |" for row in memory()))
+        return
+    if given.narrow:
+        print("\n".join(_narrow_table()))
         return
     print(jax.devices()[0].device_kind)
     rows = [row for count in counts for row in steps(int(count), 4096 if count > 3e8 else 1024)]
@@ -175,8 +224,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     rows = training("digits", gf.adamw(1e-3), 500, (0, 1, 2))
     rows += training("text", gf.adamw(1e-3), 1000, (0, 1, 2))
     rows += training("text", gf.lion(1e-4), 1000, (0, 1, 2))
+    rows += training("text", gf.muon(0.02), 1000, (0, 1, 2))
     heads = ["task", "optimizer", "state", "loss / float32's", "over seeds"]
     print("\n" + "\n".join(aligned([heads, *rows], (0, 1, 2), rule=True)))
+    print("\n" + "\n".join(_narrow_table()))
+
+
+def _narrow_table() -> list[str]:
+    rows = [row for rate in (1e-3, 2e-4) for row in narrow_parameters(rate, 1000, (0, 1, 2))]
+    return aligned([["adamw on text", "parameters", "loss", "/ float32's"], *rows], (0, 1), rule=True)
 
 
 if __name__ == "__main__":
