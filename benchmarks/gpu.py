@@ -3,7 +3,7 @@
     elementwise rules   fraction of the bandwidth of a device copy, for the minimal bytes of a step:
                         the gradient is read, parameters and state are read and written, once each
                         (the clip's norm reads the gradient once more)
-    fewer bits          the same, and the time against the optimizer without; `--dtypes bf16` for master_params
+    fewer bits          the same, against the optimizer without; `--dtypes bf16` for master_params
     muon                fraction of the rate of a bfloat16 matrix product
 
 The copy, the product and each peer are timed in the same turns as gradflow. Goals: 90 % of the copy, 60 % of
