@@ -26,7 +26,7 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 
 # A compiled program maps some memory, and Linux allows a process 65530 mappings by default.
 _MAPS = Path("/proc/self/maps")
-_MOST_MAPPINGS = 30_000
+_MOST_MAPPINGS = 45_000
 _ran = 0
 
 

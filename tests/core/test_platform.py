@@ -33,7 +33,8 @@ def tree_of(dtype: Any, seed: int, scale: float = 1.0) -> Any:
     """A matrix, a vector, a scalar, five axes, and leaves of size one and zero."""
     rng = np.random.default_rng(seed)
     shapes = {"w": (7, 5), "b": (6,), "s": (), "five": (2, 1, 3, 1, 2), "one": (1,), "none": (0, 3)}
-    return {name: jnp.asarray(scale * rng.normal(size=shape), dtype) for name, shape in shapes.items()}
+    numbers = {name: scale * rng.normal(size=shape) for name, shape in shapes.items()}
+    return {name: jax.device_put(np.asarray(x, dtype)) for name, x in numbers.items()}
 
 
 def run(tx: Any, dtype: Any, steps: Callable[[int], Any]) -> Any:
