@@ -12,7 +12,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 import gradflow as gf
-from benchmarks import aot
+from benchmarks import aot, scale
 from gradflow import sharding
 
 pytestmark = pytest.mark.skipif(aot.missing("v5e") is not None, reason=str(aot.missing("v5e")))
@@ -61,10 +61,12 @@ def zero_step(tx: Any) -> tuple[dict[str, tuple[int, int]], int]:
 def test_zero_gathers_the_parameters_once_and_scatters_gradients() -> None:
     model = COUNT * SIDE * SIDE * 4
     found, held = zero_step(gf.shard_state(gf.adamw(1e-3), mesh()))
+    wanted = scale.per_device(COUNT * SIDE * SIDE, 8, data=8, model=1)
+    assert wanted.updates == model
     assert found.keys() == {"all-gather", "reduce-scatter"}
-    assert found["all-gather"] == (COUNT, model)
-    assert found["reduce-scatter"][1] == model
-    assert held == 2 * model // 8 + 8, "two moments, and two counters"
+    assert found["all-gather"] == (COUNT, wanted.updates)
+    assert found["reduce-scatter"][1] == wanted.gradients
+    assert held == wanted.zero_state + 8, "two moments, and two counters"
 
 
 def test_matrices_under_zero_take_two_exchanges_more() -> None:
