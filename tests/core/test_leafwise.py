@@ -106,6 +106,7 @@ def _step(tx: Any) -> Any:
     return step
 
 
+@pytest.mark.skipif(jax.__version_info__ < (0, 10), reason="exact figures are those of jax 0.10")
 @pytest.mark.parametrize(
     ("make", "most", "most_on_accelerators"),
     [

@@ -164,6 +164,7 @@ def test_what_is_said_of_packed_parameters_is_said_of_the_tree() -> None:
     assert fractions[0] == fractions[1] > 0
 
 
+@pytest.mark.skipif(jax.__version_info__ < (0, 10), reason="exact figures are those of jax 0.10")
 def test_a_thousand_leaves_are_a_few_equations_and_no_scratch() -> None:
     node = packed.pack({f"{i}": jnp.full((4, 300), 0.1) for i in range(1000)})
     tx = gf.chain(gf.clip_by_global_norm(1.0), gf.adamw(0.1, mask=gf.ndim(2)))
