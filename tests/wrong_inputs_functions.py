@@ -152,4 +152,5 @@ ROWS = [
     ("matrices.resolve_matrices(gf.Matrix(split=3), {'w': SQUARE})", TypeError, "Matrix of the parameter at 'w': argument 'split' must be a dict"),
     ("matrices.resolve_matrices(gf.Matrix(split={1: 'nonsense'}), {'w': SQUARE})", TypeError, "Matrix of the parameter at 'w': argument 'split[1]' must be a number of blocks"),
     ("matrices.resolve_matrices(None, {'w': SQUARE}, at_least='nonsense')", TypeError, "resolve_matrices: argument 'at_least' must be a whole number >= 0"),
+    ("gf.inject_hyperparams(gf.adam, (), SQUARE)", TypeError, "inject_hyperparams: argument 'hyperparam_dtype' must be a dtype of numbers or None"),
 ]

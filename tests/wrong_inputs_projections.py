@@ -84,4 +84,8 @@ ROWS = [
     ('perturbations.make_perturbed_fun(jnp.sum, 3, 10**30)', ValueError, "make_perturbed_fun: argument 'sigma' must be a real scalar"),
     ('perturbations.make_perturbed_fun(jnp.sum, 3)(3, jnp.ones(2))', TypeError, "make_perturbed_fun: argument 'key' of 'f(key, x)' must be a PRNG key"),
     ('perturbations.make_perturbed_fun(jnp.sum, 3)(KEY, ["x"])', TypeError, "make_perturbed_fun: argument 'x' of f(key, x)"),
+    ('projections.projection_simplex(T, True)', TypeError, "projection_simplex: argument 'scale' must be a real scalar"),
+    ('projections.projection_l2_ball(T, True)', TypeError, "projection_l2_ball: argument 'scale' must be a real scalar"),
+    ('projections.projection_hyperplane(T, T, NAN)', ValueError, "projection_hyperplane: argument 'b' must be a number"),
+    ('projections.projection_halfspace(T, T, NAN)', ValueError, "projection_halfspace: argument 'b' must be a number"),
 ]

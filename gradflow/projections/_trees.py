@@ -66,8 +66,12 @@ def _compiled(
 
 
 def scalar(name: str, argument: str, value: Any, dtype: DType) -> jax.Array:
-    if not is_number_or_array(value) or np.ndim(value) != 0 or is_complex(jnp.result_type(value)):
+    is_flag = isinstance(value, bool)
+    if is_flag or not is_number_or_array(value) or np.ndim(value) or is_complex(jnp.result_type(value)):
         raise TypeError(f"{name}: argument '{argument}' must be a real scalar; got {describe(value)}")
+    if isinstance(value, float) and value != value:
+        expected = ">= 0" if argument == "scale" else "a number"
+        raise ValueError(f"{name}: argument '{argument}' must be {expected}; got nan")
     return jnp.asarray(value, dtype=dtype)
 
 

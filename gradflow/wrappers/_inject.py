@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from gradflow._calls._checks import refuse_state
-from gradflow._checked import Kind, checked
+from gradflow._checked import DTYPE, Kind, checked
 from gradflow._core._decorators import transformation
 from gradflow._core._plain_pairs import as_transformation
 from gradflow._core._transformation import GradientTransformation
@@ -33,7 +33,8 @@ class InjectStatefulHyperparamsState(NamedTuple):
 @checked(
     static_args=Kind(
         "a name or names of arguments", lambda x: not isinstance(x, jax.Array) and isinstance(x, Iterable)
-    )
+    ),
+    hyperparam_dtype=DTYPE | None,
 )
 def inject_hyperparams(
     inner_factory: Callable[..., GradientTransformation],
