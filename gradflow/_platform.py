@@ -38,6 +38,17 @@ def cpu_barrier(operands: T) -> T:
     return result
 
 
+def gpu_barrier(operands: T) -> T:
+    """An optimization barrier on a GPU: what is before it is written, and sums after it read it again.
+
+    A GPU's kernel that adds up cannot write where it reads. New moments would be copied to the old ones: a
+    step of MoMo-Adam held a model of scratch memory.
+    """
+    same = lambda x: x  # noqa: E731
+    result: T = by_platform(operands, cpu=same, accelerator=jax.lax.optimization_barrier, tpu=same)
+    return result
+
+
 def written_after(value: jax.Array, *readers: jax.Array) -> jax.Array:
     """`value`, which a CPU computes after `readers`: these read the array whose place it takes.
 

@@ -11,7 +11,7 @@ from gradflow._calls._reports import report
 from gradflow._coding._leaves import decoded
 from gradflow._core._decorators import transformation
 from gradflow._expressions._arguments import Decay, Finite, NonNegative, NonNegativeRate
-from gradflow._platform import cpu_barrier
+from gradflow._platform import cpu_barrier, gpu_barrier
 from gradflow._rules._leafwise import Scalars, as_scalar, leafwise
 from gradflow._rules._math import bounded, bounded_square, one_minus_power, safe_sqrt
 from gradflow._rules._mesh_axes import refuse_varying
@@ -42,7 +42,8 @@ def momo_adam_average_rule(
     g: jax.Array, exp_avg: jax.Array, exp_avg_sq: jax.Array, s: Any
 ) -> tuple[jax.Array, ...]:
     """Adam's moments."""
-    return g, s.b1 * exp_avg + s.c1 * bounded(g), s.b2 * exp_avg_sq + s.c2 * bounded_square(g)
+    exp_avg, exp_avg_sq = s.b1 * exp_avg + s.c1 * bounded(g), s.b2 * exp_avg_sq + s.c2 * bounded_square(g)
+    return g, *gpu_barrier((exp_avg, exp_avg_sq))
 
 
 def direction_scalars(b2: jax.Array, count: jax.Array, **_: jax.Array) -> Scalars:

@@ -71,6 +71,22 @@ def test_a_branch_that_is_kept_needs_more_memory(compiler: aot.Compiler) -> None
     assert memory + 32 * 2**20 < kept_memory
 
 
+def test_moments_that_sums_read_are_written_in_place(compiler: aot.Compiler) -> None:
+    row = aot.measured(compiler, "rules", "momo_adam")
+    assert isinstance(row, aot.Row), row
+    assert row.ours.cost.copies == 0
+    if compiler.platform == "h100":
+        assert row.ours.scratch <= row.largest_leaf
+
+
+def test_norms_of_rows_read_once_on_a_tpu(compiler: aot.Compiler) -> None:
+    row = aot.measured(compiler, "rules", "adaptive_grad_clip + adamw")
+    assert isinstance(row, aot.Row), row
+    if compiler.platform == "v5e":
+        assert row.ours.cost.kernels <= row.peer.cost.kernels
+        assert row.ours.cost.moved <= 1.15 * row.least
+
+
 def test_no_conditional_is_left_in_a_step_with_norms(compiler: aot.Compiler) -> None:
     group = aot.GROUPS["rules"]
     for tx in (gf.lamb(1e-3), gf.novograd(1e-3)):
