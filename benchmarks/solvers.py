@@ -12,6 +12,7 @@ import importlib
 import importlib.util
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import jax
@@ -97,10 +98,14 @@ def optimistix_solve(problem: Problem, bounds: Any) -> Solve | None:
     optimistix = importlib.import_module("optimistix")
     solver = optimistix.LBFGS(TOLERANCE, TOLERANCE, norm=optimistix.max_norm)
     start = jnp.asarray(problem.start)
-    run = jax.jit(
-        lambda x: optimistix.minimise(lambda x, _: problem.loss(x), solver, x, max_steps=STEPS, throw=False)
-    )
-    return lambda: run(start)
+
+    @jax.jit
+    def run(x: Any) -> dict[str, Any]:
+        loss = lambda x, _: problem.loss(x)  # noqa: E731  # optimistix passes arguments
+        result = optimistix.minimise(loss, solver, x, max_steps=STEPS, throw=False)
+        return {"x": result.value, "nfev": result.stats["num_steps"]}
+
+    return lambda: SimpleNamespace(**run(start))
 
 
 PEERS = {"scipy": scipy_solve, "jaxopt": jaxopt_solve, "optimistix": optimistix_solve}
@@ -110,9 +115,8 @@ def read(problem: Problem, bounds: Any, result: Any) -> Found:
     """What a solver found, in one form."""
     x = next(getattr(result, name) for name in ("params", "x", "value") if hasattr(result, name))
     state = getattr(result, "state", result)
-    stats = getattr(result, "stats", {})
     counts = [getattr(state, name, None) for name in ("evaluations", "nfev", "num_fun_eval", "iter_num")]
-    count = next((c for c in counts if c is not None), stats.get("num_steps", -1) if stats else -1)
+    count = next(c for c in counts if c is not None)
     value, grad = jax.value_and_grad(problem.loss)(jnp.asarray(x))
     lower, upper = (-np.inf, np.inf) if bounds is None else bounds
     residual = np.minimum(np.maximum(np.asarray(grad), x - upper), x - lower)

@@ -10,7 +10,7 @@ import numpy as np
 
 from gradflow import tree
 from gradflow._calls._checks import as_arrays
-from gradflow._checked import FLOATS, TUPLE, Number, checked
+from gradflow._checked import FLAG, FLOATS, TUPLE, Number, checked
 from gradflow._core._apply import apply_updates
 from gradflow._core._plain_pairs import as_transformation
 from gradflow._core._transformation import GradientTransformation
@@ -18,11 +18,12 @@ from gradflow._dtypes import is_inexact
 from gradflow._errors import describe
 from gradflow._rules._state import stack_scalars
 from gradflow._tracebacks import one_frame
+from gradflow._training._implicit import differentiable, optimality_of
 from gradflow._training._problem import Bounds, check_bounds, choose_optimizer, largest, problem_of
 from gradflow._training._step import ascent_direction, ends_in_search, extra_arguments_for, scales_the_loss
 from gradflow._types import OptState, Params, Updates
 from gradflow.optimizers import lbfgs
-from gradflow.proximals import Penalty
+from gradflow.proximals import Penalty, box_constraint
 from gradflow.transforms._value_and_grad import store_value_and_grad, stored_value_and_grad
 from gradflow.wrappers import eval_params, loss_scale
 
@@ -76,6 +77,7 @@ class MinimizeResult(NamedTuple):
     max_steps=Number(0, 2**31 - 1, whole=True),
     tol=Number(0),
     args=TUPLE,
+    implicit=FLAG,
     params=FLOATS,
 )
 def minimize(
@@ -88,6 +90,7 @@ def minimize(
     args: tuple[Any, ...] = (),
     prox: Penalty | None = None,
     bounds: tuple[Any, Any] | None = None,
+    implicit: bool = False,
 ) -> MinimizeResult:
     """Minimizes `loss_fn(params, *args)` from `params` on, with a penalty or bounds, in one compiled loop.
 
@@ -104,12 +107,17 @@ def minimize(
       bounds: a pair (lower, upper), each a number or array for every leaf, or a tree like `params` of them;
         None or infinite for no bound. A start outside is moved inside, as `result.start_moved` says. In the
         place of the gradient is `p - clip(p - gradient)`.
+      implicit: whether `result.params` and `result.value` have derivatives with respect to `args`, the
+        numbers of `prox` and `bounds`, and what `loss_fn` closes over, by the implicit function theorem:
+        in forward and reverse mode, at a cost that grows with the cube of the number of parameters. They are
+        right where the solver converged. NaN with a warning if the optimality conditions are singular.
 
     Also converged: when the value no longer changes, and the gradient is not above what rounding the
     parameters changes in it. Stalled: when two steps in a row do not change the parameters otherwise. Where
     value or gradient are not finite, the result is the last point where they were. `result.status` has it as
     text: "converged", "stalled at float32 precision", "max_steps" or "not finite". The next step reuses the
-    last evaluation of a line search. Works under jit and vmap; derivatives are forward mode only.
+    last evaluation of a line search. Works under jit and vmap. Without `implicit`, derivatives are forward
+    mode only.
 
     >>> import gradflow, jax.numpy as jnp
     >>> gradflow.minimize(lambda x: jnp.sum((x - 1) ** 2), jnp.zeros(3)).status
@@ -134,9 +142,10 @@ def minimize(
         steps,
         tol if isinstance(tol, jax.Array) else np.asarray(tol, float),
     )
-    if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(given)):
-        return _solve(loss_fn, tx, *given)
-    return _compiled(loss_fn, tx, *given)
+    traced = any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(given))
+    if implicit:
+        return (_solve_implicitly if traced else _compiled_implicitly)(loss_fn, tx, *given)
+    return (_solve if traced else _compiled)(loss_fn, tx, *given)
 
 
 @functools.cache
@@ -300,6 +309,37 @@ def _solve(
 
 
 _compiled = jax.jit(_solve, static_argnums=(0, 1))
+
+
+def _solve_implicitly(
+    loss_fn: Callable[..., Any],
+    tx: GradientTransformation | None,
+    params: Params,
+    args: tuple[Any, ...],
+    prox: Penalty | None,
+    bounds: Bounds | None,
+    max_steps: jax.Array,
+    tol: jax.Array,
+) -> MinimizeResult:
+    """The result of `_solve`, whose parameters and value have derivatives."""
+
+    def loss(params: Params) -> jax.Array:
+        return jnp.asarray(loss_fn(params, *args))
+
+    def solve() -> tuple[Params, MinimizeResult]:
+        result = _solve(loss_fn, tx, params, args, prox, bounds, max_steps, tol)
+        return result.params, result._replace(params=None)
+
+    there = prox if bounds is None else box_constraint(*bounds)
+    solution, rest = differentiable(optimality_of(loss, there), params, solve)
+    value = loss(solution)
+    if prox is not None:
+        value = value + prox.amount(solution).astype(value.dtype)
+    result: MinimizeResult = rest._replace(params=solution, value=value, evaluations=rest.evaluations + 1)
+    return result
+
+
+_compiled_implicitly = jax.jit(_solve_implicitly, static_argnums=(0, 1))
 
 
 def _next_numbers(x: jax.Array) -> jax.Array:

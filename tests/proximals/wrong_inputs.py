@@ -34,6 +34,7 @@ ROWS = [
     ('gf.minimize(lambda p: p.sum(), jnp.ones(2), bounds=(NAN, None))', ValueError, "minimize: argument 'lower' must have no NaN"),
     ('gf.minimize(lambda p: p.sum(), jnp.ones(2), bounds=(None, jnp.ones(3)))', ValueError, "minimize: argument 'upper' must broadcast to the shape (2,) of 'params'"),
     ('gf.minimize(lambda p: p.real.sum(), jnp.ones(2, complex), bounds=(0.0, None))', TypeError, "must be real"),
+    ('gf.minimize(lambda p: p.sum(), jnp.ones(2), implicit="yes")', TypeError, "minimize: argument 'implicit' must be True or False"),
     ('gf.lbfgsb("low")', TypeError, "lbfgsb: argument 'lower' must have real numbers"),
     ('gf.lbfgsb(NAN)', ValueError, "lbfgsb: argument 'lower' must have no NaN"),
     ('gf.lbfgsb(2.0, 1.0).init(jnp.ones(3))', ValueError, "lbfgsb: argument 'lower' must not be above 'upper'"),
