@@ -153,4 +153,6 @@ ROWS = [
     ("matrices.resolve_matrices(gf.Matrix(split={1: 'nonsense'}), {'w': SQUARE})", TypeError, "Matrix of the parameter at 'w': argument 'split[1]' must be a number of blocks"),
     ("matrices.resolve_matrices(None, {'w': SQUARE}, at_least='nonsense')", TypeError, "resolve_matrices: argument 'at_least' must be a whole number >= 0"),
     ("gf.inject_hyperparams(gf.adam, (), SQUARE)", TypeError, "inject_hyperparams: argument 'hyperparam_dtype' must be a dtype of numbers or None"),
+    ("matrices.init_per_matrix(lambda s, p: p, matrices.require_matrices(None, {'w': SQUARE}), SQUARE)", ValueError, "init_per_matrix: argument 'axes' must be a tree like 'params'"),
+    ("matrices.init_per_matrix(lambda s, p: p, matrices.require_matrices(None, {'w': SQUARE}), {'z': SQUARE})", ValueError, "init_per_matrix: argument 'axes' must be a tree like 'params'"),
 ]

@@ -15,6 +15,7 @@ from gradflow._calls._context import stage_name
 from gradflow._checked import FUNCTION, SHAPED, Leaves, checked
 from gradflow._coding._leaves import decoded, is_coded
 from gradflow._dtypes import compute_dtype, is_complex, is_inexact, promote, real_dtype
+from gradflow._errors import describe
 from gradflow._rules._leafwise import Rule, Scalars, _prepare
 from gradflow._rules._mesh_axes import refuse_varying
 from gradflow._rules._state import zero_scalar
@@ -322,7 +323,16 @@ def init_per_matrix(make: Callable[[tuple[int, ...], Any], Any], axes: Any, para
             parts.append(jax.tree.map(lambda x, stack=stack: placed(x, p, cut, a, stack), made))
         return parts[0] if len(parts) == 1 else tuple(parts)
 
-    return jax.tree_util.tree_map_with_path(one, params, axes, is_leaf=is_absent)
+    try:
+        return jax.tree_util.tree_map_with_path(one, params, axes, is_leaf=is_absent)
+    except (ValueError, AttributeError):
+        structures: list[Any] = [jax.tree.structure(t, is_leaf=is_none) for t in (params, axes)]
+        if structures[0] == structures[1]:
+            raise
+        raise ValueError(
+            "init_per_matrix: argument 'axes' must be a tree like 'params'; got "
+            f"{describe(axes)} for {describe(params)}"
+        ) from None
 
 
 def check_per_matrix(
