@@ -220,7 +220,7 @@ def test_inside_shard_map_right_or_refused(case: str) -> None:
     assert_close(jax.device_get(moved), jax.device_get(expected), rtol=2e-5)
 
 
-@over_all("state under jit")
+@over_all("state under jit", PARTS)
 def test_jitted_init_gives_the_eager_state(case: str) -> None:
     tx = build(case)
     params = filled(0, MIXED)
