@@ -1,6 +1,6 @@
 """Solvers with bounds and penalties against SciPy, jaxopt, optimistix and scikit-learn, in float64.
 
-python -m benchmarks.solvers               all tables, about five minutes on two cores
+python -m benchmarks.solvers               all tables; what peers do not solve takes longest
 python -m benchmarks.solvers --only lasso  one table: problems or lasso
 
 Each problem is solved freely and between bounds until no entry of the projected gradient exceeds a tolerance.
@@ -26,7 +26,7 @@ from gradflow._tables import aligned
 
 TOLERANCE = 1e-5  # of the largest entry of the projected gradient
 STEPS = 5000
-REPEATS, RUNS = 5, 7
+REPEATS, RUNS = 3, 5
 
 
 class Found(NamedTuple):
