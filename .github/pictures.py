@@ -56,7 +56,7 @@ def race() -> Any:
     stored = json.loads((FOLDER.parents[1] / "benchmarks/results/race.json").read_text())["300"]
     figure, axis = plt.subplots(figsize=(9, 4), layout="constrained")
     means = {
-        name: [np.mean(curves, 0) for curves in by_rate.values()]
+        name: [np.mean(c, 0) for c in by_rate.values() if len(c) == max(map(len, by_rate.values()))]
         for name, by_rate in stored.items()
         if name not in UNDRAWN
     }

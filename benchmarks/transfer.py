@@ -56,7 +56,7 @@ def final_losses(name: str, width: int, smallest: int, rates: list[float], steps
     base, params = (jax.eval_shape(transformer_init(w), jax.random.key(0)) for w in (smallest, width))
     task = dataclasses.replace(lab.task("transformer"), init=init)
 
-    def make(rate: Any) -> Any:
+    def make(rate: Any, rest: Any) -> Any:
         return gf.for_matrices(METHODS[name](rate, base, params), gf.adamw(OTHERS))
 
     run = losses(make, task, steps)

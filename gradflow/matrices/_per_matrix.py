@@ -22,6 +22,7 @@ from gradflow._rules._state import zero_scalar
 from gradflow._shardings import sharded_alike
 from gradflow._types import is_absent
 from gradflow.matrices._exchange import Run, call_spread
+from gradflow.matrices._loops import call_in_loops
 from gradflow.matrices._matrix import WHOLE, MatrixAxes, to_blocks
 from gradflow.matrices._spread import Cut, cut_of, factor_cut, is_cut_anywhere, laid_out
 from gradflow.tree._grouped_jit import call_in_groups
@@ -34,6 +35,8 @@ def per_matrix(
     trees: tuple[Any, ...],
     scalars: Callable[..., Scalars] | None = None,
     /,
+    *,
+    in_loops: bool = False,
     **hyper: Any,
 ) -> tuple[Any, ...]:
     """Applies `rule` to each matrix of the leaves of `trees`: `leafwise` over matrices.
@@ -51,6 +54,8 @@ def per_matrix(
       rule: returns as many values as there are trees, or fewer: the later ones are only read.
       axes: a tree like the updates of `MatrixAxes`, from `resolve_matrices`. `WHOLE` gives the rule the
         leaf as it is.
+      in_loops: on a CPU, leaves of one type go through a loop, which is compiled once. It copies them, so it
+        is for rules of several matrix products.
 
     Leaves without an element are left as they are.
     """
@@ -75,7 +80,8 @@ def per_matrix(
         numbers = _prepare(scalars, hyper, precision)
         flat_rows = [tuple(jax.tree.leaves(rows[i])) for i in indices]
         if like is None:
-            results: Any = call_in_groups(_compiled(rule, a, kind), flat_rows, numbers)
+            call = call_in_loops if in_loops else call_in_groups
+            results: Any = call(_compiled(rule, a, kind), flat_rows, numbers)
         else:
             shape = rows[indices[0]][0].shape
             results = call_spread(_on_stacks(rule, kind), like[0], a, shape, flat_rows, like[1], numbers)
@@ -85,13 +91,6 @@ def per_matrix(
     width = min((len(out) for out in outputs), default=len(trees))
     slots = [list(slot) for slot in zip(*(out[:width] for out in outputs), strict=True)]
     return tuple(jax.tree.unflatten(structure, slot) for slot in slots or [[]] * width)
-
-
-def is_shared_out(updates: Any, axes: Any) -> bool:
-    """Whether `per_matrix` of these updates alone exchanges matrices between devices."""
-    structure: Any = jax.tree.structure(updates, is_leaf=is_none)
-    rows = [(g,) for g in jax.tree.leaves(updates, is_leaf=is_none)]
-    return bool(_cuts(updates, at_leaves(structure, axes), rows))
 
 
 def _cuts(updates: Any, axes: list[Any], rows: list[tuple[Any, ...]]) -> dict[int, Cut]:

@@ -24,10 +24,10 @@ from gradflow._rules._state import first_moment, increment, zero_scalar
 from gradflow._types import EmptyState, MaskOrFn, OptState, Pair, Params, Updates, is_absent
 from gradflow.linalg import NEWTON_SCHULZ_SAFETY, NEWTON_SCHULZ_TABLES, newton_schulz
 from gradflow.matrices._matrix import MatrixAxes, to_blocks
-from gradflow.matrices._per_matrix import is_shared_out, per_matrix
+from gradflow.matrices._per_matrix import per_matrix
 from gradflow.matrices._resolve import require_matrices, resolve_matrices
 from gradflow.optimizers._adam import adamw
-from gradflow.optimizers._matrices import leafwise_matrices, with_gathered
+from gradflow.optimizers._matrices import leafwise_matrices
 from gradflow.transforms import add_decayed_weights, scale_by_learning_rate
 from gradflow.wrappers import partition
 
@@ -80,27 +80,15 @@ class _Options(NamedTuple):
     cubic: tuple[bool, ...]  # per row of coefficients: whether its term of the fifth power is absent
 
 
-def muon_rule(
-    g: jax.Array, mu: jax.Array, s: Any, *, axes: MatrixAxes, options: _Options
-) -> tuple[jax.Array, ...]:
-    """Jordan et al. 2024, Algorithm 2."""
-    m, mu = momentum_rule(g, mu, s, options=options)
-    if m.size == 0:
-        return m, mu
-    blocks, back = to_blocks(m, axes)
-    orthogonal = functools.partial(_orthogonal, s, options)
-    return back([with_gathered(orthogonal, x) for x in blocks]), mu
-
-
 def momentum_rule(g: jax.Array, mu: jax.Array, s: Any, *, options: _Options) -> tuple[jax.Array, ...]:
-    """The first half of `muon_rule`: what the orthogonal factor is taken of, and the average."""
+    """Jordan et al. 2024, Algorithm 2: what the orthogonal factor is taken of, and the average."""
     mu = s.beta * mu + s.c * g
     debias, debias_next = (s.debias, s.debias_next) if options.bias_correction else (1, 1)
     return s.beta * debias_next * mu + s.c * debias * g if options.nesterov else debias * mu, mu
 
 
 def orthogonal_rule(m: jax.Array, s: Any, *, options: _Options) -> jax.Array:
-    """The second half of `muon_rule`, of one matrix."""
+    """Jordan et al. 2024, Algorithm 2: the orthogonal factor of one matrix."""
     return _orthogonal(s, options, m)
 
 
@@ -244,8 +232,8 @@ def scale_by_muon(
     cubic = tuple(isinstance(row[2], int | float) and row[2] == 0 for row in rows)
     steps = len(rows) if rows is table else ns_steps
     options = _Options(nesterov, adaptive, preconditioning, bias_correction, ns_dtype, steps, cubic)
-    rule = specialize(muon_rule, options=options)
-    halves = specialize(momentum_rule, options=options), specialize(orthogonal_rule, options=options)
+    average = specialize(momentum_rule, options=options)
+    orthogonal = specialize(orthogonal_rule, options=options)
 
     def init(params: Params) -> OptState:
         _axes_of(weight_dimension_numbers, params)
@@ -258,17 +246,13 @@ def scale_by_muon(
         refuse_varying("an orthogonal factor", updates)
         count = increment(state.count)
         # Separate scalars are free in the compiled program, where a row would have to be sliced.
-        coefficients = {f"{name}{i}": row[k] for i, row in enumerate(rows) for k, name in enumerate("abc")}
-        averaging: dict[str, Any] = {"count": count, "beta": beta}
-        polynomials: dict[str, Any] = {"eps": eps, "margin": margin, **coefficients}
-        if is_shared_out(updates, axes):
-            wide = jax.tree.map(lambda g: g.astype(compute_dtype(g.dtype)), updates)
-            m, mu = leafwise(halves[0], (wide, state.mu), muon_scalars, **averaging)
-            (u,) = per_matrix(halves[1], axes, (m,), **polynomials)
-            u = jax.tree.map(lambda u, g: u.astype(g.dtype), u, updates)
-        else:
-            trees = (updates, state.mu)
-            u, mu = leafwise_matrices(rule, axes, trees, muon_scalars, **averaging, **polynomials)
+        coefficients: dict[str, Any] = {
+            f"{name}{i}": row[k] for i, row in enumerate(rows) for k, name in enumerate("abc")
+        }
+        wide = jax.tree.map(lambda g: g.astype(compute_dtype(g.dtype)), updates)
+        m, mu = leafwise(average, (wide, state.mu), muon_scalars, count=count, beta=beta)
+        (u,) = per_matrix(orthogonal, axes, (m,), in_loops=True, eps=eps, margin=margin, **coefficients)
+        u = jax.tree.map(lambda u, g: u.astype(g.dtype), u, updates)
         return u, MuonState(count, mu, jnp.copy(state.ns_coeffs))
 
     return init, update

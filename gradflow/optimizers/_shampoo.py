@@ -183,7 +183,7 @@ def scale_by_shampoo(
         if b1 is not None:
             check_like("updates", updates, "state", state.mu)
         count = increment(state.count)
-        numbers = {
+        numbers: dict[str, Any] = {
             "count": count, "b1": 0.0 if b1 is None else b1, "beta": 0.0 if beta is None else beta,
             "b2": b2, "eps": eps, "graft_eps": graft_eps,
         }  # fmt: skip

@@ -163,7 +163,13 @@ def scale_by_soap(
         check_like("updates", updates, "state", state.mu)
         check_per_matrix(make, axes, updates, factors=state.factors, bases=state.bases)
         count = increment(state.count)
-        numbers = {"count": count, "b1": b1, "b2": b2, "shampoo_beta": shampoo_beta, "eps": eps}
+        numbers: dict[str, Any] = {
+            "count": count,
+            "b1": b1,
+            "b2": b2,
+            "shampoo_beta": shampoo_beta,
+            "eps": eps,
+        }
         statistics = (updates, state.factors, *([state.bases] if whitened else []))
         rule = whitened_statistics_rule if whitened else statistics_rule
         g, factors, *_ = per_matrix(rule, axes, statistics, scalars, **numbers)

@@ -1,0 +1,81 @@
+"""One function on many rows of equal leaves as a loop, whose body a CPU's XLA compiles once."""
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from gradflow._platform import by_platform
+from gradflow.tree._grouped_jit import LeafTuple, call_in_groups, is_traced
+
+# Shorter loops would save little: their rows are called one by one.
+_FEWEST = 4
+
+
+def call_in_loops(run: Callable[..., Any], rows: Sequence[LeafTuple], *shared: Any) -> list[Any]:
+    """`call_in_groups` for a `run` whose results replace the first leaves of a row.
+
+    On a CPU rows of one type are stacked, and a loop replaces what changes in the stack. XLA compiles 100
+    Newton-Schulz iterations in 3.2 s, and a loop over them in 0.4 s. Accelerators call row by row, without a
+    copy of the rows.
+    """
+    if not is_traced(rows) or not _may_stack(rows):
+        return call_in_groups(run, rows, *shared)
+    results: list[Any] = [None] * len(rows)
+    places: dict[Any, list[int]] = {}
+    for index, row in enumerate(rows):
+        places.setdefault(tuple((leaf.shape, leaf.dtype) for leaf in row), []).append(index)
+    for chosen in places.values():
+        mine = [rows[i] for i in chosen]
+        if len(mine) < _FEWEST:
+            made = [run(row, *shared) for row in mine]
+        else:
+            one_by_one = functools.partial(call_in_groups, run)
+            made = by_platform(mine, *shared, cpu=functools.partial(_loop, run), accelerator=one_by_one)
+        for index, new in zip(chosen, made, strict=True):
+            results[index] = new
+    return results
+
+
+def _may_stack(rows: Sequence[LeafTuple]) -> bool:
+    """Not where types say that leaves lie on a mesh: a stack would have to be laid out, too."""
+    explicit = any(jax.typeof(leaf).sharding.mesh.explicit_axes for row in rows for leaf in row)
+    return not explicit and not jax.sharding.get_abstract_mesh().manual_axes
+
+
+def _loop(run: Callable[..., Any], rows: list[LeafTuple], *shared: Any) -> list[Any]:
+    made, structure = jax.tree.flatten(jax.eval_shape(run, rows[0], *shared))
+    width = len(made)
+    stacks = [jnp.stack(leaves) for leaves in zip(*rows, strict=True)]
+    read = stacks[width:]
+
+    def body(i: jax.Array, written: list[jax.Array]) -> list[jax.Array]:
+        news = jax.tree.leaves(run(_row([*written, *read], i), *shared))
+        return [
+            jax.lax.dynamic_update_index_in_dim(stack, new, i, 0)
+            for stack, new in zip(written, news, strict=True)
+        ]
+
+    written = jax.lax.fori_loop(0, len(rows), body, stacks[:width])
+    return [jax.tree.unflatten(structure, _row(written, i)) for i in _indices(len(rows))]
+
+
+def _row(stacks: list[jax.Array], i: jax.Array) -> LeafTuple:
+    return tuple(jax.lax.dynamic_index_in_dim(x, i, 0, keepdims=False) for x in stacks)
+
+
+def _indices(count: int) -> list[jax.Array]:
+    """0, 1, ... as numbers of which XLA does not know that they are constants.
+
+    Slices at constant places are kernels of their own, 16 ms each to compile for a CPU. Slices at places that
+    are operands are one kernel.
+    """
+    unknown = jax.lax.optimization_barrier(jnp.asarray(True))
+    indices: list[jax.Array] = jax.lax.cond(
+        unknown,
+        lambda: [jnp.asarray(i, jnp.int32) for i in range(count)],
+        lambda: [jnp.asarray(0, jnp.int32)] * count,
+    )
+    return indices
