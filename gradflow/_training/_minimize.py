@@ -63,12 +63,11 @@ class MinimizeResult(NamedTuple):
     def __str__(self) -> str:
         if np.ndim(self.ending) or isinstance(self.ending, jax.core.Tracer):
             return repr(self)
-        moved = self.start_moved is not None and bool(self.start_moved)
+        is_moved = self.start_moved is not None and bool(self.start_moved)
+        moved = "; the start was outside the bounds" if is_moved else ""
         return (
             f"{self.status} after {self.steps} steps and {self.evaluations} evaluations: "
-            f"value {self.value:.6g}, gradient norm {self.gradient_norm:.3g}"
-            + "; the start was outside the bounds"
-            * moved
+            f"value {self.value:.6g}, gradient norm {self.gradient_norm:.3g}{moved}"
         )
 
 

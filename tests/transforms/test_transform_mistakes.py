@@ -31,7 +31,7 @@ BUILD: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
         "one PRNG key",
     ),
     "channel": (lambda: gf.centralize(channel_axis=1), ValueError, "'channel_axis' must be 0 or -1"),
-    "channel True": (lambda: gf.centralize(channel_axis=True), ValueError, "'channel_axis'"),
+    "channel True": (lambda: gf.centralize(channel_axis=True), TypeError, "'channel_axis'"),
     "unit axis": (lambda: gf.adaptive_grad_clip(0.1, axis="in"), TypeError, "'axis'"),
     "unit eps": (lambda: gf.adaptive_grad_clip(0.1, eps=-1.0), ValueError, "'eps'"),
     "trust": (lambda: gf.scale_by_trust_ratio(-1.0), ValueError, "'min_norm'"),

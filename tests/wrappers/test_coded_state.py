@@ -235,7 +235,7 @@ WRONG = [
     (lambda: gf.cast_state(gf.dog(), {"weights": "bfloat16"}), ValueError, "'weights', which holds weights: a step"),
     (lambda: gf.cast_state(ADAM, {"square": "float16"}), ValueError, "'square' must be one of float32, bfloat16"),
     (lambda: gf.cast_state(ADAM, {"mean": "int8"}), ValueError, "'mean' must be one of float32, bfloat16, float16"),
-    (lambda: gf.cast_state(ADAM, "bfloat16"), TypeError, "must be a mapping from roles or fields to dtypes"),
+    (lambda: gf.cast_state(ADAM, "bfloat16"), TypeError, "argument 'dtypes' must be a dict"),
     (lambda: gf.quantize_state(ADAM, min_size=1).init(jnp.ones(3, jnp.complex64)), TypeError,
      "'mu' of ScaleByAdamState must hold real numbers"),
 ]  # fmt: skip
