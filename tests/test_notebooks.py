@@ -45,7 +45,7 @@ def test_notebook_is_stripped_and_linked(path: Path) -> None:
             assert "gradflow-jax" in cell.source
 
 
-@pytest.mark.slow
+@pytest.mark.notebooks
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # raised in the Jupyter client itself
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
 def test_notebook_runs(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
