@@ -17,6 +17,7 @@ _IOTA = re.compile(r"replica_groups=\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?
 _MESH = re.compile(
     r"replica_groups=(?:@)?mesh\[([^\]]*)\](?:, device_ids=\(\[([\d,]+)\](?:T\(([\d,]+)\))?\))? \{([^}]*)\}"
 )
+_TURNS = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
 _KINDS = (
     "all-reduce", "all-gather", "all-to-all", "ragged-all-to-all", "reduce-scatter", "collective-permute",
     "collective-broadcast",
@@ -30,7 +31,8 @@ class Collective:
     - `kind`: the name in XLA, such as "all-reduce".
     - `axes`: names of the mesh's axes along which devices exchange; "?" if they are along none.
     - `where`: "step", "branch" for a branch of a conditional, or "loop" for the body of a loop.
-    - `count`: how many there are in the program.
+    - `count`: how many a call of the program makes. The body of a loop counts for each turn, or once if XLA
+      does not know their number.
     - `bytes`: of the operands or of the results on one device, whichever are more, of all of them.
     """
 
@@ -42,34 +44,34 @@ class Collective:
 
 
 def collectives(text: str, axes: Mapping[str, int]) -> tuple[Collective, ...]:
-    """The collectives of a program for a mesh of these axes, the largest first.
-
-    The body of a loop counts once.
-    """
+    """The collectives of a program for a mesh of these axes, the largest first."""
     computations, entry = computations_of(text)
-    found: dict[tuple[str, tuple[str, ...], str], list[int]] = {}
-    for kind, names, where, size in _walk(computations, entry, "step", axes):
-        found.setdefault((kind, names, where), []).append(size)
-    rows = [Collective(*key, len(sizes), sum(sizes)) for key, sizes in found.items()]
+    found: dict[tuple[str, tuple[str, ...], str], list[tuple[int, int]]] = {}
+    for key, size, times in _walk(computations, entry, "step", axes, 1):
+        found.setdefault(key, []).append((times, times * size))
+    rows = [Collective(*key, *map(sum, zip(*each, strict=True))) for key, each in found.items()]
     order = {"step": 0, "loop": 1, "branch": 2}
     return tuple(sorted(rows, key=lambda row: (order[row.where], -row.bytes, row.kind, row.axes)))
 
 
 def _walk(
-    computations: Mapping[str, list[Instruction]], name: str, where: str, axes: Mapping[str, int]
-) -> Iterator[tuple[str, tuple[str, ...], str, int]]:
+    computations: Mapping[str, list[Instruction]], name: str, where: str, axes: Mapping[str, int], times: int
+) -> Iterator[tuple[tuple[str, tuple[str, ...], str], int, int]]:
+    """For each collective its kind, axes and place, its bytes, and how often it is made."""
     own = computations.get(name, [])
     sizes = {one.name: _bytes(one.type) for one in own}
     for one in own:
         kind = _kind(one)
         if kind is not None:
-            yield kind, _axes(one.rest, axes), where, _size(one, sizes)
+            yield (kind, _axes(one.rest, axes), where), _size(one, sizes), times
             continue
+        turns = _TURNS.search(one.rest) if one.operation == "while" else None
         for called, inner in _called(one, where):
             # XLA on a TPU joins an all-reduce with the slice of its result that each device keeps.
             scatters = called.startswith("all-reduce-scatter")
-            for found in _walk(computations, called, inner, axes):
-                yield ("reduce-scatter", *found[1:]) if scatters else found
+            inside = times * int(turns[1]) if turns else times
+            for (found, names, place), size, made in _walk(computations, called, inner, axes, inside):
+                yield ("reduce-scatter" if scatters else found, names, place), size, made
 
 
 def _kind(one: Instruction) -> str | None:

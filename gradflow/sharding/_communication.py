@@ -43,7 +43,7 @@ class Communication:
 
     @property
     def count(self) -> int:
-        """How many collectives each step runs; the body of a loop counts once."""
+        """How many collectives each step runs; see `Collective.count` for loops."""
         return sum(row.count for row in self.step)
 
     @property

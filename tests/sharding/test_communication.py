@@ -255,6 +255,8 @@ def test_every_form_of_collective() -> None:
             f"%t = (bf16[2,2]{{1,0}}, bf16[2,2]{{1,0}}) all-to-all(%p, %p), {groups}",
             "%c = f32[4]{0} conditional(%k, %p, %p), branch_computations={%again, %other}",
             "%w = f32[4]{0} while(%p), condition=%ends, body=%again",
+            "%x = f32[4]{0} while(%p), condition=%ends, body=%again, "
+            'backend_config={"known_trip_count":{"n":"3"}}',
         ),
     ])  # fmt: skip
     assert set(collectives(text, AXES)) == {
@@ -262,7 +264,7 @@ def test_every_form_of_collective() -> None:
         Collective("reduce-scatter", ("y",), "step", 1, 32),
         Collective("all-to-all", ("y",), "step", 1, 32),
         Collective("all-reduce", ("y",), "branch", 1, 16),
-        Collective("all-reduce", ("y",), "loop", 1, 16),
+        Collective("all-reduce", ("y",), "loop", 4, 64),
     }
 
 
