@@ -155,8 +155,8 @@ def _check(fun: Any, num_samples: Any, sigma: Any, noise: Any) -> None:
     if not 1 <= num_samples < 2**31:
         raise ValueError(f"{name}: argument 'num_samples' must be >= 1 and < 2**31; got {num_samples}")
     Number(nan=True).check(name, "sigma", sigma)
-    if not isinstance(sigma, jax.Array) and not sigma > 0:
-        raise ValueError(f"{name}: argument 'sigma' must be > 0; got {sigma}")
+    if not isinstance(sigma, jax.Array) and not 0 < sigma < np.inf:
+        raise ValueError(f"{name}: argument 'sigma' must be > 0 and finite; got {sigma}")
     for method in ("sample", "log_prob"):
         if isinstance(noise, type) or not callable(getattr(noise, method, None)):
             raise TypeError(

@@ -60,6 +60,7 @@ ROWS = [
     ('perturbations.make_perturbed_fun(fun=jnp.sum, num_samples=lambda: 0, sigma=0.1, noise=perturbations.Gumbel(), use_baseline=True)', TypeError, "make_perturbed_fun: argument 'num_samples' must be an int"),
     ('perturbations.make_perturbed_fun(fun=jnp.sum, num_samples=-1, sigma=0.1, noise=perturbations.Gumbel(), use_baseline=True)', ValueError, "make_perturbed_fun: argument 'num_samples' must be >= 1"),
     ('perturbations.make_perturbed_fun(fun=jnp.sum, num_samples=3, sigma=NAN, noise=perturbations.Gumbel(), use_baseline=True)', ValueError, "make_perturbed_fun: argument 'sigma' must be > 0"),
+    ('perturbations.make_perturbed_fun(fun=jnp.sum, num_samples=3, sigma=float("inf"), noise=perturbations.Gumbel(), use_baseline=True)', ValueError, "make_perturbed_fun: argument 'sigma' must be > 0 and finite"),
     ('perturbations.make_perturbed_fun(fun=jnp.sum, num_samples=3, sigma=[1, OBJECT], noise=perturbations.Gumbel(), use_baseline=True)', TypeError, "make_perturbed_fun: argument 'sigma' must be a real scalar"),
     ('perturbations.make_perturbed_fun(fun=jnp.sum, num_samples=3, sigma=0.1, noise=None, use_baseline=True)', TypeError, "make_perturbed_fun: argument 'noise' must be an object with the methods sample and log_prob, such as Gumbel()"),
     ('perturbations.make_perturbed_fun(fun=jnp.sum, num_samples=3, sigma=0.1, noise=3.7, use_baseline=True)', TypeError, "make_perturbed_fun: argument 'noise' must be an object with the methods sample and log_prob, such as Gumbel()"),

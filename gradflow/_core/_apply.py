@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from gradflow._calls._checks import check_like
 from gradflow._calls._context import entered
 from gradflow._calls._hints import result_as_updates
-from gradflow._checked import REAL, Number, checked
+from gradflow._checked import Number, checked
 from gradflow._dtypes import compute_dtype, is_inexact, promote
 from gradflow._shardings import with_sharding_of
 from gradflow._tracebacks import one_frame
@@ -35,7 +35,7 @@ def apply_updates(params: T, updates: Updates) -> T:
 
 
 @one_frame
-@checked(step_size=REAL)
+@checked(step_size=Number())
 def incremental_update(new_tensors: Params, old_tensors: Params, step_size: Any) -> Params:
     """`step_size * new + (1 - step_size) * old`, in the dtype of `old`: Polyak averaging.
 

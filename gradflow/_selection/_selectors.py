@@ -234,6 +234,8 @@ def _some_condition(name: str, allowed: tuple[int, ...], *bounds: int | None) ->
     for number in given:
         if isinstance(number, bool) or not isinstance(number, int | np.integer):
             raise TypeError(f"{name}: arguments must be whole numbers; got {describe(number)}")
+        if number < 0:
+            raise ValueError(f"{name}: arguments must be >= 0; got {number}")
 
 
 def _within(number: int, allowed: tuple[int, ...], at_least: int | None, at_most: int | None) -> bool:
