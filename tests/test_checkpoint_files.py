@@ -158,9 +158,37 @@ def test_what_cannot_be_saved_leaves_the_older_file(saved: Path) -> None:
         load(saved.with_name("other.npz"))
 
 
+# A child that is forked before jax runs, and ends without the parent's exit handlers.
+_FORKED = """
+import os
+
+def forked(work, path):
+    child = os.fork()
+    if child == 0:
+        try:
+            work(path)
+        except BaseException as error:
+            print("failed", error, flush=True)
+            os._exit(1)
+        os._exit(0)
+    return child
+"""
+
+
+def kills_of(script: str, folder: Path, *arguments: str) -> int:
+    """How often a script that kills its trainers did so, after it has ended well."""
+    command = [sys.executable, "-W", "ignore", "-c", _FORKED + script, *arguments]
+    environment = {**os.environ, "PYTHONPATH": str(Path(gf.__file__).parents[1]), "JAX_PLATFORMS": "cpu"}
+    result = subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+    return int(result.stdout.split()[-1])
+
+
 # Forks a trainer again and again, and kills each at a random time, in a step or in a save, until one ends.
 _KILLER = """
-import os, random, signal, sys, time
+import random, signal, sys, time
 import numpy as np
 import gradflow as gf
 from gradflow.checkpoint import load, load_state_dict, save, state_dict
@@ -186,20 +214,9 @@ def write(path):
     for number in range(10**9):
         save(path, {"number": number, "copies": np.full(50_000, number)})
 
-def forked(path, work=train):
-    child = os.fork()
-    if child == 0:
-        try:
-            work(path)
-        except BaseException as error:
-            print("failed", error, flush=True)
-            os._exit(1)
-        os._exit(0)
-    return child
-
 rng, kills = random.Random(seed), 0
 for _ in range(20):
-    child = forked("saves" + path, write)
+    child = forked(write, "saves" + path)
     time.sleep(rng.uniform(0.03, 0.1))
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
@@ -207,10 +224,10 @@ for _ in range(20):
         d = load("saves" + path)
         assert (d["copies"] == d["number"]).all() and d["copies"].size == 50_000
 assert os.path.exists("saves" + path)
-assert os.waitpid(forked("whole" + path), 0)[1] == 0
+assert os.waitpid(forked(train, "whole" + path), 0)[1] == 0
 while True:
     begin = time.time()
-    child = forked(path)
+    child = forked(train, path)
     if kills < 2:
         while not (os.path.exists(path) and os.path.getmtime(path) > begin) and time.time() < begin + 30:
             time.sleep(0.005)
@@ -229,18 +246,12 @@ print("kills", kills)
 
 
 def test_a_killed_run_resumes_bit_for_bit(tmp_path: Path) -> None:
-    command = [sys.executable, "-W", "ignore", "-c", _KILLER, "run.npz", "5"]
-    environment = {**os.environ, "PYTHONPATH": str(Path(gf.__file__).parents[1]), "JAX_PLATFORMS": "cpu"}
-    result = subprocess.run(
-        command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120, check=False
-    )
-    assert result.returncode == 0, result.stdout + result.stderr
-    assert int(result.stdout.split()[-1]) >= 1  # a fast run may end before the second
+    assert kills_of(_KILLER, tmp_path, "run.npz", "5") >= 1  # a fast run may end before the second
 
 
 # The same with orbax, whose directories are whole once they have their final name.
 _ORBAX_KILLER = """
-import os, random, signal, sys, time
+import random, signal, sys, time
 import numpy as np, orbax.checkpoint as ocp
 import gradflow as gf
 
@@ -263,25 +274,14 @@ def train(path):
         manager.wait_until_finished()
         np.savez(path, *jax.tree.leaves(manager.restore(STEPS, args=read)))
 
-def forked(path):
-    child = os.fork()
-    if child == 0:
-        try:
-            train(path)
-        except BaseException as error:
-            print("failed", error, flush=True)
-            os._exit(1)
-        os._exit(0)
-    return child
-
 def entries(path):
     return set(os.listdir(path)) if os.path.exists(path) else set()
 
-assert os.waitpid(forked(here + "/whole"), 0)[1] == 0
+assert os.waitpid(forked(train, here + "/whole"), 0)[1] == 0
 path, kills = here + "/killed", 0
 while True:
     before, begin = entries(path), time.time()
-    child = forked(path)
+    child = forked(train, path)
     if kills < 1:
         while not entries(path) - before and time.time() < begin + 30:
             time.sleep(0.002)
@@ -300,13 +300,7 @@ print("kills", kills)
 
 def test_a_killed_run_with_orbax_resumes_bit_for_bit(tmp_path: Path) -> None:
     pytest.importorskip("orbax.checkpoint")
-    command = [sys.executable, "-W", "ignore", "-c", _ORBAX_KILLER, "5"]
-    environment = {**os.environ, "PYTHONPATH": str(Path(gf.__file__).parents[1]), "JAX_PLATFORMS": "cpu"}
-    result = subprocess.run(
-        command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120, check=False
-    )
-    assert result.returncode == 0, result.stdout + result.stderr
-    assert int(result.stdout.split()[-1]) == 1
+    assert kills_of(_ORBAX_KILLER, tmp_path, "5") == 1
 
 
 def test_sixteen_threads_build_and_step_at_once() -> None:

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gradflow._dtypes import is_complex, promote, real_dtype
+from gradflow._dtypes import is_complex, is_inexact, promote, real_dtype
 from gradflow.tree._create import full_leaf
 
 
@@ -83,6 +83,11 @@ def second_moment(params: Any, dtype: Any = None, value: Any = 0) -> Any:
     With decay 0.999 the average moves by a thousandth per step, which bfloat16 rounds away.
     """
     return jax.tree.map(lambda p: full_leaf(p, value, dtype or at_least_float32(real_dtype(p.dtype))), params)
+
+
+def widen_leaf(x: Any) -> Any:
+    """A leaf in float32 at least; one that is not floating-point as it is."""
+    return x.astype(at_least_float32(x.dtype)) if is_inexact(x.dtype) else x
 
 
 def at_least_float32(dtype: np.dtype) -> np.dtype:

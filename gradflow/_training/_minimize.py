@@ -192,15 +192,7 @@ def _solve(
     max_steps: jax.Array,
     tol: jax.Array,
 ) -> MinimizeResult:
-    def loss(params: Params) -> jax.Array:
-        value = jnp.asarray(loss_fn(params, *args))
-        if value.ndim:
-            raise TypeError(
-                f"minimize: argument 'loss_fn' must return one number; got {describe(value)}. "
-                "Return its sum or mean."
-            )
-        return value
-
+    loss = _loss_of(loss_fn, args)
     tx, into, residual = problem_of(tx, params, prox, bounds)
     outset, params = params, into(params)
     value, grad = jax.value_and_grad(loss)(params)
@@ -322,8 +314,7 @@ def _solve_implicitly(
 ) -> MinimizeResult:
     """The result of `_solve`, whose parameters and value have derivatives."""
 
-    def loss(params: Params) -> jax.Array:
-        return jnp.asarray(loss_fn(params, *args))
+    loss = _loss_of(loss_fn, args)
 
     def solve() -> tuple[Params, MinimizeResult]:
         result = _solve(loss_fn, tx, params, args, prox, bounds, max_steps, tol)
@@ -339,6 +330,21 @@ def _solve_implicitly(
 
 
 _compiled_implicitly = jax.jit(_solve_implicitly, static_argnums=(0, 1))
+
+
+def _loss_of(loss_fn: Callable[..., Any], args: tuple[Any, ...]) -> Callable[[Params], jax.Array]:
+    """The loss as a function of the parameters alone, which is checked to return one number."""
+
+    def loss(params: Params) -> jax.Array:
+        value = jnp.asarray(loss_fn(params, *args))
+        if value.ndim:
+            raise TypeError(
+                f"minimize: argument 'loss_fn' must return one number; got {describe(value)}. "
+                "Return its sum or mean."
+            )
+        return value
+
+    return loss
 
 
 def _next_numbers(x: jax.Array) -> jax.Array:

@@ -47,11 +47,8 @@ def cast_state(
     does not fit the role; TypeError for a complex array.
     """
     check_rounding("cast_state", rounding)
-    if not isinstance(dtypes, Mapping) or not dtypes:
-        raise TypeError(
-            "cast_state: argument 'dtypes' must be a mapping from roles or fields to dtypes; "
-            f"got {describe(dtypes)}"
-        )
+    if not dtypes:
+        raise ValueError("cast_state: argument 'dtypes' must name at least one role or field; got none")
     fields = fields_of(inner)
     wanted = {key: _checked(key, value, fields) for key, value in dtypes.items()}
     own = {fields[key]: dtype for key, dtype in wanted.items() if key in fields}

@@ -48,6 +48,15 @@ def gap_rule(above: jax.Array, unit_above: jax.Array, unit: jax.Array, s: Any) -
     return above - (s.outward * unit - s.along * unit_above) / s.power
 
 
+def begin_round(
+    optimizer: GradientTransformation, adv_optimizer: GradientTransformation, params: Params
+) -> tuple[Any, ...]:
+    """Calls in the round, the states of both optimizers, the parameters' copy and a gradient of zero."""
+    opt_state = optimizer.init(params)  # refuses leaves that are not numbers
+    cache = jax.tree.map(lambda p: jnp.array(p, copy=True), params)
+    return zero_scalar(params), opt_state, adv_optimizer.init(params), cache, first_moment(params)
+
+
 def where_updated(tree_of_state: Any, updates: Updates) -> Updates:
     """A state's tree in plain arrays, with None where there is no update."""
     plain = decoded(tree_of_state)
@@ -98,11 +107,7 @@ def gsam(
     check_axis_name("gsam", axis_name)
 
     def init(params: Params) -> OptState:
-        opt_state = optimizer.init(params)  # refuses leaves that are not numbers
-        cache = jax.tree.map(lambda p: jnp.array(p, copy=True), params)
-        return GSAMState(
-            zero_scalar(params), opt_state, adv_optimizer.init(params), cache, first_moment(params)
-        )
+        return GSAMState(*begin_round(optimizer, adv_optimizer, params))
 
     def update(updates: Updates, state: GSAMState, params: Params, **extra: Any) -> tuple[Updates, GSAMState]:
         axes = sum_axes(axis_name, updates, params)

@@ -12,10 +12,10 @@ from gradflow._expressions._arguments import NonNegative, Size
 from gradflow._rules._leafwise import Scalars, leafwise
 from gradflow._rules._mesh_axes import AxisName, check_axis_name, sum_axes
 from gradflow._rules._roles import Mean, Weights
-from gradflow._rules._state import first_moment, increment, zero_scalar
+from gradflow._rules._state import increment
 from gradflow._types import OptState, Pair, Params, Updates
 from gradflow.wrappers._conditional import update_if
-from gradflow.wrappers._gsam import cosine_of, unit_tree, where_updated
+from gradflow.wrappers._gsam import begin_round, cosine_of, unit_tree, where_updated
 from gradflow.wrappers._sam import keep_rule, sam_rule
 
 
@@ -79,11 +79,7 @@ def looksam(
     check_axis_name("looksam", axis_name)
 
     def init(params: Params) -> OptState:
-        opt_state = optimizer.init(params)  # refuses leaves that are not numbers
-        cache = jax.tree.map(lambda p: jnp.array(p, copy=True), params)
-        return LookSAMState(
-            zero_scalar(params), opt_state, adv_optimizer.init(params), cache, first_moment(params)
-        )
+        return LookSAMState(*begin_round(optimizer, adv_optimizer, params))
 
     def update(
         updates: Updates, state: LookSAMState, params: Params, **extra: Any

@@ -10,11 +10,10 @@ from gradflow._calls._checks import match_outputs
 from gradflow._calls._reports import report
 from gradflow._core._decorators import transformation
 from gradflow._core._transformation import GradientTransformation, stage_of
-from gradflow._dtypes import is_inexact
 from gradflow._expressions._arguments import InitialPositive, Multiplier, Size
 from gradflow._rules._leafwise import leafwise
 from gradflow._rules._mesh_axes import AxisName, check_axis_name, sum_axes
-from gradflow._rules._state import at_least_float32, increment, replicate_like, zero_scalar
+from gradflow._rules._state import increment, replicate_like, widen_leaf, zero_scalar
 from gradflow._types import OptState, Pair, Params, Updates
 from gradflow.wrappers._conditional import update_if
 from gradflow.wrappers._guard import all_finite
@@ -123,12 +122,8 @@ def loss_scale(state: OptState) -> jax.Array:
 
 def unscaled(grads: Updates, scale: jax.Array) -> Updates:
     """Gradients of a multiplied loss divided by its factor, in float32 at least."""
-    return leafwise(unscale_rule, (jax.tree.map(_wide, grads),), scale=scale)[0]
+    return leafwise(unscale_rule, (jax.tree.map(widen_leaf, grads),), scale=scale)[0]
 
 
 def _is_scale(node: Any) -> bool:
     return isinstance(node, LossScaleState)
-
-
-def _wide(g: Any) -> Any:
-    return g.astype(at_least_float32(g.dtype)) if is_inexact(g.dtype) else g

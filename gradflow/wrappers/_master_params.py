@@ -13,10 +13,9 @@ from gradflow._calls._checks import check_like
 from gradflow._coding._master import FORMS, first_kept
 from gradflow._core._decorators import transformation
 from gradflow._core._transformation import GradientTransformation
-from gradflow._dtypes import is_inexact
 from gradflow._errors import describe
 from gradflow._rules._roles import Weights
-from gradflow._rules._state import at_least_float32, zero_scalar
+from gradflow._rules._state import widen_leaf, zero_scalar
 from gradflow._selection._inner_arguments import inner_arguments
 from gradflow._shardings import with_sharding_of
 from gradflow._types import MaskedNode, OptState, Pair, Params, Updates, is_absent
@@ -59,7 +58,7 @@ def master_params(inner: GradientTransformation, form: str = "master") -> Pair:
 
     def init(params: Params) -> OptState:
         kept = jax.tree.map(lambda p: _first(form, p), params)
-        inner_state = inner.init(jax.tree.map(_widened, params))
+        inner_state = inner.init(jax.tree.map(widen_leaf, params))
         return MasterParamsState(kept, zero_scalar(params, np.uint32), inner_state)
 
     def update(
@@ -74,9 +73,11 @@ def master_params(inner: GradientTransformation, form: str = "master") -> Pair:
         rows: list[Any] = [_row(leaves[i], kept[i]) for i in narrow]
         for i, w in zip(narrow, call_in_groups(_widen(form), rows), strict=True):
             wide[i] = w
-        given = jax.tree.map(_widened, updates)
+        given = jax.tree.map(widen_leaf, updates)
         extra = inner_arguments(
-            extra, lambda grad: jax.tree.map(_widened, grad), lambda weights: tree.cast_like(weights, params)
+            extra,
+            lambda grad: jax.tree.map(widen_leaf, grad),
+            lambda weights: tree.cast_like(weights, params),
         )
         changes, inner_state = inner.update(
             given, state.inner_state, jax.tree.unflatten(structure, wide), **extra
@@ -98,10 +99,6 @@ def master_params(inner: GradientTransformation, form: str = "master") -> Pair:
 def _first(form: str, p: Any) -> Any:
     kept = first_kept(form, p) if p.dtype in _NARROW else None
     return MaskedNode() if kept is None else kept
-
-
-def _widened(x: Any) -> Any:
-    return x.astype(at_least_float32(x.dtype)) if is_inexact(x.dtype) else x
 
 
 def _row(p: jax.Array, kept: Any) -> LeafTuple:

@@ -235,6 +235,7 @@ WRONG = [
     (lambda: gf.cast_state(gf.dog(), {"weights": "bfloat16"}), ValueError, "'weights', which holds weights: a step"),
     (lambda: gf.cast_state(ADAM, {"square": "float16"}), ValueError, "'square' must be one of float32, bfloat16"),
     (lambda: gf.cast_state(ADAM, {"mean": "int8"}), ValueError, "'mean' must be one of float32, bfloat16, float16"),
+    (lambda: gf.cast_state(ADAM, {}), ValueError, "must name at least one role or field; got none"),
     (lambda: gf.cast_state(ADAM, "bfloat16"), TypeError, "argument 'dtypes' must be a dict"),
     (lambda: gf.quantize_state(ADAM, min_size=1).init(jnp.ones(3, jnp.complex64)), TypeError,
      "'mu' of ScaleByAdamState must hold real numbers"),
