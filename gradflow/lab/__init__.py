@@ -9,7 +9,8 @@
     CsvWriter, TensorBoardWriter   write metrics while a model trains
 
 The experiments run on a task by name, or on your own `loss_fn`, `params` and `batches`. They return plain
-data with a `.plot()`. `python -m gradflow` is the command line. The packages needed beyond JAX come with
+data with a `.plot()`. `python -m gradflow` is the command line; `python -m gradflow.lab.distributed` trains a
+task in several processes of one machine. The packages needed beyond JAX come with
 `pip install "gradflow-jax[lab]"`, and are imported when they are first used.
 """
 

@@ -3,14 +3,18 @@
 import importlib
 from typing import Any
 
+_PACKAGES = {"sklearn": "scikit-learn", "PIL": "pillow", "orbax": "orbax-checkpoint"}
+_EXTRAS = {"tensorboardX": "tensorboard", "orbax": "distributed"}
+
 
 def optional(module: str, purpose: str) -> Any:
     """Imports a module; raises ImportError with the command that installs it if it is missing."""
     try:
         return importlib.import_module(module)
     except ImportError as error:
-        package = {"sklearn": "scikit-learn", "PIL": "pillow"}.get(module.split(".")[0], module.split(".")[0])
-        extra = "tensorboard" if module == "tensorboardX" else "lab"
+        root = module.split(".")[0]
+        package = _PACKAGES.get(root, root)
+        extra = _EXTRAS.get(root, "lab")
         raise ImportError(
             f'{purpose} needs {package}, which is not installed: pip install "gradflow-jax[{extra}]"'
         ) from error
