@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gradflow._errors import describe
+from gradflow._errors import describe, owner_of, unfit_call
 from gradflow._tracebacks import shorten
 
 P = ParamSpec("P")
@@ -32,20 +32,29 @@ class Kind:
 
     late = False  # checked only after the call has failed
 
-    def __init__(self, expected: str, fits: Callable[[Any], bool], optional: bool = False) -> None:
+    def __init__(
+        self,
+        expected: str,
+        fits: Callable[[Any], bool],
+        optional: bool = False,
+        cure: Callable[[Any], str] = lambda _: "",
+    ) -> None:
         self.expected = f"{expected} or None" if optional else expected
         self.fits = fits
         self.optional = optional
+        self.cure = cure  # the hint for a value of another kind, or no text
 
     def __or__(self, _: None) -> "Kind":
         """The kind that has None too."""
-        return type(self)(self.expected, self.fits, True)
+        return type(self)(self.expected, self.fits, True, self.cure)
 
     def check(self, owner: str, name: str, value: Any) -> None:
         """Raises TypeError for a value of another kind."""
         if (value is None and self.optional) or self.fits(value):
             return
-        raise TypeError(f"{owner}: argument '{name}' must be {self.expected}; got {describe(value)}")
+        hint = self.cure(value)
+        got = f"{describe(value)}. {hint}" if hint else describe(value)
+        raise TypeError(f"{owner}: argument '{name}' must be {self.expected}; got {got}")
 
     def read(self, owner: str, name: str, value: Any) -> Any:
         """The value in the form that an expression keeps; raises like `check`."""
@@ -214,6 +223,10 @@ def _has_init_and_update(value: Any) -> bool:
     )
 
 
+def _is_pairs(value: Any) -> bool:
+    return isinstance(value, tuple | list) and all(isinstance(x, tuple | list) and len(x) == 2 for x in value)
+
+
 def _is_float(value: Any) -> bool:
     return is_number_or_array(value) and bool(jnp.issubdtype(jnp.result_type(value), jnp.inexact))
 
@@ -225,11 +238,16 @@ SHAPED = Leaves("an array", lambda leaf: hasattr(leaf, "shape") and hasattr(leaf
 ARRAYS = Leaves("an array", _is_any_array)
 ARRAY = Kind("an array of numbers", _is_leaf_of_numbers)
 FUNCTION = Kind("a function", callable)
+LOSS_FIRST = Kind("a function", callable, cure=lambda _: "The loss function comes first.")
 FLAG = Kind("True or False", _is_flag)
 PATH = Kind("a path", lambda value: isinstance(value, str | os.PathLike))
 TEXT = Kind("a string", lambda value: isinstance(value, str))
 TUPLE = Kind("a tuple", lambda value: isinstance(value, tuple | list))
-MAPPING = Kind("a dict", lambda value: isinstance(value, Mapping))
+MAPPING = Kind(
+    "a dict",
+    lambda value: isinstance(value, Mapping),
+    cure=lambda value: "Pass dict(pairs)." if _is_pairs(value) else "",
+)
 DTYPE = Kind("a dtype of numbers", _is_dtype)
 SHAPE = Kind("a tuple of sizes", _is_shape)
 AXES = Kind("an axis or a tuple of axes", _is_axes)
@@ -274,6 +292,9 @@ def checked(**kinds: Kind) -> Callable[[Callable[P, R]], Callable[P, R]]:
                 try:
                     return function(*args, **kwargs)
                 except (TypeError, ValueError, OverflowError, AttributeError, KeyError) as error:
+                    unfit = unfit_call(function, error, args, kwargs)
+                    if unfit is not None:
+                        raise unfit from None
                     given = {**dict(zip(names, args, strict=False)), **kwargs}
                     for name, kind in late.items():
                         own = [given[name]] if name in given else []
@@ -307,10 +328,3 @@ def _name_owner(owner: str, error: Exception, given: Iterable[Any]) -> None:
 _PLAIN_ERRORS: dict[type[Exception], type[Exception]] = {
     TypeError: TypeError, ValueError: ValueError, OverflowError: ValueError, AttributeError: TypeError,
 }  # fmt: skip
-
-
-def owner_of(function: Callable[..., Any]) -> str:
-    """A function's name in errors; those of `gradflow.tree` have their room before them."""
-    if function.__module__.split(".")[1:2] == ["tree"]:
-        return f"tree.{function.__name__}"
-    return function.__qualname__.rpartition("<locals>.")[2]

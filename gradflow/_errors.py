@@ -1,14 +1,15 @@
 """Parts of error messages: descriptions of values, and hints for names. Never the contents of an array."""
 
 import difflib
+import inspect
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import jax
 import numpy as np
 
-from gradflow._vocabulary import meant_arguments, meant_name
+from gradflow._vocabulary import CALLS, argument_hint, meant_arguments, meant_name
 
 
 def describe(value: Any) -> str:
@@ -39,6 +40,49 @@ def with_article(name: str) -> str:
     return f"{'an' if name[:1] in 'AEIOaeio' else 'a'} {name}"
 
 
+def owner_of(function: Callable[..., Any]) -> str:
+    """A function's name in errors; those of `gradflow.tree` have their room before them."""
+    if function.__module__.split(".")[1:2] == ["tree"]:
+        return f"tree.{function.__name__}"
+    return function.__qualname__.rpartition("<locals>.")[2]
+
+
+def refused_call(owner: str, problem: str, known: Iterable[str], hint: str = "") -> TypeError:
+    """The error for a call that does not fit a signature with the arguments `known`."""
+    cure = f"{hint} " if hint else ""
+    return TypeError(f"{owner}: {problem}. {cure}Its arguments are {', '.join(known)}.")
+
+
+def unfit_call(
+    function: Callable[..., Any], error: Exception, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> TypeError | None:
+    """The clearer form of an error that Python raised because a call did not fit the signature, or None.
+
+    Such an error comes from the frame of the call, and from no frame inside the function.
+    """
+    traceback = error.__traceback__
+    if type(error) is not TypeError or traceback is None or traceback.tb_next is not None:
+        return None
+    try:
+        inspect.signature(function).bind(*args, **kwargs)
+    except TypeError as misfit:
+        owner, problem = owner_of(function), str(misfit)
+        known = inspect.signature(function).parameters
+        hint = f"Write {CALLS[owner]}." if owner in CALLS else ""
+        unfamiliar = [name for name in kwargs if name not in known]
+        if unfamiliar:
+            problem = f"got an unexpected keyword argument '{unfamiliar[0]}'"
+            hint = hint or argument_hint(unfamiliar[0], known) or near_name_hint(unfamiliar[0], known)
+        return refused_call(owner, problem, known, hint)
+    return None
+
+
+def near_name_hint(name: str, known: Iterable[str]) -> str:
+    """`Did you mean 'x'?` for the nearest known name, or no text."""
+    near = near_names(name, known)
+    return f"Did you mean '{near[0]}'?" if near else ""
+
+
 def unknown(kind: str, name: object, known: Iterable[str]) -> ValueError:
     """The error for an unknown name, with the nearest known names, or all of them if none is near."""
     known = list(known)
@@ -49,6 +93,8 @@ def near_names(name: str, known: Iterable[str]) -> list[str]:
     """The known names nearest to `name`: similar ones, then those with the same last segment."""
     names = sorted(set(known))
     by_lower_case = {other.lower(): other for other in names}
+    if name.lower() in by_lower_case:
+        return [by_lower_case[name.lower()]]
     similar = difflib.get_close_matches(name.lower(), by_lower_case, n=5, cutoff=0.5)
     near = [by_lower_case[other] for other in similar]
     last = _last_segment(name)

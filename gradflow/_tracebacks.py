@@ -13,6 +13,8 @@ from typing import Any, TypeVar, cast
 
 import jax
 
+from gradflow._errors import unfit_call
+
 F = TypeVar("F", bound=Callable[..., Any])
 
 _GRADFLOW = str(Path(__file__).parent)
@@ -53,6 +55,9 @@ def one_frame(function: F) -> F:
         try:
             return function(*args, **kwargs)
         except Exception as error:
+            unfit = unfit_call(function, error, args, kwargs)
+            if unfit is not None:
+                raise unfit from None
             shorten(error)
             raise
 

@@ -145,6 +145,16 @@ _EXPLAINED = {
     "TrainState": "gradflow.make_step(loss_fn, tx) makes a step; flax's TrainState takes tx as it is.",
 }
 
+# How functions are called, for hints about a call with other arguments.
+CALLS = {
+    "apply_updates": "params = apply_updates(params, updates)",
+    "load_state_dict": "state, report = load_state_dict(tx, params, saved)",
+    "make_step": "step = make_step(loss_fn, tx)",
+    "minimize": "minimize(loss_fn, params, tx)",
+    "replace": "replace(tx, {'learning_rate': 1e-3})",
+    "set_hyperparams": "set_hyperparams(state, {'learning_rate': 1e-3})",
+}
+
 # Methods that optimizers of other libraries have.
 METHODS = {
     "step": (

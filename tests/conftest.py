@@ -8,11 +8,10 @@ users get (`compiling.OPTIMIZED`).
 import gc
 import os
 
-os.environ["XLA_FLAGS"] = (
-    os.environ.get("XLA_FLAGS", "")
-    + " --xla_force_host_platform_device_count=8"
-    + " --xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
-    + " --xla_cpu_parallel_codegen_split_count=1"
+from compiling import CHEAP
+
+os.environ["XLA_FLAGS"] = " ".join(
+    (os.environ.get("XLA_FLAGS", ""), "--xla_force_host_platform_device_count=8", CHEAP)
 ).strip()
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 

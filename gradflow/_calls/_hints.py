@@ -78,6 +78,13 @@ def wrong_state(state: Any, expected: str) -> str:
     return f" {_ORDER}, with the state from the init of the same transformation."
 
 
+def missing_extra_argument(name: str) -> str:
+    """The hint for an extra argument that update was not given: who passes it."""
+    if name in ("value", "grad", "value_fn", "obj_fn", "grad_fn"):
+        return ". The step of gradflow.make_step(loss_fn, tx) passes it."
+    return ""
+
+
 def _has_optax(state: Any) -> bool:
     return isinstance(state, tuple) and any(type(part).__module__.split(".")[0] == "optax" for part in state)
 

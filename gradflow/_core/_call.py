@@ -232,6 +232,7 @@ def _check_arguments(
             raise TypeError(
                 f"{stage_name()}: this stage needs the extra argument '{name}': call "
                 f"update(updates, state, params, {name}=...)"
+                f"{_hints.missing_extra_argument(name)}"
             )
     # A stage without a state hands back whatever it is given, as third-party code expects.
     if signature.state_type is not None and signature.state_type is not EmptyState:

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from gradflow._dtypes import is_inexact
-from gradflow._errors import describe, near_names
+from gradflow._errors import describe, near_name_hint, refused_call
 from gradflow._expressions._annotations import plain_annotations
 from gradflow._expressions._arguments import Argument, read_argument
 from gradflow._expressions._keys import ATOMS, freeze, key_of
@@ -125,24 +125,19 @@ class Factory:
             given[self.variadic] = rest
         for name in self._required:
             if name not in given:
-                raise TypeError(
-                    f"{self.name}: missing a required argument: '{name}'. "
-                    f"Its arguments are {', '.join(self.parameters)}."
-                )
+                raise refused_call(self.name, f"missing a required argument: '{name}'", self.parameters)
         return given
 
     def _refuse_call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        known = f"Its arguments are {', '.join(self.parameters)}."
         unknown = [name for name in kwargs if name not in self._named]
         if unknown and self.keyword is None:
-            hints = [f"{hint} " for name in unknown if (hint := self._unknown_argument_hint(name))]
-            raise TypeError(
-                f"{self.name}: got an unexpected keyword argument '{unknown[0]}'. {''.join(hints)}{known}"
-            )
+            hints = [hint for name in unknown if (hint := self._unknown_argument_hint(name))]
+            problem = f"got an unexpected keyword argument '{unknown[0]}'"
+            raise refused_call(self.name, problem, self.parameters, " ".join(hints))
         try:
             inspect.signature(self.body).bind(*args, **kwargs)
         except TypeError as error:
-            raise TypeError(f"{self.name}: {error}. {known}") from None
+            raise refused_call(self.name, str(error), self.parameters) from None
 
     def _unknown_argument_hint(self, name: str) -> str:
         """What to write instead of an argument that this factory does not have, or no text."""
@@ -151,9 +146,7 @@ class Factory:
         decayed = OWN_FACTORIES.get(f"{self.name}w")
         if meant and meant not in self.parameters and decayed and meant in decayed.parameters:
             return f"Use {decayed.name}, which has '{meant}'."
-        if not hint and (near := near_names(name, self._named)):
-            return f"Did you mean '{near[0]}'?"
-        return hint
+        return hint or near_name_hint(name, self._named)
 
     def call_body(self, arguments: Mapping[str, Any]) -> Any:
         """The body's own result for bound arguments."""

@@ -10,7 +10,7 @@ import numpy as np
 
 from gradflow import tree
 from gradflow._calls._checks import as_arrays
-from gradflow._checked import FLAG, FLOATS, TUPLE, Number, checked
+from gradflow._checked import FLAG, FLOATS, LOSS_FIRST, TUPLE, Number, checked
 from gradflow._core._apply import apply_updates
 from gradflow._core._plain_pairs import as_transformation
 from gradflow._core._transformation import GradientTransformation
@@ -73,6 +73,7 @@ class MinimizeResult(NamedTuple):
 
 @one_frame
 @checked(
+    loss_fn=LOSS_FIRST,
     max_steps=Number(0, 2**31 - 1, whole=True),
     tol=Number(0),
     args=TUPLE,
@@ -122,8 +123,6 @@ def minimize(
     >>> gradflow.minimize(lambda x: jnp.sum((x - 1) ** 2), jnp.zeros(3)).status
     'converged'
     """
-    if not callable(loss_fn):
-        raise TypeError(f"minimize: argument 'loss_fn' must be a function; got {describe(loss_fn)}")
     if tx is not None:
         tx = as_transformation(tx, "minimize", "argument 'tx'")
     if prox is not None or bounds is not None:

@@ -7,14 +7,13 @@ import jax
 import jax.numpy as jnp
 
 from gradflow import tree
-from gradflow._checked import FLAG, FLOATS, FUNCTION, checked
+from gradflow._checked import FLAG, FLOATS, LOSS_FIRST, checked
 from gradflow._core._apply import apply_updates
 from gradflow._core._call import UpdatePart
 from gradflow._core._plain_pairs import as_transformation
 from gradflow._core._stage import Stage
 from gradflow._core._transformation import GradientTransformation, stage_of, stages_of
 from gradflow._dtypes import is_complex
-from gradflow._errors import describe
 from gradflow._rules._state import at_least_float32
 from gradflow._types import OptState, Params, Updates
 from gradflow.transforms._value_and_grad import stored_or_computed, stored_value_and_grad
@@ -30,7 +29,7 @@ class StepResult(NamedTuple):
     aux: Any = None
 
 
-@checked(loss_fn=FUNCTION, has_aux=FLAG, same_batch=FLAG)
+@checked(loss_fn=LOSS_FIRST, has_aux=FLAG, same_batch=FLAG)
 def make_step(
     loss_fn: Callable[..., Any],
     tx: GradientTransformation,
@@ -56,8 +55,6 @@ def make_step(
     The step is pure and not compiled: use `jax.jit(step, donate_argnums=(0, 1))`, or scan over it. Raises
     ValueError for `same_batch` with `has_aux`, because states do not store auxiliary outputs.
     """
-    if not callable(loss_fn):
-        raise TypeError(f"make_step: argument 'loss_fn' must be a function; got {describe(loss_fn)}")
     if has_aux and same_batch:
         raise ValueError("make_step: argument 'same_batch' must be False with 'has_aux'; got True")
     tx = as_transformation(tx, "make_step", "argument 'tx'")

@@ -14,6 +14,7 @@ from jax.custom_derivatives import SymbolicZero
 from jax.typing import ArrayLike
 
 from gradflow._dtypes import DType, compute_dtype
+from gradflow._tracebacks import one_frame
 from gradflow.losses._classes import class_labels, flatten_axes, is_class, pick
 from gradflow.losses._inputs import Axis, axes_of, keep, mask_of, pair, parameter, real
 from gradflow.losses._logspace import log_softmax, weigh, with_value
@@ -43,6 +44,7 @@ def _binary_cross_entropy_jvp(primals: tuple[Any, Any], tangents: tuple[Any, Any
 _binary_cross_entropy.defjvp(_binary_cross_entropy_jvp, symbolic_zeros=True)
 
 
+@one_frame
 def sigmoid_binary_cross_entropy(logits: ArrayLike, labels: ArrayLike) -> jax.Array:
     """Cross entropy of independent yes/no predictions, with p = sigmoid(logits).
 
@@ -65,6 +67,7 @@ def sigmoid_binary_cross_entropy(logits: ArrayLike, labels: ArrayLike) -> jax.Ar
     return _binary_cross_entropy(x, y).astype(out)
 
 
+@one_frame
 def sigmoid_focal_loss(
     logits: ArrayLike, labels: ArrayLike, *, alpha: ArrayLike | None = None, gamma: ArrayLike = 2.0
 ) -> jax.Array:
@@ -114,6 +117,7 @@ def _masked_log_softmax(
     return log_softmax(x, axes, mask), keep(mask, y), axes, out
 
 
+@one_frame
 def softmax_cross_entropy(
     logits: ArrayLike, labels: ArrayLike, axis: Axis = -1, where: ArrayLike | None = None
 ) -> jax.Array:
@@ -141,6 +145,7 @@ def softmax_cross_entropy(
     return -jnp.sum(weigh(y, log_p), axes).astype(out)
 
 
+@one_frame
 def safe_softmax_cross_entropy(logits: ArrayLike, labels: ArrayLike) -> jax.Array:
     """`softmax_cross_entropy(logits, labels)` under the field's name for it.
 
@@ -150,6 +155,7 @@ def safe_softmax_cross_entropy(logits: ArrayLike, labels: ArrayLike) -> jax.Arra
     return -jnp.sum(weigh(y, log_p), axes).astype(out)
 
 
+@one_frame
 def softmax_cross_entropy_with_integer_labels(
     logits: ArrayLike, labels: ArrayLike, axis: Axis = -1, where: ArrayLike | None = None
 ) -> jax.Array:
@@ -224,6 +230,7 @@ def _finite(peak: jax.Array) -> jax.Array:
     return jnp.clip(peak, -largest, largest)
 
 
+@one_frame
 def poly_loss_cross_entropy(
     logits: ArrayLike,
     labels: ArrayLike,

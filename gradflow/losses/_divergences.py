@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from gradflow._dtypes import DType
+from gradflow._tracebacks import one_frame
 from gradflow.losses._inputs import Axis, axes_of, keep, mask_of, pair
 from gradflow.losses._logspace import clamp
 
@@ -33,6 +34,7 @@ def _relative_entropy(p: jax.Array, log_q: jax.Array) -> jax.Array:
     return jnp.where(p == 0, 0.0, some * (jnp.log(some) - log_q))
 
 
+@one_frame
 def kl_divergence(
     log_predictions: ArrayLike, targets: ArrayLike, axis: Axis = -1, where: ArrayLike | None = None
 ) -> jax.Array:
@@ -58,6 +60,7 @@ def kl_divergence(
     return jnp.sum(_relative_entropy(p, log_q), axes).astype(out)
 
 
+@one_frame
 def kl_divergence_with_log_targets(
     log_predictions: ArrayLike,
     log_targets: ArrayLike,
@@ -88,6 +91,7 @@ def kl_divergence_with_log_targets(
     return jnp.sum(jnp.exp(log_p) * gap, axes).astype(out)
 
 
+@one_frame
 def generalized_kl_divergence(
     log_predictions: ArrayLike, targets: ArrayLike, axis: Axis = -1, where: ArrayLike | None = None
 ) -> jax.Array:

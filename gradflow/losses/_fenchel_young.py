@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from gradflow._errors import describe
+from gradflow._tracebacks import one_frame
 from gradflow.losses._inputs import pair
 from gradflow.losses._logspace import weigh
 
@@ -18,6 +19,7 @@ class MaxFun(Protocol):
     def __call__(self, scores: jax.Array, /, *args: Any, **kwargs: Any) -> ArrayLike: ...
 
 
+@one_frame
 def make_fenchel_young_loss(max_fun: MaxFun) -> Callable[..., jax.Array]:
     """Returns the loss that `max_fun` generates: max_fun(scores) - sum(targets * scores).
 

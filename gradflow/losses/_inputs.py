@@ -102,7 +102,7 @@ def _common_shape(function: str, names: tuple[str, str], a: jax.Array, b: jax.Ar
         warnings.warn(
             f"{function}: {names[0]} of shape {a.shape} and {names[1]} of shape {b.shape} broadcast to "
             f"{shape}, a loss for every pair. If one loss for each prediction is meant, reshape one of them",
-            stacklevel=4,
+            stacklevel=5,
         )
     return shape
 

@@ -4,10 +4,12 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
+from gradflow._tracebacks import one_frame
 from gradflow.losses._classes import class_gaps
 from gradflow.losses._inputs import pair
 
 
+@one_frame
 def hinge_loss(predictor_outputs: ArrayLike, targets: ArrayLike) -> jax.Array:
     """Binary hinge loss: max(0, 1 - targets * predictor_outputs).
 
@@ -29,6 +31,7 @@ def hinge_loss(predictor_outputs: ArrayLike, targets: ArrayLike) -> jax.Array:
     return jnp.maximum(0.0, 1.0 - signs * scores).astype(out)
 
 
+@one_frame
 def perceptron_loss(predictor_outputs: ArrayLike, targets: ArrayLike) -> jax.Array:
     """Binary perceptron loss: max(0, -targets * predictor_outputs).
 
@@ -52,6 +55,7 @@ def perceptron_loss(predictor_outputs: ArrayLike, targets: ArrayLike) -> jax.Arr
     return jnp.maximum(0.0, -signs * scores).astype(out)
 
 
+@one_frame
 def multiclass_hinge_loss(scores: ArrayLike, labels: ArrayLike) -> jax.Array:
     """Multiclass hinge loss: max_k(scores[k] + (k != label)) - scores[label].
 
@@ -73,6 +77,7 @@ def multiclass_hinge_loss(scores: ArrayLike, labels: ArrayLike) -> jax.Array:
     return jnp.max(jnp.where(correct, 0.0, gaps + 1.0), -1).astype(out)
 
 
+@one_frame
 def multiclass_perceptron_loss(scores: ArrayLike, labels: ArrayLike) -> jax.Array:
     """Multiclass perceptron loss: max_k(scores[k]) - scores[label].
 

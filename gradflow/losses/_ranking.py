@@ -9,6 +9,7 @@ from jax.typing import ArrayLike
 
 from gradflow._dtypes import compute_dtype
 from gradflow._errors import describe
+from gradflow._tracebacks import one_frame
 from gradflow.losses._inputs import keep, mask_of, number, pair, same_shape
 from gradflow.losses._logspace import log_softmax, weigh
 
@@ -23,6 +24,7 @@ def _mean(losses: jax.Array, lists: jax.Array | None) -> jax.Array:
     return jnp.sum(keep(lists, losses)) / count.astype(losses.dtype)
 
 
+@one_frame
 def ranking_softmax_loss(
     logits: ArrayLike,
     labels: ArrayLike,

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from gradflow._dtypes import DType
+from gradflow._tracebacks import one_frame
 from gradflow.losses._inputs import pair, parameter
 
 
@@ -22,6 +23,7 @@ def _errors(
     return x - y, out
 
 
+@one_frame
 def squared_error(predictions: ArrayLike, targets: ArrayLike | None = None) -> jax.Array:
     """Squared error: (predictions - targets)**2.
 
@@ -40,6 +42,7 @@ def squared_error(predictions: ArrayLike, targets: ArrayLike | None = None) -> j
     return jnp.square(errors).astype(out)
 
 
+@one_frame
 def l2_loss(predictions: ArrayLike, targets: ArrayLike | None = None) -> jax.Array:
     """Half the squared error, (predictions - targets)**2 / 2: its gradient is the error itself.
 
@@ -58,6 +61,7 @@ def l2_loss(predictions: ArrayLike, targets: ArrayLike | None = None) -> jax.Arr
     return (0.5 * jnp.square(errors)).astype(out)
 
 
+@one_frame
 def huber_loss(
     predictions: ArrayLike, targets: ArrayLike | None = None, *, delta: ArrayLike = 1.0
 ) -> jax.Array:
@@ -102,6 +106,7 @@ def _log_cosh_jvp(primals: tuple[jax.Array], tangents: tuple[jax.Array]) -> tupl
     return _log_cosh(x), jnp.tanh(x) * dx
 
 
+@one_frame
 def log_cosh(predictions: ArrayLike, targets: ArrayLike | None = None) -> jax.Array:
     """Logarithm of the hyperbolic cosine of the error: log(cosh(predictions - targets)).
 

@@ -10,12 +10,14 @@ from jax.typing import ArrayLike
 
 from gradflow._dtypes import compute_dtype
 from gradflow._platform import by_platform
+from gradflow._tracebacks import one_frame
 from gradflow.losses._classes import class_labels
 from gradflow.losses._inputs import Axis, axes_of, parameter, real, result_dtype, same_shape
 from gradflow.losses._logspace import log_sum_exp
 from gradflow.losses._similarity import inverse_norms
 
 
+@one_frame
 def ntxent(embeddings: ArrayLike, labels: ArrayLike, temperature: ArrayLike = 0.07) -> jax.Array:
     """Normalized temperature-scaled cross entropy, the mean over all positive pairs i, j.
 
@@ -122,6 +124,7 @@ def _euclidean_jvp(axes: tuple[int, ...], primals: Any, tangents: Any) -> Any:
     return lengths, slopes
 
 
+@one_frame
 def triplet_margin_loss(
     anchors: ArrayLike,
     positives: ArrayLike,

@@ -6,6 +6,7 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from gradflow._dtypes import DType, compute_dtype
+from gradflow._tracebacks import one_frame
 from gradflow.losses._inputs import Axis, axes_of, keep, mask_of, parameter, real, result_dtype
 from gradflow.losses._logspace import clamp
 
@@ -60,6 +61,7 @@ def _cosine(
     return clamp(jnp.squeeze(similarity, axes), -1.0, 1.0), out
 
 
+@one_frame
 def cosine_similarity(
     predictions: ArrayLike,
     targets: ArrayLike,
@@ -92,6 +94,7 @@ def cosine_similarity(
     return similarity.astype(out)
 
 
+@one_frame
 def cosine_distance(
     predictions: ArrayLike,
     targets: ArrayLike,

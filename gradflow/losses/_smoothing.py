@@ -8,9 +8,11 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from gradflow._dtypes import compute_dtype
+from gradflow._tracebacks import one_frame
 from gradflow.losses._inputs import Axis, axes_of, keep, mask_of, parameter, real
 
 
+@one_frame
 def smooth_labels(
     labels: ArrayLike, alpha: ArrayLike, *, axis: Axis = -1, where: ArrayLike | None = None
 ) -> jax.Array:

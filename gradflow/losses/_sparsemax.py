@@ -6,11 +6,13 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from gradflow._dtypes import compute_dtype
+from gradflow._tracebacks import one_frame
 from gradflow.losses._classes import class_gaps
 from gradflow.losses._inputs import number, real, same_shape
 from gradflow.losses._logspace import clamp
 
 
+@one_frame
 def sparsemax_loss(logits: ArrayLike, labels: ArrayLike) -> jax.Array:
     """Binary sparsemax loss, with z = logits if label is 0, -logits if it is 1.
 
@@ -89,6 +91,7 @@ def _gini_conjugate_jvp(primals: tuple[jax.Array], tangents: tuple[jax.Array]) -
     return _gini_conjugate(x), jnp.sum(_project_simplex(x) * dx, -1)
 
 
+@one_frame
 def multiclass_sparsemax_loss(scores: ArrayLike, labels: ArrayLike) -> jax.Array:
     """Multiclass sparsemax loss; its gradient is p - one_hot(label).
 

@@ -15,6 +15,7 @@ from gradflow._expressions._arguments import Size, SizeOrFunction
 from gradflow._rules._leafwise import Scalars, leafwise
 from gradflow._rules._roles import Sum
 from gradflow._rules._state import first_moment, increment, zero_scalar
+from gradflow._tracebacks import one_frame
 from gradflow._types import OptState, Pair, Params, Updates
 from gradflow.wrappers._conditional import update_if
 from gradflow.wrappers._guard import all_finite
@@ -143,6 +144,7 @@ _factory = transformation(reports=("mini_step", "updated"), elementwise=True)(_m
 
 
 class _MultiStepsClass(type):
+    @one_frame
     def __call__(cls, *args: Any, **kwargs: Any) -> MultiStepsTransformation:
         return cast(MultiStepsTransformation, _factory(*args, **kwargs))
 

@@ -83,6 +83,31 @@ MISTAKES: list[tuple[str, Any, str]] = [
     ("steps", lambda: gf.make_step(gf.adam(0.1), len), "'loss_fn' must be a function; got a GradientTrans"),
     ("vector", lambda: gf.minimize(lambda p: p**2, jnp.ones(3)), "Return its sum or mean"),
     ("text", lambda: lab.parse("adamw(lr=1e-3)"), "It is called 'learning_rate' here"),
+    ("order of minimize", lambda: gf.minimize(jnp.ones(3), jnp.sum), "The loss function comes first"),
+    ("order of make_step", lambda: gf.make_step(TX, jnp.sum), "The loss function comes first"),
+    ("a keyword", lambda: gf.replace(TX, learning_rate=1.0), r"Write replace\(tx, {'learning_rate': 1e-3}\)"),
+    ("saved", lambda: gf.load_state_dict(STATE, {}), r"Write state, report = load_state_dict\(tx, params, s"),
+    ("no updates", lambda: gf.apply_updates(PARAMS), "apply_updates: missing a required argument: 'updates'"),
+    ("pairs", lambda: gf.partition([("b", TX)]), r"must be a dict; got a tuple of .* Pass dict\(pairs\)"),
+    ("no k", lambda: gf.MultiSteps(TX), "MultiSteps: missing a required argument: 'every_k_schedule'"),
+    ("half", lambda: gf.MultiSteps(TX, 2.5), "must be a whole number >= 1 or a function; got 2.5"),
+    ("capitals", lambda: gf.EMA, r"Did you mean 'ema'\?$"),
+    (
+        "lbfgs",
+        lambda: gf.lbfgs().update(GRADS, gf.lbfgs().init(PARAMS), PARAMS),
+        r"needs the extra argument 'value'.* gradflow.make_step\(loss_fn, tx\) passes it",
+    ),
+    (
+        "float labels",
+        lambda: losses.softmax_cross_entropy_with_integer_labels(jnp.ones((4, 3)), jnp.ones(4)),
+        "argument 'labels' must be integers",
+    ),
+    (
+        "labels of another length",
+        lambda: losses.softmax_cross_entropy(jnp.ones((4, 3)), jnp.ones(4, int)),
+        "must have the shape of logits",
+    ),
+    ("one input", lambda: losses.squared_error(jnp.ones(3), target=1.0), "'target'. Did you mean 'targets'?"),
     ("uncalled", lambda: gf.sgd(gf.linear_schedule), r"Call it, as in linear_schedule\(\.\.\.\)"),
 ]  # fmt: skip
 
@@ -126,6 +151,7 @@ def test_every_suggested_name_exists() -> None:
     assert [n for n in _vocabulary._NAMES if n in gf.__all__] == [], "a name of gradflow's needs no hint"
     arguments = {name for factory in OWN_FACTORIES.values() for name in factory.parameters}
     assert set(_vocabulary._RENAMED) <= arguments
+    assert [name for name in _vocabulary.CALLS if not hasattr(gf, name)] == []
 
 
 def test_an_attribute_that_is_not_there_is_an_attribute_error() -> None:
