@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from scipy import optimize
 
 from gradflow import projections as P  # noqa: N812
 
@@ -17,6 +18,16 @@ few = hypothesis.settings(deadline=None, derandomize=True, max_examples=40, data
 numbers = st.floats(-10, 10, width=32, allow_subnormal=False)
 vectors = hnp.arrays(np.float32, 6, elements=numbers)
 A = np.array([1.0, -2.0, 0.0, 0.5, 3.0, -1.0], np.float32)
+# The third row is the sum of the others: the rank is two.
+ROWS = np.array([[1.0, 2, 0, -1, 0, 0.5], [0, 1, 1, 0, -2, 1], [1, 3, 1, -1, -2, 1.5]], np.float32)
+RIGHT = np.array([1.0, -0.5, 0.5], np.float32)
+LOWER = np.array([-1.0, -np.inf, -3, 0, -1, -2], np.float32)
+SUMS = np.array([1.25, 0.75], np.float32), np.array([0.5, 0.5, 1.0], np.float32)
+
+
+def _sums(plan):
+    return np.concatenate([plan.sum(1), plan.sum(0)])
+
 
 # name: the function of one tree, the norm-like measure that describes the set, and its bound.
 BALLS = {
@@ -42,6 +53,14 @@ CONVEX = {
     "hyperplane": (
         lambda x: P.projection_hyperplane(x, jnp.asarray(A), 1.0),
         lambda p: abs(A @ p - 1) < 1e-4,
+    ),
+    "affine_set": (
+        lambda x: P.projection_affine_set(x, jnp.asarray(ROWS, x.dtype), jnp.asarray(RIGHT, x.dtype)),
+        lambda p: np.abs(ROWS @ p - RIGHT).max() < 1e-4,
+    ),
+    "box_section": (
+        lambda x: P.projection_box_section(x, LOWER, 2.0, jnp.asarray(A, x.dtype), 1.0),
+        lambda p: abs(A @ p - 1) < 1e-4 and (p >= LOWER).all() and p.max() <= 2,
     ),
     "vector": (
         lambda x: P.projection_vector(x, jnp.asarray(A)),
@@ -127,6 +146,10 @@ def test_a_tree_is_one_long_vector(name):
         f = getattr(P, f"projection_{name}")
         rest = () if name == "vector" else (1.0,)
         found = f(tree(jnp.asarray(x)), tree(jnp.asarray(A)), *rest)
+    elif name == "affine_set":
+        found = P.projection_affine_set(tree(jnp.asarray(x)), ROWS, RIGHT)
+    elif name == "box_section":
+        found = P.projection_box_section(tree(jnp.asarray(x)), tree(LOWER), 2.0, tree(jnp.asarray(A)), 1.0)
     else:
         found = ALL[name](tree(jnp.asarray(x)))
     assert jax.tree.structure(found) == jax.tree.structure(tree(jnp.asarray(x)))
@@ -331,3 +354,155 @@ def test_traced_negative_scale_and_nan_are_not_hidden(name):
     f = jax.jit(getattr(P, f"projection_{name}"))
     assert np.isnan(f(jnp.array([1.0, 5.0]), jnp.float32(-1))).any()
     assert np.isnan(f(jnp.array([1.0, jnp.nan]), jnp.float32(1))).any()
+
+
+# Axes: each vector separately.
+
+BY_AXIS = {
+    "simplex": lambda x, axis: P.projection_simplex(x, 2.0, axis=axis),
+    "l1_ball": lambda x, axis: P.projection_l1_ball(x, 2.0, axis=axis),
+    "l1_sphere": lambda x, axis: P.projection_l1_sphere(x, 2.0, axis=axis),
+    "l2_ball": lambda x, axis: P.projection_l2_ball(x, 2.0, axis=axis),
+    "l2_sphere": lambda x, axis: P.projection_l2_sphere(x, 2.0, axis=axis),
+    "hyperplane": lambda x, axis: P.projection_hyperplane(x, normal(axis), 1.0, axis=axis),
+    "halfspace": lambda x, axis: P.projection_halfspace(x, normal(axis), 1.0, axis=axis),
+    "vector": lambda x, axis: P.projection_vector(x, normal(axis), axis=axis),
+    "affine_set": lambda x, axis: P.projection_affine_set(x, ROWS, RIGHT, axis=axis),
+    "box_section": lambda x, axis: P.projection_box_section(
+        x, lower(axis), 2.0, normal(axis), 1.0, axis=axis
+    ),
+    "transport": lambda x, axis: P.projection_transport(x, *SUMS, axis=axis or (-2, -1)),
+}
+
+
+def normal(axis):
+    """`A` for vectors along an axis, which broadcasts to a batch of two by two of them."""
+    return jnp.asarray(A) if axis is None else jnp.asarray(A.reshape(np.where(axes_of(axis), [2, 3, 1], 1)))
+
+
+def lower(axis):
+    return LOWER if axis is None else LOWER.reshape(np.where(axes_of(axis), [2, 3, 1], 1))
+
+
+def axes_of(axis):
+    return [place in (axis if isinstance(axis, tuple) else (axis,)) for place in range(3)]
+
+
+@pytest.mark.parametrize("name", BY_AXIS)
+def test_vectors_along_axes_are_projected_separately(name):
+    x = 2 * np.asarray(jax.random.normal(jax.random.key(3), (2, 3, 4)))
+    found = BY_AXIS[name](jnp.asarray(x), (0, 1))
+    for k in range(4):
+        one = x[:, :, k] if name == "transport" else x[:, :, k].ravel()
+        alone = BY_AXIS[name](jnp.asarray(one), None)
+        np.testing.assert_allclose(found[:, :, k].ravel(), np.ravel(alone), atol=2e-6)
+
+
+def test_an_axis_counts_from_the_end_and_keeps_leaves_apart():
+    tree = {"a": jnp.array([[3.0, 1.0], [0.0, 5.0]]), "b": jnp.zeros((0, 4)), "c": None}
+    found = P.projection_simplex(tree, axis=-1)
+    np.testing.assert_array_equal(found["a"], [[1, 0], [0, 1]])
+    assert found["b"].shape == (0, 4)
+    both = P.projection_birkhoff(jnp.stack([jnp.eye(3), jnp.full((3, 3), 7.0)]))
+    np.testing.assert_allclose(both, [np.eye(3), np.full((3, 3), 1 / 3)], atol=1e-6)
+
+
+# Independent references in float64.
+
+
+def test_affine_sets_agree_with_least_squares():
+    with jax.enable_x64(True):
+        rows, x = ROWS.astype(float), np.linspace(-3, 3, 6)
+        # Without a point that satisfies all rows, those with the least error are the set.
+        for right in (RIGHT.astype(float), np.array([1.0, 2.0, -4.0])):
+            expected = x - np.linalg.lstsq(rows, rows @ x - right, rcond=1e-10)[0]
+            np.testing.assert_allclose(
+                P.projection_affine_set(jnp.asarray(x), rows, right), expected, atol=1e-13
+            )
+
+
+@few
+@hypothesis.given(x=hnp.arrays(np.float64, 6, elements=numbers), b=st.floats(-8, 8))
+def test_box_sections_agree_with_bisection(x, b):
+    a, low, high = A.astype(float), LOWER.astype(float), 2.0
+    left, right = -1e3, 1e3
+    for _ in range(200):
+        middle = (left + right) / 2
+        left, right = (middle, right) if a @ np.clip(x - middle * a, low, high) > b else (left, middle)
+    expected = np.clip(x - right * a, low, high)
+    with jax.enable_x64(True):
+        found = P.projection_box_section(jnp.asarray(x), low, high, jnp.asarray(a), b)
+    np.testing.assert_allclose(found, expected, atol=1e-11)
+
+
+def test_an_empty_section_is_nan():
+    x, ones = jnp.zeros(3), jnp.ones(3)
+    assert np.isnan(P.projection_box_section(x, 0.0, 1.0, ones, 3.5)).all()
+    np.testing.assert_array_equal(P.projection_box_section(x, 0.0, 1.0, ones, 3.0), 1)
+    np.testing.assert_array_equal(P.projection_box_section(x, 0.0, 1.0, ones, 0.0), 0)
+
+
+@pytest.mark.parametrize("scale", [0.01, 1.0, 100.0])
+def test_no_vertex_of_the_polytope_lies_beyond_a_plan(scale):
+    """`<X - P, Q - P> <= 0` for every Q of the set: it is enough to look at the best vertex."""
+    size = 30
+    x = scale * np.random.default_rng(size).normal(size=(size, size))
+    for dtype, tolerance in ((np.float32, 1e-6), (np.float64, 1e-13)):
+        with jax.enable_x64(True):
+            p = np.asarray(P.projection_birkhoff(jnp.asarray(x, dtype)), float)
+        unit = max(1.0, np.abs(x).max())
+        assert p.min() >= 0
+        assert np.abs(_sums(p) - 1).max() <= tolerance * unit
+        best = optimize.linear_sum_assignment(p - x)
+        assert (x - p)[best].sum() - ((x - p) * p).sum() <= size * tolerance * unit
+
+
+def test_plans_satisfy_the_conditions_of_a_quadratic_program():
+    rng = np.random.default_rng(0)
+    x, rows, columns = rng.normal(size=(4, 6)), rng.dirichlet(np.ones(4)), rng.dirichlet(np.ones(6))
+    columns[0], columns[1] = 0, columns[0] + columns[1]
+    with jax.enable_x64(True):
+        p = np.asarray(P.projection_transport(jnp.asarray(x), rows, columns))
+    sums = np.stack([np.outer(np.eye(4)[i], np.ones(6)).ravel() for i in range(4)] + [
+        np.outer(np.ones(4), np.eye(6)[j]).ravel() for j in range(6)
+    ])  # fmt: skip
+    vertex = optimize.linprog((p - x).ravel(), A_eq=sums, b_eq=np.concatenate([rows, columns]))
+    assert p.min() >= 0
+    np.testing.assert_allclose(sums @ p.ravel(), np.concatenate([rows, columns]), atol=1e-14)
+    assert ((p - x) * p).sum() - vertex.fun <= 1e-12
+
+
+def test_derivatives_of_plans():
+    """In the matrix and the sums, in both modes; at kinks they are finite."""
+    x = np.array([[0.61, 2.73, -1.9], [0.13, 1.27, -0.37]])
+    rows, columns = np.array([1.25, 0.75]), np.array([0.25, 0.75, 1.0])
+
+    def plan(v):
+        # What moves the rows moves the last column, so that the sums stay equal.
+        right = jnp.concatenate([v[8:], v[6:8].sum(keepdims=True) - v[8:].sum(keepdims=True)])
+        return P.projection_transport(v[:6].reshape(2, 3), v[6:8], right).ravel()
+
+    with jax.enable_x64(True):
+        v = np.concatenate([x.ravel(), rows, columns[:2]])
+        all_of_it = jax.jit(lambda v: (plan(v), jax.jacrev(plan)(v), jax.jacfwd(plan)(v)))
+        moved = [(all_of_it(v + e)[0] - all_of_it(v - e)[0]) / 2e-6 for e in 1e-6 * np.eye(10)]
+        _, backward, forward = all_of_it(v)
+        np.testing.assert_allclose(backward, np.stack(moved, 1), atol=1e-8)
+        np.testing.assert_allclose(forward, np.stack(moved, 1), atol=1e-8)
+        for kink in (np.zeros(6), np.full(6, 1e30), np.eye(6)[0], np.full(6, 1e-300)):
+            for found in all_of_it(np.concatenate([kink, v[6:]])):
+                assert np.isfinite(found).all()
+
+
+def test_plans_keep_their_dtype():
+    found = P.projection_birkhoff(jnp.array([[3.0, 1.0], [0.5, 2.0]], jnp.bfloat16))
+    assert found.dtype == jnp.bfloat16
+    np.testing.assert_array_equal(found.astype(jnp.float32), np.eye(2))
+
+
+def test_sums_that_do_not_fit():
+    x = jnp.zeros((2, 2))
+    with pytest.raises(ValueError, match="'rows' and 'columns' must have the same sum; got 2 and 3"):
+        P.projection_transport(x, [1.0, 1.0], [1.0, 2.0])
+    assert np.isnan(P.projection_transport(x, jnp.ones(2), jnp.array([1.0, 2.0]))).all()
+    assert np.isnan(P.projection_transport(x, jnp.array([-1.0, 3.0]), jnp.ones(2))).all()

@@ -11,7 +11,7 @@ from gradflow.tree._bounds import Owner, read_bounds
 
 def _box(tree: Any, lower: Any, upper: Any, owner: Owner) -> Any:
     leaves, form = read(owner.name, "tree", tree)
-    return project(_into_box, leaves, form, read_bounds(owner, tree, lower, upper))
+    return project(_into_box, leaves, form, own=(read_bounds(owner, tree, lower, upper),))
 
 
 def _into_box(leaves: list[jax.Array], bounds: list[tuple[Any, Any]]) -> list[jax.Array]:
