@@ -74,6 +74,15 @@ def in_one_kernel(values: Sequence[jax.Array]) -> list[jax.Array]:
     return list(_link().bind(*values)) if len(values) > 1 and _may_link() else list(values)
 
 
+def in_one_array(values: Sequence[Any]) -> list[Any]:
+    """The same numbers, of one type, which the kernels of a GPU read from one array.
+
+    XLA joins kernels for leaves of one shape only where they read one array of more than one number. Then
+    AdamW of 195 leaves launches 20 kernels, not 196.
+    """
+    return list(_array().bind(*values)) if values and _may_link() else list(values)
+
+
 def in_place_of(old: jax.Array, new: jax.Array) -> jax.Array:
     """The new value, which a GPU may write where the old one is.
 
@@ -101,29 +110,52 @@ def _link() -> Any:
 
     As `by_platform` it would map all results under `vmap` if one is mapped.
     """
-    link = type(jax.lax.add_p)("in_one_kernel")  # the class itself is in jax.extend, which imports for 0.1 s
-    link.multiple_results = True
-    link.def_impl(lambda *values: list(values))
-    link.def_abstract_eval(lambda *values: list(values))
-    ad.primitive_jvps[link] = lambda values, tangents: (link.bind(*values), list(tangents))
-    batching.primitive_batchers[link] = _linked_if_mapped_alike
-    accelerator = mlir.lower_fun(_linked, multiple_results=True)
-    mlir.register_lowering(link, accelerator)
+    return _same_values("in_one_kernel", _linked)
+
+
+@functools.cache
+def _array() -> Any:
+    """A primitive that returns its operands; on a GPU they are parts of one array."""
+    return _same_values("in_one_array", _from_array)
+
+
+def _same_values(name: str, on_gpu: Callable[..., list[jax.Array]]) -> Any:
+    """A primitive that returns its operands, and on a GPU what `on_gpu` makes of them."""
+    same = type(jax.lax.add_p)(name)  # the class itself is in jax.extend, which imports for 0.1 s
+    same.multiple_results = True
+    same.def_impl(lambda *values: list(values))
+    same.def_abstract_eval(lambda *values: list(values))
+    ad.primitive_jvps[same] = lambda values, tangents: (same.bind(*values), list(tangents))
+    batching.primitive_batchers[same] = functools.partial(_bind_if_mapped_alike, same)
+    accelerator = mlir.lower_fun(on_gpu, multiple_results=True)
+    mlir.register_lowering(same, accelerator)
     cpu = lambda ctx, *values: list(values) if CPU else accelerator(ctx, *values)  # noqa: E731
-    mlir.register_lowering(link, cpu, platform="cpu")
+    mlir.register_lowering(same, cpu, platform="cpu")
     # A TPU launches no kernels for scalars and copies nothing; optimistic Adam took 1.16 times the cycles.
-    mlir.register_lowering(link, lambda ctx, *values: list(values), platform="tpu")
-    return link
+    mlir.register_lowering(same, lambda ctx, *values: list(values), platform="tpu")
+    return same
 
 
-def _linked_if_mapped_alike(values: Sequence[jax.Array], axes: Sequence[Any]) -> tuple[Any, Sequence[Any]]:
+def _bind_if_mapped_alike(
+    same: Any, values: Sequence[jax.Array], axes: Sequence[Any]
+) -> tuple[Any, Sequence[Any]]:
     results = list(values)
     for axis in dict.fromkeys(axes):
         places = [place for place, own in enumerate(axes) if own == axis]
-        linked = _link().bind(*[values[place] for place in places])
-        for place, value in zip(places, linked, strict=True):
+        bound = same.bind(*[values[place] for place in places])
+        for place, value in zip(places, bound, strict=True):
             results[place] = value
     return results, axes
+
+
+def _from_array(*values: jax.Array) -> list[jax.Array]:
+    # One number in an array counts as a scalar. Two that differ may be constants, which need no kernel.
+    rows = [jax.lax.expand_dims(value, [0]) for value in values]
+    if len(rows) == 1:
+        rows.append(jnp.full_like(rows[0], 0.375))
+    # Behind a barrier XLA does not replace the parts by what they are made of.
+    array = jax.lax.optimization_barrier(jax.lax.concatenate(rows, 0))
+    return [jax.lax.index_in_dim(array, place, keepdims=False) for place in range(len(values))]
 
 
 def _linked(*values: jax.Array) -> list[jax.Array]:

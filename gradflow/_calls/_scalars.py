@@ -1,4 +1,4 @@
-"""The numbers of one step, which an accelerator computes in one kernel."""
+"""The numbers of one step, which a GPU computes in one kernel and reads from one array."""
 
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
@@ -6,15 +6,21 @@ from typing import Any, NamedTuple
 import jax
 
 from gradflow._calls._context import context
-from gradflow._platform import LINKED, in_one_kernel
+from gradflow._platform import LINKED, in_one_array, in_one_kernel
 from gradflow._types import OptState, Updates
 
 
 class StepScalars(NamedTuple):
-    """Numbers that rules derive in one trace."""
+    """Numbers that rules derive in one trace.
+
+    `joins_leaves`: whether a GPU may join the kernels of equal leaves; `in_arrays`: the names of what these
+    read from an array.
+    """
 
     trace: Any
     found: list[jax.Array]
+    joins_leaves: bool
+    in_arrays: set[str]
 
 
 def record_scalars(values: Iterable[Any]) -> None:
@@ -24,17 +30,37 @@ def record_scalars(values: Iterable[Any]) -> None:
         step.found.extend(_linkable(values, step.trace))
 
 
-def with_scalars_together(update: Callable[..., Any]) -> Callable[..., Any]:
+def for_joined_leaves(leaf: Any, numbers: dict[str, Any], precision: Any) -> dict[str, Any]:
+    """The numbers of a rule for leaves like this one, which a GPU reads from one array.
+
+    These are the computed ones. If there are none, they are the constants, in the first rule alone.
+    """
+    step = context.scalars
+    # What is traced inside, such as a norm, is kept for other steps.
+    if step is None or not step.joins_leaves or getattr(leaf, "_trace", None) is not step.trace:
+        return numbers
+    floats = {name: x for name, x in numbers.items() if x.dtype == precision and x.shape == ()}
+    computed = {name: x for name, x in floats.items() if isinstance(x, jax.core.Tracer)}
+    chosen = computed or ({} if step.in_arrays else floats)
+    joined = dict(zip(chosen, in_one_array(list(chosen.values())), strict=True))
+    step.in_arrays.update(joined)
+    return {**numbers, **joined}
+
+
+def with_scalars_together(update: Callable[..., Any], joins_leaves: bool | None = None) -> Callable[..., Any]:
     """An update whose scalars are computed in one kernel, where kernels are launched one by one.
 
-    These are the scalars of the new state and the numbers that rules derive, such as bias corrections.
+    These are the scalars of the new state and the numbers that rules derive, such as bias corrections. With
+    `joins_leaves` a GPU joins the kernels of equal leaves. Where a stage writes whole leaves for the next
+    one, joined kernels would keep those of all leaves. None: as outside.
     """
 
     def together(updates: Updates, state: OptState, *rest: Any, **extra: Any) -> tuple[Updates, OptState]:
         before, context.scalars = context.scalars, None
         for leaf in jax.tree.leaves((state, updates)):
             if isinstance(leaf, jax.core.Tracer):
-                context.scalars = StepScalars(getattr(leaf, "_trace", None), [])
+                joins = before is not None and before.joins_leaves if joins_leaves is None else joins_leaves
+                context.scalars = StepScalars(getattr(leaf, "_trace", None), [], joins, set())
                 break
         try:
             new_updates, new_state = update(updates, state, *rest, **extra)

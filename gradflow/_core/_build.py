@@ -42,8 +42,9 @@ def build(factory: Factory, arguments: Mapping[str, Any]) -> GradientTransformat
         if scheduled:
             made = follow_schedules(factory, arguments, scheduled)
     stage = Stage(
-        expression, made[0], made[1], children, factory.reports, leaves, factory.trees, factory.packable
-    )
+        expression, made[0], made[1], children, factory.reports, leaves, factory.trees, factory.packable,
+        factory.layerwise,
+    )  # fmt: skip
     return tuple.__new__(kind, (InitPart(stage), UpdatePart(stage)))
 
 

@@ -139,7 +139,7 @@ class UpdatePart(Part):
             if is_packed(updates) and not stage.packable:
                 update = call_unpacked(update)
             if is_outermost:
-                update = with_scalars_together(update)
+                update = with_scalars_together(update, stage.joins_first)
             new_updates, new_state = update(updates, state, params, **extra)
             if stage.leaves is not None and stage.trees == "alike":
                 new_updates = match_outputs(new_updates, updates)

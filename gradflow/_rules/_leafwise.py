@@ -11,7 +11,7 @@ import numpy as np
 
 from gradflow._calls._checks import check_like, refuse_coded
 from gradflow._calls._context import stage_name
-from gradflow._calls._scalars import record_scalars
+from gradflow._calls._scalars import for_joined_leaves, record_scalars
 from gradflow._coding._leaves import is_coded, is_entry
 from gradflow._dtypes import compute_dtype, is_complex, is_inexact, promote, real_dtype
 from gradflow._shardings import with_sharding_of
@@ -22,6 +22,10 @@ from gradflow.tree._paths import path_string, show
 Rule = Callable[..., Any]
 Scalars = dict[str, jax.Array]
 
+# Numbers of a leaf. A launch takes as long as 8 MB of traffic: beyond this little is saved, and gradients of
+# leaves that share a kernel are kept until the last one is there.
+_LARGEST_JOINED = 2**20
+
 
 def leafwise(
     rule: Rule,
@@ -30,6 +34,7 @@ def leafwise(
     /,
     *,
     shapes: bool = True,
+    summed: bool = False,
     **hyper: Any,
 ) -> tuple[Any, ...]:
     """Applies `rule` to the leaves of `trees`, which share one structure.
@@ -45,6 +50,7 @@ def leafwise(
     once per precision. Scalars are operands of the compiled rule, never constants in it.
 
     `shapes=False` is for state whose shapes are not those of the gradients, such as one scalar per leaf.
+    `summed=True` is for results that are summed next: a GPU writes them in place, one leaf per kernel.
 
     Returns as many trees as the rule returns values. Raises ValueError naming the first leaf where
     structures or shapes differ.
@@ -55,15 +61,18 @@ def leafwise(
     run = _compiled(rule)
     outputs: list[tuple[Any, ...]] = [()] * len(columns[0])
     absent: list[int] = []
-    by_precision: dict[np.dtype, list[int]] = {}
+    kinds: dict[tuple[np.dtype, bool], list[int]] = {}
     rows = list(zip(*columns, strict=True))
     for index, leaves in enumerate(rows):
         if is_absent(leaves[0]):
             absent.append(index)
         else:
-            by_precision.setdefault(_precision(leaves), []).append(index)
-    for precision, places in by_precision.items():
+            joins = not summed and leaves[0].size <= _LARGEST_JOINED
+            kinds.setdefault((_precision(leaves), joins), []).append(index)
+    for (precision, joins), places in kinds.items():
         numbers = _prepare(scalars, hyper, precision)
+        if joins:
+            numbers = for_joined_leaves(rows[places[0]][0], numbers, precision)
         results = call_in_groups(run, [rows[index] for index in places], numbers)
         for index, result in zip(places, results, strict=True):
             outputs[index] = result

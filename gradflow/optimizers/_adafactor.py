@@ -155,7 +155,8 @@ def scale_by_factored_rms(
             check_like("what the updates need", want, "state", have)
         # Also for small leaves: the size of a shard does not determine the size of the whole leaf.
         refuse_varying("a mean", [g for g in jax.tree.leaves(updates) if factored and g.ndim > 1])
-        trees, numbers = (updates, *state[1:]), {"epsilon": epsilon}
+        trees = (updates, *state[1:])
+        numbers: dict[str, Any] = {"epsilon": epsilon}
         if decay_rate_fn is None:
             numbers.update(count=state.count, decay_rate=decay_rate, offset=step_offset)
             new = leafwise(rule, trees, power_decay_scalars, shapes=False, **numbers)

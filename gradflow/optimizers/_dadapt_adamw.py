@@ -108,7 +108,7 @@ def dadapt_adamw(
         if use_bias_correction:
             rate = rate * bias_factor(b1, b2, count, dtype)
         before = decoded((state.exp_avg_sq, state.grad_sum))
-        _, direction = leafwise(dadapt_direction_rule, before, eps=eps)
+        _, direction = leafwise(dadapt_direction_rule, before, summed=True, eps=eps)
         gain = tree.vdot(updates, direction).real.astype(dtype)
         numerator = add_gain(b3 * state.numerator_weighted, rest * rate * gain)
         # The gain reads the old averages.
@@ -116,7 +116,7 @@ def dadapt_adamw(
         u, exp_avg, exp_avg_sq, grad_sum = leafwise(
             dadapt_adamw_rule,
             (updates, state.exp_avg, state.exp_avg_sq, state.grad_sum, params), dadapt_scalars,
-            rate=rate, b1=b1, b2=decay, b3=b3, eps=eps, weight_decay=weight_decay,
+            summed=True, rate=rate, b1=b1, b2=decay, b3=b3, eps=eps, weight_decay=weight_decay,
         )  # fmt: skip
         size = rest * tree.norm(grad_sum, 1).astype(dtype)
         d = grow_estimate(d, numerator, size)

@@ -128,7 +128,7 @@ def prodigy(
         _, exp_avg, exp_avg_sq, grad_sum, params0 = leafwise(
             prodigy_moments_rule,
             (updates, state.exp_avg, state.exp_avg_sq, state.grad_sum, state.params0), prodigy_scalars,
-            d=d, b1=b1, b2=b2, b3=b3, weight=relative * (d if safeguard_warmup else rate),
+            summed=True, d=d, b1=b1, b2=b2, b3=b3, weight=relative * (d if safeguard_warmup else rate),
         )  # fmt: skip
         gain = tree.vdot(updates, tree.sub(state.params0, params)).real.astype(dtype)
         numerator = add_gain(b3 * state.numerator_weighted, relative * rate * gain)

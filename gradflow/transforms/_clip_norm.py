@@ -56,7 +56,7 @@ def clip_by_block_rms_rule(g: jax.Array, s: Any, *, axes: Axes) -> jax.Array:
     return rescale(g, clip_scalars(rms, power, s.threshold)["factor"], power)
 
 
-@transformation(packable=True)
+@transformation(packable=True, layerwise=True)
 def clip_by_block_rms(threshold: Limit, *, axis_name: AxisName = None) -> Pair:
     """Scales each leaf so that its root mean square is at most `threshold`.
 

@@ -254,6 +254,55 @@ def test_a_link_is_made_for_accelerators_alone_and_passes_derivatives() -> None:
         assert jax.jit(jax.grad(f))(2.0) == 36.0
 
 
+ODD = [np.nan, -0.0, np.inf, 1e-45, -3.5]
+
+
+@pytest.mark.parametrize("count", [1, 5])
+def test_numbers_read_from_one_array_keep_their_bits(count: int) -> None:
+    values = [jnp.float32(x) for x in ODD[:count]]
+    for before, after in zip(values, _platform._from_array(*values), strict=True):
+        assert before.shape == after.shape
+        assert np.asarray(before).tobytes() == np.asarray(after).tobytes()
+
+
+def test_an_array_is_made_for_accelerators_alone_and_passes_derivatives_and_maps() -> None:
+    def f(x: Any) -> Any:
+        a, b = _platform.in_one_array([x * x, jnp.float32(3)])
+        return a * b
+
+    def program() -> str:
+        return jax.jit(lambda x: f(x)).lower(2.0).as_text()
+
+    assert "concatenate" not in program()
+    assert jax.grad(f)(2.0) == 12.0
+    with accelerator_code():
+        assert "concatenate" in program()
+        assert jax.jit(jax.grad(f))(2.0) == 12.0
+        np.testing.assert_array_equal(jax.jit(jax.vmap(f))(jnp.arange(3.0)), [0, 3, 12])
+
+
+JOINED = {
+    "adamw": (lambda: gf.adamw(1e-3), True),
+    "a constant rate": (lambda: gf.sgd(1e-3), True),
+    "a guard": (lambda: gf.apply_if_finite(gf.adam(1e-3), 3), True),
+    "norms of gradients": (lambda: gf.chain(gf.clip_by_block_rms(1.0), gf.adam(1e-3)), True),
+    "norms of updates": (lambda: gf.lamb(1e-3), False),
+    "norms of updates, accumulated": (lambda: gf.MultiSteps(gf.lamb(1e-3), 2), False),
+    "factors": (lambda: gf.sm3(1e-3), False),
+    "large leaves": (lambda: gf.adamw(1e-3), False),
+}
+
+
+@pytest.mark.parametrize("name", JOINED)
+def test_equal_leaves_are_joined_where_no_stage_writes_them_for_the_next(name: str) -> None:
+    make, expected = JOINED[name]
+    like = jax.ShapeDtypeStruct((1025, 1024) if name == "large leaves" else (8, 4), jnp.float32)
+    tx = make()
+    state = jax.eval_shape(tx.init, like)
+    jaxpr = jax.make_jaxpr(tx.update)(like, state, like)
+    assert ("in_one_array" in str(jaxpr)) == expected
+
+
 @pytest.mark.parametrize("axis", [0, 1])
 def test_a_link_maps_only_what_is_mapped(axis: int) -> None:
     """A counter without a mapped axis keeps none, though it is linked with numbers that have one."""
