@@ -353,10 +353,6 @@ LEAVES_VECTORS_OUT = {
     "step_on_hyperball-units", "scale_by_splus", "scale_by_adamuon", "scale_by_dion2", "step_by_muown",
 }  # fmt: skip
 
-_LOSS_OF_ANOTHER_GRADIENT = (
-    "the law's gradients are not those of its loss, and no step lowers it as much as they promise"
-)
-
 # (law, case) -> why the case departs from the law. Strict: a departure that is mended must be taken out.
 _INNER_STEPS = "the stages inside count the steps that they take, and they take one in k calls"
 _READ_BACK = (
@@ -401,16 +397,14 @@ DEPARTURES: dict[tuple[str, str], str] = {
     ("extreme gradients for 200 steps", "lookahead"): _INFINITE_SUM,
     ("extreme gradients for 200 steps", "with_swa"): _INFINITE_SUM,
     ("extreme gradients for 200 steps", "remove_radial"): _INFINITE_SUM,
+    ("narrow gradients of any size", "lookahead"): _INFINITE_SUM,
+    ("narrow gradients of any size", "with_swa"): _INFINITE_SUM,
+    ("narrow gradients of any size", "remove_radial"): _INFINITE_SUM,
     ("200 steps as in float64", "scale_by_madgrad"): (
         "it steps by sums over the cube root of a sum of squares, which forget nothing"
     ),
     ("tunable is plain bit for bit, float32", "lion-smooth"): _READ_BACK,
     ("tunable is plain bit for bit, float32", "lion-refined"): _READ_BACK,
-    ("large float16", "scale_by_backtracking_linesearch"): _LOSS_OF_ANOTHER_GRADIENT,
-    ("large float16", "scale_by_zoom_linesearch"): _LOSS_OF_ANOTHER_GRADIENT,
-    ("large float16", "lbfgs-backtracking"): _LOSS_OF_ANOTHER_GRADIENT,
-    ("large float16", "zoom-exact"): _LOSS_OF_ANOTHER_GRADIENT,
-    ("large float16", "fista-search"): _LOSS_OF_ANOTHER_GRADIENT,
     ("schedules follow the step", "MultiSteps"): _INNER_STEPS,
     ("schedules follow the step", "lookahead-reset"): (
         "the fast optimizer's state starts again at each synchronization, and with it its count of steps"

@@ -132,15 +132,20 @@ def _compiled(rule: Rule) -> Callable[[tuple[Any, ...], Scalars], tuple[Any, ...
 
 
 def _narrow(x: jax.Array, like: Any) -> Any:
+    """`x` in the dtype, the code and the sharding of `like`."""
+    return like.encode(x) if is_coded(like) else with_sharding_of(in_dtype_of(x, like), like)
+
+
+def in_dtype_of(x: jax.Array, like: Any) -> jax.Array:
     """`x` in the dtype of `like`; finite numbers beyond a narrow range become its largest, not infinity."""
-    if is_coded(like):
-        return like.encode(x)
+    if x.dtype == like.dtype:
+        return x
     x = x.real if is_complex(x.dtype) and not is_complex(like.dtype) else x
-    if x.dtype != like.dtype and is_inexact(like.dtype) and jnp.finfo(like.dtype).maxexp < 100:
+    if is_inexact(like.dtype) and jnp.finfo(like.dtype).maxexp < 100:
         # An average in float16 that is infinite once stays so.
         limit = np.asarray(jnp.finfo(like.dtype).max, x.dtype)
         x = jnp.where(jnp.abs(x) < np.inf, jnp.clip(x, -limit, limit), x)
-    return with_sharding_of(x.astype(like.dtype), like)
+    return x.astype(like.dtype)
 
 
 def _width(rule: Rule, scalars: Any, hyper: dict[str, Any], count: int) -> int:

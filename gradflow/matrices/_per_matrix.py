@@ -14,9 +14,9 @@ from gradflow._calls._checks import refuse_coded
 from gradflow._calls._context import stage_name
 from gradflow._checked import FUNCTION, SHAPED, Leaves, checked
 from gradflow._coding._leaves import decoded, is_coded
-from gradflow._dtypes import compute_dtype, is_complex, is_inexact, promote, real_dtype
+from gradflow._dtypes import compute_dtype, is_inexact, promote, real_dtype
 from gradflow._errors import describe
-from gradflow._rules._leafwise import Rule, Scalars, _prepare
+from gradflow._rules._leafwise import Rule, Scalars, _prepare, in_dtype_of
 from gradflow._rules._mesh_axes import refuse_varying
 from gradflow._rules._state import zero_scalar
 from gradflow._shardings import sharded_alike
@@ -180,13 +180,6 @@ def _as_rows(kind: Any, arrays: tuple[jax.Array, ...]) -> tuple[Any, ...]:
         trees.append(jax.tree.unflatten(child, rest[: child.num_leaves]))
         rest = rest[child.num_leaves :]
     return tuple(trees)
-
-
-def in_dtype_of(new: jax.Array, old: jax.Array) -> jax.Array:
-    """A result in the dtype of the array in whose place it comes."""
-    if new.dtype == old.dtype:
-        return new
-    return (new.real if is_complex(new.dtype) and not is_complex(old.dtype) else new).astype(old.dtype)
 
 
 def at_leaves(structure: Any, tree: Any) -> list[Any]:

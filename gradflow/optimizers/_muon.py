@@ -17,7 +17,7 @@ from gradflow._errors import describe
 from gradflow._expressions._arguments import Decay, Iterations, NonNegative, Rate
 from gradflow._expressions._registry import register_record
 from gradflow._rules._leafwise import Scalars, leafwise, specialize
-from gradflow._rules._math import one_minus_power, safe_sqrt
+from gradflow._rules._math import bounded, one_minus_power, safe_sqrt
 from gradflow._rules._mesh_axes import refuse_varying
 from gradflow._rules._roles import Mean
 from gradflow._rules._state import first_moment, increment, zero_scalar
@@ -82,6 +82,7 @@ class _Options(NamedTuple):
 
 def momentum_rule(g: jax.Array, mu: jax.Array, s: Any, *, options: _Options) -> tuple[jax.Array, ...]:
     """Jordan et al. 2024, Algorithm 2: what the orthogonal factor is taken of, and the average."""
+    g = bounded(g) + (g - g)  # NaN where it is not finite
     mu = s.beta * mu + s.c * g
     debias, debias_next = (s.debias, s.debias_next) if options.bias_correction else (1, 1)
     return s.beta * debias_next * mu + s.c * debias * g if options.nesterov else debias * mu, mu

@@ -101,6 +101,80 @@ def test_a_gradient_that_is_not_finite_shows(case: str) -> None:
             assert not np.any(found < 1e-3 * usual)
 
 
+# Leaves in both narrow dtypes, so that one program shows both.
+NARROW: dict[str, tuple[Any, tuple[int, ...]]] = {
+    "kernel": (np.float16, (2, 3)),
+    "brain": (jnp.bfloat16, (2, 3)),
+    "bias": (np.float16, (3,)),
+}
+Choice = Callable[[np.ndarray, float, float], Any]
+SIZES: dict[str, Choice] = {
+    "zero": lambda g, least, largest: 0,
+    "least": lambda g, least, largest: least,
+    "300": lambda g, least, largest: 300,
+    "a quarter of the largest": lambda g, least, largest: largest / 4,
+    "largest": lambda g, least, largest: largest,
+}
+
+
+def narrow(choose: Choice) -> dict[str, jax.Array]:
+    """What `choose` makes of ordinary gradients, and of the least and the largest number of their dtype."""
+    rng, made = np.random.default_rng(0), {}
+    for name, (dtype, shape) in NARROW.items():
+        kind = jnp.finfo(dtype)
+        limits = float(kind.smallest_subnormal), min(float(kind.max), 1e38)
+        g = rng.normal(size=(STEPS, *shape))
+        made[name] = jnp.asarray(np.broadcast_to(choose(g, *limits), g.shape), dtype)
+    return made
+
+
+def once(number: float) -> Choice:
+    """Ordinary gradients, but for one number of one step, at most the dtype's largest."""
+
+    def choose(g: np.ndarray, least: float, largest: float) -> np.ndarray:
+        g[SPIKE].flat[1] = min(number, largest) if number > 0 else number
+        return g
+
+    return choose
+
+
+@over_all("narrow gradients of any size")
+def test_narrow_gradients_of_any_size_leave_no_poison(case: str) -> None:
+    """The laws above in float16 and bfloat16. A number below their range is zero, so fewer may move."""
+    tx = with_short_memory(build(case))
+    rng = np.random.default_rng(1)
+    params = {name: jnp.asarray(rng.normal(size=shape), dtype) for name, (dtype, shape) in NARROW.items()}
+
+    @jax.jit
+    def run(gradients: Any) -> Any:
+        def step(state: Any, grads: Any) -> Any:
+            updates, state = tx.update(grads, state, params, **extras(tx, params, grads))
+            return state, updates
+
+        state, updates = jax.lax.scan(step, tx.init(params), gradients)
+        return updates, state
+
+    usual, _ = run(narrow(lambda g, *_: g))
+    assert any(np.any(np.asarray(u) != 0) for u in usual.values()) or case == "set_to_zero"
+    assert_finite(run(narrow(once(1e38))))
+    assert_finite(run(narrow(lambda g, *_: after_zeros(g))))
+    for number in (np.nan, -np.inf):
+        found, _ = run(narrow(once(number)))
+        for name in NARROW:
+            u, v = (np.abs(np.asarray(x[name], np.float32)[SPIKE + 1 :]).max(axis=0) for x in (usual, found))
+            assert not np.any(v < 1e-3 * u)
+    for size in SIZES.values():
+        no_nan(run(narrow(size)))
+        no_nan(run(narrow(lambda g, *limits, size=size: np.sign(g) * size(g, *limits))))
+        no_nan(run(narrow(lambda g, *limits, size=size: after_zeros(np.ones_like(g) * size(g, *limits)))))
+
+
+def after_zeros(g: np.ndarray) -> np.ndarray:
+    """Gradients whose first steps are zero."""
+    g[:3] = 0
+    return g
+
+
 # Rules with a memory of their own; named optimizers and wrappers only add parts to them.
 ENTIRE = {
     "cocob",

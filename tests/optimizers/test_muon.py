@@ -121,6 +121,19 @@ def test_zeros_empty_leaves_and_absent_ones_give_zeros() -> None:
         assert np.any(one["zero"] != 0)
 
 
+@pytest.mark.parametrize("make", [gf.scale_by_muon, lambda: gf.normuon(0.1, matrices=gf.Matrix())])
+def test_the_largest_float_is_forgotten_by_the_state_and_a_nan_is_not(make: Any) -> None:
+    """The debiased average is beyond the range of float32: the update was NaN, and so was the state."""
+    params = {"w": jnp.ones((2, 3))}
+    tx = make()
+    for number, is_finite in ((np.finfo(np.float32).max, True), (np.inf, False), (np.nan, False)):
+        grads = {"w": jnp.ones((2, 3)).at[0, 1].set(number)}
+        updates, state = tx.update(grads, tx.init(params), params)
+        later, _ = tx.update(params, state, params)
+        for u in (updates["w"], later["w"]):
+            assert bool(jnp.isfinite(u).all()) == is_finite
+
+
 def test_products_in_bfloat16_are_near_those_in_float32() -> None:
     g = jnp.asarray(np.random.default_rng(4).normal(size=(8, 16)), jnp.float32)
     low, high = (
