@@ -32,6 +32,61 @@ def by_platform(
     return jax.lax.platform_dependent(*operands, default=accelerator, **named)
 
 
+def on_one_device(
+    *operands: Any, general: Callable[..., Any], cpu: Callable[..., Any], tpu: Callable[..., Any]
+) -> list[Any]:
+    """`general(*operands)`; in a program for one CPU, or for one TPU, `cpu` or `tpu` of them.
+
+    All return lists of arrays of the same types. They come from cached factories, so that equal programs
+    are equal. What is not chosen is not traced. Under `vmap` and differentiation it is `general`, and where
+    the language of kernels lacks an operation.
+    """
+    result: list[Any] = _one_device().bind(*operands, general=general, cpu=cpu, tpu=tpu)
+    return result
+
+
+@functools.cache
+def _one_device() -> Any:
+    choice = type(jax.lax.add_p)("on_one_device")
+    choice.multiple_results = True
+    choice.def_impl(lambda *operands, general, **_: general(*operands))
+
+    def types(*avals: Any, general: Callable[..., Any], **_: Any) -> list[Any]:
+        return list(jax.make_jaxpr(general)(*avals).out_avals)
+
+    def mapped(operands: Sequence[Any], axes: Sequence[Any], *, general: Any, **_: Any) -> Any:
+        results = jax.vmap(general, axes)(*operands)
+        return results, [0] * len(results)
+
+    def derived(primals: Sequence[Any], tangents: Sequence[Any], *, general: Any, **_: Any) -> Any:
+        whole = [
+            ad.instantiate_zeros(tangent)
+            if jnp.issubdtype(primal.dtype, np.inexact)
+            else np.zeros(primal.shape, jax.dtypes.float0)
+            for primal, tangent in zip(primals, tangents, strict=True)
+        ]
+        return jax.jvp(general, tuple(primals), tuple(whole))
+
+    choice.def_abstract_eval(types)
+    batching.primitive_batchers[choice] = mapped
+    ad.primitive_jvps[choice] = derived
+
+    def lower(kind: str | None, ctx: Any, *values: Any, **programs: Any) -> Any:
+        # A program for several devices may hold a part of a block on each.
+        alone = getattr(ctx.module_context.axis_context, "num_devices", None) == 1
+        if kind is not None and alone:
+            try:
+                return mlir.lower_fun(programs[kind], multiple_results=True)(ctx, *values)
+            except (NotImplementedError, ValueError):
+                pass
+        return mlir.lower_fun(programs["general"], multiple_results=True)(ctx, *values)
+
+    mlir.register_lowering(choice, functools.partial(lower, None))
+    for kind in ("cpu", "tpu"):
+        mlir.register_lowering(choice, functools.partial(lower, kind), platform=kind)
+    return choice
+
+
 def cpu_barrier(operands: T) -> T:
     """An optimization barrier on a CPU. Elsewhere it would end a kernel, so there it is left out."""
     result: T = by_platform(operands, cpu=jax.lax.optimization_barrier, accelerator=lambda x: x)

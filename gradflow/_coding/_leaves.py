@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from gradflow._coding._blocks import Blocks, blocks_between
-from gradflow._coding._random import random_bits, uniform
+from gradflow._coding._random import random_bits, unit_interval
 from gradflow._shardings import with_sharding_of
 from gradflow._types import is_absent
 
@@ -41,7 +41,7 @@ class RoundedLeaf(NamedTuple):
 
     def encode(self, x: jax.Array) -> "RoundedLeaf":
         """`x` in the same dtype, with the next seed."""
-        codes = rounded(x.astype(jnp.float32), self.codes.dtype, self.seed)
+        codes = rounded(x.astype(jnp.float32), self.codes.dtype, _bits(self.seed, x))
         return RoundedLeaf(with_sharding_of(codes, self.codes), advanced(self.seed))
 
 
@@ -62,19 +62,29 @@ class QuantizedMean(NamedTuple):
         """The dtype of the decoded array."""
         return _FLOAT32
 
+    @property
+    def blocks(self) -> Blocks:
+        """The blocks of the array."""
+        return blocks_between(self.shape, self.scales.shape)
+
+    @staticmethod
+    def decode_blocks(codes: jax.Array, scales: jax.Array, axis: int) -> jax.Array:
+        """Whole blocks along `axis`, times their scales, which have one place there."""
+        return _signed_squares(codes, 127) * scales
+
+    @staticmethod
+    def encode_blocks(x: jax.Array, axis: int, bits: Any) -> tuple[jax.Array, jax.Array]:
+        """The codes and scales of whole blocks along `axis`, rounded by random bits, or to nearest."""
+        codes, scales = _encoded_mean(x, axis, 127, bits)
+        return codes.astype(jnp.int8), scales
+
     def decode(self) -> jax.Array:
         """The array in float32."""
-        blocks = blocks_between(self.shape, self.scales.shape)
-        return _join(blocks, _signed_squares(blocks.split(self.codes), 127), self.scales, self.shape)
+        return _decoded(self)
 
     def encode(self, x: jax.Array) -> "QuantizedMean":
         """`x` in the same blocks, with the next seed."""
-        blocks = blocks_between(self.shape, self.scales.shape)
-        codes, scales = _encoded_mean(blocks.split(x.astype(jnp.float32)), blocks.axis + 1, 127, self.seed)
-        codes = blocks.join(codes, self.shape[blocks.axis])
-        return QuantizedMean(
-            with_sharding_of(codes, self.codes), with_sharding_of(scales, self.scales), advanced(self.seed)
-        )
+        return QuantizedMean(*_encoded(self, x))
 
 
 class PackedMean(NamedTuple):
@@ -85,14 +95,9 @@ class PackedMean(NamedTuple):
     seed: Any = ()
 
     @property
-    def _blocks(self) -> Blocks:
-        axis, count, length = blocks_between(self.codes.shape, self.scales.shape)
-        return Blocks(axis, count, 2 * length)
-
-    @property
     def shape(self) -> tuple[int, ...]:
         """The shape of the array."""
-        blocks, packed = self._blocks, self.codes.shape
+        blocks, packed = self.blocks, self.codes.shape
         return (*packed[: blocks.axis], 2 * packed[blocks.axis], *packed[blocks.axis + 1 :])
 
     @property
@@ -100,23 +105,33 @@ class PackedMean(NamedTuple):
         """The dtype of the decoded array."""
         return _FLOAT32
 
+    @property
+    def blocks(self) -> Blocks:
+        """The blocks of the array."""
+        axis, count, length = blocks_between(self.codes.shape, self.scales.shape)
+        return Blocks(axis, count, 2 * length)
+
+    @staticmethod
+    def decode_blocks(codes: jax.Array, scales: jax.Array, axis: int) -> jax.Array:
+        """Whole blocks along `axis`, times their scales, which have one place there."""
+        pairs = codes.astype(jnp.int32)  # a TPU has no arithmetic of bytes
+        halves = jnp.concatenate([pairs & np.int32(15), pairs >> np.int32(4)], axis)
+        return _signed_squares(halves - np.int32(7), 7) * scales
+
+    @staticmethod
+    def encode_blocks(x: jax.Array, axis: int, bits: Any) -> tuple[jax.Array, jax.Array]:
+        """The codes and scales of whole blocks along `axis`, rounded by random bits, or to nearest."""
+        codes, scales = _encoded_mean(x, axis, 7, bits)
+        low, high = jnp.split((codes + np.float32(7)).astype(jnp.int32), 2, axis)
+        return (low | (high << np.int32(4))).astype(jnp.uint8), scales
+
     def decode(self) -> jax.Array:
         """The array in float32."""
-        blocks = self._blocks
-        pairs = blocks._replace(length=blocks.length // 2).split(self.codes)
-        low, high = pairs & np.uint8(15), pairs >> np.uint8(4)
-        codes = jnp.concatenate([low, high], blocks.axis + 1).astype(jnp.int8) - np.int8(7)
-        return _join(blocks, _signed_squares(codes, 7), self.scales, self.shape)
+        return _decoded(self)
 
     def encode(self, x: jax.Array) -> "PackedMean":
         """`x` in the same blocks, with the next seed."""
-        blocks = self._blocks
-        codes, scales = _encoded_mean(blocks.split(x.astype(jnp.float32)), blocks.axis + 1, 7, self.seed)
-        low, high = jnp.split((codes + np.int8(7)).astype(jnp.uint8), 2, blocks.axis + 1)
-        pairs = blocks.join(low | (high << np.uint8(4)), self.codes.shape[blocks.axis])
-        return PackedMean(
-            with_sharding_of(pairs, self.codes), with_sharding_of(scales, self.scales), advanced(self.seed)
-        )
+        return PackedMean(*_encoded(self, x))
 
 
 class QuantizedSquare(NamedTuple):
@@ -136,24 +151,35 @@ class QuantizedSquare(NamedTuple):
         """The dtype of the decoded array."""
         return _FLOAT32
 
+    @property
+    def blocks(self) -> Blocks:
+        """The blocks of the array."""
+        return blocks_between(self.shape, self.scales.shape)
+
+    @staticmethod
+    def decode_blocks(codes: jax.Array, scales: jax.Array, axis: int) -> jax.Array:
+        """Whole blocks along `axis`, times their scales, which have one place there."""
+        root = codes.astype(jnp.float32) * np.float32(1 / 255)
+        return (root * root) * (root * root) * scales
+
+    @staticmethod
+    def encode_blocks(x: jax.Array, axis: int, bits: Any) -> tuple[jax.Array, jax.Array]:
+        """The codes and scales of whole blocks along `axis`, rounded by random bits, or to nearest."""
+        return _encoded_square(x, axis, bits)
+
     def decode(self) -> jax.Array:
         """The array in float32."""
-        blocks = blocks_between(self.shape, self.scales.shape)
-        root = blocks.split(self.codes).astype(jnp.float32) * np.float32(1 / 255)
-        return _join(blocks, (root * root) * (root * root), self.scales, self.shape)
+        return _decoded(self)
 
     def encode(self, x: jax.Array) -> "QuantizedSquare":
         """`x` in the same blocks, with the next seed."""
-        blocks = blocks_between(self.shape, self.scales.shape)
-        codes, scales = _encoded_square(blocks.split(x.astype(jnp.float32)), blocks.axis + 1, self.seed)
-        codes = blocks.join(codes, self.shape[blocks.axis])
-        return QuantizedSquare(
-            with_sharding_of(codes, self.codes), with_sharding_of(scales, self.scales), advanced(self.seed)
-        )
+        return QuantizedSquare(*_encoded(self, x))
 
 
-Coded: TypeAlias = RoundedLeaf | QuantizedMean | PackedMean | QuantizedSquare
-_KINDS = (RoundedLeaf, QuantizedMean, PackedMean, QuantizedSquare)
+Quantized: TypeAlias = QuantizedMean | PackedMean | QuantizedSquare
+QUANTIZED = (QuantizedMean, PackedMean, QuantizedSquare)
+Coded: TypeAlias = RoundedLeaf | Quantized
+_KINDS = (RoundedLeaf, *QUANTIZED)
 
 
 def is_coded(x: Any) -> bool:
@@ -181,28 +207,43 @@ def advanced(seed: Any) -> Any:
     return seed if isinstance(seed, tuple) else seed + np.uint32(1)
 
 
-def rounded(x: jax.Array, dtype: Any, seed: Any) -> jax.Array:
+def rounded(x: jax.Array, dtype: Any, bits: Any) -> jax.Array:
     """The float32 array `x` in a narrower dtype; finite numbers beyond its range become its largest.
 
-    With a seed, a number becomes one of its two neighbors, the nearer one more often, so that sums of many
-    roundings have no bias.
+    With random bits, a number becomes one of its two neighbors, the nearer one more often, so that sums of
+    many roundings have no bias.
     """
     info = jnp.finfo(dtype)
     limit = np.asarray(info.max, np.float32)
     finite = jnp.abs(x) < np.inf
     inside = jnp.where(finite, jnp.clip(x, -limit, limit), x)
-    if isinstance(seed, tuple):
+    if bits is None:
         return inside.astype(dtype)
     dropped = np.uint32(2 ** (23 - info.nmant) - 1)
-    bits = jax.lax.bitcast_convert_type(inside, jnp.uint32)
-    bits = (bits + (random_bits(seed, x) & dropped)) & ~dropped
-    moved = jnp.clip(jax.lax.bitcast_convert_type(bits, jnp.float32), -limit, limit)
+    number = jax.lax.bitcast_convert_type(inside, jnp.uint32)
+    number = (number + (bits & dropped)) & ~dropped
+    moved = jnp.clip(jax.lax.bitcast_convert_type(number, jnp.float32), -limit, limit)
     return jnp.where(finite, moved, x).astype(dtype)
 
 
-def _join(blocks: Blocks, x: jax.Array, scales: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-    """The blocks `x` times their scales, as one array of `shape`."""
-    return blocks.join(x * jnp.expand_dims(scales, blocks.axis + 1), shape[blocks.axis])
+def _decoded(leaf: Quantized) -> jax.Array:
+    axis = leaf.blocks.axis
+    codes, scales = _stored_blocks(leaf).split(leaf.codes), jnp.expand_dims(leaf.scales, axis + 1)
+    return leaf.blocks.join(leaf.decode_blocks(codes, scales, axis + 1), leaf.shape[axis])
+
+
+def _encoded(leaf: Quantized, x: jax.Array) -> tuple[jax.Array, jax.Array, Any]:
+    axis = leaf.blocks.axis
+    divided = leaf.blocks.split(x.astype(jnp.float32))
+    codes, scales = leaf.encode_blocks(divided, axis + 1, _bits(leaf.seed, divided))
+    codes = _stored_blocks(leaf).join(codes, leaf.codes.shape[axis])
+    scales = scales.squeeze(axis + 1)
+    return with_sharding_of(codes, leaf.codes), with_sharding_of(scales, leaf.scales), advanced(leaf.seed)
+
+
+def _stored_blocks(leaf: Quantized) -> Blocks:
+    """The blocks of the codes, which are half as long where two share a byte."""
+    return blocks_between(leaf.codes.shape, leaf.scales.shape)
 
 
 def _signed_squares(codes: jax.Array, largest: int) -> jax.Array:
@@ -210,33 +251,38 @@ def _signed_squares(codes: jax.Array, largest: int) -> jax.Array:
     return root * jnp.abs(root)
 
 
-def _encoded_mean(x: jax.Array, axis: int, largest: int, seed: Any) -> tuple[jax.Array, jax.Array]:
+def _encoded_mean(x: jax.Array, axis: int, largest: int, bits: Any) -> tuple[jax.Array, jax.Array]:
     """Codes along `axis`, and the largest absolute value of each block, which a code keeps as it is."""
-    size = jnp.abs(x)
-    scales = jnp.max(size, axis, keepdims=True)
-    root = jnp.sqrt(size * _inverse(scales)) * np.float32(largest)
+    # The largest of |x| would make XLA write |x| out before it adds up: a third of a step's time on a CPU.
+    scales = jnp.abs(jnp.maximum(jnp.max(x, axis, keepdims=True), -jnp.min(x, axis, keepdims=True)))
+    root = jnp.sqrt(jnp.abs(x) * _inverse(scales)) * np.float32(largest)
     below = jnp.floor(root)
     # The number lies between below^2 and (below + 1)^2 = below^2 + gap.
-    above = (root - below) * (root + below) > _threshold(seed, x) * (2 * below + 1)
+    above = (root - below) * (root + below) > _threshold(bits) * (2 * below + 1)
     code = jnp.minimum(below + above.astype(jnp.float32), np.float32(largest))
-    return (jnp.sign(x) * code).astype(jnp.int8), scales.squeeze(axis)
+    return jnp.where(x < 0, -code, code), scales
 
 
-def _encoded_square(x: jax.Array, axis: int, seed: Any) -> tuple[jax.Array, jax.Array]:
+def _encoded_square(x: jax.Array, axis: int, bits: Any) -> tuple[jax.Array, jax.Array]:
     """Codes along `axis`, and the largest number of each block, which a code keeps as it is."""
     scales = jnp.max(x, axis, keepdims=True)
     root = jnp.sqrt(jnp.sqrt(jnp.maximum(x, 0) * _inverse(scales))) * np.float32(255)
     below = jnp.floor(root)
     low, high = below * below, (below + 1) * (below + 1)
     beyond = (root - below) * (root + below) * (root * root + low)  # root^4 - below^4
-    above = beyond > _threshold(seed, x) * (high - low) * (high + low)
+    above = beyond > _threshold(bits) * (high - low) * (high + low)
     code = jnp.minimum(below + above.astype(jnp.float32), np.float32(255))
-    return jnp.where(x > 0, jnp.maximum(code, 1), 0).astype(jnp.uint8), scales.squeeze(axis)
+    return jnp.where(x > 0, jnp.maximum(code, 1), 0).astype(jnp.uint8), scales
 
 
-def _threshold(seed: Any, like: jax.Array) -> jax.Array | np.ndarray:
+def _bits(seed: Any, like: jax.Array) -> jax.Array | None:
+    """Random bits for each place; None without a seed, where numbers are rounded to nearest."""
+    return None if isinstance(seed, tuple) else random_bits(seed, like)
+
+
+def _threshold(bits: Any) -> jax.Array | np.ndarray:
     """The part of a gap that a number must be beyond to be rounded up."""
-    return np.asarray(0.5, np.float32) if isinstance(seed, tuple) else uniform(seed, like)
+    return np.asarray(0.5, np.float32) if bits is None else unit_interval(bits)
 
 
 def _inverse(scales: jax.Array) -> jax.Array:

@@ -11,7 +11,13 @@ from gradflow._shardings import with_sharding_of
 
 def uniform(seed: jax.Array, like: jax.Array) -> jax.Array:
     """Numbers in [0, 1), one for each place of an array."""
-    return (random_bits(seed, like) >> np.uint32(8)).astype(jnp.float32) * np.float32(2.0**-24)
+    return unit_interval(random_bits(seed, like))
+
+
+def unit_interval(bits: jax.Array) -> jax.Array:
+    """Random bits as numbers in [0, 1)."""
+    # All of 24 bits are positive in int32, too; a TPU's kernels convert no unsigned numbers.
+    return (bits >> np.uint32(8)).astype(jnp.int32).astype(jnp.float32) * np.float32(2.0**-24)
 
 
 def random_bits(seed: jax.Array, like: jax.Array) -> jax.Array:
@@ -25,7 +31,12 @@ def random_bits(seed: jax.Array, like: jax.Array) -> jax.Array:
     for axis in range(len(shape)):
         stride = np.asarray(math.prod(shape[axis + 1 :]) % 2**32, np.uint32)
         places = places + jax.lax.broadcasted_iota(jnp.uint32, shape, axis) * stride
-    return mixed(with_sharding_of(places, like) + mixed(seed))
+    return bits_at(seed, with_sharding_of(places, like))
+
+
+def bits_at(seed: jax.Array, places: jax.Array) -> jax.Array:
+    """The random bits of places in row-major order."""
+    return mixed(places + mixed(seed))
 
 
 def mixed(x: jax.Array) -> jax.Array:

@@ -14,6 +14,7 @@ from gradflow._calls._context import stage_name
 from gradflow._calls._scalars import for_joined_leaves, record_scalars
 from gradflow._coding._leaves import is_coded, is_entry
 from gradflow._dtypes import compute_dtype, is_complex, is_inexact, promote, real_dtype
+from gradflow._rules._quantized import run_quantized
 from gradflow._shardings import with_sharding_of
 from gradflow._types import is_absent
 from gradflow.tree._grouped_jit import call_in_groups
@@ -117,15 +118,22 @@ def _common_precision(dtypes: tuple[np.dtype, ...]) -> np.dtype:
 def _compiled(rule: Rule) -> Callable[[tuple[Any, ...], Scalars], tuple[Any, ...]]:
     """The rule as one jitted function: operands are widened, results are cast back."""
 
-    def run(leaves: tuple[Any, ...], scalars: Scalars) -> tuple[Any, ...]:
-        real = _precision(leaves)
-        plain = [x.decode() if is_coded(x) else x for x in leaves]
-        wide = [x.astype(promote(x.dtype, real)) for x in plain]
+    def arithmetic(arrays: tuple[Any, ...], scalars: Scalars) -> tuple[Any, ...]:
         # All operands have one width, so standard promotion can only combine real with complex.
         with jax.numpy_dtype_promotion("standard"):
-            results = rule(*wide, SimpleNamespace(**scalars))
-        results = results if isinstance(results, tuple) else (results,)
+            results = rule(*arrays, SimpleNamespace(**scalars))
+        return results if isinstance(results, tuple) else (results,)
+
+    def whole(leaves: tuple[Any, ...], scalars: Scalars) -> tuple[Any, ...]:
+        real = _precision(leaves)
+        plain = [x.decode() if is_coded(x) else x for x in leaves]
+        results = arithmetic(tuple([x.astype(promote(x.dtype, real)) for x in plain]), scalars)
         return tuple([_narrow(result, like) for result, like in zip(results, leaves, strict=False)])
+
+    def run(leaves: tuple[Any, ...], scalars: Scalars) -> tuple[Any, ...]:
+        if any(map(is_coded, leaves)):
+            return run_quantized(arithmetic, whole, leaves, scalars)
+        return whole(leaves, scalars)
 
     run.__name__ = run.__qualname__ = getattr(rule, "__name__", "rule")
     return jax.jit(run)

@@ -38,7 +38,7 @@ def quantize_state(
 
     Sums and copies of parameters, which would lose small changes, stay as they are. A state keeps the form
     that it was made in. It saves memory, not time: a step takes 1.5 times as long on a GPU with a billion
-    parameters, and 6 times as long on a CPU. Raises TypeError for a complex average.
+    parameters, and 3 to 4 times as long on a CPU. Raises TypeError for a complex average.
     Source: Dettmers et al. 2021, arXiv:2110.02861, for blocks; codes by arithmetic instead of a table.
     """
     if bits not in (4, 8) or isinstance(bits, bool):

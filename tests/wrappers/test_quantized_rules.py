@@ -1,0 +1,121 @@
+"""Rules over quantized leaves: the loop of a CPU and the kernel of a TPU against the whole arrays."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import gradflow as gf
+from gradflow._coding._make import quantized_leaf, rounded_leaf
+from gradflow._rules._block_kernel import kernel
+from gradflow._rules._block_loop import loop
+from gradflow._rules._blockwise import Layout, Program, layout_of, part_of
+from gradflow._rules._elementwise import is_elementwise
+from gradflow.optimizers._adam import adam_rule
+
+NAMES = ("b1", "c1", "b2", "c2", "debias1", "debias2", "eps", "eps_root")
+NUMBERS = tuple(map(jnp.float32, (0.9, 0.1, 0.99, 0.01, 3.7, 33.0, 1e-8, 0.0)))
+F32 = np.dtype(np.float32)
+
+
+def body(g: Any, mu: Any, nu: Any, *scalars: Any) -> Any:
+    """Adam's rule with positional scalars."""
+    return adam_rule(g, mu, nu, SimpleNamespace(**dict(zip(NAMES, scalars, strict=True))))
+
+
+def whole(leaves: Any, scalars: Any) -> Any:
+    """Decoded, computed and coded as whole arrays."""
+    g, mu, nu = leaves
+    u, new_mu, new_nu = body(g.astype(F32), mu.decode(), nu.decode(), *scalars)
+    return u.astype(g.dtype), mu.encode(new_mu), nu.encode(new_nu)
+
+
+def operands(shape: tuple[int, int], kind: str, seed: Any) -> Any:
+    """Gradients and moments, the first coded as `kind`."""
+    g, m, v = (jnp.asarray(np.random.default_rng(k).normal(size=shape), jnp.float32) for k in range(3))
+    if kind == "bfloat16":
+        mu: Any = rounded_leaf(0.1 * m, seed, jnp.dtype(kind))
+        g = g.astype(kind)
+    else:
+        mu = quantized_leaf(0.1 * m, seed, "mean", int(kind), 128)
+    return g, mu, quantized_leaf(0.01 * v * v, seed, "square", 8, 128)
+
+
+CASES = {
+    "rows, 4 bits": ((640, 160), "4", Layout(640, 160, 0, 128)),
+    "rows, bfloat16": ((640, 160), "bfloat16", Layout(640, 160, 0, 128)),
+    "columns": ((520, 128), "8", Layout(520, 128, 1, 128)),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_loop_and_kernel_give_the_numbers_of_whole_arrays(name: str) -> None:
+    """The states bit for bit; in updates XLA joins other products with sums."""
+    shape, kind, layout = CASES[name]
+    leaves = operands(shape, kind, jnp.uint32(7))
+    assert layout_of(leaves) == layout
+    program = Program(body, layout, tuple(map(part_of, leaves)), 3)
+    u, *state = jax.jit(whole)(leaves, NUMBERS)
+    for run in (loop(program), kernel(program, interpret=True)):
+        made, *news = jax.jit(run)(leaves, NUMBERS)
+        assert made.dtype == u.dtype
+        np.testing.assert_allclose(
+            made.astype(F32), u.astype(F32), rtol=0.01 if kind == "bfloat16" else 1e-6, atol=1e-7
+        )
+        assert jax.tree.structure(news) == jax.tree.structure(state)
+        for new, old in zip(jax.tree.leaves(news), jax.tree.leaves(state), strict=True):
+            np.testing.assert_array_equal(new, old)
+
+
+def test_elementwise_rules_are_known_by_their_operations() -> None:
+    x, s = ((2, 2), F32), ((), F32)
+    assert is_elementwise(body, x, x, x, *[s] * len(NAMES))
+    assert is_elementwise(jax.jit(lambda g, s: jnp.where(g > s, jnp.tanh(g), jnp.full_like(g, 2))), x, s)
+    for rule in (
+        lambda g, s: g / jnp.sum(g),
+        lambda g, s: g.T,
+        lambda g, s: jnp.cumsum(g, 0),
+        lambda g, s: g + jnp.broadcast_to(jnp.arange(2.0), g.shape),
+        lambda g, s: jax.jit(lambda x: x[::-1])(g),
+        lambda g, s: g @ g,
+        lambda g, s: jax.lax.cond(s > 0, lambda: g, lambda: g.T),
+    ):
+        assert not is_elementwise(rule, x, s)
+
+
+def is_loop(tx: Any, shape: tuple[int, ...], devices: int = 1) -> bool:
+    """Whether an update on so many CPUs is lowered to a loop."""
+    mesh = jax.sharding.Mesh(np.asarray(jax.devices()[:devices]), ("x",))
+    here = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+    params = {"w": jax.ShapeDtypeStruct(shape, F32, sharding=here)}
+    state = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), jax.eval_shape(tx.init, params)
+    )
+    return "stablehlo.while" in jax.jit(tx.update).lower(params, state, params).as_text()
+
+
+def test_large_quantized_leaves_are_a_loop_on_one_cpu_alone() -> None:
+    coded = gf.quantize_state(gf.adamw(1e-3))
+    assert is_loop(coded, (512, 128))
+    assert not is_loop(coded, (512, 128), devices=2)
+    assert not is_loop(gf.adamw(1e-3), (512, 128))
+    assert not is_loop(coded, (256, 128)), "small"
+    assert not is_loop(coded, (521, 131)), "no block divides an axis"
+    assert not is_loop(gf.cast_state(gf.adamw(1e-3), {"mean": "bfloat16"}), (512, 128)), "has no blocks"
+
+
+def test_under_vmap_and_differentiation_arrays_are_whole() -> None:
+    tx = gf.quantize_state(gf.scale_by_adam())
+    g = jnp.asarray(np.random.default_rng(0).normal(size=(2, 512, 128)), jnp.float32)
+    state = jax.eval_shape(jax.vmap(tx.init), g)
+    mapped = jax.make_jaxpr(jax.vmap(lambda g, s: tx.update(g, s)[0]))(g, state)
+    assert mapped.out_avals[0].shape == g.shape
+    assert "on_one_device" not in str(mapped)
+
+    def size(scale: jax.Array) -> jax.Array:
+        return jnp.sum(tx.update(scale * g[0], tx.init(g[0]))[0] ** 2)
+
+    assert np.isfinite(jax.grad(size)(jnp.float32(1.0)))
