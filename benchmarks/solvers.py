@@ -1,7 +1,7 @@
 """Solvers with bounds and penalties against SciPy, jaxopt, optimistix and scikit-learn, in float64.
 
 python -m benchmarks.solvers               all tables; what peers do not solve takes longest
-python -m benchmarks.solvers --only lasso  one table: problems or lasso
+python -m benchmarks.solvers --only lasso  one table: problems, constrained or lasso
 
 Each problem is solved freely and between bounds until no entry of the projected gradient exceeds a tolerance.
 In the bounded form every second number may not pass the middle between its start and the free minimum.
@@ -20,6 +20,8 @@ import jax.numpy as jnp
 import numpy as np
 
 import gradflow as gf
+from benchmarks.hock_schittkowski import PROBLEMS as HOCK_SCHITTKOWSKI
+from benchmarks.hock_schittkowski import Constrained
 from benchmarks.measure import ratio_of, repeated, turns
 from benchmarks.more_garbow_hillstrom import PROBLEMS, Problem
 from gradflow._tables import aligned
@@ -173,6 +175,46 @@ def _problem_table(peers: Sequence[str]) -> None:
         print(f"{form}: {peer}'s time / ours, median {np.median(values):.2f}, {len(values)} problems solved")
 
 
+def slsqp(problem: Constrained) -> Solve:
+    """SciPy's SLSQP, with compiled functions and derivatives."""
+    optimize = importlib.import_module("scipy.optimize")
+
+    def compiled(function: Any, sign: float = 1.0) -> tuple[Any, Any]:
+        value = jax.jit(lambda x: sign * jnp.atleast_1d(function(x)))
+        slope = jax.jit(jax.jacrev(lambda x: sign * jnp.atleast_1d(function(x))))
+        return lambda x: np.asarray(value(x)), lambda x: np.asarray(slope(x))
+
+    loss = jax.jit(jax.value_and_grad(problem.loss))
+    parts = [("eq", problem.equality, 1.0), ("ineq", problem.inequality, -1.0)]
+    both = [(kind, compiled(function, sign)) for kind, function, sign in parts if function is not None]
+    constraints = [{"type": kind, "fun": value, "jac": slope} for kind, (value, slope) in both]
+    bounds = None if problem.bounds is None else [problem.bounds] * len(problem.start)
+
+    def evaluate(x: Any) -> Any:
+        value, grad = loss(x)
+        return float(value), np.asarray(grad)
+
+    how = {"jac": True, "method": "SLSQP", "bounds": bounds, "constraints": constraints}
+    return lambda: optimize.minimize(evaluate, problem.start, options={"ftol": 1e-14, "maxiter": 500}, **how)
+
+
+def _constrained_table() -> None:
+    heads = ["problem", "error of the value", "of multipliers", "evaluations", "SLSQP's error"]
+    rows = []
+    for name, problem in HOCK_SCHITTKOWSKI.items():
+        start = jnp.asarray(problem.start)
+        solve = jax.jit(lambda x, problem=problem: problem.solve(x, tol=1e-8))
+        peer, result = slsqp(problem), solve(start)
+        found = peer()
+        seconds, others = turns([lambda solve=solve, start=start: solve(start), peer], 6, 3.0)
+        errors = np.abs(problem.multipliers_of(result) - np.asarray(problem.multipliers))
+        row = [name, f"{abs(float(result.value) - problem.value):.0e}", f"{np.max(errors):.0e}"]
+        row += [str(result.evaluations), f"{abs(found.fun - problem.value):.0e}", str(found.nfev)]
+        rows.append([*row, f"{ratio_of(seconds, others).ratio:.2f}"])
+    heads += ["evaluations", "its time / ours"]
+    print("\n".join(aligned([heads, *rows], (0,), rule=True)))
+
+
 def lasso_path() -> Iterator[tuple[str, float, float, float]]:
     """Thirty penalties on the diabetes data: the largest difference, our seconds, the ratio of times."""
     datasets, linear = (importlib.import_module(f"sklearn.{name}") for name in ("datasets", "linear_model"))
@@ -229,7 +271,7 @@ def _lasso_table() -> None:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Prints the tables."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.solvers", description=__doc__)
-    parser.add_argument("--only", choices=("problems", "lasso"), help="one table")
+    parser.add_argument("--only", choices=("problems", "constrained", "lasso"), help="one table")
     given = parser.parse_args(arguments)
     missing = [peer for peer in PEERS if importlib.util.find_spec(peer) is None]
     for peer in missing:
@@ -237,6 +279,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with jax.enable_x64(True):
         if given.only in (None, "problems"):
             _problem_table([peer for peer in PEERS if peer not in missing])
+        if given.only in (None, "constrained"):
+            _constrained_table()
         if given.only in (None, "lasso"):
             if importlib.util.find_spec("sklearn") is None:
                 print("no scikit-learn: pip install scikit-learn")

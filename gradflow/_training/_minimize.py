@@ -1,7 +1,7 @@
 """Minimizing a function in one compiled loop."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -35,6 +35,12 @@ _CONVERGED, _STALLED, _MAX_STEPS, _NOT_FINITE = range(4)
 _FLAT = 5
 
 
+def text_of(texts: Sequence[str], ending: Any) -> Any:
+    """The text at a place; for an array of places a NumPy array of texts."""
+    chosen = np.asarray(texts)[np.asarray(ending)]
+    return str(chosen) if chosen.ndim == 0 else chosen
+
+
 class MinimizeResult(NamedTuple):
     """The result of a minimization; printed, it says how it ended.
 
@@ -57,8 +63,7 @@ class MinimizeResult(NamedTuple):
     def status(self) -> Any:
         """How it ended, as text; after `vmap`, a NumPy array of texts."""
         precision = jnp.result_type(self.value)
-        texts = np.asarray([text.format(precision) for text in STATUSES])[np.asarray(self.ending)]
-        return str(texts) if texts.ndim == 0 else texts
+        return text_of([text.format(precision) for text in STATUSES], self.ending)
 
     def __str__(self) -> str:
         if np.ndim(self.ending) or isinstance(self.ending, jax.core.Tracer):
@@ -143,7 +148,7 @@ def minimize(
     traced = any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(given))
     if implicit:
         return (_solve_implicitly if traced else _compiled_implicitly)(loss_fn, tx, *given)
-    return (_solve if traced else _compiled)(loss_fn, tx, *given)
+    return (solve if traced else _compiled)(loss_fn, tx, *given)
 
 
 @functools.cache
@@ -181,7 +186,7 @@ class _Progress(NamedTuple):
         return _Counts(*self.numbers)
 
 
-def _solve(
+def solve(
     loss_fn: Callable[..., Any],
     tx: GradientTransformation | None,
     params: Params,
@@ -191,7 +196,7 @@ def _solve(
     max_steps: jax.Array,
     tol: jax.Array,
 ) -> MinimizeResult:
-    loss = _loss_of(loss_fn, args)
+    loss = loss_of("minimize", loss_fn, args)
     tx, into, residual = problem_of(tx, params, prox, bounds)
     outset, params = params, into(params)
     value, grad = jax.value_and_grad(loss)(params)
@@ -229,7 +234,7 @@ def _solve(
         norm = residual(params, new_grad)
         finite = jnp.isfinite(value) & (norm < jnp.inf)
         is_flat = jnp.abs(value - now.value) <= 2 * epsilon * jnp.abs(value)
-        moved = _any_differ(params, now.params)
+        moved = any_differ(params, now.params)
         new_counts = _Counts(
             steps=counts.steps + 1,
             evaluations=counts.evaluations + spent,
@@ -283,7 +288,7 @@ def _solve(
         end.params, end.value, end.norm, counts.steps, counts.evaluations, converged, ending
     )
     if bounds is not None:
-        result = result._replace(start_moved=_any_differ(params, outset))
+        result = result._replace(start_moved=any_differ(params, outset))
     if prox is None:
         return result
     # The steps were taken between penalized points, of which the last is the solution.
@@ -298,7 +303,7 @@ def _solve(
     )
 
 
-_compiled = jax.jit(_solve, static_argnums=(0, 1))
+_compiled = jax.jit(solve, static_argnums=(0, 1))
 
 
 def _solve_implicitly(
@@ -311,16 +316,16 @@ def _solve_implicitly(
     max_steps: jax.Array,
     tol: jax.Array,
 ) -> MinimizeResult:
-    """The result of `_solve`, whose parameters and value have derivatives."""
+    """The result of `solve`, whose parameters and value have derivatives."""
 
-    loss = _loss_of(loss_fn, args)
+    loss = loss_of("minimize", loss_fn, args)
 
-    def solve() -> tuple[Params, MinimizeResult]:
-        result = _solve(loss_fn, tx, params, args, prox, bounds, max_steps, tol)
+    def find() -> tuple[Params, MinimizeResult]:
+        result = solve(loss_fn, tx, params, args, prox, bounds, max_steps, tol)
         return result.params, result._replace(params=None)
 
     there = prox if bounds is None else box_constraint(*bounds)
-    solution, rest = differentiable(optimality_of(loss, there), params, solve)
+    solution, rest = differentiable(optimality_of(loss, there), params, find)
     value = loss(solution)
     if prox is not None:
         value = value + prox.amount(solution).astype(value.dtype)
@@ -331,14 +336,14 @@ def _solve_implicitly(
 _compiled_implicitly = jax.jit(_solve_implicitly, static_argnums=(0, 1))
 
 
-def _loss_of(loss_fn: Callable[..., Any], args: tuple[Any, ...]) -> Callable[[Params], jax.Array]:
+def loss_of(owner: str, loss_fn: Callable[..., Any], args: tuple[Any, ...]) -> Callable[[Params], jax.Array]:
     """The loss as a function of the parameters alone, which is checked to return one number."""
 
     def loss(params: Params) -> jax.Array:
         value = jnp.asarray(loss_fn(params, *args))
         if value.ndim:
             raise TypeError(
-                f"minimize: argument 'loss_fn' must return one number; got {describe(value)}. "
+                f"{owner}: argument 'loss_fn' must return one number; got {describe(value)}. "
                 "Return its sum or mean."
             )
         return value
@@ -354,7 +359,7 @@ def _next_numbers(x: jax.Array) -> jax.Array:
     return x + x * (signs.astype(x.dtype) * float(jnp.finfo(x.dtype).eps))
 
 
-def _any_differ(new: Params, old: Params) -> jax.Array:
+def any_differ(new: Params, old: Params) -> jax.Array:
     return functools.reduce(jnp.logical_or, map(_differ, *map(jax.tree.leaves, (new, old))))
 
 

@@ -31,7 +31,7 @@ class Problem(NamedTuple):
 
 
 def choose_optimizer(
-    tx: GradientTransformation | None, prox: Any, bounds: Any
+    tx: GradientTransformation | None, prox: Any, bounds: Any, owner: str = "minimize"
 ) -> GradientTransformation | None:
     """The optimizer that was passed, checked against the penalty and the bounds; None for the default."""
     if prox is not None and bounds is not None:
@@ -55,20 +55,20 @@ def choose_optimizer(
         if not (is_free and is_whole and fits.get(expression.name) is not None):
             given = "prox" if bounds is None else "bounds"
             raise ValueError(
-                f"minimize: argument 'tx' must have no penalty or set of its own with '{given}'; got "
+                f"{owner}: argument 'tx' must have no penalty or set of its own with '{given}'; got "
                 f"{expression.name}. Pass {given} alone, or give {expression.name} all of it"
             )
     return tx
 
 
-def check_bounds(bounds: Any, params: Params) -> Bounds:
+def check_bounds(bounds: Any, params: Params, owner: str = "minimize") -> Bounds:
     """The two bounds, which fit the parameters; errors name the path."""
     if not isinstance(bounds, tuple | list) or len(bounds) != 2:
         raise TypeError(
-            "minimize: argument 'bounds' must be a pair (lower, upper) of numbers or trees like 'params', "
+            f"{owner}: argument 'bounds' must be a pair (lower, upper) of numbers or trees like 'params', "
             f"each of which may be None; got {describe(bounds)}"
         )
-    read_bounds(Owner("minimize"), params, *bounds)
+    read_bounds(Owner(owner), params, *bounds)
     return tuple(bounds)
 
 
