@@ -43,7 +43,7 @@ def build(factory: Factory, arguments: Mapping[str, Any]) -> GradientTransformat
             made = follow_schedules(factory, arguments, scheduled)
     stage = Stage(
         expression, made[0], made[1], children, factory.reports, leaves, factory.trees, factory.packable,
-        factory.layerwise,
+        factory.sums,
     )  # fmt: skip
     return tuple.__new__(kind, (InitPart(stage), UpdatePart(stage)))
 

@@ -30,7 +30,7 @@ def transformation(
     steps: str | None = "count",
     packable: bool = False,
     elementwise: bool = False,
-    layerwise: bool = False,
+    sums: bool = False,
     last: bool = False,
 ) -> Callable[[Callable[P, Pair | GradientTransformation]], Callable[P, GradientTransformation]]: ...
 @checked(
@@ -38,7 +38,7 @@ def transformation(
     steps=TEXT | None,
     packable=FLAG,
     elementwise=FLAG,
-    layerwise=FLAG,
+    sums=FLAG,
     last=FLAG,
     reports=NAMES,
 )
@@ -52,7 +52,7 @@ def transformation(
     steps: str | None = "count",
     packable: bool = False,
     elementwise: bool = False,
-    layerwise: bool = False,
+    sums: bool = False,
     last: bool = False,
 ) -> Any:
     """Turns a function that returns `(init, update)` into a factory of transformations.
@@ -75,8 +75,9 @@ def transformation(
         whole-tree scalars to which zeros add nothing. Such a stage runs on the buffers of packed parameters;
         for other stages they are unpacked before the call and packed again after it.
       elementwise: another name of `packable`.
-      layerwise: declares that the update of an element depends on sums over its own leaf, and is elementwise
-        otherwise. It changes no number: a GPU updates equal leaves in one kernel if such a stage comes first.
+      sums: declares that the update of an element depends on sums over its leaf or over the tree, and is
+        elementwise otherwise. It changes no number: a GPU updates equal leaves in one kernel if such a stage
+        comes first.
       last: declares that the update returns `new_params - params`, the whole step with its learning rate.
         Nothing may follow such a stage in a chain: `check` reports what does.
     """
@@ -91,6 +92,6 @@ def transformation(
     make = functools.partial(
         decorate, kind="transformation", inner_type=GradientTransformation, reports=reports, leaves=leaves,
         trees=trees, steps=steps, packable=packable or elementwise,
-        layerwise=layerwise, last=last,
+        sums=sums, last=last,
     )  # fmt: skip
     return make if body is None else make(body)

@@ -22,7 +22,7 @@ class Stage:
     - `leaves`: the leaves on which it does arithmetic; None if its children check them.
     - `trees`: how closely its trees must match; `packable`: whether it runs on packed buffers.
     - `joins_first`, `joins_later`: whether a GPU may update equal leaves in one kernel, since no stage writes
-      whole leaves for another. Only a stage that comes first may sum over the numbers of a leaf.
+      whole leaves for another. Only a stage that comes first may sum over a leaf or the tree.
     """
 
     def __init__(
@@ -35,7 +35,7 @@ class Stage:
         leaves: str | None,
         trees: str | None,
         packable: bool,
-        layerwise: bool = False,
+        sums: bool = False,
     ) -> None:
         self.expression = expression
         self.init = init
@@ -48,8 +48,8 @@ class Stage:
         # Where the body returned a transformation, its own stages declare what they need.
         self._composed = update.stage if isinstance(update, Part) else None
         self.packable = packable or self._composed is not None
-        self.joins_first = self.packable or layerwise
-        self.joins_later = self.packable and not layerwise
+        self.joins_first = self.packable or sums
+        self.joins_later = self.packable and not sums
         for index, child in enumerate(children):
             self.joins_first &= child.joins_later if index else child.joins_first
             self.joins_later &= child.joins_later

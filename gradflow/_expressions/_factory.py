@@ -52,7 +52,7 @@ class Factory:
     trees: str | None = None
     steps: str | None = "count"
     packable: bool = False
-    layerwise: bool = False
+    sums: bool = False
     last: bool = False
 
     def __post_init__(self) -> None:

@@ -48,7 +48,7 @@ def novograd_rule(
     return mu, mu, nu
 
 
-@transformation(layerwise=True)
+@transformation(sums=True)
 def scale_by_novograd(
     b1: Decay = 0.9,
     b2: Decay = 0.25,

@@ -25,7 +25,7 @@ def adaptive_normalize_rule(g: jax.Array, p: jax.Array, s: Any) -> jax.Array:
     return (jnp.abs(p) + s.eta) * ((s.power * g) / jnp.where(moving, s.size, 1))
 
 
-@transformation(packable=True)
+@transformation(packable=True, sums=True)
 def adaptive_normalize(eta: NonNegative = 0.01, *, axis_name: AxisName = None) -> Pair:
     """Normalizes the gradient in a metric where each weight is measured by its own size.
 

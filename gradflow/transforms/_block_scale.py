@@ -40,7 +40,7 @@ def _times(factor: jax.Array, g: jax.Array) -> jax.Array:
     return jnp.clip(product, jnp.minimum(g, -largest), jnp.maximum(g, largest))
 
 
-@transformation(packable=True, layerwise=True)
+@transformation(packable=True, sums=True)
 def scale_by_param_block_norm(min_scale: NonNegative = 1e-3, *, axis_name: AxisName = None) -> Pair:
     """Multiplies each leaf's update by its parameter's norm: `u = max(norm(p), min_scale) * g`.
 
@@ -55,7 +55,7 @@ def scale_by_param_block_norm(min_scale: NonNegative = 1e-3, *, axis_name: AxisN
     return _scaling("scale_by_param_block_norm", block_norm_rule, min_scale, axis_name)
 
 
-@transformation(packable=True, layerwise=True)
+@transformation(packable=True, sums=True)
 def scale_by_param_block_rms(min_scale: NonNegative = 1e-3, *, axis_name: AxisName = None) -> Pair:
     """Multiplies each leaf's update by the root mean square of its parameter.
 

@@ -16,7 +16,7 @@ from gradflow._rules._scaled_norm import clip_scalars, rescale, rescale_rule, sc
 from gradflow._types import EmptyState, Pair, Params, Updates
 
 
-@transformation(reports=("norm", "factor"), elementwise=True)
+@transformation(reports=("norm", "factor"), elementwise=True, sums=True)
 def clip_by_global_norm(max_norm: Limit, *, axis_name: AxisName = None) -> Pair:
     """Scales all updates by one factor so that their norm is at most `max_norm`.
 
@@ -56,7 +56,7 @@ def clip_by_block_rms_rule(g: jax.Array, s: Any, *, axes: Axes) -> jax.Array:
     return rescale(g, clip_scalars(rms, power, s.threshold)["factor"], power)
 
 
-@transformation(packable=True, layerwise=True)
+@transformation(packable=True, sums=True)
 def clip_by_block_rms(threshold: Limit, *, axis_name: AxisName = None) -> Pair:
     """Scales each leaf so that its root mean square is at most `threshold`.
 

@@ -39,7 +39,7 @@ def _has_nan(g: jax.Array) -> jax.Array:
     return by_platform(g, cpu=lambda g: _count(g) > 0, accelerator=lambda g: jnp.any(jnp.isnan(g)))
 
 
-@transformation(reports=("count",), elementwise=True)
+@transformation(reports=("count",), elementwise=True, sums=True)
 def zero_nans(*, axis_name: AxisName = None) -> Pair:
     """Replaces NaNs by zeros, and records which leaves had some.
 

@@ -20,7 +20,7 @@ def normalize_scalars(size: jax.Array, power: jax.Array, scale_factor: jax.Array
     return {"factor": scale_factor / jnp.where(divisor > 0, divisor, 1)}
 
 
-@transformation(reports=("norm",), elementwise=True)
+@transformation(reports=("norm",), elementwise=True, sums=True)
 def normalize_by_update_norm(
     scale_factor: Finite = 1.0, eps: NonNegative = 1e-6, *, axis_name: AxisName = None
 ) -> Pair:

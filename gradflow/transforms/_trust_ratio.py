@@ -24,7 +24,7 @@ def trust_ratio_rule(g: jax.Array, p: jax.Array, s: Any, *, axes: Axes) -> jax.A
     return rescale(g, jnp.where(usable, s.trust_coefficient * p_norm / divisor, 1 / power), power)
 
 
-@transformation(packable=True, layerwise=True)
+@transformation(packable=True, sums=True)
 def scale_by_trust_ratio(
     min_norm: NonNegative = 0.0,
     trust_coefficient: NonNegative = 1.0,

@@ -26,7 +26,7 @@ class ZClipState(NamedTuple):
     variance: jax.Array
 
 
-@transformation(reports=("norm", "z_score"), packable=True)
+@transformation(reports=("norm", "z_score"), packable=True, sums=True)
 def zclip(
     decay: Decay = 0.97, z_threshold: Positive = 2.5, warmup_steps: Size = 25, *, axis_name: AxisName = None
 ) -> Pair:

@@ -286,6 +286,7 @@ JOINED = {
     "a constant rate": (lambda: gf.sgd(1e-3), True),
     "a guard": (lambda: gf.apply_if_finite(gf.adam(1e-3), 3), True),
     "norms of gradients": (lambda: gf.chain(gf.clip_by_block_rms(1.0), gf.adam(1e-3)), True),
+    "a norm of updates": (lambda: gf.chain(gf.trace(0.9), gf.clip_by_global_norm(1.0)), False),
     "norms of updates": (lambda: gf.lamb(1e-3), False),
     "norms of updates, accumulated": (lambda: gf.MultiSteps(gf.lamb(1e-3), 2), False),
     "factors": (lambda: gf.sm3(1e-3), False),
