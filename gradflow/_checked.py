@@ -27,6 +27,10 @@ _INT64 = 2**63
 _FAR = 10**6  # a place that no positional argument has
 
 
+def _no_cure(_: Any) -> str:
+    return ""
+
+
 class Kind:
     """What an argument must be; `check` raises for another, and `read` returns it as a factory keeps it."""
 
@@ -37,12 +41,12 @@ class Kind:
         expected: str,
         fits: Callable[[Any], bool],
         optional: bool = False,
-        cure: Callable[[Any], str] = lambda _: "",
+        cure: Callable[[Any], str] = _no_cure,
     ) -> None:
         self.expected = f"{expected} or None" if optional else expected
         self.fits = fits
         self.optional = optional
-        self.cure = cure  # the hint for a value of another kind, or no text
+        self.cure = cure  # makes the hint for a value of another kind; a function that pickles
 
     def __or__(self, _: None) -> "Kind":
         """The kind that has None too."""
@@ -223,8 +227,13 @@ def _has_init_and_update(value: Any) -> bool:
     )
 
 
-def _is_pairs(value: Any) -> bool:
-    return isinstance(value, tuple | list) and all(isinstance(x, tuple | list) and len(x) == 2 for x in value)
+def _loss_first(_: Any) -> str:
+    return "The loss function comes first."
+
+
+def _dict_of_pairs(value: Any) -> str:
+    rows = value if isinstance(value, tuple | list) else [None]
+    return "Pass dict(pairs)." if all(isinstance(x, tuple | list) and len(x) == 2 for x in rows) else ""
 
 
 def _is_float(value: Any) -> bool:
@@ -238,7 +247,7 @@ SHAPED = Leaves("an array", lambda leaf: hasattr(leaf, "shape") and hasattr(leaf
 ARRAYS = Leaves("an array", _is_any_array)
 ARRAY = Kind("an array of numbers", _is_leaf_of_numbers)
 FUNCTION = Kind("a function", callable)
-LOSS_FIRST = Kind("a function", callable, cure=lambda _: "The loss function comes first.")
+LOSS_FIRST = Kind("a function", callable, cure=_loss_first)
 FLAG = Kind("True or False", _is_flag)
 PATH = Kind("a path", lambda value: isinstance(value, str | os.PathLike))
 TEXT = Kind("a string", lambda value: isinstance(value, str))
@@ -246,7 +255,7 @@ TUPLE = Kind("a tuple", lambda value: isinstance(value, tuple | list))
 MAPPING = Kind(
     "a dict",
     lambda value: isinstance(value, Mapping),
-    cure=lambda value: "Pass dict(pairs)." if _is_pairs(value) else "",
+    cure=_dict_of_pairs,
 )
 DTYPE = Kind("a dtype of numbers", _is_dtype)
 SHAPE = Kind("a tuple of sizes", _is_shape)

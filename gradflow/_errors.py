@@ -42,7 +42,7 @@ def with_article(name: str) -> str:
 
 def owner_of(function: Callable[..., Any]) -> str:
     """A function's name in errors; those of `gradflow.tree` have their room before them."""
-    if function.__module__.split(".")[1:2] == ["tree"]:
+    if (function.__module__ or "").split(".")[1:2] == ["tree"]:
         return f"tree.{function.__name__}"
     return function.__qualname__.rpartition("<locals>.")[2]
 

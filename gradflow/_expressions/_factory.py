@@ -224,7 +224,7 @@ def decorate(
     make.__annotations__ = body.__annotations__
     factory.function = make
     make.__gradflow__ = factory  # type: ignore[attr-defined]
-    if body.__module__.split(".")[0] == "gradflow":
+    if (body.__module__ or "").split(".")[0] == "gradflow":
         if body.__name__ in OWN_FACTORIES:
             raise ValueError(f"two factories are called {body.__name__}")
         OWN_FACTORIES[body.__name__] = factory
