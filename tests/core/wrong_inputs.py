@@ -159,7 +159,7 @@ ROWS = [
     ("gf.transformation(body=None, reports=(), leaves='inexact', trees=None, steps=10**9, packable=False, last=False)", TypeError, "transformation: argument 'steps' must be a string or None"),
     ("gf.transformation(body=None, reports=(), leaves='inexact', trees=None, steps='count', packable=FLAGS, last=False)", TypeError, "transformation: argument 'packable' must be True or False"),
     ("gf.transformation(body=None, reports=(), leaves='inexact', trees=None, steps='count', packable=KEY, last=False)", TypeError, "transformation: argument 'packable' must be True or False"),
-    ("gf.transformation(sums=1)", TypeError, "transformation: argument 'sums' must be True or False"),
+    ("gf.transformation(sums=2)", TypeError, "transformation: argument 'sums' must be True or False"),
     ("gf.transformation(body=None, reports=(), leaves='inexact', trees=None, steps='count', packable=False, last=WRONG_TREE)", TypeError, "transformation: argument 'last' must be True or False"),
     ("gf.transformation(body=None, reports=(), leaves='inexact', trees=None, steps='count', packable=False, last=NAN)", TypeError, "transformation: argument 'last' must be True or False"),
     ('gf.schedule("nonsense")', TypeError, "schedule: argument 'body' must be a function"),
