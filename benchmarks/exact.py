@@ -12,6 +12,8 @@ _FREE = {"parameter", "constant", "tuple", "get-tuple-element", "bitcast", "afte
 _CONTROL = {"while", "conditional", "call"}
 _INSTRUCTION = re.compile(r"^\s+(?:ROOT )?%?[\w.\-]+ = (?:\(.*?\)|\S+) ([a-z][\w\-]*)\(")
 _HEAD = re.compile(r"^(?:ENTRY )?%?([\w.\-]+) \(.*\{\s*$")
+_DETAILS = re.compile(r", (?:metadata|backend_config)=.*")
+_NAME = re.compile(r"%[\w.\-]+")
 _WITHIN = re.compile(r"(?:calls|to_apply)=%?([\w.\-]+)")
 
 
@@ -40,7 +42,7 @@ def _instructions(text: str) -> Iterator[tuple[str, str, str]]:
 
 
 def program_figures(text: str) -> dict[str, int]:
-    """Copies, fusions, kernels and instructions of a compiled program, from its text.
+    """Copies, fusions, kinds, kernels and instructions of a compiled program, from its text.
 
     Kernels are the instructions outside of fusions and of the small programs that reductions apply. Those in
     the body of a loop count once.
@@ -54,6 +56,7 @@ def program_figures(text: str) -> dict[str, int]:
     return {
         "copies": operations["copy"] + operations["copy-start"],
         "fusions": operations["fusion"],
+        "kinds": kinds_of_kernels(text),
         "kernels": sum(
             operation not in _FREE | _CONTROL and not operation.endswith("-done")
             for computation, operation, _ in every
@@ -61,6 +64,30 @@ def program_figures(text: str) -> dict[str, int]:
         ),
         "instructions": len(every),
     }
+
+
+def kinds_of_kernels(text: str) -> int:
+    """How many fusions of a compiled program differ, by their operations and the order of their operands.
+
+    XLA's CPU compiles equal ones once. They take most of the time to compile a program of few leaves.
+    """
+    bodies: dict[str, list[str]] = {}
+    called = []
+    for computation, operation, line in _instructions(text):
+        bodies.setdefault(computation, []).append(_DETAILS.sub("", line))
+        if operation == "fusion":
+            called += _WITHIN.findall(line)
+    return len({_with_names_in_order(_flat(name, bodies)) for name in called})
+
+
+def _flat(name: str, bodies: dict[str, list[str]]) -> str:
+    """A computation with those that it calls in their places."""
+    return _WITHIN.sub(lambda found: _flat(found[1], bodies), "\n".join(bodies.get(name, [])))
+
+
+def _with_names_in_order(text: str) -> str:
+    names: dict[str, str] = {}
+    return _NAME.sub(lambda found: names.setdefault(found[0], f"%{len(names)}"), text)
 
 
 def nbytes(tree: Any) -> int:

@@ -46,8 +46,8 @@ def rule(name: str) -> str:
 
 MUTANTS = [
     # Optimizers: the equations.
-    Mutant("adam: no bias correction of mu", "return s.debias1 * mu / (safe_sqrt(s.debias2 * nu + s.eps_root) + s.eps), mu, nu\n\n\ndef nesterov", "return mu / (safe_sqrt(s.debias2 * nu + s.eps_root) + s.eps), mu, nu\n\n\ndef nesterov", rule("adam"), "_adam.py"),
-    Mutant("adam: eps inside the root", "(safe_sqrt(s.debias2 * nu + s.eps_root) + s.eps), mu, nu\n\n\ndef nesterov", "safe_sqrt(s.debias2 * nu + s.eps_root + s.eps), mu, nu\n\n\ndef nesterov", rule("adam"), "_adam.py"),
+    Mutant("adam: no bias correction of mu", "mu / (s.bias1 * (safe_sqrt(s.debias2 * nu + s.eps_root) + s.eps)), mu, nu", "mu / (safe_sqrt(s.debias2 * nu + s.eps_root) + s.eps), mu, nu", rule("adam"), "_adam.py"),
+    Mutant("adam: eps inside the root", "(safe_sqrt(s.debias2 * nu + s.eps_root) + s.eps)), mu, nu", "safe_sqrt(s.debias2 * nu + s.eps_root + s.eps)), mu, nu", rule("adam"), "_adam.py"),
     Mutant("adam: nesterov looks at this step", "s.next_mu * mu + s.next_g * bounded(g)", "s.next_mu * mu + s.next_mu * bounded(g)", rule("adam or nadam"), "_adam.py"),
     Mutant("adam: mu_dtype is dropped", "first_moment(params, mu_dtype), second_moment(params))", "first_moment(params), second_moment(params))", laws("scale_by_adam", "asked_for"), "_adam.py"),
     Mutant("adamw: decay behind the rate", "        add_decayed_weights(weight_decay, mask),\n        scale_by_learning_rate(learning_rate),\n    )\n", "        scale_by_learning_rate(learning_rate),\n        add_decayed_weights(weight_decay, mask),\n    )\n", rule("adamw"), "_adam.py"),

@@ -64,7 +64,30 @@ ENTRY %main.9 (Arg_0.1: f32[8,8]) -> (f32[8,8], f32[]) {
 
 def test_a_program_s_figures_are_read_from_its_text() -> None:
     figures = exact.program_figures(COMPILED)
-    assert figures == {"copies": 2, "fusions": 1, "kernels": 4, "instructions": 15}
+    assert figures == {"copies": 2, "fusions": 1, "kinds": 1, "kernels": 4, "instructions": 15}
+
+
+def test_fusions_differ_by_operations_and_the_order_of_operands() -> None:
+    body = COMPILED[COMPILED.index("%fused_comp") : COMPILED.index("%called")]
+    call = "  %square = f32[8,8]{1,0} fusion(%p.2), kind=kLoop, calls=%fused_computation\n"
+    again = body.replace("%", "%again_").replace("%again_fused_computation", "%other")
+    text = again + COMPILED.replace(call, call + call.replace("fused_computation", "other"))
+    assert exact.kinds_of_kernels(text) == 1
+    assert (
+        exact.kinds_of_kernels(text.replace("%again_two = f32[] constant(2)", "%again_two = f32[] sqrt(2)"))
+        == 2
+    )
+
+
+@pytest.mark.parametrize("name", ["adamw", "radam"])
+def test_leaves_of_one_shape_share_their_kernels(name: str) -> None:
+    """A kernel that XLA compiles for each leaf of a shape would be one more of each shape."""
+    kinds = []
+    for leaves in (1, 2):
+        like = {i: jax.ShapeDtypeStruct(((8, 16), (3,))[i % 2], jnp.float32) for i in range(2 * leaves)}
+        compiled = programs.Program(steps.pair(name)[0], gf.apply_updates, like).compiled
+        kinds.append(exact.kinds_of_kernels(compiled.as_text()))
+    assert kinds[0] == kinds[1]
 
 
 def test_figures_of_a_program_that_is_compiled_here() -> None:
@@ -146,7 +169,7 @@ def test_a_program_s_bytes_and_figures() -> None:
     ours, peer = programs.both(gf.adamw(1e-3), optax.adamw(1e-3), like)
     assert 28 * 300 <= ours.moved <= 28 * 300 + 16  # and counts of steps
     figures = programs.compared([ours, peer])
-    assert set(figures) == {"scratch", "state", "equations", "copies", "fusions", "instructions"}
+    assert set(figures) == {"scratch", "state", "equations", "copies", "fusions", "kinds", "instructions"}
     assert figures["state"][0] == pytest.approx(2, abs=0.01)
     before = jax.tree.map(np.asarray, ours.start().params)
     updates, _ = ours.tx.update(ours.grads, ours.tx.init(before), before)

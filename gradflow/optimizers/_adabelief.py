@@ -29,7 +29,7 @@ def belief_rule(g: jax.Array, mu: jax.Array, nu: jax.Array, s: Any) -> tuple[jax
     """Zhuang et al. 2020, Algorithm 2."""
     mu = s.b1 * mu + s.c1 * bounded(g)
     nu = s.b2 * nu + (s.c2 * bounded_square(g, mu) + s.eps_root)
-    return s.debias1 * mu / (safe_sqrt(s.debias2 * nu) + s.eps), mu, nu
+    return mu / (s.bias1 * (safe_sqrt(s.debias2 * nu) + s.eps)), mu, nu
 
 
 def nesterov_belief_rule(g: jax.Array, mu: jax.Array, nu: jax.Array, s: Any) -> tuple[jax.Array, ...]:

@@ -43,14 +43,14 @@ def average_length(c: jax.Array, count: jax.Array) -> jax.Array:
 def radam_scalars(
     count: jax.Array, b1: jax.Array, b2: jax.Array, threshold: jax.Array, **_: jax.Array
 ) -> Scalars:
-    """Adam's scalars, whether to rectify, and the factor."""
+    """Adam's scalars, whether to rectify, the factor, and what it makes of the first bias."""
     adam = adam_scalars(count, b1, b2)
     length = average_length(adam["c2"], count)
     longest = 2 / adam["c2"] - 1
     adaptive = (length >= threshold) & (length > 4)
     a, b = (jnp.where(adaptive, x, jnp.full_like(x, 5)) for x in (length, longest))
     rectifier = jnp.sqrt((a - 4) * (a - 2) * b / ((b - 4) * (b - 2) * a))
-    return {**adam, "adaptive": adaptive, "rectifier": rectifier}
+    return {**adam, "adaptive": adaptive, "rectifier": rectifier, "divisor": adam["bias1"] / rectifier}
 
 
 def radam_rule(g: jax.Array, mu: jax.Array, nu: jax.Array, s: Any) -> tuple[jax.Array, ...]:
@@ -58,7 +58,7 @@ def radam_rule(g: jax.Array, mu: jax.Array, nu: jax.Array, s: Any) -> tuple[jax.
     mu = s.b1 * mu + s.c1 * bounded(g)
     nu = s.b2 * nu + s.c2 * bounded_square(g)
     root = safe_sqrt(s.debias2 * nu + s.eps_root) + s.eps
-    return s.debias1 * mu * jnp.where(s.adaptive, s.rectifier / root, jnp.ones_like(root)), mu, nu
+    return mu / jnp.where(~s.adaptive, s.bias1, s.divisor * root), mu, nu
 
 
 def nesterov_radam_rule(g: jax.Array, mu: jax.Array, nu: jax.Array, s: Any) -> tuple[jax.Array, ...]:

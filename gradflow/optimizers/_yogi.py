@@ -24,7 +24,7 @@ def yogi_rule(g: jax.Array, mu: jax.Array, nu: jax.Array, s: Any) -> tuple[jax.A
     square = bounded_square(g)
     step = s.c2 * square
     nu = nu - jnp.sign(nu - square) * step
-    return s.debias1 * mu / (safe_sqrt(s.debias2 * nu + s.eps_root) + s.eps), mu, nu
+    return mu / (s.bias1 * (safe_sqrt(s.debias2 * nu + s.eps_root) + s.eps)), mu, nu
 
 
 @transformation
