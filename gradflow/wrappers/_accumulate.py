@@ -96,6 +96,10 @@ def _multi_steps(
         as Muon is, and needs copies of updates and state. On a CPU it changes nothing.
 
     Raises ValueError for k < 1, TypeError for one that is neither a whole number nor a function.
+
+    >>> import gradflow as gf
+    >>> print(gf.MultiSteps(gf.adamw(1e-3), 4))
+    MultiSteps(adamw(0.001), 4)
     """
 
     def init(params: Params) -> OptState:

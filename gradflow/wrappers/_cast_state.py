@@ -45,6 +45,10 @@ def cast_state(
 
     Raises ValueError for a role or field that no stage has, for copies of parameters, and for a dtype that
     does not fit the role; TypeError for a complex array.
+
+    >>> import gradflow as gf
+    >>> print(gf.cast_state(gf.adamw(1e-3), {"mean": "bfloat16"}))
+    cast_state(adamw(0.001), {'mean': 'bfloat16'})
     """
     check_rounding("cast_state", rounding)
     if not dtypes:

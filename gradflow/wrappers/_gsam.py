@@ -103,6 +103,10 @@ def gsam(
       axis_name: for a call inside `shard_map`; see `clip_by_global_norm`.
 
     Reports `adversarial`, whether the call ascended. Source: Zhuang et al. 2022, arXiv:2203.08065.
+
+    >>> import gradflow as gf
+    >>> print(gf.gsam(gf.adamw(1e-3), gf.chain(gf.normalize(), gf.sgd(0.05))))
+    gsam(adamw(0.001), chain(normalize(), sgd(0.05)))
     """
     check_axis_name("gsam", axis_name)
 

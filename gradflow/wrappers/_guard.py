@@ -71,6 +71,10 @@ def apply_if_finite(
         is infinite may. This keeps the old state until the new one is known: on a CPU it is copied.
 
     Raises ValueError inside `shard_map` without `axis_name`, since devices could decide differently.
+
+    >>> import gradflow as gf
+    >>> print(gf.apply_if_finite(gf.adamw(1e-3), 5))
+    apply_if_finite(adamw(0.001), 5)
     """
     check_axis_name("apply_if_finite", axis_name)
     # On a CPU the clip is in a branch that the guard decides on.

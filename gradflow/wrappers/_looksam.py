@@ -75,6 +75,10 @@ def looksam(
 
     Norms are over all leaves. Reports `adversarial`, whether the call ascended.
     Source: Liu et al. 2022, arXiv:2203.02714.
+
+    >>> import gradflow as gf
+    >>> print(gf.looksam(gf.adamw(1e-3), gf.chain(gf.normalize(), gf.sgd(0.05))))
+    looksam(adamw(0.001), chain(normalize(), sgd(0.05)))
     """
     check_axis_name("looksam", axis_name)
 

@@ -63,6 +63,10 @@ def with_loss_scale(
 
     Reports `scale`, `good` and `skipped`, as in the state. Raises ValueError inside `shard_map` without
     `axis_name`. Source: Micikevicius et al. 2017, arXiv:1710.03740; defaults but `initial` are PyTorch's.
+
+    >>> import gradflow as gf
+    >>> print(gf.with_loss_scale(gf.master_params(gf.adamw(1e-3))))
+    with_loss_scale(master_params(adamw(0.001)))
     """
     check_axis_name("with_loss_scale", axis_name)
 

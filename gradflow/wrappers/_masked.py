@@ -45,6 +45,10 @@ def masked(
 
     Raises ValueError for a mask that does not fit, and in `update` without parameters if the mask is a
     function that reads their values and its choice is not in the state.
+
+    >>> import gradflow as gf
+    >>> print(gf.masked(gf.add_decayed_weights(0.1), ~gf.paths("**/bias")))
+    masked(add_decayed_weights(weight_decay=0.1), ~paths('**/bias'))
     """
     inner = as_transformation(inner, "masked", "argument 'inner'")
     check_mask("masked", "mask", mask)

@@ -50,6 +50,10 @@ def master_params(inner: GradientTransformation, form: str = "master") -> Pair:
     Parameters in float32 and wider pass through. Where something else changes a parameter between two steps,
     the weight follows it. Nothing may follow this stage in a chain.
     Source: Zamirai et al. 2020, arXiv:2010.06192, for "kahan" and "stochastic".
+
+    >>> import gradflow as gf
+    >>> print(gf.master_params(gf.adamw(1e-3), "split"))
+    master_params(adamw(0.001), form='split')
     """
     if form not in FORMS:
         raise ValueError(

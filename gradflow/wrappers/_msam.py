@@ -75,6 +75,10 @@ def msam(
       axis_name: for a call inside `shard_map`; see `clip_by_global_norm`.
 
     The average is held in float32 at least. Source: Becker et al. 2024, arXiv:2401.12033.
+
+    >>> import gradflow as gf
+    >>> print(gf.msam(gf.sgd(0.1, momentum=0.9)))
+    msam(sgd(0.1, momentum=0.9))
     """
     check_axis_name("msam", axis_name)
 

@@ -71,6 +71,10 @@ def outer(
 
     The slow weights are held in float32 at least. Needs `params`. Reports `synced`.
     Source: Zhang et al. 2019, arXiv:1907.08610; Douillard et al. 2023, arXiv:2311.08105.
+
+    >>> import gradflow as gf
+    >>> print(gf.outer(gf.adamw(1e-3), gf.sgd(0.7, 0.9, nesterov=True), 50))
+    outer(adamw(0.001), sgd(0.7, momentum=0.9, nesterov=True), 50)
     """
     check_axis_name("outer", axis_name)
 

@@ -50,6 +50,10 @@ def with_param_ema(inner: GradientTransformation, decay: Decay = 0.999) -> Pair:
 
     The average is held in float32 at least, and does not include the initial parameters.
     Source: Polyak & Juditsky 1992; with the weights of Kingma & Ba 2014, arXiv:1412.6980, section 7.2.
+
+    >>> import gradflow as gf
+    >>> print(gf.with_param_ema(gf.adamw(1e-3), 0.999))
+    with_param_ema(adamw(0.001))
     """
 
     def init(params: Params) -> OptState:

@@ -57,6 +57,10 @@ def partition(
 
     Raises ValueError for a label without a transformation, for a parameter without a label or pattern, and
     for a pattern that matches no parameter.
+
+    >>> import gradflow as gf
+    >>> print(gf.partition({"head/**": gf.sgd(0.1), "**": gf.adamw(1e-3)}))
+    partition({'head/**': sgd(0.1), '**': adamw(0.001)})
     """
     if not isinstance(transforms, Mapping) or not transforms:
         raise TypeError(

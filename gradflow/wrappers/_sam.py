@@ -69,6 +69,10 @@ def sam(
     A zero gradient does not move the parameters, also if `adv_optimizer` normalizes. Reports `adversarial`,
     whether the call ascended. Raises TypeError in opaque mode without `grad_fn`.
     Source: Foret et al. 2020, arXiv:2010.01412.
+
+    >>> import gradflow as gf
+    >>> print(gf.sam(gf.adamw(1e-3), gf.chain(gf.normalize(), gf.sgd(0.05))))
+    sam(adamw(0.001), chain(normalize(), sgd(0.05)))
     """
     check_axis_name("sam", batch_axis_name)
 

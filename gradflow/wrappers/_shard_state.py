@@ -78,6 +78,10 @@ def shard_state(
     Elementwise rules give the updates and states of `inner`, bit for bit. Raises ValueError for an axis that
     the mesh does not have, for parameters on another mesh, and inside `shard_map`.
     Source: Rajbhandari et al. 2020, arXiv:1910.02054.
+
+    >>> import gradflow as gf
+    >>> print(gf.shard_state(gf.adamw(1e-3), axis="data"))
+    shard_state(adamw(0.001))
     """
     names = axis if isinstance(axis, tuple) else (axis,)
     if not names or not all(isinstance(name, str) for name in names):

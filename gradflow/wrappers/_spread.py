@@ -40,6 +40,10 @@ def spread(
 
     Raises ValueError for axes that the mesh does not have, and for a leaf that an axis does not divide.
     Source: Jordan et al. 2024 and Liu et al. 2025, arXiv:2502.16982, for other ways to distribute Muon.
+
+    >>> import gradflow as gf
+    >>> print(gf.spread(gf.muon(0.02)))
+    spread(muon(0.02))
     """
     names = (share,) if isinstance(share, str) else tuple(share)
     check_mesh("spread", mesh)

@@ -60,6 +60,10 @@ def tunable(inner: GradientTransformation) -> Pair:
 
     Args:
       inner: a transformation made by factories.
+
+    >>> import gradflow as gf
+    >>> print(gf.tunable(gf.adamw(1e-3)))
+    tunable(adamw(0.001))
     """
     numbers, schedules = _hyperparameters(inner)
 

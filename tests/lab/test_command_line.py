@@ -295,6 +295,8 @@ def test_trajectory_list_and_describe(tmp_path, capsys):
     assert [path["name"] for path in data["paths"]] == ["sgd(0.1)", "adam(0.1, b1=0.5)"]
     assert main(["list", "lion"]) == 0
     assert "4.00" in capsys.readouterr().out
+    assert main(["list", "float16"]) == 0
+    assert "master_params" in capsys.readouterr().out
     assert main(["describe", "adamw(1e-3)"]) == 0
     assert "adamw.weight_decay" in capsys.readouterr().out
 

@@ -86,7 +86,7 @@ def test_the_catalogue_has_every_optimizer_and_its_bytes():
         assert "\n" not in entry.line
         assert entry.state_bytes_per_parameter is not None, entry.name
     assert {entry.name for entry in catalogue("lion")} == {"cautious_lion", "lion"}
-    assert "no optimizer has 'xyzzy'" in listing("xyzzy")
+    assert "no optimizer or wrapper has 'xyzzy'" in listing("xyzzy")
 
 
 def test_a_description_has_arguments_addresses_and_state():

@@ -1,4 +1,4 @@
-"""Text for `list` and `describe`: a line for each optimizer, and the details of one expression."""
+"""Text for `list` and `describe`: a line for each optimizer and wrapper; the details of an expression."""
 
 import inspect
 from typing import Any, NamedTuple
@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from gradflow import optimizers as room
+from gradflow import wrappers
 from gradflow._expressions._addresses import addresses
 from gradflow._expressions._keys import expression_of
 from gradflow._expressions._printing import shorten, show
@@ -62,6 +63,17 @@ def _factories() -> dict[str, Any]:
     return found
 
 
+def _wrappers(pattern: str) -> list[tuple[str, str]]:
+    """Name and line of each wrapper of a transformation, where one contains `pattern`."""
+    found = []
+    for name, value in sorted(vars(wrappers).items(), key=lambda item: item[0].lower()):
+        factory = getattr(value, "__gradflow__", None)
+        takes_one = factory is not None and (factory.inner or name in ("partition", "multi_transform"))
+        if takes_one and pattern.lower() in f"{name} {first_line(value)}".lower():
+            found.append((name, first_line(value)))
+    return found
+
+
 def first_line(factory: Any) -> str:
     """The first sentence of a factory's docstring, as one line."""
     text = inspect.getdoc(factory) or ""
@@ -79,15 +91,19 @@ def _state_bytes(factory: Any) -> float | None:
 
 def listing(pattern: str = "", width: int | None = None) -> str:
     """Returns the catalogue as text, in lines of at most `width` if possible."""
-    found = catalogue(pattern)
+    found, around = catalogue(pattern), _wrappers(pattern)
+    if not found and not around:
+        return f"no optimizer or wrapper has {pattern!r} in its name or its line"
+    others = [("wrapper", "what it does"), *((name, shorten(line, 90)) for name, line in around)]
+    below = [""] * bool(found) + aligned(others, left=(0, 1), width=width) if around else []
     if not found:
-        return f"no optimizer has {pattern!r} in its name or its line"
+        return "\n".join(below)
     rows = [("optimizer", "state B/param", "what it is")]
     for entry in found:
         size = "-" if entry.state_bytes_per_parameter is None else f"{entry.state_bytes_per_parameter:.2f}"
         rows.append((entry.name, size, shorten(entry.line, 90)))
     note = "State in bytes for each float32 parameter of a layer of 256 x 256 and its bias."
-    return "\n".join([*aligned(rows, left=(0, 2), width=width), "", note])
+    return "\n".join([*aligned(rows, left=(0, 2), width=width), "", note, *below])
 
 
 def description(text: str) -> str:

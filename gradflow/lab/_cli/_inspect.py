@@ -57,7 +57,7 @@ def add(commands: Any) -> None:
     names = commands.add_parser(
         "list",
         help="list all optimizers with the size of their state",
-        description="Lists all optimizers, one per line, with the bytes of state per parameter.",
+        description="Lists optimizers, with the bytes of state per parameter, and wrappers, one per line.",
     )
     names.add_argument("pattern", nargs="?", default="", help="list only lines that contain this text")
     names.set_defaults(run=_list)
