@@ -168,6 +168,7 @@ EXAMPLES: dict[str, Callable[[], Any]] = {
     "gsam": lambda: gf.gsam(_inner(), gf.chain(gf.normalize(), gf.sgd(0.05))),
     "looksam": lambda: gf.looksam(_inner(), gf.chain(gf.normalize(), gf.sgd(0.05)), 2),
     "msam": lambda: gf.msam(_inner()),
+    "lazy_rows": lambda: gf.lazy_rows(_inner(), 0.01),
     "conditionally_transform": lambda: gf.conditionally_transform(_inner(), lambda step: step % 2 == 0),
     "conditionally_mask": lambda: gf.conditionally_mask(_inner(), lambda step: step % 2 == 0),
     "split_real_and_imaginary": lambda: gf.split_real_and_imaginary(_inner()),

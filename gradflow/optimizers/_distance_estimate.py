@@ -54,12 +54,14 @@ def add_gain(numerator: jax.Array, gain: jax.Array) -> jax.Array:
     return within(numerator + jnp.where(jnp.isfinite(gain), gain, 0), jnp.finfo(gain.dtype).max / 4)
 
 
-def grow_estimate(d: jax.Array, numerator: jax.Array, denominator: jax.Array) -> jax.Array:
-    """`max(d, numerator / denominator)`; d while the quotient is undefined, without gradients.
+def grow_estimate(
+    d: jax.Array, numerator: jax.Array, denominator: jax.Array, limit: jax.Array | float = jnp.inf
+) -> jax.Array:
+    """`max(d, min(numerator / denominator, limit))`; d while the quotient is undefined, without gradients.
 
     NaN where the denominator is: a gradient was not finite, and an estimate that stays would hide it.
     """
     known = (denominator > 0) & jnp.isfinite(denominator) & jnp.isfinite(numerator)
     quotient = jnp.where(known, numerator, 0) / jnp.where(known, denominator, 1)
-    grown = jnp.where(known & jnp.isfinite(quotient), jnp.maximum(d, quotient), d)
+    grown = jnp.where(known & jnp.isfinite(quotient), jnp.maximum(d, jnp.minimum(quotient, limit)), d)
     return jnp.where(jnp.isnan(denominator), denominator, grown)

@@ -1,5 +1,6 @@
 """Prodigy: Adam whose learning rate is an estimate of the distance to the solution."""
 
+import math
 from typing import Any, NamedTuple
 
 import jax
@@ -8,7 +9,7 @@ import jax.numpy as jnp
 from gradflow import tree
 from gradflow._calls._reports import report
 from gradflow._core._decorators import transformation
-from gradflow._expressions._arguments import Decay, NonNegative, Positive, Rate
+from gradflow._expressions._arguments import Decay, NonNegative, Positive, PositiveLimit, Rate
 from gradflow._rules._leafwise import Scalars, as_scalar, leafwise
 from gradflow._rules._math import bounded, bounded_square, safe_sqrt
 from gradflow._rules._mesh_axes import refuse_varying
@@ -76,6 +77,7 @@ def prodigy(
     weight_decay_mask: MaskOrFn | None = None,
     *,
     use_bias_correction: bool = True,
+    growth_rate: PositiveLimit = math.inf,
 ) -> Pair:
     """Adam with the rate `d * learning_rate`, where d is a growing estimate of the distance.
 
@@ -83,7 +85,7 @@ def prodigy(
         weight = d / estim_lr0 * rate
         r = b3 * r + weight * <g, p0 - p>,  grad_sum = b3 * grad_sum + weight * g
         m = b1 * m + (1 - b1) * d * g,  v = b2 * v + (1 - b2) * d^2 * |g|^2
-        d = max(d, estim_lr_coef * r / |grad_sum|_1)
+        d = max(d, min(estim_lr_coef * r / |grad_sum|_1, growth_rate * d))
         u = -rate * (m / (sqrt(v) + d * eps) + weight_decay * p)
 
     Args:
@@ -95,8 +97,10 @@ def prodigy(
         during a warm-up.
       weight_decay_mask: where to decay; see `add_decayed_weights`.
       use_bias_correction: False leaves the factor of `b1` and `b2` out of `rate`, the authors' default.
+      growth_rate: > 1, by which d grows at most in a step after its first growth; 1.02 is a warm-up.
 
-    While `grad_sum` is 0, d does not change. Needs `params`. Raises ValueError inside `shard_map`.
+    While `grad_sum` is 0, d does not change. `partition({"a": prodigy(), "b": prodigy()}, labels)` has an
+    estimate for each group. Needs `params`. Raises ValueError inside `shard_map`.
     Source: Mishchenko & Defazio 2023, arXiv:2306.06101.
     """
     check_betas("prodigy", betas)
@@ -133,7 +137,10 @@ def prodigy(
         gain = tree.vdot(updates, tree.sub(state.params0, params)).real.astype(dtype)
         numerator = add_gain(b3 * state.numerator_weighted, relative * rate * gain)
         size = tree.norm(grad_sum, 1).astype(dtype)
-        d = grow_estimate(d, as_scalar(estim_lr_coef, dtype) * numerator, size)
+        # The first growth, from an estimate that is far too small, is free. Finite, so that derivatives are.
+        growth = jnp.minimum(as_scalar(growth_rate, dtype), 1e18)
+        limit = d * jnp.where(d > as_scalar(estim_lr0, dtype), growth, 1e18)
+        d = grow_estimate(d, as_scalar(estim_lr_coef, dtype) * numerator, size, limit)
         report("estim_lr", d)
         report("learning_rate", rate)
         step = {"rate": rate, "d": d, "eps": eps}

@@ -34,6 +34,8 @@ from gradflow.wrappers._guard import apply_if_finite as apply_if_finite
 from gradflow.wrappers._inject import InjectStatefulHyperparamsState as InjectStatefulHyperparamsState
 from gradflow.wrappers._inject import inject_hyperparams as inject_hyperparams
 from gradflow.wrappers._inject import injected as injected
+from gradflow.wrappers._lazy_rows import LazyRowsState as LazyRowsState
+from gradflow.wrappers._lazy_rows import lazy_rows as lazy_rows
 from gradflow.wrappers._lookahead import LookaheadParams as LookaheadParams
 from gradflow.wrappers._lookahead import LookaheadState as LookaheadState
 from gradflow.wrappers._lookahead import lookahead as lookahead
@@ -107,6 +109,7 @@ __all__ = [
     "GSAMState",
     "InjectStatefulHyperparamsState",
     "LawaState",
+    "LazyRowsState",
     "LookSAMState",
     "LookaheadParams",
     "LookaheadState",
@@ -155,6 +158,7 @@ __all__ = [
     "hyperparams",
     "inject_hyperparams",
     "injected",
+    "lazy_rows",
     "lookahead",
     "looksam",
     "loss_scale",

@@ -132,6 +132,24 @@ def cocob(x: np.ndarray) -> Any:
         x = x0 + theta / (scale * np.maximum(total + scale, alpha * scale)) * (scale + reward)
 
 
+def prodigy(x: np.ndarray) -> Any:
+    """Mishchenko and Defazio's Algorithm 4; after its first growth the estimate grows by a tenth at most."""
+    x0, m, v, total = x, np.zeros(SIZE), np.zeros(SIZE), np.zeros(SIZE)
+    d0, r, b1, b2, t = 1e-3, 0.0, 0.9, 0.999, 0
+    d = d0
+    while True:
+        g, _ = yield x
+        t += 1
+        rate = d * np.sqrt(1 - b2**t) / (1 - b1**t)
+        m, v = b1 * m + (1 - b1) * d * g, b2 * v + (1 - b2) * d**2 * g * g
+        r = np.sqrt(b2) * r + d / d0 * rate * (g @ (x0 - x))
+        total = np.sqrt(b2) * total + d / d0 * rate * g
+        known = np.abs(total).sum()
+        quotient = r / known if known else d
+        d = max(d, quotient if d == d0 else min(quotient, 1.1 * d))
+        x = x - rate * m / (np.sqrt(v) + d * 1e-8)
+
+
 PAIRS: dict[str, tuple[Any, Rule]] = {
     "sps": (lambda: gf.polyak_sgd(0.7, 0.5, 1.0, 0.1), sps(False)),
     "sps+": (lambda: gf.polyak_sgd(0.7, 0.5, 1.0, 0.1, "sps+"), sps(True)),
@@ -152,6 +170,7 @@ PAIRS: dict[str, tuple[Any, Rule]] = {
     "l-dog": (lambda: gf.scale_by_distance_over_gradients(1e-3, global_scale=-1.0), layerwise_dog),
     "dowg": (lambda: gf.dowg(init_estim_sq_dist=1e-3), dowg),
     "cocob": (lambda: gf.cocob(alpha=3.0, weight_decay=0.1), cocob),
+    "prodigy-limited": (lambda: gf.prodigy(estim_lr0=1e-3, growth_rate=1.1), prodigy),
 }  # fmt: skip
 
 
@@ -199,6 +218,28 @@ FREE = {
     "cocob": gf.cocob,
     "mechanize": lambda: gf.mechanize(gf.adam(1.0)),
 }
+
+
+def test_prodigy_grows_no_faster_than_its_limit() -> None:
+    params = {"w": jnp.asarray([3.0, -2.0, 1.0])}
+
+    def estimates(tx: Any) -> np.ndarray:
+        state, found, at = tx.init(params), [], params
+        update = jax.jit(tx.update)
+        for _ in range(12):
+            updates, state = update(at, state, at)
+            at = gf.apply_updates(at, updates)
+            found.append(float(gf.tree.get(state, "estim_lr")))
+        return np.array(found)
+
+    free, limited = (
+        estimates(gf.prodigy(estim_lr0=1e-3)),
+        estimates(gf.prodigy(estim_lr0=1e-3, growth_rate=1.1)),
+    )
+    first = np.argmax(limited > 1.001e-3)
+    growth = limited[first + 1 :] / limited[first:-1]
+    assert growth.max() <= 1.1 * (1 + 1e-6)
+    assert (free[1:] / free[:-1]).max() > 1.2
 
 
 @pytest.mark.parametrize("name", list(FREE))
