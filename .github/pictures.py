@@ -25,7 +25,7 @@ UNDRAWN = {
     "adamuon", "dion2", "muown", "splus",
 }  # fmt: skip
 # Which of its figures stands for a notebook, counted from 0, where it is not the first.
-OTHER_THAN_THE_FIRST = {"01": 9, "05": 1, "06": 1, "08": 2, "09": 3, "11": 1}
+OTHER_THAN_THE_FIRST = {"01": 9, "05": 1, "06": 1, "08": 2, "09": 3, "11": 1, "12": 1}
 
 
 def save(figure: Any, name: str) -> None:
