@@ -142,6 +142,7 @@ EXAMPLES: dict[str, Callable[[], Any]] = {
     "skip_spikes": lambda: gf.skip_spikes(_inner(), 8),
     "spread": lambda: gf.spread(_inner()),
     "shard_state": lambda: gf.shard_state(_inner(), axis="x"),
+    "offload_state": lambda: gf.offload_state(_inner(), 1),
     "with_param_ema": lambda: gf.with_param_ema(_inner(), 0.9),
     "quantize_state": lambda: gf.quantize_state(gf.adamw(0.1), block=4, min_size=1),
     "master_params": lambda: gf.master_params(gf.adamw(0.1)),
@@ -372,7 +373,10 @@ _SUMS_OF_PRODUCTS = (
 _LANDS = (
     "rounded to bfloat16, a step that is as large as the parameter misses the number it is meant to reach"
 )
+_NO_COTANGENTS = "jax has no cotangents in the memory of a host"
 DEPARTURES: dict[tuple[str, str], str] = {
+    ("gradients of hyper-parameters", "offload_state"): _NO_COTANGENTS,
+    ("gradients through the update", "offload_state"): _NO_COTANGENTS,
     ("dtype of updates", "master_params"): _LANDS,
     ("dtype of updates", "master_params-split"): _LANDS,
     ("200 steps as in float64", "scale_by_kron"): "its probes in float32 are not those of float64",

@@ -18,6 +18,7 @@ from gradflow._calls._checks import (
     match_outputs,
     match_params,
     other_leaf_error,
+    refuse_memory_of_host,
     refuse_state,
     with_named_tuples,
     without_aliases,
@@ -106,6 +107,8 @@ class UpdatePart(Part):
                 return self.run(updates, state, params, **extra)
             return compiled.run(self.run, operands, updates, state, params, extra)
         except Exception as error:
+            if not context.stack:
+                refuse_memory_of_host(self.stage.expression.name, state, error)
             may_lack_names = isinstance(error, WrongStateError) and not context.stack
             named = self._named(state, params) if may_lack_names else None
             if named is None:

@@ -57,6 +57,7 @@ from gradflow.wrappers._metrics import with_metrics as with_metrics
 from gradflow.wrappers._msam import MSAMState as MSAMState
 from gradflow.wrappers._msam import msam as msam
 from gradflow.wrappers._mup import mup_factors as mup_factors
+from gradflow.wrappers._offload_state import offload_state as offload_state
 from gradflow.wrappers._outer import OuterState as OuterState
 from gradflow.wrappers._outer import outer as outer
 from gradflow.wrappers._param_average import LawaState as LawaState
@@ -169,6 +170,7 @@ __all__ = [
     "msam",
     "multi_transform",
     "mup_factors",
+    "offload_state",
     "outer",
     "partition",
     "projected",
