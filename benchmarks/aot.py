@@ -381,6 +381,54 @@ def measured(compiler: Compiler, group_name: str, name: str) -> Row | Failed:
         return start_row(compiler, group_name, name, pool, {})()
 
 
+class StateRow(NamedTuple):
+    """One form of a state: its scratch memory in models, and its cycles and bytes against float32's."""
+
+    name: str
+    scratch: float
+    cycles: float
+    moved: float
+    kernels: int
+
+
+def state_rows(compiler: Compiler, side: int = 8192) -> Iterator[StateRow]:
+    """AdamW's step of one matrix with states in fewer bits, and quantized rules alone, in place of gradients.
+
+    The cycles of a kernel that gradflow wrote are not estimated, so there are none in its rows.
+    """
+    like = {"w": jax.ShapeDtypeStruct((side, side), jnp.float32)}
+    adamw, adam = gf.adamw(1e-3), gf.scale_by_adam()
+    both = {"mean": "bfloat16", "square": "bfloat16"}
+    cast = {"bfloat16 mean": {"mean": "bfloat16"}, "bfloat16 mean and square": both}
+    forms = {
+        "float32": adamw,
+        **{name: gf.cast_state(adamw, dtypes) for name, dtypes in cast.items()},
+        "8 bits": gf.quantize_state(adamw),
+        "4-bit mean": gf.quantize_state(adamw, 4),
+        "8 bits, the rule alone": gf.quantize_state(adam),
+        "4-bit mean, the rule alone": gf.quantize_state(adam, 4),
+    }
+    plain: Cost | None = None
+    for name, tx in forms.items():
+        state = jax.eval_shape(tx.init, like)
+        if name.endswith("alone"):
+            step = compiler.lower(lambda g, state, tx=tx: tx.update(g, state), like, state)
+        else:
+            scale = jax.ShapeDtypeStruct((), jnp.float32)
+            step = compiler.lower(outer(tx, gf.apply_updates, {}), like, state, like, scale)
+        found = figures(compiler, step)
+        plain = plain or found.cost
+        cycles = found.cost.cycles / plain.cycles if plain.cycles else math.nan
+        has_kernel = "tpu_custom_call" in step.as_text()
+        yield StateRow(
+            name,
+            found.scratch / nbytes(like),
+            math.nan if has_kernel or "alone" in name else cycles,
+            found.cost.moved / plain.moved,
+            found.cost.kernels,
+        )
+
+
 def misses(row: Row) -> list[str]:
     """The bars that a row misses."""
     missed = []
@@ -538,7 +586,9 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.aot", description=__doc__)
     parser.add_argument("--platform", required=True, metavar="|".join(PLATFORMS))
     parser.add_argument(
-        "--only", default="", help=f"groups ({', '.join(GROUPS)}) or names of rows, split by ';'"
+        "--only",
+        default="",
+        help=f"groups ({', '.join(GROUPS)}) or names of rows, split by ';'; or states, alone",
     )
     parser.add_argument("--json", metavar="FILE", help="write the rows as data")
     parser.add_argument("--table", metavar="FILE", help="write them as Markdown")
@@ -550,7 +600,16 @@ def main(arguments: list[str] | None = None) -> None:
     if why := missing(given.platform):
         parser.error(why)
     only = [name.strip() for name in given.only.split(";") if name.strip()]
-    known = [*GROUPS, *names()]
+    if only == ["states"]:
+        print(
+            f"{'adamw, 8192^2':<28} {'scratch, models':>16} {'cycles':>7} {'moved':>7} kernels, / float32's"
+        )
+        for form in state_rows(Compiler(given.platform)):
+            print(
+                f"{form.name:<28} {form.scratch:>16.3f} {form.cycles:>7.3f} {form.moved:>7.3f} {form.kernels}"
+            )
+        return
+    known = [*GROUPS, *names(), "states"]
     for name in only:
         if name not in known:
             parser.error(f"no group or row is called '{name}'; there are {'; '.join(known)}")

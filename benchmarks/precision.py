@@ -4,19 +4,23 @@ python -m benchmarks.precision                    steps with 6 M parameters, and
 python -m benchmarks.precision --steps 1e8,1e9    steps alone, as on an accelerator
 python -m benchmarks.precision --narrow           training with bfloat16 and float16 parameters alone
 python -m benchmarks.precision --memory           bytes of state for a model of 7 billion parameters
+python -m benchmarks.precision --bars             figures that are to hold, each beside its bar; 20 minutes
+python -m benchmarks.precision --bars --quick     those that need no training; a minute
 """
 
 import argparse
 import dataclasses
+import itertools
 import time
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 import gradflow as gf
+from benchmarks import aot
 from benchmarks.exact import nbytes, scratch
 from gradflow import lab
 from gradflow._tables import aligned
@@ -84,9 +88,12 @@ def steps(parameters: int, side: int) -> list[list[str]]:
     compiled: dict[str, Any] = {}
     times: dict[str, list[float]] = {}
     made = forms(gf.adamw(1e-3), 4096)
+    # A CPU's time for the process varies less than a clock's where other programs run.
+    clock = time.process_time if jax.default_backend() == "cpu" else time.perf_counter
     for name, tx in made.items():
 
         def step(params: Any, state: Any, grads: Any, tx: Any = tx) -> Any:
+            grads = jax.tree.map(lambda g: g * params["layer0"][0, 0], grads)  # made here, as in training
             updates, state = tx.update(grads, state, params)
             return gf.apply_updates(params, updates), state
 
@@ -98,11 +105,11 @@ def steps(parameters: int, side: int) -> list[list[str]]:
             params, state = jax.tree.map(jnp.copy, zeros), jax.jit(tx.init)(zeros)
             params, state = compiled[name](params, state, grads)
             jax.block_until_ready(params)
-            begin = time.perf_counter()
+            begin = clock()
             for _ in range(REPEAT):
                 params, state = compiled[name](params, state, grads)
             jax.block_until_ready(params)
-            times[name].append(time.perf_counter() - begin)
+            times[name].append(clock() - begin)
             del params, state
     plain = np.asarray(times["float32"])
     rows = []
@@ -201,16 +208,89 @@ def _final_loss(task: Any, tx: Any, train: Any, size: int, count: int) -> Callab
     return jax.jit(run)
 
 
+class Bar(NamedTuple):
+    """A figure, and between which two numbers it is to be; both None where it is only reported."""
+
+    what: str
+    figure: float
+    least: float | None
+    most: float | None
+
+    def line(self) -> str:
+        """One line of the table."""
+        if self.most is None:
+            return f"{self.what:<58} {self.figure:>9.4f}  reported"
+        said = f"<= {self.most:g}" if not self.least else f"{self.least:g} to {self.most:g}"
+        held = (self.least or -np.inf) <= self.figure <= self.most
+        return f"{self.what:<58} {self.figure:>9.4f}  {said:<15} {'holds' if held else 'MISSED'}"
+
+
+def print_bars(*, quick: bool) -> None:
+    """Prints each figure as soon as it is measured."""
+    for bar in itertools.chain(cost_bars(), () if quick else training_bars()):
+        print(bar.line(), flush=True)
+    for platform in ("v5e",):
+        why = aot.missing(platform)
+        print(why) if why else print("python -m benchmarks.aot --platform v5e --only states    for a TPU")
+
+
+def cost_bars() -> Iterator[Bar]:
+    """Bytes, a step on this machine, and init."""
+    table = {row[1]: row for row in steps(6 * 1024**2, 1024)}
+    row = table["8 bits"]
+    yield Bar("8-bit AdamW, bytes of state a parameter", float(row[2]), None, 2.04)
+    # One tree of updates and two of its six leaves.
+    yield Bar("scratch of a step with 6 x 1024^2, models", float(row[3]), None, 1 + 2 / 6)
+    yield Bar("its process time / float32's", float(row[4]), None, 3.0)
+    tx, like = gf.quantize_state(gf.adamw(1e-3)), {"w": jnp.zeros((1024, 1024))}
+    begin = time.perf_counter()
+    jax.block_until_ready(jax.jit(tx.init)(like))
+    yield Bar("init under jit with 1024^2, compiled and run, seconds", time.perf_counter() - begin, None, 1.0)
+
+
+def training_bars() -> Iterator[Bar]:
+    """Losses against those of float32 states or parameters, and over the starts the one that is farthest."""
+    seeds = (0, 1, 2)
+    for task, tx, count, within, narrow in (
+        ("digits", gf.adamw(1e-3), 500, 0.01, None),
+        ("text", gf.adamw(1e-3), 1000, 0.005, 0.01),
+        ("text", gf.lion(1e-4), 1000, 0.005, None),
+        ("text", gf.muon(0.02), 1000, 0.005, None),
+    ):
+        for row in training(task, tx, count, seeds):
+            bound = {"8 bits": within, "4-bit mean": narrow}.get(row[2])
+            least, most = (None, None) if bound is None else (1 - bound, 1 + bound)
+            if row[2] != "float32":
+                yield Bar(f"{task}, {row[1]}, {row[2]}: loss / float32's", float(row[3]), least, most)
+    for rate in (1e-3, 2e-4):
+        for _, name, _, ratio in narrow_parameters(rate, 1000, (0,)):
+            if name == "bfloat16":
+                yield Bar(
+                    f"text, adamw({rate:g}), plain {name}: loss / float32's", float(ratio), 1.05, np.inf
+                )
+            elif name.startswith("bfloat16"):
+                yield Bar(f"text, adamw({rate:g}), {name}: loss / float32's", float(ratio), 0.995, 1.005)
+            elif name.startswith("float16"):
+                scaled = "scaled" in name
+                least, most = (0.999, 1.001) if scaled else (1.1, np.inf)
+                yield Bar(f"text, adamw({rate:g}), {name}", float(ratio), least, most)
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Prints the tables."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.precision", description=__doc__)
     parser.add_argument("--steps", metavar="N,...", help="numbers of parameters; without training")
     parser.add_argument("--memory", action="store_true", help="bytes of state alone")
     parser.add_argument("--narrow", action="store_true", help="narrow parameters alone")
+    parser.add_argument("--bars", action="store_true", help="figures beside their bars")
+    parser.add_argument("--quick", action="store_true", help="with --bars: without training")
     given = parser.parse_args(arguments)
     counts = [float(text) for text in given.steps.split(",")] if given.steps else [6 * 1024**2]
     if given.memory:
         print("\n".join(f"| {' | '.join(row)} |" for row in memory()))
+        return
+    if given.bars:
+        print_bars(quick=given.quick)
         return
     if given.narrow:
         print("\n".join(_narrow_table()))
