@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 
@@ -26,10 +26,13 @@ from gradflow.matrices._per_matrix import (
     widened,
 )
 from gradflow.matrices._spread import Cut, is_cut_anywhere
+from gradflow.tree._grouped_jit import call_in_groups
 from gradflow.tree._paths import is_none, segment
 
 Row = tuple[tuple[Any, ...], tuple[Any, ...]]
 Rows = Callable[[list[tuple[jax.Array, ...]], Scalars], list[Any]]
+
+_SIDE_AXES = 2  # of a side's array; one more counts matrices
 
 
 def refresh_per_matrix(
@@ -40,6 +43,8 @@ def refresh_per_matrix(
     olds: tuple[Any, ...],
     operands: tuple[Any, ...],
     /,
+    *,
+    of_side: Rule | None = None,
     **hyper: Any,
 ) -> tuple[Any, ...]:
     """`linalg.refresh` for the matrices of leaves: `olds`, or where `due` what `rule` makes of them.
@@ -48,7 +53,10 @@ def refresh_per_matrix(
     shapes of the leaves and None where there is no update. All matrices are in one conditional, one after the
     other. A matrix whose new values are not all finite keeps its old ones.
 
-    On a CPU leaves of one shape are a loop, so that XLA compiles their decompositions once.
+    On a CPU leaves of one shape are a loop, so that XLA compiles their decompositions once. With `of_side`
+    all sides of one length are a loop, whatever the shapes of their leaves. The last tree of `olds` and of
+    `operands` then has a square matrix or None for each side. `of_side(old, operand, s)` returns a tuple of
+    at most two arrays, which it keeps finite itself. The rule gets these tuples in the operand's place.
     """
     structure: Any = jax.tree.structure(updates, is_leaf=is_none)
     flat = jax.tree.leaves(updates, is_leaf=is_none)
@@ -72,14 +80,14 @@ def refresh_per_matrix(
         row = jax.tree.map(lambda x, real=real, place=place: place(widened(x, real)), plain)
         places.setdefault((a, g.shape, real, jax.tree.structure(row), cut), []).append(index)
         rows[index] = row
-    groups = [
-        (
-            _compiled(rule, a, shape, kind) if cut is None else _spread(rule, a, shape, kind, cut),
-            _prepare(None, hyper, real),
-            indices,
-        )
-        for (a, shape, real, kind, cut), indices in places.items()
-    ]
+    groups = []
+    for (a, shape, real, _, cut), indices in places.items():
+        if cut is not None:
+            composed = rule if of_side is None else _composed(rule, of_side, len(olds))
+            run = _Run(functools.partial(_spread, composed, a, shape, cut), None)
+        else:
+            run = _Run(functools.partial(_compiled, rule, a, shape, of_side is None), of_side)
+        groups.append((run, _prepare(None, hyper, real), indices))
     if not groups:
         return olds
     runs = tuple(run for run, _, _ in groups)
@@ -99,13 +107,79 @@ def refresh_per_matrix(
     return tuple(jax.tree.unflatten(structure, list(slot)) for slot in zip(*results, strict=True))
 
 
+class _Run(NamedTuple):
+    """A rule on rows of one structure, and one that computes something of each side before."""
+
+    on: Callable[[Any], Rows]
+    of_side: Rule | None
+
+
 def _computed(
-    runs: tuple[Rows, ...], olds: list[Any], operands: list[Any], numbers: list[Scalars]
+    runs: tuple[_Run, ...], olds: list[Any], operands: list[Any], numbers: list[Scalars]
 ) -> list[Any]:
+    results = []
+    operands = _sides_computed(runs, olds, operands, numbers)
+    for run, old, other, s in zip(runs, olds, operands, numbers, strict=True):
+        rows = list(zip(old, other, strict=True))
+        call = run.on(jax.tree.structure(rows[0]))
+        results.append(call([tuple(jax.tree.leaves(row)) for row in rows], s))
+    return results
+
+
+def _sides_computed(
+    runs: tuple[_Run, ...], olds: list[Any], operands: list[Any], numbers: list[Scalars]
+) -> list[Any]:
+    """The rows of operands, with what is computed of their sides in the place of the last one."""
+    sides: dict[Any, list[tuple[jax.Array, jax.Array]]] = {}
+    shared: dict[Any, Scalars] = {}
+    places: list[Any] = []
+    for run, old, other, s in zip(runs, olds, operands, numbers, strict=True):
+        if run.of_side is None:
+            continue
+        for olds_of_row, operands_of_row in zip(old, other, strict=True):
+            pairs = list(zip(*map(jax.tree.leaves, (olds_of_row[-1], operands_of_row[-1])), strict=True))
+            key = (run.of_side, tuple(sorted({str(pair[0].dtype) for pair in pairs})))
+            own = sides.setdefault(key, [])
+            places.append((key, range(len(own), len(own) + len(pairs))))
+            own += pairs
+            shared[key] = s
+    made = {key: call_in_loops(_on_side(key[0]), rows, shared[key]) for key, rows in sides.items()}
+    order = iter(places)
+
+    def replaced(row: tuple[Any, ...]) -> tuple[Any, ...]:
+        key, own = next(order)
+        return (*row[:-1], jax.tree.unflatten(jax.tree.structure(row[-1]), [made[key][i] for i in own]))
+
     return [
-        run([tuple(jax.tree.leaves(row)) for row in zip(old, other, strict=True)], s)
-        for run, old, other, s in zip(runs, olds, operands, numbers, strict=True)
+        other if run.of_side is None else [replaced(row) for row in other]
+        for run, other in zip(runs, operands, strict=True)
     ]
+
+
+@functools.cache
+def _on_side(of_side: Rule) -> Callable[..., tuple[jax.Array, ...]]:
+    """A rule of one side on that of one matrix or of a stack of them."""
+
+    def run(leaves: tuple[jax.Array, ...], scalars: Scalars) -> tuple[jax.Array, ...]:
+        call = bound(of_side, scalars)
+        with jax.numpy_dtype_promotion("standard"):
+            return (call if leaves[0].ndim == _SIDE_AXES else _mapped(call))(*leaves)
+
+    run.__name__ = run.__qualname__ = getattr(of_side, "__name__", "of_side")
+    return jax.jit(run)
+
+
+@functools.cache
+def _composed(rule: Rule, of_side: Rule, width: int) -> Rule:
+    """The rule of matrices with what it needs of their sides; its first `width` operands are old."""
+
+    def whole_rule(*values: Any) -> Any:
+        *others, operand, s = values
+        sides = zip(others[width - 1], operand, strict=True)
+        made = tuple(None if old is None else of_side(old, new, s) for old, new in sides)
+        return rule(*others, made, s)
+
+    return whole_rule
 
 
 def _paths(updates: Any) -> list[tuple[str, ...]]:
@@ -114,20 +188,21 @@ def _paths(updates: Any) -> list[tuple[str, ...]]:
 
 
 @functools.cache
-def _compiled(rule: Rule, axes: MatrixAxes, shape: tuple[int, ...], structure: Any) -> Rows:
-    """The rule on rows of olds and operands, one matrix after the other."""
+def _compiled(rule: Rule, axes: MatrixAxes, shape: tuple[int, ...], decomposes: bool, structure: Any) -> Rows:
+    """The rule on rows of olds and operands, one matrix after the other where it decomposes them."""
 
     def run(leaves: tuple[jax.Array, ...], scalars: Scalars) -> tuple[Any, ...]:
         olds, operands = structure.unflatten(leaves)
+        call = _refreshed(rule, scalars, len(olds)) if decomposes else bound(rule, scalars)
         with jax.numpy_dtype_promotion("standard"):
-            return on_blocks(_refreshed(rule, scalars, len(olds)), axes, shape, [*olds, *operands], _mapped)
+            return on_blocks(call, axes, shape, [*olds, *operands], _mapped)
 
     run.__name__ = run.__qualname__ = getattr(rule, "__name__", "rule")
-    return functools.partial(call_in_loops, jax.jit(run))
+    return functools.partial(call_in_loops if decomposes else call_in_groups, jax.jit(run))
 
 
 @functools.cache
-def _spread(rule: Rule, axes: MatrixAxes, shape: tuple[int, ...], structure: Any, cut: Cut) -> Rows:
+def _spread(rule: Rule, axes: MatrixAxes, shape: tuple[int, ...], cut: Cut, structure: Any) -> Rows:
     """The same, each device with matrices of its own."""
     on_each = _on_stacks(rule, structure)
 

@@ -53,7 +53,8 @@ def kron_scalars(b1: jax.Array, count: jax.Array, **_: jax.Array) -> Scalars:
 
 def momentum_rule(g: jax.Array, mu: jax.Array, s: Any) -> tuple[jax.Array, ...]:
     """m = mu / (1 - b1^t) for the average mu."""
-    mu = s.b1 * mu + s.c1 * limited(g)
+    g, _ = limited(g)
+    mu = s.b1 * mu + s.c1 * g
     return s.debias * mu, mu
 
 

@@ -63,9 +63,9 @@ def shampoo_scalars(
 
 def statistics_rule(g: jax.Array, factors: Factors, s: Any, *, averages: bool) -> tuple[Any, ...]:
     """Gupta et al. 2018, Algorithm 2, with the averages of Anil et al. 2020."""
-    g = limited(g)
+    g, is_finite = limited(g)
     beta, c = (s.beta, s.c3) if averages else (1, 1)
-    return g, decay_factors(g, factors, beta, c)
+    return g, decay_factors(g, is_finite, factors, beta, c)
 
 
 def root_rule(roots: Factors, factors: Factors, s: Any, *, averages: bool, one_sided: bool) -> Any:

@@ -74,13 +74,13 @@ def soap_scalars_refreshed(count: jax.Array, b1: jax.Array, b2: jax.Array, **oth
 
 def statistics_rule(g: jax.Array, factors: Factors, s: Any) -> tuple[Any, ...]:
     """Vyas et al. 2024, Algorithm 3, lines 3 and 4."""
-    g = limited(g)
-    return g, decay_factors(g, factors, s.shampoo_beta, s.c3)
+    g, is_finite = limited(g)
+    return g, decay_factors(g, is_finite, factors, s.shampoo_beta, s.c3)
 
 
 def whitened_statistics_rule(g: jax.Array, factors: Factors, bases: Factors, s: Any) -> tuple[Any, ...]:
     """Lin et al. 2025: each side's statistics minimize the Kullback-Leibler divergence, the others given."""
-    g = limited(g)
+    g, _ = limited(g)
     return g, decay_whitened_factors(g, factors, bases, s.shampoo_beta, s.c3, s.eps)
 
 
@@ -93,18 +93,18 @@ def soap_rule(g: jax.Array, mu: jax.Array, nu: jax.Array, bases: Factors, s: Any
     return turn(jnp.clip(u, -largest, largest), bases, back=True), mu, nu
 
 
-def basis_rule(nu: jax.Array, bases: Factors, factors: Factors, s: Any) -> tuple[Any, ...]:
+def side_rule(basis: jax.Array, factor: jax.Array, s: Any) -> tuple[jax.Array, jax.Array]:
     """Vyas et al. 2024, Algorithm 4."""
-    news: list[jax.Array | None] = []
-    for axis, (basis, factor) in enumerate(zip(bases, factors, strict=True)):
-        if basis is None or factor is None:
-            news.append(None)
-            continue
-        new, order = new_basis(basis, factor)
-        news.append(new)
-        # Where the columns of the basis change places, what was measured along them goes with them.
-        nu = jnp.take(nu, order, axis=axis)
-    return nu, tuple(news)
+    return new_basis(basis, factor)
+
+
+def basis_rule(nu: jax.Array, bases: Factors, made: Any, s: Any) -> tuple[Any, ...]:
+    """Where the columns of a basis change places, what was measured along them goes with them."""
+    # The first axis comes last, since its gather keeps the layout, which the branch not taken has, too.
+    for axis, of_side in reversed(list(enumerate(made))):
+        if of_side is not None:
+            nu = jnp.take(nu, of_side[1], axis=axis, mode="clip")
+    return nu, tuple(None if of_side is None else of_side[0] for of_side in made)
 
 
 @transformation(leaves="real")
@@ -128,8 +128,8 @@ def scale_by_soap(
         u = Q_L @ ((Q_L^T @ mu @ Q_R) * sqrt(1 - b2^t) / (1 - b1^t) / (sqrt(nu) + eps)) @ Q_R^T
 
     Every `precondition_frequency` steps Q_L and Q_R become `qr(L @ Q_L)` and `qr(R @ Q_R)`, their columns in
-    descending order of `diag(Q^T L Q)`. As published this follows the step, and the first call only collects
-    statistics: its updates are zero. A leaf of more axes has a basis for each, a vector has none.
+    descending order of `diag(Q^T L Q)`. As published this is between two steps, and the first call only
+    collects statistics: its updates are zero. A leaf of more axes has a basis for each, a vector has none.
 
     Args:
       b1, b2: decays of Adam's moments, in [0, 1).
@@ -170,16 +170,23 @@ def scale_by_soap(
             "shampoo_beta": shampoo_beta,
             "eps": eps,
         }
-        statistics = (updates, state.factors, *([state.bases] if whitened else []))
+        nu, bases = state.nu, state.bases
+
+        def refreshed(due: jax.Array, factors: Any) -> tuple[Any, ...]:
+            olds = state.nu, state.bases
+            return refresh_per_matrix(basis_rule, axes, due, updates, olds, (factors,), of_side=side_rule)
+
+        if not refresh_first:
+            # What the last step left due. After this one XLA would copy the bases before they are replaced.
+            due = (count > 1) & ((count - 2) % precondition_frequency == 0)
+            nu, bases = refreshed(due, state.factors)
+        statistics = (updates, state.factors, *([bases] if whitened else []))
         rule = whitened_statistics_rule if whitened else statistics_rule
         g, factors, *_ = per_matrix(rule, axes, statistics, scalars, **numbers)
-        due = (count - 1) % precondition_frequency == 0
-        nu, bases = state.nu, state.bases
         if refresh_first:
-            nu, bases = refresh_per_matrix(basis_rule, axes, due, g, (nu, bases), (factors,))
+            due = (count - 1) % precondition_frequency == 0
+            nu, bases = refreshed(due, factors)
         u, mu, nu, *_ = per_matrix(soap_rule, axes, (g, state.mu, nu, bases), scalars, **numbers)
-        if not refresh_first:
-            nu, bases = refresh_per_matrix(basis_rule, axes, due, g, (nu, bases), (factors,))
         return u, SoapState(count, mu, nu, factors, bases)
 
     return init, update

@@ -43,21 +43,22 @@ def splus_scalars(b1: jax.Array, b2: jax.Array, **_: jax.Array) -> Scalars:
 
 def splus_rule(g: jax.Array, mu: jax.Array, factors: Factors, bases: Factors, s: Any) -> tuple[Any, ...]:
     """Frans, Levine & Abbeel 2025."""
-    g = limited(g)
+    g, is_finite = limited(g)
     mu = s.b1 * mu + s.c1 * g
     u = turn(jnp.sign(turn(mu, bases)), bases, back=True)
     whole = all(basis is not None for basis in bases)
-    return u * (2 / sum(u.shape) if whole else s.constant), mu, decay_factors(g, factors, s.b2, s.c2)
+    factors = decay_factors(g, is_finite, factors, s.b2, s.c2)
+    return u * (2 / sum(u.shape) if whole else s.constant), mu, factors
 
 
-def eigenbasis_rule(bases: Factors, factors: Factors, s: Any) -> tuple[Any, ...]:
-    """The eigenvectors of each side's statistics."""
-    return (
-        tuple(
-            None if basis is None or factor is None else eigenvectors(basis, factor)
-            for basis, factor in zip(bases, factors, strict=True)
-        ),
-    )
+def side_rule(basis: jax.Array, factor: jax.Array, s: Any) -> tuple[jax.Array]:
+    """The eigenvectors of a side's statistics."""
+    return (eigenvectors(basis, factor),)
+
+
+def bases_rule(bases: Factors, made: Any, s: Any) -> tuple[Any, ...]:
+    """What `side_rule` made of each side."""
+    return (tuple(None if of_side is None else of_side[0] for of_side in made),)
 
 
 @transformation(leaves="real")
@@ -109,13 +110,17 @@ def scale_by_splus(
         axes = require_matrices(matrices, updates if params is None else params)
         check_like("updates", updates, "state", state.mu)
         check_per_matrix(make, axes, updates, factors=state.factors, bases=state.bases)
+        # What the last step left due. After this one XLA would copy the bases before they are replaced.
+        before = state.count
+        due = (before == 1) | ((before > 0) & (before % precondition_frequency == 0))
+        (bases,) = refresh_per_matrix(
+            bases_rule, axes, due, updates, (state.bases,), (state.factors,), of_side=side_rule
+        )
         u, mu, factors, *_ = per_matrix(
-            splus_rule, axes, (updates, state.mu, state.factors, state.bases), splus_scalars,
+            splus_rule, axes, (updates, state.mu, state.factors, bases), splus_scalars,
             b1=b1, b2=b2, constant=constant,
         )  # fmt: skip
         count = increment(state.count)
-        due = (count == 1) | (count % precondition_frequency == 0)
-        (bases,) = refresh_per_matrix(eigenbasis_rule, axes, due, u, (state.bases,), (factors,))
         return u, SPlusState(count, mu, factors, bases)
 
     return init, update

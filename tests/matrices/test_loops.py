@@ -1,5 +1,6 @@
 """Equal leaves in one loop: the same numbers as one by one, and one decomposition in the program."""
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -38,6 +39,21 @@ def test_a_loop_gives_the_numbers_of_its_rows(name: str, monkeypatch: pytest.Mon
             np.testing.assert_allclose(x, y, rtol=2e-4, atol=2e-5)
     marks = {"muon": " dot(", "soap": "geqrf", "kron": "trsm"}
     assert 0 < 2 * program.count(marks[name]) < other.count(marks[name])
+
+
+@pytest.mark.parametrize("make", [MAKERS["soap"], lambda: gf.scale_by_splus(precondition_frequency=1)])
+def test_sides_of_one_length_are_one_loop_and_a_step_without_refresh_copies_nothing_for_it(
+    make: Callable[[], Any],
+) -> None:
+    shapes = [(4, 3), (3, 4), (4, 4), (3, 3), (4, 3), (3, 4)]
+    weights = {f"w{i}": jnp.ones(shape) for i, shape in enumerate(shapes)}
+    tx = make()
+    step = jax.jit(tx.update, donate_argnums=1).lower(weights, tx.init(weights))
+    program = step.compile().as_text()
+    assert program.count('"lapack_ssyevd_ffi"') == 2
+    (skipped,) = re.findall(r"branch_computations=\{(%\S+),", program[program.index("\nENTRY") :])
+    body = program[program.index(f"{skipped} (") :].split("\n\n")[0]
+    assert not re.search(r" (copy|fusion|transpose)\(", body)
 
 
 def test_what_is_missing_or_differs_stays_outside() -> None:
