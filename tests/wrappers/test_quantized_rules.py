@@ -1,6 +1,5 @@
 """Rules over quantized leaves: the loop of a CPU and the kernel of a TPU against the whole arrays."""
 
-from types import SimpleNamespace
 from typing import Any
 
 import jax
@@ -14,16 +13,17 @@ from gradflow._rules._block_kernel import kernel
 from gradflow._rules._block_loop import loop
 from gradflow._rules._blockwise import Layout, Program, layout_of, part_of
 from gradflow._rules._elementwise import is_elementwise
-from gradflow.optimizers._adam import adam_rule
 
-NAMES = ("b1", "c1", "b2", "c2", "debias1", "debias2", "eps", "eps_root")
-NUMBERS = tuple(map(jnp.float32, (0.9, 0.1, 0.99, 0.01, 3.7, 33.0, 1e-8, 0.0)))
+NUMBERS = tuple(map(jnp.float32, (0.9, 0.1, 0.99, 0.01, 3.7, 33.0, 1e-8)))
 F32 = np.dtype(np.float32)
 
 
 def body(g: Any, mu: Any, nu: Any, *scalars: Any) -> Any:
     """Adam's rule with positional scalars."""
-    return adam_rule(g, mu, nu, SimpleNamespace(**dict(zip(NAMES, scalars, strict=True))))
+    b1, c1, b2, c2, debias1, debias2, eps = scalars
+    mu = b1 * mu + c1 * jnp.clip(g, -1e9, 1e9)
+    nu = b2 * nu + c2 * g * g
+    return debias1 * mu / (jnp.sqrt(debias2 * nu) + eps), mu, nu
 
 
 def whole(leaves: Any, scalars: Any) -> Any:
@@ -72,7 +72,7 @@ def test_loop_and_kernel_give_the_numbers_of_whole_arrays(name: str) -> None:
 
 def test_elementwise_rules_are_known_by_their_operations() -> None:
     x, s = ((2, 2), F32), ((), F32)
-    assert is_elementwise(body, x, x, x, *[s] * len(NAMES))
+    assert is_elementwise(body, x, x, x, *[s] * len(NUMBERS))
     assert is_elementwise(jax.jit(lambda g, s: jnp.where(g > s, jnp.tanh(g), jnp.full_like(g, 2))), x, s)
     for rule in (
         lambda g, s: g / jnp.sum(g),
