@@ -191,6 +191,11 @@ def _is_dtype(value: Any) -> bool:
     return bool(jnp.issubdtype(dtype, np.number)) or dtype == np.bool_
 
 
+def _is_function(value: Any) -> bool:
+    """Whether a value can be called, and is not a type such as `int` or `dict`."""
+    return callable(value) and not (isinstance(value, type) and value.__module__ == "builtins")
+
+
 def _is_flag(value: Any) -> bool:
     if isinstance(value, bool | np.bool_):
         return True
@@ -246,8 +251,8 @@ TYPED = Leaves("an array with a dtype", lambda leaf: hasattr(leaf, "dtype") and 
 SHAPED = Leaves("an array", lambda leaf: hasattr(leaf, "shape") and hasattr(leaf, "dtype"))
 ARRAYS = Leaves("an array", _is_any_array)
 ARRAY = Kind("an array of numbers", _is_leaf_of_numbers)
-FUNCTION = Kind("a function", callable)
-LOSS_FIRST = Kind("a function", callable, cure=_loss_first)
+FUNCTION = Kind("a function", _is_function)
+LOSS_FIRST = Kind("a function", _is_function, cure=_loss_first)
 FLAG = Kind("True or False", _is_flag)
 PATH = Kind("a path", lambda value: isinstance(value, str | os.PathLike))
 TEXT = Kind("a string", lambda value: isinstance(value, str))

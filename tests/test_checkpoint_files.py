@@ -245,8 +245,9 @@ print("kills", kills)
 """
 
 
-def test_a_killed_run_resumes_bit_for_bit(tmp_path: Path) -> None:
-    assert kills_of(_KILLER, tmp_path, "run.npz", "5") >= 1  # a fast run may end before the second
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_a_killed_run_resumes_bit_for_bit(tmp_path: Path, ending: str) -> None:
+    assert kills_of(_KILLER, tmp_path, f"run{ending}", "5") >= 1  # a fast run may end before the second
 
 
 # The same with orbax, whose directories are whole once they have their final name.

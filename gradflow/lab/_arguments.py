@@ -19,7 +19,18 @@ def _is_row_of(value: Any, kind: type | tuple[type, ...]) -> bool:
 
 def _is_seeds(value: Any) -> bool:
     is_count = isinstance(value, int | np.integer) and not isinstance(value, bool)
+    if hasattr(value, "dtype") and not is_count:
+        return is_number_or_array(value) and np.issubdtype(value.dtype, np.integer) and np.ndim(value) == 1
     return is_count or isinstance(value, range) or _is_row_of(value, (int, np.integer))
+
+
+def _is_params(leaf: Any) -> bool:
+    """Whether a leaf is an array, a number that jax can hold, or a function that makes parameters."""
+    return (
+        FUNCTION.fits(leaf)
+        or (isinstance(leaf, int) and abs(leaf) < 2**31)
+        or (not isinstance(leaf, int) and is_number_or_array(leaf))
+    )
 
 
 SEEDS = Kind("a whole number of seeds, or the seeds", _is_seeds)
@@ -30,4 +41,4 @@ NUMBER = Number(static=True)
 FILE = PATH | None
 LOSS = FUNCTION | None
 # A function of a key makes the parameters of each seed.
-PARAMS = Leaves("an array of numbers", lambda leaf: is_number_or_array(leaf) or callable(leaf))
+PARAMS = Leaves("an array of numbers", _is_params)

@@ -64,7 +64,7 @@ def check_bound(owner: str, argument: str, bound: Any, where: str = "") -> None:
         raise TypeError(
             f"{owner}: argument '{argument}' must have real numbers; got {describe(bound)}{where}"
         )
-    if not isinstance(bound, jax.Array) and np.isnan(bound).any():
+    if not isinstance(bound, jax.Array) and np.isnan(_as_float(bound)).any():
         raise ValueError(f"{owner}: argument '{argument}' must have no NaN; got {describe(bound)}{where}")
 
 

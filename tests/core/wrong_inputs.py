@@ -1,6 +1,9 @@
 """Wrong inputs of the top level: steps, checks, selectors, configurations: call, error, and words of its message."""
 
 ROWS = [
+    ('gf.transformation(int)', TypeError, "transformation: argument 'body' must be a function"),
+    ('gf.schedule(dict)', TypeError, "schedule: argument 'body' must be a function"),
+    ('gf.minimize(int, T)', TypeError, "minimize: argument 'loss_fn' must be a function"),
     ('ADAM.init("nonsense")', TypeError, 'scale_by_adam: parameters must be floating-point or complex arrays, or None where there is no update'),
     ('ADAM.init(10**30)', TypeError, 'scale_by_adam: parameters must be floating-point or complex arrays, or None where there is no update'),
     ('ADAM.update(updates=KEY, state=STATE, params=T)', ValueError, 'adam: updates and params must have one tree structure; at the root updates has a leaf, params has a dict'),

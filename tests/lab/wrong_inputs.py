@@ -2,6 +2,12 @@
 
 ROWS = [
     ('lab.task(KEY)', TypeError, "task: argument 'name' must be a string"),
+    ('lab.compare(loss_fn=int, params=T)', TypeError, "compare: argument 'loss_fn' must be a function or None"),
+    ('lab.compare(["sgd"], loss_fn=lambda p, b: p, params=T, batches=["x"])', TypeError, "compare: the leaf at '0' of argument 'batches' must be an array of numbers"),
+    ('lab.compare(seeds=jnp.array([True, False]))', TypeError, "compare: argument 'seeds' must be a whole number of seeds, or the seeds"),
+    ('lab.compare(["sgd"], loss_fn=lambda p: p, params={"w": 10**30})', TypeError, "compare: the leaf at 'w' of argument 'params' must be an array of numbers"),
+    ('lab.state_plot("sgd", loss_fn=lambda p: p, params=int)', TypeError, "state_plot: argument 'params' must be an array of numbers"),
+    ('lab.sweep("sgd", {"learning_rate": [0.1]}, loss_fn=int, params=T)', TypeError, "sweep: argument 'loss_fn' must be a function or None"),
     ('lab.compare(loss_fn=3)', TypeError, "compare: argument 'loss_fn' must be a function or None"),
     ('lab.compare(learning_rates=7)', TypeError, "compare: argument 'learning_rates' must be a row of numbers or None"),
     ('lab.compare(learning_rates=["nonsense"])', TypeError, "compare: argument 'learning_rates' must be a row of numbers or None"),

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from gradflow._checked import Leaves, is_number_or_array
 from gradflow._errors import describe
 from gradflow.lab._tasks._task import Batch, Task
 
@@ -21,6 +22,11 @@ class OwnData(NamedTuple):
 
 
 NO_DATA = OwnData()
+# Arrays of other libraries become NumPy's.
+_BATCHES = Leaves(
+    "an array of numbers",
+    lambda leaf: is_number_or_array(leaf if isinstance(leaf, jax.Array) else np.asarray(leaf)),
+)
 
 
 def own_task(
@@ -92,6 +98,7 @@ def _examples(batches: Any, steps: int, caller: str, batch_size: int | None) -> 
     """The data as one tree of arrays, and the examples per batch: None if they are whole batches."""
     if isinstance(batches, list) or hasattr(batches, "__next__"):
         taken = [batch for _, batch in zip(range(steps), batches, strict=False)]
+        _BATCHES.check(caller, "batches", taken)
         if not taken:
             raise ValueError(f"{caller}: argument 'batches' must have at least one batch; got none")
         first = taken[0]
@@ -101,8 +108,10 @@ def _examples(batches: Any, steps: int, caller: str, batch_size: int | None) -> 
             # A last batch that is shorter: the examples are shuffled again into equal batches.
             batch_size = batch_size or len(jax.tree.leaves(first)[0])
             batches = jax.tree.map(lambda *leaves: np.concatenate(leaves), *taken)
-    elif batch_size is None:
-        _check_batches(batches, caller)
+    else:
+        _BATCHES.check(caller, "batches", batches)
+        if batch_size is None:
+            _check_batches(batches, caller)
     lengths = {np.shape(leaf)[:1] for leaf in jax.tree.leaves(batches)}
     if len(lengths) != 1 or lengths <= {(), (0,)}:
         raise ValueError(
