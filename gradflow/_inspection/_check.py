@@ -13,6 +13,7 @@ from gradflow._inspection._expression_checks import (
     _schedule_findings,
 )
 from gradflow._inspection._findings import CheckResult
+from gradflow._inspection._projection_checks import _projection_findings
 from gradflow._inspection._trial_steps import _gradient_findings, _trial_steps
 from gradflow._types import Params, Updates
 from gradflow.packed._pack import abstract_tree
@@ -33,7 +34,8 @@ def check(
     rate, weight decay on biases and norms, an embedding or a head under an optimizer for hidden matrices,
     averages in a dtype too narrow for their decay, float16 parameters without `master_params` or
     `with_loss_scale`, gradients of the wrong shape, a warm-up longer than the schedule or the training, a
-    state whose type changes (each step would be compiled again), and buffers that cannot be donated.
+    state whose type changes (each step would be compiled again), buffers that cannot be donated, and a
+    projection that moves points of its own set.
 
     Args:
       tx: any transformation.
@@ -55,4 +57,6 @@ def check(
         return CheckResult((*wrong_grads, *findings))
     if any(isinstance(p, jax.ShapeDtypeStruct) for p in jax.tree.leaves(params)):
         return CheckResult(tuple(findings))
-    return CheckResult((*_trial_steps(tx, params, grads, extra), *findings))
+    return CheckResult(
+        (*_trial_steps(tx, params, grads, extra), *findings, *_projection_findings(tx, params))
+    )

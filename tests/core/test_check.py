@@ -183,3 +183,17 @@ def test_what_float16_parameters_lack() -> None:
         assert len(cures) == len(lacking)
         assert all(word in cure for word, cure in zip(lacking, cures, strict=True))
     assert gf.check(gf.sgd(0.1), PARAMS).ok
+
+
+def test_a_projection_that_moves_a_point_of_its_set():
+    params = {"w": jnp.array([3.0, 1.0])}
+    halved = gf.check(gf.projected(gf.sgd(0.1), lambda p: jax.tree.map(lambda x: x / 2, p)), params)
+    (finding,) = [f for f in halved.findings if f.stage == "projected"]
+    assert finding.problem == "projection moves a point of its own set, by 0.75 at 'w'"
+    for right in (
+        gf.projections.projection_simplex,
+        gf.projections.projection_l2_ball,
+        gf.box_constraint(0.0, 1.0),
+    ):
+        result = gf.check(gf.chain(gf.clip(1.0), gf.projected(gf.sgd(0.1), right)), params)
+        assert not any(f.stage == "projected" for f in result.findings)
