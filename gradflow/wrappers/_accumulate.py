@@ -1,5 +1,6 @@
 """Gradient accumulation: several micro-batches make one step."""
 
+import inspect
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast
 
 import jax
@@ -180,6 +181,7 @@ else:
         __gradflow__: Any = _factory.__gradflow__  # type: ignore[attr-defined]
         __module__ = _factory.__module__
         __wrapped__ = _factory
+        __signature__ = inspect.signature(_factory)  # Python 3.13 would show the metaclass's
 
 
 MultiSteps.__gradflow__.function = MultiSteps  # pickles find it by its public name

@@ -24,8 +24,9 @@ def interpreted(function: Callable[..., Any]) -> Callable[..., Any]:
     return call
 
 
-def _evaluate(closed: ClosedJaxpr, *arguments: Any) -> list[Any]:
-    return _run(closed.jaxpr, closed.consts, arguments)
+def _evaluate(closed: ClosedJaxpr | Jaxpr, *arguments: Any) -> list[Any]:
+    # Since jax 0.12 one class has both, and a program inside another may lack constants before.
+    return _run(getattr(closed, "jaxpr", closed), getattr(closed, "consts", ()), arguments)
 
 
 def _run(jaxpr: Jaxpr, consts: Any, arguments: Any) -> list[Any]:
@@ -49,8 +50,7 @@ def _operation(equation: Any, operands: list[Any]) -> list[Any]:
 
 def _inlined(name: str) -> Callable[[Any, list[Any]], list[Any]]:
     def evaluate(equation: Any, operands: list[Any]) -> list[Any]:
-        inner = equation.params[name]
-        return _run(inner, (), operands) if isinstance(inner, Jaxpr) else _evaluate(inner, *operands)
+        return _evaluate(equation.params[name], *operands)
 
     return evaluate
 
@@ -79,7 +79,11 @@ def _while(equation: Any, operands: list[Any]) -> list[Any]:
 
 def _scan(equation: Any, operands: list[Any]) -> list[Any]:
     p = equation.params
-    first, second = p["num_consts"], p["num_consts"] + p["num_carry"]
+    if "ft_in" in p:  # since jax 0.12: constants, carry and rows
+        num_consts, num_carry = (len(part) for part in p["ft_in"].unpack()[:2])
+    else:
+        num_consts, num_carry = p["num_consts"], p["num_carry"]
+    first, second = num_consts, num_consts + num_carry
     consts, carry, stacked = operands[:first], operands[first:second], operands[second:]
     places = range(p["length"])
     rows: list[Any] = [None] * p["length"]

@@ -39,14 +39,13 @@ def parse_value(text: str) -> Any:
     if len(text) > _LONGEST:
         raise ValueError(f"parse: argument 'text' must have at most {_LONGEST} characters; got {len(text)}")
     try:
-        tree = ast.parse(text.strip(), mode="eval").body
+        return _read(ast.parse(text.strip(), mode="eval").body, 0)
     except SyntaxError as error:
         raise ValueError(
             f"parse: argument 'text' must be an expression; got {_quoted(text)}: {error.msg}"
         ) from None
     except (RecursionError, MemoryError):
         raise ValueError(_TOO_DEEP) from None
-    return _read(tree, 0)
 
 
 _TOO_DEEP = f"parse: argument 'text' must nest at most {_DEEPEST} calls and brackets; got more"
