@@ -52,8 +52,8 @@ def kernel(program: Program, *, interpret: bool = False) -> Callable[..., tuple[
             sources = jax.tree.unflatten(structure, refs[count : count + len(arrays)])
             targets = jax.tree.unflatten(result_structure, refs[count + len(arrays) :])
             drawn = _drawn(program, values[len(scalars) :])
-            origin = pl.program_id(0) * (tile[0] * layout.columns) + pl.program_id(1) * tile[1]
-            stride = layout.length * (layout.columns if layout.axis == 0 else 1)
+            row, column = pl.program_id(0) * tile[0], pl.program_id(1) * tile[1]
+            down, across = (layout.length, 0) if layout.axis == 0 else (0, layout.length)
 
             def one(i: Any) -> None:
                 def place(ref: Any) -> Any:
@@ -66,7 +66,7 @@ def kernel(program: Program, *, interpret: bool = False) -> Callable[..., tuple[
                     )
 
                 pieces = [tuple([ref[place(ref)] for ref in parts]) for parts in sources]
-                places = places_of(piece, layout.columns, origin + i * stride)
+                places = places_of(piece, layout.columns, row + i * down, column + i * across)
                 made = run_block(program, pieces, values[: len(scalars)], drawn, places)
                 for ref, new in zip(jax.tree.leaves(targets), jax.tree.leaves(made), strict=True):
                     ref[place(ref)] = new

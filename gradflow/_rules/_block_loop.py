@@ -47,8 +47,7 @@ def loop(program: Program) -> Callable[..., tuple[Any, ...]]:
             # What is overwritten is read from where it is written, or XLA would copy it first.
             sources = [*results, *stored[program.results :]]
             pieces = [tuple([read(x, i) for x in arrays]) for arrays in sources]
-            first = i // across * (height * layout.columns) + i % across * width
-            places = places_of((height, width), layout.columns, first)
+            places = places_of((height, width), layout.columns, i // across * height, i % across * width)
             made = run_block(program, pieces, scalars, seeds, places)
             return jax.tree.map(lambda x, new: write(x, new, i), results, made)
 

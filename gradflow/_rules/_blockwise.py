@@ -85,12 +85,14 @@ def mixed_seeds(leaves: Sequence[Any], program: Program) -> list[Any]:
     return [mixed(leaf.seed) if part.stochastic else None for leaf, part in pairs]
 
 
-def places_of(shape: tuple[int, int], columns: int, first: Any) -> jax.Array:
-    """The places of a piece, whose first one is `first`, in the row-major order of a matrix."""
-    # In int32, since the kernels of a TPU have no unsigned indices. Overflow wraps alike.
-    rows = jax.lax.broadcasted_iota(jnp.int32, shape, 0) * np.int32(columns)
-    places = rows + jax.lax.broadcasted_iota(jnp.int32, shape, 1) + first
-    return jax.lax.bitcast_convert_type(places, jnp.uint32)
+def places_of(shape: tuple[int, int], columns: int, row: Any, column: Any) -> jax.Array:
+    """The places of a piece that begins at `row` and `column`, in the row-major order of a matrix."""
+    # In int32, since the kernels of a TPU have no unsigned indices. Overflow wraps alike. XLA would hoist
+    # a sum that begins with the piece's own places out of a loop, and read it again for each piece.
+    rows = (jax.lax.broadcasted_iota(jnp.int32, shape, 0) + row) * np.int32(columns)
+    return jax.lax.bitcast_convert_type(
+        rows + (jax.lax.broadcasted_iota(jnp.int32, shape, 1) + column), jnp.uint32
+    )
 
 
 def run_block(
