@@ -95,7 +95,7 @@ def _extra_arguments(name: str) -> dict[str, Any]:
     return {k: v if callable(v) else jnp.float32(v) for k, v in extra.items()}
 
 
-def _step_row(
+def step_row(
     name: str, ours: Any, peer: Any, leaves: int, size: int, runs: int, *,
     turns: int = 1, update_only: bool = False, more: int = 0, kernel: bool = False,
 ) -> Row:  # fmt: skip
@@ -133,7 +133,7 @@ def steps(quick: bool, every: bool) -> Iterator[Row]:
         turns = 4 if name.startswith("MultiSteps") else 1
         more = -18 if turns > 1 else name in ("clip + adamw", "apply_if_finite(adamw)")
         for update_only in (False, True) if name in UPDATES and not quick else (False,):
-            yield _step_row(
+            yield step_row(
                 name, ours(), peer(), leaves, size, runs,
                 turns=turns, update_only=update_only, more=more, kernel="adamw" in name,
             )  # fmt: skip
@@ -145,9 +145,9 @@ def every_optimizer(quick: bool, every: bool) -> Iterator[Row | Skipped]:
     rest = [name for name in named() if every or name not in PAIRS]
     for name in rest[:: 2 if quick else 1]:
         if name in HEAVY:
-            yield _step_row(name, *pair(name), 2 if quick else 8, size // 4, runs)
+            yield step_row(name, *pair(name), 2 if quick else 8, size // 4, runs)
         else:
-            yield _step_row(name, *pair(name), leaves, size, runs)
+            yield step_row(name, *pair(name), leaves, size, runs)
     for name, why in ELSEWHERE.items():
         yield Skipped(name, why)
 
@@ -156,6 +156,6 @@ def many_leaves(quick: bool, every: bool) -> Iterator[Row]:
     """Measures as many parameters in many leaves: the main optimizers, or with --all each named one."""
     leaves, size, runs = (100, 10_000, 10) if quick else (1000, 10_000, 10)
     ours, peer = PAIRS["clip + adamw"]
-    yield _step_row("clip + adamw", ours(), peer(), leaves, size, runs, more=1, kernel=True)
+    yield step_row("clip + adamw", ours(), peer(), leaves, size, runs, more=1, kernel=True)
     for name in named() if every else MAIN[:3] if quick else MAIN:
-        yield _step_row(name, *pair(name), leaves, size if name not in HEAVY else 400, runs)
+        yield step_row(name, *pair(name), leaves, size if name not in HEAVY else 400, runs)

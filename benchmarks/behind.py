@@ -1,0 +1,65 @@
+"""Measures what was once behind Optax on a CPU: steps, losses, and the compilation of ordinary steps.
+
+`python -m benchmarks.behind`. Compilation is processor time of tracing, lowering and compiling together, on
+leaves of the shapes of small transformers.
+"""
+
+import gc
+import time
+from collections.abc import Iterator
+
+import jax
+import jax.numpy as jnp
+
+from benchmarks import losses, steps
+from benchmarks.exact import kinds_of_kernels
+from benchmarks.measure import ratio_of
+from benchmarks.programs import both
+from benchmarks.rows import Row, Skipped, line
+
+STEPS = (
+    "rprop", "galore", "noisy_sgd", "adabelief", "adan", "adopt", "acprop", "cocob", "dadapt_adamw",
+    "momo_adam", "optimistic_gradient_descent", "optimistic_adam_v2",
+)  # fmt: skip
+LOSSES = ("log_cosh", "sparsemax_loss", "triplet_margin_loss", "softmax_cross_entropy_with_integer_labels")
+SHAPES = ((64, 192), (192,), (64, 64), (64,), (64, 256), (256,), (256, 64), (64,))
+
+
+def behind() -> Iterator[Row | Skipped]:
+    """Yields all rows, the longest last."""
+    for name in STEPS:
+        leaves, size = (8, 250_000) if name in steps.HEAVY else (16, 490_000)
+        yield steps.step_row(name, *steps.pair(name), leaves, size, 12)
+    yield from (row for row in losses.losses(False, False) if row.name in LOSSES)
+    for leaves, runs in ((16, 6), (80, 3), (300, 2)):
+        for name in ("adamw", "clip + adamw"):
+            yield compiling(name, leaves, runs)
+
+
+def compiling(name: str, leaves: int, runs: int) -> Row:
+    """Compares the processor time from a function to its executable, in turns."""
+    like = {f"layer{i}": jax.ShapeDtypeStruct(SHAPES[i % len(SHAPES)], jnp.float32) for i in range(leaves)}
+    seconds: list[list[float]] = [[], []]
+    kinds = [0, 0]
+    for turn in range(runs + 1):
+        for which in (0, 1) if turn % 2 else (1, 0):
+            jax.clear_caches()
+            gc.collect()
+            gc.freeze()
+            program = both(*(factory() for factory in steps.PAIRS[name]), like)[which]
+            _ = program.state_shapes
+            start = time.process_time()
+            compiled = program.compiled
+            took = time.process_time() - start
+            gc.unfreeze()
+            if turn:
+                seconds[which].append(took)
+            else:  # which loads modules
+                kinds[which] = kinds_of_kernels(compiled.as_text())
+    exact = {"kinds": (kinds[0], kinds[1])}
+    return Row(name, f"trace, lower and compile, {leaves} leaves", ratio_of(*seconds), exact=exact)
+
+
+if __name__ == "__main__":
+    for row in behind():
+        print(line(row), flush=True)
