@@ -26,12 +26,14 @@ def build(factory: Factory, arguments: Mapping[str, Any]) -> GradientTransformat
     children, arguments = _label_children(arguments)
     arguments = _integer_arrays_as_floats(factory, arguments)
     made = factory.call_body(arguments)
-    leaves: str | None = None if children else factory.leaves
+    # Stages inside check their own leaves; what takes real ones alone says so itself.
+    inside = factory.leaves if factory.leaves == "real" else None
+    leaves = inside if children else factory.leaves
     # A subclass with methods of its own, such as MultiSteps, keeps its class.
     kind = type(made) if isinstance(made, GradientTransformation) else GradientTransformation
     composed = stage_of(made) if isinstance(made, GradientTransformation) else None
     if composed is not None:
-        children, leaves = (composed,), None
+        children, leaves = (composed,), inside
     elif not (isinstance(made, tuple) and len(made) == 2 and all(map(callable, made))):
         raise TypeError(
             f"{factory.name}: a factory of transformations returns (init, update) or a "

@@ -66,7 +66,8 @@ def transformation(
       body: the factory. Its update may name the extra arguments that it takes, annotate `state` with
         its state's type, and leave `params` without a default when it needs them: all three are checked.
       reports: names that the update passes to `gradflow.report`.
-      leaves: "inexact" or "real" refuses other leaves by path; "any" lets all leaves pass.
+      leaves: "inexact" or "real" refuses other leaves by path; "any" lets all leaves pass. Around other
+        transformations only "real" has an effect: those inside check their leaves.
       trees: "alike" if updates, parameters and results have equal structures and shapes; "structure" if
         only structures are equal, as where an axis is summed over; "differ" if the stage checks them itself.
         The default is the loosest of the transformations among the arguments, or "alike".

@@ -81,3 +81,20 @@ def test_steps_are_counted_where_a_stage_says() -> None:
         for _ in range(2):
             _, state = tx.update(PARAMS, state, PARAMS)
         assert asked == expected
+
+
+def test_a_wrapper_of_real_leaves_refuses_complex_ones_itself() -> None:
+    @gf.transformation(leaves="real")
+    def around(inner: gf.GradientTransformation) -> Any:
+        return inner.init, lambda updates, state, params=None: inner.update(updates, state, params)
+
+    @gf.transformation(leaves="real")
+    def composed(rate: float) -> Any:
+        return gf.chain(gf.trace(0.9), gf.scale(rate))
+
+    z = {"w": jnp.ones(2, jnp.complex64)}
+    for tx in (around(gf.trace(0.9)), composed(0.1)):
+        with pytest.raises(TypeError, match=r"must be real floating-point arrays.*'w'"):
+            tx.init(z)
+        real = {"w": jnp.ones(2)}
+        tx.update(real, tx.init(real), real)
