@@ -104,6 +104,13 @@ def gpu_barrier(operands: T) -> T:
     return result
 
 
+def tpu_barrier(operands: T) -> T:
+    """An optimization barrier on a TPU: what is before it is one kernel, what comes after it another."""
+    same = lambda x: x  # noqa: E731
+    result: T = by_platform(operands, cpu=same, accelerator=same, tpu=jax.lax.optimization_barrier)
+    return result
+
+
 def written_after(value: jax.Array, *readers: jax.Array) -> jax.Array:
     """`value`, which a CPU computes after `readers`: these read the array whose place it takes.
 

@@ -11,8 +11,9 @@ from gradflow._calls._reports import report
 from gradflow._checked import NUMBERS, TYPED, Number, checked
 from gradflow._core._decorators import transformation
 from gradflow._core._pytrees import register_transformation
-from gradflow._core._transformation import GradientTransformation
+from gradflow._core._transformation import GradientTransformation, stage_of
 from gradflow._expressions._arguments import Size, SizeOrFunction
+from gradflow._platform import tpu_barrier
 from gradflow._rules._leafwise import Scalars, leafwise
 from gradflow._rules._roles import Sum
 from gradflow._rules._state import first_moment, increment, zero_scalar
@@ -103,6 +104,9 @@ def _multi_steps(
     MultiSteps(adamw(0.001), 4)
     """
 
+    stage = stage_of(opt)
+    is_elementwise = stage is not None and stage.joins_later
+
     def init(params: Params) -> OptState:
         skip_state = ()
         if should_skip_update_fn is not None:
@@ -130,6 +134,9 @@ def _multi_steps(
             accumulate_rule, (updates, state.acc_grads), accumulate_scalars,
             mini_step=state.mini_step, weight=weight,
         )  # fmt: skip
+        if is_elementwise:
+            # Else a TPU updates every moment of many leaves in two kernels, which both read the sum.
+            mean, acc = tpu_barrier((mean, acc))
         step_now = ~skip & (state.mini_step + 1 >= k)
         out, inner_state = update_if(
             step_now, opt, mean, state.inner_opt_state, params, extra, updates, keep_branch=keep_branch
