@@ -23,9 +23,9 @@ from gradflow.tree._paths import path_string, show
 Rule = Callable[..., Any]
 Scalars = dict[str, jax.Array]
 
-# Numbers of a leaf. A launch takes as long as 8 MB of traffic: beyond this little is saved, and gradients of
-# leaves that share a kernel are kept until the last one is there.
-_LARGEST_JOINED = 2**20
+# Numbers of a leaf. On an H100, launches take half the time of adamw on leaves of 1.3 million numbers. On
+# leaves of 15 million a shared kernel saved nothing, and gradients that share one are kept until the last.
+_LARGEST_JOINED = 2**21
 
 
 def leafwise(
