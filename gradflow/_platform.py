@@ -105,9 +105,13 @@ def gpu_barrier(operands: T) -> T:
 
 
 def tpu_barrier(operands: T) -> T:
-    """An optimization barrier on a TPU: what is before it is one kernel, what comes after it another."""
+    """An optimization barrier on a TPU: what is before it is one kernel, what comes after it another.
+
+    Each array has its own: a common one would make all of them vary along the same mesh axes.
+    """
     same = lambda x: x  # noqa: E731
-    result: T = by_platform(operands, cpu=same, accelerator=same, tpu=jax.lax.optimization_barrier)
+    barriers = functools.partial(jax.tree.map, jax.lax.optimization_barrier)
+    result: T = by_platform(operands, cpu=same, accelerator=same, tpu=barriers)
     return result
 
 
