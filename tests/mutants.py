@@ -107,7 +107,7 @@ MUTANTS = [
     Mutant("flatten: leaves out of place", "                out[i] = piece_of(new[offset : offset + size], grads[i])\n            offset += size\n", "                out[i] = piece_of(new[offset : offset + size], grads[i])\n                offset += size\n", "tests/wrappers/test_flatten.py", "_flatten.py"),
     # The core: what only laws over all stages can see.
     Mutant("second moments in half precision", "dtype or at_least_float32(real_dtype(p.dtype))", "dtype or real_dtype(p.dtype)", "tests/optimizers/test_numerics.py -k moments"),
-    Mutant("rules compute in half precision", "wide = [x.astype(promote(x.dtype, real)) for x in plain]", "wide = list(plain)", "tests/core/test_leafwise.py -k traced_once"),
+    Mutant("rules compute in half precision", "tuple([x.astype(promote(x.dtype, real)) for x in plain])", "tuple(plain)", "tests/core/test_leafwise.py -k traced_once"),
     Mutant("counts wrap", "return jnp.where(count < last, count + np.ones((), count.dtype), count)", "return count + np.ones((), count.dtype)", "tests/core/test_leafwise.py -k count"),
     Mutant("scalars forget the mesh", "if isinstance(sharding, jax.sharding.NamedSharding) and sharding.mesh.size > 1:", "if False:", laws("scale_by_adam or adamw", "mesh")),
     Mutant("traced scalars forget the mesh", "return jax.lax.optimization_barrier((jnp.asarray(scalar), smallest))[0]", "return jnp.asarray(scalar)", laws("scale_by_learning_rate", "mesh")),

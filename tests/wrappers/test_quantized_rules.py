@@ -45,8 +45,8 @@ def operands(shape: tuple[int, int], kind: str, seed: Any) -> Any:
 
 
 CASES = {
-    "rows, 4 bits": ((640, 160), "4", Layout(640, 160, 0, 128)),
-    "rows, bfloat16": ((640, 160), "bfloat16", Layout(640, 160, 0, 128)),
+    "rows, 4 bits": ((1152, 160), "4", Layout(1152, 160, 0, 128)),
+    "rows, bfloat16": ((128, 2048), "bfloat16", Layout(128, 2048, 0, 128)),
     "columns": ((520, 128), "8", Layout(520, 128, 1, 128)),
 }
 
