@@ -47,5 +47,5 @@ def assert_follows(
             u, state = step(*jax.tree.map(jnp.asarray, (grads, state, params)))
             for name in shapes:
                 expected = rule(memories[name], grads[name], params[name], t)
-                np.testing.assert_allclose(u[name], expected, rtol=1e-9, atol=1e-11, err_msg=f"{t}, {name}")
+                np.testing.assert_allclose(u[name], expected, rtol=1e-12, atol=1e-12, err_msg=f"{t}, {name}")
                 params[name] = params[name] + expected

@@ -57,7 +57,7 @@ def test_equations(tensor_wise: bool, monkeypatch: pytest.MonkeyPatch) -> None:
                     expected = expected * min(1, LIMIT * last / whole)
                     m["norm"] = np.linalg.norm(expected)
                     expected = 0.5 * expected
-                np.testing.assert_allclose(u[name], expected, rtol=1e-9, atol=1e-11, err_msg=f"{t} {name}")
+                np.testing.assert_allclose(u[name], expected, rtol=1e-12, atol=1e-12, err_msg=f"{t} {name}")
 
 
 def test_the_state_of_a_matrix_has_the_rank() -> None:

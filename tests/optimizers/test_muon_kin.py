@@ -50,7 +50,7 @@ def test_splus_takes_signs_in_the_eigenvectors_of_earlier_gradients() -> None:
         if t == 1 or t % k == 0:
             ql, qr = np.linalg.eigh(left)[1], np.linalg.eigh(right)[1]
     tx = gf.chain(gf.scale_by_splus(b1, b2, k), gf.add_decayed_weights(decay), gf.scale(-rate))
-    np.testing.assert_allclose(trajectory(tx, p, grads), expected, rtol=1e-10)
+    np.testing.assert_allclose(trajectory(tx, p, grads), expected, rtol=1e-12)
 
 
 def test_splus_is_its_parts() -> None:
@@ -90,7 +90,7 @@ def test_adamuon(shape: tuple[int, int], signed: bool) -> None:
         x = x - 0.1 * (0.2 * math.sqrt(x.size) / np.linalg.norm(y) * y + 0.02 * x)
         expected.append(x)
     tx = gf.adamuon(0.1, b1, b2, eps, 0.02, signed=signed)
-    np.testing.assert_allclose(trajectory(tx, p, grads), expected, rtol=1e-10)
+    np.testing.assert_allclose(trajectory(tx, p, grads), expected, rtol=1e-12)
 
 
 @pytest.mark.parametrize(("shape", "rows"), [((5, 8), True), ((8, 5), False), ((5, 5), True)])
@@ -107,7 +107,7 @@ def test_dion2(shape: tuple[int, int], rows: bool) -> None:
         x = x - 0.1 * (math.sqrt(shape[1] / shape[0]) * (u if rows else u.T) + 0.02 * x)
         expected.append(x)
     tx = gf.dion2(0.1, 0.3, decay, 0.02)
-    np.testing.assert_allclose(trajectory(tx, p, grads), expected, rtol=1e-10)
+    np.testing.assert_allclose(trajectory(tx, p, grads), expected, rtol=1e-12)
 
 
 def test_dion2_of_all_rows_is_muon_of_a_sum_that_decays_later() -> None:
@@ -136,7 +136,7 @@ def test_muown(shape: tuple[int, int], rms: float | None) -> None:
         gain = gain * (1 - rate * decay)
         expected.append(gain * v / np.linalg.norm(v, axis=0))
     found = trajectory(gf.step_by_muown(rate, beta, b1, b2, eps, decay, rms), p, grads)
-    np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-11)
+    np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-12)
 
 
 def test_muown_begins_where_the_weights_are_zero() -> None:
@@ -156,7 +156,7 @@ def test_muown_of_stacks_and_blocks_is_muown_of_each() -> None:
     for i in range(2):
         for part in (slice(0, 5), slice(5, 8)):
             own = trajectory(gf.step_by_muown(0.1), p[i, :, part], [g[i, :, part] for g in grads])
-            np.testing.assert_allclose([x[i, :, part] for x in together], own, rtol=1e-9)
+            np.testing.assert_allclose([x[i, :, part] for x in together], own, rtol=1e-12)
 
 
 @pytest.mark.parametrize("name", ["scale_by_splus", "scale_by_adamuon", "scale_by_dion2", "step_by_muown"])

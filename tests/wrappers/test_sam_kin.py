@@ -92,9 +92,9 @@ def test_msam() -> None:
         adam = mu / (1 - 0.9**t) / (np.sqrt(nu / (1 - 0.999**t)) + 1e-8)
         w = w - RATE * (adam + 0.1 * w)
         y = w - 0.3 * unit(mu)
-        np.testing.assert_allclose(found, y, rtol=1e-9)
+        np.testing.assert_allclose(found, y, rtol=1e-12)
         with jax.enable_x64(True):
-            np.testing.assert_allclose(flat(gf.eval_params(state, params)), w, rtol=1e-9)
+            np.testing.assert_allclose(flat(gf.eval_params(state, params)), w, rtol=1e-12)
 
 
 def test_reports_and_gradients_of_zero() -> None:
