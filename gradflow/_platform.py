@@ -38,8 +38,8 @@ def on_one_device(
     """`general(*operands)`; in a program for one CPU, or for one TPU, `cpu` or `tpu` of them.
 
     All return lists of arrays of the same types. They come from cached factories, so that equal programs
-    are equal. What is not chosen is not traced. Under `vmap` and differentiation it is `general`, and where
-    the language of kernels lacks an operation.
+    are equal. What is not chosen is not traced. Under `vmap` and differentiation it is `general`, and on a
+    TPU also where its language of kernels lacks an operation.
     """
     result: list[Any] = _one_device().bind(*operands, general=general, cpu=cpu, tpu=tpu)
     return result
@@ -71,19 +71,23 @@ def _one_device() -> Any:
     batching.primitive_batchers[choice] = mapped
     ad.primitive_jvps[choice] = derived
 
-    def lower(kind: str | None, ctx: Any, *values: Any, **programs: Any) -> Any:
+    def lower(kind: str, ctx: Any, *values: Any, **programs: Any) -> Any:
         # A program for several devices may hold a part of a block on each.
-        alone = getattr(ctx.module_context.axis_context, "num_devices", None) == 1
-        if kind is not None and alone:
-            try:
-                return mlir.lower_fun(programs[kind], multiple_results=True)(ctx, *values)
-            except (NotImplementedError, ValueError):
-                pass
-        return mlir.lower_fun(programs["general"], multiple_results=True)(ctx, *values)
+        is_alone = getattr(ctx.module_context.axis_context, "num_devices", None) == 1
+        program = programs[kind if is_alone else "general"]
+        return mlir.lower_fun(program, multiple_results=True)(ctx, *values)
 
-    mlir.register_lowering(choice, functools.partial(lower, None))
-    for kind in ("cpu", "tpu"):
-        mlir.register_lowering(choice, functools.partial(lower, kind), platform=kind)
+    def lower_for_tpu(*operands: Any, **programs: Any) -> Any:
+        try:
+            return lower("tpu", *operands, **programs)
+        except (NotImplementedError, ValueError):
+            # The language has no expm1. It has `sign` for a given kind of TPU: a process without one, which
+            # exports a program, gets a ValueError.
+            return lower("general", *operands, **programs)
+
+    mlir.register_lowering(choice, functools.partial(lower, "general"))
+    mlir.register_lowering(choice, functools.partial(lower, "cpu"), platform="cpu")
+    mlir.register_lowering(choice, lower_for_tpu, platform="tpu")
     return choice
 
 

@@ -393,6 +393,21 @@ def test_a_training_step_is_exported_and_runs() -> None:
     assert jax.tree.structure(result[1]) == jax.tree.structure(arguments[1])
 
 
+def test_an_update_of_any_number_of_rows_is_exported() -> None:
+    importlib.import_module("jax.export")
+    tx = gf.chain(gf.clip_by_global_norm(1.0), gf.adamw(0.1))
+    (rows,) = jax.export.symbolic_shape("rows")
+    like = jax.ShapeDtypeStruct((rows, 3), jnp.float32)
+
+    def update(g: Any) -> Any:
+        return tx.update(g, tx.init(g), g)[0]
+
+    exported = jax.export.export(jax.jit(update))(like)
+    for count in (1, 4):
+        g = jnp.arange(3.0 * count).reshape(count, 3)
+        chex.assert_trees_all_close(exported.call(g), update(g), rtol=1e-5)
+
+
 def test_an_exported_step_runs_in_another_process(tmp_path: Path) -> None:
     importlib.import_module("jax.export")
     interop.register_for_export()

@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from gradflow._rules._blockwise import (
     Layout,
@@ -23,6 +24,9 @@ _SUBLANES, _LANES, _MOST = 32, 128, 2**18
 
 def fits(layout: Layout) -> bool:
     """Whether blocks are whole registers, and tiles fit into the memory of a core."""
+    # With 64 bits a loop counts in int64, which a kernel cannot multiply.
+    if jnp.result_type(int) == np.int64:
+        return False
     if layout.axis == 1:
         return layout.length % _LANES == 0 and layout.columns * _SUBLANES <= _MOST
     return layout.length % _SUBLANES == 0 and layout.columns >= _LANES and layout.length * _LANES * 8 <= _MOST

@@ -1,7 +1,7 @@
 """Which rules are elementwise, by their operations."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -13,33 +13,54 @@ _ELEMENTWISE = set(
     sin sqrt square sub tanh xor""".split()  # noqa: SIM905  # a list would be forty lines
 )
 _CALLS = {"jit", "pjit", "closed_call", "custom_jvp_call", "custom_vjp_call"}
+# Rules see pieces of a leaf. What they read of its shape shows in their operations on another one.
+_OTHER_SHAPE = (3, 5)
 
 
 @functools.lru_cache(maxsize=1024)
 def is_elementwise(rule: Callable[..., Any], *types: Any) -> bool:
     """Whether each number of the results of `rule` depends on numbers in its own place and on scalars.
 
-    `types` are those of its operands: arrays of one shape of at least one axis, and scalars.
+    `types` are those of its operands: arrays of one shape of at least one axis, and scalars. A rule that
+    reads their shape, as in `g / g.size`, is not elementwise.
     """
-    operands = [jax.ShapeDtypeStruct(shape, dtype) for shape, dtype in types]
-    shape = max((each.shape for each in operands), key=len)
-    return _has_elementwise(jax.make_jaxpr(rule)(*operands).jaxpr, shape)
+    shape = max((shape for shape, _ in types), key=len)
+    operations = _operations(rule, types, shape, shape)
+    return operations is not None and operations == _operations(rule, types, shape, _OTHER_SHAPE)
 
 
-def _has_elementwise(jaxpr: Any, shape: tuple[int, ...]) -> bool:
-    return all(_equation_is(each, shape) for each in jaxpr.eqns)
+def _operations(rule: Callable[..., Any], types: Any, shape: Any, other: Any) -> list[str] | None:
+    """The operations of a rule with `other` in the place of `shape`; None if one is not elementwise."""
+    operands = [jax.ShapeDtypeStruct(other if own == shape else own, dtype) for own, dtype in types]
+    closed = jax.make_jaxpr(rule)(*operands)
+    equations = list(_equations(closed.jaxpr))
+    if not all(_is_elementwise(each, other) for each in equations):
+        return None
+    return [*map(repr, closed.consts), *map(_words, equations)]
 
 
-def _equation_is(equation: Any, shape: tuple[int, ...]) -> bool:
-    name = equation.primitive.name
+def _equations(jaxpr: Any) -> Iterator[Any]:
+    """The equations of a program, those of a call in its place."""
+    for equation in jaxpr.eqns:
+        inner = [x for x in map(_jaxpr_of, equation.params.values()) if x is not None]
+        if equation.primitive.name in _CALLS and len(inner) == 1:
+            yield from _equations(inner[0])
+        else:
+            yield equation
+
+
+def _is_elementwise(equation: Any, shape: tuple[int, ...]) -> bool:
     if any(variable.aval.shape not in ((), shape) for variable in (*equation.invars, *equation.outvars)):
         return False
-    if name == "broadcast_in_dim":
+    if equation.primitive.name == "broadcast_in_dim":
         return equation.invars[0].aval.shape == ()
-    if name in _CALLS:
-        inner = [jaxpr for jaxpr in map(_jaxpr_of, equation.params.values()) if jaxpr is not None]
-        return len(inner) == 1 and _has_elementwise(inner[0], shape)
-    return name in _ELEMENTWISE
+    return equation.primitive.name in _ELEMENTWISE
+
+
+def _words(equation: Any) -> str:
+    """The name of an operation and the constants among its operands."""
+    constants = [getattr(variable, "val", None) for variable in equation.invars]
+    return f"{equation.primitive.name} {constants!r}"
 
 
 def _jaxpr_of(value: Any) -> Any:

@@ -68,7 +68,7 @@ def leafwise(
         if is_absent(leaves[0]):
             absent.append(index)
         else:
-            joins = not summed and leaves[0].size <= _LARGEST_JOINED
+            joins = not summed and _is_small(leaves[0])
             kinds.setdefault((_precision(leaves), joins), []).append(index)
     for (precision, joins), places in kinds.items():
         numbers = _prepare(scalars, hyper, precision)
@@ -102,6 +102,11 @@ def _flatten(trees: tuple[Any, ...]) -> tuple[list[list[Any]], list[Any]]:
                 "state have None"
             )
     return list(columns), list(structures)
+
+
+def _is_small(leaf: Any) -> bool:
+    # The size of a symbolic shape, as in an exported program, cannot be compared with a number.
+    return isinstance(leaf.size, int) and leaf.size <= _LARGEST_JOINED
 
 
 def _precision(leaves: tuple[Any, ...]) -> np.dtype:

@@ -18,6 +18,8 @@ from gradflow._rules._block_loop import loop
 from gradflow._rules._blockwise import Program, layout_of, part_of
 from gradflow._rules._elementwise import is_elementwise
 
+_FLOAT32 = np.dtype(np.float32)
+
 
 def run_quantized(
     rule: Callable[..., tuple[Any, ...]],
@@ -27,11 +29,12 @@ def run_quantized(
 ) -> tuple[Any, ...]:
     """`general(leaves, scalars)`, block by block where that is possible: the same numbers with less memory.
 
-    `rule(arrays, scalars)` is the arithmetic alone. It may go block by block if it is elementwise.
+    `rule(arrays, scalars)` is the arithmetic alone. It goes block by block only if it is elementwise.
     """
     layout = layout_of(leaves)
     body = _positional(rule, len(leaves), tuple(scalars))
-    if layout is None or not _elementwise(body, len(leaves), scalars):
+    types = [*((leaf.shape, _FLOAT32) for leaf in leaves), *((x.shape, x.dtype) for x in scalars.values())]
+    if layout is None or not is_elementwise(body, *types):
         return general(leaves, scalars)
     results = jax.eval_shape(general, leaves, scalars)
     program = Program(body, layout, tuple(map(part_of, leaves)), len(results))
@@ -44,11 +47,6 @@ def run_quantized(
         tpu=_flat(kernel(program) if fits(layout) else whole, structure),
     )
     return tuple(jax.tree.unflatten(jax.tree.structure(results), flat))
-
-
-def _elementwise(body: Callable[..., Any], count: int, scalars: dict[str, Any]) -> bool:
-    arrays = [((2, 2), np.dtype(np.float32))] * count
-    return is_elementwise(body, *arrays, *[((), x.dtype) for x in scalars.values()])
 
 
 @functools.lru_cache(maxsize=1024)

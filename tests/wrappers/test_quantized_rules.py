@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.export import export
 
 import gradflow as gf
 from gradflow._coding._make import quantized_leaf, rounded_leaf
@@ -82,8 +83,13 @@ def test_elementwise_rules_are_known_by_their_operations() -> None:
         lambda g, s: jax.jit(lambda x: x[::-1])(g),
         lambda g, s: g @ g,
         lambda g, s: jax.lax.cond(s > 0, lambda: g, lambda: g.T),
+        lambda g, s: g / g.size,
+        lambda g, s: jnp.sign(g) * jnp.float32(g.shape[0]),
+        lambda g, s: jax.jit(lambda x: x / x.shape[1])(g),
     ):
         assert not is_elementwise(rule, x, s)
+    assert not is_elementwise(lambda g, s: g if g.ndim == 1 else -g, ((4,), F32), s)
+    assert not is_elementwise(lambda g, s: g * s[None], x, ((2,), F32)), "a number for each column"
 
 
 def is_loop(tx: Any, shape: tuple[int, ...], devices: int = 1) -> bool:
@@ -105,6 +111,22 @@ def test_large_quantized_leaves_are_a_loop_on_one_cpu_alone() -> None:
     assert not is_loop(coded, (256, 128)), "small"
     assert not is_loop(coded, (521, 131)), "no block divides an axis"
     assert not is_loop(gf.cast_state(gf.adamw(1e-3), {"mean": "bfloat16"}), (512, 128)), "has no blocks"
+
+
+def exported(rule: Any, *platforms: str) -> str:
+    """The program of an update of a quantized leaf for machines that this one is not."""
+    tx = gf.quantize_state(rule)
+    params = jax.ShapeDtypeStruct((1024, 256), F32)
+    update = jax.jit(lambda g, state: tx.update(g, state, g))
+    return str(export(update, platforms=platforms)(params, jax.eval_shape(tx.init, params)).mlir_module())
+
+
+def test_a_tpu_has_a_kernel_where_its_language_has_the_operations() -> None:
+    assert "tpu_custom_call" in exported(gf.scale_by_adam(), "tpu")
+    assert "tpu_custom_call" not in exported(gf.scale_by_adam(), "cpu", "cuda")
+    assert "tpu_custom_call" not in exported(gf.scale_by_lion(), "tpu"), "signs need a TPU at hand"
+    with jax.enable_x64(True):
+        assert "tpu_custom_call" not in exported(gf.scale_by_adam(), "tpu"), "its loops would count in int64"
 
 
 def test_under_vmap_and_differentiation_arrays_are_whole() -> None:
