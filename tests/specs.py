@@ -308,6 +308,7 @@ VARIANTS: dict[str, Callable[[], Any]] = {
     "with_metrics-groups": lambda: gf.with_metrics(_inner(), {"matrices": gf.ndim(2), "rest": ~gf.ndim(2)}),
     "step_on_hyperball-adam": lambda: gf.chain(gf.scale_by_adam(), gf.step_on_hyperball(0.01)),
     "step_on_hyperball-units": lambda: gf.masked(gf.step_on_hyperball(0.1, axis=0), gf.ndim(2)),
+    "step_relative-units": lambda: gf.masked(gf.step_relative(0.1, axis=0), gf.ndim(2)),
     "step_with_radial_brake-decay": lambda: gf.step_with_radial_brake(0.1, weight_decay=0.1),
     "step_with_decay-stepped": lambda: gf.step_with_decay(0.1, 0.01, gf.ndim(2), stepped=True),
     "step_with_decay-corrected": lambda: gf.step_with_decay(
@@ -352,7 +353,8 @@ EXTRA: dict[str, Callable[[Any, Any], Any]] = {
 LEAVES_VECTORS_OUT = {
     "masked", "masked-zero", "masked-selector", "selective_transform", "scale_by_path",
     "scale_by_muon", "scale_by_shape", "orthogonalize", "scale_by_neuron_norm", "neuron_norm-longer",
-    "step_on_hyperball-units", "scale_by_splus", "scale_by_adamuon", "scale_by_dion2", "step_by_muown",
+    "step_on_hyperball-units", "step_relative-units", "scale_by_splus", "scale_by_adamuon",
+    "scale_by_dion2", "step_by_muown",
 }  # fmt: skip
 
 # (law, case) -> why the case departs from the law. Strict: a departure that is mended must be taken out.

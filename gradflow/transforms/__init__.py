@@ -70,6 +70,7 @@ from gradflow.transforms._scale import scale as scale
 from gradflow.transforms._scale import scale_by_learning_rate as scale_by_learning_rate
 from gradflow.transforms._scale import scale_by_schedule as scale_by_schedule
 from gradflow.transforms._sign import scale_by_sign as scale_by_sign
+from gradflow.transforms._step_relative import step_relative as step_relative
 from gradflow.transforms._step_with_decay import step_with_decay as step_with_decay
 from gradflow.transforms._trace import TraceState as TraceState
 from gradflow.transforms._trace import trace as trace
@@ -143,6 +144,7 @@ __all__ = [
     "scale_by_zoom_linesearch",
     "snapshot",
     "step_on_hyperball",
+    "step_relative",
     "step_with_decay",
     "step_with_radial_brake",
     "trace",

@@ -34,6 +34,20 @@ def radius_of(p: jax.Array, axis: Axis) -> jax.Array:
     return size / power
 
 
+def refuse_zero_weights(norms: Updates, params: Params, reason: str) -> None:
+    """Raises ValueError naming the first leaf with weights of zero, as far as they are concrete."""
+    for (path, norm), p in zip(
+        jax.tree_util.tree_leaves_with_path(norms), jax.tree.leaves(params), strict=True
+    ):
+        known = not isinstance(norm, jax.core.Tracer) and norm.is_fully_addressable
+        if p.size and known and not np.all(np.asarray(norm) > 0):
+            raise ValueError(
+                f"{stage_name()}: weights must not be zero, {reason}; got zeros, "
+                f"or a unit of zeros, at '{path_string(path)}'. Give such leaves another optimizer with "
+                "gradflow.partition."
+            )
+
+
 def hyperball_rule(
     g: jax.Array, radius: jax.Array, p: jax.Array, s: Any, *, axis: Axis
 ) -> tuple[jax.Array, jax.Array]:
@@ -60,7 +74,7 @@ def step_on_hyperball(learning_rate: Rate, axis: Any = None) -> Pair:
 
     The stored radius keeps the norm in bfloat16, where the norm of the moment drifts. Needs `params`. Raises
     ValueError for weights of zero, which have no direction to keep; traced ones stay zero.
-    `scale_by_trust_ratio` is the same step without the return. Source: Wen et al. 2026, arXiv:2606.16899.
+    `step_relative` is the same step without the return. Source: Wen et al. 2026, arXiv:2606.16899.
     """
     check_axis("step_on_hyperball", axis)
 
@@ -68,7 +82,7 @@ def step_on_hyperball(learning_rate: Rate, axis: Any = None) -> Pair:
         refuse_varying("the norm of a leaf", params)
         check_has_axis(axis, params)
         radius = jax.tree.map(lambda p: replicate_like(radius_of(p, axis), params), params)
-        _check_radius(radius, params)
+        refuse_zero_weights(radius, params, "because they have no norm to keep")
         return HyperballState(zero_scalar(params), radius)
 
     def update(updates: Updates, state: HyperballState, params: Params) -> tuple[Updates, HyperballState]:
@@ -79,17 +93,3 @@ def step_on_hyperball(learning_rate: Rate, axis: Any = None) -> Pair:
         return u, HyperballState(increment(state.count), radius)
 
     return init, update
-
-
-def _check_radius(radius: Updates, params: Params) -> None:
-    """Raises ValueError naming the first leaf with weights of zero, as far as they are concrete."""
-    for (path, r), p in zip(
-        jax.tree_util.tree_leaves_with_path(radius), jax.tree.leaves(params), strict=True
-    ):
-        known = not isinstance(r, jax.core.Tracer) and r.is_fully_addressable
-        if p.size and known and not np.all(np.asarray(r) > 0):
-            raise ValueError(
-                f"{stage_name()}: weights must not be zero, because they have no norm to keep; got zeros, "
-                f"or a unit of zeros, at '{path_string(path)}'. Give such leaves another optimizer with "
-                "gradflow.partition."
-            )

@@ -263,6 +263,8 @@ ROWS = [
     ('gf.stable_adamw(learning_rate=FLAGS)', ValueError, "stable_adamw: argument 'learning_rate' must be a number >= 0 or a schedule"),
     ('gf.step_on_hyperball(learning_rate=KEY)', TypeError, "step_on_hyperball: argument 'learning_rate' must be a number >= 0 or a schedule"),
     ('gf.step_on_hyperball(learning_rate=0.1, axis=WRONG_TREE)', TypeError, "step_on_hyperball: argument 'axis' must be None, a whole number or a tuple of them"),
+    ('gf.step_relative(learning_rate=KEY)', TypeError, "step_relative: argument 'learning_rate' must be a number >= 0 or a schedule"),
+    ('gf.step_relative(learning_rate=0.1, axis=WRONG_TREE)', TypeError, "step_relative: argument 'axis' must be None, a whole number or a tuple of them"),
     ('gf.step_with_decay(learning_rate=0.1, weight_decay=NAN)', ValueError, "step_with_decay: argument 'weight_decay' must be a number >= 0 or a schedule"),
     ('gf.step_with_decay(learning_rate=0.1, weight_decay=0.01, peak_rate="nonsense")', TypeError, "step_with_decay: argument 'peak_rate' must be a number > 0 or a schedule"),
     ('gf.step_with_radial_brake(learning_rate=None)', TypeError, "step_with_radial_brake: argument 'learning_rate' must be a number >= 0 or a schedule"),

@@ -86,9 +86,9 @@ PARTS_WITH_SUMS = {
     "scale_by_trust_ratio", "scion-inputs", "scion-outputs", "scion-roles", "shampoo-2018",
     "shampoo-grafted", "shampoo-one_sided", "sm3-averaging", "snapshot", "soap-matrices",
     "soap-refresh_first", "soap-whitened", "stable_adamw-mask", "step_on_hyperball",
-    "step_on_hyperball-adam", "step_on_hyperball-units", "step_with_radial_brake",
-    "step_with_radial_brake-decay", "tunable", "with_loss_scale", "with_metrics", "with_metrics-groups",
-    "zclip", "zclip-warm", "zero_nans",
+    "step_on_hyperball-adam", "step_on_hyperball-units", "step_relative", "step_relative-units",
+    "step_with_radial_brake", "step_with_radial_brake-decay", "tunable", "with_loss_scale", "with_metrics",
+    "with_metrics-groups", "zclip", "zclip-warm", "zero_nans",
 }  # fmt: skip
 # Everything else that is listed communicates nothing.
 SILENT = [

@@ -28,6 +28,16 @@ def hyperball_of_columns(m: Memory, g: Any, p: Any, t: int) -> Any:
     return radius * n(p / radius - 0.1 * n(g, 0), 0) - p
 
 
+def relative(m: Memory, g: Any, p: Any, t: int) -> Any:
+    return -_rate(t) * np.linalg.norm(p) / np.linalg.norm(g) * g
+
+
+def relative_of_columns(m: Memory, g: Any, p: Any, t: int) -> Any:
+    # A column with a gradient of zero does not move.
+    size, p_size = (np.sqrt(np.sum(x * x, axis=0)) for x in (g, p))
+    return -0.1 * p_size * g / np.where(size > 0, size, 1)
+
+
 def brake(m: Memory, g: Any, p: Any, t: int) -> Any:
     norm = np.linalg.norm(p)
     k = np.sum(g * p) / norm**2
@@ -78,6 +88,8 @@ def _decay(**options: Any) -> Any:
 CASES = [
     (hyperball, lambda: gf.step_on_hyperball(0.1)),
     (hyperball_of_columns, lambda: gf.step_on_hyperball(0.1, axis=0)),
+    (relative, lambda: gf.step_relative(lambda count: 0.1 / (count.astype(float) + 1.0))),
+    (relative_of_columns, lambda: gf.step_relative(0.1, axis=0)),
     (brake, lambda: gf.step_with_radial_brake(0.1, 0.3, 0.2)),
     (floor, lambda: gf.row_floor(1.2)),
     (adamw_step, lambda: _decay()),
@@ -129,6 +141,17 @@ def test_hyperball_refuses_weights_of_zero_by_path() -> None:
     np.testing.assert_array_equal(u["layer"]["bias"], 0)
 
 
+def test_relative_steps_refuse_weights_of_zero_by_path() -> None:
+    params = {"layer": {"kernel": jnp.ones((3, 2)), "bias": jnp.zeros(2)}}
+    with pytest.raises(
+        ValueError, match=r"step_relative: weights must not be zero, because a step .* at 'layer/bias'"
+    ):
+        gf.step_relative(0.1).init(params)
+    u, _ = gf.step_relative(0.1).update(params, jax.jit(gf.step_relative(0.1).init)(params), params)
+    np.testing.assert_array_equal(u["layer"]["bias"], 0)
+    np.testing.assert_allclose(u["layer"]["kernel"], -0.1, rtol=1e-6)
+
+
 def test_the_brake_moves_weights_of_zero() -> None:
     tx = gf.step_with_radial_brake(0.1)
     u, _ = tx.update(jnp.asarray([1.0, -2.0]), tx.init(jnp.zeros(2)), jnp.zeros(2))
@@ -137,6 +160,7 @@ def test_the_brake_moves_weights_of_zero() -> None:
 
 LAST = {
     "step_on_hyperball": lambda: gf.step_on_hyperball(0.01),
+    "step_relative": lambda: gf.step_relative(0.01),
     "step_with_radial_brake": lambda: gf.step_with_radial_brake(0.01),
     "step_with_decay": lambda: gf.step_with_decay(0.01, 0.0),
 }
@@ -168,6 +192,7 @@ def test_the_peak_rate_is_for_two_kinds() -> None:
 def test_an_axis_that_a_leaf_does_not_have_is_named() -> None:
     for tx in (
         gf.step_on_hyperball(0.1, axis=1),
+        gf.step_relative(0.1, axis=1),
         gf.step_with_radial_brake(0.1, axis=1),
         gf.row_floor(axis=1),
     ):
