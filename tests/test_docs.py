@@ -90,10 +90,31 @@ def test_functions_come_before_states(pages: Path, room: str) -> None:
 
 
 def test_examples_in_docstrings_run() -> None:
-    attempted = 0
+    run = doctest.DocTestRunner(verbose=False)
     for info in pkgutil.walk_packages(gradflow.__path__, "gradflow."):
         if not info.name.endswith("__main__"):
-            result = doctest.testmod(importlib.import_module(info.name))
-            assert result.failed == 0, info.name
-            attempted += result.attempted
-    assert attempted >= 5, "there is something to run"
+            for example in doctest.DocTestFinder(exclude_empty=True).find(importlib.import_module(info.name)):
+                run.run(example)
+    assert run.tries >= 5, "there is something to run"
+    assert run.failures == 0
+
+
+FACTORIES = {
+    name: vars(module)[name].__doc__ or ""
+    for room in ("schedules", "transforms", "wrappers", "optimizers")
+    for module in [importlib.import_module(f"gradflow.{room}")]
+    for name in module.__all__
+}
+EXAMPLES = sorted(name for name, text in FACTORIES.items() if ">>>" in text and name not in ABOUT)
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_the_example_of_a_factory_runs(name: str) -> None:
+    """Factories are decorated, so a search of their modules does not find their examples."""
+    example = doctest.DocTestParser().get_doctest(FACTORIES[name], {}, name, None, None)
+    assert doctest.DocTestRunner(verbose=False).run(example).failed == 0
+
+
+@pytest.mark.parametrize("name", importlib.import_module("gradflow.schedules").__all__)
+def test_every_schedule_has_an_example(name: str) -> None:
+    assert name in EXAMPLES or inspect.isclass(getattr(gradflow, name))

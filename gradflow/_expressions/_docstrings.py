@@ -50,6 +50,8 @@ def parts_of(function: Callable[..., Any]) -> Parts:
     rest: list[str] = []
     equations: list[str] = []
     for block in blocks[1:]:
+        if block.startswith(">>>"):
+            continue  # a stage's example is not that of the optimizer
         if block.startswith("Args:"):
             arguments = _arguments(block)
         elif block.startswith("    ") and not arguments:

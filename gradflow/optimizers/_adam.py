@@ -85,6 +85,10 @@ def scale_by_adam(
       nesterov: the numerator is `b1 * mu / (1 - b1^(t+1)) + (1 - b1) * g / (1 - b1^t)`.
 
     Source: Kingma & Ba 2014, arXiv:1412.6980; Dozat 2016 for `nesterov`.
+
+    >>> import gradflow as gf
+    >>> print(gf.chain(gf.scale_by_adam(b1=0.95), gf.scale_by_learning_rate(1e-3)))
+    chain(scale_by_adam(b1=0.95), scale_by_learning_rate(0.001))
     """
     rule = nesterov_adam_rule if nesterov else adam_rule
 

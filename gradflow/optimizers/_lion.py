@@ -84,6 +84,10 @@ def scale_by_lion(
     For a concrete `b2` >= 0.5 the mixture is computed from the new momentum, which spares a copy of the
     state. The two agree up to rounding, so a sign may differ where momentum and gradient cancel.
     Source: Chen et al. 2023, arXiv:2302.06675.
+
+    >>> import gradflow as gf
+    >>> print(gf.chain(gf.scale_by_lion(), gf.scale_by_learning_rate(1e-4)))
+    chain(scale_by_lion(), scale_by_learning_rate(0.0001))
     """
     if mode not in _SIGNS:
         raise ValueError(

@@ -222,6 +222,10 @@ def scale_by_muon(
 
     Raises ValueError for a leaf that is not a matrix, and inside `shard_map` for a sharded one.
     Source: Jordan et al. 2024, kellerjordan.github.io/posts/muon.
+
+    >>> import gradflow as gf
+    >>> print(gf.chain(gf.scale_by_muon(), gf.scale_by_learning_rate(0.02)))
+    chain(scale_by_muon(), scale_by_learning_rate(0.02))
     """
     if preconditioning not in _PRECONDITIONINGS:
         raise ValueError(

@@ -68,6 +68,10 @@ def scale_by_rms(
       bias_correction: divides `nu` by `1 - decay^t` first; its state also counts steps.
 
     Source: Hinton 2012, lecture 6e of "Neural networks for machine learning".
+
+    >>> import gradflow as gf
+    >>> print(gf.chain(gf.scale_by_rms(0.99), gf.scale_by_learning_rate(1e-3)))
+    chain(scale_by_rms(decay=0.99), scale_by_learning_rate(0.001))
     """
     inside, outside = (eps, 0.0) if eps_in_sqrt else (0.0, eps)
 

@@ -65,6 +65,10 @@ def constant_schedule(value: Finite) -> Schedule:
 
     Args:
       value: any number.
+
+    >>> import gradflow as gf
+    >>> float(gf.constant_schedule(0.5)(1000))
+    0.5
     """
     return follow("constant_schedule", constant, {}, {"value": value})
 
@@ -92,6 +96,11 @@ def linear_schedule(
 
     Lengths are counted as in `gradflow.schedules`. Raises ValueError for values out of range, TypeError for
     other types.
+
+    >>> import gradflow as gf
+    >>> rate = gf.linear_schedule(1.0, 0.0, 100)
+    >>> [round(float(rate(count)), 3) for count in (0, 50, 100, 200)]
+    [1.0, 0.5, 0.0, 0.0]
     """
     steps = last_step("linear_schedule", "transition_steps", transition_steps, endpoint)
     begin, steps = without_length(transition_begin, steps)
@@ -118,6 +127,11 @@ def polynomial_schedule(
       power: > 0; 1 is `linear_schedule`, larger ones change early and end flat.
 
     The others and the errors as in `linear_schedule`.
+
+    >>> import gradflow as gf
+    >>> rate = gf.polynomial_schedule(1.0, 0.0, 2, 100)
+    >>> [round(float(rate(count)), 3) for count in (0, 50, 100)]
+    [1.0, 0.25, 0.0]
     """
     steps = last_step("polynomial_schedule", "transition_steps", transition_steps, endpoint)
     begin, steps = without_length(transition_begin, steps)
@@ -151,6 +165,11 @@ def exponential_decay(
 
     Lengths are counted as in `gradflow.schedules`. Raises ValueError for values out of range, TypeError for
     other types.
+
+    >>> import gradflow as gf
+    >>> rate = gf.exponential_decay(1.0, 100, 0.5)
+    >>> [round(float(rate(count)), 3) for count in (0, 50, 100, 200)]
+    [1.0, 0.707, 0.5, 0.25]
     """
     lengths = {"begin": max(transition_begin, 0), "steps": transition_steps}
     numbers = {"start": init_value, "rate": decay_rate, "bound": end_value}
@@ -181,6 +200,11 @@ def cosine_decay_schedule(
     Lengths are counted as in `gradflow.schedules`. Raises ValueError for values out of range, TypeError for
     other types.
     Source: Loshchilov & Hutter 2016, arXiv:1608.03983.
+
+    >>> import gradflow as gf
+    >>> rate = gf.cosine_decay_schedule(1.0, 100)
+    >>> [round(float(rate(count)), 3) for count in (0, 25, 50, 100)]
+    [1.0, 0.854, 0.5, 0.0]
     """
     steps = last_step("cosine_decay_schedule", "decay_steps", decay_steps, endpoint)
     numbers = {"start": init_value, "alpha": alpha, "exponent": exponent}

@@ -72,6 +72,11 @@ def join_schedules(schedules: Sequence[Schedule], boundaries: Edges) -> Schedule
         equal ones is skipped, and those that no schedule follows are unused.
 
     Raises TypeError for other types, ValueError for boundaries out of order or too few.
+
+    >>> import gradflow as gf
+    >>> rate = gf.join_schedules([gf.linear_schedule(0.0, 1.0, 10), gf.constant_schedule(0.5)], [10])
+    >>> [round(float(rate(count)), 3) for count in (0, 5, 10)]
+    [0.0, 0.5, 0.5]
     """
     owner = "join_schedules"
     pieces = read_list(owner, "schedules", schedules, "schedules")
@@ -107,6 +112,12 @@ def sgdr_schedule(cosine_kwargs: Sequence[Mapping[str, Any]]) -> Schedule:
 
     Errors are those of `warmup_cosine_decay_schedule`, with the index of the cycle.
     Source: Loshchilov & Hutter 2016, arXiv:1608.03983.
+
+    >>> import gradflow as gf
+    >>> cycle = {"init_value": 0.0, "peak_value": 1.0, "warmup_steps": 10, "decay_steps": 60}
+    >>> rate = gf.sgdr_schedule([cycle, cycle])
+    >>> [round(float(rate(count)), 3) for count in (0, 10, 35, 60, 70)]
+    [0.0, 1.0, 0.5, 0.0, 1.0]
     """
     owner = "sgdr_schedule"
     cycles: list[Schedule] = []

@@ -83,6 +83,11 @@ def piecewise_constant_schedule(init_value: Finite, boundaries_and_scales: Scale
 
     Lengths are counted as in `gradflow.schedules`. Raises ValueError for values out of range, TypeError for
     other types.
+
+    >>> import gradflow as gf
+    >>> rate = gf.piecewise_constant_schedule(1.0, {100: 0.1, 200: 0.1})
+    >>> [round(float(rate(count)), 3) for count in (0, 99, 100, 200)]
+    [1.0, 1.0, 0.1, 0.01]
     """
     owner = "piecewise_constant_schedule"
     boundaries, scales = _by_boundary(boundaries_and_scales)
@@ -106,6 +111,11 @@ def piecewise_interpolate_schedule(
 
     Lengths are counted as in `gradflow.schedules`. Raises ValueError for values out of range, TypeError for
     other types.
+
+    >>> import gradflow as gf
+    >>> rate = gf.piecewise_interpolate_schedule("linear", 1.0, {100: 0.5})
+    >>> [round(float(rate(count)), 3) for count in (0, 50, 100, 200)]
+    [1.0, 0.75, 0.5, 0.5]
     """
     owner = "piecewise_interpolate_schedule"
     expected = f"{owner}: argument 'interpolate_type' must be 'linear' or 'cosine'"
@@ -149,6 +159,11 @@ def linear_onecycle_schedule(
     Lengths are counted as in `gradflow.schedules`. Raises ValueError for values out of range, TypeError for
     other types.
     Source: Smith & Topin 2017, arXiv:1708.07120; the defaults are the field's.
+
+    >>> import gradflow as gf
+    >>> rate = gf.linear_onecycle_schedule(100, 1.0)
+    >>> [round(float(rate(count)), 3) for count in (0, 30, 85, 100)]
+    [0.04, 1.0, 0.04, 0.0]
     """
     owner = "linear_onecycle_schedule"
     pct_start = _read_fraction(owner, "pct_start", pct_start)
@@ -176,6 +191,11 @@ def cosine_onecycle_schedule(
         value(transition_steps)                    = peak_value / div_factor / final_div_factor
 
     Arguments, errors and source as in `linear_onecycle_schedule`.
+
+    >>> import gradflow as gf
+    >>> rate = gf.cosine_onecycle_schedule(100, 1.0)
+    >>> [round(float(rate(count)), 3) for count in (0, 30, 65, 100)]
+    [0.04, 1.0, 0.5, 0.0]
     """
     owner = "cosine_onecycle_schedule"
     pct_start = _read_fraction(owner, "pct_start", pct_start)

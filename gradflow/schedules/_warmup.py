@@ -41,6 +41,11 @@ def warmup_constant_schedule(init_value: Finite, peak_value: Finite, warmup_step
 
     Lengths are counted as in `gradflow.schedules`. Raises ValueError for values out of range, TypeError for
     other types.
+
+    >>> import gradflow as gf
+    >>> rate = gf.warmup_constant_schedule(0.0, 1.0, 10)
+    >>> [round(float(rate(count)), 3) for count in (0, 5, 10, 100)]
+    [0.0, 0.5, 1.0, 1.0]
     """
     lengths = {"begin": 0, "steps": warmup_steps}
     return follow("warmup_constant_schedule", linear, lengths, {"start": init_value, "end": peak_value})
@@ -75,6 +80,11 @@ def warmup_cosine_decay_schedule(
     Lengths are counted as in `gradflow.schedules`. Raises ValueError for values out of range, TypeError for
     other types.
     Source: Loshchilov & Hutter 2016, arXiv:1608.03983, for the cosine.
+
+    >>> import gradflow as gf
+    >>> rate = gf.warmup_cosine_decay_schedule(0.0, 1.0, 10, 110)
+    >>> [round(float(rate(count)), 3) for count in (0, 5, 10, 60, 110)]
+    [0.0, 0.5, 1.0, 0.5, 0.0]
     """
     steps = decay_steps - bool(endpoint) - warmup_steps
     if steps < 1:
@@ -111,6 +121,11 @@ def warmup_exponential_decay_schedule(
       transition_begin: steps at the peak after the warm-up; negative ones count as 0.
 
     The others and the errors as in `exponential_decay`. `end_value` bounds the decay, not the warm-up.
+
+    >>> import gradflow as gf
+    >>> rate = gf.warmup_exponential_decay_schedule(0.0, 1.0, 10, 100, 0.5)
+    >>> [round(float(rate(count)), 3) for count in (0, 10, 110, 210)]
+    [0.0, 1.0, 0.5, 0.25]
     """
     lengths = {"warmup": warmup_steps, "begin": max(transition_begin, 0), "steps": transition_steps}
     numbers = {"start": init_value, "peak": peak_value, "rate": decay_rate, "bound": end_value}

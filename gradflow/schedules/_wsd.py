@@ -59,6 +59,11 @@ def wsd_schedule(
     Lengths are counted as in `gradflow.schedules`. Raises ValueError for values out of range, TypeError for
     other types.
     Sources: Hu et al. 2024, arXiv:2404.06395; Haegele et al. 2024, arXiv:2405.18392, for the square root.
+
+    >>> import gradflow as gf
+    >>> rate = gf.wsd_schedule(1.0, 10, 80, 10)
+    >>> [round(float(rate(count)), 3) for count in (0, 5, 10, 90, 95, 100)]
+    [0.0, 0.5, 1.0, 1.0, 0.5, 0.0]
     """
     if decay not in ("linear", "cosine", "sqrt"):
         raise ValueError(

@@ -82,6 +82,10 @@ def adaptive_grad_clip(clipping: Limit, eps: NonNegative = 1e-3, axis: Any = Non
 
     Needs `params`. Raises ValueError inside `shard_map` on updates that differ between devices, because
     a unit may be sharded. Source: Brock et al. 2021, arXiv:2102.06171.
+
+    >>> import gradflow as gf
+    >>> print(gf.chain(gf.adaptive_grad_clip(0.01), gf.sgd(0.1)))
+    chain(adaptive_grad_clip(0.01), sgd(0.1))
     """
     check_axis("adaptive_grad_clip", axis)
 

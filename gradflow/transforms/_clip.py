@@ -35,6 +35,12 @@ def clip(max_delta: Limit) -> Pair:
       max_delta: largest absolute value, >= 0; `inf` for no limit.
 
     Reports `fraction`, the share of clipped elements. Complex leaves raise TypeError: they have no order.
+
+    >>> import gradflow as gf
+    >>> tx = gf.clip(1.0)
+    >>> updates, state = tx.update(3.0, tx.init(0.0))
+    >>> float(updates)
+    1.0
     """
 
     def update(

@@ -30,6 +30,12 @@ def clip_by_global_norm(max_norm: Limit, *, axis_name: AxisName = None) -> Pair:
 
     Reports `norm`, before clipping, and `factor`. Raises ValueError inside `shard_map` where updates
     differ along an axis and no `axis_name` is given. Source: Pascanu et al. 2012, arXiv:1211.5063.
+
+    >>> import gradflow as gf
+    >>> tx = gf.clip_by_global_norm(1.0)
+    >>> updates, state = tx.update([3.0, 4.0], tx.init([0.0, 0.0]))
+    >>> [round(float(update), 3) for update in updates]
+    [0.6, 0.8]
     """
     check_axis_name("clip_by_global_norm", axis_name)
 

@@ -31,6 +31,10 @@ def add_decayed_weights(weight_decay: NonNegative = 0.0, mask: MaskOrFn | None =
       mask: where to decay: a tree of booleans or a prefix of one, or a function from params to it.
 
     Needs `params`. Source: Loshchilov & Hutter 2017, arXiv:1711.05101.
+
+    >>> import gradflow as gf
+    >>> print(gf.chain(gf.add_decayed_weights(1e-4), gf.sgd(0.1)))
+    chain(add_decayed_weights(weight_decay=0.0001), sgd(0.1))
     """
 
     check_mask("add_decayed_weights", "mask", mask)

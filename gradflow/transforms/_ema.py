@@ -51,6 +51,12 @@ def ema(decay: Decay, debias: bool = True, accumulator_dtype: Any = None) -> Pai
       accumulator_dtype: dtype of the average; float32 at least by default, because of decays near 1.
 
     Unlike with `trace`, a constant update keeps its size.
+
+    >>> import gradflow as gf
+    >>> tx = gf.ema(0.9)
+    >>> updates, state = tx.update(3.0, tx.init(0.0))
+    >>> round(float(updates), 3)
+    3.0
     """
     rule = debiased_ema_rule if debias else ema_rule
 

@@ -51,6 +51,10 @@ def zero_nans(*, axis_name: AxisName = None) -> Pair:
 
     Reports `count`, the number of NaNs. Raises ValueError inside `shard_map` where updates differ
     along an axis and no `axis_name` is given, because the state would differ as well.
+
+    >>> import gradflow as gf
+    >>> print(gf.chain(gf.zero_nans(), gf.adam(1e-3)))
+    chain(zero_nans(), adam(0.001))
     """
     check_axis_name("zero_nans", axis_name)
 

@@ -52,6 +52,10 @@ def add_noise(
     the root of the variance. Raises TypeError for another kind of key, and ValueError inside `shard_map`
     where updates differ along an axis and no `axis_name` is given.
     Source: Neelakantan et al. 2015, arXiv:1511.06807.
+
+    >>> import gradflow as gf
+    >>> print(gf.chain(gf.add_noise(0.01, 0.55, key=0), gf.sgd(0.1)))
+    chain(add_noise(0.01, 0.55, key=0), sgd(0.1))
     """
     check_axis_name("add_noise", axis_name)
     key = read_key("add_noise", key, seed)

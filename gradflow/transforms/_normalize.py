@@ -56,5 +56,9 @@ def normalize(*, axis_name: AxisName = None) -> GradientTransformation:
     """Divides the updates by their norm: `u = g / norm`. Zero updates stay zero.
 
     It is `normalize_by_update_norm` with `eps=0`; `axis_name` and reports are as there.
+
+    >>> import gradflow as gf
+    >>> print(gf.chain(gf.normalize(), gf.sgd(0.1)))
+    chain(normalize(), sgd(0.1))
     """
     return normalize_by_update_norm(eps=0.0, axis_name=axis_name)

@@ -92,6 +92,10 @@ def reduce_on_plateau(
 
     A value that is NaN or infinite counts as no improvement. Reports `scale`.
     Raises TypeError without `value`. Defaults are those of PyTorch's ReduceLROnPlateau.
+
+    >>> import gradflow as gf
+    >>> print(gf.chain(gf.adam(1e-3), gf.reduce_on_plateau(patience=5)))
+    chain(adam(0.001), reduce_on_plateau(patience=5))
     """
 
     def init(params: Params) -> OptState:

@@ -26,7 +26,14 @@ def scale_rule(g: jax.Array, s: Any) -> jax.Array:
 
 @transformation(packable=True)
 def scale(step_size: Finite) -> Pair:
-    """Multiplies updates by a number: `u = step_size * g`. A negative one descends."""
+    """Multiplies updates by a number: `u = step_size * g`. A negative one descends.
+
+    >>> import gradflow as gf
+    >>> tx = gf.scale(-0.5)
+    >>> updates, state = tx.update(3.0, tx.init(0.0))
+    >>> float(updates)
+    -1.5
+    """
 
     def update(
         updates: Updates, state: EmptyState, params: Params | None = None
@@ -45,6 +52,10 @@ def scale_by_learning_rate(learning_rate: Rate, *, flip_sign: bool = True) -> Pa
       flip_sign: False leaves out the minus sign.
 
     The state is the step count, for a number as for a schedule.
+
+    >>> import gradflow as gf
+    >>> print(gf.chain(gf.scale_by_adam(), gf.scale_by_learning_rate(1e-3)))
+    chain(scale_by_adam(), scale_by_learning_rate(0.001))
     """
 
     def init(params: Params) -> OptState:
@@ -68,7 +79,12 @@ def descend_rule(g: jax.Array, s: Any) -> jax.Array:
 
 @transformation(packable=True)
 def scale_by_schedule(step_size_fn: Finite) -> Pair:
-    """Multiplies updates by a schedule's value at the count of steps taken: `u = f(count) * g`."""
+    """Multiplies updates by a schedule's value at the count of steps taken: `u = f(count) * g`.
+
+    >>> import gradflow as gf
+    >>> print(gf.chain(gf.adam(1e-3), gf.scale_by_schedule(gf.linear_schedule(1.0, 0.0, 100))))
+    chain(adam(0.001), scale_by_schedule(linear_schedule(1.0, 0.0, 100)))
+    """
 
     def init(params: Params) -> OptState:
         return ScaleByScheduleState(zero_scalar(params))

@@ -21,6 +21,12 @@ def scale_by_sign() -> Pair:
     """Replaces updates by their signs: `u = sign(g)`, 0 where `g` is 0; for complex numbers `g / |g|`.
 
     Source: Bernstein et al. 2018, arXiv:1802.04434.
+
+    >>> import gradflow as gf
+    >>> tx = gf.scale_by_sign()
+    >>> updates, state = tx.update(-3.0, tx.init(0.0))
+    >>> float(updates)
+    -1.0
     """
 
     def update(

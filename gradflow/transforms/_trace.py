@@ -45,6 +45,13 @@ def trace(decay: Fraction, nesterov: bool = False, accumulator_dtype: Any = None
     Unlike in `ema`, a new gradient has weight 1, so a constant one is multiplied by `1 / (1 - decay)`.
     `dampened_trace` has PyTorch's dampening. Source: Sutskever et al. 2013, "On the importance of
     initialization and momentum in deep learning".
+
+    >>> import gradflow as gf
+    >>> tx = gf.trace(0.9)
+    >>> updates, state = tx.update(1.0, tx.init(0.0))
+    >>> updates, state = tx.update(1.0, state)
+    >>> round(float(updates), 3)
+    1.9
     """
     rule = nesterov_trace_rule if nesterov else trace_rule
 

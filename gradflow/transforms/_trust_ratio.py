@@ -46,6 +46,10 @@ def scale_by_trust_ratio(
 
     Needs `params`. Raises ValueError inside `shard_map` where leaves differ along an axis and no
     `axis_name` is given. Source: You et al. 2017, arXiv:1708.03888; You et al. 2019, arXiv:1904.00962.
+
+    >>> import gradflow as gf
+    >>> print(gf.chain(gf.scale_by_adam(), gf.scale_by_trust_ratio(), gf.scale(-1e-3)))
+    chain(scale_by_adam(), scale_by_trust_ratio(), scale(-0.001))
     """
     check_axis_name("scale_by_trust_ratio", axis_name)
 

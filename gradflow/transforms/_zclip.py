@@ -48,6 +48,10 @@ def zclip(
 
     In mean and variance norms beyond 2^60, or not finite, count as 2^60. Reports `norm` and `z_score`.
     Source: Kumar et al. 2025, arXiv:2504.02507.
+
+    >>> import gradflow as gf
+    >>> print(gf.chain(gf.zclip(), gf.adamw(1e-3)))
+    chain(zclip(), adamw(0.001))
     """
     check_axis_name("zclip", axis_name)
 

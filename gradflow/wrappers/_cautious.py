@@ -43,6 +43,10 @@ def cautious(inner: GradientTransformation, scaling: Literal["count", "mean", "n
 
     Raises ValueError for an `inner` that applies the learning rate, whose sign is that of the step, and
     inside `shard_map` on updates that differ between devices. Source: Liang et al. 2024, arXiv:2411.16085.
+
+    >>> import gradflow as gf
+    >>> print(gf.chain(gf.cautious(gf.scale_by_adam()), gf.scale_by_learning_rate(1e-3)))
+    chain(cautious(scale_by_adam()), scale_by_learning_rate(0.001))
     """
     rate = rate_inside(inner)
     if rate is not None:

@@ -49,6 +49,10 @@ def lazy_rows(inner: GradientTransformation, decay: Decay = 0.0) -> Pair:
     Needs `params`. A gradient that is exactly zero counts as none. A row is decayed up to its last gradient.
     Raises ValueError inside `shard_map` on updates that differ between devices.
     Source: torch.optim.SparseAdam, PyTorch 2.
+
+    >>> import gradflow as gf
+    >>> print(gf.partition({"embedding": gf.lazy_rows(gf.adam(1e-3)), "**": gf.adam(1e-3)}))
+    partition({'embedding': lazy_rows(adam(0.001)), '**': adam(0.001)})
     """
 
     def init(params: Params) -> OptState:

@@ -80,6 +80,10 @@ def lookahead(
 
     Use `params.slow` for evaluation. Reports `synced`. Raises TypeError for other parameters.
     Source: Zhang et al. 2019, arXiv:1907.08610.
+
+    >>> import gradflow as gf
+    >>> print(gf.lookahead(gf.sgd(0.1), 5, 0.5))
+    lookahead(sgd(0.1), 5, 0.5)
     """
 
     def init(params: Params) -> OptState:

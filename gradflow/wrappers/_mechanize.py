@@ -84,6 +84,10 @@ def mechanize(
     at least to hold steps of size `s_init`. Clipping h is the authors' addition to the paper. Extra
     arguments go to `base_optimizer`. Needs `params`. Reports `factor`. Raises ValueError inside `shard_map`.
     Source: Cutkosky, Defazio, Mehta 2023, arXiv:2306.00144.
+
+    >>> import gradflow as gf
+    >>> print(gf.mechanize(gf.adamw(1.0)))
+    mechanize(adamw(1.0))
     """
 
     def init(params: Params) -> OptState:

@@ -54,6 +54,10 @@ def with_metrics(
       axis_name: axes of `shard_map` over which the devices sum; `()` for replicated updates.
 
     Raises ValueError inside `shard_map` without `axis_name`.
+
+    >>> import gradflow as gf
+    >>> print(gf.with_metrics(gf.adamw(1e-3)))
+    with_metrics(adamw(0.001))
     """
     check_axis_name("with_metrics", axis_name)
     chosen = {name: as_selector(group) for name, group in (groups or {}).items()}

@@ -35,6 +35,10 @@ def offload_state(inner: GradientTransformation, min_size: int = 65536) -> Pair:
     device the memory is the same: `init` moves nothing there. A compiled `init` does not know its device; XLA
     can end the process where its result is donated on one CPU device.
     Source: Ren et al. 2021, arXiv:2101.06840.
+
+    >>> import gradflow as gf
+    >>> print(gf.offload_state(gf.adamw(1e-3)))
+    offload_state(adamw(0.001))
     """
     if min_size < 1:
         raise ValueError(f"offload_state: argument 'min_size' must be at least 1; got {min_size}")

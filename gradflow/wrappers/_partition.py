@@ -171,6 +171,10 @@ def freeze(mask: MaskOrFn) -> GradientTransformation:
     Args:
       mask: tree of booleans or a prefix of one, a function from the parameters to one, a selector, or a
         pattern: `freeze("encoder/**")`.
+
+    >>> import gradflow as gf
+    >>> print(gf.chain(gf.adam(1e-3), gf.freeze("encoder/**")))
+    chain(adam(0.001), freeze('encoder/**'))
     """
     check_mask("freeze", "mask", mask)
     return masked(set_to_zero(), mask)
@@ -188,6 +192,10 @@ def scale_by_path(factors: Mapping[Any, Any]) -> GradientTransformation:
       factors: numbers or schedules by pattern of paths or selector; the first that matches wins.
 
     Raises ValueError for a pattern that matches no parameter.
+
+    >>> import gradflow as gf
+    >>> print(gf.chain(gf.adam(1e-3), gf.scale_by_path({"head/**": 0.1})))
+    chain(adam(0.001), scale_by_path({'head/**': 0.1}))
     """
     if not isinstance(factors, Mapping) or not factors:
         raise TypeError(

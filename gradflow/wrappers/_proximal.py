@@ -51,6 +51,10 @@ def proximal(inner: GradientTransformation, penalty: Any, step: NonNegative | No
     where the penalty and the *scaled* gradient balance. Needs `params`. Raises ValueError in `update` where
     `step` is None and `inner` does not report one learning rate; TypeError for another `penalty`.
     Source: Parikh & Boyd 2014, section 4.2.
+
+    >>> import gradflow as gf
+    >>> print(gf.proximal(gf.sgd(0.1), gf.l1_penalty(0.01)))
+    proximal(sgd(0.1), l1_penalty(0.01))
     """
     check_operator("proximal", "penalty", penalty, OPERATOR)
 
@@ -88,6 +92,10 @@ def projected(inner: GradientTransformation, projection: Any) -> Pair:
 
     Parameters that start outside are inside after the first step; adding the update to them may miss the
     set's border by their rounding. Needs `params`. Raises TypeError for what is not a function.
+
+    >>> import gradflow as gf
+    >>> print(gf.projected(gf.sgd(0.1), gf.projections.projection_non_negative))
+    projected(sgd(0.1), projection_non_negative)
     """
     expected = "a function of parameters, as gradflow.projections.projection_simplex"
     check_operator("projected", "projection", projection, expected)

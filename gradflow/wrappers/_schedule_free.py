@@ -92,6 +92,10 @@ def schedule_free(
       state_dtype: dtype of z; float32 at least by default, since it is a sum of small steps.
 
     Reports `learning_rate` and `share`. Source: Defazio et al. 2024, arXiv:2405.15682.
+
+    >>> import gradflow as gf
+    >>> print(gf.schedule_free(gf.sgd(0.1), 0.1, b1=0.95))
+    schedule_free(sgd(0.1), 0.1, b1=0.95)
     """
 
     def init(params: Params) -> OptState:

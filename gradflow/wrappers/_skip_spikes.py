@@ -75,6 +75,10 @@ def skip_spikes(
     The extra argument `value`, the loss, is watched where it is given. A norm or a loss beyond 2^60, or not
     finite, is a spike from the first step on. Skipped ones stay in the window: a lasting change is accepted.
     Reports `skipped` and `norm`. Source: OLMo Team 2024, arXiv:2501.00656.
+
+    >>> import gradflow as gf
+    >>> print(gf.skip_spikes(gf.adamw(1e-3)))
+    skip_spikes(adamw(0.001))
     """
     check_axis_name("skip_spikes", axis_name)
 

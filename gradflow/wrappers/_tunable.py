@@ -170,6 +170,12 @@ def set_hyperparams(state: S, changes: Mapping[str, Any]) -> S:
 
     Raises ValueError for an unknown name (near ones are listed), an ambiguous one, one that a schedule
     drives, and a value out of range; TypeError for a value that is not a number.
+
+    >>> import gradflow as gf
+    >>> tx = gf.tunable(gf.sgd(0.1))
+    >>> state = gf.set_hyperparams(tx.init(0.0), {"learning_rate": 0.5})
+    >>> float(gf.hyperparams(state)["sgd.learning_rate"])
+    0.5
     """
     parts = _hyperparameter_states("set_hyperparams", state)
     driven = [name for part in parts for name in _scheduled_names(part)]

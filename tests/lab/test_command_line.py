@@ -324,6 +324,29 @@ def test_wrong_usage_of_the_others_is_one_line(arguments, message, capsys):
 
 
 @pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--epochs", "5"], "Other options come after a command: compare, sweep"),
+        (["--versoin"], "Did you mean '--version'?"),
+        (["comapre"], "Did you mean 'compare'?"),
+        (
+            ["compare", "--epochs", "5"],
+            "gradflow compare: error: no option is called '--epochs'. Did you mean '--steps'",
+        ),
+        (["compare", "--task", "digits", "--optimizers=adam", "--sedes", "3"], "Did you mean '--seeds'"),
+        (["compare", "adam"], "there is no place for 'adam'"),
+        (["describe"], "the following arguments are required"),
+    ],
+)
+def test_an_unknown_word_is_one_line_with_a_near_name(arguments, message, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        main(arguments)
+    error = capsys.readouterr().err
+    assert message in error
+    assert len(error.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
     ("text", "found"),
     [
         ("b1=0.8,0.9", ("b1", [0.8, 0.9])),

@@ -2,15 +2,55 @@
 
 import argparse
 import re
+import sys
 import textwrap
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NoReturn
 
+from gradflow._errors import unknown
 from gradflow.lab._candidates._parse import parse_value
 from gradflow.lab._candidates._search_space import Range
 
 PROGRAM = "python -m gradflow"
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
+
+
+class CommandLineParser(argparse.ArgumentParser):
+    """A parser whose errors are one line, with a near name or all names for an unknown one."""
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Parses all arguments. An unknown one ends the program here, so the error names this command."""
+        args = sys.argv[1:] if args is None else list(args)
+        if args:
+            self._check_first(args[0])
+        given, rest = super().parse_known_args(args, namespace)
+        self._check_options(rest)
+        if rest:
+            self.error(f"there is no place for {' '.join(rest)!r}")
+        return given, rest
+
+    def _check_first(self, word: str) -> None:
+        """Refuses an unknown option before the command, whose value would be taken for the command."""
+        self._check_options([word])
+        commands = self._commands()
+        if commands and not word.startswith("-") and word not in commands:
+            self.error(str(unknown("command", word, commands)))
+
+    def _check_options(self, words: Sequence[str]) -> None:
+        known = [option for option in self._option_string_actions if option.startswith("--")]
+        for name in (word.partition("=")[0] for word in words if word.startswith("-")):
+            if any(option.startswith(name) for option in self._option_string_actions):
+                continue
+            commands = self._commands()
+            after = f" Other options come after a command: {', '.join(commands)}." if commands else ""
+            self.error(f"{unknown('option', name, known)}{after}")
+
+    def _commands(self) -> list[str]:
+        return [name for action in self._actions if action.dest == "command" for name in action.choices or ()]
+
+    def error(self, message: str) -> NoReturn:
+        """Ends the program with code 2 and one line; `--help` has the usage."""
+        self.exit(2, f"{self.prog}: error: {message}\n")
 
 
 def wrapped(names: Sequence[str]) -> str:

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 
 from gradflow.lab._cli import _compare, _inspect, _sweep
-from gradflow.lab._cli._arguments import PROGRAM
+from gradflow.lab._cli._arguments import PROGRAM, CommandLineParser
 from gradflow.lab._experiments._program import CannotRunError
 
 _EPILOG = """\
@@ -18,7 +18,7 @@ exit codes: 0 done, 1 a package is missing (the message says how to install it),
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = CommandLineParser(
         prog=PROGRAM,
         description="Tools for choosing an optimizer.",
         epilog=_EPILOG,
