@@ -42,7 +42,10 @@ def reshaped(x: jax.Array, shape: tuple[int, ...], spec: tuple[Any, ...] | None)
 
 
 def sharded_alike(y: jax.Array, like: jax.Array) -> jax.Array:
-    """`y`, which the partitioner shards as it shards `like`, where jax can say so."""
+    """`y`, which the partitioner shards as it shards `like`, where jax can say so.
+
+    All arrays of one type for which a program says so are sharded alike: jax 0.10 gives them one number.
+    """
     if _shard_alike is None:
         return y
     result: jax.Array = _shard_alike(like, y)[1]

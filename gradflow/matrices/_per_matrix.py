@@ -19,7 +19,7 @@ from gradflow._errors import describe
 from gradflow._rules._leafwise import Rule, Scalars, _prepare, in_dtype_of
 from gradflow._rules._mesh_axes import refuse_varying
 from gradflow._rules._state import zero_scalar
-from gradflow._shardings import sharded_alike
+from gradflow._shardings import sharded_alike, with_sharding_of
 from gradflow._types import is_absent
 from gradflow.matrices._exchange import Run, call_spread
 from gradflow.matrices._loops import call_in_loops
@@ -270,6 +270,15 @@ def put_back(leaf_shape: tuple[int, ...], new: Any, old: Any) -> Any:
     if is_coded(old):
         return old.encode(new)
     return jax.tree.map(functools.partial(put_back_like, leaf_shape), new, old)
+
+
+def put_back_exchanged(leaf_shape: tuple[int, ...], new: Any, old: Any) -> Any:
+    """Results that have the layout of the tree in whose place they come, in its dtypes.
+
+    `sharded_alike` would cut the factors of a vector, too, where they have the shape of these.
+    """
+    del leaf_shape
+    return jax.tree.map(lambda x, y: with_sharding_of(in_dtype_of(x, y), y), new, old)
 
 
 def put_back_like(leaf_shape: tuple[int, ...], new: jax.Array, old: jax.Array) -> jax.Array:

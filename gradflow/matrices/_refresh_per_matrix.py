@@ -21,6 +21,7 @@ from gradflow.matrices._per_matrix import (
     on_stacks,
     precision_of,
     put_back,
+    put_back_exchanged,
     spread_cut,
     whole,
     widened,
@@ -99,11 +100,11 @@ def refresh_per_matrix(
         [numbers for _, numbers, _ in groups],
     )
     results = list(before)
-    for (_, _, indices), made in zip(groups, news, strict=True):
+    for (*_, cut), (_, _, indices), made in zip(places, groups, news, strict=True):
         for index, new in zip(indices, made, strict=True):
-            results[index] = tuple(
-                put_back(flat[index].shape, x, old) for x, old in zip(new, before[index], strict=True)
-            )
+            back = put_back if cut is None else put_back_exchanged
+            shape, olds_here = flat[index].shape, before[index]
+            results[index] = tuple(back(shape, x, old) for x, old in zip(new, olds_here, strict=True))
     return tuple(jax.tree.unflatten(structure, list(slot)) for slot in zip(*results, strict=True))
 
 

@@ -27,7 +27,8 @@ def quantize_state(
         square = (code / 255)^4 * scale                   code from 0 to 255, 0 for 0 alone
 
     Each block along an axis has one float32 `scale`, the largest absolute value in it. Codes have the
-    parameter's shape, so they are sharded like it.
+    parameter's shape, so they are sharded like it. Steps communicate where devices have parts of blocks: let
+    `block` divide the length of each device's piece.
 
     Args:
       bits: 8 or 4. With 4, means have 4 bits, and squares 8: fewer make them NaN or scatter steps.

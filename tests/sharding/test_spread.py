@@ -135,6 +135,19 @@ def test_copies_may_share_the_work() -> None:
     assert_close(shared.update(on_mesh, shared.init(on_mesh), on_mesh)[0], expected)
 
 
+def test_factors_of_a_vector_stay_whole() -> None:
+    """Also where matrices have factors of its shape, which are cut: states stay as they were placed."""
+    params = {"w": shapes(1, P("x", "y"), mesh())["w0"], "bias": shapes(1, P(), mesh(), (8,))["w0"]}
+    tx = gf.spread(gf.scale_by_shampoo(), mesh(), {"w": P("x", "y"), "bias": P()})
+    placed = sharding.state_sharding(tx, params)
+    shapes_of = jax.eval_shape(tx.init, params)
+    state = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes_of, placed)
+    found = jax.jit(tx.update).lower(params, state, params).compile().output_shardings[1]
+    for x, after in zip(jax.tree.leaves(state), jax.tree.leaves(found), strict=True):
+        assert x.sharding.is_equivalent_to(after, x.ndim), (x, after)
+    assert placed.roots["bias"][0].spec == P()
+
+
 # Rules whose matrices have factors, or averages of their own: what each step moves, and what a branch does.
 WITH_FACTORS = {
     "soap": (gf.scale_by_soap(eps=1e-2, precondition_frequency=2), AxisType.Auto, 4, 2),
