@@ -32,6 +32,7 @@ def transformation(
     elementwise: bool = False,
     sums: bool = False,
     last: bool = False,
+    constrained_by: tuple[str, ...] = (),
 ) -> Callable[[Callable[P, Pair | GradientTransformation]], Callable[P, GradientTransformation]]: ...
 @checked(
     body=FUNCTION | None,
@@ -41,6 +42,7 @@ def transformation(
     sums=FLAG,
     last=FLAG,
     reports=NAMES,
+    constrained_by=NAMES,
 )
 def transformation(
     body: Any = None,
@@ -54,6 +56,7 @@ def transformation(
     elementwise: bool = False,
     sums: bool = False,
     last: bool = False,
+    constrained_by: tuple[str, ...] = (),
 ) -> Any:
     """Turns a function that returns `(init, update)` into a factory of transformations.
 
@@ -81,6 +84,8 @@ def transformation(
         comes first.
       last: declares that the update returns `new_params - params`, the whole step with its learning rate.
         Nothing may follow such a stage in a chain: `check` reports what does.
+      constrained_by: names of the arguments with a penalty or a set that the steps respect; None for none.
+        `minimize` refuses such a stage beside its own `prox` or `bounds`.
     """
     if leaves not in ("inexact", "real", "any"):
         raise ValueError(
@@ -93,6 +98,6 @@ def transformation(
     make = functools.partial(
         decorate, kind="transformation", inner_type=GradientTransformation, reports=reports, leaves=leaves,
         trees=trees, steps=steps, packable=packable or elementwise,
-        sums=sums, last=last,
+        sums=sums, last=last, constrained_by=constrained_by,
     )  # fmt: skip
     return make if body is None else make(body)

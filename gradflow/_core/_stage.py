@@ -89,6 +89,11 @@ class Stage:
         """Whether the update is the whole step, so that no stage may change it afterwards."""
         return bool(getattr(self.expression.maker, "last", False))
 
+    @property
+    def constrained_by(self) -> tuple[str, ...]:
+        """The arguments with a penalty or a set that the steps respect."""
+        return tuple(getattr(self.expression.maker, "constrained_by", ()))
+
     def labelled(self, label: str) -> "Stage":
         """The same stage under the label that a container gives it."""
         twin = Stage.__new__(Stage)

@@ -54,8 +54,14 @@ class Factory:
     packable: bool = False
     sums: bool = False
     last: bool = False
+    constrained_by: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        unknown = [name for name in self.constrained_by if name not in self.parameters]
+        if unknown:
+            raise ValueError(
+                f"{self.name}: argument 'constrained_by' must name arguments of the factory; got {unknown}"
+            )
         # All arguments in the signature's order, so that a call replaces only those that it passes.
         self._template: dict[str, Any] = {}
         for name, parameter in self.parameters.items():

@@ -18,9 +18,6 @@ from gradflow.wrappers import projected, proximal
 
 Bounds = tuple[Any, Any]
 
-# Stages with a penalty or a set of their own, and the argument that has it.
-_OWN_SETS = {"fista": "penalty", "lbfgsb": "lower", "proximal": "penalty", "projected": "projection"}
-
 
 class Problem(NamedTuple):
     """The optimizer, and the functions that depend on the penalty and the bounds."""
@@ -45,12 +42,12 @@ def choose_optimizer(
         )
     if tx is None or (prox is None and bounds is None):
         return tx
-    own = [stage.expression for stage in stages_of(tx) if stage.expression.name in _OWN_SETS]
+    own = [stage for stage in stages_of(tx) if stage.constrained_by]
     whole = stage_of(tx)
     fits = {"fista": prox, "lbfgsb": bounds}
-    for expression in own:
-        arguments = expression.arguments
-        is_free = arguments[_OWN_SETS[expression.name]] is None and arguments.get("upper") is None
+    for stage in own:
+        expression = stage.expression
+        is_free = all(expression.arguments[name] is None for name in stage.constrained_by)
         is_whole = whole is not None and expression is whole.expression
         if not (is_free and is_whole and fits.get(expression.name) is not None):
             given = "prox" if bounds is None else "bounds"

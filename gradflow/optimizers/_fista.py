@@ -62,7 +62,7 @@ def ahead_rule(x: jax.Array, last: jax.Array, p: jax.Array, s: Any) -> jax.Array
     return x + s.share * (x - last) - p
 
 
-@transformation(reports=("learning_rate", "evaluations"), last=True)
+@transformation(reports=("learning_rate", "evaluations"), last=True, constrained_by=("penalty",))
 def fista(
     learning_rate: Rate | None = None,
     penalty: Any = None,

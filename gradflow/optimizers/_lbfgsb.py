@@ -78,7 +78,9 @@ def _longest(x: jax.Array, way: jax.Array, box: _Box) -> jax.Array:
     return jnp.maximum(jnp.min(time_to_bound(x, way, *box), initial=jnp.inf), 1)
 
 
-@transformation(reports=("learning_rate", "evaluations"), leaves="real", last=True)
+@transformation(
+    reports=("learning_rate", "evaluations"), leaves="real", last=True, constrained_by=("lower", "upper")
+)
 def lbfgsb(
     lower: Any = None, upper: Any = None, memory_size: Iterations = 10, max_linesearch_steps: Size = 20
 ) -> Pair:

@@ -36,7 +36,7 @@ def _way_to(mapped: Callable[[Params], Params], updates: Updates, params: Params
     return leafwise(way_rule, (there, params))[0]
 
 
-@transformation(last=True)
+@transformation(last=True, constrained_by=("penalty",))
 def proximal(inner: GradientTransformation, penalty: Any, step: NonNegative | None = None) -> Pair:
     """Applies a penalty after the step of `inner`, by its proximal operator.
 
@@ -79,7 +79,7 @@ def _reported_rate(reports: dict[str, jax.Array]) -> jax.Array:
     raise ValueError(f"{stage_name()}: argument 'step' must be given, because 'inner' reports {found}")
 
 
-@transformation(last=True)
+@transformation(last=True, constrained_by=("projection",))
 def projected(inner: GradientTransformation, projection: Any) -> Pair:
     """Keeps parameters in a set: projects what the step of `inner` leads to.
 

@@ -46,6 +46,33 @@ def test_a_wrapper_that_says_otherwise_is_checked_as_ever() -> None:
         gf.transformation(trees="same")
 
 
+@gf.transformation(constrained_by=("half",))
+def above(half: Any = None) -> Any:
+    def update(updates: Any, state: Any, params: Any) -> Any:
+        return updates if half is None else {"w": jnp.maximum(updates["w"], half - params["w"])}, state
+
+    return gf.init_empty_state, update
+
+
+@gf.transformation
+def projected(inner: gf.GradientTransformation) -> Any:
+    """A stage with the name of another, and without its set."""
+    return inner.init, inner.update
+
+
+def test_minimize_refuses_a_stage_that_says_that_it_has_a_set() -> None:
+    def loss(p: Any) -> Any:
+        return jnp.sum((p["w"] - 2) ** 2)
+
+    start = {"w": jnp.zeros(2)}
+    with pytest.raises(ValueError, match="no penalty or set of its own with 'bounds'; got above"):
+        gf.minimize(loss, start, gf.chain(gf.sgd(0.1), above(0.5)), bounds=(0.0, 1.0))
+    found = gf.minimize(loss, start, projected(gf.sgd(0.1)), bounds=(0.0, 1.0))
+    assert found.params["w"].tolist() == [1.0, 1.0]
+    with pytest.raises(ValueError, match=r"above: argument 'constrained_by' must name .* got \['quarter'\]"):
+        gf.transformation(constrained_by=("quarter",))(above.__wrapped__)
+
+
 class Windows(NamedTuple):
     """A field called count that counts something else, and the steps."""
 
