@@ -12,6 +12,7 @@ import jax
 from gradflow._core._plain_pairs import as_transformation
 from gradflow._core._transformation import GradientTransformation
 from gradflow.lab._candidates._parse import parse
+from gradflow.lab._cli._arguments import CommandLineParser
 from gradflow.lab._optional import optional
 from gradflow.lab._tasks._catalog import TASKS, task_named
 from gradflow.lab._tasks._task import Task
@@ -113,7 +114,7 @@ def remember(run: Run) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = CommandLineParser(
         prog=PROGRAM, description=_DESCRIPTION, epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
