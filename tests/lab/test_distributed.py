@@ -18,7 +18,7 @@ import pytest
 import gradflow as gf
 from gradflow.lab._distributed import _parent
 from gradflow.lab._distributed._run import Run
-from gradflow.lab._distributed._worker import Training
+from gradflow.lab._distributed._worker import Training, last_line
 from gradflow.lab.distributed import main
 
 RUN = Run(2, "text", "adamw(1e-2)", True, steps=24, every=6, batch_size=128, seed=0, out="")
@@ -93,6 +93,11 @@ def test_the_process_that_did_not_abort_died_first(tmp_path: Path) -> None:
     (tmp_path / "process_3.log").write_text("Traceback\nValueError: too many\n")
     told = _parent._obituary(dataclasses.replace(RUN, out=str(tmp_path)), 3, 1)
     assert "process 3 ended with exit code 1. Its last line: ValueError: too many" in told
+
+
+def test_an_error_without_a_message_is_a_line_too() -> None:
+    assert last_line(AssertionError()) == "AssertionError"
+    assert last_line(ValueError("too many\nof them")) == "ValueError: too many"
 
 
 @pytest.mark.parametrize(

@@ -131,11 +131,16 @@ class Training:
             print(text, file=self.output, flush=True)
 
 
+def last_line(error: Exception) -> str:
+    """The error in one line, also where it has no message."""
+    return ": ".join([type(error).__name__, *str(error).splitlines()[:1]])
+
+
 if __name__ == "__main__":
     try:
         main(sys.argv[1])
     except Exception as error:
         # Ending in order would wait for the other processes. The parent shows the last line.
         traceback.print_exc()
-        print(f"{type(error).__name__}: {str(error).splitlines()[0]}", file=sys.stderr, flush=True)
+        print(last_line(error), file=sys.stderr, flush=True)
         os._exit(1)
