@@ -142,7 +142,7 @@ def projection_affine_set(x: Any, A: Any, b: Any, axis: Any = None) -> Any:
     leaves, form = read(name, "x", x)
     axes = read_axes(name, "x", x, axis)
     matrix, offset = matrix_and_offset(name, x, A, b, form, axes)
-    return project(_onto_affine, leaves, form, matrix, offset, axes=axes)
+    return x if is_empty(leaves) else project(_onto_affine, leaves, form, matrix, offset, axes=axes)
 
 
 def _onto_affine(leaves: list[jax.Array], matrix: jax.Array, offset: jax.Array) -> list[jax.Array]:
