@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from gradflow._calls._checks import as_arrays
-from gradflow._checked import FLOATS, TUPLE, Number, checked, is_number_or_array
+from gradflow._checked import FLOATS, FUNCTION, LOSS_FIRST, TUPLE, Number, checked, is_number_or_array
 from gradflow._core._plain_pairs import as_transformation
 from gradflow._core._transformation import GradientTransformation
 from gradflow._dtypes import is_complex
@@ -25,6 +25,8 @@ from gradflow.proximals import box_constraint
 CONSTRAINED_STATUSES = ("converged", "infeasible nearby", "max_rounds", "not finite")
 _SOLVE_FAILED = STATUSES.index("not finite")
 _CONVERGED, _INFEASIBLE, _MAX_ROUNDS, _NOT_FINITE = range(4)
+
+_SOLVED = {"equality": "0", "inequality": "<= 0"}
 
 # The penalty grows by this where a round did not make the violation a quarter of what it was.
 _GROWTH, _PROGRESS = 10.0, 0.25
@@ -73,6 +75,9 @@ class ConstrainedResult(NamedTuple):
 
 @one_frame
 @checked(
+    loss_fn=LOSS_FIRST,
+    equality=FUNCTION | None,
+    inequality=FUNCTION | None,
     max_steps=Number(0, 2**31 - 1, whole=True),
     tol=Number(0),
     args=TUPLE,
@@ -123,11 +128,6 @@ def minimize_constrained(
     >>> r.status, r.params.round(3).tolist()
     ('converged', [0.5, 0.5])
     """
-    for argument, function in (("loss_fn", loss_fn), ("equality", equality), ("inequality", inequality)):
-        if not callable(function) and (function is not None or argument == "loss_fn"):
-            raise TypeError(
-                f"minimize_constrained: argument '{argument}' must be a function; got {describe(function)}"
-            )
     tx = None if tx is None else as_transformation(tx, "minimize_constrained", "argument 'tx'")
     if bounds is not None:
         tx = choose_optimizer(tx, None, bounds, "minimize_constrained")
@@ -270,10 +270,16 @@ def _values(
         return None
 
     def read(value: Any) -> jax.Array:
-        is_real = is_number_or_array(value) and not is_complex(jnp.result_type(value))
-        if not is_real or isinstance(value, bool):
+        dtype = jnp.result_type(value) if is_number_or_array(value) else None
+        if dtype is None or is_complex(dtype) or dtype == np.bool_:
+            hint = (
+                ""
+                if dtype != np.bool_
+                else f". Return a difference that is {_SOLVED[argument]} at a solution"
+            )
             raise TypeError(
-                f"minimize_constrained: argument '{argument}' must return real arrays; got {describe(value)}"
+                f"minimize_constrained: argument '{argument}' must return real arrays; got "
+                f"{describe(value)}{hint}"
             )
         return jnp.asarray(value, wide)
 

@@ -14,7 +14,7 @@ from gradflow._checked import FLAG, FLOATS, LOSS_FIRST, TUPLE, Number, checked
 from gradflow._core._apply import apply_updates
 from gradflow._core._plain_pairs import as_transformation
 from gradflow._core._transformation import GradientTransformation
-from gradflow._dtypes import is_inexact
+from gradflow._dtypes import is_complex, is_inexact
 from gradflow._errors import describe
 from gradflow._rules._state import stack_scalars
 from gradflow._tracebacks import one_frame
@@ -346,6 +346,10 @@ def loss_of(owner: str, loss_fn: Callable[..., Any], args: tuple[Any, ...]) -> C
                 f"{owner}: argument 'loss_fn' must return one number; got {describe(value)}. "
                 "Return its sum or mean."
             )
+        if not is_inexact(value.dtype) or is_complex(value.dtype):
+            raise TypeError(
+                f"{owner}: argument 'loss_fn' must return a real floating-point number; got {describe(value)}"
+            )
         return value
 
     return loss
@@ -360,7 +364,9 @@ def _next_numbers(x: jax.Array) -> jax.Array:
 
 
 def any_differ(new: Params, old: Params) -> jax.Array:
-    return functools.reduce(jnp.logical_or, map(_differ, *map(jax.tree.leaves, (new, old))))
+    """Whether any number of two trees differs."""
+    pairs = map(_differ, *map(jax.tree.leaves, (new, old)))
+    return functools.reduce(jnp.logical_or, pairs, jnp.zeros((), np.bool_))
 
 
 def _differ(x: jax.Array, y: jax.Array) -> jax.Array:

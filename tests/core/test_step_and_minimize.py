@@ -206,6 +206,13 @@ def test_no_steps_and_a_point_that_is_a_minimum() -> None:
     assert minimize(rosenbrock, jnp.zeros((3,)), max_steps=0).steps == 0
 
 
+@pytest.mark.parametrize("find", [minimize, gf.minimize_constrained])
+def test_a_tree_without_numbers_is_its_own_minimum(find: Any) -> None:
+    result = find(lambda _: jnp.asarray(2.0), {"absent": None})
+    assert (result.status, float(result.value), int(result.steps)) == ("converged", 2.0, 0)
+    assert result.params == {"absent": None}
+
+
 def test_sharded_parameters_give_the_same_minimum() -> None:
     mesh = jax.make_mesh((8,), ("x",))
     weight = jnp.linspace(1.0, 30.0, 16)

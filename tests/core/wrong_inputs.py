@@ -181,6 +181,8 @@ ROWS = [
     ('gf.minimize_constrained(jnp.sum, X, inequality="nonsense")', TypeError, "minimize_constrained: argument 'inequality' must be a function"),
     ('gf.minimize_constrained(jnp.sum, X, equality=lambda x: OBJECT)', TypeError, "minimize_constrained: argument 'equality' must return real arrays"),
     ('gf.minimize_constrained(jnp.sum, X, inequality=lambda x: 1j)', TypeError, "minimize_constrained: argument 'inequality' must return real arrays"),
+    ('gf.minimize_constrained(jnp.sum, X, inequality=lambda x: x > 0)', TypeError, "must return real arrays; got bool[2,3]. Return a difference that is <= 0 at a solution"),
+    ('gf.minimize_constrained(lambda x: jax.lax.complex(x[0, 0], x[0, 0]), X)', TypeError, "argument 'loss_fn' must return a real floating-point number; got complex64[]"),
     ('gf.minimize_constrained(jnp.sum, X, tx=NAN)', TypeError, "minimize_constrained: argument 'tx' must be a transformation"),
     ('gf.minimize_constrained(jnp.sum, X, bounds=3.0)', TypeError, "minimize_constrained: argument 'bounds' must be a pair (lower, upper)"),
     ('gf.minimize_constrained(jnp.sum, X, bounds=(2.0, 1.0))', ValueError, "minimize_constrained: argument 'lower' must not be above 'upper'"),
