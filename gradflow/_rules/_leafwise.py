@@ -14,6 +14,7 @@ from gradflow._calls._context import stage_name
 from gradflow._calls._scalars import for_joined_leaves, record_scalars
 from gradflow._coding._leaves import is_coded, is_entry
 from gradflow._dtypes import compute_dtype, is_complex, is_inexact, promote, real_dtype
+from gradflow._platform import fused_last
 from gradflow._rules._quantized import run_quantized
 from gradflow._shardings import with_sharding_of
 from gradflow._types import is_absent
@@ -182,7 +183,10 @@ def _prepare(scalars: Any, hyper: dict[str, Any], precision: np.dtype) -> Scalar
     if scalars is not None:
         numbers |= _compiled_scalars(scalars)(numbers)
     record_scalars(numbers.values())
-    return numbers
+    computed = [
+        name for name, x in numbers.items() if isinstance(x, jax.core.Tracer) and x.dtype == precision
+    ]
+    return {**numbers, **dict(zip(computed, fused_last([numbers[name] for name in computed]), strict=True))}
 
 
 def as_scalar(value: Any, precision: np.dtype) -> Any:

@@ -39,14 +39,14 @@ def clipped_adopt_scalars(count: jax.Array, b1: jax.Array, b2: jax.Array, **_: j
 def adopt_rule(g: jax.Array, mu: jax.Array, nu: jax.Array, s: Any) -> tuple[jax.Array, ...]:
     """Taniguchi et al. 2024, Algorithm 2."""
     scaled = jnp.clip(bounded(g) / jnp.maximum(safe_sqrt(nu), s.eps), -s.bound, s.bound)
-    mu = s.keep1 * mu + s.gain1 * scaled
+    mu = s.gain1 * scaled + s.keep1 * mu
     return mu, mu, written_after(s.keep2 * nu + s.gain2 * bounded_square(g), mu)
 
 
 def nesterov_adopt_rule(g: jax.Array, mu: jax.Array, nu: jax.Array, s: Any) -> tuple[jax.Array, ...]:
     """`adopt_rule` with the momentum of the next step, if its gradient were the same."""
     scaled = jnp.clip(bounded(g) / jnp.maximum(safe_sqrt(nu), s.eps), -s.bound, s.bound)
-    mu = s.keep1 * mu + s.gain1 * scaled
+    mu = s.gain1 * scaled + s.keep1 * mu
     nu = written_after(s.keep2 * nu + s.gain2 * bounded_square(g), mu)
     return s.keep1 * mu + s.gain1 * scaled, mu, nu
 

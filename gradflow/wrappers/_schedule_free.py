@@ -46,15 +46,19 @@ def schedule_free_scalars(max_lr: jax.Array, weight_sum: jax.Array, weight_lr_po
     return {"share": share, "weight_sum": weight_sum}
 
 
-def average_of(y: jax.Array, z: jax.Array, b1: jax.Array) -> jax.Array:
+def average_scalars(b1_before: jax.Array, **_: jax.Array) -> Scalars:
+    """1 over the mixture, computed once for all leaves; 1 for a mixture of 0."""
+    return {"scale": 1 / jnp.where(b1_before > 0, b1_before, 1)}
+
+
+def average_of(y: jax.Array, z: jax.Array, s: Any) -> jax.Array:
     """The average x of which `y = b1 * x + (1 - b1) * z`; y itself for b1 = 0."""
-    mixed = b1 > 0
-    return jnp.where(mixed, (y - (1 - b1) * z) / jnp.where(mixed, b1, 1), y)
+    return jnp.where(s.b1_before > 0, s.scale * (y - (1 - s.b1_before) * z), y)
 
 
 def schedule_free_rule(u: jax.Array, z: jax.Array, y: jax.Array, s: Any) -> tuple[jax.Array, jax.Array]:
     """Defazio et al. 2024, equations 3 to 5."""
-    x = average_of(y, z, s.b1_before)
+    x = average_of(y, z, s)
     # In range, or differences would be NaN; an update that is not finite shows as NaN.
     limit = jnp.finfo(z.real.dtype).max / 16
     z = within(z + u, limit) + (u - u)
@@ -64,7 +68,7 @@ def schedule_free_rule(u: jax.Array, z: jax.Array, y: jax.Array, s: Any) -> tupl
 
 def average_rule(y: jax.Array, z: jax.Array, s: Any) -> jax.Array:
     """x = (y - (1 - b1) * z) / b1."""
-    return average_of(y, z, s.b1)
+    return average_of(y, z, s)
 
 
 @transformation(steps="step_count", reports=("learning_rate", "share"), elementwise=True)
@@ -118,7 +122,7 @@ def schedule_free(
         max_lr = jnp.maximum(state.max_lr, jnp.asarray(learning_rate, dtype))
         scalars = schedule_free_scalars(max_lr, state.weight_sum, jnp.asarray(weight_lr_power, dtype))
         updates, z = leafwise(
-            schedule_free_rule, (updates, state.z, params),
+            schedule_free_rule, (updates, state.z, params), average_scalars,
             share=scalars["share"], b1=b1, b1_before=state.b1,
         )  # fmt: skip
         report("learning_rate", learning_rate)
@@ -161,7 +165,7 @@ def schedule_free_eval_params(state: OptState, params: Params) -> Params:
 
 
 def _read(params: list[Any], z: list[Any], state: ScheduleFreeState) -> list[Any]:
-    (found,) = leafwise(average_rule, (params, z), b1=state.b1)
+    (found,) = leafwise(average_rule, (params, z), average_scalars, b1_before=state.b1)
     return list(found)
 
 
