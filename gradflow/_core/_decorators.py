@@ -80,8 +80,8 @@ def transformation(
         for other stages they are unpacked before the call and packed again after it.
       elementwise: another name of `packable`.
       sums: declares that the update of an element depends on sums over its leaf or over the tree, and is
-        elementwise otherwise. It changes no number: a GPU updates equal leaves in one kernel if such a stage
-        comes first.
+        elementwise otherwise. It changes no number. A GPU updates equal leaves in one kernel only where no
+        such stage comes after another; of one that does not say so it may hold whole leaves in memory.
       last: declares that the update returns `new_params - params`, the whole step with its learning rate.
         Nothing may follow such a stage in a chain: `check` reports what does.
       constrained_by: names of the arguments with a penalty or a set that the steps respect; None for none.

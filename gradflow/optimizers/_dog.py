@@ -97,7 +97,7 @@ def check_init_step(owner: str, init_step: Any) -> None:
     POSITIVE.check(owner, "init_step[1]", size)
 
 
-@transformation(reports=("distance", "step"), elementwise=True)
+@transformation(reports=("distance", "step"), elementwise=True, sums=True)
 def scale_by_dog(init_step: tuple[str, Any] = ("heuristic", 1e-6), eps: NonNegative = 1e-8) -> Pair:
     """Multiplies by the greatest distance from the start over the root of the summed squared norms.
 

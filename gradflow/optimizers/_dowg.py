@@ -32,7 +32,7 @@ class DoWGState(NamedTuple):
     estim_sq_dist: jax.Array
 
 
-@transformation(reports=("distance", "step"), elementwise=True)
+@transformation(reports=("distance", "step"), elementwise=True, sums=True)
 def scale_by_dowg(init_estim_sq_dist: InitialPositive | None = None, eps: NonNegative = 1e-4) -> Pair:
     """Multiplies by the squared distance over the root of the sum of squared norms it weights.
 

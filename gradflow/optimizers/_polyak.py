@@ -35,7 +35,7 @@ def polyak_rule(g: jax.Array, s: Any) -> jax.Array:
     return s.step * g
 
 
-@transformation(reports=("step",), elementwise=True)
+@transformation(reports=("step",), elementwise=True, sums=True)
 def scale_by_polyak(
     f_min: Finite = 0.0,
     max_learning_rate: Limit = 1.0,

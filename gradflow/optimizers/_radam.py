@@ -43,7 +43,7 @@ def average_length(c: jax.Array, count: jax.Array) -> jax.Array:
 def radam_scalars(
     count: jax.Array, b1: jax.Array, b2: jax.Array, threshold: jax.Array, **_: jax.Array
 ) -> Scalars:
-    """Adam's scalars, whether to rectify, the factor, and what it makes of the first bias."""
+    """Adam's scalars, whether to rectify, the factor, and the first bias correction divided by it."""
     adam = adam_scalars(count, b1, b2)
     length = average_length(adam["c2"], count)
     longest = 2 / adam["c2"] - 1

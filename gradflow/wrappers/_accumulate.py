@@ -105,7 +105,7 @@ def _multi_steps(
     """
 
     stage = stage_of(opt)
-    is_elementwise = stage is not None and stage.joins_later
+    reads_sum_once = stage is not None and stage.joins_first
 
     def init(params: Params) -> OptState:
         skip_state = ()
@@ -134,7 +134,7 @@ def _multi_steps(
             accumulate_rule, (updates, state.acc_grads), accumulate_scalars,
             mini_step=state.mini_step, weight=weight,
         )  # fmt: skip
-        if is_elementwise:
+        if reads_sum_once:
             # Else a TPU updates every moment of many leaves in two kernels, which both read the sum.
             mean, acc = tpu_barrier((mean, acc))
         step_now = ~skip & (state.mini_step + 1 >= k)

@@ -51,7 +51,7 @@ def begins_with_norm(inner: GradientTransformation) -> bool:
     return stages[:1] == ["clip_by_global_norm"]
 
 
-@transformation(reports=("finite", "skipped"), elementwise=True)
+@transformation(reports=("finite", "skipped"), elementwise=True, sums=True)
 def apply_if_finite(
     inner: GradientTransformation,
     max_consecutive_errors: Index,

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from gradflow._calls._reports import collecting, forward, is_collecting, missing, note, report
+from gradflow._calls._scalars import with_scalars_together
 from gradflow._core._decorators import transformation
 from gradflow._core._transformation import GradientTransformation, below, declared_reports
 from gradflow._errors import describe
@@ -63,6 +64,8 @@ def with_metrics(
     chosen = {name: as_selector(group) for name, group in (groups or {}).items()}
     of_groups = [f"{group}/{name}" for group in chosen for name in _OF_A_GROUP]
     names = (*_OWN, *of_groups, *declared_reports(inner))
+    # The norms read whole updates. Kernels that a GPU joins would keep all of them: half a model for adamw.
+    inner_update = with_scalars_together(inner.update, joins_leaves=False)
 
     def init(params: Params) -> OptState:
         for selector in chosen.values():
@@ -75,7 +78,7 @@ def with_metrics(
     ) -> tuple[Updates, MetricsState]:
         axes = sum_axes(axis_name, updates)
         with collecting() as recorded:
-            new_updates, inner_state = inner.update(updates, state.inner_state, params, **extra)
+            new_updates, inner_state = inner_update(updates, state.inner_state, params, **extra)
         values = dict.fromkeys(names, jnp.full((), missing(), jnp.float32))
         values |= {n: value for n, value in below(inner, recorded.values).items() if n in values}
         values |= _norms(updates, new_updates, params, axes)

@@ -57,7 +57,7 @@ def add_to(window: SpikeWindow, value: jax.Array) -> SpikeWindow:
     return SpikeWindow(values, jnp.where(fits, increment(window.seen), window.seen))
 
 
-@transformation(reports=("skipped", "norm"), packable=True)
+@transformation(reports=("skipped", "norm"), packable=True, sums=True)
 def skip_spikes(
     inner: GradientTransformation, window: Size = 128, sigmas: Positive = 6.0, *, axis_name: AxisName = None
 ) -> Pair:

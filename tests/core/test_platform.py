@@ -286,9 +286,13 @@ JOINED = {
     "a constant rate": (lambda: gf.sgd(1e-3), True),
     "a guard": (lambda: gf.apply_if_finite(gf.adam(1e-3), 3), True),
     "norms of gradients": (lambda: gf.chain(gf.clip_by_block_rms(1.0), gf.adam(1e-3)), True),
+    "a guard of updates": (lambda: gf.chain(gf.trace(0.9), gf.apply_if_finite(gf.adam(1e-3), 3)), False),
+    "a limit of spikes in updates": (lambda: gf.chain(gf.trace(0.9), gf.skip_spikes(gf.adam(1e-3))), False),
+    "metrics": (lambda: gf.with_metrics(gf.adam(1e-3)), False),
     "a norm of updates": (lambda: gf.chain(gf.trace(0.9), gf.clip_by_global_norm(1.0)), False),
     "norms of updates": (lambda: gf.lamb(1e-3), False),
     "norms of updates, accumulated": (lambda: gf.MultiSteps(gf.lamb(1e-3), 2), False),
+    "distances of updates": (lambda: gf.chain(gf.trace(0.9), gf.scale_by_dog()), False),
     "factors": (lambda: gf.sm3(1e-3), False),
     "large leaves": (lambda: gf.adamw(1e-3), False),
 }
