@@ -47,6 +47,7 @@ def _run(closed: Any, platform: str | None, operands: list[Any]) -> list[Any]:
             values.update(zip(inputs, gated, strict=False))
         program.evaluate([results[k] for k in group])
         back = [x for x in map(program.value, (results[k] for k in group)) if is_hosted(x)] or back
+    program.evaluate_effects()
     return list(map(program.value, results))
 
 
@@ -122,13 +123,24 @@ class _Program:
     def evaluate(self, places: list[Any]) -> None:
         """Computes the values at these places, and what they need."""
         for index in sorted(self._needed(places)):
-            equation, operands, results = self.operations[index]
-            given = equation.primitive.get_bind_params(equation.params)
-            functions, params = given if isinstance(given, tuple) else ((), given)  # a pair before jax 0.10
-            with equation.ctx.manager:
-                made = equation.primitive.bind(*functions, *map(self.value, operands), **params)
-            made = made if equation.primitive.multiple_results else [made]
-            self.values.update(zip(results, made, strict=True))
+            self._compute(self.operations[index])
+
+    def evaluate_effects(self) -> None:
+        """Computes operations with effects, such as prints, whose results are not needed."""
+        for operation in self.operations:
+            is_done = operation.results and all(place in self.values for place in operation.results)
+            if operation.equation.effects and not is_done:
+                self.evaluate(list(operation.operands))
+                self._compute(operation)
+
+    def _compute(self, operation: _Operation) -> None:
+        equation, operands, results = operation
+        given = equation.primitive.get_bind_params(equation.params)
+        functions, params = given if isinstance(given, tuple) else ((), given)  # a pair before jax 0.10
+        with equation.ctx.manager:
+            made = equation.primitive.bind(*functions, *map(self.value, operands), **params)
+        made = made if equation.primitive.multiple_results else [made]
+        self.values.update(zip(results, made, strict=True))
 
     def _needed(self, places: list[Any]) -> set[int]:
         found: set[int] = set()

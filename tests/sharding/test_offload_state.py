@@ -124,6 +124,19 @@ def test_reports_pass() -> None:
     np.testing.assert_array_equal([*found_metrics.values()], [*expected_metrics.values()])
 
 
+def test_prints_of_stages_pass(capsys: pytest.CaptureFixture[str]) -> None:
+    @gf.stateless
+    def shown(updates: Any, params: Any) -> Any:
+        jax.debug.print("norm {}", gf.tree.norm(updates) - gf.tree.norm(updates))
+        return updates
+
+    tx = gf.offload_state(gf.chain(shown, gf.adamw(0.1)), 16)
+    params = tree(0, AxisType.Auto)
+    jax.block_until_ready(jax.jit(tx.update)(params, tx.init(params), params))
+    jax.effects_barrier()
+    assert capsys.readouterr().out == "norm 0.0\n"
+
+
 def test_mistakes_are_named() -> None:
     params, tx = tree(0, AxisType.Auto), gf.adamw(0.1)
     state = gf.offload_state(tx, 16).init(params)
