@@ -122,17 +122,18 @@ def _keep_rows(present: jax.Array, new: Any, old: Any) -> Any:
 
 
 def _catch_up(decay: Any) -> Callable[..., Any]:
-    def way(g: Any, missed: jax.Array, present: jax.Array, p: Any) -> Any:
-        """What decays take from a row in the steps that it missed."""
+    """A function of a leaf: what decays take from its rows in the steps that they missed."""
+
+    def catch_up(g: Any, missed: jax.Array, present: jax.Array, p: Any) -> Any:
         if g is None:
             return None
         real = np.finfo(at_least_float32(p.dtype)).dtype
         lost = jnp.where(present, one_minus_power(jnp.asarray(as_scalar(decay, real)), missed), 0)
         rows = lost.reshape(lost.shape + (1,) * (p.ndim - lost.ndim))
         wide = p.astype(at_least_float32(p.dtype))
-        return (-rows.astype(wide.dtype) * wide).astype(p.dtype)
+        return -rows.astype(wide.dtype) * wide
 
-    return way
+    return catch_up
 
 
 def _keep_state(present: Any, updates: Updates, new: OptState, old: OptState) -> OptState:

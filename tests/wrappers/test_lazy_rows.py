@@ -76,3 +76,13 @@ def test_rows_of_masked_parts_and_leaves_without_a_gradient():
     assert updates["b"] is None
     np.testing.assert_array_equal(gf.tree.get(state, "trace")["a"], 1)
     np.testing.assert_array_equal(state.missed["b"], [2, 2])
+
+
+def test_decay_of_low_precision_is_not_rounded_before_it_is_applied():
+    tx = gf.lazy_rows(gf.sgd(1e-3), 0.1)
+    p = jnp.full((2, 2), 3.0, jnp.bfloat16)
+    g = jnp.array([[1.0, 1.0], [0.0, 0.0]])
+    _, state = tx.update(g, tx.init(p), p)
+    updates, _ = tx.update(jnp.ones((2, 2)), state, p)
+    assert updates.dtype == jnp.float32
+    np.testing.assert_allclose(updates, [[-1e-3] * 2, [-1e-3 - 0.1 * 3] * 2], rtol=1e-6)
