@@ -10,7 +10,7 @@ from gradflow._calls._context import stage_name
 from gradflow._calls._reports import report
 from gradflow._core._decorators import transformation
 from gradflow._core._transformation import GradientTransformation
-from gradflow._dtypes import is_inexact
+from gradflow._dtypes import compute_dtype, is_inexact, real_dtype
 from gradflow._errors import describe
 from gradflow._expressions._arguments import Fraction, Positive
 from gradflow._rules._leafwise import leafwise
@@ -78,8 +78,6 @@ def with_qk_clip(
         steps: list[Any]
         structure: Any
         steps, structure = jax.tree.flatten(updates, is_leaf=is_absent)
-        share, limit = jnp.asarray(alpha, jnp.float32), jnp.asarray(threshold, jnp.float32)
-        powers = {"queries": share, "keys": 1 - share}
         clipped = jnp.zeros((), jnp.float32)
         places: list[int] = []
         factors: list[jax.Array] = []
@@ -91,11 +89,16 @@ def with_qk_clip(
                     raise ValueError(
                         f"{stage_name()}: {_show(parameters[index])} is chosen by 'queries' and by 'keys'"
                     )
-                gamma = _gamma(_logits_of(parameters[index], logits), limit)
+                precision = real_dtype(compute_dtype(parameters[index].leaf.dtype))
+                share, limit = jnp.asarray(alpha, precision), jnp.asarray(threshold, precision)
+                gamma = _gamma(_logits_of(parameters[index], logits).astype(precision), limit)
                 if role == "queries":
                     clipped = clipped + jnp.sum(gamma < 1, dtype=jnp.float32)
                 places.append(index)
-                factors.append(_spread(gamma, parameters[index], head_axis) ** powers[role])
+                factors.append(
+                    _spread(gamma, parameters[index], head_axis)
+                    ** (share if role == "queries" else 1 - share)
+                )
         report("clipped", clipped)
         leaves = jax.tree.leaves(params, is_leaf=is_absent)
         if places:
@@ -116,7 +119,7 @@ def _logits_by_path(max_logits: Any) -> dict[tuple[str, ...], jax.Array]:
                 f"{stage_name()}: the extra argument 'max_logits' must have arrays of floating-point numbers "
                 f"whose last axis is that of heads; at '{'/'.join(parameter.path)}' it has {describe(leaf)}"
             )
-        found[parameter.path] = jnp.asarray(leaf, jnp.float32)
+        found[parameter.path] = jnp.asarray(leaf)
     return found
 
 

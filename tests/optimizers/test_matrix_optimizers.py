@@ -297,6 +297,19 @@ def test_shampoo_with_grafting_and_blocks() -> None:
 
 
 @pytest.mark.parametrize("shape", [(3, 6), (6, 3)])
+def test_one_sided_shampoo_takes_the_root_of_the_shorter_side(shape: tuple[int, int]) -> None:
+    grads, tall = [RNG.normal(size=shape) for _ in range(6)], shape[0] > shape[1]
+    side, root, expected = np.zeros((3, 3)), np.eye(3), []
+    for t, g in enumerate(grads, 1):
+        side = 0.8 * side + 0.2 * (g.T @ g if tall else g @ g.T)
+        if (t - 1) % 2 == 0:
+            root = inverse_root(side / (1 - 0.8**t), 2, 1e-3)
+        expected.append(g @ root if tall else root @ g)
+    tx = gf.scale_by_shampoo(beta=0.8, eps=1e-3, precondition_frequency=2, one_sided=True)
+    np.testing.assert_allclose(trajectory(tx, grads[0], grads), expected, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("shape", [(3, 6), (6, 3)])
 def test_one_sided_shampoo_orthogonalizes_the_first_gradient(shape: tuple[int, int]) -> None:
     """(G G^T)^(-1/2) G is G's orthogonal factor, of a matrix of lower rank too."""
     g = RNG.normal(size=shape)

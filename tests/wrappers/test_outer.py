@@ -153,17 +153,18 @@ def test_ema_nesterov() -> None:
 
 def test_a_tail_average_is_mixed_into_the_parameters_for_evaluation() -> None:
     tx = gf.with_tail_average(gf.sgd(0.1), horizon=5.0, share=0.6)
-    params = {"w": jnp.asarray([1.0, -2.0, 3.0])}
-    state = tx.init(params)
-    np.testing.assert_array_equal(gf.eval_params(state, params)["w"], params["w"])
-    total, weight = np.zeros(3), 0.0
-    for t in range(6):
-        u, state = tx.update({"w": jnp.asarray([1.0, 0.5, -1.0]) * t}, state, params)
-        params = gf.apply_updates(params, u)
-        total = 0.8 * total + 0.2 * np.asarray(params["w"], np.float64)
-        weight = 0.8 * weight + 0.2
-    expected = 0.4 * np.asarray(params["w"]) + 0.6 * total / weight
-    np.testing.assert_allclose(gf.eval_params(state, params)["w"], expected, rtol=1e-6)
+    with jax.enable_x64(True):
+        params = {"w": jnp.asarray([1.0, -2.0, 3.0])}
+        state = tx.init(params)
+        np.testing.assert_array_equal(gf.eval_params(state, params)["w"], params["w"])
+        total, weight = np.zeros(3), 0.0
+        for t in range(6):
+            u, state = tx.update({"w": jnp.asarray([1.0, 0.5, -1.0]) * t}, state, params)
+            params = gf.apply_updates(params, u)
+            total = 0.8 * total + 0.2 * np.asarray(params["w"])
+            weight = 0.8 * weight + 0.2
+        expected = 0.4 * np.asarray(params["w"]) + 0.6 * total / weight
+        np.testing.assert_allclose(gf.eval_params(state, params)["w"], expected, rtol=1e-12)
 
 
 def test_an_average_around_a_look_ahead_around_an_outer_loop() -> None:

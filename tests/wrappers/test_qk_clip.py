@@ -35,16 +35,16 @@ GAMMA = np.asarray([1.0, 1.0, 0.5, 0.25])
 
 @pytest.mark.parametrize("alpha", [0.5, 0.0, 1.0])
 def test_the_papers_equations(alpha: float) -> None:
-    params = _params()
-    moved = _step(_tx(alpha=alpha), params, max_logits=LOGITS)
-    stepped = jax.tree.map(lambda p: np.asarray(p, np.float64) - 0.1, params)
+    with jax.enable_x64(True):
+        params = _params(jnp.float64)
+        logits = jax.tree.map(lambda x: jnp.asarray(x, jnp.float64), LOGITS)
+        moved = jax.tree.map(np.asarray, _step(_tx(alpha=alpha), params, max_logits=logits))
+        stepped = jax.tree.map(lambda p: np.asarray(p) - 0.1, params)
     for name, power in (("query", alpha), ("key", 1 - alpha)):
         expected = stepped["block_0"][name]["kernel"] * (GAMMA**power)[:, None]
-        np.testing.assert_allclose(moved["block_0"][name]["kernel"], expected, rtol=1e-5, atol=1e-6)
-    np.testing.assert_allclose(
-        moved["block_0"]["value"]["kernel"], stepped["block_0"]["value"]["kernel"], 1e-5
-    )
-    np.testing.assert_allclose(moved["block_1"]["key"]["kernel"], stepped["block_1"]["key"]["kernel"], 1e-5)
+        np.testing.assert_allclose(moved["block_0"][name]["kernel"], expected, rtol=1e-12)
+    for block, name in (("block_0", "value"), ("block_1", "key")):
+        np.testing.assert_allclose(moved[block][name]["kernel"], stepped[block][name]["kernel"], 1e-12)
 
 
 def test_the_largest_logits_fall_to_the_threshold() -> None:
