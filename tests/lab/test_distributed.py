@@ -91,8 +91,8 @@ def test_the_process_that_did_not_abort_died_first(tmp_path: Path) -> None:
     assert _parent._first_dead((0, -signal.SIGABRT), ended) == (2, -signal.SIGKILL)
     assert _parent._first_dead((3, 1), ended) == (3, 1)
     (tmp_path / "process_3.log").write_text("Traceback\nValueError: too many\n")
-    told = _parent._obituary(dataclasses.replace(RUN, out=str(tmp_path)), 3, 1)
-    assert "process 3 ended with exit code 1. Its last line: ValueError: too many" in told
+    described = _parent._describe_end(dataclasses.replace(RUN, out=str(tmp_path)), 3, 1)
+    assert "process 3 ended with exit code 1. Its last line: ValueError: too many" in described
 
 
 def test_an_error_without_a_message_is_a_line_too() -> None:

@@ -18,7 +18,7 @@ from gradflow.lab._cli._interruptions import interruptible
 from gradflow.lab._distributed._run import PROGRAM, Run, read_run, remember
 
 # Once a process is dead, the others abort as soon as they notice. The one that did not abort died first.
-_MOMENT = 0.2
+_ABORTS_WITHIN = 0.2  # seconds
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -56,7 +56,7 @@ def train(run: Run) -> int:
             return 0
         began = time.monotonic()
         _end(children)
-    print(_obituary(run, *dead), file=sys.stderr)
+    print(_describe_end(run, *dead), file=sys.stderr)
     seconds = time.monotonic() - began
     print(f"The others were ended in {seconds:.1f} s. The same command continues.", file=sys.stderr)
     return 1
@@ -99,7 +99,7 @@ def _report_end(index: int, child: subprocess.Popen[bytes], ended: "queue.Queue[
 
 def _first_dead(first: tuple[int, int], ended: "queue.Queue[tuple[int, int]]") -> tuple[int, int]:
     """The process that died by itself: of several, one that did not abort."""
-    time.sleep(_MOMENT)
+    time.sleep(_ABORTS_WITHIN)
     dead = [first]
     while not ended.empty():
         dead.append(ended.get())
@@ -117,7 +117,7 @@ def _end(children: Sequence[subprocess.Popen[bytes]]) -> None:
             child.stdin.close()
 
 
-def _obituary(run: Run, index: int, code: int) -> str:
+def _describe_end(run: Run, index: int, code: int) -> str:
     how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
     lines = _log(run, index).read_text(encoding="utf-8", errors="replace").strip().splitlines()
     last = f" Its last line: {lines[-1]}" if code > 0 and lines else ""
