@@ -609,10 +609,12 @@ def main(arguments: list[str] | None = None) -> None:
                 f"{form.name:<28} {form.scratch:>16.3f} {form.cycles:>7.3f} {form.moved:>7.3f} {form.kernels}"
             )
         return
-    known = [*GROUPS, *names(), "states"]
+    known = [*GROUPS, *names()]
     for name in only:
         if name not in known:
-            parser.error(f"no group or row is called '{name}'; there are {'; '.join(known)}")
+            parser.error(
+                f"no group or row is called '{name}'; there are {'; '.join(known)}; or states, alone"
+            )
     start = time.perf_counter()
     facts = about(given.platform)
     print(f"{facts['platform']}, {facts['evidence']}; {facts['versions']}\n\n{line(None)}", flush=True)

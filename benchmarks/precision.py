@@ -209,7 +209,7 @@ def _final_loss(task: Any, tx: Any, train: Any, size: int, count: int) -> Callab
 
 
 class Bar(NamedTuple):
-    """A figure, and between which two numbers it is to be; both None where it is only reported."""
+    """A figure and its bounds: no lower one where `least` is None; only reported where `most` is None."""
 
     what: str
     figure: float
@@ -229,16 +229,14 @@ def print_bars(*, quick: bool) -> None:
     """Prints each figure as soon as it is measured."""
     for bar in itertools.chain(cost_bars(), () if quick else training_bars()):
         print(bar.line(), flush=True)
-    for platform in ("v5e",):
-        why = aot.missing(platform)
-        print(why) if why else print("python -m benchmarks.aot --platform v5e --only states    for a TPU")
+    print(aot.missing("v5e") or "python -m benchmarks.aot --platform v5e --only states    for a TPU")
 
 
 def cost_bars() -> Iterator[Bar]:
     """Bytes, a step on this machine, and init."""
     table = {row[1]: row for row in steps(6 * 1024**2, 1024)}
     row = table["8 bits"]
-    yield Bar("8-bit AdamW, bytes of state a parameter", float(row[2]), None, 2.04)
+    yield Bar("8-bit AdamW, bytes of state per parameter", float(row[2]), None, 2.04)
     # One tree of updates and two of its six leaves.
     yield Bar("scratch of a step with 6 x 1024^2, models", float(row[3]), None, 1 + 2 / 6)
     yield Bar("its process time / float32's", float(row[4]), None, 3.0)

@@ -26,7 +26,7 @@ def by_platform(
     """`cpu(*operands)` or `accelerator(*operands)`, as the program is lowered for the one or the other.
 
     All are traced, and return arrays of the same types. What is not chosen leaves nothing behind. `tpu` is
-    for the few places where a TPU and a GPU part.
+    for the few places where a TPU and a GPU differ.
     """
     named = {**dict.fromkeys(CPU, cpu), **({} if tpu is None else {"tpu": tpu})}
     return jax.lax.platform_dependent(*operands, default=accelerator, **named)

@@ -23,7 +23,7 @@ def unit_interval(bits: jax.Array) -> jax.Array:
 def random_bits(seed: jax.Array, like: jax.Array) -> jax.Array:
     """32 bits for each place: a hash of the place in row-major order and of the seed.
 
-    A hash takes 0.3 ns a number on one core, threefry 9 ns. A device that holds a part of an array hashes
+    A hash takes 0.3 ns per number on one core, threefry 9 ns. A device that holds a part of an array hashes
     the places of the whole, so a mesh draws the numbers of one device.
     """
     shape = like.shape
@@ -31,12 +31,7 @@ def random_bits(seed: jax.Array, like: jax.Array) -> jax.Array:
     for axis in range(len(shape)):
         stride = np.asarray(math.prod(shape[axis + 1 :]) % 2**32, np.uint32)
         places = places + jax.lax.broadcasted_iota(jnp.uint32, shape, axis) * stride
-    return bits_at(seed, with_sharding_of(places, like))
-
-
-def bits_at(seed: jax.Array, places: jax.Array) -> jax.Array:
-    """The random bits of places in row-major order."""
-    return mixed(places + mixed(seed))
+    return mixed(with_sharding_of(places, like) + mixed(seed))
 
 
 def mixed(x: jax.Array) -> jax.Array:

@@ -1,4 +1,4 @@
-"""States in 8 or 4 bits a number, for any optimizer."""
+"""States in 8 or 4 bits per number, for any optimizer."""
 
 from typing import Any
 
@@ -21,7 +21,7 @@ def quantize_state(
     min_size: Size = 4096,
     rounding: str = "stochastic",
 ) -> Pair:
-    """Keeps the averages in the state of `inner` in 8 or 4 bits a number. The rules compute in float32.
+    """Keeps the averages in the state of `inner` in 8 or 4 bits per number. The rules compute in float32.
 
         mean = sign(code) * (code / 127)^2 * scale        code from -127 to 127; / 7 with 4 bits
         square = (code / 255)^4 * scale                   code from 0 to 255, 0 for 0 alone
@@ -32,7 +32,7 @@ def quantize_state(
 
     Args:
       bits: 8 or 4. With 4, means have 4 bits, and squares 8: fewer make them NaN or scatter steps.
-      block: most numbers with one scale; even with 4 bits. 256 costs 1/64 byte a number.
+      block: most numbers with one scale; even with 4 bits. 256 costs 1/64 byte per number.
       min_size: smaller arrays stay as they are.
       rounding: "stochastic" has no bias: a hash of seed, step and place decides. "nearest" loses what is
         smaller than half a step, so averages with a decay near 1 stand still.
