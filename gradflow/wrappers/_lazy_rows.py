@@ -1,5 +1,6 @@
 """Rows without a gradient stay as they are, as those of an embedding that were not looked up."""
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -75,7 +76,7 @@ def lazy_rows(inner: GradientTransformation, decay: Decay = 0.0) -> Pair:
             lambda x, c: None if x is None else x + c.astype(x.dtype), u, caught, is_leaf=is_none
         )
         missed = jax.tree.map(_count, present, state.missed)
-        return u, LazyRowsState(missed, _keep_state(present, updates, new, state.inner_state))
+        return u, LazyRowsState(missed, _keep_state(present, updates, params, new, state.inner_state))
 
     return init, update
 
@@ -136,16 +137,31 @@ def _catch_up(decay: Any) -> Callable[..., Any]:
     return catch_up
 
 
-def _keep_state(present: Any, updates: Updates, new: OptState, old: OptState) -> OptState:
+def _keep_state(present: Any, updates: Updates, params: Params, new: OptState, old: OptState) -> OptState:
     """The new state, with the old rows where there is no gradient, in leaves shaped like their parameter."""
+    structure: Any = jax.tree.structure(params)
     gradients = dict(jax.tree_util.tree_leaves_with_path(updates))
     flags_of = jax.tree_util.tree_leaves_with_path(present)
     rows = {path: (flags, gradients[path].shape) for path, flags in flags_of if path in gradients}
 
+    @functools.cache
+    def is_like_params(path: Any) -> bool:
+        try:
+            structure.flatten_up_to(functools.reduce(_child, path, old))
+        except ValueError:
+            return False
+        return True
+
     def choose(path: Any, new: Any, old: Any) -> Any:
-        # A state holds a parameter's moment under the parameter's own path.
-        ends = (path[start:] for start in range(len(path) + 1))
-        flags, shape = next((rows[end] for end in ends if end in rows), (None, None))
+        # A state holds a parameter's moment under the parameter's own path, in a tree like the parameters.
+        starts = (k for k in range(len(path) + 1) if path[k:] in rows and is_like_params(path[:k]))
+        flags, shape = next((rows[path[k:]] for k in starts), (None, None))
         return _keep_rows(flags, new, old) if flags is not None and shape == jnp.shape(new) else new
 
     return jax.tree_util.tree_map_with_path(choose, new, old)
+
+
+def _child(node: Any, key: Any) -> Any:
+    """The part of a container that a key of a path names."""
+    pairs, _ = jax.tree_util.tree_flatten_with_path(node, is_leaf=lambda x: x is not node)
+    return next(child for (own,), child in pairs if own == key)

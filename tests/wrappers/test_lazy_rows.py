@@ -86,3 +86,15 @@ def test_decay_of_low_precision_is_not_rounded_before_it_is_applied():
     updates, _ = tx.update(jnp.ones((2, 2)), state, p)
     assert updates.dtype == jnp.float32
     np.testing.assert_allclose(updates, [[-1e-3] * 2, [-1e-3 - 0.1 * 3] * 2], rtol=1e-6)
+
+
+def test_sides_of_square_matrices_in_a_list_are_not_rows():
+    square = jnp.asarray(RNG.normal(size=(3, 3)), jnp.float32)
+    params, grads = [square, square], [square, square.at[1:].set(0)]
+    tx = gf.scale_by_soap()
+    _, plain = tx.update(grads, tx.init(params), params)
+    _, lazy = gf.lazy_rows(tx).update(grads, gf.lazy_rows(tx).init(params), params)
+    for found, expected in zip(
+        jax.tree.leaves(lazy.inner_state.factors), jax.tree.leaves(plain.factors), strict=True
+    ):
+        np.testing.assert_allclose(found, expected, rtol=1e-6)
