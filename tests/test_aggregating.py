@@ -121,3 +121,15 @@ def test_mistakes_are_named() -> None:
         aggregating.average_per_element_updates(None)
     with pytest.raises(ValueError, match="get_unbiased_mean_and_variance_ema: argument 'state' must have"):
         aggregating.get_unbiased_mean_and_variance_ema(gf.sgd(0.1).init(PARAMS))
+
+
+def test_means_of_the_largest_numbers_are_finite() -> None:
+    most = float(jnp.finfo(jnp.float32).max)
+    g = jnp.array([[most, 3.0], [most, 6.0], [most, 9.0]], jnp.float32)
+    tx = aggregating.average_per_element_updates(0)
+    mean, _ = tx.update(g, tx.init(g[0]))
+    np.testing.assert_allclose(mean, [most, 6.0], rtol=3e-7)
+    tx = aggregating.get_per_element_mean_and_sum_sq_diff_grads(0)
+    (_, aux), _ = tx.update(g, tx.init(g[0]))
+    np.testing.assert_allclose(aux["sum_sq_diff_grads"][1], 18.0, rtol=1e-6)
+    assert np.isfinite(aux["sum_sq_diff_grads"]).all()

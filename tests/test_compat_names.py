@@ -185,3 +185,16 @@ assert not any("site-packages/optax/" in file for file in files)
 def test_install_after_the_real_one_is_refused() -> None:
     done = run("import optax, gradflow.compat; gradflow.compat.install()")
     assert "must be called before optax is imported" in done.stderr
+
+
+@pytest.mark.parametrize("name", ["losses", "tree_utils"])
+def test_private_modules_of_the_rooms_have_their_names(name: str) -> None:
+    theirs = importlib.import_module(f"optax.{name}")
+    parts = [part for part in dir(theirs) if isinstance(getattr(theirs, part), types.ModuleType)]
+    parts = [part for part in parts if part.startswith("_")]
+    assert len(parts) > 3
+    for part in parts:
+        ours = importlib.import_module(f"gradflow.compat.{name}.{part}")
+        public = [n for n in vars(getattr(theirs, part)) if n in dir(getattr(compat, name))]
+        assert public
+        assert all(getattr(ours, n) is getattr(getattr(compat, name), n) for n in public)

@@ -85,6 +85,11 @@ class Stage:
         return plan(self.expression)
 
     @property
+    def whole(self) -> CompiledUpdate | None:
+        """The former name of `compiled`."""
+        return self.compiled
+
+    @property
     def is_last(self) -> bool:
         """Whether the update is the whole step, so that no stage may change it afterwards."""
         return bool(getattr(self.expression.maker, "last", False))

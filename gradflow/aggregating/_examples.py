@@ -67,7 +67,14 @@ def means(per_elt_updates: PerElementUpdates, axes: tuple[int, ...]) -> Any:
 
 
 def _mean(g: jax.Array, axes: tuple[int, ...]) -> jax.Array:
-    return jnp.mean(g.astype(compute_dtype(g.dtype)), axis=axes).astype(g.dtype)
+    return _mean_in(g.astype(compute_dtype(g.dtype)), axes).astype(g.dtype)
+
+
+def _mean_in(g: jax.Array, axes: tuple[int, ...], *, keepdims: bool = False) -> jax.Array:
+    """The mean; a power of two, which does not round, keeps the sum of large numbers finite."""
+    count = math.prod(g.shape[a] for a in axes)
+    power = 2.0 ** (count - 1).bit_length()
+    return jnp.sum(g / power, axis=axes, keepdims=keepdims) * (power / count)
 
 
 def squared_deviations(per_elt_updates: PerElementUpdates, axes: tuple[int, ...]) -> Any:
@@ -75,6 +82,6 @@ def squared_deviations(per_elt_updates: PerElementUpdates, axes: tuple[int, ...]
 
     def deviations(g: jax.Array) -> jax.Array:
         wide = g.astype(compute_dtype(g.dtype))
-        return saturated(jnp.sum(bounded_square(wide - jnp.mean(wide, axis=axes, keepdims=True)), axis=axes))
+        return saturated(jnp.sum(bounded_square(wide - _mean_in(wide, axes, keepdims=True)), axis=axes))
 
     return jax.tree.map(deviations, per_elt_updates)

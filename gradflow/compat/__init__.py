@@ -61,6 +61,13 @@ for _name, _parts in _MODULES.items():
         setattr(_namespaces[_name], _part, _inner)
 _namespaces["tree_utils"] = Namespace(f"{__name__}.tree_utils", tree, _deprecated.TREE_UTILS, prefix="tree_")
 _namespaces["losses"] = Namespace(f"{__name__}.losses", _losses, _deprecated.LOSSES)
+for _name, _parts in {
+    "tree_utils": "_casting _random _state_utils _tree_math",
+    "losses": "_classification _fenchel_young _ranking _regression _segmentation _self_supervised _smoothing",
+}.items():
+    for _part in _parts.split():
+        _public = _namespaces[_name]
+        setattr(_public, _part, Namespace(f"{__name__}.{_name}.{_part}", _public))
 _namespaces["second_order"] = Namespace(f"{__name__}.second_order", _second_order, _deprecated.SECOND_ORDER)
 _namespaces["experimental"] = Namespace(f"{__name__}.experimental", _api)
 vars(_namespaces["experimental"])["aggregating"] = aggregating

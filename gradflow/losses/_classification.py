@@ -80,7 +80,7 @@ def sigmoid_focal_loss(
     Args:
       logits: log odds, any shape.
       labels: probabilities in [0, 1] (or 0 and 1), in a shape that broadcasts with that of the logits.
-      alpha: weight of the positive class in [0, 1]; a scalar, or broadcast to the logits.
+      alpha: weight of the positive class in [0, 1]; a scalar, or broadcast to the logits. -1 is None.
       gamma: how strongly easy examples are weighted down, >= 0; 0 is plain cross entropy.
 
     Returns:
@@ -101,7 +101,7 @@ def sigmoid_focal_loss(
     cross_entropy, weight = _binary_cross_entropy(x, y), jnp.power(miss, gamma)
     # The weight is constant where the cross entropy is infinite; its slope 0 times infinity would be NaN.
     loss = cross_entropy * jnp.where(cross_entropy < jnp.inf, weight, jax.lax.stop_gradient(weight))
-    if alpha is not None:
+    if alpha is not None and not (isinstance(alpha, int | float) and alpha == -1):
         alpha = parameter(name, "alpha", alpha, x, low=0.0, high=1.0)
         loss = loss * (alpha * y + (1.0 - alpha) * (1.0 - y))
     return loss.astype(out)

@@ -130,8 +130,8 @@ def _check_probabilities(name: str, p: jax.Array, alone: bool, dtype: DType) -> 
     else:
         return
     raise ValueError(
-        f"{name}: argument 'predictions' must be probabilities that sum to 1 with apply_softmax=False; got "
-        f"{got}"
+        f"{name}: argument 'predictions' must be valid probability distributions, which sum to 1, with "
+        f"apply_softmax=False; got {got}"
     )
 
 

@@ -6,12 +6,14 @@ to its arguments and compiles it once for all schedules: lengths and numbers are
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
+from types import GeneratorType
 from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from gradflow._checked import Kind
 from gradflow._errors import describe
 from gradflow._expressions._arguments import Interval, WholeNumber
 from gradflow._expressions._printing import show
@@ -21,13 +23,28 @@ LAST_COUNT = 2**31 - 1
 
 
 class Boundaries(WholeNumber):
-    """A list of first steps of pieces: whole numbers >= 0, in a list, tuple or array."""
+    """A list of first steps of pieces: whole numbers >= 0, in a list, tuple, range or array."""
 
     def read(self, owner: str, name: str, value: Any) -> Any:
         """The boundaries as a tuple of Python integers; raises TypeError for other types."""
         steps = read_list(owner, name, value, "whole numbers")
         read = super().read
         return tuple(read(owner, f"{name}[{index}]", step) for index, step in enumerate(steps))
+
+
+class Cycles(Kind):
+    """The arguments of several cycles: mappings in a list, tuple or generator."""
+
+    def __init__(self) -> None:
+        super().__init__("a list of dicts", lambda value: True)
+
+    def read(self, owner: str, name: str, value: Any) -> Any:
+        """The cycles as a tuple of dicts; raises TypeError for other types."""
+        cycles = read_list(owner, name, list(value) if isinstance(value, GeneratorType) else value, "dicts")
+        for index, cycle in enumerate(cycles):
+            if not hasattr(cycle, "keys"):  # a mapping of a configuration library may be no `Mapping`
+                raise TypeError(f"{owner}: argument '{name}[{index}]' must be a dict; got {describe(cycle)}")
+        return tuple({**cycle} for cycle in cycles)
 
 
 class Factors(WholeNumber):
@@ -47,9 +64,9 @@ class Factors(WholeNumber):
 
 
 def read_list(owner: str, name: str, value: Any, of: str) -> list[Any]:
-    """The items of a list, tuple or concrete one-dimensional array; raises TypeError for other types."""
+    """The items of a list, tuple, range or concrete array with one axis; raises TypeError for other types."""
     is_array = isinstance(value, np.ndarray | jax.Array) and not isinstance(value, jax.core.Tracer)
-    if not isinstance(value, list | tuple) and not (is_array and value.ndim == 1):
+    if not isinstance(value, list | tuple | range) and not (is_array and value.ndim == 1):
         raise TypeError(f"{owner}: argument '{name}' must be a list of {of}; got {describe(value)}")
     return list(np.asarray(value)) if is_array else list(value)
 

@@ -2,7 +2,7 @@
 
 import itertools
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +13,7 @@ from gradflow._expressions._functions import schedule
 from gradflow._types import Schedule
 from gradflow.schedules._curves import (
     LAST_COUNT,
+    Cycles,
     Edges,
     as_operand,
     read_count,
@@ -104,7 +105,7 @@ def join_schedules(schedules: Sequence[Schedule], boundaries: Edges) -> Schedule
 
 
 @schedule
-def sgdr_schedule(cosine_kwargs: Sequence[Mapping[str, Any]]) -> Schedule:
+def sgdr_schedule(cosine_kwargs: Annotated[Sequence[Mapping[str, Any]], Cycles()]) -> Schedule:
     """Runs `warmup_cosine_decay_schedule`s in sequence: cosine cycles with warm restarts.
 
     Args:
@@ -122,11 +123,7 @@ def sgdr_schedule(cosine_kwargs: Sequence[Mapping[str, Any]]) -> Schedule:
     owner = "sgdr_schedule"
     cycles: list[Schedule] = []
     ends = [0]
-    for index, kwargs in enumerate(read_list(owner, "cosine_kwargs", cosine_kwargs, "dicts")):
-        if type(kwargs) is not dict:
-            raise TypeError(
-                f"{owner}: argument 'cosine_kwargs[{index}]' must be a dict; got {describe(kwargs)}"
-            )
+    for index, kwargs in enumerate(cosine_kwargs):
         try:
             cycles.append(warmup_cosine_decay_schedule(**kwargs))
         except (TypeError, ValueError) as error:

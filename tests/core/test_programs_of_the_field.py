@@ -184,6 +184,7 @@ def test_debugging_modes_reach_the_operation() -> None:
         tx.update(GRADS, tx.init(PARAMS), PARAMS)
         with pytest.raises(TypeError, match="'state' must be"):
             tx.update(GRADS, gf.sgd(0.1, momentum=0.9).init(PARAMS), PARAMS)
+    assert tx.update.stage.whole is tx.update.stage.compiled  # the former name, which programs read
     assert not tx.update.stage.compiled.program.is_refused
     bad = {**GRADS, "w": jnp.full(4, jnp.nan)}
     with jax.debug_nans(True):

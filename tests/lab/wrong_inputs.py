@@ -23,6 +23,8 @@ ROWS = [
     ('lab.rate_finder("adam", low=None)', TypeError, "rate_finder: argument 'low' must be a real scalar"),
     ('lab.rate_finder("adam", high="nonsense")', TypeError, "rate_finder: argument 'high' must be a real scalar"),
     ('lab.rate_finder("adam", steps=SQUARE)', ValueError, "rate_finder: argument 'steps' must be a whole number"),
+    ('lab.schedule_plot(lambda step: None, 5)', TypeError, "schedule_plot: argument 'schedules' must hold functions that return a number; got None"),
+    ('lab.sweep("adam", {"b1": [0.9]}, seeds=10**30)', ValueError, "sweep: argument 'seeds' must be at most 1048576 seeds"),
     ('lab.schedule_plot("constant_schedule(0.1)", int)', TypeError, "schedule_plot: argument 'steps' must be a whole number >= 1 or None"),
     ('lab.schedule_plot("constant_schedule(0.1)", SQUARE)', ValueError, "schedule_plot: argument 'steps' must be a whole number >= 1 or None"),
     ('lab.state_plot("adam", seed=SQUARE)', ValueError, "state_plot: argument 'seed' must be a whole number"),

@@ -46,6 +46,8 @@ def test_focal_alpha_may_differ_between_classes() -> None:
     alpha = jnp.asarray([[0.1, 0.5, 0.9]], jnp.float32)
     columns = [losses.sigmoid_focal_loss(x[:, i], y[:, i], alpha=float(a)) for i, a in enumerate(alpha[0])]
     compare(losses.sigmoid_focal_loss(x, y, alpha=alpha), jnp.stack(columns, 1), rtol=1e-6)
+    for none in (-1, -1.0):  # as in torchvision
+        compare(losses.sigmoid_focal_loss(x, y, alpha=none), losses.sigmoid_focal_loss(x, y), rtol=0)
     with pytest.raises(
         ValueError, match=r"sigmoid_focal_loss: argument 'alpha' must lie in \[0.0, 1.0\]; got 2"
     ):

@@ -110,7 +110,9 @@ def test_mistakes() -> None:
 def test_concrete_predictions_that_are_no_probabilities_are_refused() -> None:
     targets = jax.nn.one_hot(jnp.array([[0, 1, 2]]), 3)
     for wrong in (jnp.full((1, 3, 3), 0.9), jnp.full((1, 3, 3), -1.0), jnp.full((1, 3, 1), 1.5)):
-        with pytest.raises(ValueError, match="dice_loss: argument 'predictions' must be probabilities"):
+        with pytest.raises(
+            ValueError, match="dice_loss: argument 'predictions' must be valid probability distributions"
+        ):
             losses.dice_loss(wrong, targets[..., : wrong.shape[-1]], apply_softmax=False)
     for dtype in (jnp.float32, jnp.bfloat16):
         p = jax.nn.softmax(jnp.linspace(-3, 3, 9).reshape(1, 3, 3)).astype(dtype)

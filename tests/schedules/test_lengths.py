@@ -118,3 +118,31 @@ def test_equal_boundaries_skip_a_piece_and_extra_ones_are_unused():
     joined = s.join_schedules(pieces, [2, 4, 4, 9, 11])
     np.testing.assert_array_equal(values(joined, range(12)), [0, 0, 1, 1, 3, 3, 3, 3, 3, 3, 3, 3])
     assert joined == s.join_schedules(pieces, [2.0, 4.0, 4.0, 9.0, 11.0])
+
+
+class Settings:
+    """A mapping as libraries of configurations have it: it has `keys` and items, and is not a `Mapping`."""
+
+    def __init__(self, **items):
+        self.items_ = items
+
+    def keys(self):
+        return self.items_.keys()
+
+    def __getitem__(self, key):
+        return self.items_[key]
+
+
+def test_cycles_and_boundaries_may_come_from_generators_ranges_and_settings():
+    cycle = {"init_value": 0.1, "peak_value": 1.0, "warmup_steps": 2, "decay_steps": 5}
+    plain = s.sgdr_schedule([cycle, cycle])
+    for cycles in ((cycle for _ in range(2)), [Settings(**cycle)] * 2):
+        other = s.sgdr_schedule(cycles)
+        assert other == plain
+        np.testing.assert_array_equal(values(other, range(12)), values(plain, range(12)))
+    pieces = [s.constant_schedule(float(k)) for k in range(3)]
+    assert s.join_schedules(pieces, range(5, 10, 4)) == s.join_schedules(pieces, [5, 9])
+    with pytest.raises(
+        TypeError, match=r"sgdr_schedule: argument 'cosine_kwargs\[1\]' must be a dict; got 3"
+    ):
+        s.sgdr_schedule([cycle, 3])

@@ -47,7 +47,17 @@ def _values(name: str, schedule: Any, at: Any) -> list[float]:
     """The values at all steps, in one call for gradflow's schedules."""
     if expression_of(schedule) is not None:
         return cast(list[float], np.asarray(schedule(at), float).tolist())
-    return [float(schedule(int(step))) for step in at]
+    return [_number(name, schedule(int(step))) for step in at]
+
+
+def _number(name: str, value: Any) -> float:
+    try:
+        return float(value)
+    except TypeError:
+        raise TypeError(
+            "schedule_plot: argument 'schedules' must hold functions that return a number; "
+            f"got {describe(value)} from {name}"
+        ) from None
 
 
 def _named(value: Any) -> dict[str, Callable[[Any], Any]]:
