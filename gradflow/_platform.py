@@ -150,7 +150,7 @@ def in_one_array(values: Sequence[Any]) -> list[Any]:
     XLA joins kernels for leaves of one shape only where they read one array of more than one number. Then
     AdamW of 195 leaves launches 20 kernels, not 196.
     """
-    return list(_array().bind(*values)) if values and _may_link() else list(values)
+    return list(_array().bind(*values)) if _may_link() else list(values)
 
 
 def fused_last(values: Sequence[Any]) -> list[Any]:
@@ -162,7 +162,7 @@ def fused_last(values: Sequence[Any]) -> list[Any]:
     comes before the broadcast, so that the number is fused last in every leaf but the program's first. NAdam
     with 16 leaves of 7 shapes has 26 kernels, not 32 (`kinds` in `python -m benchmarks`).
     """
-    return list(_scalar().bind(*values)) if values and _may_link() else list(values)
+    return list(_scalar().bind(*values)) if _may_link() else list(values)
 
 
 def in_place_of(old: jax.Array, new: jax.Array) -> jax.Array:

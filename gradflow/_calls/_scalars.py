@@ -42,6 +42,8 @@ def for_joined_leaves(leaf: Any, numbers: dict[str, Any], precision: Any) -> dic
     floats = {name: x for name, x in numbers.items() if x.dtype == precision and x.shape == ()}
     computed = {name: x for name, x in floats.items() if isinstance(x, jax.core.Tracer)}
     chosen = computed or ({} if step.in_arrays else floats)
+    if not chosen:
+        return numbers
     joined = dict(zip(chosen, in_one_array(list(chosen.values())), strict=True))
     step.in_arrays.update(joined)
     return {**numbers, **joined}

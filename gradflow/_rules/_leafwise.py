@@ -69,7 +69,9 @@ def leafwise(
         if is_absent(leaves[0]):
             absent.append(index)
         else:
-            joins = not summed and _is_small(leaves[0])
+            size = leaves[0].size
+            # The size of a symbolic shape, as in an exported program, cannot be compared with a number.
+            joins = not summed and isinstance(size, int) and size <= _LARGEST_JOINED
             kinds.setdefault((_precision(leaves), joins), []).append(index)
     for (precision, joins), places in kinds.items():
         numbers = _prepare(scalars, hyper, precision)
@@ -103,11 +105,6 @@ def _flatten(trees: tuple[Any, ...]) -> tuple[list[list[Any]], list[Any]]:
                 "state have None"
             )
     return list(columns), list(structures)
-
-
-def _is_small(leaf: Any) -> bool:
-    # The size of a symbolic shape, as in an exported program, cannot be compared with a number.
-    return isinstance(leaf.size, int) and leaf.size <= _LARGEST_JOINED
 
 
 def _precision(leaves: tuple[Any, ...]) -> np.dtype:
@@ -186,6 +183,8 @@ def _prepare(scalars: Any, hyper: dict[str, Any], precision: np.dtype) -> Scalar
     computed = [
         name for name, x in numbers.items() if isinstance(x, jax.core.Tracer) and x.dtype == precision
     ]
+    if not computed:
+        return numbers
     return {**numbers, **dict(zip(computed, fused_last([numbers[name] for name in computed]), strict=True))}
 
 

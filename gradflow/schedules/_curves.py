@@ -32,11 +32,15 @@ class Boundaries(WholeNumber):
         return tuple(read(owner, f"{name}[{index}]", step) for index, step in enumerate(steps))
 
 
+def _is_anything(value: Any) -> bool:
+    return True  # `read` decides; a lambda would not pickle
+
+
 class Cycles(Kind):
     """The arguments of several cycles: mappings in a list, tuple or generator."""
 
     def __init__(self) -> None:
-        super().__init__("a list of dicts", lambda value: True)
+        super().__init__("a list of dicts", _is_anything)
 
     def read(self, owner: str, name: str, value: Any) -> Any:
         """The cycles as a tuple of dicts; raises TypeError for other types."""

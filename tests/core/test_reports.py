@@ -77,7 +77,8 @@ def test_collecting_by_hand() -> None:
 
 def test_uncollected_reports_cost_no_equation() -> None:
     def equations(tx: Any) -> int:
-        return len(jax.make_jaxpr(tx.update)(PARAMS, tx.init(PARAMS)).eqns)
+        names = [each.primitive.name for each in jax.make_jaxpr(tx.update)(PARAMS, tx.init(PARAMS)).eqns]
+        return len(names) - names.count("in_one_array")  # which computes nothing
 
     assert equations(gf.chain(totals(), gf.scale(2.0))) == equations(gf.scale(2.0))
     assert equations(gf.with_metrics(gf.chain(totals(), gf.scale(2.0)))) > equations(gf.scale(2.0))

@@ -46,4 +46,5 @@ def test_reports_of_extremes() -> None:
 def test_nobody_listening_they_cost_nothing() -> None:
     tx = gf.clip(1.0)
     quiet = jax.make_jaxpr(lambda g: tx.update(g, tx.init(g)))(G["a"])
-    assert len(quiet.eqns) == 1
+    names = [each.primitive.name for each in quiet.eqns]
+    assert len(names) - names.count("in_one_array") == 1  # which computes nothing
