@@ -16,7 +16,15 @@ from gradflow._dtypes import is_complex
 from gradflow._errors import describe
 from gradflow._rules._state import at_least_float32
 from gradflow._tracebacks import one_frame
-from gradflow._training._minimize import STATUSES, MinimizeResult, any_differ, loss_of, solve, text_of
+from gradflow._training._minimize import (
+    STATUSES,
+    MinimizeResult,
+    any_differ,
+    loss_of,
+    moved_text,
+    solve,
+    text_of,
+)
 from gradflow._training._problem import Bounds, check_bounds, choose_optimizer
 from gradflow._types import Params
 from gradflow.proximals import box_constraint
@@ -69,7 +77,7 @@ class ConstrainedResult(NamedTuple):
         return (
             f"{self.status} after {self.rounds} rounds, {self.steps} steps and {self.evaluations} "
             f"evaluations: value {self.value:.6g}, violation {self.violation:.3g}, "
-            f"gradient norm {self.gradient_norm:.3g}"
+            f"gradient norm {self.gradient_norm:.3g}{moved_text(self.start_moved)}"
         )
 
 

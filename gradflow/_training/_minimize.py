@@ -41,6 +41,12 @@ def text_of(texts: Sequence[str], ending: Any) -> Any:
     return str(chosen) if chosen.ndim == 0 else chosen
 
 
+def moved_text(start_moved: Any) -> str:
+    """What a printed result says of a start outside the bounds."""
+    is_moved = start_moved is not None and bool(start_moved)
+    return "; the start was outside the bounds" if is_moved else ""
+
+
 class MinimizeResult(NamedTuple):
     """The result of a minimization; printed, it says how it ended.
 
@@ -68,11 +74,9 @@ class MinimizeResult(NamedTuple):
     def __str__(self) -> str:
         if np.ndim(self.ending) or isinstance(self.ending, jax.core.Tracer):
             return repr(self)
-        is_moved = self.start_moved is not None and bool(self.start_moved)
-        moved = "; the start was outside the bounds" if is_moved else ""
         return (
             f"{self.status} after {self.steps} steps and {self.evaluations} evaluations: "
-            f"value {self.value:.6g}, gradient norm {self.gradient_norm:.3g}{moved}"
+            f"value {self.value:.6g}, gradient norm {self.gradient_norm:.3g}{moved_text(self.start_moved)}"
         )
 
 

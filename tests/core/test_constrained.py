@@ -79,5 +79,6 @@ def test_without_constraints_and_with_bounds_it_is_minimize():
     assert result.status == "converged"
     np.testing.assert_array_equal(result.params, 1)
     assert bool(result.start_moved)
+    assert str(result).endswith("; the start was outside the bounds")
     assert result.equality_multipliers is None
     assert result.violation == 0

@@ -51,12 +51,8 @@ def with_short_memory(tx: gf.GradientTransformation) -> gf.GradientTransformatio
     return gf.replace(tx, numbers)
 
 
-@functools.lru_cache(maxsize=2)
-def trajectory(case: str, dtype: Any = np.float32) -> Callable[[Tree], tuple[Any, Any]]:
+def steps_of(tx: Any, params: Tree) -> Callable[[Tree], tuple[Any, Any]]:
     """The compiled function from gradients to the updates of all steps and the state at the end."""
-    tx = with_short_memory(build(case))
-    rng = np.random.default_rng(1)
-    params = {name: jnp.asarray(rng.normal(size=shape), dtype) for name, shape in SHAPES.items()}
 
     @jax.jit
     def run(gradients: Any) -> Any:
@@ -67,6 +63,16 @@ def trajectory(case: str, dtype: Any = np.float32) -> Callable[[Tree], tuple[Any
         state, updates = jax.lax.scan(step, tx.init(params), gradients)
         return updates, state
 
+    return run
+
+
+@functools.lru_cache(maxsize=2)
+def trajectory(case: str, dtype: Any = np.float32) -> Callable[[Tree], tuple[Any, Any]]:
+    """`steps_of` a listed case on parameters of one dtype."""
+    tx = with_short_memory(build(case))
+    rng = np.random.default_rng(1)
+    params = {name: jnp.asarray(rng.normal(size=shape), dtype) for name, shape in SHAPES.items()}
+    run = steps_of(tx, params)
     return lambda gradients: run({name: jnp.asarray(g, dtype) for name, g in gradients.items()})
 
 
@@ -145,15 +151,7 @@ def test_narrow_gradients_of_any_size_leave_no_poison(case: str) -> None:
     rng = np.random.default_rng(1)
     params = {name: jnp.asarray(rng.normal(size=shape), dtype) for name, (dtype, shape) in NARROW.items()}
 
-    @jax.jit
-    def run(gradients: Any) -> Any:
-        def step(state: Any, grads: Any) -> Any:
-            updates, state = tx.update(grads, state, params, **extras(tx, params, grads))
-            return state, updates
-
-        state, updates = jax.lax.scan(step, tx.init(params), gradients)
-        return updates, state
-
+    run = steps_of(tx, params)
     usual, _ = run(narrow(lambda g, *_: g))
     assert any(np.any(np.asarray(u) != 0) for u in usual.values()) or case == "set_to_zero"
     assert_finite(run(narrow(once(1e38))))
