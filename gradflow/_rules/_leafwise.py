@@ -74,7 +74,7 @@ def leafwise(
             joins = not summed and isinstance(size, int) and size <= _LARGEST_JOINED
             kinds.setdefault((_precision(leaves), joins), []).append(index)
     for (precision, joins), places in kinds.items():
-        numbers = _prepare(scalars, hyper, precision)
+        numbers = prepare_scalars(scalars, hyper, precision)
         if joins:
             numbers = for_joined_leaves(rows[places[0]][0], numbers, precision)
         results = call_in_groups(run, [rows[index] for index in places], numbers)
@@ -175,7 +175,7 @@ def _width_of(rule: Rule, scalars: Any, kinds: tuple[tuple[str, np.dtype], ...],
     return len(jax.eval_shape(_compiled(rule), (example,) * count, numbers))
 
 
-def _prepare(scalars: Any, hyper: dict[str, Any], precision: np.dtype) -> Scalars:
+def prepare_scalars(scalars: Any, hyper: dict[str, Any], precision: np.dtype) -> Scalars:
     numbers = {name: as_scalar(value, precision) for name, value in hyper.items()}
     if scalars is not None:
         numbers |= _compiled_scalars(scalars)(numbers)

@@ -12,10 +12,10 @@ from gradflow.matrices._choice import hidden_matrices as hidden_matrices
 from gradflow.matrices._matrix import WHOLE as WHOLE
 from gradflow.matrices._matrix import Matrix as Matrix
 from gradflow.matrices._matrix import MatrixAxes as MatrixAxes
-from gradflow.matrices._per_matrix import init_per_matrix as init_per_matrix
 from gradflow.matrices._per_matrix import per_matrix as per_matrix
 from gradflow.matrices._resolve import require_matrices as require_matrices
 from gradflow.matrices._resolve import resolve_matrices as resolve_matrices
+from gradflow.matrices._state_per_matrix import init_per_matrix as init_per_matrix
 
 __all__ = [
     "WHOLE",

@@ -7,25 +7,15 @@ from typing import Any, NamedTuple
 import jax
 
 from gradflow._coding._leaves import decoded
-from gradflow._rules._leafwise import Rule, Scalars, _prepare
+from gradflow._rules._leafwise import Rule, Scalars, prepare_scalars
 from gradflow._shardings import with_sharding_of
 from gradflow.linalg._refresh import finite_or_old, only_where
+from gradflow.matrices._blocks import bound, on_blocks, on_stacks
 from gradflow.matrices._exchange import Run, call_spread
 from gradflow.matrices._loops import call_in_loops
 from gradflow.matrices._matrix import MatrixAxes
-from gradflow.matrices._per_matrix import (
-    at_leaves,
-    bound,
-    is_leaf_shaped,
-    on_blocks,
-    on_stacks,
-    precision_of,
-    put_back,
-    put_back_exchanged,
-    spread_cut,
-    whole,
-    widened,
-)
+from gradflow.matrices._operands import at_leaves, precision_of, put_back, put_back_exchanged, whole, widened
+from gradflow.matrices._per_matrix import is_leaf_shaped, spread_cut
 from gradflow.matrices._spread import Cut, is_cut_anywhere
 from gradflow.tree._grouped_jit import call_in_groups
 from gradflow.tree._paths import is_none, segment
@@ -88,7 +78,7 @@ def refresh_per_matrix(
             run = _Run(functools.partial(_spread, composed, a, shape, cut), None)
         else:
             run = _Run(functools.partial(_compiled, rule, a, shape, of_side is None), of_side)
-        groups.append((run, _prepare(None, hyper, real), indices))
+        groups.append((run, prepare_scalars(None, hyper, real), indices))
     if not groups:
         return olds
     runs = tuple(run for run, _, _ in groups)

@@ -19,8 +19,9 @@ from gradflow._rules._state import at_least_float32, first_moment, increment, ze
 from gradflow._rules._unit_norm import unit_direction
 from gradflow._types import OptState, Pair, Params, Updates
 from gradflow.linalg import newton_schulz
-from gradflow.matrices._per_matrix import check_per_matrix, init_per_matrix, per_matrix
+from gradflow.matrices._per_matrix import per_matrix
 from gradflow.matrices._resolve import require_matrices
+from gradflow.matrices._state_per_matrix import check_per_matrix, init_per_matrix
 from gradflow.optimizers._adam import adam_rule, adam_scalars
 from gradflow.optimizers._for_matrices import for_matrices
 from gradflow.optimizers._orthogonalize import check_table

@@ -16,8 +16,9 @@ from gradflow._rules._leafwise import Scalars, specialize
 from gradflow._rules._math import abs_sq, bounded, bounded_square, safe_sqrt
 from gradflow._rules._state import at_least_float32
 from gradflow._types import MaskOrFn, OptState, Pair, Params, Updates
-from gradflow.matrices._per_matrix import check_per_matrix, init_per_matrix, per_matrix
+from gradflow.matrices._per_matrix import per_matrix
 from gradflow.matrices._resolve import require_matrices
+from gradflow.matrices._state_per_matrix import check_per_matrix, init_per_matrix
 from gradflow.optimizers._for_matrices import for_matrices
 from gradflow.optimizers._kronecker import to_unit
 from gradflow.optimizers._muon import scale_by_muon, scale_by_shape

@@ -16,9 +16,10 @@ from gradflow._rules._math import abs_sq, one_minus_power, safe_sqrt
 from gradflow._rules._roles import Mean, Other, Square
 from gradflow._rules._state import first_moment, increment, second_moment, zero_scalar
 from gradflow._types import MaskOrFn, OptState, Pair, Params, Updates
-from gradflow.matrices._per_matrix import check_per_matrix, init_per_matrix, per_matrix
+from gradflow.matrices._per_matrix import per_matrix
 from gradflow.matrices._refresh_per_matrix import refresh_per_matrix
 from gradflow.matrices._resolve import tensors
+from gradflow.matrices._state_per_matrix import check_per_matrix, init_per_matrix
 from gradflow.optimizers._for_matrices import with_others
 from gradflow.optimizers._kronecker import (
     Factors,

@@ -15,9 +15,10 @@ from gradflow._rules._leafwise import Scalars
 from gradflow._rules._roles import Mean, Other
 from gradflow._rules._state import first_moment, increment, zero_scalar
 from gradflow._types import MaskOrFn, OptState, Pair, Params, Updates
-from gradflow.matrices._per_matrix import check_per_matrix, init_per_matrix, per_matrix
+from gradflow.matrices._per_matrix import per_matrix
 from gradflow.matrices._refresh_per_matrix import refresh_per_matrix
 from gradflow.matrices._resolve import require_matrices
+from gradflow.matrices._state_per_matrix import check_per_matrix, init_per_matrix
 from gradflow.optimizers._for_matrices import for_matrices
 from gradflow.optimizers._kronecker import Factors, decay_factors, eigenvectors, limited, sides, turn
 from gradflow.transforms import add_decayed_weights, ema, scale, scale_by_learning_rate, scale_by_sign
