@@ -1,12 +1,16 @@
 """Draws the pictures of the README and of the notebooks into .github/pictures.
 
-`python .github/pictures.py` draws all; `python .github/pictures.py 03 11` those of two notebooks.
+`python .github/pictures.py` draws all, in some minutes; `python .github/pictures.py 03 11 trajectory` those
+of two notebooks and one of the README, whose own are race, trajectory and comparison.
 """
 
 import base64
+import functools
 import io
 import json
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +32,10 @@ UNDRAWN = {
 OTHER_THAN_THE_FIRST = {"01": 9, "05": 1, "06": 1, "08": 2, "09": 3, "11": 1, "12": 1}
 
 
-def save(figure: Any, name: str) -> None:
-    """Saves a figure as a picture."""
+def save(figure: Callable[[], Any], name: str) -> None:
+    """Saves what a function draws as a picture."""
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=90)
+    figure().savefig(buffer, format="png", dpi=90)
     save_png(buffer, name)
 
 
@@ -69,16 +73,33 @@ def race() -> Any:
     return figure
 
 
-def main(numbers: list[str]) -> None:
-    """Draws the pictures of the notebooks with these numbers, or all pictures without one."""
+def trajectory() -> Any:
+    """Five optimizers on Beale's function."""
+    return lab.trajectory(["sgd", "momentum", "rmsprop", "adam", "lbfgs"], "beale").plot()
+
+
+def comparison() -> Any:
+    """What `python -m gradflow compare` draws."""
+    return lab.compare().plot()
+
+
+def main(chosen: list[str]) -> None:
+    """Draws the pictures of these names, of which a notebook's is its number; all pictures without one."""
+    drawings = {
+        path.stem: functools.partial(draw_notebook, path)
+        for path in sorted((FOLDER.parents[1] / "notebooks").glob("*.ipynb"))
+    }
+    for figure in (race, trajectory, comparison):
+        drawings[figure.__name__] = functools.partial(save, figure, figure.__name__)
+    unknown = [one for one in chosen if not any(name.startswith(one) for name in drawings)]
+    if unknown:
+        sys.exit(f"no picture is called {', '.join(unknown)}; there are {', '.join(drawings)}")
     FOLDER.mkdir(exist_ok=True)
-    for path in sorted((FOLDER.parents[1] / "notebooks").glob("*.ipynb")):
-        if not numbers or path.name[:2] in numbers:
-            draw_notebook(path)
-    if not numbers:
-        save(race(), "race")
-        save(lab.trajectory(["sgd", "momentum", "rmsprop", "adam", "lbfgs"], "beale").plot(), "trajectory")
-        save(lab.compare().plot(), "comparison")
+    for name, draw in drawings.items():
+        if not chosen or name.startswith(tuple(chosen)):
+            start = time.monotonic()
+            draw()
+            print(f"{name}: {time.monotonic() - start:.0f} s", flush=True)
 
 
 if __name__ == "__main__":

@@ -147,5 +147,9 @@ def compose(function: Any, what: str, when: str, others: Mapping[str, str], exam
     blocks = [what, *equations, *own.more, f"When to try it: {when}"]
     blocks += ["Args:\n" + "\n".join(f"  {line}" for line in lines)] if lines else []
     blocks += [*own.rest, *([f"Source: {source}"] if source else [])]
-    blocks.append(f">>> import gradflow as gf\n>>> print({example})\n{example.replace('gf.', '')}")
-    return "\n\n".join(blocks)
+    return "\n\n".join([*blocks, printed(example)])
+
+
+def printed(call: str) -> str:
+    """The example of a docstring: a call that prints as itself."""
+    return f">>> import gradflow as gf\n>>> print({call})\n{call.replace('gf.', '')}"

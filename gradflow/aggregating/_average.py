@@ -52,6 +52,13 @@ def average_per_element_updates(per_elt_axis: int | Sequence[int] = 0) -> Pair:
 
     Raises ValueError for leaves with different numbers of examples, and inside `shard_map` where leaves
     differ along an axis.
+
+    >>> import gradflow as gf
+    >>> import numpy as np
+    >>> tx = gf.aggregating.average_per_element_updates()
+    >>> updates, state = tx.update(np.asarray([1.0, 3.0], np.float32), tx.init(0.0))
+    >>> float(updates)
+    2.0
     """
     axes = check_axis("average_per_element_updates", per_elt_axis)
 
@@ -71,6 +78,10 @@ def accumulate_avg_updates(accumulation_steps: Size) -> Pair | GradientTransform
       accumulation_steps: calls per round, >= 1; 1 gives the identity.
 
     The field `ready` of its state is True if the last call returned a mean, which `process` uses.
+
+    >>> import gradflow as gf
+    >>> print(gf.aggregating.accumulate_avg_updates(4))
+    accumulate_avg_updates(4)
     """
     if accumulation_steps == 1:
         return identity()
@@ -97,7 +108,12 @@ def accumulate_avg_updates(accumulation_steps: Size) -> Pair | GradientTransform
 def average_incrementally_updates(
     per_elt_axis: MaybeAxis, accumulation_steps: Size
 ) -> GradientTransformation:
-    """`average_per_element_updates`, unless `per_elt_axis=None`, then `accumulate_avg_updates`."""
+    """`average_per_element_updates`, unless `per_elt_axis=None`, then `accumulate_avg_updates`.
+
+    >>> import gradflow as gf
+    >>> print(gf.aggregating.average_incrementally_updates(None, 4))
+    average_incrementally_updates(None, 4)
+    """
     accumulate = accumulate_avg_updates(accumulation_steps)
     if per_elt_axis is None:
         return accumulate

@@ -38,6 +38,11 @@ def get_batch_size_from_per_elt_updates(
       per_elt_axis: the axes of the examples, the same for every leaf.
 
     It is 0 for an empty tree. Raises ValueError naming a leaf without these axes or with another number.
+
+    >>> import gradflow as gf
+    >>> import numpy as np
+    >>> gf.aggregating.get_batch_size_from_per_elt_updates({"w": np.ones((8, 3))}, 0)
+    8
     """
     axes = check_axis("get_batch_size_from_per_elt_updates", per_elt_axis)
     size: int | None = None

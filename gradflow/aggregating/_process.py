@@ -33,6 +33,11 @@ def process(
       postprocessor: usually an optimizer. Extra arguments are passed to all three.
       aggregator_has_aux: True if the aggregator's updates are a pair `(updates, aux)`. The dict `aux` is
         passed to the postprocessor as extra arguments.
+
+    >>> import gradflow as gf
+    >>> each, mean = gf.clip(1.0), gf.aggregating.average_per_element_updates()
+    >>> print(gf.aggregating.process(each, mean, gf.adam(1e-3)))
+    process(clip(1.0), average_per_element_updates(), adam(0.001))
     """
 
     def init(params: Params) -> OptState:

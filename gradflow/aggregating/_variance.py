@@ -85,6 +85,10 @@ def get_per_element_mean_and_sum_sq_diff_grads(
     Args:
       per_elt_axis: the axis or axes of the examples.
       accumulation_steps: batches per result, >= 1; before the last of them results are zero.
+
+    >>> import gradflow as gf
+    >>> print(gf.aggregating.get_per_element_mean_and_sum_sq_diff_grads(0, 4))
+    get_per_element_mean_and_sum_sq_diff_grads(accumulation_steps=4)
     """
     axes = check_axis("get_per_element_mean_and_sum_sq_diff_grads", per_elt_axis)
 
@@ -153,6 +157,10 @@ def track_per_element_mean_and_variance_with_ema(ema_decay: Decay = 0.9) -> Pair
 
     Args:
       ema_decay: of both averages, in [0, 1).
+
+    >>> import gradflow as gf
+    >>> print(gf.aggregating.track_per_element_mean_and_variance_with_ema())
+    track_per_element_mean_and_variance_with_ema()
     """
 
     def init(params: Params) -> OptState:
@@ -197,6 +205,12 @@ def get_unbiased_mean_and_variance_ema(state: OptState) -> tuple[Updates, Update
     """Returns the averages of `track_per_element_mean_and_variance_with_ema` from a state.
 
     They are zero before the first step. Raises ValueError if the state has none, KeyError for several.
+
+    >>> import gradflow as gf
+    >>> tx = gf.aggregating.track_per_element_mean_and_variance_with_ema()
+    >>> mean, variance = gf.aggregating.get_unbiased_mean_and_variance_ema(tx.init(0.0))
+    >>> float(mean), float(variance)
+    (0.0, 0.0)
     """
     kept = tree.get(state, "PerElementMeanAndVarianceEMAState")
     if kept is None:
@@ -228,6 +242,10 @@ def add_mean_variance_to_opt(
       accumulation_steps: batches per step, >= 1.
 
     Read the averages with `get_unbiased_mean_and_variance_ema(state)`.
+
+    >>> import gradflow as gf
+    >>> print(gf.aggregating.add_mean_variance_to_opt(gf.adam(0.001)))
+    add_mean_variance_to_opt(adam(0.001))
     """
     return process(
         identity(),

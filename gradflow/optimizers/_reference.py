@@ -1,8 +1,9 @@
 """What each named optimizer is and when to try it: the parts of its docstring that no stage has."""
 
+import inspect
 from typing import Any, NamedTuple
 
-from gradflow._expressions._docstrings import compose
+from gradflow._expressions._docstrings import compose, printed
 
 
 class About(NamedTuple):
@@ -349,6 +350,11 @@ ABOUT = {
         "for hidden matrices where both SOAP and Muon beat AdamW.",
         "gf.soap_muon(0.02)",
     ),
+    "sophia": About(
+        "Sophia divides the averaged gradient by an averaged diagonal of the Hessian, and clips the step.",
+        "for language models; an estimate of the curvature costs two gradients, every ten steps.",
+        "gf.sophia(0.0001, weight_decay=0.2)",
+    ),
     "splus": About(
         "SPlus takes the sign of the momentum in the eigenvectors of Shampoo's statistics.",
         "for steps near SOAP's with a decomposition every hundred steps; evaluate `eval_params`.",
@@ -385,12 +391,42 @@ _ARGUMENTS = {
     "shampoo": {"graft_eps": "added to the root of the grafted Adam, >= 0."},
 }
 
+# Examples of stages that are not simply followed by the learning rate.
+_STAGES = {
+    "for_matrices": "gf.for_matrices(gf.chain(gf.scale_by_soap(), gf.scale_by_learning_rate(0.003)))",
+    "hutchinson_estimator_diag_hessian": (
+        "gf.sophia(0.0001, hessian_diagonal_fn=gf.hutchinson_estimator_diag_hessian(random_seed=1))"
+    ),
+    "orthogonalize": "gf.chain(gf.trace(0.95), gf.orthogonalize(), gf.scale_by_learning_rate(0.02))",
+    "scale_by_cocob": "gf.scale_by_cocob()",
+    "scale_by_distance_over_gradients": (
+        "gf.chain(gf.scale_by_distance_over_gradients(), gf.scale_by_learning_rate(1.0))"
+    ),
+    "scale_by_dog": "gf.chain(gf.scale_by_dog(), gf.scale_by_learning_rate(1.0))",
+    "scale_by_dowg": "gf.chain(gf.scale_by_dowg(), gf.scale_by_learning_rate(1.0))",
+    "scale_by_lbfgs": "gf.chain(gf.scale_by_lbfgs(), gf.scale(-1.0), gf.scale_by_zoom_linesearch(20))",
+    "scale_by_madgrad": "gf.scale_by_madgrad(0.01)",
+    "scale_by_neuron_norm": (
+        "gf.chain(gf.scale_by_muon(), gf.scale_by_neuron_norm(), gf.scale_by_learning_rate(0.02))"
+    ),
+    "scale_by_polyak": "gf.chain(gf.scale_by_polyak(), gf.scale_by_learning_rate(1.0))",
+    "scale_by_rprop": "gf.chain(gf.scale_by_rprop(0.001), gf.scale(-1.0))",
+    "scale_by_shape": "gf.chain(gf.scale_by_muon(), gf.scale_by_shape(), gf.scale_by_learning_rate(0.02))",
+    "shrink_by_learning_rate": "gf.chain(gf.scale_by_learning_rate(0.01), gf.shrink_by_learning_rate(0.01))",
+    "step_by_muown": "gf.for_matrices(gf.step_by_muown(0.001), others=gf.adamw(0.001))",
+}
+
 
 def complete_docstrings(factories: dict[str, Any]) -> None:
-    """Gives every optimizer in the table its whole docstring."""
+    """Gives every optimizer in the table its whole docstring, and every other factory its example."""
     texts = {
         name: compose(factories[name], about.what, about.when, _ARGUMENTS.get(name, {}), about.example)
         for name, about in ABOUT.items()
     }
     for name, text in texts.items():
         factories[name].__doc__ = text
+    for name, factory in factories.items():
+        if (name.startswith("scale_by_") or name in _STAGES) and ">>>" not in factory.__doc__:
+            usual = f"gf.chain(gf.{name}(), gf.scale_by_learning_rate(0.001))"
+            text = inspect.cleandoc(factory.__doc__)
+            factory.__doc__ = f"{text}\n\n{printed(_STAGES.get(name, usual))}"

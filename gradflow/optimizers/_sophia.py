@@ -131,7 +131,8 @@ def scale_by_sophia(
       update_interval: steps between estimates, >= 1.
       hessian_diagonal_fn: a transformation that returns estimates of the diagonal as updates.
       mu_dtype: dtype of the gradient's average; the parameters' by default.
-      verbose, print_win_rate_every_n_steps: if both are set, prints the win rate every so many steps.
+      verbose: whether to print the win rate.
+      print_win_rate_every_n_steps: steps between prints, >= 0; 0 prints nothing.
 
     Extra arguments go to the estimator, whose default needs `obj_fn` and `params`. Reports `win_rate`, the
     share of elements that are not clipped. Source: Liu et al. 2023, arXiv:2305.14342.
@@ -211,11 +212,11 @@ def sophia(
     """Sophia: `scale_by_sophia`, decoupled weight decay, then the learning rate.
 
     Args:
-      learning_rate: a number >= 0 or a schedule.
       weight_decay: >= 0; 0.2 in the paper.
       weight_decay_mask: tree of booleans, or a function from the parameters to one: where to decay.
 
-    The others and the source as in `scale_by_sophia`: `update` needs the extra argument `obj_fn`.
+    The others as in `scale_by_sophia`. `update` needs `params` and the extra argument `obj_fn`, the loss as a
+    function of the parameters alone; the step of `make_step` passes it.
     """
     return chain(
         scale_by_sophia(

@@ -67,6 +67,10 @@ def adagc(
 
     Raises ValueError inside `shard_map` on updates that differ between devices.
     Source: Wang et al. 2025, arXiv:2502.11034.
+
+    >>> import gradflow as gf
+    >>> print(gf.chain(gf.adagc(), gf.adamw(0.001)))
+    chain(adagc(), adamw(0.001))
     """
 
     def init(params: Params) -> OptState:

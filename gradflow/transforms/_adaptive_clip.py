@@ -26,6 +26,11 @@ def unitwise_norm(x: Any, axis: Axis = None) -> jax.Array:
         matrices and of 3-D arrays (heads), all but the last of convolutions.
 
     Intermediate values neither overflow nor underflow. The derivative at 0 is 0.
+
+    >>> import gradflow as gf
+    >>> import numpy as np
+    >>> gf.unitwise_norm(np.ones((4, 2), np.float32)).tolist()
+    [[2.0, 2.0], [2.0, 2.0], [2.0, 2.0], [2.0, 2.0]]
     """
     x = _widened("unitwise_norm", "x", x)
     size, power = input_norm(x, axis)
@@ -41,6 +46,10 @@ def unitwise_clip(g_norm: Any, max_norm: Any, grad: Any, div_eps: Any = 1e-6) ->
       max_norm: the largest norm, in such a shape as well.
       grad: an array.
       div_eps: the smallest divisor, > 0.
+
+    >>> import gradflow as gf
+    >>> float(gf.unitwise_clip(10.0, 1.0, 5.0))
+    0.5
     """
     grad, dtype = _widened("unitwise_clip", "grad", grad), jnp.asarray(grad).dtype
     norm, limit, least = (

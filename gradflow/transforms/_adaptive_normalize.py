@@ -41,6 +41,10 @@ def adaptive_normalize(eta: NonNegative = 0.01, *, axis_name: AxisName = None) -
 
     Zero gradients stay zero. Needs `params`. Raises ValueError inside `shard_map` where updates differ along
     an axis and no `axis_name` is given. Source: Kwon et al. 2021, arXiv:2102.11600.
+
+    >>> import gradflow as gf
+    >>> print(gf.chain(gf.adaptive_normalize(), gf.sgd(0.1)))
+    chain(adaptive_normalize(), sgd(0.1))
     """
     check_axis_name("adaptive_normalize", axis_name)
 

@@ -81,6 +81,10 @@ def scale_by_backtracking_linesearch(
     If no trial passes, the step with the lowest loss is taken; if none is lower, the step is 0 and the next
     search goes on from the last trial.
     Source: Nocedal & Wright 2006, algorithm 3.1.
+
+    >>> import gradflow as gf
+    >>> print(gf.chain(gf.sgd(1.0), gf.scale_by_backtracking_linesearch(15)))
+    chain(sgd(1.0), scale_by_backtracking_linesearch(15))
     """
 
     def init(params: Params) -> OptState:

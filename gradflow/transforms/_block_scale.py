@@ -51,6 +51,10 @@ def scale_by_param_block_norm(min_scale: NonNegative = 1e-3, *, axis_name: AxisN
 
     Needs `params`. Raises ValueError inside `shard_map` where leaves differ along an axis and no
     `axis_name` is given.
+
+    >>> import gradflow as gf
+    >>> print(gf.chain(gf.scale_by_param_block_norm(), gf.sgd(0.1)))
+    chain(scale_by_param_block_norm(), sgd(0.1))
     """
     return _scaling("scale_by_param_block_norm", block_norm_rule, min_scale, axis_name)
 
@@ -63,6 +67,10 @@ def scale_by_param_block_rms(min_scale: NonNegative = 1e-3, *, axis_name: AxisNa
 
     Arguments and errors as in `scale_by_param_block_norm`. Needs `params`. Source: Shazeer & Stern
     2018, arXiv:1804.04235, section 8.
+
+    >>> import gradflow as gf
+    >>> print(gf.chain(gf.scale_by_adam(), gf.scale_by_param_block_rms(), gf.scale(-0.001)))
+    chain(scale_by_adam(), scale_by_param_block_rms(), scale(-0.001))
     """
     return _scaling("scale_by_param_block_rms", block_rms_rule, min_scale, axis_name)
 

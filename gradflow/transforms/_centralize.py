@@ -36,6 +36,10 @@ def centralize(*, channel_axis: int = 0) -> Pair:
 
     Raises ValueError inside `shard_map` on updates that differ between devices, because a channel may
     be sharded. Source: Yong et al. 2020, arXiv:2004.01461.
+
+    >>> import gradflow as gf
+    >>> print(gf.chain(gf.centralize(), gf.sgd(0.1)))
+    chain(centralize(), sgd(0.1))
     """
     if isinstance(channel_axis, bool) or channel_axis not in (0, -1):
         raise ValueError(f"centralize: argument 'channel_axis' must be 0 or -1; got {describe(channel_axis)}")

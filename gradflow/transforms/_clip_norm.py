@@ -75,6 +75,12 @@ def clip_by_block_rms(threshold: Limit, *, axis_name: AxisName = None) -> Pair:
 
     Raises ValueError inside `shard_map` where updates differ along an axis and no `axis_name` is given.
     Source: Shazeer & Stern 2018, arXiv:1804.04235, section 6.
+
+    >>> import gradflow as gf
+    >>> tx = gf.clip_by_block_rms(1.0)
+    >>> updates, state = tx.update([4.0, 0.5], tx.init([0.0, 0.0]))
+    >>> [float(update) for update in updates]
+    [1.0, 0.5]
     """
     check_axis_name("clip_by_block_rms", axis_name)
 

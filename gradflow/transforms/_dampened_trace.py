@@ -54,6 +54,10 @@ def dampened_trace(
       accumulator_dtype: dtype of the sum; the parameters' by default.
 
     The rule depends on the step count, so its state differs from that of `trace`.
+
+    >>> import gradflow as gf
+    >>> print(gf.chain(gf.dampened_trace(0.9, 0.1), gf.scale_by_learning_rate(0.1)))
+    chain(dampened_trace(0.9, dampening=0.1), scale_by_learning_rate(0.1))
     """
     rule = nesterov_dampened_trace_rule if nesterov else dampened_trace_rule
 

@@ -55,6 +55,10 @@ def differentially_private_aggregate(
     Reports `clipped`, the share of clipped examples. Raises TypeError for another kind of key. Raises
     ValueError inside `shard_map`, and for leaves without the axis or with different numbers of examples.
     Source: Abadi et al. 2016, arXiv:1607.00133.
+
+    >>> import gradflow as gf
+    >>> print(gf.chain(gf.differentially_private_aggregate(1.0, 1.1, key=0), gf.sgd(0.1)))
+    chain(differentially_private_aggregate(1.0, 1.1, key=0), sgd(0.1))
     """
     key = read_key("differentially_private_aggregate", key, seed, required=True)
 

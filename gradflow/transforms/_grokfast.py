@@ -47,6 +47,10 @@ def grokfast(alpha: Decay = 0.98, lamb: NonNegative = 2.0) -> Pair:
       lamb: weight of the average, >= 0; the authors' 2 by default.
 
     The average is held in float32 at least. Source: Lee et al. 2024, arXiv:2405.20233.
+
+    >>> import gradflow as gf
+    >>> print(gf.chain(gf.grokfast(), gf.adamw(0.001)))
+    chain(grokfast(), adamw(0.001))
     """
 
     def init(params: Params) -> OptState:

@@ -75,6 +75,10 @@ def step_on_hyperball(learning_rate: Rate, axis: Any = None) -> Pair:
     The stored radius keeps the norm in bfloat16, where the norm of the moment drifts. Needs `params`. Raises
     ValueError for weights of zero, which have no direction to keep; traced ones stay zero.
     `step_relative` is the same step without the return. Source: Wen et al. 2026, arXiv:2606.16899.
+
+    >>> import gradflow as gf
+    >>> print(gf.chain(gf.scale_by_muon(), gf.step_on_hyperball(0.01)))
+    chain(scale_by_muon(), step_on_hyperball(0.01))
     """
     check_axis("step_on_hyperball", axis)
 

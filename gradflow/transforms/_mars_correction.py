@@ -53,6 +53,10 @@ def mars_correction(b1: Decay = 0.95, gamma: NonNegative = 0.025, max_norm: NonN
 
     Raises ValueError inside `shard_map` on updates that differ between devices.
     Source: Yuan et al. 2024, arXiv:2411.10438.
+
+    >>> import gradflow as gf
+    >>> print(gf.chain(gf.mars_correction(), gf.adamw(0.001)))
+    chain(mars_correction(), adamw(0.001))
     """
 
     def init(params: Params) -> OptState:

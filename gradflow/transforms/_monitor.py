@@ -47,6 +47,12 @@ def snapshot(measure_name: str, measure: Measure) -> Pair:
 
     `init` measures the parameters, which fixes shapes and dtypes. Before the first update the values are
     NaN, or 0 for integers. Raises ValueError if the measurement changes its structure or shapes.
+
+    >>> import gradflow as gf
+    >>> tx = gf.snapshot("norm", gf.tree.norm)
+    >>> updates, state = tx.update([3.0, 4.0], tx.init([0.0, 0.0]))
+    >>> float(gf.tree.get(state, "norm"))
+    5.0
     """
     if not isinstance(measure_name, str):
         raise TypeError(f"snapshot: argument 'measure_name' must be a string; got {describe(measure_name)}")
@@ -75,6 +81,12 @@ def monitor(measures: dict[str, GradientTransformation | Measure]) -> Pair:
         are the measurement. Extra arguments are passed to these, but may not be required.
 
     Initial values and errors are as in `snapshot`.
+
+    >>> import gradflow as gf
+    >>> tx = gf.monitor({"norm": gf.tree.norm, "largest": gf.tree.max})
+    >>> updates, state = tx.update([3.0, 4.0], tx.init([0.0, 0.0]))
+    >>> float(state.measurements["largest"])
+    4.0
     """
     if not isinstance(measures, dict) or not all(isinstance(name, str) for name in measures):
         raise TypeError(f"monitor: argument 'measures' must be a dict of measures; got {describe(measures)}")
@@ -125,6 +137,12 @@ def measure_with_ema(
       accumulator_dtype: dtype of the average; float32 at least by default.
 
     See `ema`. It is not a stage of a chain: its updates are the average.
+
+    >>> import gradflow as gf
+    >>> tx = gf.monitor({"norm": gf.measure_with_ema(gf.tree.norm, 0.9)})
+    >>> updates, state = tx.update([3.0, 4.0], tx.init([0.0, 0.0]))
+    >>> round(float(state.measurements["norm"]), 3)
+    5.0
     """
     _check_callable("measure_with_ema", measure)
     average = ema(decay, debias, accumulator_dtype)

@@ -21,6 +21,12 @@ def keep_params_nonnegative() -> Pair:
     """Shortens steps so that no parameter falls below zero: `u = max(g, -p)`. Use it as the last stage.
 
     A parameter that is already negative becomes zero. Needs `params`. Raises TypeError for complex ones.
+
+    >>> import gradflow as gf
+    >>> tx = gf.keep_params_nonnegative()
+    >>> updates, state = tx.update(-3.0, tx.init(2.0), 2.0)
+    >>> float(updates)
+    -2.0
     """
 
     def update(updates: Updates, state: EmptyState, params: Params) -> tuple[Updates, EmptyState]:

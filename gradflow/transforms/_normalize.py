@@ -34,6 +34,10 @@ def normalize_by_update_norm(
 
     Reports `norm`, over all leaves before the division. Raises ValueError inside `shard_map` where updates
     differ along an axis and no `axis_name` is given.
+
+    >>> import gradflow as gf
+    >>> print(gf.chain(gf.normalize_by_update_norm(), gf.sgd(0.1)))
+    chain(normalize_by_update_norm(), sgd(0.1))
     """
     check_axis_name("normalize_by_update_norm", axis_name)
 

@@ -27,6 +27,12 @@ def per_example_global_norm_clip(grads: Updates, l2_norm_clip: Any) -> tuple[Upd
     Returns the sum, a tree without that axis, and the number of clipped examples. Leaves narrower than
     float32 are summed in it. Raises ValueError for leaves that differ in the number of examples.
     Source: Abadi et al. 2016, arXiv:1607.00133.
+
+    >>> import gradflow as gf
+    >>> import numpy as np
+    >>> sums, clipped = gf.per_example_global_norm_clip([np.asarray([3.0, 0.5], np.float32)], 1.0)
+    >>> float(sums[0]), int(clipped)
+    (1.5, 1)
     """
     leaves, structure = _examples("per_example_global_norm_clip", grads)
     if not leaves:
@@ -50,6 +56,12 @@ def per_example_layer_norm_clip(
     Returns the sum, a tree without that axis, and per leaf the number of clipped examples. Raises
     ValueError for leaves that differ in the number of examples. Source: McMahan et al. 2018,
     arXiv:1710.06963.
+
+    >>> import gradflow as gf
+    >>> import numpy as np
+    >>> sums, clipped = gf.per_example_layer_norm_clip([np.asarray([3.0, 0.5], np.float32)], 1.0)
+    >>> float(sums[0]), int(clipped[0])
+    (1.5, 1)
     """
     leaves, structure = _examples("per_example_layer_norm_clip", grads)
     sizes = [leaf.size for leaf in leaves]

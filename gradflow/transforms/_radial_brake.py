@@ -58,6 +58,10 @@ def step_with_radial_brake(
       axis: the axes over which a norm runs, by default all; `(-2, -1)` where a leaf is a stack of matrices.
 
     Needs `params`. Source: modded-nanogpt, optimization track, 2026.
+
+    >>> import gradflow as gf
+    >>> print(gf.chain(gf.scale_by_muon(), gf.step_with_radial_brake(0.01)))
+    chain(scale_by_muon(), step_with_radial_brake(0.01))
     """
     check_axis("step_with_radial_brake", axis)
 

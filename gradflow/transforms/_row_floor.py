@@ -38,6 +38,10 @@ def row_floor(floor: NonNegative = 0.3825, eps: Positive = 1e-8, axis: Any = Non
 
     Needs `params`. Raises ValueError inside `shard_map` on updates that differ between devices, since a
     unit may lie on several. Source: modded-nanogpt, optimization track, 2026.
+
+    >>> import gradflow as gf
+    >>> print(gf.chain(gf.scale_by_muon(), gf.row_floor(), gf.scale_by_learning_rate(0.02)))
+    chain(scale_by_muon(), row_floor(), scale_by_learning_rate(0.02))
     """
     check_axis("row_floor", axis)
 

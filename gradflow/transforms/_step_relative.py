@@ -37,6 +37,10 @@ def step_relative(learning_rate: Rate, axis: Any = None) -> Pair:
     Needs `params`. Raises ValueError for weights of zero, which would stay zero; traced ones stay zero.
     `scale_by_trust_ratio` has the same direction, and leaves updates of such weights as they are.
     Source: NVIDIA's Emerging-Optimizers, 2026.
+
+    >>> import gradflow as gf
+    >>> print(gf.chain(gf.scale_by_muon(), gf.step_relative(0.01)))
+    chain(scale_by_muon(), step_relative(0.01))
     """
     check_axis("step_relative", axis)
 

@@ -79,6 +79,10 @@ def step_with_decay(
 
     Needs `params`. Source: Loshchilov & Hutter 2017, arXiv:1711.05101; Defazio 2025, arXiv:2506.02285 for
     "corrected"; Chen et al. 2025, arXiv:2510.12402 for `cautious`.
+
+    >>> import gradflow as gf
+    >>> print(gf.chain(gf.scale_by_adam(), gf.step_with_decay(0.001, 0.1, cautious=True)))
+    chain(scale_by_adam(), step_with_decay(0.001, 0.1, cautious=True))
     """
     if kind not in _SCALARS:
         raise ValueError(

@@ -27,6 +27,15 @@ def value_and_grad_from_state(
 
     Other states with fields `value` and `grad` work as well. `g` raises ValueError for a state without
     value and gradient, KeyError for one with several.
+
+    >>> import gradflow as gf
+    >>> def loss(x):
+    ...     return (x - 1.0) ** 2
+    >>> tx = gf.lbfgs()
+    >>> state = tx.init(0.0)
+    >>> value, grad = gf.value_and_grad_from_state(loss)(0.0, state=state)
+    >>> float(value), float(grad)
+    (1.0, -2.0)
     """
 
     def value_and_grad(params: Params, *args: Any, state: OptState, **kwargs: Any) -> Any:

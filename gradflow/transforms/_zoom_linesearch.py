@@ -214,6 +214,10 @@ def scale_by_zoom_linesearch(
     called with the parameters and the other extra arguments that it names. If no trial passes, the step with
     the lowest loss is taken; if none is lower, the step is 0 and "keep" goes on from the last trial.
     Source: Nocedal & Wright 2006, algorithms 3.5 and 3.6.
+
+    >>> import gradflow as gf
+    >>> print(gf.chain(gf.sgd(1.0), gf.scale_by_zoom_linesearch(15)))
+    chain(sgd(1.0), scale_by_zoom_linesearch(15))
     """
     if initial_guess_strategy not in STRATEGIES:
         raise ValueError(

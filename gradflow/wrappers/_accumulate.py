@@ -225,6 +225,10 @@ def apply_every(k: Size = 1) -> Pair:
 
     Args:
       k: steps in a round, >= 1.
+
+    >>> import gradflow as gf
+    >>> print(gf.chain(gf.sgd(0.1), gf.apply_every(4)))
+    chain(sgd(0.1), apply_every(k=4))
     """
 
     def init(params: Params) -> OptState:
@@ -248,6 +252,10 @@ def skip_not_finite(
     """For `MultiSteps`: skips gradients with a NaN or an infinity.
 
     Its record has `should_skip` and `num_not_finite`, the number of such entries.
+
+    >>> import gradflow as gf
+    >>> print(gf.MultiSteps(gf.sgd(0.1), 4, should_skip_update_fn=gf.skip_not_finite))
+    MultiSteps(sgd(0.1), 4, should_skip_update_fn=skip_not_finite)
     """
     skip = ~all_finite(updates)
     bad = tree.sum([~jnp.isfinite(g) for g in jax.tree.leaves(updates)])
@@ -261,6 +269,11 @@ def skip_large_updates(
     """For `MultiSteps`, through `functools.partial`: skips gradients of a large or non-finite norm.
 
     Its record has `should_skip` and `norm_squared`.
+
+    >>> import gradflow as gf
+    >>> import functools
+    >>> skip = functools.partial(gf.skip_large_updates, max_squared_norm=100.0)
+    >>> tx = gf.MultiSteps(gf.sgd(0.1), 4, should_skip_update_fn=skip)
     """
     norm_squared = tree.norm(updates, squared=True)
     fits = norm_squared < jnp.asarray(max_squared_norm, norm_squared.dtype)

@@ -49,6 +49,12 @@ def conditionally_transform(
 
     `conditionally_mask` makes the updates of the other steps zero. Reports `transformed`. Raises TypeError or
     ValueError if the function does not return one boolean.
+
+    >>> import gradflow as gf
+    >>> tx = gf.conditionally_transform(gf.clip(0.5), lambda step: step >= 100)
+    >>> updates, state = tx.update(1.0, tx.init(0.0))
+    >>> float(updates)
+    1.0
     """
 
     def init(params: Params) -> OptState:
@@ -73,6 +79,13 @@ def conditionally_mask(
     """Applies `inner` on the steps that a function chooses. On others updates are zero.
 
     Arguments, reports and errors as in `conditionally_transform`.
+
+    >>> import gradflow as gf
+    >>> tx = gf.conditionally_mask(gf.sgd(0.1), lambda step: step % 2 == 0)
+    >>> updates, state = tx.update(1.0, tx.init(0.0))
+    >>> updates, state = tx.update(1.0, state)
+    >>> float(updates)
+    0.0
     """
 
     def init(params: Params) -> OptState:

@@ -34,6 +34,10 @@ def convert_state(
       state: a state that `init` or `update` of `old_tx` returned.
 
     Raises ValueError where the state is not one of `old_tx`, or the two differ in more than the form.
+
+    >>> import gradflow as gf
+    >>> old, new = gf.adamw(1e-3), gf.quantize_state(gf.adamw(1e-3))
+    >>> state = gf.convert_state(old, new, 1.0, old.init(1.0))
     """
     old_tx = as_transformation(old_tx, "convert_state", "argument 'old_tx'")
     new_tx = as_transformation(new_tx, "convert_state", "argument 'new_tx'")

@@ -53,6 +53,10 @@ def ema_nesterov(inner: GradientTransformation, decay: Decay = 0.99, strength: N
         tenth of the steps and in the last third, so that y is x in the end.
 
     The average is held in float32 at least. Source: modded-nanogpt, optimization track, 2026.
+
+    >>> import gradflow as gf
+    >>> print(gf.ema_nesterov(gf.adamw(0.001)))
+    ema_nesterov(adamw(0.001))
     """
 
     def init(params: Params) -> OptState:

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import jax
 
+from gradflow._calls._checks import as_arrays
 from gradflow._types import OptState, Params, is_absent
 from gradflow.tree._structure import explain_trees
 from gradflow.wrappers._lookahead import LookaheadParams
@@ -37,6 +38,11 @@ def eval_params(state: OptState, params: Params) -> Params:
       params: the current values of the parameters that `state` was made for.
 
     Raises ValueError where two states average the same leaf, or a tree does not fit.
+
+    >>> import gradflow as gf
+    >>> tx = gf.with_param_ema(gf.sgd(0.1), 0.9)
+    >>> float(gf.eval_params(tx.init(2.0), 2.0))
+    2.0
     """
     if isinstance(params, LookaheadParams):
         fast = averaged("eval_params", state, params.fast, tuple(_VIEWS))
@@ -72,7 +78,7 @@ def averaged(caller: str, state: OptState, params: Params, kinds: tuple[type, ..
                 "got two averages for the same leaf"
             )
         claimed.update(mine)
-        read = view.read([leaves[i] for i in mine], [own[i] for i in mine], part)
+        read = view.read(as_arrays([leaves[i] for i in mine]), [own[i] for i in mine], part)
         for i, x in zip(mine, read, strict=True):
             results[i] = x
     return structure.unflatten(results)

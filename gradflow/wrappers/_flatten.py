@@ -34,6 +34,10 @@ def flatten(inner: GradientTransformation) -> Pair:
 
     The updates have the shapes, dtypes and shardings of the leaves. A gradient that is None counts as zero,
     and its update is None. Raises ValueError inside `shard_map` where leaves differ along an axis.
+
+    >>> import gradflow as gf
+    >>> print(gf.flatten(gf.adamw(0.001)))
+    flatten(adamw(0.001))
     """
 
     def init(params: Params) -> OptState:

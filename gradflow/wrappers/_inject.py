@@ -56,6 +56,11 @@ def inject_hyperparams(
         a decay of 0.999 is 1 in bfloat16.
 
     Raises ValueError for a static argument that the factory does not have.
+
+    >>> import gradflow as gf
+    >>> tx = gf.inject_hyperparams(gf.sgd)(learning_rate=0.1)
+    >>> list(gf.hyperparams(tx.init(0.0)))
+    ['learning_rate']
     """
     if not callable(inner_factory):
         raise TypeError(
@@ -93,7 +98,12 @@ def injected(
     static_args: tuple[str, ...] = (),
     hyperparam_dtype: Any = None,
 ) -> Pair:
-    """The transformation that `inject_hyperparams(inner_factory)` returns for these arguments."""
+    """The transformation that `inject_hyperparams(inner_factory)` returns for these arguments.
+
+    >>> import gradflow as gf
+    >>> print(gf.injected(gf.sgd, {"learning_rate": 0.1}))
+    injected(sgd, {'learning_rate': 0.1})
+    """
     factory = getattr(inner_factory, "__gradflow__", None)
     schedules: dict[str, StatefulSchedule] = {}
     numbers, fixed = {}, {}

@@ -111,6 +111,10 @@ def loss_scale(state: OptState) -> jax.Array:
 
     Multiply in float32: the product may be out of the range of float16. Raises ValueError for a state of two
     such wrappers.
+
+    >>> import gradflow as gf
+    >>> float(gf.loss_scale(gf.with_loss_scale(gf.sgd(0.1), 1024.0).init(0.0)))
+    1024.0
     """
     found = [x for x in jax.tree.leaves(state, is_leaf=_is_scale) if _is_scale(x)]
     if not found:

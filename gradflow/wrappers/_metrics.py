@@ -155,6 +155,12 @@ def metrics(state: OptState) -> Metrics:
     """Returns the metrics that `with_metrics` keeps anywhere in a state, by name.
 
     Raises ValueError where there are none, or several of the same name.
+
+    >>> import gradflow as gf
+    >>> tx = gf.with_metrics(gf.chain(gf.clip_by_global_norm(1.0), gf.sgd(0.1)))
+    >>> updates, state = tx.update([3.0, 4.0], tx.init([0.0, 0.0]))
+    >>> float(gf.metrics(state)["clip_by_global_norm.norm"])
+    5.0
     """
     found = Metrics()
     kept = [

@@ -29,6 +29,12 @@ def mup_factors(
     factors assume initial values of variance `1 / inputs`, and of `1 / inputs^2` where only inputs grow.
     Raises ValueError for trees or ranks that differ. Source: Yang et al. 2022, arXiv:2203.03466, Table 3;
     Yang, Simon, Bernstein 2023, arXiv:2310.17813, for "spectral".
+
+    >>> import gradflow as gf
+    >>> import numpy as np
+    >>> wide, narrow = {"w": np.ones((256, 256))}, {"w": np.ones((64, 64))}
+    >>> gf.mup_factors(wide, narrow)
+    {'w': 0.25}
     """
     if rule not in ("adam", "sgd", "spectral"):
         raise ValueError(

@@ -32,8 +32,9 @@ def offload_state(inner: GradientTransformation, min_size: int = 65536) -> Pair:
       min_size: arrays of at least this many numbers move; >= 1. Smaller ones, such as counts, stay.
 
     Numbers and updates are those of `inner`. Donate the state, so that its memory is used again. On one CPU
-    device the memory is the same: `init` moves nothing there. A compiled `init` does not know its device; XLA
-    can end the process where its result is donated on one CPU device.
+    device the memory is the same, and a mesh of CPU devices has no other before jax 0.10.2: `init` moves
+    nothing there. A compiled `init` does not know its device; XLA can end the process where its result is
+    donated on one CPU device.
     Source: Ren et al. 2021, arXiv:2101.06840.
 
     >>> import gradflow as gf
@@ -46,7 +47,8 @@ def offload_state(inner: GradientTransformation, min_size: int = 65536) -> Pair:
     def init(params: Params) -> OptState:
         def to_host(x: Any) -> Any:
             is_large = isinstance(x, jax.Array) and x.ndim > 0 and x.size >= min_size
-            return jax.device_put(x, jax.memory.Space.Host) if is_large and not _is_on_one_cpu(x) else x
+            moves = is_large and not _is_in_memory_of_host(x)
+            return jax.device_put(x, jax.memory.Space.Host) if moves else x
 
         return jax.tree.map(to_host, inner.init(params))
 
@@ -86,12 +88,14 @@ def _back(new: Any, old: Any) -> Any:
     return jax.device_put(new, jax.memory.Space.Host) if is_hosted(old) else new
 
 
-def _is_on_one_cpu(x: jax.Array) -> bool:
-    """Whether a concrete array lies on one CPU device, as far as known.
+def _is_in_memory_of_host(x: jax.Array) -> bool:
+    """Whether a concrete array lies on CPU devices that have no other memory, as far as known.
 
-    Its memory is the host's. XLA ends the process where such an array is donated from the one to the other.
+    XLA ends the process where an array of one CPU device is donated from the one memory to the other. On a
+    mesh of CPUs it left such arrays where they were, or failed, up to jax 0.10.1.
     """
     if isinstance(x, jax.core.Tracer):
         return False
     devices: Any = x.sharding.device_set
-    return len(devices) == 1 and next(iter(devices)).platform == "cpu"
+    is_one_memory = len(devices) == 1 or jax.__version_info__ < (0, 10, 2)
+    return is_one_memory and next(iter(devices)).platform == "cpu"

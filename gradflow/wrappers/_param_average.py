@@ -99,6 +99,10 @@ def with_swa(inner: GradientTransformation, start_step: Index = 0, every: Size =
 
     The mean is held in float32 at least. While it is empty, `eval_params` returns the parameters
     themselves. Reports `averaged`, the number of terms. Source: Izmailov et al. 2018, arXiv:1803.05407.
+
+    >>> import gradflow as gf
+    >>> print(gf.with_swa(gf.sgd(0.1), start_step=1000))
+    with_swa(sgd(0.1), start_step=1000)
     """
 
     def init(params: Params) -> OptState:
@@ -144,6 +148,10 @@ def with_lawa(inner: GradientTransformation, window: Iterations = 6, every: Size
 
     They are held in float32 at least. While there is none, `eval_params` returns the parameters themselves.
     Reports `averaged`, the number of those kept. Source: Kaddour 2022, arXiv:2209.14981.
+
+    >>> import gradflow as gf
+    >>> print(gf.with_lawa(gf.adamw(0.001), every=100))
+    with_lawa(adamw(0.001), every=100)
     """
 
     def init(params: Params) -> OptState:

@@ -216,6 +216,10 @@ def selective_transform(
     Args:
       optimizer: the transformation of the parameters that are trained.
       freeze_mask: like the mask of `freeze`.
+
+    >>> import gradflow as gf
+    >>> print(gf.selective_transform(gf.adam(0.001), freeze_mask=gf.paths('body/**')))
+    selective_transform(adam(0.001), freeze_mask=paths('body/**'))
     """
     check_mask("selective_transform", "freeze_mask", freeze_mask)
     labels = functools.partial(_frozen_labels, freeze_mask)

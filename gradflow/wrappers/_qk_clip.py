@@ -63,6 +63,10 @@ def with_qk_clip(
     axes before the last are those of stacked layers. Needs `params`. Raises ValueError naming a weight that
     has no logits, or another number of heads. Reports `clipped`, the number of heads that shrink.
     Source: Kimi Team 2025, arXiv:2507.20534.
+
+    >>> import gradflow as gf
+    >>> print(gf.with_qk_clip(gf.muon(0.02), '**/query', '**/key', 1))
+    with_qk_clip(muon(0.02), '**/query', '**/key', 1)
     """
     roles = {"queries": as_selector(queries), **({} if keys is None else {"keys": as_selector(keys)})}
 

@@ -83,6 +83,10 @@ def remove_radial(
 
     Needs `params`. Raises ValueError inside `shard_map` on updates that differ between devices.
     Source: Heo et al. 2020, arXiv:2006.08217.
+
+    >>> import gradflow as gf
+    >>> print(gf.remove_radial(gf.scale_by_adam()))
+    remove_radial(scale_by_adam())
     """
     rule = specialize(remove_radial_rule, channel_axis=channel_axis)
 

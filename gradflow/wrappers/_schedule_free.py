@@ -154,6 +154,11 @@ def schedule_free_eval_params(state: OptState, params: Params) -> Params:
       params: the current values of the parameters that `state` was made for.
 
     Raises ValueError for a state without averages, and where two states average the same leaf.
+
+    >>> import gradflow as gf
+    >>> tx = gf.schedule_free_sgd(0.1)
+    >>> float(gf.schedule_free_eval_params(tx.init(2.0), 2.0))
+    2.0
     """
     averages_at = averaged("schedule_free_eval_params", state, params, (ScheduleFreeState,))
     if averages_at is None:

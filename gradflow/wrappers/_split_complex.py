@@ -29,6 +29,10 @@ def split_real_and_imaginary(inner: GradientTransformation) -> Pair:
 
     `inner` then needs no support for complex numbers. Rules with absolute values change: Adam has one second
     moment `|g|^2` for a complex number, and with this wrapper one for each part.
+
+    >>> import gradflow as gf
+    >>> print(gf.split_real_and_imaginary(gf.adam(0.001)))
+    split_real_and_imaginary(adam(0.001))
     """
 
     def init(params: Params) -> OptState:

@@ -51,6 +51,10 @@ def with_tail_average(inner: GradientTransformation, horizon: Horizon = 150.0, s
       share: of the average, in [0, 1]; 0.6 in the published runs. 1 is `with_param_ema`.
 
     The average is held in float32 at least. Source: modded-nanogpt, optimization track, 2026.
+
+    >>> import gradflow as gf
+    >>> print(gf.with_tail_average(gf.adamw(0.001)))
+    with_tail_average(adamw(0.001))
     """
 
     def init(params: Params) -> OptState:

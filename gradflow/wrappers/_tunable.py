@@ -144,6 +144,10 @@ def hyperparams(state: OptState) -> dict[str, jax.Array]:
     """Returns the current hyper-parameters by name, and the values of schedules at the last step.
 
     Raises ValueError for a state without hyper-parameters: wrap the transformation in `tunable`.
+
+    >>> import gradflow as gf
+    >>> list(gf.hyperparams(gf.tunable(gf.sgd(0.1)).init(0.0)))
+    ['sgd.learning_rate']
     """
     found: dict[str, jax.Array] = {}
     for part in _hyperparameter_states("hyperparams", state):

@@ -214,7 +214,7 @@ def test_a_tree_without_numbers_is_its_own_minimum(find: Any) -> None:
 
 
 def test_sharded_parameters_give_the_same_minimum() -> None:
-    mesh = jax.make_mesh((8,), ("x",))
+    mesh = jax.make_mesh((8,), ("x",), axis_types=(jax.sharding.AxisType.Explicit,))
     weight = jnp.linspace(1.0, 30.0, 16)
     loss = lambda x: jnp.sum(weight * jnp.cosh(x - 1))  # noqa: E731
     x = jax.device_put(jnp.zeros((16,)), NamedSharding(mesh, P("x")))

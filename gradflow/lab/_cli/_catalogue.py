@@ -57,10 +57,14 @@ def _factories() -> dict[str, Any]:
     for name, value in vars(room).items():
         factory = getattr(value, "__gradflow__", None)
         is_stage = name.startswith(_STAGES)
-        # Wrappers of a transformation are not whole optimizers either.
-        if factory is not None and not is_stage and not factory.inner:
+        if factory is not None and not is_stage and not _wraps(factory):
             found[name] = value
     return found
+
+
+def _wraps(factory: Any) -> bool:
+    """Whether a factory needs a transformation, so that it is not a whole optimizer."""
+    return any(factory.parameters[name].default is inspect.Parameter.empty for name in factory.inner)
 
 
 def _wrappers(pattern: str) -> list[tuple[str, str]]:
