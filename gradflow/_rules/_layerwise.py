@@ -42,18 +42,18 @@ def layerwise(rule: Callable[..., Any], trees: tuple[Any, ...], axis_name: AxisN
     return Packed(buffers, layout)
 
 
-def leaf_scaled_norm(x: jax.Array, axes: Axes) -> tuple[jax.Array, jax.Array]:
+def leaf_scaled_norm(x: jax.Array, axes: Axes, beside: bool = False) -> tuple[jax.Array, jax.Array]:
     """`scaled_norm` of the leaf `x`, or of each leaf in the rows `x` of a packed buffer."""
     if not isinstance(axes, Segments):
-        return scaled_norm(x, axes)
+        return scaled_norm(x, axes, beside)
     size, power = scaled_norms(lambda x: axes.total(abs_sq(x)), lambda shift, x: axes.rows(shift) * x, x)
     return axes.rows(size), axes.rows(power)
 
 
-def leaf_norm(x: jax.Array, axes: Axes) -> jax.Array:
+def leaf_norm(x: jax.Array, axes: Axes, beside: bool = False) -> jax.Array:
     """The 2-norm of the leaf `x`, or of each leaf in the rows `x` of a packed buffer."""
     if not isinstance(axes, Segments):
-        return global_norm(x, axes)
+        return global_norm(x, axes, beside=beside)
     size, power = leaf_scaled_norm(x, axes)
     return size / power
 

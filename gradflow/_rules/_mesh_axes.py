@@ -13,7 +13,7 @@ from gradflow import tree
 from gradflow._calls._context import stage_name
 from gradflow._errors import describe
 from gradflow.tree._leaves import accumulator
-from gradflow.tree._norm import along, banded_sums, join_bands
+from gradflow.tree._norm import along, banded_sums, join_bands, norm_beside
 from gradflow.tree._reductions import AxisName as AxisName
 
 
@@ -95,20 +95,30 @@ def leaves_by_axes(updates: Any, axes: tuple[str, ...]) -> dict[tuple[str, ...],
     return groups
 
 
-def global_norm(updates: Any, axes: tuple[str, ...], *, squared: bool = False) -> jax.Array:
-    """The 2-norm of a tree whose leaves are pieces along `axes`, as `sum_axes` returns them."""
+def global_norm(
+    updates: Any, axes: tuple[str, ...], *, squared: bool = False, beside: bool = False
+) -> jax.Array:
+    """The 2-norm of a tree whose leaves are pieces along `axes`, as `sum_axes` returns them.
+
+    `beside` as in `banded_square_sums`.
+    """
     groups = leaves_by_axes(updates, axes).items()
-    parts = [tree.norm(leaves, squared=squared, axis_name=names) for names, leaves in groups]
+    if beside:
+        parts = [norm_beside(leaves, names) for names, leaves in groups]
+    else:
+        parts = [tree.norm(leaves, squared=squared, axis_name=names) for names, leaves in groups]
     if len(parts) == 1:
         return parts[0]
     return tree.sum(parts) if squared else tree.norm(parts)
 
 
-def global_scaled_root(updates: Any, axes: tuple[str, ...]) -> tuple[jax.Array, jax.Array]:
+def global_scaled_root(
+    updates: Any, axes: tuple[str, ...], beside: bool = False
+) -> tuple[jax.Array, jax.Array]:
     """`(root, factor)`: `global_norm` is their product, and `factor` is a power of two."""
     groups = leaves_by_axes(updates, axes).items()
     dtype = accumulator(jax.tree.leaves(updates), real=True)
-    parts = [banded_sums(leaves, dtype, names) for names, leaves in groups]
+    parts = [banded_sums(leaves, dtype, names, beside) for names, leaves in groups]
     return join_bands(functools.reduce(jax.lax.add, parts) if parts else jnp.zeros(3, dtype))
 
 

@@ -19,19 +19,21 @@ _SMALL, _LARGE = 2.0**-30, 2.0**48
 _UP, _DOWN = 2.0**64, 2.0**-64
 
 
-@functools.partial(jax.jit, static_argnames="axes")
-def scaled_norm(updates: Any, axes: tuple[str, ...] = ()) -> tuple[jax.Array, jax.Array]:
+@functools.partial(jax.jit, static_argnames=("axes", "beside"))
+def scaled_norm(
+    updates: Any, axes: tuple[str, ...] = (), beside: bool = False
+) -> tuple[jax.Array, jax.Array]:
     """`(size, power)`: the norm is `size / power`, with a power of two that keeps `size` in range.
 
     Many numbers near the largest one have a norm beyond it, so code that divides by the norm multiplies by
     `power` first. The updates are read a second time only if squares vanished or overflowed. The
-    derivative at zero is zero.
+    derivative at zero is zero. `beside` as in `banded_square_sums`.
     """
     leaves = jax.tree.leaves(updates)
     result: tuple[jax.Array, jax.Array] = by_platform(
         leaves,
         cpu=functools.partial(_two_readings, axes=axes),
-        accelerator=functools.partial(_one_reading, axes=axes),
+        accelerator=functools.partial(_one_reading, axes=axes, beside=beside),
     )
     return result
 
@@ -47,18 +49,18 @@ def _two_readings(leaves: list[jax.Array], axes: tuple[str, ...]) -> tuple[jax.A
     return jax.lax.cond(is_lost(square), again, lambda _: safe_sqrt(square) * power, leaves), power
 
 
-@functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
-def _one_reading(leaves: list[jax.Array], axes: tuple[str, ...]) -> tuple[jax.Array, jax.Array]:
-    root, factor = global_scaled_root(leaves, axes)
+@functools.partial(jax.custom_jvp, nondiff_argnums=(1, 2))
+def _one_reading(leaves: list[jax.Array], axes: tuple[str, ...], beside: bool) -> tuple[jax.Array, jax.Array]:
+    root, factor = global_scaled_root(leaves, axes, beside)
     one = jnp.ones((), root.dtype)
     power = jnp.where(factor > one, one * _DOWN, jnp.where(factor < one, one * _UP, one))
     return root * (factor * power), power
 
 
 @_one_reading.defjvp
-def _one_reading_jvp(axes: tuple[str, ...], primals: Any, tangents: Any) -> Any:
+def _one_reading_jvp(axes: tuple[str, ...], beside: bool, primals: Any, tangents: Any) -> Any:
     (leaves,), (dots,) = primals, tangents
-    size, power = _one_reading(leaves, axes)
+    size, power = _one_reading(leaves, axes, beside)
     along = global_along(leaves, dots, size / power, axes)
     return (size, power), (along * power, jnp.zeros_like(power))
 

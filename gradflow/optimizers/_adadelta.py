@@ -8,7 +8,7 @@ from gradflow._core._compose import chain
 from gradflow._core._decorators import transformation
 from gradflow._core._transformation import GradientTransformation
 from gradflow._expressions._arguments import Decay, NonNegative, Rate
-from gradflow._platform import cpu_barrier
+from gradflow._platform import cpu_barrier, in_kernel_of
 from gradflow._rules._leafwise import Scalars, leafwise
 from gradflow._rules._math import bounded, bounded_square, safe_sqrt
 from gradflow._rules._roles import Square
@@ -37,7 +37,8 @@ def adadelta_rule(g: jax.Array, e_g: jax.Array, e_x: jax.Array, s: Any) -> tuple
     # quotient.
     g, wide, e_x = cpu_barrier((g, e_g, e_x))
     again = safe_sqrt(e_x + s.eps) / safe_sqrt(wide + s.eps) * bounded(g)
-    return u, e_g, s.rho * e_x + s.c * bounded_square(again)
+    e_x = s.rho * e_x + s.c * bounded_square(again)
+    return in_kernel_of(e_x, u), e_g, e_x
 
 
 @transformation(packable=True)

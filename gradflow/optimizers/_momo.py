@@ -13,7 +13,7 @@ from gradflow._coding._leaves import decoded
 from gradflow._core._decorators import transformation
 from gradflow._expressions._arguments import Decay, Finite, NonNegative, NonNegativeRate
 from gradflow._rules._leafwise import Scalars, as_scalar, leafwise
-from gradflow._rules._mesh_axes import refuse_varying
+from gradflow._rules._mesh_axes import global_norm, refuse_varying
 from gradflow._rules._roles import Mean
 from gradflow._rules._state import at_least_float32, increment, zero_scalar
 from gradflow._types import OptState, Pair, Params, Updates
@@ -138,7 +138,10 @@ def momo(
         barf = average(loss_value(value).astype(dtype), state.barf, decay)
         gamma = average(tree.vdot(updates, params).real.astype(dtype), state.gamma, decay)
         mean = decoded(exp_avg)
-        product, norm = tree.vdot(mean, params).real.astype(dtype), tree.norm(mean).astype(dtype)
+        product, norm = (
+            tree.vdot(mean, params).real.astype(dtype),
+            global_norm(mean, (), beside=True).astype(dtype),
+        )
         lb = state.lb if adapt_lower_bound else tree.full_like(state.lb, floor)
         one = jnp.ones((), dtype)
         step, lb = model_step(

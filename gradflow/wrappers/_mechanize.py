@@ -13,7 +13,7 @@ from gradflow._core._transformation import GradientTransformation
 from gradflow._expressions._arguments import Iterations, NonNegative, Positive
 from gradflow._rules._leafwise import as_scalar, leafwise
 from gradflow._rules._math import bounded, safe_sqrt, saturated
-from gradflow._rules._mesh_axes import refuse_varying
+from gradflow._rules._mesh_axes import global_norm, refuse_varying
 from gradflow._rules._roles import Weights
 from gradflow._rules._state import increment, zero_scalar
 from gradflow._types import OptState, Pair, Params, Updates
@@ -108,8 +108,8 @@ def mechanize(
         first, small = state.count == 0, as_scalar(eps, dtype)
         scale = jnp.sum(state.s)
         moved = tree.sub(params, state.x0)
-        pull = as_scalar(weight_decay, dtype) * scale * tree.norm(updates).astype(dtype)
-        size = tree.norm(params).astype(dtype) + small
+        pull = as_scalar(weight_decay, dtype) * scale * global_norm(updates, (), beside=True).astype(dtype)
+        size = global_norm(params, (), beside=True).astype(dtype) + small
         pull = pull / jnp.where(size > 0, size, 1)
         along = tree.vdot(updates, moved).real.astype(dtype)
         gain = -(along + pull * tree.vdot(params, moved).real.astype(dtype)) / (scale + small)

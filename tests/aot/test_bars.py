@@ -87,6 +87,17 @@ def test_moments_that_sums_read_are_written_in_place(compiler: aot.Compiler) -> 
         assert row.ours.scratch <= row.largest_leaf
 
 
+@pytest.mark.parametrize("name", ["lamb", "momo", "adadelta"])
+def test_what_a_kernel_makes_is_added_up_and_applied_in_it_on_a_tpu(
+    compiler: aot.Compiler, name: str
+) -> None:
+    row = aot.measured(compiler, "rules", name)
+    assert isinstance(row, aot.Row), row
+    if compiler.platform == "v5e":
+        assert row.ours.cost.kernels <= row.peer.cost.kernels
+        assert row.ours.cost.cycles <= 0.9 * row.peer.cost.cycles
+
+
 def test_norms_of_rows_read_once_on_a_tpu(compiler: aot.Compiler) -> None:
     row = aot.measured(compiler, "rules", "adaptive_grad_clip + adamw")
     assert isinstance(row, aot.Row), row

@@ -12,6 +12,7 @@ import pytest
 import gradflow as gf
 from gradflow import _platform
 from gradflow._rules import _unit_norm
+from gradflow.tree import _norm
 
 DTYPES = [jnp.bfloat16, jnp.float32]
 
@@ -191,6 +192,30 @@ def test_norms_of_units_from_one_reading_are_right(axes: tuple[int, ...], scale:
     np.testing.assert_allclose(np.float64(size) / power, expected, rtol=1e-6)
     _, (along, _) = jax.jvp(lambda x: _unit_norm._one_reading(x, axes), [x], [x])
     np.testing.assert_allclose(np.float64(along), np.float64(size), rtol=1e-5)
+
+
+def on_tpu(*operands: Any, cpu: Any, accelerator: Any, tpu: Any = None) -> Any:
+    return (tpu or accelerator)(*operands)
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1.0, 1e37])
+def test_three_sums_of_their_own_are_the_sums_of_one_reduction(
+    monkeypatch: pytest.MonkeyPatch, scale: float
+) -> None:
+    x = (scale * np.random.default_rng(0).normal(size=(5, 7, 2)) @ [1, 1j]).astype(np.complex64)
+    together = _norm.banded_square_sums(jnp.asarray(x), np.dtype(np.float32))
+    monkeypatch.setattr(_norm, "by_platform", on_tpu)
+    apart = _norm.banded_square_sums(jnp.asarray(x), np.dtype(np.float32), beside=True)
+    np.testing.assert_allclose(apart, together, rtol=4e-7)
+    root, factor = _norm.join_bands(apart)
+    assert float(root) * float(factor) == pytest.approx(np.linalg.norm(x.astype(complex)), rel=1e-6)
+
+
+def test_a_value_stays_that_seems_to_depend_on_an_average(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_platform, "by_platform", on_tpu)
+    averages = jnp.asarray([0.0, 1.0, jnp.inf, jnp.nan, 3e38])
+    values = jnp.asarray([1 + 2j, -jnp.inf, jnp.nan, 4e-45, 0.0], jnp.complex64)
+    np.testing.assert_array_equal(_platform.in_kernel_of(averages, values), values)
 
 
 def test_what_is_not_chosen_leaves_nothing_in_the_program() -> None:
