@@ -17,7 +17,7 @@ from gradflow.optimizers._reference import ABOUT
 ROOMS = [
     "optimizers", "wrappers", "transforms", "schedules", "proximals", "losses", "tree", "projections",
     "perturbations", "assignment", "microbatching", "linalg", "numerics", "aggregating", "checkpoint",
-    "interop", "packed", "typing", "states", "lab",
+    "interop", "packed", "typing", "states", "matrices", "sharding", "lab",
 ]  # fmt: skip
 
 

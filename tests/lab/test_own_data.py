@@ -182,6 +182,8 @@ def test_the_target_of_a_table_is_a_class_or_a_quantity(tmp_path):
         (lambda t: t.replace("\n", "\n1,2,,3\n", 1), None, "line 2, column 'c': must be .* got ''"),
         (lambda t: t.replace("\n", "\n1,2,3,\n", 1), None, "line 2, column 'price': must not be empty"),
         (lambda t: t.replace("\n", "\nred,1,2,3\n", 1), None, "got 'red'. Leave the column out, or write"),
+        (lambda t: t.replace("\n", "\n1,2,3,low\n", 1), None, "line 2, column 'price': .* got 'low'"),
+        (lambda t: t.replace("\n", "\n1,2,3,-Inf\n", 1), None, "line 2, column 'price': .* got '-Inf'"),
         (lambda t: "a,b\n1,2\n", None, "at least 10 rows"),
         (lambda t: "a\n" + "1\n" * 20, None, "has only 'a'"),
         (lambda t: "a,id\n" + "".join(f"1,x{i}\n" for i in range(20)), None, "'id', which has 20"),

@@ -123,31 +123,52 @@ def _read_csv(file: Path, column: str | None) -> tuple[np.ndarray, np.ndarray]:
         [_number(file, number, names[i], cell) for i, cell in enumerate(row) if i != place]
         for number, row in enumerate(rows[1:], 2)
     ]
-    texts = [row[place].strip() for row in rows[1:]]
+    return np.asarray(inputs), _targets(file, target, [row[place].strip() for row in rows[1:]])
+
+
+def _targets(file: Path, column: str, texts: list[str]) -> np.ndarray:
+    """The cells of the target as numbers or, where they are texts that repeat, as classes."""
+    place = f"column '{column}'"
     if "" in texts:
-        raise ValueError(f"{file}, line {texts.index('') + 2}, column '{target}': must not be empty")
+        raise ValueError(f"{file}, line {texts.index('') + 2}, {place}: must not be empty")
+    numbers = np.asarray([_float(text) for text in texts])
+    wrong = np.flatnonzero(~np.isfinite(numbers))
+    if not len(wrong):
+        return numbers
+    first, distinct = wrong[0], len(set(texts))
+    if len(wrong) < len(texts) / 2 < distinct or _is_word_for_not_finite(texts[first]):
+        raise ValueError(
+            f"{file}, line {first + 2}, {place}: must be a finite number, as in other lines; "
+            f"got {texts[first]!r}"
+        )
+    if distinct > len(texts) / 2:
+        raise ValueError(
+            f"--target must be a column of numbers or of classes; got '{column}', which has "
+            f"{distinct} different texts in {len(texts)} rows"
+        )
+    return np.asarray(texts)
+
+
+def _float(cell: str) -> float:
+    """The number of a cell, NaN if it has none."""
     try:
-        return np.asarray(inputs), np.asarray([float(text) for text in texts])
+        return float(cell)
     except ValueError:
-        if len(set(texts)) > len(texts) / 2:
-            raise ValueError(
-                f"--target must be a column of numbers or of classes; got '{target}', which has "
-                f"{len(set(texts))} different texts in {len(texts)} rows"
-            ) from None
-        return np.asarray(inputs), np.asarray(texts)
+        return np.nan
+
+
+def _is_word_for_not_finite(cell: str) -> bool:
+    return cell.strip().lower().lstrip("+-") in ("nan", "inf", "infinity")
 
 
 def _number(file: Path, line: int, column: str, cell: str) -> float:
-    try:
-        value = float(cell)
-    except ValueError:
-        value = np.nan
+    value = _float(cell)
     if not np.isfinite(value):
-        hint = "" if cell.strip() else ". Fill the gap, or leave out the line or the column"
-        try:
-            float(cell or "0")
-        except ValueError:
-            hint = ". Leave the column out, or write its categories as numbers"
+        hint = ". Leave the column out, or write its categories as numbers"
+        if not cell.strip():
+            hint = ". Fill the gap, or leave out the line or the column"
+        elif _is_word_for_not_finite(cell):
+            hint = ""
         raise ValueError(
             f"{file}, line {line}, column '{column}': must be a finite number; got {cell!r}{hint}"
         )
