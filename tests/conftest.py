@@ -37,9 +37,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_finish() -> None:
-    """What was imported stays: searching it for garbage again and again takes a tenth of the time."""
-    gc.collect()
-    gc.freeze()
+    keep()
 
 
 @pytest.hookimpl(trylast=True)
@@ -47,5 +45,15 @@ def pytest_runtest_teardown() -> None:
     """Lets go of compiled programs before there are too many of them."""
     global _ran
     _ran += 1
-    if _ran % 50 == 0 and _MAPS.exists() and _MAPS.read_bytes().count(b"\n") > _MOST_MAPPINGS:
+    if _ran % 50:
+        return
+    if _MAPS.exists() and _MAPS.read_bytes().count(b"\n") > _MOST_MAPPINGS:
         jax.clear_caches()
+        gc.unfreeze()
+    keep()
+
+
+def keep() -> None:
+    """What was imported and compiled stays: searching it for garbage again takes a tenth of the time."""
+    gc.collect()
+    gc.freeze()
