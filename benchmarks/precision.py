@@ -4,7 +4,7 @@ python -m benchmarks.precision                    steps with 6 M parameters, and
 python -m benchmarks.precision --steps 1e8,1e9    steps alone, as on an accelerator
 python -m benchmarks.precision --narrow           training with bfloat16 and float16 parameters alone
 python -m benchmarks.precision --memory           bytes of state for a model of 7 billion parameters
-python -m benchmarks.precision --bars             figures that are to hold, each beside its bar; 20 minutes
+python -m benchmarks.precision --bars             figures that are to hold, each beside its bar; 5 minutes
 python -m benchmarks.precision --bars --quick     those that need no training; a minute
 """
 
@@ -122,7 +122,11 @@ def steps(parameters: int, side: int) -> list[list[str]]:
 
 
 def training(
-    task_name: str, tx: gf.GradientTransformation, count: int, seeds: Sequence[int]
+    task_name: str,
+    tx: gf.GradientTransformation,
+    count: int,
+    seeds: Sequence[int],
+    only: Sequence[str] | None = None,
 ) -> list[list[str]]:
     """One row per form: the mean loss of the last fifth of the steps, against float32's, over the seeds."""
     task = lab.task(task_name)
@@ -131,7 +135,10 @@ def training(
     rows: list[list[str]] = []
     plain: Any = None
     for name, form in forms(tx, 256).items():
-        losses = np.asarray([_final_loss(task, form, train, size, count)(jax.random.key(s)) for s in seeds])
+        if only is not None and name not in ("float32", *only):
+            continue
+        run = _curve(task, form, train, size, count)
+        losses = np.asarray([_last(run(jax.random.key(seed))) for seed in seeds])
         plain = losses if plain is None else plain
         ratios = losses / plain
         rows.append(
@@ -149,6 +156,7 @@ def training(
 def narrow_parameters(rate: float, count: int, seeds: Sequence[int]) -> list[list[str]]:
     """One row per form of bfloat16 and float16 parameters: the loss of text against float32's.
 
+    The last column is the farthest that the means of a hundred steps are from float32's, in per cent.
     Where the loss is multiplied by 2^-16, gradients in float16 are zero without a loss scale. They are also
     near Adam's eps, so float32 has a row of its own there, against which the next ones are.
     """
@@ -170,11 +178,24 @@ def narrow_parameters(rate: float, count: int, seeds: Sequence[int]) -> list[lis
         task = _narrow(lab.task("text"), dtype, factor)
         train = jax.tree.map(jnp.asarray, task.train)
         size = jax.tree.leaves(train)[0].shape[0]
-        run = _final_loss(task, form_tx, train, size, count)
-        losses = np.asarray([run(jax.random.key(seed)) for seed in seeds], np.float64) / factor
-        plain = losses if name.startswith("float32") else plain
-        rows.append([f"{rate:g}", name, f"{losses.mean():.4f}", f"{(losses / plain).mean():.4f}"])
+        run = _curve(task, form_tx, train, size, count)
+        curves = np.asarray([run(jax.random.key(seed)) for seed in seeds], np.float64) / factor
+        plain = curves if name.startswith("float32") else plain
+        losses, ratio = _last(curves), _last(curves) / _last(plain)
+        away = 100 * np.max(np.abs(_smoothed(curves) / _smoothed(plain) - 1))
+        rows.append([f"{rate:g}", name, f"{losses.mean():.4f}", f"{ratio.mean():.5f}", f"{away:.3f}"])
     return rows
+
+
+def _last(curves: Any) -> Any:
+    """The mean of the last fifth of the steps, which are the last axis."""
+    return np.mean(np.asarray(curves)[..., -(curves.shape[-1] // 5) :], -1, dtype=np.float64)
+
+
+def _smoothed(curves: np.ndarray, width: int = 100) -> np.ndarray:
+    """Means of so many steps, one after another."""
+    sums = np.cumsum(curves, -1)
+    return np.concatenate([sums[..., width - 1 : width], sums[..., width:] - sums[..., :-width]], -1) / width
 
 
 def _narrow(task: Any, dtype: Any, factor: float) -> Any:
@@ -189,7 +210,8 @@ def _narrow(task: Any, dtype: Any, factor: float) -> Any:
     return dataclasses.replace(task, init=lambda key: narrow(task.init(key)), loss_fn=loss)
 
 
-def _final_loss(task: Any, tx: Any, train: Any, size: int, count: int) -> Callable[[jax.Array], jax.Array]:
+def _curve(task: Any, tx: Any, train: Any, size: int, count: int) -> Callable[[jax.Array], jax.Array]:
+    """The loss of each step, as a function of a key."""
     step = gf.make_step(task.loss_fn, tx)
 
     def run(key: jax.Array) -> jax.Array:
@@ -202,8 +224,8 @@ def _final_loss(task: Any, tx: Any, train: Any, size: int, count: int) -> Callab
             return (params, state), result.value
 
         keys = jax.random.split(rest, count)
-        _, losses = jax.lax.scan(body, (params, tx.init(params)), keys)
-        return losses[-count // 5 :].mean()
+        losses: jax.Array = jax.lax.scan(body, (params, tx.init(params)), keys)[1]
+        return losses
 
     return jax.jit(run)
 
@@ -247,30 +269,28 @@ def cost_bars() -> Iterator[Bar]:
 
 
 def training_bars() -> Iterator[Bar]:
-    """Losses against those of float32 states or parameters, and over the starts the one that is farthest."""
-    seeds = (0, 1, 2)
+    """Losses against those of float32 states and parameters, from both sides."""
     for task, tx, count, within, narrow in (
         ("digits", gf.adamw(1e-3), 500, 0.01, None),
         ("text", gf.adamw(1e-3), 1000, 0.005, 0.01),
         ("text", gf.lion(1e-4), 1000, 0.005, None),
         ("text", gf.muon(0.02), 1000, 0.005, None),
     ):
-        for row in training(task, tx, count, seeds):
+        only = ("8 bits",) if task == "digits" else ("8 bits", "4-bit mean")
+        for row in training(task, tx, count, (0, 1, 2), only):
             bound = {"8 bits": within, "4-bit mean": narrow}.get(row[2])
             least, most = (None, None) if bound is None else (1 - bound, 1 + bound)
             if row[2] != "float32":
                 yield Bar(f"{task}, {row[1]}, {row[2]}: loss / float32's", float(row[3]), least, most)
     for rate in (1e-3, 2e-4):
-        for _, name, _, ratio in narrow_parameters(rate, 1000, (0,)):
+        for _, name, _, ratio, away in narrow_parameters(rate, 1000, (0,)):
             if name == "bfloat16":
-                yield Bar(
-                    f"text, adamw({rate:g}), plain {name}: loss / float32's", float(ratio), 1.05, np.inf
-                )
+                what = f"text, adamw({rate:g}), plain {name}: loss / float32's"
+                yield Bar(what, float(ratio), 1.05, np.inf)
             elif name.startswith("bfloat16"):
-                yield Bar(f"text, adamw({rate:g}), {name}: loss / float32's", float(ratio), 0.995, 1.005)
+                yield Bar(f"text, adamw({rate:g}), {name}: curve, % away", float(away), None, 0.5)
             elif name.startswith("float16"):
-                scaled = "scaled" in name
-                least, most = (0.999, 1.001) if scaled else (1.1, np.inf)
+                least, most = (0.999, 1.001) if "scaled" in name else (1.1, np.inf)
                 yield Bar(f"text, adamw({rate:g}), {name}", float(ratio), least, most)
 
 
@@ -310,7 +330,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _narrow_table() -> list[str]:
     rows = [row for rate in (1e-3, 2e-4) for row in narrow_parameters(rate, 1000, (0, 1, 2))]
-    return aligned([["adamw on text", "parameters", "loss", "/ float32's"], *rows], (0, 1), rule=True)
+    heads = ["adamw on text", "parameters", "loss", "/ float32's", "curve, % away"]
+    return aligned([heads, *rows], (0, 1), rule=True)
 
 
 if __name__ == "__main__":

@@ -33,15 +33,21 @@ def by_platform(
 
 
 def on_one_device(
-    *operands: Any, general: Callable[..., Any], cpu: Callable[..., Any], tpu: Callable[..., Any]
+    *operands: Any,
+    general: Callable[..., Any],
+    cpu: Callable[..., Any],
+    tpu: Callable[..., Any],
+    each: bool = False,
 ) -> list[Any]:
     """`general(*operands)`; in a program for one CPU, or for one TPU, `cpu` or `tpu` of them.
+
+    With `each` these are programs for each device of a mesh, and a program for several has them, too.
 
     All return lists of arrays of the same types. They come from cached factories, so that equal programs
     are equal. What is not chosen is not traced. Under `vmap` and differentiation it is `general`, and on a
     TPU also where its language of kernels lacks an operation.
     """
-    result: list[Any] = _one_device().bind(*operands, general=general, cpu=cpu, tpu=tpu)
+    result: list[Any] = _one_device().bind(*operands, general=general, cpu=cpu, tpu=tpu, each=each)
     return result
 
 
@@ -71,10 +77,10 @@ def _one_device() -> Any:
     batching.primitive_batchers[choice] = mapped
     ad.primitive_jvps[choice] = derived
 
-    def lower(kind: str, ctx: Any, *values: Any, **programs: Any) -> Any:
+    def lower(kind: str, ctx: Any, *values: Any, each: bool, **programs: Any) -> Any:
         # A program for several devices may hold a part of a block on each.
         is_alone = getattr(ctx.module_context.axis_context, "num_devices", None) == 1
-        program = programs[kind if is_alone else "general"]
+        program = programs[kind if is_alone or each else "general"]
         return mlir.lower_fun(program, multiple_results=True)(ctx, *values)
 
     def lower_for_tpu(*operands: Any, **programs: Any) -> Any:

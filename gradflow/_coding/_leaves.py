@@ -13,7 +13,7 @@ import numpy as np
 
 from gradflow._coding._blocks import Blocks, blocks_between
 from gradflow._coding._random import random_bits, unit_interval
-from gradflow._shardings import with_sharding_of
+from gradflow._shardings import reshaped, spec_of, with_sharding_of
 from gradflow._types import is_absent
 
 _FLOAT32 = np.dtype(np.float32)
@@ -76,7 +76,7 @@ class QuantizedMean(NamedTuple):
     def encode_blocks(x: jax.Array, axis: int, bits: Any) -> tuple[jax.Array, jax.Array]:
         """The codes and scales of whole blocks along `axis`, rounded by random bits, or to nearest."""
         codes, scales = _encoded_mean(x, axis, 127, bits)
-        return codes.astype(jnp.int8), scales
+        return _integers(codes).astype(jnp.int8), scales
 
     def decode(self) -> jax.Array:
         """The array in float32."""
@@ -115,14 +115,19 @@ class PackedMean(NamedTuple):
     def decode_blocks(codes: jax.Array, scales: jax.Array, axis: int) -> jax.Array:
         """Whole blocks along `axis`, times their scales, which have one place there."""
         pairs = codes.astype(jnp.int32)  # a TPU has no arithmetic of bytes
-        halves = jnp.concatenate([pairs & np.int32(15), pairs >> np.int32(4)], axis)
+        both = tuple([2 if k == axis else 1 for k in range(pairs.ndim + 1)])
+        shift = jax.lax.broadcasted_iota(jnp.int32, both, axis) * np.int32(4)
+        halves = (jnp.expand_dims(pairs, axis) >> shift) & np.int32(15)
+        spec = spec_of(halves)
+        shape = (*pairs.shape[:axis], 2 * pairs.shape[axis], *pairs.shape[axis + 1 :])
+        halves = reshaped(halves, shape, spec and (*spec[:axis], *spec[axis + 1 :]))
         return _signed_squares(halves - np.int32(7), 7) * scales
 
     @staticmethod
     def encode_blocks(x: jax.Array, axis: int, bits: Any) -> tuple[jax.Array, jax.Array]:
         """The codes and scales of whole blocks along `axis`, rounded by random bits, or to nearest."""
         codes, scales = _encoded_mean(x, axis, 7, bits)
-        low, high = jnp.split((codes + np.float32(7)).astype(jnp.int32), 2, axis)
+        low, high = jnp.split(_integers(codes + np.float32(7)), 2, axis)
         return (low | (high << np.int32(4))).astype(jnp.uint8), scales
 
     def decode(self) -> jax.Array:
@@ -255,24 +260,32 @@ def _encoded_mean(x: jax.Array, axis: int, largest: int, bits: Any) -> tuple[jax
     """Codes along `axis`, and the largest absolute value of each block, which a code keeps as it is."""
     # The largest of |x| would make XLA write |x| out before it adds up: a third of a step's time on a CPU.
     scales = jnp.abs(jnp.maximum(jnp.max(x, axis, keepdims=True), -jnp.min(x, axis, keepdims=True)))
-    root = jnp.sqrt(jnp.abs(x) * _inverse(scales)) * np.float32(largest)
+    root = jnp.sqrt(jnp.abs(x) * _inverse(scales) * np.float32(largest**2))
     below = jnp.floor(root)
     # The number lies between below^2 and (below + 1)^2 = below^2 + gap.
     above = (root - below) * (root + below) > _threshold(bits) * (2 * below + 1)
-    code = jnp.minimum(below + above.astype(jnp.float32), np.float32(largest))
+    code = jnp.where(above & (below < largest), below + 1, below)
     return jnp.where(x < 0, -code, code), scales
 
 
 def _encoded_square(x: jax.Array, axis: int, bits: Any) -> tuple[jax.Array, jax.Array]:
     """Codes along `axis`, and the largest number of each block, which a code keeps as it is."""
     scales = jnp.max(x, axis, keepdims=True)
-    root = jnp.sqrt(jnp.sqrt(jnp.maximum(x, 0) * _inverse(scales))) * np.float32(255)
-    below = jnp.floor(root)
-    low, high = below * below, (below + 1) * (below + 1)
-    beyond = (root - below) * (root + below) * (root * root + low)  # root^4 - below^4
-    above = beyond > _threshold(bits) * (high - low) * (high + low)
-    code = jnp.minimum(below + above.astype(jnp.float32), np.float32(255))
-    return jnp.where(x > 0, jnp.maximum(code, 1), 0).astype(jnp.uint8), scales
+    square = jnp.sqrt(x * _inverse(scales) * np.float32(255**4))
+    below = jnp.floor(jnp.sqrt(square))
+    # The number lies between below^4 and (below + 1)^4 = below^4 + gap. What is added to a product is exact,
+    # so that programs which round once and those which round twice have the same codes.
+    low, odd = below * below, 2 * below + 1
+    above = (square - low) * (square + low) > _threshold(bits) * (odd * (2 * low + odd))
+    raised = above & (below < 255) | (x > 0) & (below < 1)
+    code = jnp.where(raised, below + 1, below)
+    return _integers(code).astype(jnp.uint8), scales
+
+
+def _integers(x: jax.Array) -> jax.Array:
+    """Integers whose low 22 bits are those of whole float32 numbers, two's complement where negative."""
+    # A conversion tests for NaN and the range first: 0.13 ns per number on a CPU, a sixth of an encoding.
+    return jax.lax.bitcast_convert_type(x + np.float32(1.5 * 2**23), jnp.int32)
 
 
 def _bits(seed: Any, like: jax.Array) -> jax.Array | None:

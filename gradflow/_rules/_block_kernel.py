@@ -39,11 +39,11 @@ def kernel(program: Program, *, interpret: bool = False) -> Callable[..., tuple[
     tile, inside = _tile_of(layout)
     piece = (layout.length, tile[1]) if layout.axis == 0 else (tile[0], layout.length)
 
-    def run(leaves: tuple[Any, ...], scalars: tuple[jax.Array, ...]) -> tuple[Any, ...]:
+    def run(leaves: tuple[Any, ...], scalars: tuple[jax.Array, ...], first: Any = 0) -> tuple[Any, ...]:
         from jax.experimental import pallas as pl  # 0.2 s, and only a TPU needs it
         from jax.experimental.pallas import tpu as pltpu
 
-        seeds = [seed for seed in mixed_seeds(leaves, program) if seed is not None]
+        seeds = [seed for seed in mixed_seeds(leaves, program, first) if seed is not None]
         numbers = [*scalars, *(jax.lax.bitcast_convert_type(seed, jnp.int32) for seed in seeds)]
         arrays, structure = jax.tree.flatten([matrices_of(leaf) for leaf in leaves])
         written, result_structure = jax.tree.flatten(
@@ -70,7 +70,7 @@ def kernel(program: Program, *, interpret: bool = False) -> Callable[..., tuple[
                     )
 
                 pieces = [tuple([ref[place(ref)] for ref in parts]) for parts in sources]
-                places = places_of(piece, layout.columns, row + i * down, column + i * across)
+                places = places_of(piece, layout.stride, row + i * down, column + i * across)
                 made = run_block(program, pieces, values[: len(scalars)], drawn, places)
                 for ref, new in zip(jax.tree.leaves(targets), jax.tree.leaves(made), strict=True):
                     ref[place(ref)] = new

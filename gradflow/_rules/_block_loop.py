@@ -27,9 +27,9 @@ def loop(program: Program) -> Callable[..., tuple[Any, ...]]:
     width = layout.length if layout.axis == 1 else _divisor(layout.columns, _COLUMNS)
     across = layout.columns // width
 
-    def run(leaves: tuple[Any, ...], scalars: tuple[jax.Array, ...]) -> tuple[Any, ...]:
+    def run(leaves: tuple[Any, ...], scalars: tuple[jax.Array, ...], first: Any = 0) -> tuple[Any, ...]:
         stored = [matrices_of(leaf) for leaf in leaves]
-        seeds = mixed_seeds(leaves, program)
+        seeds = mixed_seeds(leaves, program, first)
 
         def begin(x: jax.Array, i: Any) -> tuple[Any, Any]:
             return i // across * share(x, 0), i % across * share(x, 1)
@@ -47,7 +47,7 @@ def loop(program: Program) -> Callable[..., tuple[Any, ...]]:
             # What is overwritten is read from where it is written, or XLA would copy it first.
             sources = [*results, *stored[program.results :]]
             pieces = [tuple([read(x, i) for x in arrays]) for arrays in sources]
-            places = places_of((height, width), layout.columns, i // across * height, i % across * width)
+            places = places_of((height, width), layout.stride, i // across * height, i % across * width)
             made = run_block(program, pieces, scalars, seeds, places)
             return jax.tree.map(lambda x, new: write(x, new, i), results, made)
 

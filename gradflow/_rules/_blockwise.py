@@ -10,6 +10,7 @@ import numpy as np
 
 from gradflow._coding._leaves import QUANTIZED, RoundedLeaf, advanced, is_coded, rounded
 from gradflow._coding._random import mixed
+from gradflow._rules._division import Division
 
 # Smaller leaves stay in a cache, whatever XLA does.
 LEAST = 2**16
@@ -17,12 +18,16 @@ _STORED = (np.dtype(np.float32), np.dtype(jnp.bfloat16))
 
 
 class Layout(NamedTuple):
-    """A leaf as a matrix whose blocks have `length` places along `axis`."""
+    """A leaf as a matrix whose blocks have `length` places along `axis`.
+
+    It is a piece of a matrix with `stride` columns, or all of it: random numbers depend on places in that.
+    """
 
     rows: int
     columns: int
     axis: int
     length: int
+    stride: int
 
 
 class Part(NamedTuple):
@@ -42,20 +47,24 @@ class Program(NamedTuple):
     results: int
 
 
-def layout_of(leaves: Sequence[Any]) -> Layout | None:
-    """The blocks that the quantized leaves share; None where they differ, or leave a rest of the axis."""
+def layout_of(leaves: Sequence[Any], division: Division | None = None) -> Layout | None:
+    """The blocks that the quantized leaves share, or of a device's piece of them.
+
+    None where they differ, leave a rest of the axis, or lie across devices.
+    """
     quantized = [leaf for leaf in leaves if isinstance(leaf, QUANTIZED)]
     shape = leaves[0].shape
     if not quantized or math.prod(shape) < LEAST or any(leaf.shape != shape for leaf in leaves):
         return None
-    here = jax.sharding.get_abstract_mesh()
-    if here.manual_axes or here.explicit_axes or any(leaf.dtype not in _STORED for leaf in leaves):
+    if any(leaf.dtype not in _STORED for leaf in leaves):
         return None
     axis, count, length = quantized[0].blocks
     alike = all((leaf.blocks.axis, leaf.blocks.length) == (axis, length) for leaf in quantized)
-    if not alike or count * length != shape[axis]:
+    parts = division.parts if division else (1,) * len(shape)
+    if not alike or count * length != shape[axis] or count % parts[axis]:
         return None
-    return Layout(math.prod(shape[:-1]), shape[-1], int(axis == len(shape) - 1), length)
+    *rows, columns = [size // part for size, part in zip(shape, parts, strict=True)]
+    return Layout(math.prod(rows), columns, int(axis == len(shape) - 1), length, shape[-1])
 
 
 def part_of(leaf: Any) -> Part:
@@ -79,17 +88,20 @@ def leaf_like(like: Any, matrices: Sequence[jax.Array]) -> Any:
     return type(like)(*shaped, advanced(like.seed))
 
 
-def mixed_seeds(leaves: Sequence[Any], program: Program) -> list[Any]:
-    """What is added to places before they are hashed; None for operands that are not rounded at random."""
+def mixed_seeds(leaves: Sequence[Any], program: Program, first: Any) -> list[Any]:
+    """What is added to places before they are hashed; None for operands that are not rounded at random.
+
+    `first` is the place of a device's piece in the whole.
+    """
     pairs = zip(leaves, program.parts, strict=True)
-    return [mixed(leaf.seed) if part.stochastic else None for leaf, part in pairs]
+    return [mixed(leaf.seed) + jnp.uint32(first) if part.stochastic else None for leaf, part in pairs]
 
 
-def places_of(shape: tuple[int, int], columns: int, row: Any, column: Any) -> jax.Array:
+def places_of(shape: tuple[int, int], stride: int, row: Any, column: Any) -> jax.Array:
     """The places of a piece that begins at `row` and `column`, in the row-major order of a matrix."""
     # In int32, since the kernels of a TPU have no unsigned indices. Overflow wraps alike. XLA would hoist
     # a sum that begins with the piece's own places out of a loop, and read it again for each piece.
-    rows = (jax.lax.broadcasted_iota(jnp.int32, shape, 0) + row) * np.int32(columns)
+    rows = (jax.lax.broadcasted_iota(jnp.int32, shape, 0) + row) * np.int32(stride)
     return jax.lax.bitcast_convert_type(
         rows + (jax.lax.broadcasted_iota(jnp.int32, shape, 1) + column), jnp.uint32
     )

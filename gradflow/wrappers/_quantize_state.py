@@ -28,7 +28,7 @@ def quantize_state(
 
     Each block along an axis has one float32 `scale`, the largest absolute value in it. Codes have the
     parameter's shape, so they are sharded like it. Steps communicate where devices have parts of blocks: let
-    `block` divide the length of each device's piece.
+    `block` divide the length of each device's piece. With explicit axes it updates them in place.
 
     Args:
       bits: 8 or 4. With 4, means have 4 bits, and squares 8: fewer make them NaN or scatter steps.
@@ -39,7 +39,7 @@ def quantize_state(
 
     Sums and copies of parameters, which would lose small changes, stay as they are. A state keeps the form
     that it was made in. It saves memory, not time: a step takes 1.5 times as long on a GPU with a billion
-    parameters, and 3 to 4 times as long on a CPU. Raises TypeError for a complex average.
+    parameters, and 3 times as long on a CPU. Raises TypeError for a complex average.
     Source: Dettmers et al. 2021, arXiv:2110.02861, for blocks; codes by arithmetic instead of a table.
 
     >>> import gradflow as gf

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 import gradflow as gf
@@ -123,3 +123,22 @@ def test_workers_that_train_apart_communicate_in_a_branch_alone() -> None:
     assert {(row.kind, row.where, row.bytes) for row in found.rows} == {
         ("all-reduce", "branch", 4 * SIDE * SIDE * 4)
     }
+
+
+def test_quantized_rules_are_kernels_on_each_chip() -> None:
+    """On explicit axes each chip updates whole blocks of its piece in place, and none waits for another."""
+    explicit = Mesh(mesh().devices.reshape(4, 2), ("x", "y"), axis_types=(AxisType.Explicit,) * 2)
+    here = NamedSharding(explicit, P("x", "y"))
+    g = jax.ShapeDtypeStruct((8 * SIDE, 8 * SIDE), jnp.float32, sharding=here)
+    for tx in (gf.quantize_state(gf.scale_by_adam()), gf.quantize_state(gf.scale_by_adam(), bits=4)):
+        state = jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(
+                x.shape, x.dtype, sharding=here if x.ndim else NamedSharding(explicit, P())
+            ),
+            jax.eval_shape(tx.init, jax.ShapeDtypeStruct(g.shape, g.dtype)),
+        )
+        lowered = jax.jit(tx.update, donate_argnums=(0, 1)).lower(g, state)
+        assert "tpu_custom_call" in lowered.as_text()
+        compiled = lowered.compile()
+        assert compiled.memory_analysis().temp_size_in_bytes == 0
+        assert sharding.communication_of(compiled, explicit).count == 0

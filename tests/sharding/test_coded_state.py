@@ -65,6 +65,26 @@ def test_codes_and_parameters_are_those_of_one_device(form: str) -> None:
     assert np.any(np.asarray(kernel.codes) != 0)
 
 
+def test_explicit_axes_go_block_by_block_on_each_device() -> None:
+    """Types say which blocks a device has: a loop there, where the rows of a piece are in sequence."""
+    explicit = jax.make_mesh((4, 2), ("x", "y"), axis_types=(AxisType.Explicit,) * 2)
+    shapes = {"kernel": (512, 128), "stack": (2, 256, 128)}
+    specs = {"kernel": P("x", "y"), "stack": P(None, "x")}
+    params, *grads = [{k: RNG.normal(size=s).astype(np.float32) for k, s in shapes.items()} for _ in range(3)]
+
+    def put(tree: Any) -> Any:
+        return {k: jax.device_put(x, NamedSharding(explicit, specs[k])) for k, x in tree.items()}
+
+    tx = gf.quantize_state(gf.scale_by_adam(), block=64)
+    updates = jax.jit(tx.update).lower(put(grads[0]), tx.init(put(params)))
+    assert updates.as_text().count("stablehlo.while") == 1
+    *found, compiled = trained(tx, put(params), list(map(put, grads)))
+    assert communication_of(compiled, explicit).count == 0
+    *alone, _ = trained(tx, jax.tree.map(jnp.asarray, params), grads)
+    assert_same(found[0]["kernel"], alone[0]["kernel"])
+    assert_same(found[1], alone[1])
+
+
 def test_master_params_on_a_mesh() -> None:
     half = jax.tree.map(lambda p: p.astype(jnp.bfloat16), PARAMS)
     for form in ("split", "stochastic"):

@@ -46,9 +46,9 @@ def operands(shape: tuple[int, int], kind: str, seed: Any) -> Any:
 
 
 CASES = {
-    "rows, 4 bits": ((1152, 160), "4", Layout(1152, 160, 0, 128)),
-    "rows, bfloat16": ((128, 2048), "bfloat16", Layout(128, 2048, 0, 128)),
-    "columns": ((520, 128), "8", Layout(520, 128, 1, 128)),
+    "rows, 4 bits": ((1152, 160), "4", Layout(1152, 160, 0, 128, 160)),
+    "rows, bfloat16": ((128, 2048), "bfloat16", Layout(128, 2048, 0, 128, 2048)),
+    "columns": ((520, 128), "8", Layout(520, 128, 1, 128, 128)),
 }
 
 
@@ -69,6 +69,19 @@ def test_loop_and_kernel_give_the_numbers_of_whole_arrays(name: str) -> None:
         assert jax.tree.structure(news) == jax.tree.structure(state)
         for new, old in zip(jax.tree.leaves(news), jax.tree.leaves(state), strict=True):
             np.testing.assert_array_equal(new, old)
+
+
+def test_a_piece_draws_the_numbers_of_the_whole() -> None:
+    leaves = operands((512, 256), "8", jnp.uint32(7))
+    _, *state = jax.jit(whole)(leaves, NUMBERS)
+    rows, columns = slice(256, 512), slice(128, 256)
+    piece = jax.tree.map(lambda x: x[rows.start // (512 // len(x)) :, columns] if x.ndim else x, leaves)
+    program = Program(body, Layout(256, 128, 0, 128, 256), tuple(map(part_of, piece)), 3)
+    for run in (loop(program), kernel(program, interpret=True)):
+        _, *news = jax.jit(run)(piece, NUMBERS, 256 * rows.start + columns.start)
+        for new, old in zip(news, state, strict=True):
+            np.testing.assert_array_equal(new.codes, old.codes[rows, columns])
+            np.testing.assert_array_equal(new.scales, old.scales[2:, columns])
 
 
 def test_elementwise_rules_are_known_by_their_operations() -> None:
