@@ -24,10 +24,16 @@ class Ratio(NamedTuple):
 FEWEST = 4  # turns, even for slow functions
 
 
-def turns(functions: Sequence[Callable[[], Any]], runs: int, budget: float = math.inf) -> list[list[float]]:
+def turns(
+    functions: Sequence[Callable[[], Any]],
+    runs: int,
+    budget: float = math.inf,
+    clock: Callable[[], float] = time.perf_counter,
+) -> list[list[float]]:
     """Returns the seconds of each function in each turn, after a warm-up; the order changes every turn.
 
-    There are `runs` turns, or `FEWEST` and those that begin within `budget` seconds.
+    There are `runs` turns, or `FEWEST` and those that begin within `budget` seconds. `time.process_time`
+    counts the seconds of all threads, in which other programs on the machine have no part.
     """
     for function in functions:
         jax.block_until_ready(function())
@@ -41,9 +47,9 @@ def turns(functions: Sequence[Callable[[], Any]], runs: int, budget: float = mat
                 break
             for i in range(len(functions)):
                 which = (i + turn) % len(functions)
-                start = time.perf_counter()
+                start = clock()
                 jax.block_until_ready(functions[which]())
-                times[which].append(time.perf_counter() - start)
+                times[which].append(clock() - start)
     finally:
         gc.enable()
     return times

@@ -30,9 +30,16 @@ from gradflow._types import Params
 from gradflow.proximals import box_constraint
 
 # What `ConstrainedResult.ending` counts in.
-CONSTRAINED_STATUSES = ("converged", "infeasible nearby", "max_rounds", "not finite")
-_SOLVE_FAILED = STATUSES.index("not finite")
-_CONVERGED, _INFEASIBLE, _MAX_ROUNDS, _NOT_FINITE = range(4)
+# The braces are filled with the dtype of the value.
+CONSTRAINED_STATUSES = (
+    "converged",
+    "infeasible nearby",
+    "max_rounds",
+    "not finite",
+    "stalled at {} precision",
+)
+_SOLVE_FAILED, _SOLVE_STALLED = map(STATUSES.index, ("not finite", "stalled at {} precision"))
+_CONVERGED, _INFEASIBLE, _MAX_ROUNDS, _NOT_FINITE, _STALLED = range(5)
 
 _SOLVED = {"equality": "0", "inequality": "<= 0"}
 
@@ -40,6 +47,8 @@ _SOLVED = {"equality": "0", "inequality": "<= 0"}
 _GROWTH, _PROGRESS = 10.0, 0.25
 # Rounds in a row without that progress, after which the violation is a minimum of its own.
 _FRUITLESS = 8
+# Feasible rounds in a row that moved the value by its rounding at most, or ended stalled.
+_STALLS = 2
 
 
 class ConstrainedResult(NamedTuple):
@@ -69,7 +78,8 @@ class ConstrainedResult(NamedTuple):
     @property
     def status(self) -> Any:
         """How it ended, as text; after `vmap`, a NumPy array of texts."""
-        return text_of(CONSTRAINED_STATUSES, self.ending)
+        precision = jnp.result_type(self.value)
+        return text_of([text.format(precision) for text in CONSTRAINED_STATUSES], self.ending)
 
     def __str__(self) -> str:
         if np.ndim(self.ending) or isinstance(self.ending, jax.core.Tracer):
@@ -125,8 +135,9 @@ def minimize_constrained(
     The penalty grows tenfold where a round leaves more than a quarter of the violation. The multipliers in
     the result have the shapes of the constraints: they are the derivatives of the minimum with respect to
     what stands on the right of `= 0` and `<= 0`, with the sign turned. `result.status` is "converged",
-    "infeasible nearby" (the violation no longer falls), "max_rounds" or "not finite". Without convexity,
-    the solution is a local one. Works under jit and vmap.
+    "infeasible nearby" (the violation no longer falls), "stalled at float32 precision" (feasible, and steps
+    no longer change the parameters), "max_rounds" or "not finite". Without convexity, the solution is a
+    local one. Works under jit and vmap.
     Source: Birgin & Martinez 2014, "Practical Augmented Lagrangian Methods for Constrained Optimization".
 
     >>> import gradflow, jax.numpy as jnp
@@ -166,6 +177,7 @@ class _Round(NamedTuple):
     steps: Any
     evaluations: Any
     fruitless: Any
+    stalls: Any
 
 
 def _rounds(
@@ -181,7 +193,8 @@ def _rounds(
     max_rounds: jax.Array,
 ) -> ConstrainedResult:
     loss = loss_of("minimize_constrained", loss_fn, args)
-    wide = at_least_float32(jax.eval_shape(loss, params).dtype)
+    kind = jax.eval_shape(loss, params).dtype
+    wide, epsilon = at_least_float32(kind), float(jnp.finfo(kind).eps)
 
     def constraints(params: Params) -> tuple[Any, Any]:
         h = _values("equality", equality, params, args, wide)
@@ -208,7 +221,7 @@ def _rounds(
         nothing = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), like)
         none = jnp.zeros((), np.int32)
         far, first = jnp.asarray(jnp.inf, wide), jnp.sqrt(tol).astype(wide)
-        return _Round(nothing._replace(params=start), y, z, penalty, far, first, none, none, none, none)
+        return _Round(nothing._replace(params=start), y, z, penalty, far, first, *5 * (none,))
 
     def round_of(now: _Round) -> _Round:
         limit = tol.astype(wide)
@@ -222,6 +235,8 @@ def _rounds(
         active = jax.tree.map(lambda g, z: jnp.maximum(g, -z / now.penalty), g, now.z)
         violation = _largest((h, active), wide)
         helped = (violation <= _PROGRESS * now.violation) | (violation <= limit)
+        flat = jnp.abs(last.value - now.last.value) <= 4 * epsilon * jnp.abs(last.value)
+        stalled = ((last.ending == _SOLVE_STALLED) | flat) & (goal <= limit) & (violation <= limit)
         falls = (violation <= 0.9 * now.violation) | (violation <= limit)
         return _Round(
             last=last,
@@ -234,6 +249,7 @@ def _rounds(
             steps=now.steps + last.steps,
             evaluations=now.evaluations + last.evaluations,
             fruitless=jnp.where(falls, 0, now.fruitless + 1),
+            stalls=jnp.where(stalled, now.stalls + 1, 0),
         )
 
     def is_solved(now: _Round) -> jax.Array:
@@ -245,11 +261,13 @@ def _rounds(
 
     def goes_on(now: _Round) -> jax.Array:
         failed = (now.last.ending == _SOLVE_FAILED) & (now.rounds > 0)
-        return ~is_solved(now) & ~failed & (now.rounds < max_rounds) & (now.fruitless < _FRUITLESS)
+        useful = (now.fruitless < _FRUITLESS) & (now.stalls < _STALLS)
+        return ~is_solved(now) & ~failed & (now.rounds < max_rounds) & useful
 
     end = jax.lax.while_loop(goes_on, round_of, begin())
     converged = is_solved(end)
-    stopped = jnp.where(end.fruitless >= _FRUITLESS, _INFEASIBLE, _MAX_ROUNDS)
+    unfinished = jnp.where(end.stalls >= _STALLS, _STALLED, _MAX_ROUNDS)
+    stopped = jnp.where(end.fruitless >= _FRUITLESS, _INFEASIBLE, unfinished)
     failed = (end.last.ending == _SOLVE_FAILED) & (end.rounds > 0)
     ending = jnp.where(converged, _CONVERGED, jnp.where(failed, _NOT_FINITE, stopped)).astype(np.int32)
     moved = None if bounds is None else any_differ(box_constraint(*bounds)(params), params)

@@ -115,7 +115,8 @@ def minimize(
         which is zero at the minimum.
       bounds: a pair (lower, upper), each a number or array for every leaf, or a tree like `params` of them;
         None or infinite for no bound. A start outside is moved inside, as `result.start_moved` says. In the
-        place of the gradient is `p - clip(p - gradient)`.
+        place of the gradient is `p - clip(p - gradient)`. NaN, and a lower bound above its upper one, raise
+        ValueError with the path; traced ones end "not finite".
       implicit: whether `result.params` and `result.value` have derivatives with respect to `args`, the
         numbers of `prox` and `bounds`, and what `loss_fn` closes over, by the implicit function theorem:
         in forward and reverse mode, at a cost that grows with the cube of the number of parameters. They are
@@ -201,8 +202,8 @@ def solve(
     tol: jax.Array,
 ) -> MinimizeResult:
     loss = loss_of("minimize", loss_fn, args)
-    tx, into, residual = problem_of(tx, params, prox, bounds)
-    outset, params = params, into(params)
+    tx, begin_at, into, residual = problem_of(tx, params, prox, bounds)
+    outset, params = params, begin_at(params)
     value, grad = jax.value_and_grad(loss)(params)
     state = tx.init(params)
     scaled = scales_the_loss(tx)

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from gradflow import tree
 from gradflow._core._transformation import GradientTransformation, stage_of, stages_of
@@ -23,6 +24,7 @@ class Problem(NamedTuple):
     """The optimizer, and the functions that depend on the penalty and the bounds."""
 
     tx: GradientTransformation
+    begin: Callable[[Params], Params]  # the nearest point between the bounds; NaN where there is none
     into: Callable[[Params], Params]  # the nearest point between the bounds
     residual: Callable[[Params, Updates], jax.Array]  # 0 at a solution
 
@@ -59,14 +61,23 @@ def choose_optimizer(
 
 
 def check_bounds(bounds: Any, params: Params, owner: str = "minimize") -> Bounds:
-    """The two bounds, which fit the parameters; errors name the path."""
+    """The two bounds, which fit the parameters; errors name the path.
+
+    Concrete jax arrays are read, unlike those of a transformation: a solve waits for the device anyway.
+    """
     if not isinstance(bounds, tuple | list) or len(bounds) != 2:
         raise TypeError(
             f"{owner}: argument 'bounds' must be a pair (lower, upper) of numbers or trees like 'params', "
             f"each of which may be None; got {describe(bounds)}"
         )
-    read_bounds(Owner(owner), params, *bounds)
+    read_bounds(Owner(owner), params, *jax.tree.map(_read, tuple(bounds)))
     return tuple(bounds)
+
+
+def _read(bound: Any) -> Any:
+    known = isinstance(bound, jax.Array) and not isinstance(bound, jax.core.Tracer)
+    # The dtypes of NumPy have no bfloat16 to compare.
+    return np.asarray(bound.astype(np.float32) if bound.dtype == jnp.bfloat16 else bound) if known else bound
 
 
 def problem_of(
@@ -76,7 +87,7 @@ def problem_of(
     if bounds is not None:
         return _between(tx, params, bounds)
     if prox is None:
-        return Problem(lbfgs() if tx is None else tx, _unchanged, lambda _, grad: largest(grad))
+        return Problem(lbfgs() if tx is None else tx, _unchanged, _unchanged, lambda _, grad: largest(grad))
 
     def residual(params: Params, grad: Updates) -> jax.Array:
         """What a penalty leaves of a step along the gradient."""
@@ -85,12 +96,17 @@ def problem_of(
 
     tx = fista() if tx is None else tx
     tx = _rebuilt(tx, penalty=prox) if _name(tx) == "fista" else proximal(tx, prox)
-    return Problem(tx, _unchanged, residual)
+    return Problem(tx, _unchanged, _unchanged, residual)
 
 
 def _between(tx: GradientTransformation | None, params: Params, bounds: Bounds) -> Problem:
     box = box_constraint(*bounds)
     pairs = read_bounds(Owner("minimize"), params, *bounds)
+
+    def begin(params: Params) -> Params:
+        structure: Any
+        leaves, structure = jax.tree.flatten(box(params))
+        return structure.unflatten(_nan_if_empty(p, *pair) for p, pair in zip(leaves, pairs, strict=True))
 
     def residual(params: Params, grad: Updates) -> jax.Array:
         """The largest entry of `p - clip(p - g)`, without the rounding of the difference."""
@@ -100,7 +116,12 @@ def _between(tx: GradientTransformation | None, params: Params, bounds: Bounds) 
     tx = lbfgsb() if tx is None else tx
     lower, upper = bounds
     tx = _rebuilt(tx, lower=lower, upper=upper) if _name(tx) == "lbfgsb" else projected(tx, box)
-    return Problem(tx, box, residual)
+    return Problem(tx, begin, box, residual)
+
+
+def _nan_if_empty(p: jax.Array, lower: Any, upper: Any) -> jax.Array:
+    """The number, and NaN where the lower bound is above the upper one, which only a traced one can be."""
+    return p if lower is None or upper is None else jnp.where(jnp.asarray(lower) > upper, jnp.nan, p)
 
 
 def _inward(p: jax.Array, g: jax.Array, lower: Any, upper: Any) -> jax.Array:

@@ -16,6 +16,7 @@ from gradflow._core._transformation import GradientTransformation
 from gradflow._expressions._arguments import Decay
 from gradflow._rules._leafwise import as_scalar
 from gradflow._rules._mesh_axes import refuse_varying
+from gradflow._rules._roles import roles_of
 from gradflow._rules._state import at_least_float32, increment, zero_scalar
 from gradflow._types import OptState, Pair, Params, Updates
 from gradflow.tree._decay_power import one_minus_power
@@ -152,9 +153,19 @@ def _keep_state(present: Any, updates: Updates, params: Params, new: OptState, o
             return False
         return True
 
+    @functools.cache
+    def is_field_with_role(path: Any) -> bool:
+        if not path:
+            return False
+        owner: Any = functools.reduce(_child, path[:-1], old)
+        return getattr(path[-1], "name", None) in roles_of(owner.__class__)
+
     def choose(path: Any, new: Any, old: Any) -> Any:
         # A state holds a parameter's moment under the parameter's own path, in a tree like the parameters.
-        starts = (k for k in range(len(path) + 1) if path[k:] in rows and is_like_params(path[:k]))
+        trees = [k for k in range(len(path) + 1) if is_like_params(path[:k])]
+        # A field of a rule's state is such a tree, in which a pair of sides is not one of two parameters.
+        fields = [k for k in trees if is_field_with_role(path[:k])]
+        starts = (k for k in fields or trees if path[k:] in rows)
         flags, shape = next((rows[path[k:]] for k in starts), (None, None))
         return _keep_rows(flags, new, old) if flags is not None and shape == jnp.shape(new) else new
 

@@ -91,7 +91,9 @@ def projected(inner: GradientTransformation, projection: Any) -> Pair:
         such as `box_constraint(0.0, 1.0)`.
 
     Parameters that start outside are inside after the first step; adding the update to them may miss the
-    set's border by their rounding. Needs `params`. Raises TypeError for what is not a function.
+    set's border by their rounding. In a set that is not convex, such as a sphere, the end may be the best
+    point only nearby. `check` finds a projection that moves what it returned. Needs `params`. Raises
+    TypeError for what is not a function.
 
     >>> import gradflow as gf
     >>> print(gf.projected(gf.sgd(0.1), gf.projections.projection_non_negative))

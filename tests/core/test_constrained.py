@@ -72,6 +72,19 @@ def test_what_has_no_solution_says_so():
     assert solve(-1.0).status == "not finite"
 
 
+def test_where_precision_keeps_the_gradient_above_the_tolerance_the_rounds_end():
+    result = gf.minimize_constrained(
+        lambda p: jnp.sum((30 * p - jnp.arange(3.0)) ** 2),
+        jnp.ones(3),
+        equality=lambda p: jnp.sum(p) - 1,
+        tol=0.0,
+    )
+    assert result.status == "stalled at float32 precision"
+    assert not result.converged
+    assert result.rounds < 20
+    np.testing.assert_allclose(result.params, np.arange(3) / 30 + 0.3, atol=1e-6)
+
+
 def test_without_constraints_and_with_bounds_it_is_minimize():
     result = gf.minimize_constrained(
         lambda p: jnp.sum((p - 2) ** 2), jnp.full(2, 5.0), bounds=(None, 1.0), max_rounds=9

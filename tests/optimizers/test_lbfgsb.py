@@ -167,6 +167,12 @@ def test_a_batch_of_starts_and_bounds_is_one_program() -> None:
     np.testing.assert_allclose(slope[~held], 0, atol=1e-8)
 
 
+def test_traced_bounds_without_a_point_between_them_are_not_finite() -> None:
+    uppers = jnp.asarray([1.0, -1.0, jnp.nan])
+    found = jax.vmap(lambda u: gf.minimize(_valley, jnp.zeros(2), bounds=(0.0, u)))(uppers)
+    assert list(found.status) == ["converged", "not finite", "not finite"]
+
+
 def test_a_loss_that_ends_at_its_bound() -> None:
     result = gf.minimize(lambda x: jnp.sum(jnp.sqrt(x) + 1 / (4 * x)), jnp.full(3, 1e-3), bounds=(1e-3, 9.0))
     assert result.status == "converged"

@@ -124,6 +124,7 @@ ROWS = [
     ('gf.process(preprocessor=ADAM, aggregator=ADAM, postprocessor=ADAM, aggregator_has_aux=SQUARE)', TypeError, "process: argument 'aggregator_has_aux' must be True or False"),
     ('gf.process(preprocessor=ADAM, aggregator=ADAM, postprocessor=1j)', TypeError, "process: argument 'postprocessor' must be a transformation"),
     ('gf.prodigy(beta3=int)', TypeError, "prodigy: argument 'beta3' must be a number in [0, 1) or a schedule"),
+    ('gf.prodigy(growth_rate=0.5)', ValueError, "prodigy: argument 'growth_rate' must be a number >= 1 or infinity or a schedule; got 0.5"),
     ('gf.prodigy(estim_lr_coef=FLAGS)', ValueError, "prodigy: argument 'estim_lr_coef' must be a number > 0 or a schedule"),
     ('gf.radam(learning_rate=0.1, nesterov=lambda: 0)', TypeError, "radam: argument 'nesterov' must be True or False"),
     ('gf.radam(learning_rate=0.1, b2=WRONG_TREE)', TypeError, "radam: argument 'b2' must be a number in [0, 1) or a schedule"),

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 import gradflow as gf
 
@@ -88,9 +89,10 @@ def test_decay_of_low_precision_is_not_rounded_before_it_is_applied():
     np.testing.assert_allclose(updates, [[-1e-3] * 2, [-1e-3 - 0.1 * 3] * 2], rtol=1e-6)
 
 
-def test_sides_of_square_matrices_in_a_list_are_not_rows():
+@pytest.mark.parametrize("container", [list, tuple])
+def test_sides_of_square_matrices_are_not_rows(container):
     square = jnp.asarray(RNG.normal(size=(3, 3)), jnp.float32)
-    params, grads = [square, square], [square, square.at[1:].set(0)]
+    params, grads = container([square, square]), container([square, square.at[1:].set(0)])
     tx = gf.scale_by_soap()
     _, plain = tx.update(grads, tx.init(params), params)
     _, lazy = gf.lazy_rows(tx).update(grads, gf.lazy_rows(tx).init(params), params)

@@ -115,3 +115,19 @@ def test_a_search_that_fails_takes_no_step_and_forgets_it() -> None:
     u, state = tx.update(far, state, params, value=0.0, value_fn=lambda p: jnp.sum(p**2) * 1e9)
     np.testing.assert_array_equal(u, 0)
     assert float(state.learning_rate) == 1.0
+
+
+@pytest.mark.parametrize(("momentum", "curvature", "kept"), [(1, 2.0, 0.4), (1, 3.0, 0.2), (3, 2.0, 0.2)])
+def test_after_a_restart_a_longer_step_comes_next_where_it_would_have_passed(
+    momentum: float, curvature: float, kept: float
+) -> None:
+    params = jnp.ones(2)
+    state = gf.fista().init(params)
+    state = state._replace(
+        count=jnp.asarray(5, jnp.int32), momentum=jnp.float32(momentum), learning_rate=jnp.float32(0.2)
+    )
+    given = {"value": curvature, "value_fn": lambda p: curvature / 2 * jnp.sum(p**2)}
+    _, new = gf.fista().update(curvature * params, state, params, **given)
+    assert new.info.num_linesearch_steps == 1
+    np.testing.assert_allclose(new.point, 1 - 0.2 * curvature, rtol=1e-6)
+    np.testing.assert_allclose(new.learning_rate, kept, rtol=1e-6)
