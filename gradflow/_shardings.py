@@ -1,12 +1,18 @@
-"""Shardings that are part of an array's type: on a mesh with explicit axes."""
+"""Shardings that are part of types, on a mesh with explicit axes, and those that the partitioner chooses."""
 
 import contextlib
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.interpreters import mlir
+from jax.sharding import AbstractMesh, NamedSharding, PartitionSpec
 
 _shard_alike: Any = None
-with contextlib.suppress(ImportError):  # jax 0.11 removed it, and the partitioner chooses
+with contextlib.suppress(ImportError):  # jax 0.11 removed it
     from jax.experimental.shard_alike import shard_alike as _shard_alike
 
 
@@ -33,7 +39,7 @@ def reshaped(x: jax.Array, shape: tuple[int, ...], spec: tuple[Any, ...] | None)
     if spec is None:
         return x.reshape(shape)
     mesh: Any = jax.typeof(x).sharding.mesh
-    wanted = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(*spec))
+    wanted = NamedSharding(mesh, PartitionSpec(*spec))
     return (
         jax.sharding.reshard(x, wanted)
         if x.shape == shape
@@ -41,12 +47,50 @@ def reshaped(x: jax.Array, shape: tuple[int, ...], spec: tuple[Any, ...] | None)
     )
 
 
-def sharded_alike(y: jax.Array, like: jax.Array) -> jax.Array:
-    """`y`, which the partitioner shards as it shards `like`, where jax can say so.
+def computed_alike(y: jax.Array, like: jax.Array) -> jax.Array:
+    """A result `y` that the partitioner shards as it shards `like`, where jax can say so.
 
-    All arrays of one type for which a program says so are sharded alike: jax 0.10 gives them one number.
+    Unlike in `sharded_alike`, the shardings of what `y` is computed from do not count. All arrays of one type
+    for which a program says so are sharded alike: jax 0.10 gives them one number.
     """
     if _shard_alike is None:
         return y
     result: jax.Array = _shard_alike(like, y)[1]
     return result
+
+
+def sharded_alike(y: jax.Array, like: jax.Array) -> jax.Array:
+    """`y`, such as zeros, which the partitioner shards as it shards `like`, an array of its shape.
+
+    It is chosen, never `like`, by a truth value that XLA knows after it has partitioned the program. So each
+    leaf has the sharding of its own parameter, and nothing is read or held for the choice.
+    """
+    if jax.sharding.get_abstract_mesh().manual_axes:
+        return y
+    real = like.real if jnp.iscomplexobj(like) and not jnp.iscomplexobj(y) else like
+    other = jax.lax.convert_element_type(jax.lax.stop_gradient(real), y.dtype)
+    result: jax.Array = jax.lax.select_n(_known_late().bind(), y, other)
+    return result
+
+
+@functools.cache
+def _known_late() -> Any:
+    """A primitive that is False, in a program for several devices behind a constraint of its sharding.
+
+    Shardy and the passes before it fold other choices that never happen: constants, `x < x`, unsigned
+    numbers below zero. They leave a constraint alone, and partitioning removes it.
+    """
+    known = type(jax.lax.add_p)("known_late")  # the class itself is in jax.extend, which imports for 0.1 s
+    known.def_impl(lambda: jnp.zeros((), bool))
+    known.def_abstract_eval(lambda: jax.core.ShapedArray((), np.dtype(bool)))
+    mlir.register_lowering(known, lambda ctx: mlir.lower_fun(_false_on(ctx), multiple_results=False)(ctx))
+    return known
+
+
+def _false_on(ctx: Any) -> Callable[[], jax.Array]:
+    devices = getattr(ctx.module_context.axis_context, "num_devices", None) or 1
+    if devices == 1:
+        return lambda: jnp.zeros((), bool)
+    # Lowering knows how many devices there are and not which: a number that is whole on any mesh is on all.
+    whole = NamedSharding(AbstractMesh((devices,), ("devices",)), PartitionSpec())
+    return lambda: jax.lax.with_sharding_constraint(jnp.zeros((), bool), whole)

@@ -11,7 +11,7 @@ from gradflow._calls._context import stage_name
 from gradflow._coding._leaves import is_coded
 from gradflow._dtypes import compute_dtype, is_inexact, promote, real_dtype
 from gradflow._rules._leafwise import in_dtype_of
-from gradflow._shardings import sharded_alike, with_sharding_of
+from gradflow._shardings import computed_alike, with_sharding_of
 
 
 def at_leaves(structure: Any, tree: Any) -> list[Any]:
@@ -52,7 +52,7 @@ def put_back(leaf_shape: tuple[int, ...], new: Any, old: Any) -> Any:
 def put_back_exchanged(leaf_shape: tuple[int, ...], new: Any, old: Any) -> Any:
     """Results that have the layout of the tree in whose place they come, in its dtypes.
 
-    `sharded_alike` would cut the factors of a vector, too, where they have the shape of these.
+    `computed_alike` would cut the factors of a vector, too, where they have the shape of these.
     """
     del leaf_shape
     return jax.tree.map(lambda x, y: with_sharding_of(in_dtype_of(x, y), y), new, old)
@@ -66,5 +66,5 @@ def put_back_like(leaf_shape: tuple[int, ...], new: jax.Array, old: jax.Array) -
         return jax.sharding.reshard(new, sharding)
     if new.shape != leaf_shape and new.ndim and is_inexact(new.dtype):
         # A product of a sharded leaf with itself would be sharded, and the next step compiled again for it.
-        new = sharded_alike(new, old)
+        new = computed_alike(new, old)
     return new

@@ -73,7 +73,7 @@ def alike(x: Any, y: jax.Array) -> jax.Array:
     if explicit and traced and jax.typeof(y).sharding != wanted:
         y = jax.sharding.reshard(y, wanted)
     if isinstance(x, jax.core.Tracer):
-        return sharded_alike(y, jax.lax.stop_gradient(x))
+        return sharded_alike(y, x)
     sharding = getattr(x, "sharding", None)
     if not isinstance(sharding, jax.sharding.NamedSharding) or (explicit and traced):
         return y

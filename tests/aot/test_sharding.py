@@ -76,9 +76,24 @@ def test_matrices_under_zero_take_two_exchanges_more() -> None:
     assert found["all-gather"] == (COUNT, model)
 
 
+def on_two_axes() -> Mesh:
+    return Mesh(mesh().devices.reshape(4, 2), ("x", "y"))
+
+
+def test_moments_of_leaves_of_one_shape_lie_as_each_of_them() -> None:
+    specs = (P("x"), P(None, "y"), P("y", "x"), P())
+    params = [
+        jax.ShapeDtypeStruct((SIDE, SIDE), jnp.float32, sharding=NamedSharding(on_two_axes(), spec))
+        for spec in specs
+    ]
+    compiled = jax.jit(gf.adamw(1e-3).init).lower(params).compile()
+    assert [own.spec for own in compiled.output_shardings[0].nu] == list(specs)
+    assert compiled.memory_analysis().temp_size_in_bytes == 0
+
+
 def update_on_two_axes(tx: Any) -> Any:
     """What an update communicates on 4 x 2 chips, with two matrices and a vector."""
-    both = Mesh(mesh().devices.reshape(4, 2), ("x", "y"))
+    both = on_two_axes()
 
     def leaf(spec: Any, *shape: int) -> Any:
         return jax.ShapeDtypeStruct(shape, jnp.float32, sharding=NamedSharding(both, spec))

@@ -184,6 +184,18 @@ def test_states_lie_where_eager_ones_do() -> None:
         assert leaf.sharding.is_equivalent_to(own, leaf.ndim), jax.tree_util.keystr(path)
 
 
+@pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit])
+def test_moments_of_leaves_of_one_shape_lie_as_each_of_them(kind: AxisType) -> None:
+    specs = {"rows": P("x", None), "columns": P(None, "y"), "whole": P(None, None), "turned": P("y", "x")}
+    params = {name: shape(8, 8, spec=spec, on=mesh(kind)) for name, spec in specs.items()}
+    compiled = jax.jit(gf.adamw(1e-3).init).lower(params).compile()
+    for moment in (compiled.output_shardings[0].mu, compiled.output_shardings[0].nu):
+        for name, leaf in params.items():
+            assert moment[name].is_equivalent_to(leaf.sharding, 2), name
+    assert compiled.memory_analysis().temp_size_in_bytes == 0
+    assert not re.search(r" (select|compare)\(", compiled.as_text()), "nothing is read to place the zeros"
+
+
 def test_state_sharding_takes_shapes_and_fits_out_shardings() -> None:
     tx = gf.adamw(1e-3)
     found = sharding.state_sharding(tx, leaves())
