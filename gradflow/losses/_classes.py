@@ -20,9 +20,10 @@ def class_labels(function: str, labels: ArrayLike, shape: tuple[int, ...], axes:
     array = integer(function, "labels", labels)
     expected = tuple(n for i, n in enumerate(shape) if i not in axes)
     if array.shape != expected:
+        hint = ". One-hot labels become indices by labels.argmax(-1)" if array.shape == shape else ""
         raise ValueError(
             f"{function}: argument 'labels' must be class indices of shape {expected} "
-            f"for inputs of shape {shape}; got {array.shape}"
+            f"for inputs of shape {shape}; got {array.shape}{hint}"
         )
     return array
 

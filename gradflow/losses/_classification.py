@@ -62,6 +62,10 @@ def sigmoid_binary_cross_entropy(logits: ArrayLike, labels: ArrayLike) -> jax.Ar
       TypeError: logits are not real floating-point numbers.
 
     Source: Goodfellow et al. 2016, "Deep Learning", section 6.2.2.2.
+
+    >>> import gradflow as gf
+    >>> gf.sigmoid_binary_cross_entropy([-50.0, 50.0], [1, 0]).tolist()
+    [50.0, 50.0]
     """
     x, y, out = pair("sigmoid_binary_cross_entropy", _NAMES, logits, labels, broadcast=True)
     return _binary_cross_entropy(x, y).astype(out)
@@ -111,7 +115,8 @@ def _masked_log_softmax(
     function: str, logits: ArrayLike, labels: ArrayLike, axis: Axis, where: ArrayLike | None
 ) -> tuple[jax.Array, jax.Array, tuple[int, ...], DType]:
     """Log probabilities and labels (0 where masked), the axes of the classes, the result's dtype."""
-    x, y, out = pair(function, _NAMES, logits, labels, broadcast=True)
+    hint = ". For class indices call softmax_cross_entropy_with_integer_labels"
+    x, y, out = pair(function, _NAMES, logits, labels, broadcast=True, hint=hint)
     axes = axes_of(function, axis, x.ndim)
     mask = mask_of(function, where, x.shape, axes)
     return log_softmax(x, axes, mask), keep(mask, y), axes, out
@@ -140,6 +145,11 @@ def softmax_cross_entropy(
       TypeError: logits are not real floating-point numbers.
 
     Source: Goodfellow et al. 2016, "Deep Learning", section 6.2.2.3.
+
+    >>> import gradflow as gf
+    >>> one_hot = [[0.0, 1.0], [1.0, 0.0]]
+    >>> gf.softmax_cross_entropy([[50.0, 0.0], [0.0, 50.0]], one_hot).tolist()
+    [50.0, 50.0]
     """
     log_p, y, axes, out = _masked_log_softmax("softmax_cross_entropy", logits, labels, axis, where)
     return -jnp.sum(weigh(y, log_p), axes).astype(out)
@@ -176,6 +186,11 @@ def softmax_cross_entropy_with_integer_labels(
     Raises:
       ValueError: shapes, axis or where do not fit.
       TypeError: logits are not floating-point, or labels not integer.
+
+    >>> import gradflow as gf
+    >>> indices = [1, 0]
+    >>> gf.softmax_cross_entropy_with_integer_labels([[50.0, 0.0], [0.0, 50.0]], indices).tolist()
+    [50.0, 50.0]
     """
     name = "softmax_cross_entropy_with_integer_labels"
     x = real(name, "logits", logits)

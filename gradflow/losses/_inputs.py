@@ -43,7 +43,10 @@ def integer(function: str, name: str, value: ArrayLike) -> jax.Array:
     """`value` as an int32 array, clipped to its range; only integer dtypes are accepted."""
     array = number(function, name, value)
     if not jnp.issubdtype(array.dtype, jnp.integer):
-        raise TypeError(f"{function}: argument '{name}' must be integers; got dtype {array.dtype}")
+        raise TypeError(
+            f"{function}: argument '{name}' must be integers; got dtype {array.dtype}. "
+            f"Pass {name}.astype(int)"
+        )
     if array.dtype.itemsize > 4:
         low = -1 if jnp.issubdtype(array.dtype, jnp.signedinteger) else 0
         array = jnp.clip(array, low, np.iinfo(np.int32).max)
@@ -71,17 +74,18 @@ def pair(
     scalar: bool = False,
     reals: bool = False,
     broadcast: bool = False,
+    hint: str = "",
 ) -> tuple[jax.Array, jax.Array, DType]:
     """Two inputs of equal shape in the dtype to compute in, and the dtype of the result.
 
     With `scalar` the second one may be a single number; with `broadcast` any shapes that broadcast; with
-    `reals` it may not be integers.
+    `reals` it may not be integers. An error about shapes that do not broadcast ends in the hint.
     """
     a = real(function, names[0], first)
     b = (real if reals else number)(function, names[1], second)
     shape = a.shape
     if broadcast and b.shape != shape:
-        shape = _common_shape(function, names, a, b)
+        shape = _common_shape(function, names, a, b, hint)
     elif not (scalar and b.ndim == 0):
         same_shape(function, names[1], b, names[0], a.shape)
     out = result_dtype(a, b)
@@ -89,14 +93,16 @@ def pair(
     return jnp.broadcast_to(a.astype(work), shape), jnp.broadcast_to(b.astype(work), shape), out
 
 
-def _common_shape(function: str, names: tuple[str, str], a: jax.Array, b: jax.Array) -> tuple[int, ...]:
+def _common_shape(
+    function: str, names: tuple[str, str], a: jax.Array, b: jax.Array, hint: str
+) -> tuple[int, ...]:
     """The shape that two inputs broadcast to; a warning where both change, which is seldom meant."""
     try:
         shape = np.broadcast_shapes(a.shape, b.shape)
     except ValueError:
         raise ValueError(
             f"{function}: argument '{names[1]}' must have the shape of {names[0]}, {a.shape}, or broadcast; "
-            f"got {b.shape}"
+            f"got {b.shape}{hint}"
         ) from None
     if shape not in (a.shape, b.shape):
         warnings.warn(

@@ -37,6 +37,10 @@ def squared_error(predictions: ArrayLike, targets: ArrayLike | None = None) -> j
     Raises:
       ValueError: the shapes differ.
       TypeError: predictions are not real floating-point numbers.
+
+    >>> import gradflow as gf
+    >>> gf.squared_error([1.0, 2.0], [1.0, 4.0]).tolist()
+    [0.0, 4.0]
     """
     errors, out = _errors("squared_error", predictions, targets)
     return jnp.square(errors).astype(out)
@@ -56,6 +60,10 @@ def l2_loss(predictions: ArrayLike, targets: ArrayLike | None = None) -> jax.Arr
     Raises:
       ValueError: the shapes differ.
       TypeError: predictions are not real floating-point numbers.
+
+    >>> import gradflow as gf
+    >>> gf.l2_loss([1.0, 2.0], [1.0, 4.0]).tolist()
+    [0.0, 2.0]
     """
     errors, out = _errors("l2_loss", predictions, targets)
     return (0.5 * jnp.square(errors)).astype(out)
@@ -82,6 +90,10 @@ def huber_loss(
       TypeError: predictions are not real floating-point numbers.
 
     Source: Huber 1964, "Robust Estimation of a Location Parameter".
+
+    >>> import gradflow as gf
+    >>> gf.huber_loss([0.5, 3.0]).tolist()
+    [0.125, 2.5]
     """
     errors, out = _errors("huber_loss", predictions, targets, broadcast=True)
     delta = parameter("huber_loss", "delta", delta, errors, low=0.0)

@@ -89,6 +89,10 @@ def cosine_similarity(
     Raises:
       ValueError: shapes, axis, where or epsilon do not fit.
       TypeError: an input is not real floating-point numbers.
+
+    >>> import gradflow as gf
+    >>> gf.cosine_similarity([[3.0, 0.0], [3.0, 0.0]], [[1.0, 0.0], [0.0, 1.0]]).tolist()
+    [1.0, 0.0]
     """
     similarity, out = _cosine("cosine_similarity", predictions, targets, epsilon, axis, where)
     return similarity.astype(out)

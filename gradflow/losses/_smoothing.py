@@ -33,6 +33,10 @@ def smooth_labels(
       TypeError: labels are not real floating-point numbers.
 
     Source: Szegedy et al. 2016, "Rethinking the Inception Architecture", arXiv:1512.00567.
+
+    >>> import gradflow as gf
+    >>> gf.smooth_labels([0.0, 1.0, 0.0, 0.0], 0.5).tolist()
+    [0.125, 0.625, 0.125, 0.125]
     """
     y = real("smooth_labels", "labels", labels)
     out = y.dtype
