@@ -182,19 +182,6 @@ def refuse_state(expected: str, state: Any) -> None:
     )
 
 
-def refuse_memory_of_host(stage: str, state: Any, error: Exception) -> None:
-    """Raises the error for a state in the memory of a host, where `error` is jax's own about that."""
-    if not isinstance(error, ValueError) or "memory_space" not in str(error):
-        return
-    for keys, leaf in jax.tree_util.tree_leaves_with_path(state):
-        if isinstance(leaf, jax.Array) and jax.typeof(leaf).memory_space == jax.memory.Space.Host:
-            raise ValueError(
-                f"{stage}: argument 'state' must be in the memory of the device; got {describe(leaf)} at "
-                f"{show(path_string(keys))} in that of the host. Update it with offload_state({stage}(...)), "
-                "which made it, or move it: jax.device_put(state, jax.memory.Space.Device)"
-            ) from None
-
-
 def without_aliases(state: Any, params: Any) -> Any:
     """The state with a copy of each concrete array that it holds twice, or that is a parameter.
 

@@ -18,7 +18,6 @@ from gradflow._calls._checks import (
     match_outputs,
     match_params,
     other_leaf_error,
-    refuse_memory_of_host,
     refuse_state,
     with_named_tuples,
     without_aliases,
@@ -27,6 +26,7 @@ from gradflow._calls._checks import (
 )
 from gradflow._calls._context import context, entered, stage_name
 from gradflow._calls._extra_arguments import check_extra_names
+from gradflow._calls._misplaced import refuse_misplaced
 from gradflow._calls._scalars import with_scalars_together
 from gradflow._core._eager import concrete_leaves
 from gradflow._core._signature import Signature
@@ -108,7 +108,8 @@ class UpdatePart(Part):
             return compiled.run(self.run, operands, updates, state, params, extra)
         except Exception as error:
             if not context.stack:
-                refuse_memory_of_host(self.stage.expression.name, state, error)
+                arguments = {"params": params, "updates": updates, "state": state, **extra}
+                refuse_misplaced(self.stage.expression.name, arguments, error)
             may_lack_names = isinstance(error, WrongStateError) and not context.stack
             named = self._named(state, params) if may_lack_names else None
             if named is None:

@@ -1,6 +1,7 @@
 """Several processes: one that is killed ends all of them, and the same command continues."""
 
 import dataclasses
+import errno
 import os
 import queue
 import re
@@ -124,6 +125,18 @@ def test_wrong_usage_is_one_line(
     assert message in error
     assert len(error.splitlines()) == 1
     assert not list(tmp_path.iterdir())
+
+
+def test_an_error_of_the_system_is_not_one_of_an_argument(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def no_process(*_: Any) -> Any:
+        raise OSError(errno.EAGAIN, "Resource temporarily unavailable")
+
+    monkeypatch.setattr(_parent, "_start", no_process)
+    assert main(["--task", "diabetes", "--out", str(tmp_path)]) == 1
+    error = capsys.readouterr().err
+    assert error.endswith("distributed: error: [Errno 11] Resource temporarily unavailable\n")
 
 
 def test_another_run_in_the_directory_of_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

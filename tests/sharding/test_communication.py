@@ -224,6 +224,27 @@ def test_mistakes_are_named() -> None:
         sharding.communication_of(jax.jit(jnp.sin).lower(1.0).compile(), "x")
 
 
+def test_arrays_on_other_devices_are_named() -> None:
+    def placed(devices: list[Any]) -> Any:
+        own = NamedSharding(Mesh(np.array(devices), ("data",)), P("data"))
+        return {"w": jax.device_put(jnp.ones(8), own), "b": jax.device_put(jnp.ones(16), own)}
+
+    tx, eight, four = gf.adam(0.1), placed(jax.devices()), placed(jax.devices()[:4])
+    two = {"w": eight["w"], "b": four["b"]}
+    one, other = (jax.device_put(jnp.ones(3), device) for device in jax.devices()[:2])
+    places = (
+        r"int32\[\] at '0/count' on the mesh data=4 of devices 0, 1, 2, 3, and 'params' at 'b' on the mesh"
+    )
+    with pytest.raises(ValueError, match=f"adam: argument 'state' must .* devices of 'params'; got {places}"):
+        tx.update(eight, tx.init(four), eight)
+    places = r"float32\[8\] at 'w' on the mesh data=8 .*, and the leaf at 'b' on the mesh data=4 of"
+    with pytest.raises(ValueError, match=f"'params' must have all leaves on the same devices; got {places}"):
+        tx.update(two, tx.init(two), two)
+    places = r"float32\[3\] at the root on device 1, and 'params' at the root on device 0\.$"
+    with pytest.raises(ValueError, match=f"argument 'updates' must have its leaves on .*; got {places}"):
+        tx.update(other, tx.init(one), one)
+
+
 def test_a_pair_of_another_library_whose_zeros_lie_on_no_mesh() -> None:
     """Compiled, the zeros of its `init` know nothing of the parameters: they are whole on each device."""
     with jax.numpy_dtype_promotion("standard"):

@@ -22,7 +22,7 @@ _ABORTS_WITHIN = 0.2  # seconds
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command line. Returns 0, 1 if a process died or a package is missing, 2 for wrong usage."""
+    """Runs the command line. Returns 0, 1 if a process died or could not start, 2 for wrong usage."""
     try:
         run = read_run(arguments)
         remember(run)
@@ -33,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (TypeError, ValueError) as error:
         return _error(error, 2)
     except OSError as error:
-        return _error(f"argument '--out': cannot write {error.filename}: {error.strerror}", 2)
+        return _error(error, 1)
     except KeyboardInterrupt:
         print("\nInterrupted. The same command continues from the last checkpoint.", file=sys.stderr)
         return 130

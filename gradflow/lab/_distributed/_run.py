@@ -94,11 +94,14 @@ def _check_batch(batch: int, processes: int, task: Task) -> None:
 
 
 def remember(run: Run) -> None:
-    """Writes the settings of a new run; ValueError if the directory has those of another one."""
+    """Writes the settings of a new run; ValueError if it cannot, or those of another run are there."""
     path = run.directory / "run.json"
     if not path.exists():
-        run.directory.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(dataclasses.asdict(run), indent=2) + "\n", encoding="utf-8")
+        try:
+            run.directory.mkdir(parents=True, exist_ok=True)
+            path.write_text(json.dumps(dataclasses.asdict(run), indent=2) + "\n", encoding="utf-8")
+        except OSError as error:
+            raise ValueError(f"argument '--out': cannot write {error.filename}: {error.strerror}") from None
         return
     try:
         before = json.loads(path.read_text(encoding="utf-8"))
