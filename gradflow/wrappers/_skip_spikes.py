@@ -41,7 +41,7 @@ def is_spike(window: SpikeWindow, value: jax.Array, sigmas: jax.Array) -> jax.Ar
     length = window.values.shape[0]
     held = jnp.minimum(window.seen, length)
     n = jnp.maximum(held, 2).astype(value.dtype)
-    inside = jnp.arange(length) < held
+    inside = jnp.arange(length, dtype=held.dtype) < held
     mean = jnp.sum(jnp.where(inside, window.values, 0)) / n
     deviation = safe_sqrt(jnp.sum(jnp.where(inside, (window.values - mean) ** 2, 0)) / (n - 1))
     # The last term is the rounding of equal numbers.

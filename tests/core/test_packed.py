@@ -1,5 +1,6 @@
 """Packed trees: what goes in comes out, one buffer a dtype, and parameters are still chosen by path."""
 
+import functools
 import pickle
 from typing import Any
 
@@ -294,3 +295,13 @@ def test_the_memory_of_a_state_is_unpacked_like_the_parameters(tx: Any) -> None:
     loaded, _ = gf.load_state_dict(tx, tree, gf.state_dict(tx, state))
     for a, b in zip(jax.tree.leaves(loaded), jax.tree.leaves(unpacked), strict=True):
         np.testing.assert_array_equal(a, b)
+
+
+def test_block_scales_before_a_search_are_those_of_the_tree() -> None:
+    tree = filled(0, jnp.float32)
+    node, loss = packed.pack(tree), functools.partial(gf.tree.norm, squared=True)
+    tx = gf.chain(gf.scale_by_param_block_rms(), gf.scale(-1.0), gf.scale_by_backtracking_linesearch(5))
+    given: dict[str, Any] = {"value": loss(tree), "value_fn": loss}
+    expected, _ = tx.update(tree, tx.init(tree), tree, grad=tree, **given)
+    found, _ = tx.update(node, tx.init(node), node, grad=node, **given)
+    assert_close(packed.unpack(found), expected)

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 import gradflow as gf
+from gradflow import compat
 
 PARAMS = {"w": jnp.arange(1.0, 5.0), "b": jnp.ones(2)}
 GRADS = {"w": jnp.full(4, 0.5), "b": jnp.full(2, -1.0)}
@@ -45,6 +46,35 @@ def test_python_numbers_in_a_state_are_arrays() -> None:
         updates, new = update(GRADS, loose, PARAMS)
         np.testing.assert_allclose(updates["w"], expected["w"], 1e-6)
         assert (new.count.dtype, int(new.count)) == (tight.count.dtype, 2)
+
+
+def test_python_numbers_in_states_of_a_search_and_of_a_plateau_are_arrays() -> None:
+    loss = functools.partial(gf.tree.norm, squared=True)
+    given: dict[str, Any] = {"value": loss(PARAMS), "grad": GRADS, "value_fn": loss}
+    for tx, name, number in (
+        (gf.lbfgs(linesearch=gf.scale_by_zoom_linesearch(3)), "learning_rate", 0.25),
+        (gf.reduce_on_plateau(), "scale", 0.5),
+    ):
+        loose, tight = (
+            gf.tree.set(tx.init(PARAMS), **{name: kind(number)}) for kind in (float, jnp.float32)
+        )
+        expected, found = (tx.update(GRADS, state, PARAMS, **given) for state in (tight, loose))
+        for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+            assert a.dtype == b.dtype
+            np.testing.assert_array_equal(a, b)
+
+
+def test_messages_have_the_words_that_programs_look_for() -> None:
+    shares, masks = jnp.full((1, 4, 3), 0.9), jnp.zeros((1, 4, 3))
+    with pytest.raises(ValueError, match="valid probability distributions"):
+        gf.losses.dice_loss(shares, masks, apply_softmax=False)
+    with pytest.raises(ValueError, match="8 is not divisible by 3"):
+        gf.microbatching.microbatch(jnp.sum, 0, 3)(jnp.ones((8, 2)))
+    with pytest.raises(ValueError, match="Incompatible shapes for broadcasting"):
+        compat.multi_normal(jnp.ones(3), jnp.ones(2))
+    for count in (jnp.asarray(1j), jnp.asarray(True)):
+        with pytest.raises(ValueError, match="safe_increment: argument 'count' must be a real number"):
+            gf.safe_increment(count)
 
 
 def test_leaves_that_are_not_trained_may_be_anything() -> None:
@@ -121,6 +151,7 @@ def test_a_plain_pair_may_change_shapes() -> None:
     half = jax.tree.map(lambda g: g.astype(jnp.bfloat16), GRADS)
     plain = gf.GradientTransformation(lambda p: (), lambda u, s, p=None: (u, s))
     updates, _ = gf.chain(plain, gf.scale(0.5)).update(half, ((), gf.EmptyState()), PARAMS)
+    gf.chain(plain).update(GRADS, ((),), "no parameters")
     assert updates["w"].dtype == jnp.float32
 
 
