@@ -67,6 +67,11 @@ def within(x: jax.Array, limit: Any) -> jax.Array:
     return jax.lax.clamp(-limit, x, limit)
 
 
+def in_range(x: jax.Array) -> jax.Array:
+    """`x`, where it is infinite moved to the largest number that bfloat16 holds, too."""
+    return within(x, float(jnp.finfo(x.dtype).max) * (1 - 2.0**-8))
+
+
 def _largest_bounded(dtype: np.dtype) -> np.ndarray:
     return np.asarray(2.0 ** (jnp.finfo(dtype).maxexp // 2 - 4), dtype)
 

@@ -16,6 +16,7 @@ from gradflow._core._transformation import GradientTransformation, stages_of
 from gradflow._expressions._arguments import NonNegative, PositiveLength, Rate, Size
 from gradflow._expressions._registry import register_record
 from gradflow._rules._leafwise import specialize
+from gradflow._rules._math import bounded
 from gradflow._rules._mesh_axes import refuse_varying
 from gradflow._rules._roles import Other
 from gradflow._rules._state import increment, zero_scalar
@@ -52,7 +53,7 @@ def project_rule(
     rank = basis.shape[-1]
 
     def both(g: jax.Array) -> tuple[jax.Array, jax.Array]:
-        x, _ = to_matrices(g, axes)
+        x, _ = to_matrices(bounded(g) + (g - g), axes)  # NaN where it is not finite
         # A basis of zeros is not set yet: the gradients so far were zero, as after a zero layer.
         due = (s.count % gap == 0) | ~jnp.any(basis[..., 0] != 0)
         new = refresh(due, functools.partial(_leading, rank), basis, x)

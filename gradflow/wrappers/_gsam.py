@@ -12,6 +12,7 @@ from gradflow._core._decorators import transformation
 from gradflow._core._transformation import GradientTransformation
 from gradflow._expressions._arguments import NonNegative
 from gradflow._rules._leafwise import Scalars, leafwise
+from gradflow._rules._math import in_range
 from gradflow._rules._mesh_axes import AxisName, check_axis_name, sum_axes
 from gradflow._rules._roles import Mean, Weights
 from gradflow._rules._scaled_norm import rescale_rule, scaled_norm
@@ -45,7 +46,9 @@ def gap_scalars(size: jax.Array, power: jax.Array, alpha: jax.Array, cosine: jax
 
 def gap_rule(above: jax.Array, unit_above: jax.Array, unit: jax.Array, s: Any) -> jax.Array:
     """Zhuang et al. 2022, Algorithm 1: the gradient nearby, less alpha of what the other has across it."""
-    return above - (s.outward * unit - s.along * unit_above) / s.power
+    across = (s.outward * unit - s.along * unit_above) / s.power
+    # Beside the largest numbers it would be infinite, and an average of it NaN for good.
+    return in_range(above - across) + (above - above)
 
 
 def begin_round(

@@ -10,6 +10,7 @@ from gradflow._core._decorators import transformation
 from gradflow._core._transformation import GradientTransformation
 from gradflow._expressions._arguments import NonNegative, Size
 from gradflow._rules._leafwise import Scalars, leafwise
+from gradflow._rules._math import in_range
 from gradflow._rules._mesh_axes import AxisName, check_axis_name, sum_axes
 from gradflow._rules._roles import Mean, Weights
 from gradflow._rules._state import increment
@@ -43,7 +44,9 @@ def look_scalars(alpha: jax.Array, size: jax.Array, power: jax.Array, **calls: j
 def look_rule(g: jax.Array, direction: jax.Array, measured: jax.Array, s: Any) -> tuple[jax.Array, jax.Array]:
     """Liu et al. 2022, Algorithm 1: the gradient, and between ascents also the last direction."""
     kept = jnp.where(s.is_second, measured, direction)
-    return g + s.share * kept / s.power, jnp.where(s.is_first, g, kept)
+    # Beside the largest numbers it would be infinite, and an average of it NaN for good.
+    u = in_range(g + s.share * kept / s.power) + (g - g)
+    return u, jnp.where(s.is_first, g, kept)
 
 
 @transformation(reports=("adversarial",), packable=True)
