@@ -130,7 +130,8 @@ def _precondition(how: str, x: jax.Array, eps: jax.Array) -> tuple[jax.Array, ja
         bound, eps = safe_sqrt(safe_sqrt(jnp.sum(jnp.real(gram * jnp.conj(gram))))), eps / largest
     else:
         bound, eps = safe_sqrt(jnp.maximum(jnp.linalg.eigvalsh(gram)[-1], 0)), eps / largest
-    norm = safe_sqrt(jnp.sum(jnp.real(x * jnp.conj(x))))
+    unit, size = _unit(x)  # scaled rows of a tiny matrix are tiny, too
+    norm = size * safe_sqrt(jnp.sum(jnp.real(unit * jnp.conj(unit))))
     return x, eps, jnp.where(norm > 0, bound / jnp.where(norm > 0, norm, 1), 1)
 
 

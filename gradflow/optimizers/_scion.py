@@ -15,9 +15,9 @@ from gradflow._core._transformation import GradientTransformation
 from gradflow._errors import describe
 from gradflow._expressions._arguments import Fraction, Iterations, NonNegative, Rate
 from gradflow._rules._leafwise import Scalars, specialize
-from gradflow._rules._math import abs_sq, safe_sqrt
 from gradflow._rules._roles import Mean
 from gradflow._rules._state import first_moment
+from gradflow._rules._unit_norm import unit_norm
 from gradflow._selection._parameters import Parameter, named_leaves
 from gradflow._selection._partial_trees import fill_none
 from gradflow._selection._selectors import as_selector
@@ -27,7 +27,6 @@ from gradflow.matrices._choice import is_head, is_table
 from gradflow.matrices._matrix import MATRIX, WHOLE, MatrixAxes
 from gradflow.matrices._per_matrix import per_matrix
 from gradflow.matrices._resolve import resolve_matrices
-from gradflow.optimizers._kronecker import to_unit
 from gradflow.optimizers._orthogonalize import check_table
 from gradflow.transforms import add_decayed_weights, scale, scale_by_learning_rate
 from gradflow.wrappers import scale_by_path
@@ -65,15 +64,12 @@ def scion_rule(
         return math.sqrt(columns / rows / window) * newton_schulz(mu, ns_coeffs, ns_steps), mu
     if norm == "sign":
         return jnp.sign(mu) / mu.shape[0], mu
-    x, size = to_unit(mu)
-    tiny = jnp.finfo(x.dtype).tiny
-    if norm == "outputs":
-        return x / jnp.maximum(_rms(x, 0) * mu.shape[0] + 1e-8 / size, tiny), mu
-    return x / jnp.maximum(_rms(x, 1 if norm == "inputs" else None) + 1e-8 / size, tiny), mu
-
-
-def _rms(x: jax.Array, axis: int | None) -> jax.Array:
-    return safe_sqrt(jnp.mean(abs_sq(x), axis=axis, keepdims=True))
+    # Each unit has a power of its own: beside an outlier in another one its squares would vanish.
+    axis = {"outputs": 0, "inputs": 1, "rms": None}[norm]
+    size, power = unit_norm(mu, axis)
+    length = mu.size if axis is None else mu.shape[axis]
+    units = size * (math.sqrt(length) if norm == "outputs" else 1 / math.sqrt(max(length, 1)))
+    return power * mu / (units + 1e-8 * power), mu
 
 
 @transformation
