@@ -55,9 +55,7 @@ def test_python_numbers_in_states_of_a_search_and_of_a_plateau_are_arrays() -> N
         (gf.lbfgs(linesearch=gf.scale_by_zoom_linesearch(3)), "learning_rate", 0.25),
         (gf.reduce_on_plateau(), "scale", 0.5),
     ):
-        loose, tight = (
-            gf.tree.set(tx.init(PARAMS), **{name: kind(number)}) for kind in (float, jnp.float32)
-        )
+        loose, tight = (gf.tree.set(tx.init(PARAMS), **{name: kind(number)}) for kind in (float, jnp.float32))
         expected, found = (tx.update(GRADS, state, PARAMS, **given) for state in (tight, loose))
         for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
             assert a.dtype == b.dtype
