@@ -1,7 +1,7 @@
 """Prodigy: Adam whose learning rate is an estimate of the distance to the solution."""
 
 import math
-from typing import Annotated, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from gradflow import tree
 from gradflow._calls._reports import report
 from gradflow._core._decorators import transformation
-from gradflow._expressions._arguments import Decay, Interval, NonNegative, Positive, Rate, ScalarOrSchedule
+from gradflow._expressions._arguments import Decay, GrowthLimit, NonNegative, Positive, Rate
 from gradflow._rules._leafwise import Scalars, as_scalar, leafwise
 from gradflow._rules._math import bounded, bounded_square, safe_sqrt
 from gradflow._rules._mesh_axes import refuse_varying
@@ -77,7 +77,7 @@ def prodigy(
     weight_decay_mask: MaskOrFn | None = None,
     *,
     use_bias_correction: bool = True,
-    growth_rate: Annotated[ScalarOrSchedule, Interval(1.0, infinite=True)] = math.inf,
+    growth_rate: GrowthLimit = math.inf,
 ) -> Pair:
     """Adam with the rate `d * learning_rate`, where d is a growing estimate of the distance.
 
