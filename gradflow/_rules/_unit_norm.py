@@ -19,15 +19,17 @@ from gradflow.tree._paths import path_string
 Axis = int | tuple[int, ...] | None
 
 
-def unit_norm(x: jax.Array, axis: Axis = None) -> tuple[jax.Array, jax.Array]:
+def unit_norm(x: jax.Array, axis: Axis = None, beside: bool = False) -> tuple[jax.Array, jax.Array]:
     """`(size, power)` of each unit: its norm is `size / power`, and neither is out of range.
 
-    The norm runs over `axis`, by default over all axes; those axes stay, with length 1.
+    The norm runs over `axis`, by default over all axes; those axes stay, with length 1. `beside` as in
+    `banded_square_sums`; of a sharded `x` it also adds up without gathering the parts of the sums.
     """
     every = tuple(range(x.ndim))
     axes = every if axis is None else axis if isinstance(axis, tuple) else (axis,)
     axes = tuple(i % x.ndim for i in axes) if x.ndim else ()  # rules are traced on a number for empty trees
-    twice, once = (functools.partial(f, axes=axes) for f in (_two_readings, _one_reading))
+    twice = functools.partial(_two_readings, axes=axes)
+    once = functools.partial(_one_reading, axes=axes, beside=beside)
     # A GPU writes out what it adds along columns in one kernel for three sums: a model of scratch memory.
     found: tuple[jax.Array, jax.Array] = by_platform(x, cpu=twice, accelerator=twice, tpu=once)
     return found
@@ -41,18 +43,18 @@ def _two_readings(x: jax.Array, axes: tuple[int, ...]) -> tuple[jax.Array, jax.A
     return safe_sqrt(jnp.sum(abs_sq(scaled), axis=axes, keepdims=True)), power
 
 
-@functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
-def _one_reading(x: jax.Array, axes: tuple[int, ...]) -> tuple[jax.Array, jax.Array]:
-    sums = banded_square_sums(x, real_dtype(x.dtype), axes)
+@functools.partial(jax.custom_jvp, nondiff_argnums=(1, 2))
+def _one_reading(x: jax.Array, axes: tuple[int, ...], beside: bool = False) -> tuple[jax.Array, jax.Array]:
+    sums = banded_square_sums(x, real_dtype(x.dtype), axes, beside)
     root, factor = join_bands([jnp.expand_dims(each, axes) for each in sums])
     power = _power(factor < 1, factor > 1, root.dtype)
     return root * (factor * power), power
 
 
 @_one_reading.defjvp
-def _one_reading_jvp(axes: tuple[int, ...], primals: Any, tangents: Any) -> Any:
+def _one_reading_jvp(axes: tuple[int, ...], beside: bool, primals: Any, tangents: Any) -> Any:
     (x,), (dx,) = primals, tangents
-    size, power = _one_reading(x, axes)
+    size, power = _one_reading(x, axes, beside)
     unit = power.astype(x.dtype) * x / jnp.where(size > 0, size, 1).astype(x.dtype)
     along = jnp.sum((unit.conj() * dx).real, axis=axes, keepdims=True)
     return (size, power), (power * along, jnp.zeros_like(power))

@@ -11,7 +11,7 @@ from gradflow._expressions._arguments import Decay, NonNegative, Positive
 from gradflow._rules._leafwise import leafwise, specialize
 from gradflow._rules._mesh_axes import refuse_varying
 from gradflow._rules._state import increment, zero_scalar
-from gradflow._rules._unit_norm import unit_direction, unit_norm
+from gradflow._rules._unit_norm import unit_norm
 from gradflow._selection._masks import resolve_mask
 from gradflow._selection._partial_trees import zero_elsewhere
 from gradflow._types import MaskOrFn, OptState, Pair, Params, Updates
@@ -40,12 +40,17 @@ def remove_radial_rule(
         new, found = scaled, jnp.asarray(False)
         channels = tuple(i for i in range(u.ndim) if i != channel_axis % u.ndim)
         for axis in (channels, tuple(range(u.ndim))):
-            cosine = jnp.abs(_dot(unit_direction(g, axis), unit_direction(p, axis), axis))
-            size, scale = unit_norm(p, axis)
-            w = p / (size / scale + s.eps)
+            # Products are summed first and divided afterwards, so no sum waits for a norm. On a mesh of 4 x 2
+            # a step communicates 6 times; with directions in place of sums 18 on CPUs and 17 on a TPU.
+            (g_size, g_scale), (p_size, p_scale) = (unit_norm(x, axis, beside=True) for x in (g, p))
+            radial = p_scale * p
+            sizes = g_size * p_size
+            cosine = jnp.abs(_dot(g_scale * g, radial, axis)) / jnp.where(sizes > 0, sizes, 1)
+            length = p_size + p_scale * s.eps
+            along = _dot(radial, scaled, axis) / length
             count = max(u.size // max(cosine.size, 1), 1)
             passes = jnp.max(cosine, initial=0) < s.delta / jnp.sqrt(jnp.full((), count, s.delta.dtype))
-            new = jnp.where(passes & ~found, scaled - w * _dot(w, scaled, axis), new)
+            new = jnp.where(passes & ~found, scaled - radial * (along / length), new)
             found = found | passes
         u = new / power
         ratio = jnp.where(found, s.wd_ratio, ratio)

@@ -115,6 +115,12 @@ def test_factored_averages_are_where_their_sums_are() -> None:
     assert found.count == 3, "the vectors along each axis, and the scalars of all"
 
 
+def test_sums_of_channels_are_added_where_they_are() -> None:
+    found = update_on_two_axes(gf.adamp(1e-3))
+    assert {row.kind for row in found.rows} == {"all-reduce"}, "no part of a sum is gathered"
+    assert found.count == 6, "the largest, two sums with their channels, the largest cosines"
+
+
 def test_workers_that_train_apart_communicate_in_a_branch_alone() -> None:
     tx = gf.outer(gf.adamw(1e-3), gf.sgd(0.7, 0.9, nesterov=True), 8, axis_name="data")
 
