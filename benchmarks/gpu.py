@@ -3,7 +3,8 @@
     elementwise rules   fraction of the bandwidth of a device copy, for the minimal bytes of a step:
                         the gradient is read, parameters and state are read and written, once each
                         (the clip's norm reads the gradient once more)
-    fewer bits          the same, against the optimizer without; `--dtypes bf16` for master_params
+    fewer bits          the same, against the optimizer without; `--dtypes bf16` for master_params.
+                        Their peak is in models: arguments, results that take no argument's place, scratch
     muon                fraction of the rate of a bfloat16 matrix product
 
 The copy, the product and each peer are timed in the same turns as gradflow. Goals: 90 % of the copy, 60 % of
@@ -183,6 +184,8 @@ def _measured(name: str, figure: str, like: Any, dtype: Any, runs: int, repeat: 
     temporary = [scratch(program.compiled) for program in programs]
     sizes = [None if x is None else x / size for x in temporary]
     exact["scratch"] = (sizes[0], sizes[1])
+    if name in CODED:
+        exact["peak"] = (peak(programs[0].compiled, size), peak(programs[1].compiled, size))
     exact["kernels"] = (kernels_of(programs[0], turns), kernels_of(programs[1], turns))
     for program in programs:
         program.stop()
@@ -190,6 +193,15 @@ def _measured(name: str, figure: str, like: Any, dtype: Any, runs: int, repeat: 
         each = ratio._replace(seconds=ratio.seconds / steps)
         first = against == names[0]
         yield Row(name, figure, each, against=against, limits=found, exact=exact if first else None)
+
+
+def peak(compiled: Any, size: int) -> float | None:
+    """Memory that a program needs at once, arguments included, as a multiple of `size` bytes."""
+    found = compiled.memory_analysis()
+    if found is None:
+        return None
+    results = found.output_size_in_bytes - found.alias_size_in_bytes
+    return float(found.argument_size_in_bytes + results + found.temp_size_in_bytes) / size
 
 
 def _moved(program: Program, name: str) -> int:
@@ -232,16 +244,17 @@ def main(arguments: list[str] | None = None) -> None:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--quick", action="store_true", help="fewer turns, 1 B for two rules: 6 minutes")
+    parser.add_argument("--quick", action="store_true", help="fewer turns, 1 B for two rules or for --only")
     parser.add_argument("--parameters", metavar="N,...", help="default: 100 M and 1 B, or 1 M without a GPU")
     parser.add_argument("--dtypes", default=",".join(DTYPES))
-    parser.add_argument("--only", default=",".join(NAMES), help=f"of {', '.join(NAMES)}")
+    parser.add_argument("--only", help=f"of {', '.join(NAMES)}; default: all")
     parser.add_argument("--runs", type=int, default=10, help="turns")
     parser.add_argument("--repeat", type=int, default=5, help="steps per turn, dispatched without waiting")
     parser.add_argument("--json", metavar="FILE")
     parser.add_argument("--table", metavar="FILE")
     given = parser.parse_args(arguments)
-    for name in given.only.split(","):
+    wanted = given.only.split(",") if given.only else NAMES
+    for name in wanted:
         if name not in NAMES:
             parser.error(f"argument '--only' must name rules; got '{name}'. There are {', '.join(NAMES)}")
     # No preallocation, since torch uses the same device.
@@ -262,8 +275,8 @@ def main(arguments: list[str] | None = None) -> None:
     sizes = (given.parameters or default).split(",")
     for parameters in sizes:
         for dtype in given.dtypes.split(","):
-            for name in given.only.split(","):
-                if given.quick and parameters != sizes[0] and name not in QUICK_LARGE:
+            for name in wanted:
+                if given.quick and not given.only and parameters != sizes[0] and name not in QUICK_LARGE:
                     continue
                 for row in measured(name, int(parameters), dtype, runs, repeat):
                     found.append(row._replace(group="gpu"))

@@ -36,18 +36,19 @@ def on_one_device(
     *operands: Any,
     general: Callable[..., Any],
     cpu: Callable[..., Any],
+    gpu: Callable[..., Any],
     tpu: Callable[..., Any],
     each: bool = False,
 ) -> list[Any]:
-    """`general(*operands)`; in a program for one CPU, or for one TPU, `cpu` or `tpu` of them.
+    """`general(*operands)`; in a program for one CPU, GPU or TPU, `cpu`, `gpu` or `tpu` of them.
 
     With `each` these are programs for each device of a mesh, and a program for several has them, too.
 
     All return lists of arrays of the same types. They come from cached factories, so that equal programs
     are equal. What is not chosen is not traced. Under `vmap` and differentiation it is `general`, and on a
-    TPU also where its language of kernels lacks an operation.
+    GPU or TPU also where its language of kernels lacks an operation, or a GPU lacks the language.
     """
-    result: list[Any] = _one_device().bind(*operands, general=general, cpu=cpu, tpu=tpu, each=each)
+    result: list[Any] = _one_device().bind(*operands, general=general, cpu=cpu, gpu=gpu, tpu=tpu, each=each)
     return result
 
 
@@ -83,17 +84,25 @@ def _one_device() -> Any:
         program = programs[kind if is_alone or each else "general"]
         return mlir.lower_fun(program, multiple_results=True)(ctx, *values)
 
-    def lower_for_tpu(*operands: Any, **programs: Any) -> Any:
+    def lower_kernel(kind: str, ctx: Any, *operands: Any, **programs: Any) -> Any:
         try:
-            return lower("tpu", *operands, **programs)
+            return lower(kind, ctx, *operands, **programs)
         except (NotImplementedError, ValueError):
             # The language has no expm1. It has `sign` for a given kind of TPU: a process without one, which
             # exports a program, gets a ValueError.
-            return lower("general", *operands, **programs)
+            return lower("general", ctx, *operands, **programs)
+
+    def lower_for_gpu(ctx: Any, *operands: Any, **programs: Any) -> Any:
+        # Triton needs an Ampere or later. An exported program, which has no backend, may run on any.
+        backend = ctx.module_context.backend
+        known = [getattr(device, "compute_capability", 0) for device in backend.devices()] if backend else [0]
+        has_triton = min(map(float, known)) >= 8
+        return lower_kernel("gpu" if has_triton else "general", ctx, *operands, **programs)
 
     mlir.register_lowering(choice, functools.partial(lower, "general"))
     mlir.register_lowering(choice, functools.partial(lower, "cpu"), platform="cpu")
-    mlir.register_lowering(choice, lower_for_tpu, platform="tpu")
+    mlir.register_lowering(choice, lower_for_gpu, platform="cuda")
+    mlir.register_lowering(choice, functools.partial(lower_kernel, "tpu"), platform="tpu")
     return choice
 
 

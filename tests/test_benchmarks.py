@@ -265,6 +265,12 @@ def test_an_accumulation_moves_fewer_bytes() -> None:
     assert gpu._moved(program, "clip + adamw") - gpu._moved(program, "adamw") == 4 * 4096
 
 
+def test_the_peak_of_an_update_in_place() -> None:
+    x = jax.ShapeDtypeStruct((64,), jnp.float32)
+    compiled = jax.jit(lambda x, y: x + y, donate_argnums=0).lower(x, x).compile()
+    assert gpu.peak(compiled, 64 * 4) == pytest.approx(2, abs=0.1)
+
+
 @pytest.mark.slow
 def test_the_accelerator_s_script_runs_without_one(tmp_path: Path, capsys: Any) -> None:
     arguments = ["--parameters", "6400", "--dtypes", "bf16", "--only", "adamw,accumulate", "--runs", "1"]

@@ -1,7 +1,7 @@
 """A rule over quantized leaves on a TPU: one kernel that writes where it reads."""
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -11,6 +11,7 @@ import numpy as np
 from gradflow._rules._blockwise import (
     Layout,
     Program,
+    drawn_seeds,
     leaf_like,
     matrices_of,
     mixed_seeds,
@@ -55,7 +56,7 @@ def kernel(program: Program, *, interpret: bool = False) -> Callable[..., tuple[
             values = [ref[0] for ref in refs[:count]]
             sources = jax.tree.unflatten(structure, refs[count : count + len(arrays)])
             targets = jax.tree.unflatten(result_structure, refs[count + len(arrays) :])
-            drawn = _drawn(program, values[len(scalars) :])
+            drawn = drawn_seeds(program, values[len(scalars) :])
             row, column = pl.program_id(0) * tile[0], pl.program_id(1) * tile[1]
             down, across = (layout.length, 0) if layout.axis == 0 else (0, layout.length)
 
@@ -113,9 +114,3 @@ def _tile_of(layout: Layout) -> tuple[tuple[int, int], int]:
 
 def _blocks_along(layout: Layout) -> int:
     return (layout.rows, layout.columns)[layout.axis] // layout.length
-
-
-def _drawn(program: Program, seeds: list[Any]) -> list[Any]:
-    """The seeds that a kernel has read, one for each operand that is rounded at random."""
-    each: Iterator[Any] = iter(seeds)
-    return [next(each).astype(jnp.uint32) if part.stochastic else None for part in program.parts]

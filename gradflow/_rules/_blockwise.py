@@ -97,6 +97,12 @@ def mixed_seeds(leaves: Sequence[Any], program: Program, first: Any) -> list[Any
     return [mixed(leaf.seed) + jnp.uint32(first) if part.stochastic else None for leaf, part in pairs]
 
 
+def drawn_seeds(program: Program, seeds: Sequence[jax.Array]) -> list[Any]:
+    """The mixed seeds that a kernel has read, one for each operand that is rounded at random."""
+    each = iter(seeds)
+    return [next(each).astype(jnp.uint32) if part.stochastic else None for part in program.parts]
+
+
 def places_of(shape: tuple[int, int], stride: int, row: Any, column: Any) -> jax.Array:
     """The places of a piece that begins at `row` and `column`, in the row-major order of a matrix."""
     # In int32, since the kernels of a TPU have no unsigned indices. Overflow wraps alike. XLA would hoist

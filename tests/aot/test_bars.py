@@ -1,6 +1,7 @@
 """Steps compiled for an H100 and a TPU v5e: deterministic bars. Skipped without the compilers' wheels."""
 
 import jax
+import numpy as np
 import pytest
 
 import gradflow as gf
@@ -96,6 +97,17 @@ def test_what_a_kernel_makes_is_added_up_and_applied_in_it_on_a_tpu(
     if compiler.platform == "v5e":
         assert row.ours.cost.kernels <= row.peer.cost.kernels
         assert row.ours.cost.cycles <= 0.9 * row.peer.cost.cycles
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+def test_quantized_rules_write_where_they_read(compiler: aot.Compiler, bits: int) -> None:
+    like = {"w": jax.ShapeDtypeStruct((8192, 4096), np.float32)}
+    tx = gf.quantize_state(gf.scale_by_adam(), bits)
+    step = compiler.lower(lambda g, state: tx.update(g, state), like, jax.eval_shape(tx.init, like))
+    assert ("triton" if compiler.platform == "h100" else "tpu_custom_call") in step.as_text()
+    program = compiler.compile(step)
+    assert (scratch(program) or 0) < 2**16, "scalars alone"
+    assert cost(program.as_text()).copies == 0
 
 
 def test_norms_of_rows_read_once_on_a_tpu(compiler: aot.Compiler) -> None:

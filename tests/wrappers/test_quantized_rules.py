@@ -12,6 +12,7 @@ import gradflow as gf
 from gradflow._coding._make import quantized_leaf, rounded_leaf
 from gradflow._rules._block_kernel import kernel
 from gradflow._rules._block_loop import loop
+from gradflow._rules._block_triton import gpu_kernel, tiles
 from gradflow._rules._blockwise import Layout, Program, layout_of, part_of
 from gradflow._rules._elementwise import is_elementwise
 
@@ -45,6 +46,13 @@ def operands(shape: tuple[int, int], kind: str, seed: Any) -> Any:
     return g, mu, quantized_leaf(0.01 * v * v, seed, "square", 8, 128)
 
 
+def on_gpu(program: Program) -> Any:
+    """The kernel of a GPU, interpreted."""
+    tile = tiles(program.layout)
+    assert tile is not None
+    return gpu_kernel(program, tile, interpret=True)
+
+
 CASES = {
     "rows, 4 bits": ((1152, 160), "4", Layout(1152, 160, 0, 128, 160)),
     "rows, bfloat16": ((128, 2048), "bfloat16", Layout(128, 2048, 0, 128, 2048)),
@@ -60,7 +68,7 @@ def test_loop_and_kernel_give_the_numbers_of_whole_arrays(name: str) -> None:
     assert layout_of(leaves) == layout
     program = Program(body, layout, tuple(map(part_of, leaves)), 3)
     u, *state = jax.jit(whole)(leaves, NUMBERS)
-    for run in (loop(program), kernel(program, interpret=True)):
+    for run in (loop(program), kernel(program, interpret=True), on_gpu(program)):
         made, *news = jax.jit(run)(leaves, NUMBERS)
         assert made.dtype == u.dtype
         np.testing.assert_allclose(
@@ -71,13 +79,23 @@ def test_loop_and_kernel_give_the_numbers_of_whole_arrays(name: str) -> None:
             np.testing.assert_array_equal(new, old)
 
 
+def test_tiles_of_a_gpu_fill_the_matrix_with_powers_of_two() -> None:
+    assert tiles(Layout(1024, 4096, 0, 256, 4096)) == (256, 16)
+    assert tiles(Layout(50257, 768, 1, 256, 768)) == (1, 256)
+    assert tiles(Layout(1000, 1024, 0, 250, 1024)) is None
+    assert tiles(Layout(1024, 1000, 0, 256, 1000)) is None, "8 columns are a half of what is read at once"
+    assert tiles(Layout(2**16, 2**16, 0, 256, 2**16)) is None, "its indices have more than 31 bits"
+    with jax.enable_x64(True):
+        assert tiles(Layout(1024, 4096, 0, 256, 4096)) is None
+
+
 def test_a_piece_draws_the_numbers_of_the_whole() -> None:
     leaves = operands((512, 256), "8", jnp.uint32(7))
     _, *state = jax.jit(whole)(leaves, NUMBERS)
     rows, columns = slice(256, 512), slice(128, 256)
     piece = jax.tree.map(lambda x: x[rows.start // (512 // len(x)) :, columns] if x.ndim else x, leaves)
     program = Program(body, Layout(256, 128, 0, 128, 256), tuple(map(part_of, piece)), 3)
-    for run in (loop(program), kernel(program, interpret=True)):
+    for run in (loop(program), kernel(program, interpret=True), on_gpu(program)):
         _, *news = jax.jit(run)(piece, NUMBERS, 256 * rows.start + columns.start)
         for new, old in zip(news, state, strict=True):
             np.testing.assert_array_equal(new.codes, old.codes[rows, columns])
@@ -136,7 +154,9 @@ def exported(rule: Any, *platforms: str) -> str:
 
 def test_a_tpu_has_a_kernel_where_its_language_has_the_operations() -> None:
     assert "tpu_custom_call" in exported(gf.scale_by_adam(), "tpu")
-    assert "tpu_custom_call" not in exported(gf.scale_by_adam(), "cpu", "cuda")
+    program = exported(gf.scale_by_adam(), "cpu", "cuda")
+    assert "tpu_custom_call" not in program
+    assert "triton" not in program, "it may run on a GPU that lacks the language"
     assert "tpu_custom_call" not in exported(gf.scale_by_lion(), "tpu"), "signs need a TPU at hand"
     with jax.enable_x64(True):
         assert "tpu_custom_call" not in exported(gf.scale_by_adam(), "tpu"), "its loops would count in int64"
