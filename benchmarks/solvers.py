@@ -9,6 +9,7 @@ In the bounded form every second number may not pass the middle between its star
 """
 
 import argparse
+import functools
 import importlib
 import importlib.util
 import time
@@ -163,7 +164,8 @@ def _problem_table(peers: Sequence[str], clock: Clock) -> None:
                 row += ["", "", ""]
                 continue
             found, speed = others[peer]
-            missed = " *" * (found.residual > 2 * TOLERANCE)
+            above = found.value > mine.value + 1e-6 * max(1.0, abs(mine.value))
+            missed = " *" * (found.residual > 2 * TOLERANCE or above)
             row += [f"{found.value:.8g}{missed}", str(found.evaluations), f"{speed:.2f}"]
             if not missed:
                 speeds.setdefault((peer, form), []).append(speed)
@@ -172,7 +174,7 @@ def _problem_table(peers: Sequence[str], clock: Clock) -> None:
         rows.append(row)
         print("  ".join(row), flush=True)
     print("\n" + "\n".join(aligned([heads, *rows], (0, 1), rule=True)))
-    print("* the projected gradient is above the tolerance\n")
+    print("* the projected gradient is above the tolerance, or the value above our minimum\n")
     for form, counts in ratios.items():
         if counts:
             print(f"{form}: evaluations / SciPy's, median {np.median(counts):.2f}, largest {max(counts):.2f}")
@@ -247,9 +249,9 @@ def lasso_path(clock: Clock) -> Iterator[tuple[str, float, float, float, float]]
         ("Gram matrix, known curvature", True, on_gram, 3e-5, 1e-4),
         ("Gram matrix, known curvature", True, on_gram, 5e-10, 1e-9),
         ("Gram matrix", False, on_gram, 3e-5, 1e-4),
-        ("Gram matrix", False, on_gram, 3e-10, 1e-9),
+        ("Gram matrix", False, on_gram, 1e-10, 1e-9),
         ("data", False, on_data, 3e-5, 1e-4),
-        ("data", False, on_data, 3e-10, 1e-9),
+        ("data", False, on_data, 1e-10, 1e-9),
     ):
 
         @jax.jit
@@ -300,54 +302,92 @@ def _lasso_table(clock: Clock) -> None:
     print("\n".join(aligned([heads, *rows], (0,), rule=True)))
 
 
-def _data_table(clock: Clock) -> None:
-    """Logistic regression in a box against SciPy, non-negative factors of the digits against scikit-learn."""
-    optimize = importlib.import_module("scipy.optimize")
-    datasets, factors = (importlib.import_module(f"sklearn.{name}") for name in ("datasets", "decomposition"))
-    x, y = datasets.load_breast_cancer(return_X_y=True)
+def breast_cancer() -> tuple[Callable[[Any], Any], Any, tuple[float, float]]:
+    """Logistic regression with a ridge on standardized measurements: the loss, a start, and a box."""
+    x, y = importlib.import_module("sklearn.datasets").load_breast_cancer(return_X_y=True)
     x, target = jnp.asarray((x - x.mean(axis=0)) / x.std(axis=0)), jnp.asarray(y, float)
 
     def logistic(w: Any) -> Any:
         losses = gf.losses.sigmoid_binary_cross_entropy(x @ w[:-1] + w[-1], target)
         return losses.sum() + 0.5 * jnp.sum(w[:-1] ** 2)
 
-    start = jnp.zeros(x.shape[1] + 1)
-    solve = jax.jit(lambda w: gf.minimize(logistic, w, bounds=(-0.5, 0.5), tol=1e-6))
-    compiled = jax.jit(jax.value_and_grad(logistic))
+    return logistic, jnp.zeros(x.shape[1] + 1), (-0.5, 0.5)
+
+
+def scipy_bounded(loss: Callable[[Any], Any], start: Any, box: tuple[float, float]) -> Solve:
+    """SciPy's L-BFGS-B with the same bounds for every number."""
+    optimize = importlib.import_module("scipy.optimize")
+    compiled = jax.jit(jax.value_and_grad(loss))
 
     def evaluate(w: Any) -> Any:
         value, grad = compiled(w)
         return float(value), np.asarray(grad)
 
-    def scipy() -> Any:
-        options = {"gtol": 1e-6, "ftol": 0.0, "maxcor": 10}
-        how = {"jac": True, "method": "L-BFGS-B", "bounds": [(-0.5, 0.5)] * start.size, "options": options}
-        return optimize.minimize(evaluate, np.asarray(start), **how)
+    options = {"gtol": 1e-6, "ftol": 0.0, "maxcor": 10}
+    how = {"jac": True, "method": "L-BFGS-B", "bounds": [box] * start.size, "options": options}
+    return lambda: optimize.minimize(evaluate, np.asarray(start), **how)
 
+
+@functools.partial(jax.jit, static_argnames="rounds")
+def nonnegative_factors(data: Any, w: Any, h: Any, rounds: int = 200) -> tuple[Any, Any]:
+    """Factors of `w @ h = data` from two steps for each in turns, with the other one fixed.
+
+    Of a quadratic the longest step is known, and its gradient needs products of 8 columns alone.
+    """
+
+    def improve(gram: Any, right: Any, start: Any) -> Any:
+        tx = gf.fista(1 / jnp.linalg.eigvalsh(gram)[-1])
+        loss = lambda x: 0.5 * jnp.vdot(x @ gram, x) - jnp.vdot(x, right)  # noqa: E731
+        return gf.minimize(loss, start, tx, 2, 0.0, prox=gf.box_constraint(0.0)).params
+
+    def both(_: Any, factors: tuple[Any, Any]) -> tuple[Any, Any]:
+        w, h = factors
+        w = improve(h @ h.T, data @ h.T, w)
+        return w, improve(w.T @ w, data.T @ w, h.T).T
+
+    return jax.lax.fori_loop(0, rounds, both, (w, h))
+
+
+def factors_of_digits() -> tuple[Any, Any, Any]:
+    """The digits, and a random start of eight factors."""
+    digits = jnp.asarray(importlib.import_module("sklearn.datasets").load_digits().data / 16)
+    rng = np.random.default_rng(0)
+    shapes = (digits.shape[0], 8), (8, digits.shape[1])
+    return digits, *(jnp.asarray(rng.uniform(0, 0.5, shape)) for shape in shapes)
+
+
+def sklearn_factors(digits: Any, w: Any, h: Any) -> tuple[Any, Any]:
+    """scikit-learn's factors from the same start."""
+    decomposition = importlib.import_module("sklearn.decomposition")
+    model = decomposition.NMF(w.shape[1], init="custom", max_iter=2000, tol=1e-6)
+    return model.fit_transform(np.asarray(digits), W=np.array(w), H=np.array(h)), model.components_
+
+
+def half_squared_error(digits: Any, factors: tuple[Any, Any]) -> float:
+    """What `nonnegative_factors` makes small."""
+    w, h = map(np.asarray, factors)
+    return float(np.sum((w @ h - np.asarray(digits)) ** 2) / 2)
+
+
+def _data_table(clock: Clock) -> None:
+    """Logistic regression in a box against SciPy, non-negative factors of the digits against scikit-learn."""
+    logistic, start, box = breast_cancer()
+    solve = jax.jit(lambda w: gf.minimize(logistic, w, bounds=box, tol=1e-6))
+    scipy = scipy_bounded(logistic, start, box)
     mine, theirs = solve(start), scipy()
     difference = float(np.max(np.abs(np.asarray(mine.params) - theirs.x)))
     times = ratio_of(*turns([lambda: solve(start), scipy], 7, 3.0, clock)).ratio
     print(f"breast cancer, |w| <= 0.5: largest difference from SciPy {difference:.0e}, ", end="")
     print(f"evaluations {mine.evaluations} and {theirs.nfev}, its time / ours {times:.2f}")
 
-    digits = jnp.asarray(datasets.load_digits().data / 16)
-    rng = np.random.default_rng(0)
-    w, h = (jnp.asarray(rng.uniform(0, 0.5, shape)) for shape in ((digits.shape[0], 8), (8, digits.shape[1])))
-    nmf = jax.jit(
-        lambda d, p: gf.minimize(
-            lambda p: 0.5 * jnp.sum((p["w"] @ p["h"] - d) ** 2), p, max_steps=300, bounds=(0.0, None)
-        )
+    digits, w, h = factors_of_digits()
+    mine, theirs = nonnegative_factors(digits, w, h), sklearn_factors(digits, w, h)
+    errors = half_squared_error(digits, mine), half_squared_error(digits, theirs)
+    pair = turns(
+        [lambda: nonnegative_factors(digits, w, h), lambda: sklearn_factors(digits, w, h)], 7, 5.0, clock
     )
-    found = nmf(digits, {"w": w, "h": h})
-
-    def peer() -> Any:
-        model = factors.NMF(8, init="custom", max_iter=2000, tol=1e-6)
-        model.fit_transform(np.asarray(digits), W=np.array(w), H=np.array(h))
-        return model.reconstruction_err_**2 / 2
-
-    pair = turns([lambda: nmf(digits, {"w": w, "h": h}), peer], 3, 5.0, clock)
-    print(f"digits in 8 non-negative factors: half the squared error {float(found.value):.1f}, ", end="")
-    print(f"scikit-learn's {peer():.1f}, its time / ours {ratio_of(*pair).ratio:.2f}")
+    print(f"digits in 8 non-negative factors: half the squared error {errors[0]:.1f}, ", end="")
+    print(f"scikit-learn's {errors[1]:.1f}, its time / ours {ratio_of(*pair).ratio:.2f}")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
