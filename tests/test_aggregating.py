@@ -133,3 +133,12 @@ def test_means_of_the_largest_numbers_are_finite() -> None:
     (_, aux), _ = tx.update(g, tx.init(g[0]))
     np.testing.assert_allclose(aux["sum_sq_diff_grads"][1], 18.0, rtol=1e-6)
     assert np.isfinite(aux["sum_sq_diff_grads"]).all()
+
+
+def test_the_mean_of_opposite_largest_numbers_is_zero() -> None:
+    largest = np.float32([np.finfo(np.float32).max, 1.0])
+    tx = aggregating.accumulate_avg_updates(2)
+    state = tx.init(jnp.zeros(2))
+    for sign in (1, -1):
+        mean, state = tx.update(sign * largest, state)
+    np.testing.assert_array_equal(mean, 0)

@@ -31,7 +31,7 @@ def running_scalars(micro_step: jax.Array, weight: jax.Array, ready: jax.Array) 
     kind = weight.dtype
     return {
         "keep": (micro_step > 0).astype(kind),
-        "share": weight / (micro_step + 1).astype(kind),
+        "twice_share": 2 * weight / (micro_step + 1).astype(kind),
         "out": ready.astype(kind),
     }
 
@@ -39,7 +39,8 @@ def running_scalars(micro_step: jax.Array, weight: jax.Array, ready: jax.Array) 
 def running_mean_rule(g: jax.Array, mean: jax.Array, s: Any) -> tuple[jax.Array, jax.Array]:
     """The mean of the batches so far, emitted with the last one."""
     mean = s.keep * mean
-    mean = mean + s.share * (g - mean)
+    # The difference of halves is finite.
+    mean = mean + s.twice_share * (g / 2 - mean / 2)
     return jnp.where(s.out > 0, mean, 0), mean
 
 

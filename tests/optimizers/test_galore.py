@@ -116,3 +116,18 @@ def test_mistakes_are_named() -> None:
     numbers = {"kernel": gf.GaLoreDimensionNumbers(0, 3)}
     with pytest.raises(ValueError, match=r"'kernel'.*\(4, 6\)"):
         gf.scale_by_galore(2, weight_dimension_numbers=numbers).init({"kernel": jnp.ones((4, 6))})
+
+
+@pytest.mark.parametrize("base", [gf.scale_by_adam, gf.scale_by_lion])
+def test_projections_of_the_largest_gradient_are_finite(base: Any) -> None:
+    """A product with the basis would overflow, and the base optimizer's average stay infinite."""
+    tx = gf.scale_by_galore(1, 2, base_optimizer=base())
+    params = jnp.ones((2, 3))
+    largest = jnp.finfo(jnp.float32).max * jnp.asarray([[1.0, -1.0, 1.0], [1.0, 1.0, -1.0]])
+    step = jax.jit(tx.update)
+    for outlier in (largest, jnp.full((2, 3), jnp.inf)):
+        state = tx.init(params)
+        for g in (params, outlier, params):
+            updates, state = step(g, state, params)
+        leaves = jax.tree.leaves((updates, state.base_optimizer_state))
+        assert all(np.isfinite(leaf).all() for leaf in leaves) is (outlier is largest)

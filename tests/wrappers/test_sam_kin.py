@@ -109,3 +109,20 @@ def test_reports_and_gradients_of_zero() -> None:
         assert bool(jnp.any(updates["w"] != 0)) == bool(jnp.any(g["w"] != 0))
     assert climbed == [1, 0, 1, 0]
     assert float(jnp.abs(state.adv_state[1][0].trace["w"]).max()) == 0
+
+
+@pytest.mark.parametrize("make", [gf.gsam, gf.looksam])
+def test_directions_of_the_largest_gradients_are_finite(make: Any) -> None:
+    """The largest float32 in float32 and in bfloat16, whose range is smaller; what is infinite shows."""
+    tx = make(gf.identity(), gf.chain(gf.normalize(), gf.sgd(RHO)))
+    for dtype in (jnp.float32, jnp.bfloat16):
+        params = jnp.ones(3, dtype)
+        signs = jnp.asarray([1.0, -1.0, 1.0], dtype)
+        state, step = tx.init(params), jax.jit(tx.update)
+        for change in ([1, 1, 1], [1, 1, -1], [-1, 1, 1], [-1, 1, -1]):
+            grads = jnp.finfo(dtype).max * signs * jnp.asarray(change, dtype)
+            updates, state = step(grads, state, params)
+            assert np.isfinite(np.asarray(updates, np.float32)).all()
+        for _ in range(2):
+            updates, state = step(jnp.full(3, jnp.inf, dtype), state, params)
+        assert not np.isfinite(np.asarray(updates, np.float32)).any()
