@@ -220,3 +220,8 @@ assert not optional & set(sys.modules), optional & set(sys.modules)
         [sys.executable, "-c", script], capture_output=True, text=True, env=environment, check=False
     )
     assert result.returncode == 0, result.stderr
+
+
+def test_it_loads_without_docstrings() -> None:
+    """Docstrings are composed when a room is loaded, and `python -OO` has none."""
+    subprocess.run([sys.executable, "-OO", "-c", "import gradflow; gradflow.adamw"], check=True)

@@ -426,7 +426,8 @@ def complete_docstrings(factories: dict[str, Any]) -> None:
     for name, text in texts.items():
         factories[name].__doc__ = text
     for name, factory in factories.items():
-        if (name.startswith("scale_by_") or name in _STAGES) and ">>>" not in factory.__doc__:
+        is_stage = name.startswith("scale_by_") or name in _STAGES
+        text = inspect.cleandoc(factory.__doc__ or "") if is_stage else ""
+        if is_stage and ">>>" not in text:
             usual = f"gf.chain(gf.{name}(), gf.scale_by_learning_rate(0.001))"
-            text = inspect.cleandoc(factory.__doc__)
             factory.__doc__ = f"{text}\n\n{printed(_STAGES.get(name, usual))}"
