@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 
 from gradflow._calls._context import context
 from gradflow._platform import LINKED, in_one_array, in_one_kernel
@@ -30,23 +31,33 @@ def record_scalars(values: Iterable[Any]) -> None:
         step.found.extend(_linkable(values, step.trace))
 
 
-def for_joined_leaves(leaf: Any, numbers: dict[str, Any], precision: Any) -> dict[str, Any]:
-    """The numbers of a rule for leaves like this one, which a GPU reads from one array.
+def leaves_join(leaf: Any) -> bool:
+    """Whether a GPU may join the kernels of leaves like this one."""
+    step = context.scalars
+    # What is traced inside, such as a norm, is kept for other steps.
+    return step is not None and step.joins_leaves and getattr(leaf, "_trace", None) is step.trace
+
+
+def for_joined_leaves(numbers: dict[str, Any], precision: Any, parts: int) -> list[dict[str, Any]]:
+    """The numbers of a rule for each part of leaves that join, which a GPU reads from one array per part.
 
     These are the computed ones. If there are none, they are the constants, in the first rule alone.
     """
     step = context.scalars
-    # What is traced inside, such as a norm, is kept for other steps.
-    if step is None or not step.joins_leaves or getattr(leaf, "_trace", None) is not step.trace:
-        return numbers
     floats = {name: x for name, x in numbers.items() if x.dtype == precision and x.shape == ()}
     computed = {name: x for name, x in floats.items() if isinstance(x, jax.core.Tracer)}
-    chosen = computed or ({} if step.in_arrays else floats)
-    if not chosen:
-        return numbers
-    joined = dict(zip(chosen, in_one_array(list(chosen.values())), strict=True))
-    step.in_arrays.update(joined)
-    return {**numbers, **joined}
+    chosen = computed or ({} if step is None or step.in_arrays else floats)
+    if step is None or not chosen:
+        return [numbers] * parts
+    step.in_arrays.update(chosen)
+    values = in_one_array(list(chosen.values()))
+    arrays = [values]
+    for part in range(1, parts):
+        if computed:
+            arrays.append(in_one_array(values, part))
+        else:  # equal arrays of constants would be one
+            arrays.append(in_one_array([*chosen.values(), np.asarray(part, precision)]))
+    return [{**numbers, **dict(zip(chosen, array, strict=False))} for array in arrays]
 
 
 def with_scalars_together(update: Callable[..., Any], joins_leaves: bool | None = None) -> Callable[..., Any]:

@@ -31,8 +31,8 @@ ROWS = {
     "adan": 1.01,
     "MultiSteps(adamw, 4)": 1.05,
 }
-# Kernels on a GPU, times the peer's. One kernel updates the leaves; a norm reads each one by one.
-KERNELS = {"clip + adamw": 0.75, "apply_if_finite(adamw)": 0.75, "apply_if_finite(clip + adamw)": 0.75}
+# Kernels on a GPU, times the peer's. A kernel updates four of these leaves; a norm reads each one by one.
+KERNELS = {"clip + adamw": 0.9, "apply_if_finite(adamw)": 0.8, "apply_if_finite(clip + adamw)": 0.65}
 # Outputs go through the core's own memory there.
 ON_TPU = {"adadelta": 1.5, "conditionally_mask(adamw)": 1.2, "MultiSteps(adamw, 4)": 1.2}
 
@@ -51,7 +51,7 @@ def test_updates_clips_guards_and_accumulations_are_fused(compiler: aot.Compiler
     assert row.ours.scratch <= row.largest_leaf
     assert row.ours.scratch <= row.peer.scratch + row.model / 50
     if compiler.platform == "h100":
-        assert row.ours.cost.kernels <= KERNELS.get(name, 0.5) * row.peer.cost.kernels
+        assert row.ours.cost.kernels <= KERNELS.get(name, 0.65) * row.peer.cost.kernels
     more = ON_TPU.get(name, ROWS[name]) if compiler.platform == "v5e" else ROWS[name]
     assert row.ours.cost.moved <= more * row.least
 
@@ -76,6 +76,13 @@ def test_a_gpu_updates_equal_leaves_in_one_kernel(compiler: aot.Compiler) -> Non
         program = compiler.compile(aot.lowered(compiler, group, gf.adamw(1e-3), gf.apply_updates, "adamw"))
         assert cost(program.as_text()).kernels <= 14
         row = aot.measured(compiler, "rules", "lamb")
+        assert isinstance(row, aot.Row), row
+        assert row.ours.scratch <= row.peer.scratch + row.model / 50
+
+
+def test_shared_kernels_of_a_network_hold_no_gradients_longer(compiler: aot.Compiler) -> None:
+    if compiler.platform == "h100":
+        row = aot.measured(compiler, "network", "clip + adamw")
         assert isinstance(row, aot.Row), row
         assert row.ours.scratch <= row.peer.scratch + row.model / 50
 

@@ -1,5 +1,6 @@
 """The code of accelerators, run on a CPU by a switch, beside the CPU's own."""
 
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 import gradflow as gf
 from gradflow import _platform
 from gradflow._rules import _unit_norm
+from gradflow._rules._leafwise import _parts
 from gradflow.tree import _norm
 
 DTYPES = [jnp.bfloat16, jnp.float32]
@@ -288,6 +290,19 @@ def test_numbers_read_from_one_array_keep_their_bits(count: int) -> None:
     for before, after in zip(values, _platform._from_array(*values), strict=True):
         assert before.shape == after.shape
         assert np.asarray(before).tobytes() == np.asarray(after).tobytes()
+    for before, after in zip(values, _platform._from_array(*values, part=3), strict=True):
+        assert np.asarray(before).tobytes() == np.asarray(after).tobytes()
+
+
+def test_leaves_of_a_shape_share_kernels_up_to_a_limit_the_last_ones_first() -> None:
+    """Kernels of 2^22 numbers: four leaves of a million, and each part reads an array of its own."""
+    large, small = (jax.ShapeDtypeStruct(shape, jnp.float32) for shape in ((1024, 1024), (8, 4)))
+    like = [large] * 3 + [small] + [large] * 3
+    assert _parts([(x,) for x in like], [*range(7)]) == [[2, 3, 4, 5, 6], [0, 1]]
+    tx = gf.adam(1e-3)
+    state = jax.eval_shape(tx.init, like)
+    text = str(jax.make_jaxpr(tx.update)(like, state))
+    assert re.findall(r"in_one_array\[\s*part=(\d)", text) == ["0", "1"]
 
 
 def test_an_array_is_made_for_accelerators_alone_and_passes_derivatives_and_maps() -> None:
