@@ -24,8 +24,8 @@ def offload_state(inner: GradientTransformation, min_size: int = 65536) -> Pair:
     state as scratch memory, with a clip 0.23. All at once they would need 1.13.
 
     What reads several parameters' arrays at once has them on the device at once, such as a norm of moments or
-    matrices that `spread` exchanges. A norm of the gradients does not. With ZeRO, write
-    `shard_state(offload_state(adamw(1e-3)), mesh)`.
+    matrices that `spread` exchanges: within a step these save nothing. A norm of the gradients does not. With
+    ZeRO, write `shard_state(offload_state(adamw(1e-3)), mesh)`.
 
     Args:
       inner: any transformation.

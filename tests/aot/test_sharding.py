@@ -14,6 +14,7 @@ from jax.sharding import PartitionSpec as P
 import gradflow as gf
 from benchmarks import aot, scale
 from gradflow import sharding
+from gradflow.matrices import _loops
 
 pytestmark = pytest.mark.skipif(aot.missing("v5e") is not None, reason=str(aot.missing("v5e")))
 COUNT, SIDE = 8, 1024
@@ -74,6 +75,19 @@ def test_matrices_under_zero_take_two_exchanges_more() -> None:
     found, _ = zero_step(gf.shard_state(gf.spread(gf.muon(1e-3, ns_steps=1)), mesh()))
     assert found["all-to-all"] == (2, 2 * model // 8)
     assert found["all-gather"] == (COUNT, model)
+
+
+@pytest.mark.parametrize("tx", [gf.muon(1e-3), gf.shampoo(1e-3)], ids=["muon", "shampoo"])
+def test_each_device_does_its_share_of_the_work(tx: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_loops, "_FEWEST", 100)  # of a loop XLA counts the work of one turn
+
+    def flops(tx: Any, on: Mesh, spec: Any) -> float:
+        leaf = jax.ShapeDtypeStruct((128, 128), jnp.float32, sharding=NamedSharding(on, spec))
+        program = sharding._communication.lower(tx, {f"w{i}": leaf for i in range(8)}, on).compile()
+        return float(program.cost_analysis()["flops"])
+
+    alone = flops(tx, Mesh(mesh().devices[:1], ("data",)), P())
+    assert flops(gf.spread(tx, mesh(), P("data")), mesh(), P("data")) <= 1.1 * alone / 8
 
 
 def on_two_axes() -> Mesh:
