@@ -15,7 +15,6 @@ import importlib.util
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import jax
@@ -40,6 +39,13 @@ class Found(NamedTuple):
     value: float
     evaluations: int
     residual: float
+
+
+class Solved(NamedTuple):
+    """What `optimistix_solve` returns: a tree, so that a clock can wait for its arrays."""
+
+    x: Any
+    nfev: Any
 
 
 Solve = Callable[[], Any]
@@ -106,12 +112,12 @@ def optimistix_solve(problem: Problem, bounds: Any) -> Solve | None:
     start = jnp.asarray(problem.start)
 
     @jax.jit
-    def run(x: Any) -> dict[str, Any]:
+    def run(x: Any) -> Solved:
         loss = lambda x, _: problem.loss(x)  # noqa: E731  # optimistix passes arguments
         result = optimistix.minimise(loss, solver, x, max_steps=STEPS, throw=False)
-        return {"x": result.value, "nfev": result.stats["num_steps"]}
+        return Solved(result.value, result.stats["num_steps"])
 
-    return lambda: SimpleNamespace(**run(start))
+    return lambda: run(start)
 
 
 PEERS = {"scipy": scipy_solve, "jaxopt": jaxopt_solve, "optimistix": optimistix_solve}
@@ -138,6 +144,8 @@ def problems(
         for form, bounds in (("free", None), ("bounded", bounds_of(problem, free))):
             solvers = {peer: PEERS[peer](problem, bounds) for peer in peers}
             ready = {peer: solve for peer, solve in solvers.items() if solve is not None}
+            if not ready:
+                continue
             mine = ours(problem, bounds)
             found = {peer: read(problem, bounds, solve()) for peer, solve in ready.items()}
             compiled = [repeated(solve, REPEATS) for peer, solve in ready.items() if peer != "scipy"]
