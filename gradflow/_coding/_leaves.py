@@ -277,8 +277,8 @@ def _encoded_square(x: jax.Array, axis: int, bits: Any) -> tuple[jax.Array, jax.
     # so that programs which round once and those which round twice have the same codes.
     low, odd = below * below, 2 * below + 1
     above = (square - low) * (square + low) > _threshold(bits) * (odd * (2 * low + odd))
-    raised = above & (below < 255) | (x > 0) & (below < 1)
-    code = jnp.where(raised, below + 1, below)
+    raised = above & (below < 255) | (below < 1)
+    code = jnp.where(x > 0, jnp.where(raised, below + 1, below), 0)
     return _integers(code).astype(jnp.uint8), scales
 
 
