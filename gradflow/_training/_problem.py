@@ -75,9 +75,11 @@ def check_bounds(bounds: Any, params: Params, owner: str = "minimize") -> Bounds
 
 
 def _read(bound: Any) -> Any:
-    known = isinstance(bound, jax.Array) and not isinstance(bound, jax.core.Tracer)
-    # The dtypes of NumPy have no bfloat16 to compare.
-    return np.asarray(bound.astype(np.float32) if bound.dtype == jnp.bfloat16 else bound) if known else bound
+    if not isinstance(bound, jax.Array) or isinstance(bound, jax.core.Tracer):
+        return bound
+    # Keys have no numbers, and another process may hold a part of the array.
+    is_read = bound.is_fully_addressable and not jnp.issubdtype(bound.dtype, jax.dtypes.extended)
+    return np.asarray(bound) if is_read else bound
 
 
 def problem_of(
