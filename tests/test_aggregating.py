@@ -135,10 +135,20 @@ def test_means_of_the_largest_numbers_are_finite() -> None:
     assert np.isfinite(aux["sum_sq_diff_grads"]).all()
 
 
-def test_the_mean_of_opposite_largest_numbers_is_zero() -> None:
+@pytest.mark.parametrize(
+    "tx",
+    [
+        aggregating.accumulate_avg_updates(2),
+        aggregating.average_incrementally_updates(0, 2),
+        aggregating.get_per_element_mean_and_sum_sq_diff_grads(0, 2),
+    ],
+)
+def test_the_mean_of_opposite_largest_numbers_is_zero(tx: Any) -> None:
     largest = np.float32([np.finfo(np.float32).max, 1.0])
-    tx = aggregating.accumulate_avg_updates(2)
     state = tx.init(jnp.zeros(2))
     for sign in (1, -1):
-        mean, state = tx.update(sign * largest, state)
+        g = sign * largest
+        result, state = tx.update(g if "accumulate" in repr(tx) else g[None], state)
+    mean, *_ = jax.tree.leaves(result)
     np.testing.assert_array_equal(mean, 0)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves((result, state)))

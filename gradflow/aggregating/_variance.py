@@ -48,13 +48,13 @@ class PerElementMeanAndVarianceEMAState(NamedTuple):
 
 
 def joining_scalars(micro_step: jax.Array, size: jax.Array, ready: jax.Array) -> Scalars:
-    """The weights of the batches so far and of the new one."""
+    """The weights of the batches so far and of the new one, for half of the distance between their means."""
     before = micro_step.astype(size.dtype)
     share = 1 / (before + 1)
     return {
         "keep": (before > 0).astype(size.dtype),
-        "share": share,
-        "between": before * size * share,
+        "twice_share": 2 * share,
+        "between_halves": 4 * before * size * share,
         "out": ready.astype(size.dtype),
     }
 
@@ -66,9 +66,9 @@ def joining_rule(
     # Selected, not multiplied by 0, because the square of a large number may overflow.
     later = s.keep > 0
     mean = jnp.where(later, mean, 0)
-    delta = g - mean
-    mean = mean + s.share * delta
-    total = saturated(apart + jnp.where(later, total + s.between * bounded_square(delta), 0))
+    half = g / 2 - mean / 2  # the difference itself may overflow
+    mean = mean + s.twice_share * half
+    total = saturated(apart + jnp.where(later, total + s.between_halves * bounded_square(half), 0))
     out = s.out > 0
     return jnp.where(out, mean, 0), jnp.where(out, total, 0), mean, total
 
