@@ -588,7 +588,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument(
         "--only",
         default="",
-        help=f"groups ({', '.join(GROUPS)}) or names of rows, split by ';'; or states, alone",
+        help=f"groups ({', '.join(GROUPS)}) or names of rows, split by ';'; or states or matrices, alone",
     )
     parser.add_argument("--json", metavar="FILE", help="write the rows as data")
     parser.add_argument("--table", metavar="FILE", help="write them as Markdown")
@@ -609,11 +609,19 @@ def main(arguments: list[str] | None = None) -> None:
                 f"{form.name:<28} {form.scratch:>16.3f} {form.cycles:>7.3f} {form.moved:>7.3f} {form.kernels}"
             )
         return
+    if only == ["matrices"]:
+        from benchmarks import matrices  # it imports this module
+
+        print(matrices.line(None))
+        for row in matrices.rows(Compiler(given.platform)):
+            print(matrices.line(row), flush=True)
+        return
     known = [*GROUPS, *names()]
     for name in only:
         if name not in known:
             parser.error(
-                f"no group or row is called '{name}'; there are {'; '.join(known)}; or states, alone"
+                f"no group or row is called '{name}'; there are {'; '.join(known)}; or states or matrices, "
+                "alone"
             )
     start = time.perf_counter()
     facts = about(given.platform)

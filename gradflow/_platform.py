@@ -80,8 +80,7 @@ def _one_device() -> Any:
 
     def lower(kind: str, ctx: Any, *values: Any, each: bool, **programs: Any) -> Any:
         # A program for several devices may hold a part of a block on each.
-        is_alone = getattr(ctx.module_context.axis_context, "num_devices", None) == 1
-        program = programs[kind if is_alone or each else "general"]
+        program = programs[kind if _is_one_device(ctx) or each else "general"]
         return mlir.lower_fun(program, multiple_results=True)(ctx, *values)
 
     def lower_kernel(kind: str, ctx: Any, *operands: Any, **programs: Any) -> Any:
@@ -106,6 +105,11 @@ def _one_device() -> Any:
     return choice
 
 
+def _is_one_device(ctx: Any) -> bool:
+    """Whether a program is lowered for one device."""
+    return getattr(ctx.module_context.axis_context, "num_devices", None) == 1
+
+
 def cpu_barrier(operands: T) -> T:
     """An optimization barrier on a CPU. Elsewhere it would end a kernel, so there it is left out."""
     result: T = by_platform(operands, cpu=jax.lax.optimization_barrier, accelerator=lambda x: x)
@@ -121,6 +125,21 @@ def gpu_barrier(operands: T) -> T:
     same = lambda x: x  # noqa: E731
     result: T = by_platform(operands, cpu=same, accelerator=jax.lax.optimization_barrier, tpu=same)
     return result
+
+
+def row_major(arrays: T) -> T:
+    """The same arrays, which one GPU holds row after row."""
+    leaves, structure = jax.tree.flatten(arrays)
+    result: T = jax.tree.unflatten(structure, _rows().bind(*leaves)) if leaves else arrays
+    return result
+
+
+def in_turn(done: Sequence[jax.Array], rest: Sequence[Any]) -> tuple[list[jax.Array], list[Any]]:
+    """Both, where one GPU computes what reads the `rest` when the results in `done` are written."""
+    if not done or not _may_link():
+        return list(done), list(rest)
+    values = _turns(len(done)).bind(*done, *rest)
+    return values[: len(done)], values[len(done) :]
 
 
 def tpu_barrier(operands: T) -> T:
@@ -243,19 +262,61 @@ def _within_infinities(*values: jax.Array) -> list[jax.Array]:
     return [jax.lax.clamp(-high, value, high) for value, high in zip(values, infinity, strict=True)]
 
 
+@functools.cache
+def _rows() -> Any:
+    """A primitive that returns its operands; on one GPU they lie row after row."""
+    return _same_values("row_major", lambda *values: [_flat_and_back(x) for x in values], on_one=True)
+
+
+def _flat_and_back(x: jax.Array) -> jax.Array:
+    return jax.lax.optimization_barrier(x.reshape(-1)).reshape(x.shape) if x.ndim > 1 else x
+
+
+@functools.cache
+def _turns(count: int) -> Any:
+    """A primitive that returns its operands; on one GPU those after `count` seem to depend on the first."""
+    turns = _same_values("in_turn", functools.partial(_ordered, count), on_one=True)
+    batching.primitive_batchers[turns] = lambda values, axes: (values, axes)
+    return turns
+
+
+def _ordered(count: int, *values: Any) -> list[Any]:
+    # A barrier alone orders nothing; it has the results written, and an element of one read back.
+    done = list(jax.lax.optimization_barrier(values[:count]))
+    first = jax.lax.slice(done[0], (0,) * done[0].ndim, (1,) * done[0].ndim).reshape(())
+    never = _never(jnp.real(first))
+    return [*done, *(_or_zeros(never, x) for x in values[count:])]
+
+
+def _or_zeros(never: jax.Array, x: Any) -> Any:
+    if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
+        data = _or_zeros(never, jax.random.key_data(x))
+        return jax.random.wrap_key_data(data, impl=jax.random.key_impl(x))
+    return jnp.where(never, jnp.zeros_like(x), x)
+
+
 def _same_values(
     name: str,
     on_gpu: Callable[..., list[jax.Array]],
     on_cpu: Callable[..., list[jax.Array]] | None = None,
+    *,
+    on_one: bool = False,
 ) -> Any:
-    """A primitive that returns its operands, on a GPU or a CPU what `on_gpu` or `on_cpu` makes of them."""
+    """A primitive that returns its operands, on a GPU or a CPU what `on_gpu` or `on_cpu` makes of them.
+
+    With `on_one` several GPUs return the operands too.
+    """
     same = type(jax.lax.add_p)(name)  # the class itself is in jax.extend, which imports for 0.1 s
     same.multiple_results = True
     same.def_impl(lambda *values, **_: list(values))
     same.def_abstract_eval(lambda *values, **_: list(values))
     ad.primitive_jvps[same] = lambda values, tangents, **part: (same.bind(*values, **part), list(tangents))
     batching.primitive_batchers[same] = functools.partial(_bind_if_mapped_alike, same)
-    accelerator = mlir.lower_fun(on_gpu, multiple_results=True)
+    on_any = mlir.lower_fun(on_gpu, multiple_results=True)
+
+    def accelerator(ctx: Any, *values: Any) -> Any:
+        return on_any(ctx, *values) if not on_one or _is_one_device(ctx) else list(values)
+
     mlir.register_lowering(same, accelerator)
     plain = mlir.lower_fun(on_cpu or (lambda *values, **_: list(values)), multiple_results=True)
     cpu = lambda ctx, *values, **part: (plain if CPU else accelerator)(ctx, *values, **part)  # noqa: E731

@@ -19,7 +19,7 @@ from gradflow._core._transformation import GradientTransformation
 from gradflow._types import EmptyState, OptState, Pair, Params, Updates
 
 
-@transformation(leaves="any", packable=True)
+@transformation(leaves="any", packable=True, norm_first=None)
 def chain(*args: GradientTransformation) -> Pair:
     """Applies transformations in order, each to the updates that the previous one returned.
 
@@ -46,7 +46,7 @@ def chain(*args: GradientTransformation) -> Pair:
     return init, update
 
 
-@transformation(leaves="any", packable=True)
+@transformation(leaves="any", packable=True, norm_first=None)
 def named_chain(*args: tuple[str, GradientTransformation]) -> Pair:
     """`chain` for `(name, transformation)` pairs; the state is a dict by name.
 

@@ -31,6 +31,7 @@ def transformation(
     packable: bool = False,
     elementwise: bool = False,
     sums: bool = False,
+    norm_first: bool | None = False,
     last: bool = False,
     constrained_by: tuple[str, ...] = (),
 ) -> Callable[[Callable[P, Pair | GradientTransformation]], Callable[P, GradientTransformation]]: ...
@@ -40,6 +41,7 @@ def transformation(
     packable=FLAG,
     elementwise=FLAG,
     sums=FLAG,
+    norm_first=FLAG | None,
     last=FLAG,
     reports=NAMES,
     constrained_by=NAMES,
@@ -55,6 +57,7 @@ def transformation(
     packable: bool = False,
     elementwise: bool = False,
     sums: bool = False,
+    norm_first: bool | None = False,
     last: bool = False,
     constrained_by: tuple[str, ...] = (),
 ) -> Any:
@@ -82,6 +85,8 @@ def transformation(
       sums: declares that the update of an element depends on sums over its leaf or over the tree, and is
         elementwise otherwise. It changes no number. A GPU updates equal leaves in one kernel only where no
         such stage comes after another; of one that does not say so it may hold whole leaves in memory.
+      norm_first: declares that the update begins with the norm of all updates, as `clip_by_global_norm` does;
+        None if it does where the first transformation inside does. A guard then shares the sums of the norm.
       last: declares that the update returns `new_params - params`, the whole step with its learning rate.
         Nothing may follow such a stage in a chain: `check` reports what does.
       constrained_by: names of the arguments with a penalty or a set that the steps respect; None for none.
@@ -98,6 +103,6 @@ def transformation(
     make = functools.partial(
         decorate, kind="transformation", inner_type=GradientTransformation, reports=reports, leaves=leaves,
         trees=trees, steps=steps, packable=packable or elementwise,
-        sums=sums, last=last, constrained_by=constrained_by,
+        sums=sums, norm_first=norm_first, last=last, constrained_by=constrained_by,
     )  # fmt: skip
     return make if body is None else make(body)

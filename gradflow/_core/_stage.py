@@ -95,6 +95,14 @@ class Stage:
         return bool(getattr(self.expression.maker, "last", False))
 
     @property
+    def begins_with_norm(self) -> bool:
+        """Whether the update begins with the norm of all updates."""
+        declared: bool | None = getattr(self.expression.maker, "norm_first", False)
+        if declared is None:
+            return any(child.begins_with_norm for child in self.children[:1])
+        return declared
+
+    @property
     def constrained_by(self) -> tuple[str, ...]:
         """The arguments with a penalty or a set that the steps respect."""
         return tuple(getattr(self.expression.maker, "constrained_by", ()))

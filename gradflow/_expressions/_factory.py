@@ -53,6 +53,7 @@ class Factory:
     steps: str | None = "count"
     packable: bool = False
     sums: bool = False
+    norm_first: bool | None = False
     last: bool = False
     constrained_by: tuple[str, ...] = ()
 

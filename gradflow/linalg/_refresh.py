@@ -9,6 +9,7 @@ import numpy as np
 
 from gradflow._checked import ARRAYS, FUNCTION, REAL, checked
 from gradflow._dtypes import is_inexact
+from gradflow._platform import by_platform, row_major
 from gradflow.tree._structure import explain_trees
 
 T = TypeVar("T")
@@ -34,14 +35,35 @@ def refresh(due: Any, compute: Callable[..., T], old: T, *operands: Any) -> T:
 
 
 def only_where(due: Any, compute: Callable[..., T], old: T, *operands: Any) -> T:
-    """`refresh` that takes every new value, for a `compute` that checks each of its parts itself."""
+    """`refresh` that takes every new value, for a `compute` that checks each of its parts itself.
+
+    On a GPU it is a loop of at most one turn. XLA copies there what a branch keeps: SOAP copied all bases at
+    every step. Decompositions work on columns, so without `row_major` all bases were also transposed.
+    """
     due, old, operands = jax.lax.stop_gradient((due, old, operands))
 
-    def run(due: Any, old: Any, operands: Any) -> Any:
+    def branch(due: Any, old: Any, operands: Any) -> Any:
         return jax.lax.cond(due, lambda old, operands: compute(old, *operands), _kept, old, operands)
 
-    one_by_one: Callable[..., T] = jax.custom_batching.sequential_vmap(run)
-    return one_by_one(jnp.asarray(due), old, operands)
+    def loop(due: Any, old: Any, operands: Any) -> Any:
+        def turn(carry: Any) -> Any:
+            return jnp.zeros_like(due), row_major(compute(row_major(carry[1]), *operands))
+
+        return jax.lax.while_loop(lambda carry: carry[0], turn, (due, old))[1]
+
+    @jax.custom_batching.custom_vmap
+    def run(due: Any, old: Any, operands: Any) -> Any:
+        return by_platform(due, old, operands, cpu=branch, accelerator=loop, tpu=branch)
+
+    @run.def_vmap
+    def mapped(size: int, is_mapped: Any, *values: Any) -> Any:
+        # A choice by platform under `vmap` would stay in the program.
+        one_by_one = jax.custom_batching.sequential_vmap(branch)
+        axes = jax.tree.map(lambda is_mapped: 0 if is_mapped else None, tuple(is_mapped))
+        return jax.vmap(one_by_one, axes, axis_size=size)(*values), jax.tree.map(lambda _: True, values[1])
+
+    result: T = run(jnp.asarray(due), old, operands)
+    return result
 
 
 def _kept(old: T, operands: Any) -> T:

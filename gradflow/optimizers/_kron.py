@@ -53,14 +53,15 @@ def kron_scalars(b1: jax.Array, count: jax.Array, **_: jax.Array) -> Scalars:
 
 
 def momentum_rule(g: jax.Array, mu: jax.Array, s: Any) -> tuple[jax.Array, ...]:
-    """m = mu / (1 - b1^t) for the average mu."""
+    """The average of the gradients."""
     g, _ = limited(g)
     mu = s.b1 * mu + s.c1 * g
-    return s.debias * mu, mu
+    return mu, mu
 
 
-def kron_rule(m: jax.Array, factors: Triangles, s: Any) -> jax.Array:
-    """Li 2018, with the whitening criterion: u = Q^T Q m."""
+def kron_rule(mu: jax.Array, factors: Triangles, s: Any) -> jax.Array:
+    """Li 2018, with the whitening criterion: u = Q^T Q m for m = mu / (1 - b1^t)."""
+    m = s.debias * mu
     y, size = to_unit(m.reshape(-1) if m.ndim == 0 else m)
     for axis, q in enumerate(factors):
         y = _times(q, _times(q, y, axis), axis, transposed=True)
@@ -68,36 +69,39 @@ def kron_rule(m: jax.Array, factors: Triangles, s: Any) -> jax.Array:
     return (y * (size * jnp.minimum(1, _LARGEST_RMS / (norm + 1e-6)))).reshape(m.shape)
 
 
-def fitting_rule(factors: Triangles, m: jax.Array, key: Any, s: Any) -> tuple[Triangles]:
-    """Q moves so that Q m is whiter. A zero m says nothing of it."""
-    x = m.reshape(-1) if m.ndim == 0 else m
-    return (
-        jax.lax.cond(
-            jnp.any(x != 0), fitted_factors, lambda factors, *_: factors, factors, x, key, s.preconditioner_lr
-        ),
-    )
+def fitting_rule(factors: Triangles, mu: jax.Array, key: Any, s: Any) -> tuple[Triangles]:
+    """Q moves so that Q m is whiter. A zero m says nothing of it.
+
+    Branches of numbers alone: a GPU would copy the factors that a branch returns.
+    """
+    m = (mu.reshape(-1) if mu.ndim == 0 else mu) / one_minus_power(1 - s.b1, s.count)
+    return (fitted_factors(factors, m, key, s.preconditioner_lr),)
 
 
 def fitted_factors(factors: Triangles, m: jax.Array, key: Any, rate: jax.Array) -> Triangles:
-    """One step of relative gradient descent on |Q m|^2 + |Q^-T v|^2 for a random v."""
+    """One step of relative gradient descent on |Q m|^2 + |Q^-T v|^2 for a random v; none for m = 0."""
+    says = jnp.any(m != 0)
     balance_key, probe_key = jax.random.split(key)
     v = jax.random.normal(probe_key, m.shape, m.dtype)
     if len(factors) > 1:
-        is_due = jax.random.uniform(balance_key) < _BALANCE_PROBABILITY
-        factors = jax.lax.cond(is_due, _balanced, lambda factors: factors, factors)
+        is_due = says & (jax.random.uniform(balance_key) < _BALANCE_PROBABILITY)
+        ones = [jnp.ones((), q.dtype) for q in factors]
+        scales = jax.lax.cond(is_due, _balancing, lambda factors: ones, factors)
+        factors = tuple(q * scale for q, scale in zip(factors, scales, strict=True))
     a = m + jnp.sqrt(jnp.finfo(jnp.float32).eps).astype(m.dtype) * jnp.mean(jnp.abs(m)) * v
     b = v
     for axis, q in enumerate(factors):
         a = _times(q, a, axis)
         b = _solved(q, b, axis)
+    rate = jnp.where(says, rate, jnp.zeros_like(rate))
     return tuple(_moved(q, a, b, axis, rate) for axis, q in enumerate(factors))
 
 
-def _balanced(factors: Triangles) -> Triangles:
-    """The factors with equal largest elements and the same product."""
+def _balancing(factors: Triangles) -> list[jax.Array]:
+    """The numbers that make the largest elements of the factors equal, and keep their product."""
     sizes = jnp.stack([jnp.max(jnp.abs(q)) for q in factors])
     mean = jnp.exp(jnp.mean(jnp.log(sizes)))
-    return tuple(q * (mean / sizes[i]) for i, q in enumerate(factors))
+    return [mean / sizes[i] for i in range(len(factors))]
 
 
 def _times(q: jax.Array, x: jax.Array, axis: int, *, transposed: bool = False) -> jax.Array:
@@ -223,11 +227,12 @@ def scale_by_kron(
         due = waited.astype(jnp.float32) * probability >= 1
         now, later = next_key(key, state.rng_key)
         keys = keys_per_matrix(tree.split_key_like(now, updates), axes, updates)
-        m, mu = per_matrix(momentum_rule, axes, (updates, state.mu), kron_scalars, count=count, b1=b1)
+        average, mu = per_matrix(momentum_rule, axes, (updates, state.mu), kron_scalars, count=count, b1=b1)
         (factors,) = refresh_per_matrix(
-            fitting_rule, axes, due, m, (state.factors,), (m, keys), preconditioner_lr=preconditioner_lr
-        )
-        (u, *_) = per_matrix(kron_rule, axes, (m, factors))
+            fitting_rule, axes, due, average, (state.factors,), (average, keys),
+            preconditioner_lr=preconditioner_lr, count=count, b1=b1,
+        )  # fmt: skip
+        (u, *_) = per_matrix(kron_rule, axes, (average, factors), kron_scalars, count=count, b1=b1)
         return u, KronState(count, jnp.where(due, 0, waited), later, mu, factors)
 
     return init, update

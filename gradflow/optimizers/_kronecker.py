@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from gradflow._dtypes import real_dtype
+from gradflow._platform import in_turn
 from gradflow._rules._state import at_least_float32
 
 # For each side of a tensor a symmetric matrix, or None for a side that is left alone.
@@ -67,6 +68,13 @@ def decay_factors(g: jax.Array, is_finite: jax.Array, factors: Factors, beta: An
     """`beta * F + c * g g^T` for each side, of a gradient that is `limited`; F where it is not finite."""
     outers = [_outer(g, factor, axis) for axis, factor in enumerate(factors)]
     return _decayed(factors, outers, [is_finite] * len(factors), beta, c)
+
+
+def after_factors(g: jax.Array, factors: Factors) -> tuple[jax.Array, Factors]:
+    """Both; a GPU uses `g` for other things when the factors are written, and need not keep it for them."""
+    written, (g,) = in_turn([factor for factor in factors if factor is not None], [g])
+    order = iter(written)
+    return g, tuple(None if factor is None else next(order) for factor in factors)
 
 
 def decay_whitened_factors(

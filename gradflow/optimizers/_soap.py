@@ -23,6 +23,7 @@ from gradflow.matrices._state_per_matrix import check_per_matrix, init_per_matri
 from gradflow.optimizers._for_matrices import with_others
 from gradflow.optimizers._kronecker import (
     Factors,
+    after_factors,
     decay_factors,
     decay_whitened_factors,
     limited,
@@ -76,13 +77,13 @@ def soap_scalars_refreshed(count: jax.Array, b1: jax.Array, b2: jax.Array, **oth
 def statistics_rule(g: jax.Array, factors: Factors, s: Any) -> tuple[Any, ...]:
     """Vyas et al. 2024, Algorithm 3, lines 3 and 4."""
     g, is_finite = limited(g)
-    return g, decay_factors(g, is_finite, factors, s.shampoo_beta, s.c3)
+    return after_factors(g, decay_factors(g, is_finite, factors, s.shampoo_beta, s.c3))
 
 
 def whitened_statistics_rule(g: jax.Array, factors: Factors, bases: Factors, s: Any) -> tuple[Any, ...]:
     """Lin et al. 2025: each side's statistics minimize the Kullback-Leibler divergence, the others given."""
     g, _ = limited(g)
-    return g, decay_whitened_factors(g, factors, bases, s.shampoo_beta, s.c3, s.eps)
+    return after_factors(g, decay_whitened_factors(g, factors, bases, s.shampoo_beta, s.c3, s.eps))
 
 
 def soap_rule(g: jax.Array, mu: jax.Array, nu: jax.Array, bases: Factors, s: Any) -> tuple[jax.Array, ...]:

@@ -16,7 +16,7 @@ from gradflow._rules._scaled_norm import clip_scalars, rescale, rescale_rule, sc
 from gradflow._types import EmptyState, Pair, Params, Updates
 
 
-@transformation(reports=("norm", "factor"), elementwise=True, sums=True)
+@transformation(reports=("norm", "factor"), elementwise=True, sums=True, norm_first=True)
 def clip_by_global_norm(max_norm: Limit, *, axis_name: AxisName = None) -> Pair:
     """Scales all updates by one factor so that their norm is at most `max_norm`.
 

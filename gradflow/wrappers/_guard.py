@@ -9,7 +9,7 @@ import numpy as np
 from gradflow import tree
 from gradflow._calls._reports import report
 from gradflow._core._decorators import transformation
-from gradflow._core._transformation import GradientTransformation, stages_of
+from gradflow._core._transformation import GradientTransformation, stage_of
 from gradflow._dtypes import is_complex
 from gradflow._expressions._arguments import Index
 from gradflow._platform import by_platform
@@ -44,13 +44,6 @@ def norm_is_finite(updates: Updates) -> jax.Array:
     return global_scaled_root(updates, ())[0] < np.inf
 
 
-def begins_with_norm(inner: GradientTransformation) -> bool:
-    """Whether the first stage of a transformation, chains apart, is a clip by the norm of the updates."""
-    names = [stage.expression.name for stage in stages_of(inner)]
-    stages = [name for name in names if name not in ("chain", "named_chain")]
-    return stages[:1] == ["clip_by_global_norm"]
-
-
 @transformation(reports=("finite", "skipped"), elementwise=True, sums=True)
 def apply_if_finite(
     inner: GradientTransformation,
@@ -78,7 +71,8 @@ def apply_if_finite(
     """
     check_axis_name("apply_if_finite", axis_name)
     # On a CPU the clip is in a branch that the guard decides on.
-    shares_norm = begins_with_norm(inner)
+    stage = stage_of(inner)
+    shares_norm = stage is not None and stage.begins_with_norm
 
     def init(params: Params) -> OptState:
         return ApplyIfFiniteState(

@@ -373,3 +373,29 @@ def test_an_unmapped_counter_of_a_mapped_step_stays_unmapped() -> None:
     for run in (step, jax.jit(step)):
         count = jax.vmap(run, out_axes=None)(jnp.array([0.8, 0.9]))
         assert int(count) == 1
+
+
+@pytest.mark.parametrize("make", [lambda: gf.soap(1e-2, precondition_frequency=2), lambda: gf.kron(1e-2)])
+def test_refreshed_statistics_of_equal_leaves(make: Callable[[], Any]) -> None:
+    """A CPU branches and loops over leaves; a GPU loops at most once, and takes one leaf after the other."""
+    rng = np.random.default_rng(3)
+    grads = [[jnp.asarray(rng.normal(size=(4, 3)), jnp.float32) for _ in range(4)] for _ in range(4)]
+
+    def trained() -> tuple[Any, str]:
+        tx = make()
+        params = [jnp.zeros((4, 3)) for _ in range(4)]
+        state = tx.init(params)
+        update = jax.jit(tx.update)
+        for step in grads:
+            updates, state = update(step, state, params)
+            params = gf.apply_updates(params, updates)
+        return params, update.lower(grads[0], state, params).as_text()
+
+    params, text = trained()
+    with accelerator_code():
+        others, other_text = trained()
+    assert "optimization_barrier" in other_text
+    assert text.count("stablehlo.case") != other_text.count("stablehlo.case")
+    for x, y in zip(params, others, strict=True):
+        np.testing.assert_allclose(x, y, rtol=2e-5, atol=1e-6)
+        assert np.any(x)

@@ -1,4 +1,4 @@
-"""SPlus, AdaMuon, Dion2 and Muown against their equations in NumPy."""
+"""Optimizers of matrices against their equations in NumPy."""
 
 import math
 from typing import Any
@@ -25,11 +25,11 @@ def trajectory(tx: Any, params: Any, grads: list[Any]) -> list[Any]:
     return found
 
 
-def orthogonal(x: Any, table: str) -> Any:
+def orthogonal(x: Any, table: str, eps: float = 1e-7) -> Any:
     """Newton-Schulz in NumPy, on the side that is shorter."""
     tall = x.shape[0] > x.shape[1]
     x = x.T if tall else x
-    x = x / (gf.linalg.NEWTON_SCHULZ_SAFETY.get(table, 1.0) * np.linalg.norm(x) + 1e-7)
+    x = x / (gf.linalg.NEWTON_SCHULZ_SAFETY.get(table, 1.0) * np.linalg.norm(x) + eps)
     for a, b, c in gf.linalg.NEWTON_SCHULZ_TABLES[table]:
         square = x @ x.T
         x = a * x + (b * square + c * square @ square) @ x
@@ -137,6 +137,101 @@ def test_muown(shape: tuple[int, int], rms: float | None) -> None:
         expected.append(gain * v / np.linalg.norm(v, axis=0))
     found = trajectory(gf.step_by_muown(rate, beta, b1, b2, eps, decay, rms), p, grads)
     np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize(("shape", "axis"), [((4, 6), "outputs"), ((6, 4), "longer")])
+def test_normuon(shape: tuple[int, int], axis: str) -> None:
+    """The whole optimizer: Nesterov's corrected average, its factor, neurons of one size, shape, decay."""
+    p, grads = RNG.normal(size=shape), [RNG.normal(size=shape) for _ in range(6)]
+    rate, beta, b2, decay, eps = 0.1, 0.8, 0.7, 0.05, 1e-10
+    along = 0 if axis == "outputs" or shape[1] >= shape[0] else 1
+    mu, nu, x, expected = np.zeros(shape), 0.0, p, []
+    for t, g in enumerate(grads, 1):
+        mu = beta * mu + (1 - beta) * g
+        m = beta * mu / (1 - beta ** (t + 1)) + (1 - beta) * g / (1 - beta**t)
+        o = orthogonal(m, "keller", 1e-8)
+        nu = b2 * nu + (1 - b2) * (o * o).mean(along, keepdims=True)
+        y = o / (np.sqrt(nu) + eps if axis == "outputs" else np.sqrt(np.maximum(nu, eps)))
+        y = y * np.linalg.norm(o) / np.linalg.norm(y)
+        x = x - rate * (math.sqrt(max(1, shape[1] / shape[0])) * y + decay * x)
+        expected.append(x)
+    tx = gf.normuon(rate, beta=beta, b2=b2, weight_decay=decay, axis=axis)
+    np.testing.assert_allclose(trajectory(tx, p, grads), expected, rtol=1e-12, atol=1e-13)
+
+
+def test_soap_muon() -> None:
+    """On a square matrix: SOAP refreshed every step, the orthogonal factor of its direction, decay."""
+    shape = (5, 5)
+    p, grads = RNG.normal(size=shape), [RNG.normal(size=shape) for _ in range(6)]
+    rate, b1, b2, beta, eps, decay = 0.1, 0.8, 0.7, 0.6, 1e-8, 0.05
+    mu, nu, x, expected = np.zeros(shape), np.zeros(shape), p, []
+    factors, bases = [np.zeros((n, n)) for n in shape], [np.eye(n) for n in shape]
+    for t, g in enumerate(grads, 1):
+        u = np.zeros(shape)
+        if t == 2:
+            bases = [np.linalg.eigh(f)[1][:, ::-1] for f in factors]
+        elif t > 2:
+            orders = [np.argsort(-np.diag(q.T @ f @ q)) for f, q in zip(factors, bases, strict=True)]
+            bases = [
+                np.linalg.qr((f @ q)[:, order])[0] for f, q, order in zip(factors, bases, orders, strict=True)
+            ]
+            nu = nu[orders[0]][:, orders[1]]
+        left, right = bases
+        if t > 1:
+            mu = b1 * mu + (1 - b1) * g
+            nu = b2 * nu + (1 - b2) * (left.T @ g @ right) ** 2
+            corrected = math.sqrt(1 - b2 ** (t - 1)) / (1 - b1 ** (t - 1))
+            u = left @ (corrected * (left.T @ mu @ right) / (np.sqrt(nu) + eps)) @ right.T
+            u = orthogonal(u, "quintic")
+        factors = [
+            beta * f + (1 - beta) * outer for f, outer in zip(factors, (g @ g.T, g.T @ g), strict=True)
+        ]
+        x = x - rate * (u + decay * x)
+        expected.append(x)
+    tx = gf.soap_muon(rate, b1, b2, beta, decay)
+    np.testing.assert_allclose(trajectory(tx, p, grads), expected, rtol=1e-12, atol=1e-12)
+
+
+def scion_direction(mu: Any, norm: str) -> Any:
+    """The direction of length one in the norm of a role, for a matrix (in, out)."""
+    fan_in, fan_out = mu.shape
+    if norm == "spectral":
+        return math.sqrt(fan_out / fan_in) * orthogonal(mu, "keller")
+    if norm == "sign":
+        return np.sign(mu) / fan_in
+    if norm == "inputs":
+        return mu / (np.sqrt((mu**2).mean(1, keepdims=True)) + 1e-8)
+    if norm == "outputs":
+        return mu / (np.sqrt((mu**2).sum(0, keepdims=True)) * math.sqrt(fan_in) + 1e-8)
+    return mu / (np.sqrt((mu**2).mean()) + 1e-8)
+
+
+@pytest.mark.parametrize(
+    ("norm", "constrained"),
+    [("spectral", False), ("sign", True), ("inputs", False), ("outputs", True), ("rms", False)],
+)
+def test_scion_in_the_norm_of_each_role(norm: str, constrained: bool) -> None:
+    p, grads = RNG.normal(size=(4, 6)), [RNG.normal(size=(4, 6)) for _ in range(5)]
+    mu, x, expected = np.zeros((4, 6)), p, []
+    for g in grads:
+        mu = 0.8 * mu + 0.2 * g
+        x = (1 - 0.1 * constrained) * x - 0.1 * 3.0 * scion_direction(mu, norm)
+        expected.append(x)
+    tx = gf.scion(0.1, 0.2, 3.0, constrained, {"**": norm})
+    np.testing.assert_allclose(trajectory(tx, p, grads), expected, rtol=1e-12, atol=1e-13)
+
+
+def test_kron_with_frozen_factors_is_a_clipped_average() -> None:
+    p, grads = RNG.normal(size=(4, 6)), [scale * RNG.normal(size=(4, 6)) for scale in (0.5, 3.0, 1.0, 0.2)]
+    mu, x, expected = np.zeros((4, 6)), p, []
+    for t, g in enumerate(grads, 1):
+        mu = 0.9 * mu + 0.1 * g
+        m = mu / (1 - 0.9**t)
+        size = np.sqrt((m**2).mean())
+        x = x - 0.01 * (m * min(1, 1.1 / (size + 1e-6)) + 0.02 * x)
+        expected.append(x)
+    tx = gf.kron(0.01, 0.9, 0.02, preconditioner_update_probability=0.0)
+    np.testing.assert_allclose(trajectory(tx, p, grads), expected, rtol=1e-12)
 
 
 def test_muown_begins_where_the_weights_are_zero() -> None:

@@ -1,0 +1,155 @@
+"""One table of the methods of the race: state, time of a step and of compilation, steps to a loss.
+
+    python -m benchmarks.frontier            what is exact or stored; nothing is timed
+    python -m benchmarks.frontier --compile  compilation against AdamW's, in processor time
+    python -m benchmarks.frontier --step     a step against AdamW's, in processor time; for an idle machine
+
+State is that of a layer 512 wide. Compilation is of 100 matrices of two shapes, trace to executable.
+A step is six layers of 512 x 512 with 4096 rows, forward and backward included. Set
+OPENBLAS_NUM_THREADS=1: on a busy machine threads make a QR 150 times as slow. Steps ratios and rates are
+the stored ones of the race.
+"""
+
+import argparse
+import json
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import gradflow as gf
+from benchmarks import race
+from benchmarks.exact import nbytes
+
+NOT_MEASURED = "not measured"
+WIDTH, ROWS = 512, 4096
+LAYER = {
+    name: jax.ShapeDtypeStruct((fan_in * WIDTH, fan_out * WIDTH), jnp.float32)
+    for name, fan_in, fan_out in (("qkv", 1, 3), ("out", 1, 1), ("up", 1, 4), ("down", 4, 1))
+}
+TIMED: dict[str, Callable[[], Any]] = {
+    "muon": lambda: gf.muon(1e-3),
+    "normuon": lambda: gf.normuon(1e-3),
+    "scion": lambda: gf.scion(1e-3),
+    "soap every 10": lambda: gf.soap(1e-3),
+    "kron": lambda: gf.kron(1e-3, preconditioner_update_probability=0.1),
+    "shampoo": lambda: gf.shampoo(1e-3, 0.9, 0.95, 1e-12, precondition_frequency=10, grafting="adam"),
+}
+
+
+def optimizer(name: str) -> Any:
+    """A method of the race at one rate."""
+    return {**race.BASES, **race.METHODS}[name](1e-3, gf.nadamw(1e-3))
+
+
+def state_bytes(name: str) -> float:
+    """Bytes of state per parameter of the layer."""
+    return nbytes(jax.eval_shape(optimizer(name).init, LAYER)) / sum(x.size for x in LAYER.values())
+
+
+def seconds_to_compile(name: str) -> float:
+    """Processor time from trace to executable."""
+    shapes = [(64, 64), (64, 256)] * 50
+    params = {f"{i}": jax.ShapeDtypeStruct(shape, jnp.float32) for i, shape in enumerate(shapes)}
+    tx = TIMED[name]() if name in TIMED else gf.adamw(1e-3)
+
+    def step(params: Any, state: Any, grads: Any) -> Any:
+        updates, state = tx.update(grads, state, params)
+        return gf.apply_updates(params, updates), state
+
+    state = jax.eval_shape(tx.init, params)
+    began = time.process_time()
+    jax.jit(step, donate_argnums=(0, 1)).lower(params, state, params).compile()
+    return time.process_time() - began
+
+
+def step_of(name: str) -> Callable[[], float]:
+    """A function that takes a step and returns its processor time."""
+    keys = jax.random.split(jax.random.key(0), 7)
+    params = {f"{i}": jax.random.normal(keys[i], (WIDTH, WIDTH)) / WIDTH**0.5 for i in range(6)}
+    x = jax.random.normal(keys[6], (ROWS, WIDTH))
+    tx = TIMED[name]() if name in TIMED else gf.adamw(1e-3)
+
+    def loss(params: Any) -> jax.Array:
+        y = x
+        for w in params.values():
+            y = jnp.tanh(y @ w)
+        return jnp.mean(y * y)
+
+    @jax.jit
+    def step(params: Any, state: Any) -> Any:
+        updates, state = tx.update(jax.grad(loss)(params), state, params)
+        return gf.apply_updates(params, updates), state
+
+    held = [params, tx.init(params)]
+
+    def timed() -> float:
+        began = time.process_time()
+        held[:] = jax.block_until_ready(step(*held))
+        return time.process_time() - began
+
+    timed()
+    return timed
+
+
+def step_ratio(name: str, turns: int = 20) -> float:
+    """The time of `turns` steps over AdamW's, taken in turn; refreshes among them count."""
+    runs = [step_of(name), step_of("adamw")]
+    found = np.asarray([[run() for run in runs] for _ in range(turns)])
+    return float(found[:, 0].mean() / np.median(found[:, 1]))
+
+
+def steps_cells(curves: dict[str, race.Curves], name: str) -> tuple[str, str]:
+    """The steps ratio with its spread, and the best rate; of runs that are not stored it says so."""
+    if name not in curves:
+        return NOT_MEASURED, NOT_MEASURED
+    best = {other: race.best_curves(found) for other, found in curves.items()}
+    base = min((other for other in best if other in race.BASES), key=lambda other: best[other].mean(0)[-1])
+    starts = list(zip(best[name], best[base], strict=False))
+    each = sorted(race.ratio(own, of_base) for own, of_base in starts)
+    spread = f" ({each[0]:.2f} - {each[-1]:.2f})" if len(each) > 1 else " (one start)"
+    at_end = race.next_rate(curves[name]) is not None
+    rate = f"{float(race.best_rate(curves[name])):.3g}"
+    rates = len(curves[name])
+    return (
+        f"{race.ratio(*np.mean(starts, 0)):.2f}{spread}",
+        rate if rates > 1 and not at_end else f"{rate}, {'the grid has one' if rates == 1 else 'its end'}",
+    )
+
+
+def rows(with_steps: bool, with_compilation: bool) -> Iterator[str]:
+    """The table, a row per method."""
+    stored = json.loads(race.RESULTS.read_text())
+    yield (
+        "| method | state, bytes per parameter | step / AdamW's | compilation / AdamW's | steps ratio, 300 | "
+        "best rate | steps ratio, 1000 |"
+    )
+    yield "|---|---|---|---|---|---|---|"
+    adamw = [seconds_to_compile("adamw") for _ in range(2)][-1] if with_compilation else 1.0
+    for name in [*race.BASES, *race.METHODS]:
+        step = f"{step_ratio(name):.2f}" if with_steps and name in TIMED else NOT_MEASURED
+        compiled = (
+            f"{seconds_to_compile(name) / adamw:.1f}" if with_compilation and name in TIMED else NOT_MEASURED
+        )
+        ratio, rate = steps_cells(stored["300"], name)
+        longer, _ = steps_cells(stored.get("1000", {}), name)
+        yield f"| {name} | {state_bytes(name):.2f} | {step} | {compiled} | {ratio} | {rate} | {longer} |"
+
+
+def main() -> None:
+    """Prints the table."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--step", action="store_true", help="time steps, too")
+    parser.add_argument("--compile", action="store_true", help="time compilations, too")
+    given = parser.parse_args()
+    for row in rows(given.step, given.compile):
+        print(row, flush=True)
+
+
+if __name__ == "__main__":
+    main()
