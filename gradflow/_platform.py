@@ -314,8 +314,8 @@ def _same_values(
     batching.primitive_batchers[same] = functools.partial(_bind_if_mapped_alike, same)
     on_any = mlir.lower_fun(on_gpu, multiple_results=True)
 
-    def accelerator(ctx: Any, *values: Any) -> Any:
-        return on_any(ctx, *values) if not on_one or _is_one_device(ctx) else list(values)
+    def accelerator(ctx: Any, *values: Any, **part: Any) -> Any:
+        return on_any(ctx, *values, **part) if not on_one or _is_one_device(ctx) else list(values)
 
     mlir.register_lowering(same, accelerator)
     plain = mlir.lower_fun(on_cpu or (lambda *values, **_: list(values)), multiple_results=True)

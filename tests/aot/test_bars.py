@@ -157,20 +157,20 @@ def test_leaves_of_a_transformer() -> None:
     assert len(jax.tree.leaves(aot.transformer())) == 195
 
 
-# Matrices of the largest statistic beside the state, four leaves of 512 x 512 on a GPU, 256 x 256 on a TPU.
-MATRICES_HELD = {"muon": (20, 4), "shampoo": (10, 12)}
+# Matrices of the largest statistic beside the state: four leaves of 1024 x 1024 on a GPU, 256 x 256 on a TPU.
+MATRICES_HELD = {"muon": (3.1, 4), "shampoo": (4.1, 14)}
 
 
 @pytest.mark.parametrize("name", MATRICES_HELD)
 def test_methods_of_matrices_hold_few_of_them(compiler: aot.Compiler, name: str) -> None:
     on_gpu = compiler.platform == "h100"
-    row = matrices.method_row(compiler, name, (4, 512 if on_gpu else 256))
+    row = matrices.method_row(compiler, name, (4, 1024 if on_gpu else 256))
     assert row.scratch <= MATRICES_HELD[name][not on_gpu]
 
 
 def test_a_refresh_copies_no_bases_on_a_gpu(compiler: aot.Compiler) -> None:
     """As a branch it copied all of them at every step; one call of a rule copies nu for its gather."""
     if compiler.platform == "h100":
-        row = matrices.method_row(compiler, "soap", (4, 512))
-        assert row.scratch <= 9
+        row = matrices.method_row(compiler, "soap", (4, 1024))
+        assert row.scratch <= 6.1
         assert row.copies <= 8
