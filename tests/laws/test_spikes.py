@@ -216,7 +216,7 @@ def distance(actual: Any, exact: Any, steps: slice) -> float:
         with np.errstate(invalid="ignore", over="ignore"):
             a, e = (np.asarray(x, np.float32).astype(np.float64)[steps] for x in (a, e))
             error = np.where((a == e) | (np.isnan(a) & np.isnan(e)), 0, np.abs(a - e))
-        size = np.abs(e[np.isfinite(e)]).max(initial=0) + 1e-34
+        size = np.abs(e[np.isfinite(e)]).max(initial=0) + 1e-34  # below that float32 rounds coarsely
         worst = max(worst, float(np.nan_to_num(error, nan=np.inf).max()) / size)
     return worst
 
