@@ -164,7 +164,8 @@ class QuantizedSquare(NamedTuple):
     @staticmethod
     def decode_blocks(codes: jax.Array, scales: jax.Array, axis: int) -> jax.Array:
         """Whole blocks along `axis`, times their scales, which have one place there."""
-        root = codes.astype(jnp.float32) * np.float32(1 / 255)
+        # jax 0.8's kernels for a TPU convert no bytes without a sign to float32 at once.
+        root = codes.astype(jnp.int32).astype(jnp.float32) * np.float32(1 / 255)
         return (root * root) * (root * root) * scales
 
     @staticmethod

