@@ -18,6 +18,8 @@ _FREE = {
     "parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after-all", "partition-id",
     "replica-id", "opt-barrier", "add-dependency",
 }  # fmt: skip
+# Instructions whose result is their operands, or is written in their place.
+_NAMES = {"tuple", "get-tuple-element", "bitcast", "opt-barrier", "add-dependency", "while"}
 # Custom calls that launch nothing: they mark or allocate.
 _MARKERS = {"AllocateBuffer", "AssumeGatherIndicesInBound", "ConcatBitcast", "Sharding"}
 # Asynchronous reads into the core's own memory, which overlap with kernels.
@@ -88,10 +90,48 @@ def _of_one(
         inner = tuple(each.kernels for each in found)
         return replace(largest, branches=(inner, *largest.branches))
     if one.operation in ("call", "while"):
-        pattern = _LOOP if one.operation == "while" else _CALLED
-        names = [name for found in pattern.findall(one.rest) for name in _flat(found)]
-        return sum((_cost_of(inner, computations) for inner in names), Cost())
+        return sum((_cost_of(inner, computations) for inner in _called_by(one)), Cost())
     return _kernel(one, types)
+
+
+def held(text: str) -> int:
+    """Bytes of arrays in the device's memory beside arguments and results, at their peak, from the text.
+
+    A TPU's compiler counts as temporary memory also what its reads ahead need: 16 KiB for each table of
+    addresses, however small or large the arrays are. These are left out.
+    """
+    computations, entry = computations_of(text)
+    return _held_in(entry, computations)
+
+
+def _held_in(name: str, computations: Mapping[str, list[Instruction]]) -> int:
+    body = computations[name]
+    made: dict[str, frozenset[str]] = {}  # the instructions whose arrays a name stands for
+    last: dict[str, int] = {}
+    for place, one in enumerate(body):
+        sources = frozenset[str]().union(*(made.get(each, ()) for each in one.operands))
+        last.update(dict.fromkeys(sources, place))
+        made[one.name] = sources if one.operation in _NAMES else frozenset({one.name})
+    results = made[body[-1].name]
+    alive: dict[str, int] = {}
+    peak = 0
+    for place, one in enumerate(body):
+        # What is read for the last time may be overwritten by what is made of it.
+        alive = {each: size for each, size in alive.items() if last.get(each, 0) > place}
+        is_made = one.operation not in _FREE | _NAMES and not one.operation.endswith("-start")
+        alive[one.name] = type_bytes(one.type) if is_made and one.name not in results else 0
+        called = [*one.branches, *_called_by(one)]
+        inside = max((_held_in(each, computations) for each in called), default=0)
+        peak = max(peak, sum(alive.values()) + inside)
+    return peak
+
+
+def _called_by(one: Instruction) -> list[str]:
+    """The computations that a call or a loop runs as they are; those of a fusion hold nothing."""
+    if one.operation not in ("call", "while"):
+        return []
+    pattern = _LOOP if one.operation == "while" else _CALLED
+    return [name for found in pattern.findall(one.rest) for name in _flat(found)]
 
 
 def _flat(found: str | tuple[str, ...]) -> tuple[str, ...]:

@@ -98,7 +98,7 @@ MUTANTS = [
     Mutant("update_if: skipped steps pass", "return jnp.where(take, u, jnp.zeros((), u.dtype))", "return u", "tests/wrappers/test_guard.py"),
     Mutant("lookahead: the whole way", "{\"synced\": step, \"pace\": step * slow_step_size}", "{\"synced\": step, \"pace\": step}", "tests/wrappers/test_lookahead.py"),
     Mutant("leafwise: numbers are fused in their turn", "fused_last([numbers[name] for name in computed])", "[numbers[name] for name in computed]", "tests/test_benchmarks.py -k share", "_leafwise.py"),
-    Mutant("schedule_free: the average begins at y", "x = average_of(y, z, s)", "x = y", "tests/wrappers/test_schedule_free.py"),
+    Mutant("schedule_free: the average begins at y", "x = y + ahead", "x = y", "tests/wrappers/test_schedule_free.py"),
     Mutant("schedule_free: z is an alias", "z=jax.tree.map(lambda p: jnp.array(p, _dtype_of_z(p, state_dtype), copy=True), params)", "z=jax.tree.map(lambda p: jnp.asarray(p, _dtype_of_z(p, state_dtype)), params)", laws("schedule_free", "donation")),
     Mutant("sam: no way back", "jnp.where(s.last, cache - p + u, -adversarial)", "jnp.where(s.last, u, -adversarial)", "tests/wrappers/test_sam.py"),
     Mutant("mechanize: no wealth is lost", "+ jnp.maximum(r, 0)", "+ jnp.abs(r)", "tests/wrappers/test_mechanize.py"),

@@ -47,28 +47,30 @@ def schedule_free_scalars(max_lr: jax.Array, weight_sum: jax.Array, weight_lr_po
 
 
 def average_scalars(b1_before: jax.Array, **_: jax.Array) -> Scalars:
-    """1 over the mixture, computed once for all leaves; 1 for a mixture of 0."""
-    return {"scale": 1 / jnp.where(b1_before > 0, b1_before, 1)}
+    """How far the average is beyond y, in distances from z to y; y itself counts for a mixture of 0."""
+    mixed = b1_before > 0
+    return {"lead": jnp.where(mixed, (1 - b1_before) / jnp.where(mixed, b1_before, 1), 0)}
 
 
-def average_of(y: jax.Array, z: jax.Array, s: Any) -> jax.Array:
-    """The average x of which `y = b1 * x + (1 - b1) * z`; y itself for b1 = 0."""
-    return jnp.where(s.b1_before > 0, s.scale * (y - (1 - s.b1_before) * z), y)
+def mixture_scalars(b1_before: jax.Array, b1: jax.Array, share: jax.Array) -> Scalars:
+    """The same, and how far the next y is on the way from the old average to the new z."""
+    return {**average_scalars(b1_before), "pace": share + (1 - b1) * (1 - share)}
 
 
 def schedule_free_rule(u: jax.Array, z: jax.Array, y: jax.Array, s: Any) -> tuple[jax.Array, jax.Array]:
     """Defazio et al. 2024, equations 3 to 5."""
-    x = average_of(y, z, s)
+    # The same as x = (y - (1 - b1) * z) / b1, then x + share * (z - x), in 10 operations, not 15.
+    ahead = s.lead * (y - z)
+    x = y + ahead
     # In range, or differences would be NaN; an update that is not finite shows as NaN.
     limit = jnp.finfo(z.real.dtype).max / 16
     z = within(z + u, limit) + (u - u)
-    x = x + s.share * (z - x)
-    return x + (1 - s.b1) * (z - x) - y, z
+    return ahead + s.pace * (z - x), z
 
 
 def average_rule(y: jax.Array, z: jax.Array, s: Any) -> jax.Array:
     """x = (y - (1 - b1) * z) / b1."""
-    return average_of(y, z, s)
+    return y + s.lead * (y - z)
 
 
 @transformation(steps="step_count", reports=("learning_rate", "share"), elementwise=True)
@@ -122,7 +124,7 @@ def schedule_free(
         max_lr = jnp.maximum(state.max_lr, jnp.asarray(learning_rate, dtype))
         scalars = schedule_free_scalars(max_lr, state.weight_sum, jnp.asarray(weight_lr_power, dtype))
         updates, z = leafwise(
-            schedule_free_rule, (updates, state.z, params), average_scalars,
+            schedule_free_rule, (updates, state.z, params), mixture_scalars,
             share=scalars["share"], b1=b1, b1_before=state.b1,
         )  # fmt: skip
         report("learning_rate", learning_rate)

@@ -1,6 +1,6 @@
 """What a compiled program launches and moves, read from texts in the manner of both compilers."""
 
-from benchmarks.hlo import Cost, cost, type_bytes
+from benchmarks.hlo import Cost, cost, held, type_bytes
 
 GPU = """HloModule jit_step, is_scheduled=true
 
@@ -88,3 +88,9 @@ def test_reads_ahead_and_cycles_of_a_tpu_program() -> None:
     assert found.calls == 0
     assert found.cycles == 1234
     assert found.moved == read_ahead + part + kept + fused + 4
+
+
+def test_arrays_beside_arguments_and_results_are_held() -> None:
+    """The largest branch holds an array that is neither; a result and reads ahead count for nothing."""
+    assert held(GPU) == 2 * 4 * 1024
+    assert held(TPU) == 0
