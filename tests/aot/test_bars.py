@@ -168,7 +168,7 @@ def test_with_the_arithmetic_of_the_peer_a_row_takes_no_more_cycles(compiler: ao
 
 @contextmanager
 def arithmetic_of_the_peer() -> Iterator[None]:
-    def one_sum(x: jax.Array, dtype: Any, axis: Any = None, **_: Any) -> tuple[jax.Array, ...]:
+    def one_sum(x: jax.Array, dtype: Any, axis: Any = None, *_: Any, **__: Any) -> tuple[jax.Array, ...]:
         return (jnp.sum(jnp.square(x.astype(dtype)), axis=axis),) * 3
 
     arithmetic = {"bounded": lambda g: g, "bounded_square": jnp.square, "banded_square_sums": one_sum}
