@@ -1,17 +1,18 @@
-"""Measures what was once behind Optax on a CPU: steps, losses, and the compilation of ordinary steps.
+"""Measures what was once behind a peer on a CPU: steps, losses, solves, and the compilation of steps.
 
-`python -m benchmarks.behind`. Compilation is processor time of tracing, lowering and compiling together, on
-leaves of the shapes of small transformers.
+`python -m benchmarks.behind`, or some of it, as in `--only muon,lbfgs`. Compilation is processor time of
+tracing, lowering and compiling together, on leaves of the shapes of small transformers.
 """
 
+import argparse
 import gc
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import jax
 import jax.numpy as jnp
 
-from benchmarks import losses, steps
+from benchmarks import lbfgs, losses, muon, steps
 from benchmarks.exact import kinds_of_kernels
 from benchmarks.measure import ratio_of
 from benchmarks.programs import both
@@ -25,15 +26,33 @@ LOSSES = ("log_cosh", "sparsemax_loss", "triplet_margin_loss", "softmax_cross_en
 SHAPES = ((64, 192), (192,), (64, 64), (64,), (64, 256), (256,), (256, 64), (64,))
 
 
-def behind() -> Iterator[Row | Skipped]:
-    """Yields all rows, the longest last."""
+def _steps() -> Iterator[Row]:
     for name in STEPS:
         leaves, size = (8, 250_000) if name in steps.HEAVY else (16, 490_000)
         yield steps.step_row(name, *steps.pair(name), leaves, size, 12)
+
+
+def _losses() -> Iterator[Row]:
     yield from (row for row in losses.losses(False, False) if row.name in LOSSES)
+
+
+def _muon() -> Iterator[Row]:
+    yield next(muon.muon(False, False))  # the step; the others are traces
+
+
+def _compiling() -> Iterator[Row]:
     for leaves, runs in ((16, 6), (80, 3), (300, 2)):
         for name in ("adamw", "clip + adamw"):
             yield compiling(name, leaves, runs)
+
+
+GROUPS: dict[str, Callable[[], Iterator[Row | Skipped]]] = {
+    "steps": _steps,
+    "losses": _losses,
+    "muon": _muon,
+    "lbfgs": lbfgs.against_backtracking,
+    "compile": _compiling,
+}
 
 
 def compiling(name: str, leaves: int, runs: int) -> Row:
@@ -60,6 +79,19 @@ def compiling(name: str, leaves: int, runs: int) -> Row:
     return Row(name, f"trace, lower and compile, {leaves} leaves", ratio_of(*seconds), exact=exact)
 
 
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.behind", description=__doc__)
+    parser.add_argument("--only", default=",".join(GROUPS), help=f"groups of rows: {', '.join(GROUPS)}")
+    chosen = parser.parse_args(arguments).only.split(",")
+    for group in chosen:
+        if group not in GROUPS:
+            parser.error(
+                f"argument '--only' must name groups of rows; got '{group}'. There are {', '.join(GROUPS)}"
+            )
+    for group in chosen:
+        for row in GROUPS[group]():
+            print(line(row), flush=True)
+
+
 if __name__ == "__main__":
-    for row in behind():
-        print(line(row), flush=True)
+    main()

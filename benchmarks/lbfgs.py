@@ -230,6 +230,17 @@ def lbfgs(quick: bool) -> Iterator[Row | Skipped]:
         yield Row("rosenbrock-20", "trace and compile", ratio)
 
 
+def against_backtracking() -> Iterator[Row | Skipped]:
+    """Measures `minimize` against jaxopt's line search by backtracking, on the three small problems."""
+    peer = "jaxopt, backtracking"
+    if importlib.util.find_spec(PEERS[peer][0]) is None:
+        yield Skipped(peer, "no jaxopt: pip install jaxopt")
+        return
+    with jax.enable_x64(True):
+        for name, problem in problems().items():
+            yield from _rows(name, problem, set(PEERS) - {peer}, 15)
+
+
 def _rows(name: str, problem: Problem, left_out: set[str], runs: int) -> Iterator[Row | Skipped]:
     ours = _ours(problem.function)
     result = ours(problem.start, TOLERANCE)

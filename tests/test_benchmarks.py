@@ -17,7 +17,7 @@ import gradflow as gf
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from benchmarks import exact, gpu, limit, measure, muon, programs, rows, steps
+from benchmarks import behind, exact, gpu, limit, measure, muon, programs, rows, steps
 from benchmarks.__main__ import GROUPS, main
 from benchmarks.rows import Row, Skipped
 
@@ -192,6 +192,19 @@ def test_every_named_optimizer_has_a_row_and_its_arguments() -> None:
         ours, peer = steps.pair(name)
         assert ours.init
         assert peer is None or peer.init
+
+
+def test_what_was_behind_is_measured_by_groups(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = {name: [rows.Skipped(name, "not here")] for name in behind.GROUPS}
+    monkeypatch.setattr(behind, "GROUPS", {name: lambda name=name: iter(made[name]) for name in made})
+    behind.main(["--only", "lbfgs,muon"])
+    said = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in said] == ["lbfgs", "muon"]
+    with pytest.raises(SystemExit):
+        behind.main(["--only", "matrices"])
+    assert "got 'matrices'. There are steps, losses, muon, lbfgs, compile" in capsys.readouterr().err
 
 
 def test_muon_s_operations() -> None:

@@ -125,6 +125,15 @@ def test_quantized_rules_write_where_they_read(compiler: aot.Compiler, bits: int
     assert cost(program.as_text()).copies == 0
 
 
+def test_an_accumulation_before_a_guard_is_written_in_place(compiler: aot.Compiler) -> None:
+    if compiler.platform == "h100":
+        group = aot.GROUPS["rules"]
+        tx = gf.MultiSteps(gf.apply_if_finite(gf.adamw(1e-3), 3), 4)
+        program = compiler.compile(aot.lowered(compiler, group, tx, gf.apply_updates, "accumulated"))
+        assert cost(program.as_text()).copies == 0
+        assert (scratch(program) or 0) < 2**20
+
+
 def test_norms_of_rows_read_once_on_a_tpu(compiler: aot.Compiler) -> None:
     row = aot.measured(compiler, "rules", "adaptive_grad_clip + adamw")
     assert isinstance(row, aot.Row), row
