@@ -2,13 +2,14 @@
 
 import contextlib
 import functools
+import zlib
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.interpreters import mlir
+from jax.interpreters import ad, batching, mlir
 from jax.sharding import AbstractMesh, NamedSharding, PartitionSpec
 
 _shard_alike: Any = None
@@ -48,15 +49,41 @@ def reshaped(x: jax.Array, shape: tuple[int, ...], spec: tuple[Any, ...] | None)
 
 
 def computed_alike(y: jax.Array, like: jax.Array) -> jax.Array:
-    """A result `y` that the partitioner shards as it shards `like`, where jax can say so.
+    """A result `y` that the partitioner shards as it shards `like`.
 
     Unlike in `sharded_alike`, the shardings of what `y` is computed from do not count. All arrays of one type
-    for which a program says so are sharded alike: jax 0.10 gives them one number.
+    for which a program says so are sharded alike: jax 0.10 gives them one number, and so does `_grouped`.
     """
-    if _shard_alike is None:
+    if _shard_alike is None and jax.sharding.get_abstract_mesh().manual_axes:
         return y
-    result: jax.Array = _shard_alike(like, y)[1]
+    result: jax.Array = _grouped().bind(y, like) if _shard_alike is None else _shard_alike(like, y)[1]
     return result
+
+
+@functools.cache
+def _grouped() -> Any:
+    """A primitive that returns its first operand, in a program for several devices sharded as its second."""
+    grouped = type(jax.lax.add_p)("grouped")
+    grouped.def_impl(lambda y, like: y)
+    grouped.def_abstract_eval(lambda y, like: y)
+    ad.primitive_jvps[grouped] = lambda values, tangents: (grouped.bind(*values), tangents[0])
+    batching.primitive_batchers[grouped] = lambda values, axes: (
+        grouped.bind(*values) if axes[0] == axes[1] else values[0],
+        axes[0],
+    )
+    mlir.register_lowering(grouped, _lowered_group)
+    return grouped
+
+
+def _lowered_group(ctx: Any, y: Any, like: Any) -> list[Any]:
+    if _devices(ctx) > 1 and getattr(jax.config, "jax_use_shardy_partitioner", True):
+        from jaxlib.mlir.dialects import sdy
+
+        aval = ctx.avals_out[0]
+        number = zlib.crc32(repr((aval.shape, str(aval.dtype))).encode())  # the same in each process
+        for value in (y, like):
+            sdy.sharding_group(value, number)
+    return [y]
 
 
 def sharded_alike(y: jax.Array, like: jax.Array) -> jax.Array:
@@ -88,9 +115,13 @@ def _known_late() -> Any:
 
 
 def _false_on(ctx: Any) -> Callable[[], jax.Array]:
-    devices = getattr(ctx.module_context.axis_context, "num_devices", None) or 1
+    devices = _devices(ctx)
     if devices == 1:
         return lambda: jnp.zeros((), bool)
     # Lowering knows how many devices there are and not which: a number that is whole on any mesh is on all.
     whole = NamedSharding(AbstractMesh((devices,), ("devices",)), PartitionSpec())
     return lambda: jax.lax.with_sharding_constraint(jnp.zeros((), bool), whole)
+
+
+def _devices(ctx: Any) -> int:
+    return getattr(ctx.module_context.axis_context, "num_devices", None) or 1

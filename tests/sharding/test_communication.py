@@ -14,7 +14,7 @@ from jax.sharding import PartitionSpec as P
 from specs import CASES, EXTRA, build
 
 import gradflow as gf
-from gradflow import optimizers, sharding
+from gradflow import _shardings, optimizers, sharding
 from gradflow.sharding import Collective
 from gradflow.sharding._collectives import collectives
 
@@ -192,6 +192,20 @@ def test_moments_of_leaves_of_one_shape_lie_as_each_of_them(kind: AxisType) -> N
             assert moment[name].is_equivalent_to(leaf.sharding, 2), name
     assert compiled.memory_analysis().temp_size_in_bytes == 0
     assert not re.search(r" (select|compare)\(", compiled.as_text()), "nothing is read to place the zeros"
+
+
+@pytest.mark.parametrize("spec", [P(), P(None, "y")])
+def test_what_is_computed_lies_as_what_it_replaces(spec: P, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without `shard_alike`, which newer versions of jax do not have."""
+    monkeypatch.setattr(_shardings, "_shard_alike", None)
+    g, old = (shape(8, 8, spec=own, on=mesh()) for own in (("x", "y"), spec))
+
+    def lies(replace: Any) -> Any:
+        step = jax.jit(lambda g, old: replace(old + g @ g.T, old))
+        return step.lower(g, old).compile().output_shardings
+
+    assert lies(_shardings.computed_alike).is_equivalent_to(old.sharding, 2)
+    assert not lies(lambda y, _: y).is_equivalent_to(old.sharding, 2), "the partitioner's own choice"
 
 
 def test_state_sharding_takes_shapes_and_fits_out_shardings() -> None:
