@@ -12,6 +12,8 @@ import pytest
 
 import gradflow as gf
 from benchmarks import aot, matrices
+from benchmarks.aot import platforms
+from benchmarks.aot.__main__ import main
 from benchmarks.exact import scratch
 from benchmarks.hlo import cost, held
 from gradflow._rules import _leafwise
@@ -203,10 +205,10 @@ def test_a_missing_platform_is_named() -> None:
 
 
 def test_a_missing_wheel_says_which_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(aot, "_found", lambda module: False)
+    monkeypatch.setattr(platforms, "_found", lambda module: False)
     assert aot.missing("v5e") == "v5e needs libtpu: pip install 'gradflow-jax[aot-tpu]'"
     with pytest.raises(SystemExit):
-        aot.main(["--platform", "v5e"])
+        main(["--platform", "v5e"])
 
 
 def test_every_row_has_both_libraries() -> None:
