@@ -4,7 +4,7 @@ python -m benchmarks.precision                    steps with 6 M parameters, and
 python -m benchmarks.precision --steps 1e8,1e9    steps alone, as on an accelerator
 python -m benchmarks.precision --narrow           training with bfloat16 and float16 parameters alone
 python -m benchmarks.precision --memory           bytes of state for a model of 7 billion parameters
-python -m benchmarks.precision --bars             figures that are to hold, each beside its bar; 5 minutes
+python -m benchmarks.precision --bars             figures that are to hold, each beside its bar; 2 minutes
 python -m benchmarks.precision --bars --quick     those that need no training; a minute
 """
 

@@ -422,7 +422,7 @@ DEPARTURES: dict[tuple[str, str], str] = {
 _DRAWS = "noise and probes in float32 are other numbers"
 _ROUNDED = "their updates are differences of parameters, and shorter steps are below their rounding"
 _VANISHED = "squares of 1e-30 are zero"
-_CAPPED = "a norm, or a sum that forgets nothing, is as large as float32 allows"
+_CAPPED = "a moment, a norm, or a sum that forgets nothing is as large as float32 allows"
 _CANCELLING = "the loss less an inner product cancels, and the rest decides on the step"
 _DECIDING = "one trial or one outlier more is accepted, by a rounding"
 _DIRECTIONS = "beside an outlier, or without a large eps, some directions hold nothing but rounding"
@@ -432,12 +432,11 @@ _FLOAT64_DEPARTURES = (
     ("1e-30 1e-8 1 1e8 1e37 spike", "kron scale_by_kron", _DRAWS),
     ("1e-30 1e-8 1 1e8 spike", "kron-half", _DRAWS),
     ("1e-45", "step_on_hyperball step_on_hyperball-adam step_on_hyperball-units", _ROUNDED),
-    ("1e-8", "lookahead step_with_radial_brake", _ROUNDED),
-    ("1e-8 1e37", "schedule_free schedule_free_sgd", _ROUNDED),
-    ("1e37", "schedule_free_sgd-warmup", _ROUNDED),
-    ("1e-45 1e-30 1e37", "muown step_by_muown", _ROUNDED),
-    ("1e-30", "prodigy prodigy-official shampoo-one_sided", _VANISHED),
-    ("1e-30 1e37", "dadapt_adamw dog-learning_rate", _VANISHED),
+    ("1e-8", "lookahead step_with_radial_brake schedule_free schedule_free_sgd", _ROUNDED),
+    ("1e-45 1e-30", "muown step_by_muown", _ROUNDED),
+    ("1e-30", "prodigy prodigy-official shampoo-one_sided dadapt_adamw dog-learning_rate", _VANISHED),
+    ("1e37", "dadapt_adamw dog-learning_rate muown step_by_muown", _CAPPED),
+    ("1e37", "schedule_free schedule_free_sgd schedule_free_sgd-warmup", _CAPPED),
     ("1e37", "dadapt_adamw-official dog dog-distance dowg dowg-distance scale_by_dog scale_by_dowg", _CAPPED),
     ("1e37", "scale_by_distance_over_gradients lbfgs apollo-mini dion2 scale_by_dion2", _CAPPED),
     ("1e37", "adagrad adagrad-from_zero scale_by_rss sm3 scale_by_sm3 madgrad scale_by_madgrad", _CAPPED),
@@ -458,9 +457,10 @@ _FLOAT64_DEPARTURES = (
     ("1e37 spike", "scale_by_soap soap soap-matrices soap_muon", _DIRECTIONS),
     ("1e8 1e37 spike", "soap-refresh_first soap-whitened", _DIRECTIONS),
 )
-FLOAT64_DEPARTURES = {
-    case: set(sizes.split()) for sizes, cases, _ in _FLOAT64_DEPARTURES for case in cases.split()
-}
+FLOAT64_DEPARTURES: dict[str, set[str]] = {}
+for _sizes, _cases, _ in _FLOAT64_DEPARTURES:
+    for _case in _cases.split():
+        FLOAT64_DEPARTURES.setdefault(_case, set()).update(_sizes.split())
 
 
 def _default(name: str) -> Any:

@@ -7,12 +7,12 @@ replace a measurement.
 """
 
 from benchmarks.aot.bars import EXCESS, NOT_ELEMENTWISE
-from benchmarks.aot.cases import GROUPS, MAIN, lowered, names, outer, pair, transformer
-from benchmarks.aot.platforms import Compiler, missing
+from benchmarks.aot.cases import GROUPS, MAIN, Group, lowered, names, outer, pair, transformer
+from benchmarks.aot.platforms import PLATFORMS, Compiler, missing
 from benchmarks.aot.results import stored_peers
 from benchmarks.aot.rows import Figures, Row, figures, measured
 
 __all__ = [
-    "EXCESS", "GROUPS", "MAIN", "NOT_ELEMENTWISE", "Compiler", "Figures", "Row", "figures", "lowered",
-    "measured", "missing", "names", "outer", "pair", "stored_peers", "transformer",
+    "EXCESS", "GROUPS", "MAIN", "NOT_ELEMENTWISE", "PLATFORMS", "Compiler", "Figures", "Group", "Row",
+    "figures", "lowered", "measured", "missing", "names", "outer", "pair", "stored_peers", "transformer",
 ]  # fmt: skip

@@ -20,7 +20,9 @@ def class_labels(function: str, labels: ArrayLike, shape: tuple[int, ...], axes:
     array = integer(function, "labels", labels)
     expected = tuple(n for i, n in enumerate(shape) if i not in axes)
     if array.shape != expected:
-        hint = ". One-hot labels become indices by labels.argmax(-1)" if array.shape == shape else ""
+        hint = ""
+        if array.shape == shape and len(axes) == 1:
+            hint = f". One-hot labels become indices by labels.argmax({axes[0] - len(shape)})"
         raise ValueError(
             f"{function}: argument 'labels' must be class indices of shape {expected} "
             f"for inputs of shape {shape}; got {array.shape}{hint}"

@@ -28,7 +28,7 @@ def quantize_state(
 
     Each block along an axis has one float32 `scale`, the largest absolute value in it. Codes have the
     parameter's shape, so they are sharded like it. Steps communicate where devices have parts of blocks: let
-    `block` divide the length of each device's piece. With explicit axes it updates them in place.
+    `block` divide the length of each device's piece. With explicit axes each device updates its own.
 
     Args:
       bits: 8 or 4. With 4, means have 4 bits, and squares 8: fewer make them NaN or scatter steps.

@@ -136,7 +136,7 @@ def test_an_error_of_the_system_is_not_one_of_an_argument(
     monkeypatch.setattr(_parent, "_start", no_process)
     assert main(["--task", "diabetes", "--out", str(tmp_path)]) == 1
     error = capsys.readouterr().err
-    assert error.endswith("distributed: error: [Errno 11] Resource temporarily unavailable\n")
+    assert error.endswith(f"distributed: error: [Errno {errno.EAGAIN}] Resource temporarily unavailable\n")
 
 
 def test_another_run_in_the_directory_of_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -47,6 +47,7 @@ ROWS = [
     ('losses.softmax_cross_entropy_with_integer_labels(logits=10**9, labels=Y, axis=-1, where=None)', TypeError, "softmax_cross_entropy_with_integer_labels: argument 'logits' must be real floating-point numbers"),
     ('losses.softmax_cross_entropy_with_integer_labels(logits=X, labels=X[:, 0])', TypeError, "softmax_cross_entropy_with_integer_labels: argument 'labels' must be integers; got dtype float32. Pass labels.astype(int)"),
     ('losses.softmax_cross_entropy_with_integer_labels(logits=X, labels=X.astype(int))', ValueError, "got (2, 3). One-hot labels become indices by labels.argmax(-1)"),
+    ('losses.softmax_cross_entropy_with_integer_labels(logits=X, labels=X.astype(int), axis=0)', ValueError, "got (2, 3). One-hot labels become indices by labels.argmax(-2)"),
     ('losses.softmax_cross_entropy(logits=X, labels=Y)', ValueError, "got (2,). For class indices call softmax_cross_entropy_with_integer_labels"),
     ('losses.softmax_cross_entropy_with_integer_labels(logits=X, labels=10**30, axis=-1, where=None)', TypeError, "softmax_cross_entropy_with_integer_labels: argument 'labels' must be an array of numbers"),
     ('losses.softmax_cross_entropy_with_integer_labels(logits=X, labels=Y, axis=3.7, where=None)', TypeError, "softmax_cross_entropy_with_integer_labels: argument 'axis' must be an int, a tuple of them or None"),
