@@ -1,6 +1,7 @@
 """The one place where the code of a CPU and that of an accelerator part."""
 
 import functools
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
@@ -86,23 +87,34 @@ def _one_device() -> Any:
     def lower_kernel(kind: str, ctx: Any, *operands: Any, **programs: Any) -> Any:
         try:
             return lower(kind, ctx, *operands, **programs)
-        except (NotImplementedError, ValueError):
+        except (ImportError, RuntimeError, ValueError):  # a NotImplementedError is a RuntimeError
             # The language has no expm1. It has `sign` for a given kind of TPU: a process without one, which
-            # exports a program, gets a ValueError.
+            # exports a program, gets a ValueError. From jax 0.12 on that of a GPU is deprecated, and asks for
+            # a known kind of GPU.
             return lower("general", ctx, *operands, **programs)
 
     def lower_for_gpu(ctx: Any, *operands: Any, **programs: Any) -> Any:
-        # Triton needs an Ampere or later. An exported program, which has no backend, may run on any.
-        backend = ctx.module_context.backend
-        known = [getattr(device, "compute_capability", 0) for device in backend.devices()] if backend else [0]
-        has_triton = min(map(float, known)) >= 8
-        return lower_kernel("gpu" if has_triton else "general", ctx, *operands, **programs)
+        kind = "gpu" if _has_triton(ctx.module_context) else "general"
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "The Pallas Triton backend is deprecated", DeprecationWarning)
+            return lower_kernel(kind, ctx, *operands, **programs)
 
     mlir.register_lowering(choice, functools.partial(lower, "general"))
     mlir.register_lowering(choice, functools.partial(lower, "cpu"), platform="cpu")
     mlir.register_lowering(choice, lower_for_gpu, platform="cuda")
     mlir.register_lowering(choice, functools.partial(lower_kernel, "tpu"), platform="tpu")
     return choice
+
+
+def _has_triton(module: Any) -> bool:
+    """Whether a program is for GPUs from Ampere on. An exported one is for any; jax refuses Triton there."""
+    if module.backend is None or module.lowering_parameters.for_export:
+        return False
+    return all(_capability(device) >= 8 for device in module.backend.devices())
+
+
+def _capability(device: Any) -> float:
+    return float(getattr(device, "compute_capability", 0))
 
 
 def _is_one_device(ctx: Any) -> bool:

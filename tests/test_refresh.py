@@ -18,8 +18,8 @@ def _double(old: Any, x: Any) -> Any:
 OLD = {"a": jnp.full((2,), 7.0), "n": jnp.asarray(3, jnp.int32)}
 
 
-@pytest.mark.parametrize(("due", "a", "n"), [(True, 4.0, 4), (False, 7.0, 3)])
-def test_the_old_value_stays_until_it_is_due(due: bool, a: float, n: int) -> None:
+@pytest.mark.parametrize(("due", "a", "n"), [(True, 4.0, 4), (False, 7.0, 3), (2, 4.0, 4)])
+def test_the_old_value_stays_until_it_is_due(due: Any, a: float, n: int) -> None:
     new = jax.jit(lambda x: refresh(due, _double, OLD, x))(jnp.full((2,), 2.0))
     np.testing.assert_array_equal(new["a"], a)
     assert new["n"] == n

@@ -19,6 +19,7 @@ from gradflow._rules._blockwise import (
     places_of,
     run_block,
 )
+from gradflow._rules._nan_kept import nan_kept
 
 # 16 numbers of each operand per thread: with 32, AdamW's kernel spilled registers of an H100.
 _NUMBERS, _WARPS, _NARROWEST = 4096, 8, 16
@@ -73,7 +74,10 @@ def gpu_kernel(
             pieces = jax.tree.unflatten(structure, inside)
             row, column = place_of(pl.program_id(0))
             places = places_of(tile, layout.stride, row * tile[0], column * tile[1])
-            made = run_block(program, pieces, values[: len(scalars)], drawn, places)
+            block: Callable[..., Any] = functools.partial(run_block, program)
+            if not interpret:  # an interpreter keeps NaN, and rounds otherwise with other operations
+                block = nan_kept(block)
+            made = block(pieces, values[: len(scalars)], drawn, places)
             for ref, new in zip(refs[count + len(arrays) :], jax.tree.leaves(made), strict=True):
                 ref[...] = new
 

@@ -12,7 +12,7 @@ _ELEMENTWISE = set(
     integer_pow is_finite le log log1p logistic lt max min mul ne neg not or pow rem round rsqrt select_n sign
     sin sqrt square sub tanh xor""".split()  # noqa: SIM905  # a list would be forty lines
 )
-_CALLS = {"jit", "pjit", "closed_call", "custom_jvp_call", "custom_vjp_call"}
+CALLS = {"jit", "pjit", "closed_call", "custom_jvp_call", "custom_vjp_call"}
 # Rules see pieces of a leaf. What they read of its shape shows in their operations on another one.
 _OTHER_SHAPE = (3, 5)
 
@@ -42,8 +42,8 @@ def _operations(rule: Callable[..., Any], types: Any, shape: Any, other: Any) ->
 def _equations(jaxpr: Any) -> Iterator[Any]:
     """The equations of a program, those of a call in its place."""
     for equation in jaxpr.eqns:
-        inner = [x for x in map(_jaxpr_of, equation.params.values()) if x is not None]
-        if equation.primitive.name in _CALLS and len(inner) == 1:
+        inner = [x for x in map(jaxpr_of, equation.params.values()) if x is not None]
+        if equation.primitive.name in CALLS and len(inner) == 1:
             yield from _equations(inner[0])
         else:
             yield equation
@@ -63,7 +63,7 @@ def _words(equation: Any) -> str:
     return f"{equation.primitive.name} {constants!r}"
 
 
-def _jaxpr_of(value: Any) -> Any:
+def jaxpr_of(value: Any) -> Any:
     """The operations of a parameter that is a program, else None."""
     value = getattr(value, "jaxpr", value)
     return value if hasattr(value, "eqns") else None

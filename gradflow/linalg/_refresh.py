@@ -62,7 +62,7 @@ def only_where(due: Any, compute: Callable[..., T], old: T, *operands: Any) -> T
         axes = jax.tree.map(lambda is_mapped: 0 if is_mapped else None, tuple(is_mapped))
         return jax.vmap(one_by_one, axes, axis_size=size)(*values), jax.tree.map(lambda _: True, values[1])
 
-    result: T = run(jnp.asarray(due), old, operands)
+    result: T = run(jnp.asarray(due).astype(bool), old, operands)
     return result
 
 

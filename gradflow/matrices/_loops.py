@@ -34,8 +34,8 @@ def call_in_loops(run: Callable[..., Any], rows: Sequence[LeafTuple], *shared: A
         if len(mine) < _FEWEST:
             made = [run(row, *shared) for row in mine]
         else:
-            in_turn = functools.partial(_in_turn, run)
-            made = by_platform(mine, *shared, cpu=functools.partial(_loop, run), accelerator=in_turn)
+            loop, one_by_one = functools.partial(_loop, run), functools.partial(_in_turn, run)
+            made = by_platform(mine, *shared, cpu=loop, accelerator=one_by_one)
         for index, new in zip(chosen, made, strict=True):
             results[index] = new
     return results

@@ -1,5 +1,6 @@
 """Rules over quantized leaves: the loop of a CPU and the kernel of a TPU against the whole arrays."""
 
+import functools
 from typing import Any
 
 import jax
@@ -9,12 +10,14 @@ import pytest
 from jax.export import export
 
 import gradflow as gf
+from gradflow import _platform
 from gradflow._coding._make import quantized_leaf, rounded_leaf
 from gradflow._rules._block_kernel import kernel
 from gradflow._rules._block_loop import loop
 from gradflow._rules._block_triton import gpu_kernel, tiles
-from gradflow._rules._blockwise import Layout, Program, layout_of, part_of
-from gradflow._rules._elementwise import is_elementwise
+from gradflow._rules._blockwise import Layout, Program, layout_of, matrices_of, part_of, run_block
+from gradflow._rules._elementwise import is_elementwise, jaxpr_of
+from gradflow._rules._nan_kept import nan_kept
 
 NUMBERS = tuple(map(jnp.float32, (0.9, 0.1, 0.99, 0.01, 3.7, 33.0, 1e-8)))
 F32 = np.dtype(np.float32)
@@ -102,6 +105,56 @@ def test_a_piece_draws_the_numbers_of_the_whole() -> None:
             np.testing.assert_array_equal(new.scales, old.scales[2:, columns])
 
 
+DROPS = {
+    "max": np.fmax,
+    "min": np.fmin,
+    "clamp": lambda low, x, high: np.fmin(np.fmax(low, x), high),
+    "reduce_max": np.fmax.reduce,
+    "reduce_min": np.fmin.reduce,
+}
+
+
+def as_triton_computes(function: Any, *operands: Any) -> list[Any]:
+    """The arrays that a function returns, where the largest and the least number never are a NaN."""
+
+    def evaluated(program: Any, operands: Any) -> list[Any]:
+        jaxpr = jaxpr_of(program)
+        values = dict(zip(jaxpr.invars, operands, strict=True))
+        values |= dict(zip(jaxpr.constvars, getattr(program, "consts", ()), strict=True))
+
+        def read(variable: Any) -> Any:
+            return variable.val if hasattr(variable, "val") else values[variable]
+
+        for equation in jaxpr.eqns:
+            name, inputs = equation.primitive.name, list(map(read, equation.invars))
+            inner = [x for x in equation.params.values() if jaxpr_of(x) is not None]
+            if inner:
+                made: Any = evaluated(inner[0], inputs)
+            elif name in DROPS:
+                axes = {"axis": equation.params["axes"]} if "axes" in equation.params else {}
+                made = [jnp.asarray(DROPS[name](*map(np.asarray, inputs), **axes))]
+            else:
+                made = equation.primitive.bind(*inputs, **equation.params)
+                made = made if equation.primitive.multiple_results else [made]
+            values.update(zip(equation.outvars, made, strict=True))
+        return list(map(read, jaxpr.outvars))
+
+    return evaluated(jax.make_jaxpr(function)(*operands), jax.tree.leaves(operands))
+
+
+def test_a_nan_stays_one_in_a_kernel_of_a_gpu() -> None:
+    g, mu, nu = operands((128, 2), "8", ())
+    leaves = g.at[3, 1].set(jnp.nan), mu, nu
+    program = Program(body, Layout(128, 2, 0, 128, 2), tuple(map(part_of, leaves)), 3)
+    block = functools.partial(run_block, program)
+    arguments = [matrices_of(leaf) for leaf in leaves], NUMBERS, [None] * 3, jnp.zeros((128, 2), jnp.uint32)
+    wanted = jax.tree.leaves(block(*arguments))
+    assert not np.array_equal(as_triton_computes(block, *arguments)[2], wanted[2], equal_nan=True)
+    for made, each in zip(as_triton_computes(nan_kept(block), *arguments), wanted, strict=True):
+        np.testing.assert_array_equal(made, each)
+    assert [np.isnan(x[..., 1]).sum() for x in wanted] == [1, 0, 1, 0, 1], "an update and two scales"
+
+
 def test_elementwise_rules_are_known_by_their_operations() -> None:
     x, s = ((2, 2), F32), ((), F32)
     assert is_elementwise(body, x, x, x, *[s] * len(NUMBERS))
@@ -161,6 +214,16 @@ def test_a_tpu_has_a_kernel_where_its_language_has_the_operations() -> None:
     assert not has_kernel or jax.__version_info__ < (0, 10), "signs need a TPU at hand"
     with jax.enable_x64(True):
         assert "tpu_custom_call" not in exported(gf.scale_by_adam(), "tpu"), "its loops would count in int64"
+
+
+def test_a_gpu_has_a_kernel_unless_its_program_is_exported(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_platform, "_capability", lambda device: 9.0)
+    assert "triton" not in exported(gf.scale_by_adam(), "cuda"), "jax refuses to export it"
+    tx = gf.quantize_state(gf.scale_by_adam(), 4)
+    like = jax.ShapeDtypeStruct((1024, 256), F32)
+    traced = jax.jit(tx.update).trace(like, jax.eval_shape(tx.init, like))
+    has_kernel = "triton" in traced.lower(lowering_platforms=("cuda",)).as_text()
+    assert has_kernel or jax.__version_info__ >= (0, 11), "it needs a GPU at hand"
 
 
 def test_under_vmap_and_differentiation_arrays_are_whole() -> None:
