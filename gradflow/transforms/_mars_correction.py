@@ -30,7 +30,9 @@ def mars_scalars(b1: jax.Array, gamma: jax.Array, **_: jax.Array) -> Scalars:
 def mars_rule(g: jax.Array, previous: jax.Array, s: Any) -> tuple[jax.Array, jax.Array]:
     """Yuan et al. 2024, equations 2.3 and 2.5, with `power` to keep sum and squares in range."""
     peak = jnp.maximum(jnp.max(jnp.abs(g), initial=0), jnp.max(jnp.abs(previous), initial=0))
-    far = jnp.where(peak > 2.0**40, 2.0**-88, jnp.where(peak < 2.0**-40, 2.0**72, 1.0))
+    wide = jnp.finfo(peak.dtype).maxexp // 128  # 8 in float64, else 1
+    small = jnp.where(peak < 2.0 ** (-40 * wide), 2.0 ** (72 * wide), 1.0)
+    far = jnp.where(peak > 2.0 ** (40 * wide), 2.0 ** (-88 * wide), small)
     power = jax.lax.stop_gradient(far.astype(peak.dtype))
     c = power * g + s.weight * (power * g - power * previous)
     # Its largest number is not asked for again: a step on a mesh waits for one maximum and one sum.

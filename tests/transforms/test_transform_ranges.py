@@ -151,3 +151,12 @@ def test_a_number_of_a_leaf_costs_a_multiplication_not_a_select() -> None:
     lowered = jax.jit(lambda g: tx.update(g, tx.init(g))[0]).lower(g).as_text()
     assert "tensor<7xf32>" in lowered
     assert not [line for line in lowered.splitlines() if "stablehlo.select" in line and "7xf32" in line]
+
+
+@pytest.mark.parametrize("value", [1e-150, 1.0, 1e200, 1e307])
+def test_mars_limits_the_norm_of_every_float64(value: float) -> None:
+    with jax.enable_x64(True):
+        tx = gf.mars_correction(max_norm=value)
+        g = jnp.full(4, 2 * value)
+        u, _ = tx.update(g, tx.init(g))
+    np.testing.assert_allclose(u, value / 2, rtol=1e-12)
