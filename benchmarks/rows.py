@@ -71,18 +71,28 @@ _WIDTHS = (26, 30, 34, 8, 32, 0)
 
 def line(row: Row | Skipped | None) -> str:
     """Formats one line of the printed table; None gives its head."""
-    columns = zip(cells(row) if row else HEADS, _WIDTHS, strict=True)
-    return " ".join(f"{cell:<{width}}" for cell, width in columns).rstrip()
+    return padded(cells(row) if row else HEADS, _WIDTHS)
 
 
 def markdown(rows: Sequence[Row | Skipped]) -> str:
     """A table for each group."""
     parts = []
     for group in dict.fromkeys(row.group for row in rows):
-        table = [HEADS, tuple("---" for _ in HEADS), *(cells(row) for row in rows if row.group == group)]
-        lines = ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in table]
-        parts.append(f"### {group}\n\n" + "\n".join(lines) + "\n")
+        inside = [cells(row) for row in rows if row.group == group]
+        parts.append(f"### {group}\n\n{markdown_table(HEADS, inside)}\n")
     return "\n".join(parts)
+
+
+def padded(texts: Sequence[str], widths: Sequence[int]) -> str:
+    """One line of a printed table."""
+    columns = zip(texts, widths, strict=True)
+    return " ".join(f"{text:<{width}}" for text, width in columns).rstrip()
+
+
+def markdown_table(heads: Sequence[str], body: Sequence[Sequence[str]]) -> str:
+    """A table in Markdown, without a line break at its end."""
+    table = [heads, ["---" for _ in heads], *body]
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in table)
 
 
 def plain(row: Row | Skipped) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 
 from benchmarks.aot.bars import misses, paid
 from benchmarks.aot.rows import Failed, Figures, Row
+from benchmarks.rows import markdown_table, padded
 
 
 def mean(rows: Sequence[Row], of: Callable[[Figures], float]) -> float | None:
@@ -51,8 +52,7 @@ _WIDTHS = (34, 18, 20, 9, 7, 14, 32, 20, 0)
 
 def line(row: Row | Failed | None) -> str:
     """One line of the table; that of None is its head."""
-    columns = zip(cells(row) if row else HEADS, _WIDTHS, strict=True)
-    return " ".join(f"{cell:<{width}}" for cell, width in columns).rstrip()
+    return padded(cells(row) if row else HEADS, _WIDTHS)
 
 
 def markdown(rows: Sequence[Row | Failed]) -> str:
@@ -60,9 +60,8 @@ def markdown(rows: Sequence[Row | Failed]) -> str:
     parts = []
     for group in dict.fromkeys(row.group for row in rows):
         inside = [row for row in rows if row.group == group]
-        table = [HEADS, tuple("---" for _ in HEADS), *map(cells, inside)]
-        lines = ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in table]
-        parts.append(f"#### {group}\n\n" + "\n".join(lines) + "\n\n" + means(inside) + "\n")
+        table = markdown_table(HEADS, [cells(row) for row in inside])
+        parts.append(f"#### {group}\n\n{table}\n\n{means(inside)}\n")
     return "\n".join(parts)
 
 

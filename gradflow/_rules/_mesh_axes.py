@@ -100,10 +100,10 @@ def global_norm(
 ) -> jax.Array:
     """The 2-norm of a tree whose leaves are pieces along `axes`, as `sum_axes` returns them.
 
-    `beside` as in `banded_square_sums`.
+    `beside` as in `banded_square_sums`; a squared norm has one sum, so it needs none.
     """
     groups = leaves_by_axes(updates, axes).items()
-    if beside:
+    if beside and not squared:
         parts = [norm_beside(leaves, names) for names, leaves in groups]
     else:
         parts = [tree.norm(leaves, squared=squared, axis_name=names) for names, leaves in groups]
