@@ -15,10 +15,9 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from gradflow.lab._cli._interruptions import interruptible
-from gradflow.lab._distributed._run import PROGRAM, Run, read_run, remember
+from gradflow.lab._distributed._run import PEER_LOST, PROGRAM, Run, read_run, remember
 
-# Once a process is dead, the others abort as soon as they notice. The one that did not abort died first.
-_ABORTS_WITHIN = 0.2  # seconds
+_CAUSE_WITHIN = 1.0  # seconds from the first end that is known to that of the process that caused it
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -98,12 +97,23 @@ def _report_end(index: int, child: subprocess.Popen[bytes], ended: "queue.Queue[
 
 
 def _first_dead(first: tuple[int, int], ended: "queue.Queue[tuple[int, int]]") -> tuple[int, int]:
-    """The process that died by itself: of several, one that did not abort."""
-    time.sleep(_ABORTS_WITHIN)
+    """The process whose end caused those of the others, which need not be the first that is known."""
     dead = [first]
-    while not ended.empty():
-        dead.append(ended.get())
-    return next(((i, code) for i, code in dead if code not in (0, -signal.SIGABRT)), first)
+    deadline = time.monotonic() + _CAUSE_WITHIN
+    with contextlib.suppress(queue.Empty):
+        while _rank(dead[-1][1]) != 0:
+            dead.append(ended.get(timeout=max(0.0, deadline - time.monotonic())))
+    return min(dead, key=lambda end: _rank(end[1]))
+
+
+def _rank(code: int) -> int:
+    """A process ends by a signal from outside (0), by its own error (1), or because another is gone (2).
+
+    The runtime of JAX aborts a process that misses another one.
+    """
+    if code in (0, PEER_LOST, -signal.SIGABRT):
+        return 2
+    return 0 if code < 0 else 1
 
 
 def _end(children: Sequence[subprocess.Popen[bytes]]) -> None:

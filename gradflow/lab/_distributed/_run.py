@@ -18,6 +18,7 @@ from gradflow.lab._tasks._catalog import TASKS, task_named
 from gradflow.lab._tasks._task import Task
 
 PROGRAM = "python -m gradflow.lab.distributed"
+PEER_LOST = 3  # the exit code of a process whose exchange with another one failed
 _DESCRIPTION = """\
 Trains a task in several processes of this machine, which exchange their gradients over its loopback. Each
 process takes its share of every batch, and with --zero it keeps its share of the optimizer's state alone. The

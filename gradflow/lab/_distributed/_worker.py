@@ -15,7 +15,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from gradflow._core._apply import apply_updates
 from gradflow._core._transformation import GradientTransformation
 from gradflow.checkpoint import save
-from gradflow.lab._distributed._run import Run
+from gradflow.lab._distributed._run import PEER_LOST, Run
 from gradflow.lab._optional import optional
 from gradflow.lab._tasks._catalog import task_named
 from gradflow.lab._tasks._task import Task
@@ -143,4 +143,4 @@ if __name__ == "__main__":
         # Ending in order would wait for the other processes. The parent shows the last line.
         traceback.print_exc()
         print(last_line(error), file=sys.stderr, flush=True)
-        os._exit(1)
+        os._exit(PEER_LOST if isinstance(error, jax.errors.JaxRuntimeError) else 1)
