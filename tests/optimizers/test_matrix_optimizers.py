@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 
 import gradflow as gf
+from benchmarks.matrix_rules import grafted_shampoo, inverse_root, kron, neuron_norm
+from benchmarks.oracle_errors import kron_draws
 from gradflow.matrices import Matrix
 
 RNG = np.random.default_rng(0)
@@ -117,23 +119,13 @@ def test_soap_keeps_its_conditional_in_a_sweep() -> None:
     assert jax.jit(jax.vmap(tx.update)).lower(g, state).as_text().count("stablehlo.case") >= 2
 
 
-def neuron_norm(xs: list[Any], b2: float, longer: bool) -> list[Any]:
-    along = 1 if longer and xs[0].shape[0] > xs[0].shape[1] else 0
-    nu: Any = 0
-    found = []
-    for x in xs:
-        nu = b2 * nu + (1 - b2) * np.mean(x**2, axis=along, keepdims=True)
-        y = x / np.sqrt(np.maximum(nu, 1e-10)) if longer else x / (np.sqrt(nu) + 1e-10)
-        found.append(y * np.linalg.norm(x) / np.linalg.norm(y))
-    return found
-
-
 @pytest.mark.parametrize("shape", [(3, 5), (5, 3), (4, 4)])
 @pytest.mark.parametrize("longer", [False, True])
 def test_neuron_norms(shape: tuple[int, int], longer: bool) -> None:
     xs = [RNG.normal(size=shape) for _ in range(4)]
     tx = gf.scale_by_neuron_norm(0.9, axis="longer" if longer else "outputs")
-    np.testing.assert_allclose(trajectory(tx, xs[0], xs), neuron_norm(xs, 0.9, longer), rtol=1e-12)
+    expected = neuron_norm(xs, 0.9, "longer" if longer else "outputs")
+    np.testing.assert_allclose(trajectory(tx, xs[0], xs), expected, rtol=1e-12)
 
 
 def test_normuon_is_its_parts_and_keeps_muon_s_norm() -> None:
@@ -159,48 +151,6 @@ def test_soap_muon_is_orthogonal() -> None:
     np.testing.assert_allclose(np.linalg.svd(second["w"], compute_uv=False), expected, rtol=1e-3)
 
 
-def kron(grads: list[Any], key: Any, b1: float, rate: float, diagonal: tuple[bool, ...]) -> list[Any]:
-    """PSGD Kron in NumPy, its factors moved at each step by the probes that the key gives."""
-    shape = grads[0].shape
-    qs = [np.ones(n) if d else np.eye(n) for n, d in zip(shape, diagonal, strict=True)]
-    mu, found = np.zeros(shape), []
-
-    def times(q: Any, x: Any, axis: int) -> Any:
-        return np.moveaxis(np.tensordot(np.diag(q) if q.ndim == 1 else q, x, (1, axis)), 0, axis)
-
-    for t, g in enumerate(grads):
-        mu = b1 * mu + (1 - b1) * g
-        m = mu / (1 - b1 ** (t + 1))
-        key, now = jax.random.split(key)
-        balance, probe = jax.random.split(jax.random.split(now, 1)[0])
-        v = np.asarray(jax.random.normal(probe, shape, jnp.float64))
-        if len(qs) > 1 and jax.random.uniform(balance) < 0.01:
-            sizes = [np.abs(q).max() for q in qs]
-            qs = [q * np.exp(np.mean(np.log(sizes))) / size for q, size in zip(qs, sizes, strict=True)]
-        a, b = m + np.sqrt(np.finfo(np.float32).eps) * np.abs(m).mean() * v, v
-        for axis, q in enumerate(qs):
-            a = times(q, a, axis)
-            b = times(1 / q if q.ndim == 1 else np.linalg.inv(q).T, b, axis)
-        moved = []
-        for axis, q in enumerate(qs):
-            aa, bb = (np.moveaxis(x, axis, 0).reshape(x.shape[axis], -1) for x in (a, b))
-            aa, bb = aa @ aa.T, bb @ bb.T
-            if q.ndim == 1:
-                aa, bb = np.diag(aa), np.diag(bb)
-                moved.append(q - rate / np.abs(aa + bb).max() * (aa - bb) * q)
-                continue
-            s = aa + bb
-            x = s[:, np.argmax((s**2).sum(0))] @ s
-            bound = np.linalg.norm(x / np.linalg.norm(x) @ s)
-            moved.append(q - rate / bound * np.triu(aa - bb) @ q)
-        qs, u = moved, m
-        for axis, q in enumerate(qs):
-            square = q * q if q.ndim == 1 else q.T @ q
-            u = times(square, u, axis)
-        found.append(u * min(1, 1.1 / (np.sqrt((u**2).mean()) + 1e-6)))
-    return found
-
-
 @pytest.mark.parametrize(
     ("shape", "diagonal", "memory"),
     [
@@ -214,8 +164,10 @@ def kron(grads: list[Any], key: Any, b1: float, rate: float, diagonal: tuple[boo
 def test_kron_follows_its_probes(shape: Any, diagonal: Any, memory: Any) -> None:
     grads = [0.3 * RNG.normal(size=shape) for _ in range(40)]
     tx = gf.scale_by_kron(0.8, 1.0, 0.2, memory_save_mode=memory, key=7)
-    with jax.enable_x64(True):
-        expected = kron(grads, jax.random.key(7), 0.8, 0.2, diagonal)
+    probes, balances = kron_draws(7, shape, len(grads))
+    expected = -np.diff(
+        kron(np.zeros(shape), grads, probes, balances, 1.0, 0.8, 0.2, diagonal), axis=0, prepend=0
+    )
     np.testing.assert_allclose(trajectory(tx, grads[0], grads), expected, rtol=1e-12, atol=1e-12)
 
 
@@ -263,36 +215,20 @@ def test_wrong_arguments_are_named() -> None:
             call()
 
 
-def inverse_root(a: Any, order: int, eps: float) -> Any:
-    values, vectors = np.linalg.eigh(a)
-    return (vectors * (np.maximum(values, 0) + eps) ** (-1 / order)) @ vectors.T
-
-
-def grafted_shampoo(grads: list[Any], b1: float, beta: float, eps: float, k: int, b2: float) -> list[Any]:
-    """Shampoo with averages without bias, roots renewed every k steps, and Adam's norm."""
-    m, n = grads[0].shape
-    left, right, mu, nu, found = np.zeros((m, m)), np.zeros((n, n)), np.zeros((m, n)), np.zeros((m, n)), []
-    for t, g in enumerate(grads, 1):
-        left, right = beta * left + (1 - beta) * g @ g.T, beta * right + (1 - beta) * g.T @ g
-        if (t - 1) % k == 0:
-            roots = [inverse_root(a / (1 - beta**t), 4, eps) for a in (left, right)]
-        mu, nu = b1 * mu + (1 - b1) * g, b2 * nu + (1 - b2) * g**2
-        mean = mu / (1 - b1**t)
-        adam = mean / (np.sqrt(nu / (1 - b2**t)) + 1e-8)
-        u = roots[0] @ mean @ roots[1]
-        found.append(adam if t == 1 else u * np.linalg.norm(adam) / np.linalg.norm(u))
-    return found
+def shampoo_directions(grads: list[Any]) -> Any:
+    steps = grafted_shampoo(np.zeros_like(grads[0]), grads, -1.0, 0.9, 0.8, 1e-3, 2, 0.97)
+    return np.diff(steps, axis=0, prepend=0)
 
 
 def test_shampoo_with_grafting_and_blocks() -> None:
     grads = [RNG.normal(size=(4, 7)) for _ in range(6)]
     arguments: Any = {"grafting": "adam", "b2": 0.97, "start_step": 1}
     tx = gf.scale_by_shampoo(0.9, 0.8, 1e-3, 2, **arguments)
-    expected = grafted_shampoo(grads, 0.9, 0.8, 1e-3, 2, 0.97)
+    expected = shampoo_directions(grads)
     np.testing.assert_allclose(trajectory(tx, grads[0], grads), expected, rtol=1e-12, atol=1e-12)
     blocks = trajectory(gf.scale_by_shampoo(0.9, 0.8, 1e-3, 2, **arguments, block_size=4), grads[0], grads)
     for part in (slice(0, 4), slice(4, 7)):
-        own = grafted_shampoo([g[:, part] for g in grads], 0.9, 0.8, 1e-3, 2, 0.97)
+        own = shampoo_directions([g[:, part] for g in grads])
         np.testing.assert_allclose([u[:, part] for u in blocks], own, rtol=1e-12, atol=1e-12)
 
 
