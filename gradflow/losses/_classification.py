@@ -17,7 +17,7 @@ from gradflow._dtypes import DType, compute_dtype
 from gradflow._tracebacks import one_frame
 from gradflow.losses._classes import class_labels, flatten_axes, is_class, pick
 from gradflow.losses._inputs import Axis, axes_of, keep, mask_of, pair, parameter, real
-from gradflow.losses._logspace import log_softmax, weigh, with_value
+from gradflow.losses._logspace import cross_entropy, log_softmax, weigh, with_value
 
 _NAMES = ("logits", "labels")
 
@@ -152,7 +152,7 @@ def softmax_cross_entropy(
     [50.0, 50.0]
     """
     log_p, y, axes, out = _masked_log_softmax("softmax_cross_entropy", logits, labels, axis, where)
-    return -jnp.sum(weigh(y, log_p), axes).astype(out)
+    return cross_entropy(y, log_p, axes).astype(out)
 
 
 @one_frame
@@ -162,7 +162,7 @@ def safe_softmax_cross_entropy(logits: ArrayLike, labels: ArrayLike) -> jax.Arra
     Both are safe for logits of -inf: 0 * log(0) counts as 0.
     """
     log_p, y, axes, out = _masked_log_softmax("safe_softmax_cross_entropy", logits, labels, -1, None)
-    return -jnp.sum(weigh(y, log_p), axes).astype(out)
+    return cross_entropy(y, log_p, axes).astype(out)
 
 
 @one_frame
@@ -277,7 +277,7 @@ def poly_loss_cross_entropy(
     """
     name = "poly_loss_cross_entropy"
     log_p, y, axes, out = _masked_log_softmax(name, logits, labels, axis, where)
-    cross_entropy = -jnp.sum(weigh(y, log_p), axes)
+    loss = cross_entropy(y, log_p, axes)
     missed = jnp.sum(y * -jnp.expm1(log_p), axes)
-    epsilon = parameter(name, "epsilon", epsilon, cross_entropy)
-    return (cross_entropy + epsilon * missed).astype(out)
+    epsilon = parameter(name, "epsilon", epsilon, loss)
+    return (loss + epsilon * missed).astype(out)

@@ -80,6 +80,11 @@ def weigh(weights: jax.Array, logs: jax.Array) -> jax.Array:
     return weights * jnp.where((weights == 0) & (logs == -jnp.inf), 0.0, logs)
 
 
+def cross_entropy(weights: jax.Array, logs: jax.Array, axes: tuple[int, ...]) -> jax.Array:
+    """-sum(weights * logs); 0 where every term is 0, not -0, which prints as a negative loss."""
+    return 0.0 - jnp.sum(weigh(weights, logs), axes)
+
+
 def clamp(x: jax.Array, low: float, high: float) -> jax.Array:
     """Clips `x` to the range that it has in exact arithmetic; its gradient is that of the identity."""
     excess = jnp.where(x < low, low - x, jnp.where(x > high, high - x, 0.0))

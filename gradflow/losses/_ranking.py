@@ -11,7 +11,7 @@ from gradflow._dtypes import compute_dtype
 from gradflow._errors import describe
 from gradflow._tracebacks import one_frame
 from gradflow.losses._inputs import keep, mask_of, number, pair, same_shape
-from gradflow.losses._logspace import log_softmax, weigh
+from gradflow.losses._logspace import cross_entropy, log_softmax
 
 Reduce = Callable[..., ArrayLike]
 
@@ -65,7 +65,7 @@ def ranking_softmax_loss(
         factors = number(name, "weights", weights)
         same_shape(name, "weights", factors, "logits", x.shape)
         y = y * factors.astype(compute_dtype(out))
-    losses = -jnp.sum(weigh(keep(mask, y), log_softmax(x, last, mask)), -1)
+    losses = cross_entropy(keep(mask, y), log_softmax(x, last, mask), last)
     lists = None if mask is None else jnp.any(mask, -1)
     if reduce_fn is None:
         return losses.astype(out)

@@ -3,6 +3,7 @@
 import argparse
 import builtins
 import gc
+import io
 import json
 import os
 import subprocess
@@ -111,6 +112,24 @@ def test_without_tqdm_there_is_no_bar(monkeypatch, capsys):
     assert capsys.readouterr().err == ""
 
 
+def test_the_bar_is_drawn_where_somebody_watches(monkeypatch):
+    class Output(io.StringIO):
+        def isatty(self):
+            return True
+
+    def drawn(output, shown=None):
+        monkeypatch.setattr(sys, "stderr", output)
+        return ProgressBar(shown, 3).bar is not None
+
+    notebook = type("OutStream", (io.StringIO,), {"__module__": "ipykernel.iostream"})
+    assert not drawn(io.StringIO())
+    assert not drawn(None)
+    assert drawn(Output())
+    assert drawn(notebook())
+    assert drawn(io.StringIO(), True)
+    assert not drawn(Output(), False)
+
+
 @pytest.mark.parametrize("imported", ["datetime", "gradflow.lab._cli._compare"])
 def test_an_interruption_of_the_imports_ends_with_130(imported):
     """NumPy turns an exception in its import of datetime into an ImportError."""
@@ -136,14 +155,16 @@ def test_an_interruption_that_the_garbage_collector_drops_is_raised_again():
         gc.callbacks.remove(interrupted)
         raise KeyboardInterrupt
 
-    def collect():
+    def collect(wait):
         gc.callbacks.append(interrupted)
         gc.collect()
-        for _ in range(100):
+        while wait:
             time.sleep(0.02)
 
     with pytest.raises(KeyboardInterrupt), interruptible():
-        collect()
+        collect(wait=True)
+    with pytest.raises(KeyboardInterrupt), interruptible():
+        collect(wait=False)  # the block ends first
 
 
 def test_an_interruption_keeps_what_is_finished(tmp_path, capsys, monkeypatch):

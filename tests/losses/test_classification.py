@@ -220,7 +220,13 @@ def test_infinite_logits_of_a_softmax(logits: list[float], p: list[float], label
         value, slope = jax.value_and_grad(loss)(x)
         np.testing.assert_allclose(value, expected, rtol=1e-6)
         np.testing.assert_allclose(slope, np.asarray(p) - np.asarray(y), atol=1e-6)
+        assert not np.signbit(value), "-0 prints as a negative loss"
     assert jnp.isnan(INTEGER(x, jnp.asarray(label - 4)))
+
+
+def test_no_loss_is_minus_zero_when_compiled() -> None:
+    x, y = jnp.asarray([[1000.0, 0.0]]), jnp.asarray([[1.0, 0.0]])
+    assert not np.signbit(jax.jit(losses.softmax_cross_entropy)(x, y)).any()
 
 
 def test_the_softmax_of_a_segmentation_is_finite_at_infinite_logits() -> None:

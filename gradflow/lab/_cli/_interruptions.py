@@ -21,16 +21,22 @@ def interruptible() -> Iterator[None]:
         return
     handler = signal.signal(signal.SIGINT, signal.default_int_handler)
     hook = sys.unraisablehook
+    timers: list[threading.Timer] = []
 
     def again(lost: Any) -> None:
         if issubclass(lost.exc_type, KeyboardInterrupt):
-            threading.Timer(0.05, _thread.interrupt_main).start()
+            timers.append(threading.Timer(0.05, _thread.interrupt_main))
+            timers[-1].start()
         else:
             hook(lost)
 
     sys.unraisablehook = again
     try:
         yield
+        for timer in timers:
+            timer.join()  # so that it is raised here, in the block
     finally:
+        for timer in timers:
+            timer.cancel()
         sys.unraisablehook = hook
         signal.signal(signal.SIGINT, handler)

@@ -1,6 +1,5 @@
 """The output of commands: its directory, and the packages that it needs."""
 
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -31,9 +30,9 @@ def add_quiet(command: Any) -> None:
     command.add_argument("--quiet", action="store_true", help="print the table alone, without a progress bar")
 
 
-def shows_bar(given: Any) -> bool:
-    """Whether a progress bar is shown: in a terminal, unless --quiet is given."""
-    return not given.quiet and sys.stderr.isatty()
+def shows_bar(given: Any) -> bool | None:
+    """Whether a progress bar is shown; None for the default."""
+    return False if given.quiet else None
 
 
 def needed_packages() -> None:

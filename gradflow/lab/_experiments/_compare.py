@@ -36,7 +36,7 @@ def compare(
     seeds: int | Iterable[int] = 5,
     steps: int | None = None,
     target: float | None = None,
-    progress: bool = True,
+    progress: bool | None = None,
     batch_size: int | None = None,
     test: Any = None,
     metric: Callable[..., Any] | None = None,
@@ -65,7 +65,7 @@ def compare(
       seeds: the number of seeds, or the seeds.
       steps: the number of steps; the task's own by default, else 500.
       target: the training loss to reach; the task's own by default.
-      progress: whether to show a progress bar, which needs tqdm.
+      progress: whether to show a progress bar, which needs tqdm; by default in a terminal and in a notebook.
       batch_size: examples per step, where `batches` holds examples.
       test: held-out data of your own problem, for `metric(params, batch)` or `metric(params, x, y)`, which
         returns one number; higher is better.

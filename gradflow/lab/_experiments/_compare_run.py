@@ -50,7 +50,7 @@ class CompareRun(NamedTuple):
         found = [self.log.get(candidate) for candidate in self.plan.candidates]
         return [entry for entry in found if entry is not None]
 
-    def entries(self, progress: bool = True) -> Iterator[Entry]:
+    def entries(self, progress: bool | None = None) -> Iterator[Entry]:
         """Yields the entry of each candidate, first those that an earlier call has finished.
 
         All programs are traced before the first one runs, so that an error in any of them is raised at once.

@@ -1,15 +1,19 @@
 """The progress bar."""
 
 import importlib
+import sys
 from typing import Any
 
 
 class ProgressBar:
-    """A progress bar over steps, which may be hidden. Without tqdm there is none."""
+    """A progress bar over steps, which may be hidden. Without tqdm there is none.
 
-    def __init__(self, shown: bool, total: int, done: int = 0) -> None:
+    With `shown=None` there is one in a terminal and in a notebook; a pipe or a file would get all its states.
+    """
+
+    def __init__(self, shown: bool | None, total: int, done: int = 0) -> None:
         self.bar: Any = None
-        if shown:
+        if _is_watched() if shown is None else shown:
             try:
                 module = importlib.import_module("tqdm")
             except ImportError:
@@ -36,3 +40,9 @@ class ProgressBar:
         """Closes the bar, which stays on the screen."""
         if self.bar is not None:
             self.bar.close()
+
+
+def _is_watched() -> bool:
+    """Whether the error output, where the bar goes, is a terminal or a notebook's."""
+    output = sys.stderr
+    return output is not None and (output.isatty() or type(output).__module__.startswith("ipykernel"))

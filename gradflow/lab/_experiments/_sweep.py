@@ -56,7 +56,7 @@ def sweep(
     seed: int = 0,
     file: str | os.PathLike[str] | None = None,
     memory: int | None = None,
-    progress: bool = True,
+    progress: bool | None = None,
 ) -> SweepResult:
     """Trains with many values of some hyper-parameters in one program, and ranks them.
 
@@ -66,7 +66,7 @@ def sweep(
       optimizer: a transformation, its expression as text, or a name.
       space: a list of values or a `Range` by address, as in `replace`. Numbers of hyper-parameters share one
         compiled program; each combination of other arguments, flags or whole stages, has its own.
-      task, loss_fn, params, batches: as in `compare`.
+      task, loss_fn, params, batches, progress: as in `compare`.
       method: "grid", every combination; "random", `trials` draws (32); "halving", successive halving
         (Jamieson & Talwalkar 2016) of `trials` draws (27), or of the grid where every axis is a list; the
         best 1 / `eta` continue, to `eta` times the steps.
@@ -96,7 +96,7 @@ class SweepPlan(NamedTuple):
         """Opens the log of trials, which begins with those in the file."""
         return TrialLog(file, self.header)
 
-    def run(self, log: TrialLog, memory: int | None, progress: bool) -> None:
+    def run(self, log: TrialLog, memory: int | None, progress: bool | None) -> None:
         """Trains the trials that the log does not have yet."""
         if memory is not None and not memory > 0:
             raise ValueError(f"sweep: argument 'memory' must be a number of bytes above 0; got {memory!r}")
