@@ -117,21 +117,25 @@ def dion2(
 
 def muown(
     x: Array, grads: Arrays, rate: float, beta: float, b1: float, b2: float, eps: float, decay: float,
-    rms: float | None,
+    rms: float | None, nesterov: bool,
 ) -> Arrays:  # fmt: skip
-    """Muon for the directions of neurons, Adam for their norms."""
+    """Muon for the directions of neurons, Adam for their norms; the momentum is a sum, as in the paper."""
     scale = wide_factor(x.shape) if rms is None else rms * math.sqrt(max(x.shape))
-    gain, v, mu, found = np.linalg.norm(x, axis=0), x, np.zeros(x.shape), []
+    gain, length, mu, found = np.linalg.norm(x, axis=0), np.linalg.norm(x, axis=0), np.zeros(x.shape), []
     m, n = np.zeros(x.shape[1]), np.zeros(x.shape[1])
     for t, g in enumerate(grads, 1):
-        length = np.linalg.norm(v, axis=0)
-        of_gain = (g * v / length).sum(0)
-        mu = beta * mu + (1 - beta) * gain / length * (g - v / length * of_gain)
-        v = v - rate * scale * orthogonal(mu)
+        unit = x / gain
+        of_gain = (g * unit).sum(0)
+        of_direction = gain / length * (g - unit * of_gain)
+        mu = beta * mu + of_direction
+        ahead = of_direction + beta * mu if nesterov else mu
+        v = unit * length - rate * scale * orthogonal(ahead, eps=1e-7 / (1 - beta))
         m, n = b1 * m + (1 - b1) * of_gain, b2 * n + (1 - b2) * of_gain**2
         gain = gain - rate * m / (1 - b1**t) / (np.sqrt(n / (1 - b2**t)) + eps)
-        gain = gain * (1 - rate * decay)
-        found.append(gain * v / np.linalg.norm(v, axis=0))
+        length = np.linalg.norm(v, axis=0)
+        x = gain * v / length - rate * decay * x
+        gain = np.sign(gain) * np.linalg.norm(x, axis=0)
+        found.append(x)
     return found
 
 

@@ -131,7 +131,7 @@ CASES: Mapping[str, tuple[Case, ...]] = {
     "muown": (
         by_rule(
             lambda: gf.muown(0.1, 0.8, 0.7, 0.9, 1e-3, 0.05), rules.muown, (4, 6),
-            rate=0.1, beta=0.8, b1=0.7, b2=0.9, eps=1e-3, decay=0.05, rms=None,
+            rate=0.1, beta=0.8, b1=0.7, b2=0.9, eps=1e-3, decay=0.05, rms=None, nesterov=True,
         ),
     ),
     "splus": (

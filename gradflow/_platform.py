@@ -87,10 +87,11 @@ def _one_device() -> Any:
     def lower_kernel(kind: str, ctx: Any, *operands: Any, **programs: Any) -> Any:
         try:
             return lower(kind, ctx, *operands, **programs)
-        except (ImportError, RuntimeError, ValueError):  # a NotImplementedError is a RuntimeError
+        except (ImportError, RuntimeError, ValueError) as error:  # a NotImplementedError is a RuntimeError
             # The language has no expm1. It has `sign` for a given kind of TPU: a process without one, which
             # exports a program, gets a ValueError. From jax 0.12 on that of a GPU is deprecated, and asks for
             # a known kind of GPU.
+            _warn_of_whole_arrays(kind, error)
             return lower("general", ctx, *operands, **programs)
 
     def lower_for_gpu(ctx: Any, *operands: Any, **programs: Any) -> Any:
@@ -104,6 +105,16 @@ def _one_device() -> Any:
     mlir.register_lowering(choice, lower_for_gpu, platform="cuda")
     mlir.register_lowering(choice, functools.partial(lower_kernel, "tpu"), platform="tpu")
     return choice
+
+
+def _warn_of_whole_arrays(kind: str, error: Exception) -> None:
+    """Says once why a program has no kernel: its results are the same, its memory is not."""
+    reason = f"{type(error).__name__}: {error}".splitlines()[0]
+    warnings.warn(
+        f"a kernel for quantized leaves could not be lowered for a {kind.upper()}, so this program has whole "
+        f"arrays in its place, which need more memory; {reason}",
+        stacklevel=2,
+    )
 
 
 def _has_triton(module: Any) -> bool:

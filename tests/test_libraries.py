@@ -408,6 +408,26 @@ def test_an_update_of_any_number_of_rows_is_exported() -> None:
         chex.assert_trees_all_close(exported.call(g), update(g), rtol=1e-5)
 
 
+def test_updates_of_matrices_of_any_sides_are_exported() -> None:
+    """Sizes that cannot be compared: either side of a product is right, and coded states stay plain."""
+    importlib.import_module("jax.export")
+    txs = [gf.adamw(0.1), gf.scion(0.1), gf.muon(0.1), gf.adamuon(0.1), gf.muown(0.1)]
+    txs.append(gf.quantize_state(gf.adamw(0.1)))
+    rows, columns = jax.export.symbolic_shape("rows, columns")
+    like = {
+        "w": jax.ShapeDtypeStruct((rows, columns), jnp.float32),
+        "b": jax.ShapeDtypeStruct((columns,), jnp.float32),
+    }
+
+    def updates(g: Any) -> Any:
+        return [tx.update(g, tx.init(g), g)[0] for tx in txs]
+
+    exported = jax.export.export(jax.jit(updates))(like)
+    for shape in ((2, 5), (5, 2)):
+        g = {"w": jnp.cos(jnp.arange(10.0)).reshape(shape), "b": jnp.ones(shape[1])}
+        chex.assert_trees_all_close(exported.call(g), updates(g), rtol=1e-4, atol=1e-5)
+
+
 def test_an_exported_step_runs_in_another_process(tmp_path: Path) -> None:
     importlib.import_module("jax.export")
     interop.register_for_export()

@@ -1,5 +1,6 @@
 """Elementary functions for rules, with full precision and finite derivatives."""
 
+import math
 from typing import Any
 
 import jax
@@ -13,6 +14,17 @@ from gradflow.tree._decay_power import one_minus_power as one_minus_power
 def abs_sq(x: jax.Array) -> jax.Array:
     """`|x|**2`, real for complex x."""
     return x.real * x.real + x.imag * x.imag if is_complex(x.dtype) else x * x
+
+
+def size_root(number: Any) -> Any:
+    """The root of a number made of sizes: a float, or computed where sizes are symbolic."""
+    return math.sqrt(number) if isinstance(number, int | float) else jnp.sqrt(jnp.asarray(number, float))
+
+
+def larger_size(size: Any, other: Any) -> Any:
+    """The larger of two sizes or their ratios; computed where one is symbolic."""
+    known = isinstance(size, int | float) and isinstance(other, int | float)
+    return max(size, other) if known else jnp.maximum(jnp.asarray(size, float), jnp.asarray(other, float))
 
 
 def bounded(g: jax.Array) -> jax.Array:

@@ -1,5 +1,6 @@
 """Parts of states: moments shaped like the parameters, and scalars on their devices."""
 
+import sys
 from collections.abc import Iterable
 from typing import Any
 
@@ -25,7 +26,8 @@ def zero_scalar(params: Any, dtype: Any = np.int32, value: float = 0) -> jax.Arr
     if any(isinstance(leaf, jax.core.Tracer) for leaf in leaves):
         # Inside jit only the compiler knows the mesh, and it drops unused parameters with their mesh. The
         # barrier makes the scalar depend on a parameter.
-        smallest = min(leaves, key=lambda leaf: leaf.size)
+        # Symbolic sizes, as in an exported program, cannot be compared.
+        smallest = min(leaves, key=lambda leaf: leaf.size if isinstance(leaf.size, int) else sys.maxsize)
         return jax.lax.optimization_barrier((jnp.asarray(scalar), smallest))[0]
     for leaf in leaves:
         sharding = leaf.sharding

@@ -157,9 +157,8 @@ def newton_schulz(
         raise ValueError(f"{name}: argument 'dtype' must be float32 or wider with 'gram'; got {low}")
     if matrix.size == 0:
         return matrix
-    short, long = sorted(matrix.shape[-2:])
     if gram is None:
-        gram = not is_narrow and long >= _GRAM_FROM * short and len(rows) > 1
+        gram = not is_narrow and _is_long(*matrix.shape[-2:]) and len(rows) > 1
     # Operands, so that a table may be swept or learned; only a zero is static.
     numbers = [[jnp.asarray(v, dtype=real_dtype(wide)) for v in row] for row in rows]
     cubic = tuple(isinstance(c, int | float) and c == 0 for _, _, c in rows)
@@ -167,6 +166,12 @@ def newton_schulz(
         matrix, numbers, margin, floor, cubic=cubic, low=low, precision=precision, gram=gram
     )
     return y
+
+
+def _is_long(m: int, n: int) -> bool:
+    """Whether the Gram form pays; symbolic sizes, as in an exported program, cannot be compared."""
+    known = isinstance(m, int) and isinstance(n, int)
+    return known and max(m, n) >= _GRAM_FROM * min(m, n)
 
 
 def _rows(coefficients: Any, steps: int | None) -> list[Triple]:
@@ -222,7 +227,9 @@ def _orthogonalize(
     m, n = matrix.shape[-2:]
     wide = compute_dtype(matrix.dtype)
     # A batch of one costs twice the plain product on CPU.
-    batch = (-1,) if matrix.size > m * n else ()
+    batch = (-1,) if any(size != 1 for size in matrix.shape[:-2]) else ()
+    # Of symbolic sizes either side is right; one of a known size is likely the shorter.
+    is_wide = m <= n if isinstance(m, int) and isinstance(n, int) else isinstance(m, int)
     x = _normalize(matrix.astype(wide).reshape(*batch, m, n), safety, eps)
 
     def times(a: jax.Array, b: jax.Array) -> jax.Array:
@@ -230,10 +237,10 @@ def _orthogonalize(
 
     def short_product(x: jax.Array) -> jax.Array:
         adjoint = jnp.conj(x.mT)
-        return times(x, adjoint) if m <= n else times(adjoint, x)
+        return times(x, adjoint) if is_wide else times(adjoint, x)
 
     def apply(poly: jax.Array, x: jax.Array) -> jax.Array:
-        return times(poly, x) if m <= n else times(x, poly)
+        return times(poly, x) if is_wide else times(x, poly)
 
     table = [
         (a.astype(wide), b.astype(wide), None if without_c else c.astype(wide))

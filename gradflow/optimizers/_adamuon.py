@@ -1,6 +1,5 @@
 """AdaMuon: Muon's step with Adam's second moment of the orthogonal factor."""
 
-import math
 from typing import Any, NamedTuple
 
 import jax
@@ -12,7 +11,7 @@ from gradflow._core._decorators import transformation
 from gradflow._core._transformation import GradientTransformation
 from gradflow._expressions._arguments import Decay, Iterations, NonNegative, Positive, Rate
 from gradflow._rules._leafwise import Scalars, specialize
-from gradflow._rules._math import abs_sq, bounded, safe_sqrt
+from gradflow._rules._math import abs_sq, bounded, safe_sqrt, size_root
 from gradflow._rules._roles import Mean, Square
 from gradflow._rules._state import first_moment, second_moment
 from gradflow._types import MaskOrFn, OptState, Pair, Params, Updates
@@ -45,7 +44,7 @@ def adamuon_rule(
     nu = s.b2 * nu + s.c2 * abs_sq(o)
     y = o / (safe_sqrt(nu) + s.eps)
     norm = safe_sqrt(jnp.sum(abs_sq(y)))
-    return s.rms * math.sqrt(y.size) * y / jnp.where(norm > 0, norm, 1), mu, nu
+    return s.rms * size_root(y.size) * y / jnp.where(norm > 0, norm, 1), mu, nu
 
 
 @transformation

@@ -1,6 +1,5 @@
 """Statistics of a tensor's sides, and the bases in which they are diagonal: for SOAP, Shampoo and kin."""
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,6 +8,7 @@ import jax.numpy as jnp
 
 from gradflow._dtypes import real_dtype
 from gradflow._platform import in_turn
+from gradflow._rules._math import size_root
 from gradflow._rules._state import at_least_float32
 
 # For each side of a tensor a symmetric matrix, or None for a side that is left alone.
@@ -39,7 +39,7 @@ def to_unit(x: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 def limited(g: jax.Array) -> tuple[jax.Array, jax.Array]:
     """`g` with a norm of at most 2^60 (2^508 in float64), so that its square is finite; whether `g` is."""
-    most = 2.0 ** (508 if g.dtype == jnp.float64 else 60) / math.sqrt(max(g.size, 1))
+    most = 2.0 ** (508 if g.dtype == jnp.float64 else 60) / size_root(max(g.size, 1))
     largest = jax.lax.stop_gradient(jnp.max(jnp.abs(g), initial=0))
     return g * jnp.where(largest > most, most / largest, 1), jnp.isfinite(largest)
 
@@ -93,7 +93,7 @@ def decay_whitened_factors(
                 y = y * jax.lax.rsqrt(jnp.maximum(value, eps)).reshape(
                     [-1 if k == i else 1 for k in range(g.ndim)]
                 )
-        outers.append(_outer(y / math.sqrt(g.size / g.shape[axis]), factor, axis))
+        outers.append(_outer(y / size_root(g.size / g.shape[axis]), factor, axis))
     # The sum of the squares is a trace, and no element is larger.
     finite = [None if outer is None else jnp.isfinite(jnp.trace(outer)) for outer in outers]
     return _decayed(factors, outers, finite, beta, c)

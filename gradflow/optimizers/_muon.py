@@ -17,7 +17,7 @@ from gradflow._errors import describe
 from gradflow._expressions._arguments import Decay, Iterations, NonNegative, Rate
 from gradflow._expressions._registry import register_record
 from gradflow._rules._leafwise import Scalars, leafwise, specialize
-from gradflow._rules._math import bounded, one_minus_power, safe_sqrt
+from gradflow._rules._math import bounded, larger_size, one_minus_power, safe_sqrt, size_root
 from gradflow._rules._mesh_axes import refuse_varying
 from gradflow._rules._roles import Mean
 from gradflow._rules._state import first_moment, increment, zero_scalar
@@ -271,18 +271,19 @@ def _axes_of(numbers: Any, params: Params) -> Any:
 
 def shape_rule(g: jax.Array, s: Any, *, axes: MatrixAxes) -> jax.Array:
     """u = sqrt(max(1, fan_out / fan_in)) * g."""
-    return _by_block(lambda fan_in, fan_out: math.sqrt(max(1, fan_out / max(fan_in, 1))), g, axes)
+    return _by_block(lambda fan_in, fan_out: size_root(larger_size(1, fan_out / max(fan_in, 1))), g, axes)
 
 
 def consistent_shape_rule(g: jax.Array, s: Any, *, axes: MatrixAxes) -> jax.Array:
     """u = consistent_rms * sqrt(max(fan_in, fan_out)) * g."""
-    return s.consistent_rms * _by_block(lambda fan_in, fan_out: math.sqrt(max(fan_in, fan_out)), g, axes)
+    scaled = _by_block(lambda fan_in, fan_out: size_root(larger_size(fan_in, fan_out)), g, axes)
+    return s.consistent_rms * scaled
 
 
 def _by_block(factor: Callable[[int, int], float], g: jax.Array, axes: MatrixAxes) -> jax.Array:
     """`g` with each of its matrices multiplied by a factor of its sides."""
     factors = [factor(rows, columns) for _, rows, columns in axes.shapes(g.shape)]
-    if len(set(factors)) == 1:
+    if len(factors) == 1 or len(set(factors)) == 1:
         return factors[0] * g
     blocks, back = to_blocks(g, axes)
     return back([f * x for f, x in zip(factors, blocks, strict=True)])

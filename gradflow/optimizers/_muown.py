@@ -1,6 +1,5 @@
 """Muown: Muon for the directions of a matrix's neurons, Adam for their norms."""
 
-import math
 from typing import Any, NamedTuple
 
 import jax
@@ -13,10 +12,10 @@ from gradflow._core._transformation import GradientTransformation
 from gradflow._dtypes import real_dtype
 from gradflow._expressions._arguments import Decay, Iterations, NonNegative, Rate
 from gradflow._rules._leafwise import Scalars, specialize
-from gradflow._rules._math import bounded, safe_sqrt
+from gradflow._rules._math import bounded, larger_size, safe_sqrt, size_root
 from gradflow._rules._roles import Mean
 from gradflow._rules._state import at_least_float32, first_moment, increment, zero_scalar
-from gradflow._rules._unit_norm import unit_direction
+from gradflow._rules._unit_norm import unit_direction, unit_norm
 from gradflow._types import OptState, Pair, Params, Updates
 from gradflow.linalg import newton_schulz
 from gradflow.matrices._per_matrix import per_matrix
@@ -53,20 +52,26 @@ def muown_scalars(beta: jax.Array, **others: jax.Array) -> Scalars:
 
 def muown_rule(
     g: jax.Array, mu: jax.Array, neurons: MuownNeurons, p: jax.Array, s: Any, *,
-    by_shape: bool, table: Any, steps: Any, dtype: Any,
+    nesterov: bool, by_shape: bool, table: Any, steps: Any, dtype: Any,
 ) -> tuple[Any, ...]:  # fmt: skip
-    """Lion et al. 2026: p = gain * v / |v|, over the inputs of each output."""
+    """Lion et al. 2026, Algorithm 1: p = gain * v / |v|, over the inputs of each output."""
     gain, length, gain_mu, gain_nu = neurons
     unit = unit_direction(p, 0) * jnp.sign(gain)[None]
     g = bounded(g) + (g - g)  # NaN where it is not finite
     of_gain = jnp.sum(g * unit, axis=0)
-    mu = s.beta * mu + s.c * (gain / length)[None] * (g - unit * of_gain[None])
-    scale = math.sqrt(max(1, p.shape[1] / p.shape[0])) if by_shape else s.rms * math.sqrt(max(p.shape))
-    v = unit * length[None] - s.learning_rate * scale * newton_schulz(mu, table, steps, dtype=dtype)
-    step, gain_mu, gain_nu = adam_rule(of_gain, gain_mu, gain_nu, s)
-    gain = _away_from_zero((gain - s.learning_rate * step) * (1 - s.learning_rate * s.weight_decay))
+    newest = s.c * (gain / length)[None] * (g - unit * of_gain[None])
+    mu = s.beta * mu + newest
+    direction = newton_schulz(s.beta * mu + newest if nesterov else mu, table, steps, dtype=dtype)
+    inputs, outputs = p.shape
+    scale = size_root(larger_size(1, outputs / inputs) if by_shape else larger_size(inputs, outputs))
+    v = unit * length[None] - s.learning_rate * (s.rms * scale) * direction
     length = jnp.maximum(safe_sqrt(jnp.sum(v * v, axis=0)), _SMALLEST)
-    return gain[None] * (v / length[None]) - p, mu, MuownNeurons(gain, length, gain_mu, gain_nu)
+    step, gain_mu, gain_nu = adam_rule(of_gain, gain_mu, gain_nu, s)
+    gain = gain - s.learning_rate * step
+    u = gain[None] * (v / length[None]) - p - s.learning_rate * s.weight_decay * p
+    size, power = unit_norm(p + u, 0)
+    gain = _away_from_zero(jnp.copysign((size / power)[0], gain))
+    return u, mu, MuownNeurons(gain, length, gain_mu, gain_nu)
 
 
 def _away_from_zero(gain: jax.Array) -> jax.Array:
@@ -98,6 +103,7 @@ def step_by_muown(
     *,
     ns_coeffs: str = "keller",
     ns_steps: Iterations | None = None,
+    nesterov: bool = True,
     matrices: Any = None,
     mu_dtype: Any = None,
     ns_dtype: Any = None,
@@ -107,9 +113,10 @@ def step_by_muown(
         p = gain * v / |v| for each output, the norm over its inputs
         g_gain = sum(g * v / |v|);   g_v = gain / |v| * (g - v / |v| * g_gain)
         mu = beta * mu + (1 - beta) * g_v
-        v = v - learning_rate * scale * newton_schulz(mu)
-        gain = (gain - learning_rate * adam(g_gain)) * (1 - learning_rate * weight_decay)
-        u = gain * v / |v| - p
+        v = v - learning_rate * scale * newton_schulz(beta * mu + (1 - beta) * g_v)
+        gain = gain - learning_rate * adam(g_gain)
+        u = gain * v / |v| - p - learning_rate * weight_decay * p
+        gain = |p + u|
 
     Takes the place of `scale_by_learning_rate`. Orthogonal steps let the norms of neurons grow, and with them
     the largest singular value; here nothing but Adam moves the norms.
@@ -118,10 +125,12 @@ def step_by_muown(
       learning_rate: >= 0.
       beta: decay of the directions' momentum, in [0, 1).
       b1, b2, eps: Adam's, for the norms.
-      weight_decay: of the norms, >= 0.
-      consistent_rms: None has `scale = sqrt(max(1, outputs / inputs))`; a number r, `r * sqrt(longer side)`.
+      weight_decay: of `p`, >= 0.
+      consistent_rms: None has `scale = sqrt(max(1, outputs / inputs))`; a number r, `r * sqrt(longer side)`,
+        0.2 in the paper.
       ns_coeffs: a name in `linalg.NEWTON_SCHULZ_TABLES`.
       ns_steps: the table's length by default.
+      nesterov: as in the paper; False takes the factor of `mu`.
       matrices: `Matrix`, `choose_matrices` and the like; by default every leaf must have two axes.
       mu_dtype: dtype of the momentum; the parameters' by default.
       ns_dtype: dtype of the products, such as bfloat16; float32 at least by default.
@@ -130,7 +139,12 @@ def step_by_muown(
     """
     check_table("step_by_muown", ns_coeffs)
     rule = specialize(
-        muown_rule, by_shape=consistent_rms is None, table=ns_coeffs, steps=ns_steps, dtype=ns_dtype
+        muown_rule,
+        nesterov=nesterov,
+        by_shape=consistent_rms is None,
+        table=ns_coeffs,
+        steps=ns_steps,
+        dtype=ns_dtype,
     )
 
     def init(params: Params) -> OptState:
@@ -167,6 +181,7 @@ def muown(
     *,
     ns_coeffs: str = "keller",
     ns_steps: Iterations | None = None,
+    nesterov: bool = True,
     matrices: Any = None,
     others: GradientTransformation | None = None,
     others_rate: NonNegative = 1.0,
@@ -177,7 +192,7 @@ def muown(
 
     Args:
       learning_rate: a number >= 0 or a schedule.
-      weight_decay: of the norms of a matrix's neurons, >= 0.
+      weight_decay: of the matrices, >= 0.
       matrices: as in `for_matrices`; None is `hidden_matrices()`.
       others: for what is not a matrix; None is `adamw(learning_rate)`.
       others_rate: a factor of the updates of `others`, >= 0.
@@ -186,6 +201,6 @@ def muown(
     """
     inner = step_by_muown(
         learning_rate, beta, b1, b2, eps, weight_decay, consistent_rms,
-        ns_coeffs=ns_coeffs, ns_steps=ns_steps, mu_dtype=mu_dtype, ns_dtype=ns_dtype,
+        ns_coeffs=ns_coeffs, ns_steps=ns_steps, nesterov=nesterov, mu_dtype=mu_dtype, ns_dtype=ns_dtype,
     )  # fmt: skip
     return for_matrices(inner, others, matrices, others_rate=others_rate)

@@ -15,6 +15,7 @@ from gradflow._core._transformation import GradientTransformation
 from gradflow._errors import describe
 from gradflow._expressions._arguments import Fraction, Iterations, NonNegative, Rate
 from gradflow._rules._leafwise import Scalars, specialize
+from gradflow._rules._math import size_root
 from gradflow._rules._roles import Mean
 from gradflow._rules._state import first_moment
 from gradflow._rules._unit_norm import unit_norm
@@ -61,14 +62,14 @@ def scion_rule(
     mu = s.decay * mu + s.momentum * g + (g - g)  # NaN where it is not finite
     if norm == "spectral":
         rows, columns = mu.shape
-        return math.sqrt(columns / rows / window) * newton_schulz(mu, ns_coeffs, ns_steps), mu
+        return size_root(columns / rows / window) * newton_schulz(mu, ns_coeffs, ns_steps), mu
     if norm == "sign":
         return jnp.sign(mu) / mu.shape[0], mu
     # Each unit has a power of its own: beside an outlier in another one its squares would vanish.
     axis = {"outputs": 0, "inputs": 1, "rms": None}[norm]
     size, power = unit_norm(mu, axis)
     length = mu.size if axis is None else mu.shape[axis]
-    units = size * (math.sqrt(length) if norm == "outputs" else 1 / math.sqrt(max(length, 1)))
+    units = size * (size_root(length) if norm == "outputs" else 1 / size_root(max(length, 1)))
     return power * mu / (units + 1e-8 * power), mu
 
 

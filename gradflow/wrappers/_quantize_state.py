@@ -33,7 +33,7 @@ def quantize_state(
     Args:
       bits: 8 or 4. With 4, means have 4 bits, and squares 8: fewer make them NaN or scatter steps.
       block: most numbers with one scale; even with 4 bits. 256 costs 1/64 byte per number.
-      min_size: smaller arrays stay as they are.
+      min_size: smaller arrays stay as they are, and those of symbolic size in an exported program.
       rounding: "stochastic" has no bias: a hash of seed, step and place decides. "nearest" loses what is
         smaller than half a step, so averages with a decay near 1 stand still.
 
@@ -59,7 +59,7 @@ def quantize_state(
             return None
 
         def code(leaf: jax.Array, seed: Any) -> Any:
-            if leaf.size < min_size:
+            if not isinstance(leaf.size, int) or leaf.size < min_size:
                 return leaf
             check_real(field, leaf)
             return quantized_leaf(leaf, seed, field.role, bits, block)

@@ -73,12 +73,13 @@ def test_dion2_of_all_rows_is_muon_of_a_sum_that_decays_later() -> None:
 
 
 @pytest.mark.parametrize("shape", [(4, 6), (6, 4)])
-@pytest.mark.parametrize("rms", [None, 0.2])
-def test_muown(shape: tuple[int, int], rms: float | None) -> None:
+@pytest.mark.parametrize(("rms", "nesterov"), [(None, True), (0.2, False)])
+def test_muown(shape: tuple[int, int], rms: float | None, nesterov: bool) -> None:
     p, grads = RNG.normal(size=shape), [RNG.normal(size=shape) for _ in range(6)]
     numbers = (0.1, 0.8, 0.7, 0.9, 1e-3, 0.05, rms)
-    found = trajectory(gf.step_by_muown(*numbers), p, grads)
-    np.testing.assert_allclose(found, rules.muown(p, grads, *numbers), rtol=1e-12, atol=1e-12)
+    found = trajectory(gf.step_by_muown(*numbers, nesterov=nesterov), p, grads)
+    expected = rules.muown(p, grads, *numbers, nesterov)
+    np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize(("shape", "axis"), [((4, 6), "outputs"), ((6, 4), "longer")])
