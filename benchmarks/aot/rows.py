@@ -105,10 +105,10 @@ def _failed(group_name: str, name: str, library: str, error: Exception) -> Faile
     return Failed(group_name, name, f"{library}: {str(error).strip().splitlines()[0][:160]}")
 
 
-def measured(compiler: Compiler, group_name: str, name: str) -> Row | Failed:
-    """A row of both libraries."""
+def measured(compiler: Compiler, group_name: str, name: str, peers: Peers) -> Row | Failed:
+    """A row of both libraries; what `peers` has is not compiled again."""
     with ThreadPoolExecutor(2) as pool:
-        return start_row(compiler, group_name, name, pool, {})()
+        return start_row(compiler, group_name, name, pool, peers)()
 
 
 def rows_of(compiler: Compiler, only: Sequence[str], peers: Peers) -> Iterator[Row | Failed]:
