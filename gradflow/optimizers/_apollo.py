@@ -16,7 +16,7 @@ from gradflow._rules._leafwise import leafwise, specialize
 from gradflow._rules._mesh_axes import refuse_varying
 from gradflow._rules._roles import Mean, Square
 from gradflow._rules._state import at_least_float32, increment, zero_scalar
-from gradflow._rules._unit_norm import unit_norm
+from gradflow._rules._unit_norm import unit_norm, unit_norms
 from gradflow._types import MaskOrFn, OptState, Pair, Params, Updates
 from gradflow.optimizers._adam import adam_rule, adam_scalars
 from gradflow.transforms import add_decayed_weights, scale_by_learning_rate
@@ -62,7 +62,7 @@ def apollo_rule(
     r = r * jnp.minimum(1, largest / jnp.maximum(size / power, largest)) / _DOWN
     direction, mu, nu = adam_rule(r, mu, nu, s)
     axis = None if tensor_wise else 0 if wide else 1
-    (top, up), (bottom, down) = unit_norm(direction, axis), unit_norm(r, axis)
+    (top, up), (bottom, down) = unit_norms((direction, r), axis)
     u = (top / up) / (bottom / down + s.eps) * g
     size, power = unit_norm(u)
     new = (size / power).reshape(())

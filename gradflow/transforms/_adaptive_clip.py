@@ -12,7 +12,7 @@ from gradflow._dtypes import compute_dtype, real_dtype
 from gradflow._expressions._arguments import Limit, NonNegative
 from gradflow._rules._leafwise import leafwise, specialize
 from gradflow._rules._mesh_axes import refuse_varying
-from gradflow._rules._unit_norm import Axis, check_axis, check_has_axis, input_norm
+from gradflow._rules._unit_norm import Axis, check_axis, check_has_axis, input_norms
 from gradflow._types import EmptyState, Pair, Params, Updates
 
 
@@ -33,7 +33,7 @@ def unitwise_norm(x: Any, axis: Axis = None) -> jax.Array:
     [[2.0, 2.0], [2.0, 2.0], [2.0, 2.0], [2.0, 2.0]]
     """
     x = _widened("unitwise_norm", "x", x)
-    size, power = input_norm(x, axis)
+    ((size, power),) = input_norms(x, axis=axis)
     return jnp.broadcast_to(size / power, x.shape)
 
 
@@ -69,8 +69,7 @@ def _widened(owner: str, name: str, x: Any) -> jax.Array:
 
 def adaptive_clip_rule(g: jax.Array, p: jax.Array, s: Any, *, axis: Axis) -> jax.Array:
     """Brock et al. 2021, equation 3, with norms per unit."""
-    size, power = input_norm(g, axis)
-    p_size, p_power = input_norm(p, axis)
+    (size, power), (p_size, p_power) = input_norms(g, p, axis=axis)
     limit = s.clipping * jnp.maximum(p_size / p_power, s.eps)
     clipped = size > limit * power  # False for 0 * inf
     factor = jnp.where(clipped, limit / jnp.where(clipped, size, 1), 1 / power)

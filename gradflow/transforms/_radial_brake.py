@@ -11,7 +11,7 @@ from gradflow._expressions._arguments import Fraction, NonNegative, Rate
 from gradflow._rules._leafwise import leafwise, specialize
 from gradflow._rules._mesh_axes import refuse_varying
 from gradflow._rules._state import increment, zero_scalar
-from gradflow._rules._unit_norm import Axis, check_axis, check_has_axis, unit_direction, unit_norm
+from gradflow._rules._unit_norm import Axis, check_axis, check_has_axis, unit_direction, unit_norms
 from gradflow._types import OptState, Pair, Params, Updates
 from gradflow.transforms._scale import ScaleByScheduleState
 
@@ -21,8 +21,7 @@ _LONGEST = 2.0**60
 
 def radial_brake_rule(g: jax.Array, p: jax.Array, s: Any, *, axis: Axis) -> jax.Array:
     """The step in units of its own length, so that no product leaves the range of its dtype."""
-    size, power = unit_norm(g, axis)
-    radius_size, radius_power = unit_norm(p, axis)
+    (size, power), (radius_size, radius_power) = unit_norms((g, p), axis)
     radius = radius_size / radius_power
     length = jnp.minimum(s.learning_rate * (size / power), _LONGEST)
     direction, w = unit_direction(g, axis), unit_direction(p, axis)

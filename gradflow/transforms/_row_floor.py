@@ -10,14 +10,13 @@ from gradflow._core._decorators import transformation
 from gradflow._expressions._arguments import NonNegative, Positive
 from gradflow._rules._leafwise import leafwise, specialize
 from gradflow._rules._mesh_axes import refuse_varying
-from gradflow._rules._unit_norm import Axis, check_axis, check_has_axis, input_norm
+from gradflow._rules._unit_norm import Axis, check_axis, check_has_axis, input_norms
 from gradflow._types import EmptyState, Pair, Params, Updates
 
 
 def row_floor_rule(g: jax.Array, p: jax.Array, s: Any, *, axis: Axis) -> jax.Array:
     """Lengthens the units that are short beside their parameters."""
-    size, power = input_norm(g, axis)
-    p_size, p_power = input_norm(p, axis)
+    (size, power), (p_size, p_power) = input_norms(g, p, axis=axis)
     ratio = jnp.maximum(p_size / p_power, s.eps) / jnp.maximum(size / power, s.eps)
     return jnp.maximum(s.floor * ratio, 1) * g
 

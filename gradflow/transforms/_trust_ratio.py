@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from gradflow._core._compose import init_empty_state
 from gradflow._core._decorators import transformation
 from gradflow._expressions._arguments import NonNegative
-from gradflow._rules._layerwise import Axes, layerwise, leaf_norm, leaf_scaled_norm
+from gradflow._rules._layerwise import Axes, layerwise, leaf_norms
 from gradflow._rules._mesh_axes import AxisName, check_axis_name
 from gradflow._rules._scaled_norm import rescale
 from gradflow._types import EmptyState, Pair, Params, Updates
@@ -16,9 +16,9 @@ from gradflow._types import EmptyState, Pair, Params, Updates
 
 def trust_ratio_rule(g: jax.Array, p: jax.Array, s: Any, *, axes: Axes) -> jax.Array:
     """You et al. 2017, equation 6; `power` keeps the ratio in range."""
-    size, power = leaf_scaled_norm(g, axes, beside=True)
+    size, power, p_norm = leaf_norms(g, p, axes)
     g_norm = jnp.maximum(size, s.min_norm * power)
-    p_norm = jnp.maximum(leaf_norm(p, axes, beside=True), s.min_norm)
+    p_norm = jnp.maximum(p_norm, s.min_norm)
     usable = (p_norm > 0) & (g_norm > 0)
     divisor = jnp.where(usable, g_norm + s.eps * power, 1)
     return rescale(g, jnp.where(usable, s.trust_coefficient * p_norm / divisor, 1 / power), power)

@@ -184,16 +184,20 @@ def test_one_reading_is_right_for_every_mixture_of_sizes(dtype: Any) -> None:
 
 
 @pytest.mark.parametrize("scale", [1e-30, 1e-6, 1.0, 1e25, 1e37])
-@pytest.mark.parametrize("axes", [(0,), (0, 1)])
-def test_norms_of_units_from_one_reading_are_right(axes: tuple[int, ...], scale: float) -> None:
+@pytest.mark.parametrize("axes", [(0,), (1,), (0, 1)])
+@pytest.mark.parametrize("sums", [_unit_norm._each, _unit_norm._jointly])
+def test_norms_of_units_from_one_reading_are_right(sums: Any, axes: tuple[int, ...], scale: float) -> None:
+    """Of two arrays of other sizes, in one kernel of a GPU or each by itself."""
     rng = np.random.default_rng(0)
     x = (scale * rng.normal(size=(5, 7, 2)) @ [1, 1j] * [1, 1, 0, 1, 1, 1, 1]).astype(np.complex64)
-    size, power = _unit_norm._one_reading(jnp.asarray(x), axes)
-    assert size.shape == tuple(1 if axis in axes else n for axis, n in enumerate(x.shape))
-    expected = np.linalg.norm(x.astype(complex), axis=axes[0] if len(axes) == 1 else None, keepdims=True)
-    np.testing.assert_allclose(np.float64(size) / power, expected, rtol=1e-6)
-    _, (along, _) = jax.jvp(lambda x: _unit_norm._one_reading(x, axes), [x], [x])
-    np.testing.assert_allclose(np.float64(along), np.float64(size), rtol=1e-5)
+    arrays = (jnp.asarray(x), jnp.asarray(x[::-1] / np.float32(scale)))
+    norms, dots = jax.jvp(lambda *each: _unit_norm._one_reading(each, axes, sums), arrays, arrays)
+    for array, (size, power), (along, _) in zip(arrays, norms, dots, strict=True):
+        assert size.shape == tuple(1 if axis in axes else n for axis, n in enumerate(x.shape))
+        wide = np.asarray(array, complex)
+        expected = np.linalg.norm(wide, axis=axes[0] if len(axes) == 1 else None, keepdims=True)
+        np.testing.assert_allclose(np.float64(size) / power, expected, rtol=1e-6)
+        np.testing.assert_allclose(np.float64(along), np.float64(size), rtol=1e-5)
 
 
 def on_tpu(*operands: Any, cpu: Any, accelerator: Any, tpu: Any = None) -> Any:
