@@ -27,6 +27,17 @@ def with_sharding_of(x: Any, like: Any) -> Any:
     return jax.sharding.reshard(x, wanted)
 
 
+def is_on_mesh(x: Any) -> bool:
+    """Whether an array is on several devices, as its type says; with automatic axes, too, and under jit."""
+    mesh: Any = jax.typeof(x).sharding.mesh
+    return not mesh.empty and mesh.size > 1
+
+
+def mesh_sides(mesh: Any) -> str:
+    """The axes of a mesh and their sizes, such as `data=4, model=2`."""
+    return ", ".join(f"{name}={size}" for name, size in mesh.shape.items())
+
+
 def spec_of(x: jax.Array) -> tuple[Any, ...] | None:
     """How the axes of `x` are sharded, where that is part of its type; else None."""
     sharding: Any = jax.typeof(x).sharding

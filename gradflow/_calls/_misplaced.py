@@ -1,13 +1,21 @@
-"""Errors for arrays that are not where a call needs them. They are looked for after jax refused the call."""
+"""Errors for arrays that are not where a call needs them.
 
-from collections.abc import Iterator, Mapping
+They are looked for after jax refused the call. Under jit it refuses programs for two numbers of devices once
+they are traced, so these are looked for before.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
 from jax.sharding import NamedSharding
 
 from gradflow._errors import describe
+from gradflow._shardings import mesh_sides
 from gradflow.tree._paths import path_string, show
+
+# What jax says of two meshes with explicit axes, without and with one that is set.
+_OF_MESHES = ("Mesh for all inputs should be equal", "should match the aval mesh")
 
 
 def refuse_misplaced(stage: str, arguments: Mapping[str, Any], error: Exception) -> None:
@@ -15,9 +23,28 @@ def refuse_misplaced(stage: str, arguments: Mapping[str, Any], error: Exception)
     if not isinstance(error, ValueError):
         return
     if "memory_space" in str(error):
-        _refuse_memory_of_host(stage, arguments["state"])
+        _refuse_memory_of_host(stage, arguments.get("state"))
     elif "incompatible devices" in str(error):
-        _refuse_other_devices(stage, arguments)
+        _refuse_unlike(stage, arguments, _committed_devices, "devices")
+    elif any(words in str(error) for words in _OF_MESHES):
+        _refuse_unlike(stage, arguments, _explicit_mesh, "mesh")
+
+
+def check_numbers_of_devices(stage: str, arguments: Mapping[str, Any]) -> None:
+    """Raises ValueError naming the first traced array on a mesh of another number of devices.
+
+    Under jit the type of an argument has the axes of its mesh and their sizes, and not the devices.
+    """
+    meshes = {id(mesh): mesh for tree in arguments.values() for mesh in _meshes_of_traced(tree)}
+    if len({mesh.size for mesh in meshes.values()}) > 1:
+        _refuse_unlike(stage, arguments, _size_of_traced, "devices")
+
+
+def _meshes_of_traced(tree: Any) -> Iterator[Any]:
+    for leaf in jax.tree.leaves(tree):
+        sharding = getattr(jax.typeof(leaf), "sharding", None) if isinstance(leaf, jax.core.Tracer) else None
+        if sharding is not None and not sharding.mesh.empty:
+            yield sharding.mesh
 
 
 def _refuse_memory_of_host(stage: str, state: Any) -> None:
@@ -30,18 +57,22 @@ def _refuse_memory_of_host(stage: str, state: Any) -> None:
             ) from None
 
 
-def _refuse_other_devices(stage: str, arguments: Mapping[str, Any]) -> None:
+def _refuse_unlike(
+    stage: str, arguments: Mapping[str, Any], where: Callable[[jax.Array], Any], what: str
+) -> None:
+    """Raises the error for the first array whose `where` is not that of the first; None does not count."""
     first: tuple[str, str, Any] | None = None
     for name, tree in arguments.items():
         for path, leaf in _arrays(tree):
-            if isinstance(leaf, jax.core.Tracer) or not leaf.committed:
+            here = where(leaf)
+            if here is None:
                 continue
             first = first or (name, path, leaf)
-            if _devices(leaf) == _devices(first[2]):
+            if here == where(first[2]):
                 continue
-            wanted, other = "all leaves on the same devices", "the leaf"
+            wanted, other = f"all leaves on the same {what}", "the leaf"
             if name != first[0]:
-                wanted, other = f"its leaves on the devices of '{first[0]}'", f"'{first[0]}'"
+                wanted, other = f"its leaves on the {what} of '{first[0]}'", f"'{first[0]}'"
             raise ValueError(
                 f"{stage}: argument '{name}' must have {wanted}; got {describe(leaf)} at {path} on "
                 f"{_place(leaf)}, and {other} at {first[1]} on {_place(first[2])}."
@@ -58,6 +89,19 @@ def _arrays(tree: Any) -> Iterator[tuple[str, jax.Array]]:
             yield show(path_string(keys)), leaf
 
 
+def _committed_devices(leaf: jax.Array) -> list[Any] | None:
+    return None if isinstance(leaf, jax.core.Tracer) or not leaf.committed else _devices(leaf)
+
+
+def _explicit_mesh(leaf: jax.Array) -> Any:
+    mesh: Any = jax.typeof(leaf).sharding.mesh
+    return mesh if mesh.explicit_axes else None
+
+
+def _size_of_traced(leaf: jax.Array) -> int | None:
+    return next((mesh.size for mesh in _meshes_of_traced(leaf)), None)
+
+
 def _devices(leaf: jax.Array) -> list[Any]:
     """The devices of an array in their order, which counts for jax."""
     sharding = leaf.sharding
@@ -67,10 +111,11 @@ def _devices(leaf: jax.Array) -> list[Any]:
 
 
 def _place(leaf: jax.Array) -> str:
+    if isinstance(leaf, jax.core.Tracer):
+        return f"the mesh {mesh_sides(jax.typeof(leaf).sharding.mesh)}"
     devices = _devices(leaf)
     numbers = ", ".join(str(device.id) for device in devices[:8]) + (", ..." if len(devices) > 8 else "")
     sharding = leaf.sharding
     if not isinstance(sharding, NamedSharding):
         return f"device {numbers}"
-    sides = ", ".join(f"{name}={size}" for name, size in sharding.mesh.shape.items())
-    return f"the mesh {sides} of devices {numbers}"
+    return f"the mesh {mesh_sides(sharding.mesh)} of devices {numbers}"

@@ -26,7 +26,7 @@ from gradflow._calls._checks import (
 )
 from gradflow._calls._context import context, entered, stage_name
 from gradflow._calls._extra_arguments import check_extra_names
-from gradflow._calls._misplaced import refuse_misplaced
+from gradflow._calls._misplaced import check_numbers_of_devices, refuse_misplaced
 from gradflow._calls._scalars import with_scalars_together
 from gradflow._core._eager import concrete_leaves
 from gradflow._core._signature import Signature
@@ -48,6 +48,8 @@ class InitPart(Part):
         try:
             return self.run(params)
         except Exception as error:
+            if not context.stack:
+                refuse_misplaced(self.stage.expression.name, {"params": params}, error)
             shorten(error)
             raise
 
@@ -56,6 +58,8 @@ class InitPart(Part):
         stage = self.stage
         is_outermost = not context.stack
         with entered(stage.expression.name, stage.label, stage.own_reports):
+            if is_outermost:
+                check_numbers_of_devices(stage.expression.name, {"params": params})
             is_abstract = any(isinstance(p, jax.ShapeDtypeStruct) for p in jax.tree.leaves(params))
             if is_outermost and stage.trees != "differ":
                 check_no_packed_parts(stage_name(), params)
@@ -108,8 +112,7 @@ class UpdatePart(Part):
             return compiled.run(self.run, operands, updates, state, params, extra)
         except Exception as error:
             if not context.stack:
-                arguments = {"params": params, "updates": updates, "state": state, **extra}
-                refuse_misplaced(self.stage.expression.name, arguments, error)
+                refuse_misplaced(self.stage.expression.name, _by_name(updates, state, params, extra), error)
             may_lack_names = isinstance(error, WrongStateError) and not context.stack
             named = self._named(state, params) if may_lack_names else None
             if named is None:
@@ -134,6 +137,7 @@ class UpdatePart(Part):
         is_outermost = not context.stack
         with entered(stage.expression.name, stage.label, stage.own_reports):
             if is_outermost:
+                check_numbers_of_devices(stage.expression.name, _by_name(updates, state, params, extra))
                 state = as_arrays(state)
                 updates, params = _check_inputs(stage, updates, state, params, extra)
             extra = _check_arguments(stage.signature, state, params, extra)
@@ -156,6 +160,11 @@ class UpdatePart(Part):
 
     def __repr__(self) -> str:
         return f"{self.stage.expression!r}.update"
+
+
+def _by_name(updates: Updates, state: OptState, params: Params | None, extra: Any) -> dict[str, Any]:
+    """The arguments of an update; errors about places compare with those of the parameters."""
+    return {"params": params, "updates": updates, "state": state, **extra}
 
 
 # The name in Python's own error for a call with too few arguments.

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from gradflow import tree
+from gradflow._calls._misplaced import refuse_misplaced
 from gradflow._checked import FLAG, FLOATS, LOSS_FIRST, checked
 from gradflow._core._apply import apply_updates
 from gradflow._core._call import UpdatePart
@@ -70,14 +71,20 @@ def make_step(
 
         value, grad = stored_value_and_grad(state) if kept else (None, None)
         aux = None
-        if value is not None and grad is not None:
-            value, grad = stored_or_computed(loss, value, grad, params, (), {})
-        elif scaled:
-            (value, aux), grad = _scaled_value_and_grad(loss_fn, has_aux, loss_scale(state), params, batch)
-        elif has_aux:
-            (value, aux), grad = jax.value_and_grad(loss_fn, has_aux=True)(params, *batch)
-        else:
-            value, grad = jax.value_and_grad(loss)(params)
+        try:
+            if value is not None and grad is not None:
+                value, grad = stored_or_computed(loss, value, grad, params, (), {})
+            elif scaled:
+                (value, aux), grad = _scaled_value_and_grad(
+                    loss_fn, has_aux, loss_scale(state), params, batch
+                )
+            elif has_aux:
+                (value, aux), grad = jax.value_and_grad(loss_fn, has_aux=True)(params, *batch)
+            else:
+                value, grad = jax.value_and_grad(loss)(params)
+        except ValueError as error:
+            refuse_misplaced("make_step", {"params": params, "batch": batch}, error)
+            raise
         own = unscaled(grad, loss_scale(state)) if scaled else grad
         arguments = {**extra_arguments_for(tx, loss, value, own), **extra}
         updates, state = tx.update(ascent_direction(grad), state, params, **arguments)

@@ -19,6 +19,7 @@ from gradflow._expressions._arguments import Iterations, Rate
 from gradflow._rules._mesh_axes import refuse_varying
 from gradflow._rules._roles import Other, Weights
 from gradflow._rules._state import at_least_float32, increment, zero_scalar
+from gradflow._shardings import is_on_mesh
 from gradflow._types import OptState, Pair, Params, Updates
 from gradflow.transforms import scale_by_learning_rate, scale_by_zoom_linesearch
 from gradflow.tree._leaves import accumulator, path_at
@@ -67,7 +68,9 @@ def _sums(pairs: list[tuple[Arrays, Arrays]], dtype: np.dtype) -> list[jax.Array
         for x, y in leaves:
             kind = promote(promote(x.dtype, y.dtype), dtype)
             products.append((x.astype(kind).conj() * y.astype(kind)).real.astype(dtype))
-        found = (_sums_in_one_pass if products[0].size <= _SMALL else _sums_per_array)(products)
+        # On a mesh the partitioner gathers the parts of sums that one operation has.
+        is_small = products[0].size <= _SMALL and not is_on_mesh(products[0])
+        found = (_sums_in_one_pass if is_small else _sums_per_array)(products)
         totals = _add_each(totals, found)
     return totals
 

@@ -9,6 +9,7 @@ from gradflow._checked import ARRAYS, checked
 from gradflow._core._plain_pairs import as_transformation
 from gradflow._core._transformation import GradientTransformation
 from gradflow._errors import describe
+from gradflow._shardings import mesh_sides
 from gradflow._types import Params
 from gradflow.tree._paths import path_string, show
 
@@ -113,4 +114,4 @@ def require_mesh(owner: str, params: Params) -> Mesh:
 
 def shown(mesh: Any) -> str:
     """A mesh in words, such as `the mesh data=4, model=2`."""
-    return "the mesh " + ", ".join(f"{name}={size}" for name, size in mesh.shape.items())
+    return f"the mesh {mesh_sides(mesh)}"

@@ -1,7 +1,7 @@
 """The norm of a tree, right from the smallest number to the largest."""
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -12,6 +12,7 @@ from gradflow._checked import AXIS_NAMES, FLAG, NUMBERS, checked
 from gradflow._dtypes import DType, compute_dtype, is_complex, is_inexact
 from gradflow._errors import describe
 from gradflow._platform import by_platform
+from gradflow._shardings import is_on_mesh
 from gradflow.tree._grouped_jit import call_in_groups
 from gradflow.tree._leaves import accumulator, arrays_of, call
 from gradflow.tree._reductions import AxisName, all_sum, axes, pairwise_reduce, sum_of, tree_reduce_scalars
@@ -204,14 +205,13 @@ def banded_square_sums(
     # The size of a symbolic shape cannot be compared with a number.
     is_large = isinstance(x.size, int) and x.size >= _LARGE
 
-    def one_by_one(*squares: jax.Array) -> tuple[jax.Array, ...]:
-        return tuple(jnp.sum(square, axis=along) for square in squares)
-
     def of_real(x: jax.Array) -> tuple[jax.Array, ...]:
-        squares, at_once = _banded_squares(x, dtype), functools.partial(_reduced_at_once, along)
-        if not beside and not is_large:
-            return at_once(*squares)
-        sums: tuple[jax.Array, ...] = by_platform(*squares, cpu=at_once, accelerator=at_once, tpu=one_by_one)
+        squares = _banded_squares(x, dtype)
+        on_tpu, elsewhere = _summed if beside or is_large else _reduced_at_once, _reduction_on(x)
+        if on_tpu is elsewhere:
+            return elsewhere(along, *squares)
+        other, tpu = (functools.partial(f, along) for f in (elsewhere, on_tpu))
+        sums: tuple[jax.Array, ...] = by_platform(*squares, cpu=other, accelerator=other, tpu=tpu)
         return sums
 
     parts = (x.real, x.imag) if is_complex(x.dtype) else (x,)
@@ -230,7 +230,7 @@ def joint_square_sums(
     squares = [square for x in arrays for square in _banded_squares(x, dtype)]
     inner = max((i for i, size in enumerate(arrays[0].shape) if size != 1), default=0)
     if not axis or inner in axis:
-        sums = _reduced_at_once(axis, *squares)
+        sums = _reduction_on(arrays[0])(axis, *squares)
     else:
         stacked = jnp.sum(jnp.stack(squares), axis=tuple(i + 1 for i in axis))
         sums = tuple(stacked[i] for i in range(len(squares)))
@@ -247,6 +247,16 @@ def _banded_squares(x: jax.Array, dtype: DType) -> tuple[jax.Array, ...]:
         return _add_bands(*parts)
     x = x.astype(dtype)
     return jnp.square(up * x), jnp.square(x), jnp.square(down * x)
+
+
+def _reduction_on(x: jax.Array) -> Callable[..., tuple[jax.Array, ...]]:
+    """Sums of several operands, for a CPU or GPU. Of one reduction a mesh gathers each part of the sums."""
+    return _summed if is_on_mesh(x) else _reduced_at_once
+
+
+def _summed(axis: tuple[int, ...], *operands: jax.Array) -> tuple[jax.Array, ...]:
+    """A reduction of each operand."""
+    return tuple(jnp.sum(x, axis=axis) for x in operands)
 
 
 def _reduced_at_once(axis: tuple[int, ...], *operands: jax.Array) -> tuple[jax.Array, ...]:

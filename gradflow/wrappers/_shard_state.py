@@ -15,7 +15,16 @@ from gradflow._errors import describe
 from gradflow._types import OptState, Pair, Params, Updates
 from gradflow.matrices._spread import Names, spec_names
 from gradflow.tree._paths import segment, show
-from gradflow.wrappers._specs import Path, check_axes, check_mesh, cuts_by_path, read_specs
+from gradflow.wrappers._specs import (
+    Path,
+    check_axes,
+    check_mesh,
+    check_same_mesh,
+    concrete_sharding,
+    cuts_by_path,
+    leaves_by_path,
+    read_specs,
+)
 
 
 class Shards(NamedTuple):
@@ -151,8 +160,9 @@ class _Layout:
         self.devices = math.prod(mesh.shape[name] for name in axes)
         known = None if specs is None else cuts_by_path(mesh, specs, tree)
         self.leaves: dict[Path, _Leaf] = {}
-        for keys, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]:
-            path = tuple(map(segment, keys))
+        leaves = leaves_by_path(tree)
+        check_same_mesh(mesh, leaves)
+        for path, leaf in leaves.items():
             own = _typed_cut(leaf) if known is None else known[path]
             self._check(path, leaf, own)
             pieces = self._pieces(leaf.shape, own)
@@ -163,14 +173,8 @@ class _Layout:
                     context.whole_leaves.append(whole)
 
     def _check(self, path: Path, leaf: Any, own: tuple[Names, ...] | None) -> None:
-        """Raises ValueError for a leaf on another mesh, or that is cut in a way that traces do not see."""
-        at, sharding = show("/".join(path)), _concrete_sharding(leaf)
-        there: Any = (sharding or jax.typeof(leaf).sharding).mesh
-        if not there.empty and dict(there.shape) != dict(self.mesh.shape):
-            raise ValueError(
-                f"{stage_name()}: argument 'mesh' must be the mesh of all parameters; got "
-                f"{_sides(self.mesh)}, and the leaf at {at} on {_sides(there)}"
-            )
+        """Raises ValueError for a leaf that is cut in a way that traces do not see."""
+        at, sharding = show("/".join(path)), concrete_sharding(leaf)
         if own is None and sharding is not None and not sharding.is_fully_replicated:
             raise ValueError(
                 f"{stage_name()}: argument 'specs' must be given, because the leaf at {at} is cut: "
@@ -260,13 +264,3 @@ def _typed_cut(leaf: Any) -> tuple[Names, ...] | None:
     """The axes that cut a leaf, as its type says; None where types have no shardings."""
     sharding: Any = jax.typeof(leaf).sharding
     return spec_names(sharding.spec, leaf.ndim) if sharding.mesh.explicit_axes else None
-
-
-def _concrete_sharding(leaf: Any) -> NamedSharding | None:
-    """The sharding of an array that is not traced, on a mesh."""
-    is_concrete = isinstance(leaf, jax.Array) and not isinstance(leaf, jax.core.Tracer)
-    return leaf.sharding if is_concrete and isinstance(leaf.sharding, NamedSharding) else None
-
-
-def _sides(mesh: Any) -> str:
-    return ", ".join(f"{name}={size}" for name, size in mesh.shape.items())

@@ -9,6 +9,7 @@ from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
 from gradflow._calls._context import stage_name
 from gradflow._errors import describe
+from gradflow._shardings import mesh_sides
 from gradflow._types import is_absent
 from gradflow.matrices._spread import Names, spec_names
 from gradflow.tree._paths import longest_prefix, segment, show
@@ -57,13 +58,36 @@ def check_axes(owner: str, mesh: Any, specs: Mapping[Path, PartitionSpec] | None
                 )
 
 
+def check_same_mesh(mesh: Any, leaves: Mapping[Path, Any]) -> None:
+    """Raises ValueError naming the first leaf that is on another mesh, as its array or its type says."""
+    for path, leaf in leaves.items():
+        sharding = concrete_sharding(leaf)
+        there: Any = (sharding or jax.typeof(leaf).sharding).mesh
+        if not there.empty and dict(there.shape) != dict(mesh.shape):
+            raise ValueError(
+                f"{stage_name()}: argument 'mesh' must be the mesh of all parameters; got "
+                f"{mesh_sides(mesh)}, and the leaf at {show('/'.join(path))} on {mesh_sides(there)}"
+            )
+
+
+def concrete_sharding(leaf: Any) -> NamedSharding | None:
+    """The sharding of an array that is not traced, on a mesh."""
+    is_concrete = isinstance(leaf, jax.Array) and not isinstance(leaf, jax.core.Tracer)
+    return leaf.sharding if is_concrete and isinstance(leaf.sharding, NamedSharding) else None
+
+
+def leaves_by_path(tree: Any) -> dict[Path, Any]:
+    """The leaves of a tree by the names on the way to them."""
+    flat, _ = jax.tree_util.tree_flatten_with_path(tree)
+    return {tuple(map(segment, keys)): leaf for keys, leaf in flat}
+
+
 def cuts_by_path(
     mesh: Any, specs: Mapping[Path, PartitionSpec], updates: Any
 ) -> dict[Path, tuple[Names, ...]]:
     """The axes that cut each leaf. Raises ValueError naming a leaf that has no spec, or a wrong one."""
     found: dict[Path, tuple[Names, ...]] = {}
-    for keys, leaf in jax.tree_util.tree_flatten_with_path(updates)[0]:
-        path = tuple(map(segment, keys))
+    for path, leaf in leaves_by_path(updates).items():
         prefix = longest_prefix(path, specs)
         at = show("/".join(path))
         if prefix is None:

@@ -9,7 +9,14 @@ from gradflow._core._decorators import transformation
 from gradflow._core._transformation import GradientTransformation
 from gradflow._types import OptState, Pair, Params, Updates
 from gradflow.matrices._spread import Spreading, spreading
-from gradflow.wrappers._specs import check_axes, check_mesh, cuts_by_path, read_specs
+from gradflow.wrappers._specs import (
+    check_axes,
+    check_mesh,
+    check_same_mesh,
+    cuts_by_path,
+    leaves_by_path,
+    read_specs,
+)
 
 
 @transformation
@@ -38,7 +45,8 @@ def spread(
       share: axes along which parameters are copies and which share the work too, for an all-gather of the
         results. By default copies are computed on each device.
 
-    Raises ValueError for axes that the mesh does not have, and for a leaf that an axis does not divide.
+    Raises ValueError for axes that the mesh does not have, for parameters on another mesh, and for a leaf
+    that an axis does not divide.
     Source: Jordan et al. 2024 and Liu et al. 2025, arXiv:2502.16982, for other ways to distribute Muon.
 
     >>> import gradflow as gf
@@ -58,6 +66,7 @@ def spread(
             return None
         if mesh is None:
             check_axes("spread", here, given, share=names)
+        check_same_mesh(here, leaves_by_path(tree))
         cuts = None if given is None else cuts_by_path(here, given, tree)
         if shards is not None:
             cuts = {**(cuts or {}), **shards.cuts}

@@ -257,6 +257,39 @@ def test_arrays_on_other_devices_are_named() -> None:
         tx.update(other, tx.init(one), one)
 
 
+@pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit])
+def test_traced_arrays_on_other_meshes_are_named(kind: AxisType) -> None:
+    """Types have the sides of a mesh. Of equally many other devices jax's own error names the argument."""
+
+    def leaf(on: Mesh, name: str) -> Any:
+        return jax.ShapeDtypeStruct((8,), jnp.float32, sharding=NamedSharding(on, P(name)))
+
+    four = Mesh(np.array(jax.devices()[:4]), ("x",), axis_types=(kind,))
+    tx, w, few = gf.adam(0.1), leaf(mesh(kind), "x"), leaf(four, "x")
+    state = jax.tree.map(
+        lambda s, where: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=where),
+        jax.eval_shape(tx.init, few), sharding.state_sharding(tx, few),
+    )  # fmt: skip
+    update, step = jax.jit(tx.update), jax.jit(gf.make_step(jnp.sum, tx))
+    places = r"got int32\[\] at '0/count' on the mesh x=4, and 'params' at the root on the mesh x=4, y=2"
+    for call in (lambda: update.lower(w, state, w), lambda: step.lower(w, state)):
+        with pytest.raises(ValueError, match=rf"adam: argument 'state' must have .*; {places}\. Move it"):
+            call()
+    pieces = r"got float32\[8\] at '1' on the mesh x=4, and the leaf at '0' on the mesh x=4, y=2\."
+    with pytest.raises(ValueError, match=rf"adam: argument 'params' must have all leaves on .*; {pieces}"):
+        jax.jit(tx.init).lower([w, few])
+    with pytest.raises(ValueError, match=r"spread: argument 'mesh' must be the mesh of all .* got x=4, and"):
+        jax.jit(gf.spread(gf.orthogonalize(), four, P("x")).update).lower(w, gf.EmptyState())
+    product, turned = gf.make_step(lambda p: jnp.sum(p[0] * p[1]), tx), leaf(mesh(kind, (8,)), "x")
+    if kind == AxisType.Auto:
+        assert jax.jit(tx.init).lower([w, turned]).compile(), "two meshes of the same devices"
+    else:
+        with pytest.raises(
+            ValueError, match=r"make_step: argument 'params' must have all leaves on the same mesh"
+        ):
+            jax.jit(product).lower([w, turned], None)
+
+
 def test_a_pair_of_another_library_whose_zeros_lie_on_no_mesh() -> None:
     """Compiled, the zeros of its `init` know nothing of the parameters: they are whole on each device."""
     with jax.numpy_dtype_promotion("standard"):
