@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from gradflow._platform import by_platform, in_turn
 from gradflow.tree._grouped_jit import LeafTuple, call_in_groups, is_traced
+from gradflow.tree._unstack import row_at, unknown_indices
 
 # Shorter loops would save little: their rows are called one by one.
 _FEWEST = 4
@@ -84,7 +85,7 @@ def _loop(run: Callable[..., Any], rows: list[LeafTuple], *shared: Any) -> list[
         ]
 
     written = jax.lax.fori_loop(0, len(rows), body, first)
-    return [jax.tree.unflatten(structure, _row(written, i)) for i in _indices(len(rows))]
+    return [jax.tree.unflatten(structure, _row(written, i)) for i in unknown_indices(len(rows))]
 
 
 def _zeros(count: int, like: jax.ShapeDtypeStruct) -> jax.Array:
@@ -92,21 +93,4 @@ def _zeros(count: int, like: jax.ShapeDtypeStruct) -> jax.Array:
 
 
 def _row(stacks: list[jax.Array], i: jax.Array) -> LeafTuple:
-    return tuple(
-        jax.lax.dynamic_index_in_dim(x, i, 0, keepdims=False, allow_negative_indices=False) for x in stacks
-    )
-
-
-def _indices(count: int) -> list[jax.Array]:
-    """0, 1, ... as numbers of which XLA does not know that they are constants.
-
-    Slices at constant places are kernels of their own, 16 ms each to compile for a CPU. Slices at places that
-    are operands are one kernel.
-    """
-    unknown = jax.lax.optimization_barrier(jnp.asarray(True))
-    indices: list[jax.Array] = jax.lax.cond(
-        unknown,
-        lambda: [jnp.asarray(i, jnp.int32) for i in range(count)],
-        lambda: [jnp.asarray(0, jnp.int32)] * count,
-    )
-    return indices
+    return tuple(row_at(x, i) for x in stacks)

@@ -232,7 +232,9 @@ def scale_by_kron(
             fitting_rule, axes, due, average, (state.factors,), (average, keys),
             preconditioner_lr=preconditioner_lr, count=count, b1=b1,
         )  # fmt: skip
-        (u, *_) = per_matrix(kron_rule, axes, (average, factors), kron_scalars, count=count, b1=b1)
+        (u, *_) = per_matrix(
+            kron_rule, axes, (average, factors), kron_scalars, in_loops=True, count=count, b1=b1
+        )
         return u, KronState(count, jnp.where(due, 0, waited), later, mu, factors)
 
     return init, update

@@ -95,7 +95,9 @@ def scale_by_neuron_norm(
     ) -> tuple[Updates, NeuronNormState]:
         axes = require_matrices(matrices, updates if params is None else params)
         check_per_matrix(functools.partial(_zeros, axis), axes, updates, nu=state.nu)
-        u, nu = per_matrix(rule, axes, (updates, state.nu), neuron_norm_scalars, b2=b2, eps=eps)
+        u, nu = per_matrix(
+            rule, axes, (updates, state.nu), neuron_norm_scalars, in_loops=True, b2=b2, eps=eps
+        )
         return u, NeuronNormState(nu)
 
     return init, update

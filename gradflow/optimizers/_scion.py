@@ -134,7 +134,9 @@ def scale_by_scion(
             ]
             axes = structure.unflatten([r.axes if isinstance(r, _Role) else r for r in roles])
             part = structure.unflatten(mine)
-            u, mu = per_matrix(rule, axes, (part, mu), scion_scalars, momentum=momentum)
+            u, mu = per_matrix(
+                rule, axes, (part, mu), scion_scalars, in_loops=role.norm == "spectral", momentum=momentum
+            )
             result = fill_none(u, result)
         return result, ScionState(mu)
 

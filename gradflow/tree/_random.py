@@ -12,13 +12,14 @@ from gradflow._errors import describe
 from gradflow.tree._create import alike
 from gradflow.tree._leaves import dtype_of, path_at
 from gradflow.tree._paths import is_none, show
+from gradflow.tree._unstack import unstack
 
 
 @checked(rng_key=KEY)
 def split_key_like(rng_key: jax.Array, target_tree: Any) -> Any:
     """A tree with a different key for each leaf; None leaves stay None."""
     leaves, treedef = jax.tree.flatten(target_tree)
-    return treedef.unflatten(list(jax.random.split(rng_key, len(leaves))))  # type: ignore[attr-defined]
+    return treedef.unflatten(unstack(jax.random.split(rng_key, len(leaves))))  # type: ignore[attr-defined]
 
 
 @checked(rng_key=KEY, target_tree=ARRAYS, sampler=FUNCTION, dtype=DTYPE | None)

@@ -17,6 +17,8 @@ MAKERS: dict[str, Callable[[], Any]] = {
     "muon": gf.scale_by_muon,
     "soap": lambda: gf.scale_by_soap(precondition_frequency=1),
     "kron": lambda: gf.scale_by_kron(0.9, 1.0),  # PRNG keys go through the loop, too
+    "scion": gf.scale_by_scion,
+    "neuron_norm": gf.scale_by_neuron_norm,
 }
 
 
@@ -37,7 +39,7 @@ def test_a_loop_gives_the_numbers_of_its_rows(name: str, monkeypatch: pytest.Mon
     for x, y in zip(jax.tree.leaves(looped), jax.tree.leaves(apart), strict=True):
         if jnp.issubdtype(x.dtype, jnp.floating):
             np.testing.assert_allclose(x, y, rtol=2e-4, atol=2e-5)
-    marks = {"muon": " dot(", "soap": "geqrf", "kron": "trsm"}
+    marks = {"muon": " dot(", "soap": "geqrf", "kron": "trsm", "scion": " dot(", "neuron_norm": " sqrt("}
     assert 0 < 2 * program.count(marks[name]) < other.count(marks[name])
 
 

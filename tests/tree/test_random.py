@@ -59,6 +59,17 @@ def test_split_key_like():
     assert old["a"].dtype == jnp.uint32
 
 
+def test_a_compiled_split_has_the_same_keys_and_one_kernel_for_all_of_them():
+    leaves = {f"w{i}": jnp.zeros(2) for i in range(12)}
+    split = jax.jit(lambda key: tree.split_key_like(key, leaves)).lower(KEY).compile()
+    for found, expected in zip(
+        jax.tree.leaves(split(KEY)), jax.tree.leaves(tree.split_key_like(KEY, leaves)), strict=True
+    ):
+        np.testing.assert_array_equal(jax.random.key_data(found), jax.random.key_data(expected))
+    # A slice at a constant place is a kernel of its own.
+    assert " u32[1,2]{1,0} slice(" not in split.as_text()
+
+
 def test_unwrap_random_key_data():
     result = tree.unwrap_random_key_data({"k": KEY, "x": jnp.ones(2), "n": None})
     np.testing.assert_array_equal(result["k"], jax.random.key_data(KEY))
