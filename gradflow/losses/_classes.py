@@ -59,8 +59,10 @@ def class_gaps(function: str, scores: ArrayLike, labels: ArrayLike) -> tuple[jax
       scores - scores[label]; booleans that are True at the label; the result's dtype.
     """
     x = real(function, "scores", scores)
-    if x.ndim == 0:
-        raise ValueError(f"{function}: argument 'scores' must have shape [..., classes]; got ()")
+    if not x.shape or not x.shape[-1]:
+        raise ValueError(
+            f"{function}: argument 'scores' must have shape [..., classes], with a class; got {x.shape}"
+        )
     out = x.dtype
     x = x.astype(compute_dtype(out))
     last = x.ndim - 1

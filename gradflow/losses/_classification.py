@@ -202,6 +202,8 @@ def softmax_cross_entropy_with_integer_labels(
     if mask is not None:
         x = jnp.where(mask, x, -jnp.inf)
     x, k = flatten_axes(x, axes)
+    if not x.shape[k]:
+        raise ValueError(f"{name}: argument 'logits' must have a class along axis {axis}; got {x.shape}")
     loss = _choice(x, indices, k)
     if mask is not None:
         mask, _ = flatten_axes(mask, axes)

@@ -55,7 +55,10 @@ def _forward(log_symbol: jax.Array, may_skip: jax.Array, padded: jax.Array) -> j
     return jnp.concatenate([start[None], alphas])
 
 
-@checked(blank_id=Number(whole=True, static=True))
+_BLANK = Number(whole=True, static=True)
+
+
+@checked(blank_id=_BLANK)
 def ctc_loss_with_forward_probs(
     logits: ArrayLike,
     logit_paddings: ArrayLike,
@@ -77,7 +80,19 @@ def ctc_loss_with_forward_probs(
       probability 0. In the last frame's row `logalpha_blank` has label[T, n] added, so that
       `-logalpha_blank[-1, b, number of labels]` is the loss.
     """
-    name = "ctc_loss"
+    name = "ctc_loss_with_forward_probs"
+    return _with_forward_probs(name, logits, logit_paddings, labels, label_paddings, blank_id, log_epsilon)
+
+
+def _with_forward_probs(
+    name: str,
+    logits: ArrayLike,
+    logit_paddings: ArrayLike,
+    labels: ArrayLike,
+    label_paddings: ArrayLike,
+    blank_id: int,
+    log_epsilon: ArrayLike,
+) -> tuple[jax.Array, jax.Array, jax.Array]:
     x = real(name, "logits", logits)
     y = integer(name, "labels", labels)
     if x.ndim != 3 or y.ndim != 2 or x.shape[0] != y.shape[0]:
@@ -122,7 +137,7 @@ def ctc_loss_with_forward_probs(
     return loss.astype(out), report(blank), report(label[1:])
 
 
-@checked(blank_id=Number(whole=True, static=True))
+@checked(blank_id=_BLANK)
 def ctc_loss(
     logits: ArrayLike,
     logit_paddings: ArrayLike,
@@ -152,7 +167,6 @@ def ctc_loss(
 
     Source: Graves et al. 2006, "Connectionist Temporal Classification".
     """
-    loss, _, _ = ctc_loss_with_forward_probs(
-        logits, logit_paddings, labels, label_paddings, blank_id=blank_id, log_epsilon=log_epsilon
-    )
-    return loss
+    return _with_forward_probs(
+        "ctc_loss", logits, logit_paddings, labels, label_paddings, blank_id, log_epsilon
+    )[0]

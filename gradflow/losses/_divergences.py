@@ -88,7 +88,10 @@ def kl_divergence_with_log_targets(
     )
     possible = log_p != -jnp.inf
     gap = jnp.where(possible, log_p, 0.0) - jnp.where(possible, log_q, 0.0)
-    return jnp.sum(jnp.exp(log_p) * gap, axes).astype(out)
+    p = jnp.exp(log_p)
+    # A probability that vanishes only by rounding still makes an infinite gap infinite, and not NaN.
+    p = jnp.where((gap == jnp.inf) & (p == 0.0), jnp.finfo(p.dtype).tiny, p)
+    return jnp.sum(p * gap, axes).astype(out)
 
 
 @one_frame

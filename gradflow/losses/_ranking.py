@@ -7,10 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from gradflow._dtypes import compute_dtype
 from gradflow._errors import describe
 from gradflow._tracebacks import one_frame
-from gradflow.losses._inputs import keep, mask_of, number, pair, same_shape
+from gradflow.losses._inputs import keep, mask_of, pair, parameter
 from gradflow.losses._logspace import cross_entropy, log_softmax
 
 Reduce = Callable[..., ArrayLike]
@@ -40,7 +39,7 @@ def ranking_softmax_loss(
       labels: relevance >= 0, the same shape.
       where: items to include, the same shape or [...]; a list without any has loss 0 and does
         not count in a mean.
-      weights: factors of the labels, the same shape.
+      weights: factors of the labels, a scalar or in a shape that broadcasts to theirs.
       reduce_fn: called as `reduce_fn(losses, where=lists)`; `jax.numpy.mean`, `jax.numpy.sum`,
         or None for one loss per list.
 
@@ -62,9 +61,7 @@ def ranking_softmax_loss(
     last = (x.ndim - 1,)
     mask = mask_of(name, where, x.shape, last)
     if weights is not None:
-        factors = number(name, "weights", weights)
-        same_shape(name, "weights", factors, "logits", x.shape)
-        y = y * factors.astype(compute_dtype(out))
+        y = y * parameter(name, "weights", weights, y)
     losses = cross_entropy(keep(mask, y), log_softmax(x, last, mask), last)
     lists = None if mask is None else jnp.any(mask, -1)
     if reduce_fn is None:

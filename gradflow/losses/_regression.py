@@ -80,7 +80,7 @@ def huber_loss(
     Args:
       predictions: floating-point numbers of any shape.
       targets: numbers in a shape that broadcasts; None means zeros.
-      delta: where the parabola turns into lines, >= 0, in units of the error.
+      delta: where the parabola turns into lines, >= 0, in units of the error; infinity for `l2_loss`.
 
     Returns:
       One loss for each element.
@@ -97,9 +97,11 @@ def huber_loss(
     """
     errors, out = _errors("huber_loss", predictions, targets, broadcast=True)
     delta = parameter("huber_loss", "delta", delta, errors, low=0.0)
+    delta = jnp.minimum(delta, jnp.finfo(delta.dtype).max)  # so that an infinite error is not inf - inf
     size = jnp.abs(errors)
-    inner = jnp.minimum(size, delta)
-    return (0.5 * jnp.square(inner) + delta * (size - inner)).astype(out)
+    # One product, whose slope by the error is `inner`: that of a sum would round to the digits of delta.
+    inner = jnp.where(size < delta, size, delta)
+    return (inner * (size - 0.5 * inner)).astype(out)
 
 
 @jax.custom_jvp

@@ -1,6 +1,6 @@
 """Overlap of predicted and true regions: Dice's coefficient and Tversky's index."""
 
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -67,6 +67,39 @@ def dice_loss(
         raise ValueError(
             f"{name}: argument 'reduction' must be 'mean', 'sum' or 'none'; got {describe(reduction)}"
         )
+    activation = _Flag("apply_softmax", apply_softmax)
+    losses, out = _per_class(name, predictions, targets, smooth, activation, alpha, beta, axis)
+    if class_weights is not None:
+        weights = number(name, "class_weights", class_weights).astype(losses.dtype)
+        same_shape(name, "class_weights", weights, "the classes", losses.shape[-1:])
+        losses = _weighted(losses, weights)
+    if ignore_background:
+        losses = _without_background(losses)
+    if reduction == "mean":
+        losses = jnp.mean(losses, -1)
+    elif reduction == "sum":
+        losses = jnp.sum(losses, -1)
+    return losses.astype(out)
+
+
+class _Flag(NamedTuple):
+    """Whether predictions are logits, under the name that the loss has for it."""
+
+    name: str
+    value: bool
+
+
+def _per_class(
+    name: str,
+    predictions: ArrayLike,
+    targets: ArrayLike,
+    smooth: ArrayLike,
+    activation: _Flag,
+    alpha: ArrayLike = 0.5,
+    beta: ArrayLike = 0.5,
+    axis: Axis = None,
+) -> tuple[jax.Array, DType]:
+    """The losses of `dice_loss` of shape [batch, classes], in the dtype to compute in, and the result's."""
     x = real(name, "predictions", predictions)
     t = number(name, "targets", targets)
     if t.ndim == x.ndim + 1:
@@ -87,10 +120,10 @@ def dice_loss(
     alone = x.shape[-1] == 1
     if alone:  # the axis is dropped, since compilers copy around an axis of size 1
         x, t = x[..., 0], t[..., 0]
-    if not apply_softmax:
-        _check_probabilities(name, x, alone, out)
+    if not activation.value:
+        _check_probabilities(name, x, alone, out, activation.name)
     p = x
-    if apply_softmax:
+    if activation.value:
         p = jax.nn.sigmoid(x) if alone else jax.nn.softmax(one_hot_at_infinity(x, (-1,)), -1)
 
     def total(y: jax.Array) -> jax.Array:
@@ -102,21 +135,18 @@ def dice_loss(
     beta = parameter(name, "beta", beta, scalar, low=0.0)
     wrong = alpha * total(p * (1.0 - t)) + beta * total((1.0 - p) * t)
     whole = total(p * t) + wrong + smooth
-    losses = wrong / jnp.where(whole == 0, 1.0, whole)
-    if class_weights is not None:
-        weights = number(name, "class_weights", class_weights).astype(work)
-        same_shape(name, "class_weights", weights, "the classes", losses.shape[-1:])
-        losses = losses * weights.reshape((1,) * (losses.ndim - 1) + (-1,))
-    if ignore_background and not alone:
-        losses = losses[..., 1:]
-    if reduction == "mean":
-        losses = jnp.mean(losses, -1)
-    elif reduction == "sum":
-        losses = jnp.sum(losses, -1)
-    return losses.astype(out)
+    return wrong / jnp.where(whole == 0, 1.0, whole), out
 
 
-def _check_probabilities(name: str, p: jax.Array, alone: bool, dtype: DType) -> None:
+def _weighted(losses: jax.Array, weights: jax.Array) -> jax.Array:
+    return losses * weights.reshape((1,) * (losses.ndim - 1) + (-1,))
+
+
+def _without_background(losses: jax.Array) -> jax.Array:
+    return losses[..., 1:] if losses.shape[-1] > 1 else losses
+
+
+def _check_probabilities(name: str, p: jax.Array, alone: bool, dtype: DType, flag: str) -> None:
     """Raises ValueError for concrete numbers outside [0, 1], or whose sum over classes differs from 1."""
     if isinstance(p, jax.core.Tracer) or p.size == 0:
         return
@@ -131,7 +161,7 @@ def _check_probabilities(name: str, p: jax.Array, alone: bool, dtype: DType) -> 
         return
     raise ValueError(
         f"{name}: argument 'predictions' must be valid probability distributions, which sum to 1, with "
-        f"apply_softmax=False; got {got}"
+        f"{flag}=False; got {got}"
     )
 
 
@@ -168,22 +198,11 @@ def multiclass_generalized_dice_loss(
     x = real(name, "predictions", predictions)
     t = number(name, "targets", targets)
     same_shape(name, "targets", t, "predictions", x.shape)
-    if x.ndim == 0:
-        raise ValueError(f"{name}: argument 'predictions' must have shape [batch, ..., classes]; got ()")
-    out = result_dtype(x, t)
-    work = compute_dtype(out)
-    sizes = jnp.sum(t.astype(work), tuple(range(t.ndim - 1)))
+    losses, out = _per_class(name, x, t, smooth, _Flag("apply_softmax", apply_softmax))
+    sizes = jnp.sum(t.astype(losses.dtype), tuple(range(t.ndim - 1)))
     weights = 1.0 / (jnp.square(sizes) + 1e-7)
-    losses = dice_loss(
-        x.astype(work),
-        t.astype(work),
-        class_weights=weights / jnp.mean(weights),
-        smooth=smooth,
-        apply_softmax=apply_softmax,
-        reduction="none",
-        ignore_background=ignore_background,
-    )
-    return jnp.mean(losses).astype(out)
+    losses = _weighted(losses, weights / jnp.mean(weights))
+    return jnp.mean(_without_background(losses) if ignore_background else losses).astype(out)
 
 
 @checked(apply_sigmoid=FLAG)
@@ -209,8 +228,10 @@ def binary_dice_loss(
       ValueError: the shapes differ, or smooth is negative.
       TypeError: predictions are not real floating-point numbers.
     """
-    x = real("binary_dice_loss", "predictions", predictions)
-    t = number("binary_dice_loss", "targets", targets)
+    name = "binary_dice_loss"
+    x = real(name, "predictions", predictions)
+    t = number(name, "targets", targets)
     if x.ndim == t.ndim and x.shape[-1:] != (1,):
         x, t = x[..., None], t[..., None]
-    return dice_loss(x, t, smooth=smooth, apply_softmax=apply_sigmoid)
+    losses, out = _per_class(name, x, t, smooth, _Flag("apply_sigmoid", apply_sigmoid))
+    return jnp.mean(losses, -1).astype(out)

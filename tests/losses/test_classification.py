@@ -75,6 +75,11 @@ def test_impossible_classes_with_integer_labels() -> None:
     assert np.all(np.isfinite(jax.grad(lambda x: INTEGER(x, y).sum())(x)))
 
 
+def test_labels_without_classes_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"argument 'logits' must have a class along axis -1; got \(2, 0\)"):
+        losses.softmax_cross_entropy_with_integer_labels(jnp.zeros((2, 0)), jnp.zeros(2, int))
+
+
 def test_integer_labels_are_one_hot_labels() -> None:
     x = jnp.asarray(RNG.normal(size=(40, 6)) * 30, jnp.float32)
     y = RNG.integers(0, 6, 40)

@@ -157,6 +157,8 @@ def test_mistakes() -> None:
         ValueError, match=r"ctc_loss: argument 'logits' must have shape .*got \(4, 3\) and \(4, 2\)"
     ):
         losses.ctc_loss(x[0], no_frame, labels, no_label)
+    with pytest.raises(ValueError, match=r"^ctc_loss_with_forward_probs: argument 'logits' must have shape"):
+        losses.ctc_loss_with_forward_probs(x[0], no_frame, labels, no_label)
     with pytest.raises(ValueError, match=r"ctc_loss: argument 'logits' must .*got \(4, 4, 3\) and \(3, 2\)"):
         losses.ctc_loss(x, no_frame, labels[:3], no_label)
     with pytest.raises(

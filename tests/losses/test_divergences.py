@@ -31,6 +31,8 @@ def test_what_was_held_impossible_costs_infinitely_much() -> None:
     assert losses.kl_divergence(log_q, p) == INF
     assert losses.generalized_kl_divergence(log_q, p) == INF
     assert losses.kl_divergence_with_log_targets(log_q, jnp.log(p)) == INF
+    vanishing = jnp.asarray([0.0, -200.0], jnp.float32)  # exp(-200) is 0 in float32, and not in the reals
+    assert losses.kl_divergence_with_log_targets(log_q, vanishing) == INF
 
 
 def test_equal_measures_are_at_distance_zero() -> None:

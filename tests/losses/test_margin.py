@@ -40,8 +40,11 @@ def test_any_leading_dimensions(loss: Any) -> None:
     compare(loss(x, y), flat.reshape(2, 3), rtol=1e-6)
     compare(loss(x[0, 0], y[0, 0]), flat[0], rtol=1e-6)
     assert loss(x[:0], y[:0]).shape == (0, 3)
-    with pytest.raises(ValueError, match=r"argument 'scores' must have shape \[..., classes\]; got \(\)"):
-        loss(x[0, 0, 0], y[0, 0])
+    for scores in (x[0, 0, 0], x[0, 0, :0]):
+        with pytest.raises(
+            ValueError, match=r"argument 'scores' must have shape \[..., classes\], with a class"
+        ):
+            loss(scores, y[0, 0])
 
 
 @over_multiclass

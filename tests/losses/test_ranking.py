@@ -30,6 +30,8 @@ def test_reductions() -> None:
     compare(rank(x, y, **kwargs), EACH.ravel()[1:].mean(), rtol=1e-5)
     compare(rank(x, y, **kwargs, reduce_fn=lambda a, where: (a.shape, where.shape)[1][0]), 2, rtol=0)
     compare(rank(x, y, weights=weights, reduce_fn=jnp.mean), cross_entropy(X, Y * WEIGHTS).mean(), rtol=1e-5)
+    each = jnp.asarray([[[2.0], [0.0], [1.0]]] * 2)  # a weight for each list
+    compare(rank(x, y, weights=each), rank(x, y, weights=jnp.broadcast_to(each, x.shape)), rtol=0)
     assert rank(x.astype(jnp.bfloat16), y.astype(jnp.bfloat16), weights=weights).dtype == jnp.bfloat16
     assert rank(x, jnp.ones((2, 3, 4), int)).dtype == jnp.float32
 
@@ -64,12 +66,12 @@ def test_extreme_scores_and_no_relevance() -> None:
 
 
 def test_mistakes() -> None:
-    x, y, weights = inputs()
+    x, y, _ = inputs()
     with pytest.raises(
         ValueError,
-        match=r"ranking_softmax_loss: argument 'weights' must have the shape of logits, .*got \(4,\)",
+        match=r"ranking_softmax_loss: argument 'weights' must be a scalar or broadcast to .*got \(3,\)",
     ):
-        rank(x, y, weights=weights[0, 0])
+        rank(x, y, weights=jnp.ones(3))
     with pytest.raises(
         ValueError, match=r"ranking_softmax_loss: argument 'where' must have the shape of the inputs"
     ):

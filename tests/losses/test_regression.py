@@ -44,6 +44,13 @@ def test_the_gradient_of_huber_is_the_clipped_error() -> None:
     compare(gradient(points), np.clip(points, -delta, delta), rtol=1e-6)
 
 
+def test_huber_without_a_limit_is_half_the_squared_error() -> None:
+    compare(losses.huber_loss(X, delta=jnp.inf), losses.l2_loss(X), rtol=0)
+    for delta in (1e9, jnp.inf):
+        compare(jax.grad(lambda x, d=delta: losses.huber_loss(x, delta=d).sum())(X), X, rtol=0)
+    assert losses.huber_loss(jnp.inf, delta=jnp.inf) == jnp.inf
+
+
 def test_huber_takes_one_delta_for_each_element_and_differentiates_it() -> None:
     deltas = jnp.asarray([0.1, 1.0, 1.0, 0.5, 0.5], jnp.float32)
     each = [losses.huber_loss(x, delta=d) for x, d in zip(X, deltas, strict=True)]

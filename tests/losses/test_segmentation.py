@@ -105,6 +105,12 @@ def test_mistakes() -> None:
         ValueError, match="multiclass_generalized_dice_loss: argument 'targets' must have the shape"
     ):
         losses.multiclass_generalized_dice_loss(X, T[..., 0])
+    with pytest.raises(ValueError, match=r"^multiclass_generalized_dice_loss: argument 'smooth' must lie in"):
+        losses.multiclass_generalized_dice_loss(X, T, smooth=-1)
+    with pytest.raises(ValueError, match=r"^binary_dice_loss: argument 'smooth' must lie in"):
+        losses.binary_dice_loss(X[..., 0], T[..., 0], smooth=-1)
+    with pytest.raises(ValueError, match=r"^binary_dice_loss: argument 'predictions' .*apply_sigmoid=False"):
+        losses.binary_dice_loss(1 + jnp.abs(X[..., 0]), T[..., 0], apply_sigmoid=False)
 
 
 def test_concrete_predictions_that_are_no_probabilities_are_refused() -> None:
