@@ -19,9 +19,10 @@ from gradflow._checked import (
     checked,
     is_real_number,
 )
-from gradflow._dtypes import compute_dtype, is_complex, is_inexact, promote, real_dtype
+from gradflow._dtypes import compute_dtype, is_inexact, promote, real_dtype
 from gradflow._errors import describe
 from gradflow._rules._state import increment
+from gradflow.tree._norm import norm
 
 __all__ = [
     "MultiNormalDiagFromLogScale",
@@ -40,7 +41,7 @@ def _is_order(value: Any) -> bool:
 
 @checked(count=ARRAY)
 def safe_increment(count: Any) -> jax.Array:
-    """Returns `count + 1`, or the largest number of its dtype where that would wrap or round.
+    """Returns `count + 1`, or the largest number of its dtype where that would be beyond it.
 
     Args:
       count: a step counter, a real number or array, usually of integers.
@@ -52,7 +53,7 @@ def safe_increment(count: Any) -> jax.Array:
         raise ValueError(f"safe_increment: argument 'count' must be a real number; got {describe(count)}")
     one = jnp.ones((), count.dtype)
     last = jnp.asarray(jnp.finfo(count.dtype).max, count.dtype)
-    return jnp.where(count < last, count + one, last)
+    return jnp.minimum(count + one, last)
 
 
 safe_int32_increment = safe_increment
@@ -85,11 +86,24 @@ def safe_norm(
     low = real_dtype(compute_dtype(x.dtype))
     wide = x.astype(promote(x.dtype, low))
     floor = jnp.asarray(min_norm, low)
-    small = jnp.linalg.norm(jax.lax.stop_gradient(wide), ord=ord, axis=axis, keepdims=True) <= floor
-    inside = jnp.where(small, _away_from_zero(wide, ord, axis), wide)
-    norm = jnp.linalg.norm(inside, ord=ord, axis=axis, keepdims=keepdims)
-    small = jnp.reshape(small, norm.shape)
-    return jnp.where(small, floor, norm).astype(real_dtype(x.dtype))
+    scale = jnp.ones((1,) * x.ndim, low) if ord == 0 else _power_of_two_near(wide, axis)
+    unit = wide / scale.astype(wide.dtype)
+    small = scale * jnp.linalg.norm(jax.lax.stop_gradient(unit), ord=ord, axis=axis, keepdims=True) <= floor
+    inside = jnp.where(small, _away_from_zero(wide, ord, axis), unit)
+    length = jnp.linalg.norm(inside, ord=ord, axis=axis, keepdims=keepdims)
+    small, scale = jnp.reshape(small, length.shape), jnp.reshape(scale, length.shape)
+    return jnp.where(small, floor, scale * length).astype(real_dtype(x.dtype))
+
+
+def _power_of_two_near(x: jax.Array, axis: Any) -> jax.Array:
+    """A power of two near the largest number along the axes: divided by it, squares are in range.
+
+    Norms have the same digits then, and the same derivatives. Infinite numbers and NaN have scale 1/2.
+    """
+    largest = jnp.max(jnp.abs(jax.lax.stop_gradient(x)), axis=axis, keepdims=True, initial=0)
+    _, exponent = jnp.frexp(jnp.where(jnp.isfinite(largest), largest, 0))
+    limits = jnp.finfo(largest.dtype)  # the reciprocal is a normal number, too
+    return jnp.ldexp(jnp.ones_like(largest), jnp.clip(exponent - 1, limits.minexp, limits.maxexp - 3))
 
 
 def _away_from_zero(x: jax.Array, ord: Any, axis: Any) -> jax.Array:
@@ -116,10 +130,7 @@ def safe_root_mean_squares(x: Any, min_rms: Any) -> jax.Array:
     low = real_dtype(compute_dtype(x.dtype))
     wide = x.astype(promote(x.dtype, low))
     floor = jnp.asarray(min_rms, low)
-    square = wide.real**2 + wide.imag**2 if is_complex(wide.dtype) else wide**2
-    mean = jnp.sum(square) / max(x.size, 1)
-    usable = mean > 0
-    root = jnp.where(usable, jnp.sqrt(jnp.where(usable, mean, 1)), 0)
+    root = norm(wide) / max(x.size, 1) ** 0.5
     return jnp.where(root <= floor, floor, root).astype(real_dtype(x.dtype))
 
 

@@ -17,6 +17,8 @@ def test_a_counter_stays_at_its_last_number(dtype: Any) -> None:
     info = jnp.iinfo(dtype) if jnp.issubdtype(dtype, jnp.integer) else jnp.finfo(dtype)
     last = jnp.asarray(info.max, dtype)
     assert numerics.safe_increment(last) == last
+    if not jnp.issubdtype(dtype, jnp.integer):
+        assert jnp.isnan(numerics.safe_increment(jnp.asarray(jnp.nan, dtype)))
     three = numerics.safe_increment(jnp.asarray(2, dtype))
     assert (float(three), three.dtype) == (3.0, jnp.dtype(dtype))
     for wrong in (True, 1j):
@@ -45,6 +47,25 @@ def test_norms_are_those_of_numpy_and_flat_below_the_least(ord: Any, axis: Any, 
         np.testing.assert_array_equal(slope, 0.0)
     assert np.all(np.isfinite(jax.grad(total)(jnp.float32(x), 0.0)))
     np.testing.assert_array_equal(jax.grad(total)(jnp.float32(x), 1e3), 0.0)
+
+
+@pytest.mark.parametrize("size", [1e-30, 1e30])
+@pytest.mark.parametrize(("ord", "axis"), [(None, None), (None, 1), (2, None), (3, 0), ("nuc", (0, 1))])
+def test_norms_of_tiny_and_huge_numbers(size: float, ord: Any, axis: Any) -> None:
+    x = RNG.normal(size=(3, 4))
+    expected = size * np.linalg.norm(x, ord=ord, axis=axis)
+    np.testing.assert_allclose(numerics.safe_norm(jnp.float32(size * x), 0.0, ord, axis), expected, rtol=1e-5)
+    slope, wanted = (
+        jax.grad(lambda x: numerics.safe_norm(x, 0.0, ord, axis).sum())(jnp.float32(factor * x))
+        for factor in (size, 1.0)
+    )
+    np.testing.assert_allclose(slope, wanted, rtol=1e-5, atol=1e-6)
+    root = numerics.safe_root_mean_squares(jnp.float32(size * x), 0.0)
+    assert float(root) == pytest.approx(size * np.sqrt(np.mean(x**2)), rel=1e-6)
+
+
+def test_the_norm_of_order_zero_counts() -> None:
+    assert numerics.safe_norm(jnp.asarray([0.0, 1e30, 1e-30]), 0.0, 0) == 2
 
 
 def test_norms_of_half_precision_and_complex_numbers() -> None:
