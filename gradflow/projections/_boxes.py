@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from gradflow.projections._trees import project, radius_of, read
-from gradflow.tree._bounds import Owner, read_bounds
+from gradflow.tree._bounds import Owner, between, read_bounds
 
 
 def _box(tree: Any, lower: Any, upper: Any, owner: Owner) -> Any:
@@ -15,17 +15,7 @@ def _box(tree: Any, lower: Any, upper: Any, owner: Owner) -> Any:
 
 
 def _into_box(leaves: list[jax.Array], bounds: list[tuple[Any, Any]]) -> list[jax.Array]:
-    # `where` and not `clip`: a point on the boundary is inside, and its derivative is one.
-    clipped = []
-    for x, (lower, upper) in zip(leaves, bounds, strict=True):
-        if lower is not None:
-            low = jnp.broadcast_to(lower.astype(x.dtype), x.shape)
-            x = jnp.where(x < low, low, x)
-        if upper is not None:
-            high = jnp.broadcast_to(upper.astype(x.dtype), x.shape)
-            x = jnp.where(x > high, high, x)
-        clipped.append(x)
-    return clipped
+    return [between(x, *pair) for x, pair in zip(leaves, bounds, strict=True)]
 
 
 def projection_box(tree: Any, lower: Any, upper: Any) -> Any:

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from gradflow._dtypes import is_complex
 from gradflow.proximals._penalty import PenaltyRule, Weight, like, penalty, shrunk
-from gradflow.tree._bounds import Owner, check_bound, read_bounds
+from gradflow.tree._bounds import Owner, between, check_bound, read_bounds
 
 
 @penalty
@@ -78,7 +78,8 @@ def nonnegative_l1_penalty(weight: Weight) -> PenaltyRule:
 
     def prox(x: jax.Array, step: jax.Array) -> jax.Array:
         _check_real("nonnegative_l1_penalty", x)
-        return jnp.maximum(x - step * like(x, weight), 0)
+        by = step * like(x, weight)
+        return jnp.where(x <= by, 0, x - by)
 
     def amount(x: jax.Array) -> jax.Array:
         inside = jnp.all(x >= 0)
@@ -104,8 +105,8 @@ def box_constraint(lower: Any = None, upper: Any = None) -> Any:
         for leaf in jax.tree.leaves(bound):
             check_bound("box_constraint", name, leaf)
 
-    def rules(params: Any, leaves: Sequence[tuple[str, jax.Array]]) -> list[PenaltyRule]:
-        for _, x in leaves:
+    def rules(params: Any, leaves: Sequence[jax.Array]) -> list[PenaltyRule]:
+        for x in leaves:
             _check_real("box_constraint", x)
         return [_between(*pair) for pair in read_bounds(Owner("box_constraint"), params, lower, upper)]
 
@@ -114,11 +115,10 @@ def box_constraint(lower: Any = None, upper: Any = None) -> Any:
 
 def _between(lower: Any, upper: Any) -> PenaltyRule:
     def prox(x: jax.Array, step: jax.Array) -> jax.Array:
-        x = x if lower is None else jnp.maximum(x, like(x, lower))
-        return x if upper is None else jnp.minimum(x, like(x, upper))
+        return between(x, lower, upper)
 
     def amount(x: jax.Array) -> jax.Array:
-        return jnp.where(jnp.all(prox(x, like(x, 1)) == x), like(x, 0), jnp.inf)
+        return jnp.where(jnp.all(between(x, lower, upper) == x), like(x, 0), jnp.inf)
 
     return PenaltyRule(prox, amount)
 

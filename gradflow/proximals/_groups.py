@@ -204,8 +204,8 @@ def _norms(x: jax.Array, axes: tuple[int, ...] | None) -> jax.Array:
 
 def _shrunk_groups(x: jax.Array, axes: tuple[int, ...] | None, by: jax.Array) -> jax.Array:
     norm = _norms(x, axes)
-    kept = jnp.where(norm <= by, 0, 1 - by / jnp.where(norm > 0, norm, 1))
-    # 0 * NaN: a group with a NaN is NaN, one of zeros is zero.
+    # Also for a group with a NaN, whose norm is NaN.
+    kept = jnp.where(norm <= by, 0, 1 - by / jnp.where(norm == 0, 1, norm))
     return jnp.where(kept == 0, 0, kept * x)
 
 

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from gradflow._checked import Number, is_number_or_array
 from gradflow._dtypes import compute_dtype, is_inexact, real_dtype
 from gradflow._errors import describe
 from gradflow._expressions._arguments import Interval, Scalar
@@ -15,6 +16,8 @@ from gradflow._expressions._factory import P, decorate
 from gradflow._expressions._functions import FunctionValue, register_functions
 from gradflow._expressions._numbers import take_arrays
 from gradflow.tree._paths import path_string, show
+
+_STEP = Number(0)
 
 
 class PenaltyRule(NamedTuple):
@@ -30,13 +33,16 @@ class PenaltyRule(NamedTuple):
 class Penalty(FunctionValue):
     """A function of parameters to be kept small, or a set that parameters must stay in.
 
-    `penalty(params, step)` is its proximal operator, `argmin_p |p - params|^2 / 2 + step * amount(p)`.
+    `penalty(params, step)` is its proximal operator, `argmin_p |p - params|^2 / 2 + step * amount(p)`, for a
+    scalar `step` >= 0.
     """
 
     __slots__ = ()
 
     def __call__(self, params: Any, step: Any = 1.0) -> Any:
-        def prox(name: str, x: Any, rule: PenaltyRule) -> jax.Array:
+        _STEP.check(self.expression.name, "step", step)
+
+        def prox(x: jax.Array, rule: PenaltyRule) -> jax.Array:
             wide = x.astype(compute_dtype(x.dtype))
             return rule.prox(wide, jnp.asarray(step, real_dtype(wide.dtype))).astype(x.dtype)
 
@@ -45,33 +51,29 @@ class Penalty(FunctionValue):
     def amount(self, params: Any) -> jax.Array:
         """The penalty itself, a real scalar; 0 inside a set and infinity outside."""
 
-        def one(name: str, x: jax.Array, rule: PenaltyRule) -> jax.Array:
+        def one(x: jax.Array, rule: PenaltyRule) -> jax.Array:
             return rule.amount(x.astype(compute_dtype(x.dtype)))
 
         amounts = jax.tree.leaves(self._map(one, params))
         with jax.numpy_dtype_promotion("standard"):
             return functools.reduce(jnp.add, amounts) if amounts else jnp.zeros(())
 
-    def _map(self, function: Callable[[str, jax.Array, PenaltyRule], jax.Array], params: Any) -> Any:
+    def _map(self, function: Callable[[jax.Array, PenaltyRule], jax.Array], params: Any) -> Any:
         flat, structure = jax.tree_util.tree_flatten_with_path(params)
-        name = self.expression.name
-        leaves = []
         for path, leaf in flat:
-            where = show(path_string(path))
-            if not (hasattr(leaf, "dtype") or isinstance(leaf, float)) or not is_inexact(
-                jnp.result_type(leaf)
-            ):
+            if not is_number_or_array(leaf) or not is_inexact(jnp.result_type(leaf)):
                 raise TypeError(
-                    f"{name}: parameters must be floating-point or complex; got {describe(leaf)} at {where}"
+                    f"{self.expression.name}: parameters must be floating-point or complex; got "
+                    f"{describe(leaf)} at {show(path_string(path))}"
                 )
-            leaves.append((where, jnp.asarray(leaf)))
+        leaves = [jnp.asarray(leaf) for _, leaf in flat]
         rules = self._rules(params, leaves)
         # A rule has numbers of one width, so standard promotion can only combine real with complex.
         with jax.numpy_dtype_promotion("standard"):
-            results = [function(where, x, rule) for (where, x), rule in zip(leaves, rules, strict=True)]
+            results = [function(x, rule) for x, rule in zip(leaves, rules, strict=True)]
         return jax.tree.unflatten(structure, results)
 
-    def _rules(self, params: Any, leaves: Sequence[tuple[str, jax.Array]]) -> list[PenaltyRule]:
+    def _rules(self, params: Any, leaves: Sequence[jax.Array]) -> list[PenaltyRule]:
         """The rule of each leaf: the same for all, or what a function of the tree returns."""
         made = self._function
         return [made] * len(leaves) if isinstance(made, PenaltyRule) else made(params, leaves)

@@ -55,6 +55,20 @@ def read_bounds(owner: Owner, params: Any, lower: Any, upper: Any) -> list[tuple
     return pairs
 
 
+def between(x: jax.Array, lower: Any, upper: Any) -> jax.Array:
+    """`min(max(x, lower), upper)`; None is no bound. A number on a bound is inside: its derivative is one.
+
+    A NaN stays NaN, and a NaN bound gives NaN. Where bounds are crossed, it is the upper one.
+    """
+    if lower is not None:
+        low = jnp.broadcast_to(jnp.asarray(lower, x.dtype), x.shape)
+        x = jnp.where((x >= low) | jnp.isnan(x), x, low)
+    if upper is not None:
+        high = jnp.broadcast_to(jnp.asarray(upper, x.dtype), x.shape)
+        x = jnp.where((x <= high) | jnp.isnan(x), x, high)
+    return x
+
+
 def check_bound(owner: str, argument: str, bound: Any, where: str = "") -> None:
     """Raises TypeError for a bound that is not real, ValueError for one that is NaN."""
     if bound is None:

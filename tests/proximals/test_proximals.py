@@ -62,6 +62,30 @@ def test_derivatives(name: str) -> None:
     check_grads(call, (jnp.asarray(MATRIX),), 1, ("rev",), 1e-5, 1e-5)
 
 
+def test_derivatives_at_a_kink_are_those_of_the_side_of_zero() -> None:
+    for factory in (gf.l1_penalty, gf.nonnegative_l1_penalty, gf.group_lasso_penalty):
+        assert jax.grad(factory(1.0))(1.0) == 0
+    for bound in (0.0, 1.0):  # a number on its bound is inside, as for `projection_box`
+        assert jax.grad(gf.box_constraint(0.0, 1.0))(bound) == 1
+        assert jax.grad(lambda x: gf.projections.projection_box(x, 0.0, 1.0))(bound) == 1
+
+
+def test_nan_is_not_hidden() -> None:
+    x = jnp.asarray([jnp.nan, 2.0])
+    for weight in (0.5, 1.0):  # of which 1 is what a missing norm would be divided by
+        assert jnp.isnan(gf.group_lasso_penalty(weight)(x)).all()
+    nan = jnp.asarray(jnp.nan)
+    for box in (gf.box_constraint(nan), gf.box_constraint(None, nan)):
+        assert jnp.isnan(box(jnp.ones(2))).all()
+    assert jnp.isnan(gf.projections.projection_box(jnp.ones(2), nan, 2.0)).all()
+
+
+@pytest.mark.parametrize("step", [-1.0, "a", jnp.ones(2)])
+def test_a_step_is_a_scalar(step: Any) -> None:
+    with pytest.raises((TypeError, ValueError), match="l1_penalty: argument 'step' must be a real"):
+        gf.l1_penalty(1.0)(jnp.ones(2), step)
+
+
 @pytest.mark.parametrize(("size", "weight"), [(2, 0.3), (7, 0.5), (7, 0.0), (60, 2.0), (5, 100.0)])
 def test_total_variation_has_its_dual_certificate(size: int, weight: float) -> None:
     y = np.cumsum(RNG.normal(size=size))
