@@ -9,11 +9,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gradflow._checked import DTYPE, FLAG, checked
+from gradflow._checked import DTYPE, FLAG, checked, is_number_or_array
 from gradflow._dtypes import DType, compute_dtype, is_complex, is_inexact, real_dtype
 from gradflow._errors import describe
 from gradflow.linalg._arguments import PRECISION, array, at_least_zero, count
-from gradflow.tree._leaves import is_array_like
 
 Triple = tuple[Any, Any, Any]
 
@@ -207,7 +206,7 @@ def _rows(coefficients: Any, steps: int | None) -> list[Triple]:
 def _is_triple(row: Any) -> bool:
     if isinstance(row, np.ndarray | jax.Array):
         return row.shape == (3,)
-    scalars = isinstance(row, Sequence) and all(is_array_like(v) and np.ndim(v) == 0 for v in row)
+    scalars = isinstance(row, Sequence) and all(is_number_or_array(v) and np.ndim(v) == 0 for v in row)
     return scalars and len(row) == 3
 
 

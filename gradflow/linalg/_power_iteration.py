@@ -8,11 +8,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gradflow._checked import KEY, checked
+from gradflow._checked import KEY, checked, is_number_or_array
 from gradflow._dtypes import DType, compute_dtype, is_complex, is_inexact, promote
 from gradflow._errors import describe
 from gradflow.linalg._arguments import PRECISION, at_least_zero, count, square
-from gradflow.tree._leaves import is_array_like
 from gradflow.tree._paths import path_string, show
 
 _NAME = "power_iteration"
@@ -114,7 +113,7 @@ def _read_matrix(matrix: Any, v0: Any, key: Any) -> tuple[jax.Array, jax.Array]:
     if v0 is None:
         key = jax.random.key(0) if key is None else key
         return a, jax.random.uniform(key, (n,), wide, -1, 1)
-    if not is_array_like(v0) or np.shape(v0) != (n,):
+    if not is_number_or_array(v0) or np.shape(v0) != (n,):
         raise ValueError(f"{_NAME}: argument 'v0' must have shape ({n},); got {describe(v0)}")
     return a, _leaf((), v0).astype(wide)
 
@@ -140,7 +139,7 @@ def _read_function(matrix: Callable[[Any], Any], v0: Any) -> tuple[Callable[[Any
 
 
 def _leaf(path: Any, leaf: Any) -> jax.Array:
-    dtype = jnp.result_type(leaf) if is_array_like(leaf) else None
+    dtype = jnp.result_type(leaf) if is_number_or_array(leaf) else None
     if dtype is None or not is_inexact(dtype) or is_complex(dtype):
         raise TypeError(
             f"{_NAME}: argument 'v0' must have real floating-point leaves; got {describe(leaf)} at"

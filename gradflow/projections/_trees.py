@@ -12,7 +12,7 @@ import numpy as np
 from gradflow._checked import is_number_or_array
 from gradflow._dtypes import DType, compute_dtype, is_complex, is_inexact, promote
 from gradflow._errors import describe
-from gradflow.tree._leaves import broadcasts_to, is_array_like
+from gradflow.tree._leaves import broadcasts_to
 from gradflow.tree._paths import leaves_by_path, path_string, show
 from gradflow.tree._structure import explain_trees
 
@@ -33,7 +33,7 @@ def read(name: str, argument: str, tree: Any) -> tuple[list[jax.Array], Form]:
     flat, treedef = jax.tree_util.tree_flatten_with_path(tree)
     leaves = []
     for path, leaf in flat:
-        if not is_array_like(leaf):
+        if not is_number_or_array(leaf):
             raise TypeError(
                 f"{name}: argument '{argument}' must have numbers or arrays as leaves; got"
                 f" {describe(leaf)} at {show(path_string(path))}"

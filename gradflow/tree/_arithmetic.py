@@ -14,32 +14,32 @@ import numpy as np
 
 from gradflow._checked import ARRAYS, NUMBERS, SCALAR, checked
 from gradflow._dtypes import DType, compute_dtype, is_complex, is_inexact, promote
-from gradflow.tree._leaves import arrays_of, call, common_dtype, is_numeric_dtype
+from gradflow.tree._leaves import arrays_of, common_dtype, is_numeric_dtype
 from gradflow.tree._structure import match
 
 
 @checked(tree_x=NUMBERS, tree_y=NUMBERS, other_trees=NUMBERS)
 def add(tree_x: Any, tree_y: Any, *other_trees: Any) -> Any:
     """The sum of two or more trees."""
-    return call(_add, tree_x, tree_y, *other_trees)
+    return _add(tree_x, tree_y, *other_trees)
 
 
 @checked(tree_x=NUMBERS, tree_y=NUMBERS)
 def sub(tree_x: Any, tree_y: Any) -> Any:
     """`tree_x - tree_y`."""
-    return call(_sub, tree_x, tree_y)
+    return _sub(tree_x, tree_y)
 
 
 @checked(tree_x=NUMBERS, tree_y=NUMBERS)
 def mul(tree_x: Any, tree_y: Any) -> Any:
     """`tree_x * tree_y`."""
-    return call(_mul, tree_x, tree_y)
+    return _mul(tree_x, tree_y)
 
 
 @checked(tree_x=NUMBERS, tree_y=NUMBERS)
 def div(tree_x: Any, tree_y: Any) -> Any:
     """`tree_x / tree_y`; integers are divided as float32."""
-    return call(_div, tree_x, tree_y)
+    return _div(tree_x, tree_y)
 
 
 @checked(scalar=SCALAR, tree=NUMBERS)
@@ -49,13 +49,13 @@ def scale(scalar: Any, tree: Any) -> Any:
     Only the kind of the scalar's dtype counts, not its width: a bfloat16 leaf stays bfloat16. A complex
     scalar makes real leaves complex, and a real scalar makes integer leaves float32.
     """
-    return call(_scale, scalar, tree)
+    return _scale(scalar, tree)
 
 
 @checked(tree_x=NUMBERS, scalar=SCALAR, tree_y=NUMBERS)
 def add_scale(tree_x: Any, scalar: Any, tree_y: Any) -> Any:
     """`tree_x + scalar * tree_y`; the scalar's dtype counts like in `scale`."""
-    return call(_add_scale, tree_x, scalar, tree_y)
+    return _add_scale(tree_x, scalar, tree_y)
 
 
 @checked(tree=NUMBERS, min_value=SCALAR | None, max_value=SCALAR | None)
@@ -65,25 +65,25 @@ def clip(tree: Any, min_value: Any = None, max_value: Any = None) -> Any:
     The dtypes of the bounds count like the scalar's in `scale`. NaN stays NaN. Complex leaves raise
     TypeError.
     """
-    return call(_clip, tree, min_value, max_value)
+    return _clip(tree, min_value, max_value)
 
 
 @checked(tree=NUMBERS)
 def conj(tree: Any) -> Any:
     """The complex conjugate."""
-    return call(_conj, tree)
+    return _conj(tree)
 
 
 @checked(tree=NUMBERS)
 def real(tree: Any) -> Any:
     """The real part."""
-    return call(_real, tree)
+    return _real(tree)
 
 
 @checked(condition=SCALAR, tree_x=ARRAYS, tree_y=ARRAYS)
 def where(condition: Any, tree_x: Any, tree_y: Any) -> Any:
     """`tree_x` if the scalar `condition` holds, else `tree_y`; leaves may be PRNG keys too."""
-    return call(_where, condition, tree_x, tree_y)
+    return _where(condition, tree_x, tree_y)
 
 
 @jax.jit
@@ -126,10 +126,18 @@ def _clip(tree: Any, low: jax.Array | None, high: jax.Array | None) -> Any:
     arrays_of(tree, real=True)
     tree = _each(lambda x: x, tree)
     if low is not None:
-        tree = _combine(jnp.maximum, (tree,), (low,))
+        tree = _each(lambda x: _apply(jnp.maximum, (x,), (_representable(low, x.dtype),)), tree)
     if high is not None:
-        tree = _combine(jnp.minimum, (tree,), (high,))
+        tree = _each(lambda x: _apply(jnp.minimum, (x,), (_representable(high, x.dtype),)), tree)
     return tree
+
+
+def _representable(bound: jax.Array, dtype: DType) -> jax.Array:
+    """An integer bound of integers, moved into the range of their dtype: a cast would wrap it around."""
+    if not all(jnp.issubdtype(kind, np.integer) for kind in (bound.dtype, dtype)):
+        return bound
+    ours, theirs = jnp.iinfo(bound.dtype), jnp.iinfo(dtype)
+    return jnp.clip(bound, max(ours.min, theirs.min), min(ours.max, theirs.max))
 
 
 @jax.jit

@@ -9,7 +9,7 @@ import numpy as np
 from gradflow._checked import ARRAYS, FLAG, NUMBERS, Number, checked
 from gradflow._dtypes import DType
 from gradflow._errors import describe
-from gradflow.tree._leaves import arrays_of, call, common_dtype, dtype_of
+from gradflow.tree._leaves import arrays_of, common_dtype, dtype_of
 from gradflow.tree._paths import path_string, show
 from gradflow.tree._structure import match
 
@@ -59,7 +59,7 @@ def allclose(a: Any, b: Any, rtol: Any = 1e-05, atol: Any = 1e-08, equal_nan: bo
 
     Raises ValueError where structures or shapes differ.
     """
-    result: jax.Array = call(_allclose, a, b, rtol, atol, equal_nan)
+    result: jax.Array = _allclose(a, b, rtol, atol, equal_nan)
     return result
 
 

@@ -1,7 +1,7 @@
 """Checks of leaves, and the common dtype of several."""
 
 import functools
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any, NoReturn
 
 import jax
@@ -71,28 +71,3 @@ def path_at(tree: Any, index: int) -> str:
 def raise_leaf_error(tree: Any, index: int, expected: str, got: Any) -> NoReturn:
     """Raises TypeError about the leaf with this index, counting None leaves."""
     raise TypeError(f"tree: the leaf at {show(path_at(tree, index))} must be {expected}; got {got}")
-
-
-def call(f: Callable[..., Any], *trees: Any, **options: Any) -> Any:
-    """Calls a jitted function; if jax rejects an argument, the error names the leaf that is not an array."""
-    try:
-        return f(*trees, **options)
-    except TypeError:
-        # Checked only after an error, so that valid calls do not pay for it.
-        for tree in trees:
-            _check_arrays(tree)
-        raise
-
-
-def is_array_like(x: Any) -> bool:
-    """Whether `x` is a number or an array, of Python, NumPy or jax, and not of text or objects."""
-    if isinstance(x, np.ndarray | np.generic):
-        return x.dtype.kind not in "OUSMm"
-    return isinstance(x, jax.Array | bool | int | float | complex)
-
-
-def _check_arrays(tree: Any) -> None:
-    for path, x in jax.tree_util.tree_leaves_with_path(tree):
-        if not is_array_like(x):
-            where = show(path_string(path))
-            raise TypeError(f"tree: the leaf at {where} must be an array; got {type(x).__name__}") from None

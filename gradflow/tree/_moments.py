@@ -6,12 +6,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from gradflow._checked import NUMBERS, Number, checked
 from gradflow._dtypes import compute_dtype, is_complex, is_inexact, promote, real_dtype
 from gradflow.tree._decay_power import one_minus_power
-from gradflow.tree._leaves import arrays_of, call, raise_leaf_error
+from gradflow.tree._leaves import arrays_of, raise_leaf_error
 from gradflow.tree._structure import match
 
 
@@ -23,21 +22,21 @@ def update_moment(updates: Any, moments: Any, decay: Any, order: float) -> Any:
       updates: where a leaf is None, the moment is kept.
       moments: a leaf that is None stays None.
       decay: a scalar in [0, 1].
-      order: a Python number.
+      order: a number, not traced.
     """
-    return call(_update_moment, updates, moments, decay, order=_order(order), absolute=False)
+    return _update_moment(updates, moments, decay, order=_plain(order), absolute=False)
 
 
 @checked(updates=NUMBERS, moments=NUMBERS, decay=Number(0, 1), order=Number(static=True))
 def update_moment_per_elem_norm(updates: Any, moments: Any, decay: Any, order: float) -> Any:
     """`decay * moments + (1 - decay) * |updates|**order`; for the rest see `update_moment`."""
-    return call(_update_moment, updates, moments, decay, order=_order(order), absolute=True)
+    return _update_moment(updates, moments, decay, order=_plain(order), absolute=True)
 
 
 @checked(updates=NUMBERS, moments=NUMBERS, decay=Number(0, 1), eps=Number(0))
 def update_infinity_moment(updates: Any, moments: Any, decay: Any, eps: Any) -> Any:
     """`max(|updates| + eps, decay * moments)`; for the rest see `update_moment`."""
-    return call(_update_infinity_moment, updates, moments, decay, eps)
+    return _update_infinity_moment(updates, moments, decay, eps)
 
 
 @checked(moment=NUMBERS, decay=Number(0, 1), count=Number(0))
@@ -46,7 +45,7 @@ def bias_correction(moment: Any, decay: Any, count: Any) -> Any:
 
     The denominator is precise for every decay below 1. For a `count` of 0 the moment is returned unchanged.
     """
-    return call(_bias_correction, moment, decay, count)
+    return _bias_correction(moment, decay, count)
 
 
 @functools.partial(jax.jit, static_argnames=("order", "absolute"))
@@ -102,26 +101,25 @@ def _power(g: jax.Array, order: float, absolute: bool) -> jax.Array:
     return jax.lax.integer_pow(base, order) if isinstance(order, int) else base**order
 
 
-def _order(order: float) -> float:
-    if isinstance(order, bool) or not isinstance(order, int | float | np.integer | np.floating):
-        raise TypeError(f"tree.update_moment: argument 'order' must be a number; got {type(order).__name__}")
+def _plain(order: float) -> float:
+    """The order as a Python number: an integer if it is whole, for powers by multiplication."""
     return int(order) if float(order).is_integer() else float(order)
 
 
 @jax.jit
 def _bias_correction(moment: Any, decay: jax.Array, count: jax.Array) -> Any:
-    leaves = arrays_of(moment)
-    for i, x in enumerate(leaves):
-        if not is_inexact(x.dtype):
+    arrays_of(moment)
+    rows, treedef = match(moment)
+    for i, (x,) in enumerate(rows):
+        if x is not None and not is_inexact(x.dtype):
             raise_leaf_error(moment, i, "an inexact moment", x.dtype)
-    wide = [compute_dtype(x.dtype) for x in leaves]
-    correction = {d: _correction(decay, count, d) for d in map(real_dtype, wide)}
-    return jax.tree.unflatten(
-        jax.tree.structure(moment),
+    wide = [None if x is None else compute_dtype(x.dtype) for (x,) in rows]
+    correction = {d: _correction(decay, count, d) for d in map(real_dtype, filter(None, wide))}
+    return treedef.unflatten(
         [
-            (x.astype(d) / correction[real_dtype(d)].astype(d)).astype(x.dtype)
-            for x, d in zip(leaves, wide, strict=True)
-        ],
+            x if d is None else (x.astype(d) / correction[real_dtype(d)].astype(d)).astype(x.dtype)
+            for (x,), d in zip(rows, wide, strict=True)
+        ]
     )
 
 

@@ -14,7 +14,7 @@ from gradflow._errors import describe
 from gradflow._platform import by_platform
 from gradflow._shardings import is_on_mesh
 from gradflow.tree._grouped_jit import call_in_groups
-from gradflow.tree._leaves import accumulator, arrays_of, call
+from gradflow.tree._leaves import accumulator, arrays_of
 from gradflow.tree._reductions import AxisName, all_sum, axes, pairwise_reduce, sum_of, tree_reduce_scalars
 
 
@@ -39,13 +39,13 @@ def norm(
       axis_name: mapped axes (`shard_map`, `vmap`) along which each leaf is one piece of the whole.
     """
     order = _order(ord)
-    result: jax.Array = call(_norm, tree, order=order, squared=bool(squared), axis_name=axes(axis_name))
+    result: jax.Array = _norm(tree, order=order, squared=bool(squared), axis_name=axes(axis_name))
     return result
 
 
 def norm_beside(tree: Any, axis_name: tuple[str, ...] = ()) -> jax.Array:
     """The 2-norm of arrays that a kernel makes, or reads for something else; see `banded_square_sums`."""
-    result: jax.Array = call(_norm, tree, order=2.0, squared=False, axis_name=axis_name, beside=True)
+    result: jax.Array = _norm(tree, order=2.0, squared=False, axis_name=axis_name, beside=True)
     return result
 
 

@@ -10,8 +10,8 @@ import numpy as np
 from gradflow._checked import ARRAYS, DTYPE, FUNCTION, KEY, checked
 from gradflow._errors import describe
 from gradflow.tree._create import alike
-from gradflow.tree._leaves import dtype_of, path_at
-from gradflow.tree._paths import is_none, show
+from gradflow.tree._leaves import dtype_of
+from gradflow.tree._paths import path_string, show
 from gradflow.tree._unstack import unstack
 
 
@@ -37,29 +37,24 @@ def random_like(
       sampler: called as `sampler(key, shape, dtype)` for each leaf.
       dtype: replaces the leaves' own dtypes.
     """
-    keys, _ = jax.tree.flatten(split_key_like(rng_key, target_tree))
-    leaves: list[Any]
-    treedef: Any
-    leaves, treedef = jax.tree.flatten(target_tree)
-    return treedef.unflatten(
-        [
-            _sample(sampler, key, x, dtype_of(x) if dtype is None else dtype, target_tree, i)
-            for i, (key, x) in enumerate(zip(keys, leaves, strict=True))
-        ]
-    )
+    keys = jax.tree.leaves(split_key_like(rng_key, target_tree))
+    leaves, treedef = jax.tree_util.tree_flatten_with_path(target_tree)
+    sampled = [
+        _sample(sampler, key, x, dtype_of(x) if dtype is None else dtype, show(path_string(path)))
+        for key, (path, x) in zip(keys, leaves, strict=True)
+    ]
+    return jax.tree.unflatten(treedef, sampled)
 
 
-def _sample(sampler: Any, key: Any, x: Any, dtype: Any, tree: Any, index: int) -> jax.Array:
+def _sample(sampler: Any, key: Any, x: Any, dtype: Any, where: str) -> jax.Array:
     try:
         y = sampler(key, np.shape(x), dtype)
     except (TypeError, ValueError) as error:
-        present = jax.tree.map(lambda leaf: leaf, tree, is_leaf=is_none)
         raise type(error)(
             f"tree.random_like: argument 'sampler' must support the dtype {dtype} of the leaf at "
-            f"{show(path_at(present, index))}; it raised: {error}"
+            f"{where}; it raised: {error}"
         ) from error
     if getattr(y, "shape", None) != np.shape(x):
-        where = show(path_at(jax.tree.map(lambda leaf: leaf, tree, is_leaf=is_none), index))
         raise TypeError(
             f"tree.random_like: argument 'sampler' must return shape {np.shape(x)} for the leaf at "
             f"{where}; got {describe(y)}"

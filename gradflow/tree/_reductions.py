@@ -11,7 +11,7 @@ import numpy as np
 from gradflow._checked import AXIS_NAMES, FLAG, NUMBERS, checked
 from gradflow._dtypes import DType
 from gradflow._platform import by_platform
-from gradflow.tree._leaves import accumulator, arrays_of, call, common_dtype
+from gradflow.tree._leaves import accumulator, arrays_of, common_dtype
 from gradflow.tree._structure import match
 
 AxisName = str | tuple[str, ...] | None
@@ -27,7 +27,7 @@ def sum(tree: Any, associative_reduction: bool = False, *, axis_name: AxisName =
     `associative_reduction` has no effect. `axis_name`: see `norm`.
     """
     del associative_reduction
-    result: jax.Array = call(_sum, tree, axis_name=axes(axis_name))
+    result: jax.Array = _sum(tree, axis_name=axes(axis_name))
     return result
 
 
@@ -38,14 +38,14 @@ def max(tree: Any, *, axis_name: AxisName = None) -> jax.Array:
     Complex numbers are ordered as in NumPy: by the real part, then the imaginary one. With `axis_name` they
     raise TypeError.
     """
-    result: jax.Array = call(_extreme, tree, largest=True, axis_name=axes(axis_name))
+    result: jax.Array = _extreme(tree, largest=True, axis_name=axes(axis_name))
     return result
 
 
 @checked(tree=NUMBERS, axis_name=AXIS_NAMES | None)
 def min(tree: Any, *, axis_name: AxisName = None) -> jax.Array:
     """The smallest number in the tree, inf if it is empty; complex numbers and `axis_name`: see `max`."""
-    result: jax.Array = call(_extreme, tree, largest=False, axis_name=axes(axis_name))
+    result: jax.Array = _extreme(tree, largest=False, axis_name=axes(axis_name))
     return result
 
 
@@ -55,7 +55,7 @@ def vdot(tree_x: Any, tree_y: Any, *, axis_name: AxisName = None) -> jax.Array:
 
     `axis_name`: see `norm`. Raises ValueError where structures or shapes differ.
     """
-    result: jax.Array = call(_vdot, tree_x, tree_y, axis_name=axes(axis_name))
+    result: jax.Array = _vdot(tree_x, tree_y, axis_name=axes(axis_name))
     return result
 
 

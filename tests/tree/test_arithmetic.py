@@ -113,6 +113,17 @@ def test_integers():
     assert tree.add(n, {"n": jnp.ones(2, BF16)})["n"].dtype == BF16
 
 
+def test_bounds_beyond_the_range_of_integers_are_no_bounds():
+    small = jnp.asarray([5, -5, 127], jnp.int8)
+    bounds = (-1000, 1000), (None, 2**31 - 1), (-(2**31), None)
+    assert all(np.array_equal(tree.clip(small, *pair), small) for pair in bounds)
+    assert tree.clip(small, 1000, None).tolist() == [127] * 3
+    unsigned = jnp.asarray([5, 200], jnp.uint8)
+    assert tree.clip(unsigned, -1, 250).tolist() == [5, 200]
+    assert tree.clip(unsigned, None, -1).tolist() == [0, 0]
+    assert tree.clip(unsigned, -1, 250).dtype == jnp.uint8
+
+
 def test_complex_numbers():
     z = {"z": jnp.array([1 + 2j])}
     np.testing.assert_array_equal(tree.conj(z)["z"], [1 - 2j])

@@ -121,8 +121,8 @@ def test_mistakes():
         tree.update_moment({"a": jnp.ones(1)}, {"a": jnp.array([1])}, 0.9, 1)
     with pytest.raises(TypeError, match=r"the leaf at 'a' must be a complex moment.*got float32"):
         tree.update_moment({"a": jnp.array([1j])}, {"a": jnp.ones(1)}, 0.9, 1)
-    with pytest.raises(TypeError, match=r"the leaf at 'a' must be an inexact moment.*got int32"):
-        tree.bias_correction({"a": jnp.array([1])}, 0.9, 1)
+    with pytest.raises(TypeError, match=r"the leaf at 'b' must be an inexact moment.*got int32"):
+        tree.bias_correction({"a": None, "b": jnp.array([1])}, 0.9, 1)
 
 
 @pytest.mark.parametrize(("count", "wanted"), [(0, 0.0), (1, 1.0), (2, 0.0), (7, 0.0)])

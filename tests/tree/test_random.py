@@ -46,7 +46,7 @@ def test_sampler_and_dtype():
 
 def test_a_refused_dtype_is_reported_with_its_leaf():
     with pytest.raises(ValueError, match=r"must support the dtype int32 of the leaf at 'l/0'"):
-        tree.random_like(KEY, {"l": [jnp.array([1])]})
+        tree.random_like(KEY, {"absent": None, "l": [jnp.array([1])]})
 
 
 def test_split_key_like():
