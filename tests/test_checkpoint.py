@@ -487,6 +487,8 @@ def with_header(**changes: Any) -> dict[str, Any]:
         ),
         (lambda: {"mu": np.ones(3)}, ValueError, "no entry 'gradflow_state'"),
         (lambda: {**saved(), "gradflow_state": np.zeros(3, np.uint8)}, ValueError, "is damaged"),
+        (lambda: with_header(leaves={"adamw.scale_by_adam.count": {}}), ValueError, "is damaged"),
+        (lambda: with_header(leaves=[]), ValueError, "is damaged"),
         (
             lambda: {**saved(), "adamw.scale_by_adam.mu/z": np.ones(3)},
             ValueError,

@@ -47,6 +47,12 @@ def test_a_state_comes_back_bit_for_bit(saved: Path) -> None:
         np.testing.assert_array_equal(np.asarray(got), np.asarray(wanted))
 
 
+def test_big_endian_numbers_come_back_as_numbers(saved: Path) -> None:
+    wanted = np.arange(3, dtype=">f4")
+    save(saved, {"a": wanted})
+    np.testing.assert_array_equal(load(saved)["a"], wanted)
+
+
 def test_other_programs_read_the_files(tmp_path: Path) -> None:
     from safetensors.numpy import load_file
 

@@ -41,7 +41,9 @@ def save(path: PathLike, d: Mapping[str, Any]) -> None:
             raise TypeError(
                 f"save: entry {describe(name)} must be an array of numbers by name; got {describe(value)}"
             )
-        arrays[name] = np.ascontiguousarray(value).reshape(np.shape(value))
+        array = np.ascontiguousarray(value).reshape(np.shape(value))
+        # Files have the bytes of little-endian numbers.
+        arrays[name] = array.astype(array.dtype.newbyteorder("<")) if array.dtype.byteorder == ">" else array
     data = form.write(arrays, json.dumps({name: _checksum(array) for name, array in arrays.items()}))
     _replace(path, data)
 

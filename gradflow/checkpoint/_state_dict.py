@@ -137,17 +137,17 @@ def _read(d: Mapping[str, Any], wanted: Entries, strict: bool) -> tuple[Entries,
     try:
         header = json.loads(np.asarray(d[KEY], np.uint8).tobytes())
         version = header[KEY]
-    except (ValueError, KeyError, TypeError):
+        saved = {name: _saved(about) for name, about in header["leaves"].items()} if version == FORMAT else {}
+    except (ValueError, KeyError, TypeError, AttributeError):
         raise ValueError(f"load_state_dict: the entry '{KEY}' is damaged") from None
     if version != FORMAT:
         raise ValueError(
             f"load_state_dict: the state must have format {FORMAT}; got format {version!r}. Read it with the "
             "version of gradflow that wrote it, or a newer one"
         )
-    leaves = header["leaves"]
-    strange = [name for name in d if name != KEY and name not in leaves]
+    strange = [name for name in d if name != KEY and name not in saved]
     unknown = [name for name in strange if name not in wanted]
-    missing = [name for name in leaves if name not in d]
+    missing = [name for name in saved if name not in d]
     if strict and unknown:
         raise ValueError(
             f"load_state_dict: entries must have names of this state; got {some(unknown)}. "
@@ -158,11 +158,14 @@ def _read(d: Mapping[str, Any], wanted: Entries, strict: bool) -> tuple[Entries,
             f"load_state_dict: entries are missing: {some(missing)}. strict=False takes those of init"
         )
     entries = {name: wanted[name] for name in strange if name in wanted}  # renamed by hand
-    for name, about in leaves.items():
-        if name in d:
-            place = StatePath(tuple(about["stage"]), about["rule"], about["field"], about["path"])
-            entries[name] = Entry(place, jnp.dtype(about["dtype"]), tuple(about["shape"]))
-    return entries, {name: about["key"] for name, about in leaves.items() if about["key"]}
+    entries |= {name: entry for name, (entry, _) in saved.items() if name in d}
+    return entries, {name: key for name, (_, key) in saved.items() if key}
+
+
+def _saved(about: Mapping[str, Any]) -> tuple[Entry, str | None]:
+    """An entry of the header, and the implementation of its PRNG key, if it is one."""
+    place = StatePath(tuple(about["stage"]), about["rule"], about["field"], about["path"])
+    return Entry(place, jnp.dtype(about["dtype"]), tuple(about["shape"])), about["key"]
 
 
 def _array(value: Any) -> Any:
