@@ -75,7 +75,8 @@ def rule_for(kind: Any, pieces: int, by_rows: bool) -> Rule:
 
     def add(total: jax.Array, x: jax.Array, i: jax.Array) -> jax.Array:
         if kind is AccumulationType.RUNNING_MEAN:
-            return total + (x - total) / (i + 1).astype(jnp.float32).astype(total.dtype)
+            # The difference of halves is finite.
+            return total + (x / 2 - total / 2) / ((i + 1).astype(jnp.float32) / 2).astype(total.dtype)
         return total + x
 
     def finish_leaf(total: jax.Array, like: Any, ran: Any) -> Any:
