@@ -4,17 +4,18 @@ from typing import Any
 
 import jax
 
+from gradflow._calls._checks import as_arrays
 from gradflow._checked import ARRAYS, Number, checked
 from gradflow._core._plain_pairs import as_transformation
 from gradflow._core._transformation import GradientTransformation
 from gradflow._inspection._expression_checks import (
-    _expression_findings,
-    _matrix_findings,
-    _schedule_findings,
+    expression_findings,
+    matrix_findings,
+    schedule_findings,
 )
 from gradflow._inspection._findings import CheckResult
-from gradflow._inspection._projection_checks import _projection_findings
-from gradflow._inspection._trial_steps import _gradient_findings, _trial_steps
+from gradflow._inspection._projection_checks import projection_findings
+from gradflow._inspection._trial_steps import gradient_findings, trial_steps
 from gradflow._types import Params, Updates
 from gradflow.packed._pack import abstract_tree
 
@@ -47,16 +48,15 @@ def check(
     The result prints one line per finding, with its stage and a hint.
     """
     tx = as_transformation(tx, "check", "the first argument")
+    params = as_arrays(params)
     findings = [
-        *_expression_findings(tx, abstract_tree(params)),
-        *_matrix_findings(tx, params),
-        *_schedule_findings(tx, steps),
+        *expression_findings(tx, abstract_tree(params)),
+        *matrix_findings(tx, params),
+        *schedule_findings(tx, steps),
     ]
-    wrong_grads = [] if grads is None else list(_gradient_findings(params, grads))
+    wrong_grads = [] if grads is None else list(gradient_findings(params, grads))
     if wrong_grads:
         return CheckResult((*wrong_grads, *findings))
     if any(isinstance(p, jax.ShapeDtypeStruct) for p in jax.tree.leaves(params)):
         return CheckResult(tuple(findings))
-    return CheckResult(
-        (*_trial_steps(tx, params, grads, extra), *findings, *_projection_findings(tx, params))
-    )
+    return CheckResult((*trial_steps(tx, params, grads, extra), *findings, *projection_findings(tx, params)))

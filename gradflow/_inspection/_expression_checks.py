@@ -56,7 +56,7 @@ _PASSIVE = ("identity", "snapshot", "monitor", "keep_params_nonnegative")
 _LONG_MEMORY = 0.99  # from this decay on, bfloat16 rounds away the change of an average per step
 
 
-def _expression_findings(tx: GradientTransformation, params: Params) -> Iterator[Finding]:
+def expression_findings(tx: GradientTransformation, params: Params) -> Iterator[Finding]:
     """Findings about learning rates, weight decay and dtypes of averages."""
     stage = stage_of(tx)
     if stage is None:
@@ -176,7 +176,7 @@ def _low_precision_averages(sequence: Sequence, params: Params) -> Iterator[Find
                 break
 
 
-def _matrix_findings(tx: GradientTransformation, params: Params) -> Iterator[Finding]:
+def matrix_findings(tx: GradientTransformation, params: Params) -> Iterator[Finding]:
     """Embeddings and heads that a stage takes as hidden matrices."""
     try:
         with recording_matrices() as taken:
@@ -197,7 +197,7 @@ def _matrix_findings(tx: GradientTransformation, params: Params) -> Iterator[Fin
         )
 
 
-def _schedule_findings(tx: GradientTransformation, steps: int | None) -> Iterator[Finding]:
+def schedule_findings(tx: GradientTransformation, steps: int | None) -> Iterator[Finding]:
     """Findings about schedules whose warm-up or decay does not fit the number of steps."""
     for address, value in addresses(tx).items() if expression_of(tx) else ():
         expression = expression_of(value)
@@ -227,6 +227,6 @@ def _schedule_findings(tx: GradientTransformation, steps: int | None) -> Iterato
             )
 
 
-def _sequences_of(tx: GradientTransformation) -> list[Sequence]:
+def sequences_of(tx: GradientTransformation) -> list[Sequence]:
     stage = stage_of(tx)
     return [] if stage is None else _sequences(stage, stage.expression.name)

@@ -18,7 +18,7 @@ from gradflow.tree._paths import leaves_by_path, show
 _SLACK = 16.0
 
 
-def _projection_findings(tx: GradientTransformation, params: Params) -> Iterator[Finding]:
+def projection_findings(tx: GradientTransformation, params: Params) -> Iterator[Finding]:
     """Projections that move what they returned: a point of the set must stay where it is."""
     for stage in stages_of(tx):
         if stage.expression.name != "projected":

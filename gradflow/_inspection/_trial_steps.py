@@ -14,7 +14,7 @@ from gradflow._core._transformation import GradientTransformation
 from gradflow._dtypes import is_inexact
 from gradflow._errors import describe
 from gradflow._expressions._keys import expression_of
-from gradflow._inspection._expression_checks import _sequences_of
+from gradflow._inspection._expression_checks import sequences_of
 from gradflow._inspection._findings import Finding
 from gradflow._types import Params, Updates
 from gradflow.packed._pack import pack_as, unpack_all
@@ -22,7 +22,7 @@ from gradflow.tree._paths import leaves_by_path, path_string, show
 from gradflow.tree._structure import explain_trees
 
 
-def _gradient_findings(params: Params, grads: Updates) -> Iterator[Finding]:
+def gradient_findings(params: Params, grads: Updates) -> Iterator[Finding]:
     structure: Any = jax.tree.structure(params)
     if structure != jax.tree.structure(grads):
         yield Finding(
@@ -39,7 +39,7 @@ def _gradient_findings(params: Params, grads: Updates) -> Iterator[Finding]:
             )
 
 
-def _trial_steps(
+def trial_steps(
     tx: GradientTransformation, params: Params, grads: Updates | None, extra: dict[str, Any]
 ) -> Iterator[Finding]:
     """Findings from two steps, or more while the parameters do not move."""
@@ -76,7 +76,7 @@ def _trial_steps(
         where = "" if len(climbing) == len(slopes) else f" at {show(climbing[0])}" if climbing else ""
         more = f" and {len(climbing) - 1} more" if where and len(climbing) > 1 else ""
         problem = f"the update goes along the gradient{where}{more}, so the loss increases"
-        sequences = _sequences_of(tx)
+        sequences = sequences_of(tx)
         if sequences and not all(
             any(sets_the_rate(place.stage) for place in sequence) for sequence in sequences
         ):

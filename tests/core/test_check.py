@@ -135,6 +135,10 @@ def test_abstract_parameters_are_checked_without_a_step() -> None:
     assert [f.stage for f in result.findings] == ["chain.clip", "chain.adamw.add_decayed_weights"]
 
 
+def test_python_numbers_are_parameters() -> None:
+    assert gf.check(gf.adam(0.1), {"scale": 1.0}).ok
+
+
 RIGHT: dict[str, Any] = {
     "clip, decay on kernels": gf.chain(gf.clip_by_global_norm(1.0), gf.adamw(0.1, mask=gf.ndim(at_least=2))),
     "held back": gf.MultiSteps(gf.sgd(0.1), 20),
