@@ -38,7 +38,7 @@ ROWS = [
     ('projections.projection_l2_ball(tree=T, scale=1j)', TypeError, "projection_l2_ball: argument 'scale' must be a real scalar"),
     ('projections.projection_l2_ball(tree=T, scale="nonsense")', TypeError, "projection_l2_ball: argument 'scale' must be a real scalar"),
     ('projections.projection_l2_sphere(tree=FLAGS, scale=1.0)', TypeError, "projection_l2_sphere: argument 'tree' must have real floating-point leaves"),
-    ('projections.projection_l2_sphere(tree=KEY, scale=1.0)', TypeError, "projection_l2_sphere: argument 'tree' must have real floating-point leaves"),
+    ('projections.projection_l2_sphere(tree=KEY, scale=1.0)', TypeError, "projection_l2_sphere: argument 'tree' must have numbers or arrays as leaves"),
     ('projections.projection_l2_sphere(tree=T, scale=WRONG_TREE)', TypeError, "projection_l2_sphere: argument 'scale' must be a real scalar"),
     ('projections.projection_l2_sphere(tree=T, scale=NAN)', ValueError, "projection_l2_sphere: argument 'scale' must be >= 0"),
     ('projections.projection_linf_ball(tree="nonsense", scale=1.0)', TypeError, "projection_linf_ball: argument 'tree' must have numbers or arrays as leaves"),
