@@ -257,8 +257,18 @@ def solve(
             numbers=new_counts.pack(),
         )
 
+    def judge(now: _Progress) -> _Progress:
+        """Where the steps' point has converged, looks at the penalized one, which is the solution."""
+        reached = now.norm <= tol.astype(now.norm.dtype)
+        point = eval_params(now.state, now.params)
+        norm = jax.lax.cond(reached, lambda p: residual(p, jax.grad(loss)(p)), lambda _: now.norm, point)
+        counts = now.counts
+        counts = counts._replace(evaluations=counts.evaluations + reached.astype(np.int32))
+        return now._replace(norm=norm, numbers=counts.pack())
+
     def look(now: _Progress) -> _Progress:
         """Compares the gradient with its rounding error, where steps no longer lead on."""
+        now = now if prox is None else judge(now)
         counts = now.counts
         stands = (counts.flat >= _FLAT) | (counts.still >= 2)
         doubtful = stands & (counts.failed == 0) & (now.norm > tol.astype(now.norm.dtype))

@@ -164,10 +164,12 @@ def fista(
                 there = real_scalar("what 'value_fn' returns", value_fn(x, **keywords)).astype(dtype)
                 linear = tree.vdot(g, way).real.astype(dtype)
                 square = tree.vdot(way, way).real.astype(dtype) / (2 * rate)
-                passed = there - base <= linear + square + noise
+                # Below the noise a step passes unless the value clearly rises. The rounding of a sum may be
+                # larger, and shorter steps change the value less: they would fail again, until none is left.
+                seen = square > 16 * noise
+                passed = there - base <= linear + square + jnp.where(seen, 1, 1000) * noise
                 has_room = there - base - linear + noise <= shrink * square
-                # Below the noise every step passes, which says nothing about longer ones.
-                grows = search.grows & passed & (square > 16 * noise) & (rate < longest)
+                grows = search.grows & passed & seen & (rate < longest)
                 return _Search(
                     search.steps + 1,
                     jnp.where(passed, jnp.minimum(rate / shrink, longest), rate * shrink),

@@ -83,3 +83,16 @@ def test_single_precision_ends_converged() -> None:
     result = gf.minimize(_loss, start, prox=gf.l1_penalty(0.1), args=(x, y), tol=1e-5)
     assert result.status == "converged"
     assert result.params.dtype == jnp.float32
+
+
+@pytest.mark.parametrize(("dtype", "tol"), [("float64", 1e-12), ("float32", 1e-5)])
+def test_a_lasso_of_more_weights_than_rows_converges_at_its_solution(dtype: str, tol: float) -> None:
+    """Near the end, a value's rounding is larger than what a step changes in it."""
+    rng = np.random.default_rng(1)
+    x = rng.normal(size=(50, 200))
+    y = x[:, :3] @ [1.0, -2.0, 0.5] + 0.1 * rng.normal(size=50)
+    args = jnp.asarray(x, dtype), jnp.asarray(y, dtype)
+    result = gf.minimize(_loss, jnp.zeros(200, dtype), tol=tol, prox=gf.l1_penalty(0.01), args=args)
+    assert result.status == "converged"
+    # The steps go on from an extrapolated point, which is nearer to its goal than the solution.
+    assert result.gradient_norm <= 1.01 * tol
