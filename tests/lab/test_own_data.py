@@ -184,6 +184,9 @@ def test_the_target_of_a_table_is_a_class_or_a_quantity(tmp_path):
         (lambda t: t.replace("\n", "\nred,1,2,3\n", 1), None, "got 'red'. Leave the column out, or write"),
         (lambda t: t.replace("\n", "\n1,2,3,low\n", 1), None, "line 2, column 'price': .* got 'low'"),
         (lambda t: t.replace("\n", "\n1,2,3,-Inf\n", 1), None, "line 2, column 'price': .* got '-Inf'"),
+        (lambda t: t.replace("\n", "\n\n\nx,1,2,3\n", 1), None, "line 4, column 'a': must be .* got 'x'"),
+        (lambda t: t.replace("\n", '\n"1\n",2,3,4\n\n1,2,3,\n', 1), None, "line 5, column 'price': must not"),
+        (lambda t: t + "z" * 200_000, None, "must be a readable CSV file; got .*field larger"),
         (lambda t: "a,b\n1,2\n", None, "at least 10 rows"),
         (lambda t: "a\n" + "1\n" * 20, None, "has only 'a'"),
         (lambda t: "a,id\n" + "".join(f"1,x{i}\n" for i in range(20)), None, "'id', which has 20"),
@@ -194,6 +197,18 @@ def test_a_wrong_table_is_named_by_line_and_column(change, column, message, tmp_
     table.write_text(change(table.read_text()))
     with pytest.raises(ValueError, match=message):
         task_of_table(table, column)
+
+
+def test_a_wrong_npz_file_is_named(tmp_path):
+    file = tmp_path / "t.npz"
+    for content in (b"", b"PK but no archive"):
+        file.write_bytes(content)
+        with pytest.raises(ValueError, match=r"--data must be a readable npz file; got .*t\.npz"):
+            task_of_table(file)
+    with file.open("wb") as stream:
+        np.save(stream, np.ones(3))
+    with pytest.raises(ValueError, match="it is a single array"):
+        task_of_table(file)
 
 
 def test_a_module_on_the_command_line(tmp_path, capsys):

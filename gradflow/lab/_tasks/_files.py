@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import importlib.util
 import traceback
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -82,8 +83,12 @@ def task_of_table(file: Path, column: str | None = None) -> Task:
 
 def _read_npz(file: Path) -> tuple[np.ndarray, np.ndarray]:
     try:
-        arrays = np.load(file)
-    except (OSError, ValueError) as error:
+        loaded = np.load(file)
+        if not isinstance(loaded, np.lib.npyio.NpzFile):
+            raise ValueError("it is a single array")
+        with loaded:
+            arrays = dict(loaded)
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise ValueError(f"--data must be a readable npz file; got {file}: {error}") from None
     if not {"x", "y"} <= set(arrays):
         raise ValueError(f"--data must hold the arrays x and y; {file} has {', '.join(sorted(arrays))}")
@@ -101,36 +106,38 @@ def _read_csv(file: Path, column: str | None) -> tuple[np.ndarray, np.ndarray]:
         with file.open(newline="", encoding="utf-8-sig") as stream:
             head = stream.readline()
             stream.seek(0)
-            rows = [row for row in csv.reader(stream, delimiter=max(_DELIMITERS, key=head.count)) if row]
-    except (OSError, UnicodeDecodeError) as error:
+            reader = csv.reader(stream, delimiter=max(_DELIMITERS, key=head.count))
+            rows = [(reader.line_num, row) for row in reader if row]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
         reason = getattr(error, "strerror", None) or error
         raise ValueError(f"--data must be a readable CSV file; got {file}: {reason}") from None
     if len(rows) <= _FEWEST_ROWS:
         raise ValueError(
             f"--data must have a header and at least {_FEWEST_ROWS} rows; {file} has {len(rows)} lines"
         )
-    names = [name.strip() for name in rows[0]]
+    names = [name.strip() for name in rows.pop(0)[1]]
     target = names[-1] if column is None else column
     if target not in names:
         raise ValueError(f"--target must be a column of {file}: {', '.join(names)}; got {target!r}")
     if len(names) < 2:
         raise ValueError(f"--data must have a column besides the target; {file} has only '{target}'")
     place = names.index(target)
-    for number, row in enumerate(rows[1:], 2):
+    for line, row in rows:
         if len(row) != len(names):
-            raise ValueError(f"{file}, line {number}: must have {len(names)} columns; got {len(row)}")
+            raise ValueError(f"{file}, line {line}: must have {len(names)} columns; got {len(row)}")
     inputs = [
-        [_number(file, number, names[i], cell) for i, cell in enumerate(row) if i != place]
-        for number, row in enumerate(rows[1:], 2)
+        [_number(file, line, names[i], cell) for i, cell in enumerate(row) if i != place]
+        for line, row in rows
     ]
-    return np.asarray(inputs), _targets(file, target, [row[place].strip() for row in rows[1:]])
+    texts = [row[place].strip() for _, row in rows]
+    return np.asarray(inputs), _targets(file, target, [line for line, _ in rows], texts)
 
 
-def _targets(file: Path, column: str, texts: list[str]) -> np.ndarray:
+def _targets(file: Path, column: str, lines: list[int], texts: list[str]) -> np.ndarray:
     """The cells of the target as numbers or, where they are texts that repeat, as classes."""
     place = f"column '{column}'"
     if "" in texts:
-        raise ValueError(f"{file}, line {texts.index('') + 2}, {place}: must not be empty")
+        raise ValueError(f"{file}, line {lines[texts.index('')]}, {place}: must not be empty")
     numbers = np.asarray([_float(text) for text in texts])
     wrong = np.flatnonzero(~np.isfinite(numbers))
     if not len(wrong):
@@ -138,7 +145,7 @@ def _targets(file: Path, column: str, texts: list[str]) -> np.ndarray:
     first, distinct = wrong[0], len(set(texts))
     if len(wrong) < len(texts) / 2 < distinct or _is_word_for_not_finite(texts[first]):
         raise ValueError(
-            f"{file}, line {first + 2}, {place}: must be a finite number, as in other lines; "
+            f"{file}, line {lines[first]}, {place}: must be a finite number, as in other lines; "
             f"got {texts[first]!r}"
         )
     if distinct > len(texts) / 2:
