@@ -191,6 +191,14 @@ def test_a_list_of_transformations_is_named_by_their_factories():
     assert {entry.name for entry in own([gradflow.adam(1e-3), "sgd"]).entries} == {"adam", "sgd"}
 
 
+def test_functions_are_named_by_their_names_and_numpy_numbers_are_numbers():
+    plan = prepare([gradflow.adam, gradflow.sgd(np.float32(1e-3))], seeds=np.int64(3))
+    assert [candidate.name for candidate in plan.candidates] == ["adam", "sgd"]
+    assert 1e-3 in plan.candidates[1].rates
+    assert 0.1 not in plan.candidates[1].rates
+    assert plan.seeds == (0, 1, 2)
+
+
 @pytest.mark.parametrize("name", sorted(TASKS))
 def test_every_task_trains(name):
     steps = 5 if name == "transformer" else 20

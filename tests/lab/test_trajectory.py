@@ -22,6 +22,7 @@ def test_the_minima_are_minima(name):
     with jax.enable_x64(True):
         for point in place.minima:
             xy = jnp.asarray(point, jnp.float64)
+            assert float(place.function(xy)) == pytest.approx(place.lowest, abs=1e-6)
             assert float(jnp.linalg.norm(jax.grad(place.function)(xy))) < 1e-3
             assert (np.linalg.eigvalsh(np.asarray(jax.hessian(place.function)(xy))) > 0).all()
 

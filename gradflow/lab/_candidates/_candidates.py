@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from gradflow import optimizers as room
+from gradflow._checked import is_real_number
 from gradflow._core._plain_pairs import as_transformation
 from gradflow._core._transformation import GradientTransformation
 from gradflow._errors import describe, unknown
@@ -90,7 +91,9 @@ def _call_factory(factory: Callable[..., Any], rate: Any) -> Any:
 def _name_of(value: Any) -> str:
     """The name of an optimizer in a list: its own, or that of the factory that made it."""
     expression = expression_of(value)
-    return value if isinstance(value, str) else str(getattr(expression or value, "name", repr(value)))
+    if isinstance(value, str):
+        return value
+    return str(getattr(value, "__name__", repr(value)) if expression is None else expression.name)
 
 
 def one_optimizer(value: Any, caller: str) -> GradientTransformation:
@@ -124,7 +127,7 @@ def rate_builder(value: Any, caller: str) -> tuple[str, Callable[[Any], Gradient
 
 def _own_grid(rate: Any) -> tuple[float, ...]:
     """The grid around a transformation's own rate, where that is a positive number."""
-    return default_grid(float(rate) if isinstance(rate, int | float) and rate > 0 else 1e-2)
+    return default_grid(float(rate) if is_real_number(rate) and rate > 0 else 1e-2)
 
 
 def check_rates(caller: str, rates: Iterable[float] | None) -> tuple[float, ...] | None:

@@ -100,12 +100,12 @@ _MOST_SEEDS = 2**20  # each has its initial parameters and its order of batches 
 
 def check_seeds(caller: str, seeds: int | Iterable[int]) -> tuple[int, ...]:
     """Returns the seeds, 0, 1, ... for a number of them; raises ValueError for none, or for duplicates."""
-    if isinstance(seeds, int):
+    if isinstance(seeds, int | np.integer):
         if isinstance(seeds, bool) or seeds < 1:
             raise ValueError(f"{caller}: argument 'seeds' must be at least one seed; got {seeds!r}")
         if seeds > _MOST_SEEDS:
             raise ValueError(f"{caller}: argument 'seeds' must be at most {_MOST_SEEDS} seeds; got {seeds}")
-        return tuple(range(seeds))
+        return tuple(range(int(seeds)))
     found = tuple(map(operator.index, seeds))
     if not found or len(set(found)) < len(found) or not all(0 <= seed < 2**32 for seed in found):
         raise ValueError(

@@ -43,7 +43,7 @@ def is_settled(first: Sequence[float], second: Sequence[float]) -> bool:
     if len(first) < FEWEST:
         return False
     a, b = _medians(first), _medians(second)
-    difference = np.where(a == b, 0.0, np.subtract(a, b, where=a != b, out=np.zeros_like(a)))
+    difference = np.subtract(a, b, where=a != b, out=np.zeros_like(a))  # also of two infinities
     return _ends(difference)[1] < 0
 
 

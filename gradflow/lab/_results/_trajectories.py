@@ -46,8 +46,6 @@ class Trajectories(TabulatedResult):
     @property
     def lowest(self) -> float:
         """The lowest known value: at the minima, or else on the paths."""
-        ends = [v for path in self.paths for v in path.values if math.isfinite(v)]
-        at_minima = [0.0] if self.minima and self.function in LANDSCAPES else []
-        if self.function == "saddle":
-            at_minima = [-0.25]
-        return min(at_minima or ends, default=0.0)
+        if self.minima and self.function in LANDSCAPES:
+            return LANDSCAPES[self.function].lowest
+        return min((v for path in self.paths for v in path.values if math.isfinite(v)), default=0.0)

@@ -25,6 +25,7 @@ class Landscape:
     minima: tuple[Corner, ...] = ()
     window: tuple[Corner, Corner] | None = None
     noise: float = 0.0
+    lowest: float = 0.0  # the value at the minima, from which the picture measures heights
 
 
 def _rosenbrock(xy: jax.Array) -> jax.Array:
@@ -66,7 +67,14 @@ LANDSCAPES = {
     for landscape in (
         Landscape("rosenbrock", _rosenbrock, (-1.2, 1.0), ((1.0, 1.0),), ((-2.0, 2.0), (-1.0, 2.5))),
         Landscape("beale", _beale, (1.0, 1.5), ((3.0, 0.5),), ((-1.0, 4.5), (-1.5, 2.0))),
-        Landscape("saddle", _saddle, (1.5, 0.01), ((0.0, 1.0), (0.0, -1.0)), ((-1.0, 2.0), (-1.6, 1.6))),
+        Landscape(
+            "saddle",
+            _saddle,
+            (1.5, 0.01),
+            ((0.0, 1.0), (0.0, -1.0)),
+            ((-1.0, 2.0), (-1.6, 1.6)),
+            lowest=-0.25,
+        ),
         Landscape("ravine", _ravine, (-7.0, -2.5), ((0.0, 0.0),), ((-8.5, 3.0), (-5.5, 3.0))),
         Landscape("himmelblau", _himmelblau, (0.0, 0.0), _HIMMELBLAU, ((-5.5, 5.5), (-5.5, 5.5))),
         Landscape("noisy_quadratic", _quadratic, (-4.0, 2.0), ((0.0, 0.0),), ((-5.0, 3.0), (-2.5, 2.5)), 2.0),
