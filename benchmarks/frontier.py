@@ -3,6 +3,7 @@
     python -m benchmarks.frontier            what is exact or stored; nothing is timed
     python -m benchmarks.frontier --compile  compilation against AdamW's, in processor time
     python -m benchmarks.frontier --step     a step against AdamW's, in processor time; for an idle machine
+    python -m benchmarks.frontier --bars     figures of Newton-Schulz and Muon beside their bars, instead
 
 The error is the largest relative difference to a stored trajectory or the rule in NumPy, in float64
 (`benchmarks.oracle_errors`). State is that of a layer 512 wide. Compilation is of 100 matrices of two
@@ -22,7 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import gradflow as gf
-from benchmarks import race
+from benchmarks import matrix_bars, race
 from benchmarks.exact import nbytes
 from benchmarks.oracle_errors import oracle_error
 
@@ -162,8 +163,13 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--step", action="store_true", help="time steps, too")
+    parser.add_argument("--bars", action="store_true", help="figures beside their bars, instead")
     parser.add_argument("--compile", action="store_true", help="time compilations, too")
     given = parser.parse_args()
+    if given.bars:
+        for text in matrix_bars.lines():
+            print(text, flush=True)
+        return
     print(line(HEADS), line(("---",) * len(HEADS)), sep="\n")
     for cells in rows(given.step, given.compile):
         print(line(cells), flush=True)

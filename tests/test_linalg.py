@@ -231,7 +231,7 @@ def test_the_gram_form_is_chosen_where_it_pays_and_refused_where_it_diverges():
         return [line.split("f32[")[1].split("]")[0] for line in lines]
 
     assert products((4, 7)).count("4,7") == 5
-    assert products((4, 8)).count("4,8") == products((8, 4)).count("8,4") == 3
+    assert products((4, 8)).count("4,8") == products((8, 4)).count("8,4") == 2
     assert products((4, 8), dtype=jnp.bfloat16).count("4,8") == 5
     for dtype in (jnp.bfloat16, jnp.float16):
         with pytest.raises(ValueError, match="gram"):
