@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from gradflow._checked import ARRAYS, FLAG, NUMBERS, Number, checked
-from gradflow._dtypes import DType
+from gradflow._dtypes import DType, is_inexact
 from gradflow._errors import describe
 from gradflow.tree._leaves import arrays_of, common_dtype, dtype_of
 from gradflow.tree._paths import path_string, show
@@ -72,11 +72,16 @@ def _allclose(a: Any, b: Any, rtol: jax.Array, atol: jax.Array, equal_nan: jax.A
         if x is None or y is None:
             close &= x is y
             continue
+        same = x == y if x.dtype == y.dtype and not is_inexact(x.dtype) else None
         meet = np.promote_types(common_dtype([x.dtype, y.dtype]), np.float32)
         meet = jax.dtypes.canonicalize_dtype(meet)
         x, y = x.astype(meet), y.astype(meet)
         real = x.real.dtype
-        within = jnp.abs(x - y) <= atol.astype(real) + rtol.astype(real) * jnp.abs(y)
+        slack = atol.astype(real) + rtol.astype(real) * jnp.abs(y)
+        within = jnp.abs(x - y) <= slack
+        if same is not None:
+            # Integers that differ by less than one are equal; as floats, large ones may seem so.
+            within = jnp.where(slack < 1, same, within)
         # The tolerance of an infinite y is infinite, so everything would be close to it.
         close_here = jnp.where(jnp.isfinite(x) & jnp.isfinite(y), within, x == y)
         both_nan = jnp.isnan(x) & jnp.isnan(y) & equal_nan

@@ -78,6 +78,10 @@ def test_allclose_of_other_leaves():
     assert not tree.allclose({"a": None}, {"a": 1.0})
     assert tree.allclose(jnp.array([1, 2]), jnp.array([1.0, 2.0], jnp.bfloat16))
     assert not tree.allclose(jnp.array([1j]), jnp.array([1.0]))
+    large = jnp.array([2**24, 2**24])  # float32 has no 2**24 + 1
+    assert tree.allclose(large, large, 0.0, 0.0)
+    assert not tree.allclose(large, large + jnp.array([0, 1]), 0.0, 0.0)
+    assert tree.allclose(large, large + 1, 0.0, 1.0)
     with pytest.raises(ValueError, match=r"the leaves at 'a' must have equal shapes; got \(2,\) and \(1,\)"):
         tree.allclose({"a": jnp.ones(2)}, {"a": jnp.ones(1)})
     with pytest.raises(ValueError, match="trees must have one structure; at 'a'"):
