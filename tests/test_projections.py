@@ -351,6 +351,14 @@ def test_mistakes_are_named(call, error, words):
         assert word in str(caught.value)
 
 
+@pytest.mark.parametrize("name", ["l1_ball", "l2_ball", "linf_ball"])
+def test_a_ball_without_a_limit_is_everything(name):
+    f = getattr(P, f"projection_{name}")
+    x = jnp.array([1.0, -5.0])
+    np.testing.assert_array_equal(f(x, jnp.inf), x)
+    np.testing.assert_array_equal(jax.jacobian(f)(x, jnp.inf), np.eye(2))
+
+
 @pytest.mark.parametrize("name", ["simplex", "l1_ball", "l1_sphere", "l2_ball", "l2_sphere", "linf_ball"])
 def test_traced_negative_scale_and_nan_are_not_hidden(name):
     f = jax.jit(getattr(P, f"projection_{name}"))

@@ -40,7 +40,8 @@ def _into_ball(leaves: list[jax.Array], radius: jax.Array) -> list[jax.Array]:
     x = scaled_down(leaves)
     norm = jnp.sqrt(x.square)
     inside = (x.is_zero & (radius >= 0)) | (norm * x.s <= radius)
-    surface = times(radius / norm, x.leaves)
+    # An infinite radius, in a branch that is not taken, would make derivatives NaN.
+    surface = times(jnp.where(inside, 0, radius) / norm, x.leaves)
     return [jnp.where(inside, u, v) for u, v in zip(leaves, surface, strict=True)]
 
 
