@@ -10,10 +10,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gradflow._checked import ARRAY, DTYPE, FLAG, KEY, SHAPE, Number, checked, is_number_or_array
-from gradflow._dtypes import compute_dtype, is_complex, is_inexact, promote
+from gradflow._checked import ARRAY, DTYPE, FLAG, FUNCTION, KEY, SHAPE, Number, checked
+from gradflow._dtypes import compute_dtype, is_inexact, promote
 from gradflow._errors import describe
-from gradflow.tree._paths import path_string, show
+from gradflow.tree._leaves import floating_leaves
 
 __all__ = [
     "Gumbel",
@@ -67,7 +67,7 @@ class Normal:
         return -0.5 * (inputs * inputs + math.log(2 * math.pi))
 
 
-@checked(use_baseline=FLAG)
+@checked(fun=FUNCTION, num_samples=Number(1, whole=True, static=True), use_baseline=FLAG)
 def make_perturbed_fun(
     fun: Callable[[Any], Any],
     num_samples: int = 1000,
@@ -94,16 +94,17 @@ def make_perturbed_fun(
     Sources: Berthet et al., "Learning with Differentiable Perturbed Optimizers", 2020, arXiv:2002.08676;
     Foerster et al., "DiCE", 2018, arXiv:1802.05098, for all orders.
     """
-    _check(fun, num_samples, sigma, noise)
+    _check(sigma, noise)
+    samples = int(num_samples)
 
     def perturbed(key: Any, x: Any) -> Any:
         KEY.check("make_perturbed_fun", "key' of 'f(key, x)", key)
-        leaves, treedef = _read(x)
+        leaves, treedef = floating_leaves("make_perturbed_fun", "x' of 'f(key, x)", x)
         if not leaves:
             return jax.tree.map(lambda v: _average(jnp.asarray(v)[None], jnp.ones(1)), fun(x))
         scale = jnp.asarray(sigma)
         # A key per sample, then one per leaf: samples do not depend on how many are drawn at a time.
-        keys = jax.vmap(lambda k: jax.random.split(k, len(leaves)))(jax.random.split(key, num_samples))
+        keys = jax.vmap(lambda k: jax.random.split(k, len(leaves)))(jax.random.split(key, samples))
         points, densities = [], []
         for index, leaf in enumerate(leaves):
             wide = leaf.astype(compute_dtype(leaf.dtype))
@@ -146,14 +147,8 @@ def _average(values: jax.Array, likelihood: jax.Array, baseline: Any = None) -> 
     return jnp.mean(weighted, axis=0).astype(dtype)
 
 
-def _check(fun: Any, num_samples: Any, sigma: Any, noise: Any) -> None:
+def _check(sigma: Any, noise: Any) -> None:
     name = "make_perturbed_fun"
-    if not callable(fun):
-        raise TypeError(f"{name}: argument 'fun' must be a function; got {describe(fun)}")
-    if not isinstance(num_samples, int | np.integer) or isinstance(num_samples, bool):
-        raise TypeError(f"{name}: argument 'num_samples' must be an int; got {describe(num_samples)}")
-    if not 1 <= num_samples < 2**31:
-        raise ValueError(f"{name}: argument 'num_samples' must be >= 1 and < 2**31; got {num_samples}")
     Number(nan=True).check(name, "sigma", sigma)
     if not isinstance(sigma, jax.Array) and not 0 < sigma < np.inf:
         raise ValueError(f"{name}: argument 'sigma' must be > 0 and finite; got {sigma}")
@@ -163,18 +158,3 @@ def _check(fun: Any, num_samples: Any, sigma: Any, noise: Any) -> None:
                 f"{name}: argument 'noise' must be an object with the methods sample and log_prob,"
                 f" such as Gumbel(); got {describe(noise)}"
             )
-
-
-def _read(x: Any) -> tuple[list[jax.Array], Any]:
-    flat, treedef = jax.tree_util.tree_flatten_with_path(x)
-    leaves = []
-    for path, leaf in flat:
-        number = is_number_or_array(leaf)
-        dtype = jnp.result_type(leaf) if number else None
-        if dtype is None or not is_inexact(dtype) or is_complex(dtype):
-            raise TypeError(
-                f"make_perturbed_fun: argument 'x' of f(key, x) must have real floating-point leaves;"
-                f" got {describe(leaf)} at {show(path_string(path))}"
-            )
-        leaves.append(jnp.asarray(leaf, dtype=dtype))
-    return leaves, treedef

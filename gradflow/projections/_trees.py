@@ -10,10 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from gradflow._checked import is_number_or_array
-from gradflow._dtypes import DType, compute_dtype, is_complex, is_inexact, promote
+from gradflow._dtypes import DType, compute_dtype, is_complex, promote
 from gradflow._errors import describe
-from gradflow.tree._leaves import broadcasts_to
-from gradflow.tree._paths import leaves_by_path, path_string, show
+from gradflow.tree._leaves import broadcasts_to, floating_leaves
+from gradflow.tree._paths import leaves_by_path, show
 from gradflow.tree._structure import explain_trees
 
 
@@ -30,21 +30,7 @@ class Form(NamedTuple):
 
 
 def read(name: str, argument: str, tree: Any) -> tuple[list[jax.Array], Form]:
-    flat, treedef = jax.tree_util.tree_flatten_with_path(tree)
-    leaves = []
-    for path, leaf in flat:
-        if not is_number_or_array(leaf):
-            raise TypeError(
-                f"{name}: argument '{argument}' must have numbers or arrays as leaves; got"
-                f" {describe(leaf)} at {show(path_string(path))}"
-            )
-        dtype = jnp.result_type(leaf)
-        if not is_inexact(dtype) or is_complex(dtype):
-            raise TypeError(
-                f"{name}: argument '{argument}' must have real floating-point leaves; got"
-                f" {describe(leaf)} at {show(path_string(path))}"
-            )
-        leaves.append(jnp.asarray(leaf, dtype=dtype))
+    leaves, treedef = floating_leaves(name, argument, tree)
     return leaves, Form(treedef, tuple(leaf.dtype for leaf in leaves))
 
 

@@ -8,7 +8,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from gradflow._checked import is_number_or_array
 from gradflow._dtypes import DType, compute_dtype, is_complex, is_inexact, promote, real_dtype
+from gradflow._errors import describe
 from gradflow.tree._paths import is_none, path_string, show
 
 
@@ -60,6 +62,21 @@ def arrays_of(tree: Any, real: bool = False) -> list[jax.Array]:
             where = show(path_string(path))
             raise TypeError(f"tree: the leaf at {where} must hold {expected}; got {x.dtype}")
     return [x for _, x in pairs]
+
+
+def floating_leaves(owner: str, argument: str, tree: Any) -> tuple[list[jax.Array], Any]:
+    """The leaves of an argument as real floating-point arrays, and its structure; TypeError names another."""
+    flat, structure = jax.tree_util.tree_flatten_with_path(tree)
+    leaves = []
+    for path, leaf in flat:
+        dtype = jnp.result_type(leaf) if is_number_or_array(leaf) else None
+        if dtype is None or not is_inexact(dtype) or is_complex(dtype):
+            raise TypeError(
+                f"{owner}: argument '{argument}' must have real floating-point leaves; got {describe(leaf)} "
+                f"at {show(path_string(path))}"
+            )
+        leaves.append(jnp.asarray(leaf, dtype=dtype))
+    return leaves, structure
 
 
 def path_at(tree: Any, index: int) -> str:
