@@ -225,13 +225,6 @@ def _is_axis_names(value: Any) -> bool:
     return all(isinstance(n, str) for n in (value if isinstance(value, tuple | list) else (value,)))
 
 
-def _has_init_and_update(value: Any) -> bool:
-    is_pair = hasattr(value, "init") and hasattr(value, "update")
-    return not isinstance(value, type) and (
-        is_pair or (isinstance(value, tuple) and len(value) == 2 and all(map(callable, value)))
-    )
-
-
 def _loss_first(_: Any) -> str:
     return "The loss function comes first."
 
@@ -269,7 +262,6 @@ BLOCKS = Kind("a number of blocks or their sizes", _is_axes)
 NAMES = Kind("a tuple of strings", lambda value: not isinstance(value, str) and _is_axis_names(value))
 AXIS_NAMES = Kind("the name of a mesh axis or a tuple of names", _is_axis_names)
 KEY = Kind("a PRNG key", _is_key)
-TRANSFORMATION = Kind("a transformation", _has_init_and_update)
 SCALAR = Number(complex_too=True, nan=True)
 REAL = Number(nan=True)
 

@@ -73,7 +73,7 @@ def call_spread(
         cut.mesh, columns, along, share, _inner_axes(axes, len(shape)), sides, not share and all(is_leaf)
     )
     _record(plan, len(rows) * math.prod(shape[k] for k in batch))
-    flat = tuple(_laid(plan, x, column) for row in rows for x, column in zip(row, columns, strict=True))
+    flat = tuple(_laid(x, column) for row in rows for x, column in zip(row, columns, strict=True))
     call = _unknown if cut.cuts is None else _exchange
     results = call(run, plan, len(rows))(flat, operands)
     width = len(results) // len(rows)
@@ -113,7 +113,7 @@ def _inner_axes(axes: MatrixAxes, ndim: int) -> MatrixAxes:
     )
 
 
-def _laid(plan: _Plan, x: jax.Array, column: _Column) -> jax.Array:
+def _laid(x: jax.Array, column: _Column) -> jax.Array:
     """An array as `shard_map` takes it, where shardings are part of types."""
     sharding: Any = jax.typeof(x).sharding
     if not sharding.mesh.explicit_axes:

@@ -60,7 +60,7 @@ def _concatenated(pieces: Sequence[Any], like: Any) -> Any:
     return jnp.concatenate(pieces) if pieces else like[:0]
 
 
-def expand_flags(layout: Layout, group: Group, flags: Sequence[bool]) -> jax.Array:
+def expand_flags(group: Group, flags: Sequence[bool]) -> jax.Array:
     """The flag of its leaf for each number of a group's buffer."""
     pieces = merge_runs([flags[index] for index in group.leaves], group.blocks)
     ends = np.cumsum([blocks for _, blocks in pieces], dtype=np.int32)
@@ -77,6 +77,5 @@ def expand_flags(layout: Layout, group: Group, flags: Sequence[bool]) -> jax.Arr
 
 def where(flags: Sequence[bool], chosen: Packed, other: Packed) -> Packed:
     """`chosen` at the leaves whose flag is True, `other` elsewhere."""
-    layout = chosen.layout
-    pairs = zip(chosen.buffers, other.buffers, layout.groups, strict=True)
-    return Packed([jnp.where(expand_flags(layout, group, flags), x, y) for x, y, group in pairs], layout)
+    rows = zip(chosen.buffers, other.buffers, chosen.layout.groups, strict=True)
+    return Packed([jnp.where(expand_flags(group, flags), x, y) for x, y, group in rows], chosen.layout)

@@ -87,10 +87,6 @@ def inject_hyperparams(
     return make
 
 
-def _is_names(value: Any) -> bool:
-    return isinstance(value, str | tuple | list | set | frozenset) and all(isinstance(n, str) for n in value)
-
-
 @transformation(packable=True)
 def injected(
     inner_factory: Callable[..., GradientTransformation],

@@ -67,7 +67,7 @@ def _draw_curves(axis: Any, comparison: Comparison) -> None:
 
 def _result_of(entry: Entry, target: float | None) -> str:
     """What ranks an entry: its steps to the target, or else its final loss."""
-    return format_number(entry.rank_key[1]) if target is None else steps_cell(entry, target)
+    return format_number(entry.rank_key[1]) if target is None else steps_cell(entry)
 
 
 def _draw_rates(axis: Any, comparison: Comparison) -> None:

@@ -20,7 +20,7 @@ def _spread(values: Sequence[float], show: str) -> str:
     return middle if low == high else f"{middle} ({ends[0]} to {ends[1]})"
 
 
-def steps_cell(entry: Entry, target: float) -> str:
+def steps_cell(entry: Entry) -> str:
     """The steps to the target at the best rate, or why there are none."""
     diverged, seeds = sum(entry.diverged[entry.best]), len(entry.diverged[entry.best])
     if diverged == seeds:
@@ -40,7 +40,7 @@ def _row(rank: int, entry: Entry, comparison: Comparison) -> list[str]:
     return [
         str(rank),
         entry.name,
-        *([] if comparison.target is None else [steps_cell(entry, comparison.target)]),
+        *([] if comparison.target is None else [steps_cell(entry)]),
         *(
             []
             if comparison.score_name is None or entry.score is None
