@@ -86,10 +86,12 @@ def update_if(
         else:
             others = [x for x in jax.tree.leaves((state, params, extra)) if isinstance(x, jax.Array)]
             given = _zero_in_derivatives(updates, take, [*known, *others])
-        news, structure = jax.tree.flatten(taken_once(given, state))
-        olds = jax.tree.leaves(skipped(spare, state))
-        kept = call_in_groups(_select, list(zip(news, olds, strict=True)), take)
-        return jax.tree.unflatten(structure, kept)
+        new_updates, *new = taken_once(given, state)
+        old_updates, *old = skipped(spare, state)
+        if elsewhere == "pass":
+            return tuple(_select_trees(take, [new_updates, *new], [old_updates, *old]))
+        # The updates are selected outside. Here, too, one more kernel would read the spare ones.
+        return (new_updates, *_select_trees(take, new, old))
 
     accelerator = branch if keep_branch else select
     new_updates, new_state, recorded, notes = by_platform(spare, state, cpu=branch, accelerator=accelerator)
@@ -132,6 +134,12 @@ def _zero_in_derivatives_jvp(primals: Any, tangents: Any) -> tuple[Updates, Upda
 def _keep_if(row: LeafTuple, take: jax.Array) -> jax.Array:
     (u,) = row
     return jnp.where(take, u, jnp.zeros((), u.dtype))
+
+
+def _select_trees(take: jax.Array, news: list[Any], olds: list[Any]) -> list[Any]:
+    leaves, structure = jax.tree.flatten(news)
+    kept = call_in_groups(_select, list(zip(leaves, jax.tree.leaves(olds), strict=True)), take)
+    return jax.tree.unflatten(structure, kept)
 
 
 @jax.jit
