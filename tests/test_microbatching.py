@@ -124,6 +124,17 @@ def test_arguments_by_position_keyword_and_axis():
     assert float(g("sum", X)) == pytest.approx(X.sum(), rel=1e-5)
 
 
+def test_whole_numbers_of_any_kind():
+    plain = microbatch(total, 0, 2, num_real_microbatches=3)(X)
+    one, two, three = np.int64(0), np.float32(2), 3.0
+    assert microbatch(total, one, two, in_axes=one, num_real_microbatches=three)(X) == plain
+    np.testing.assert_array_equal(micro_vmap(total, one, microbatch_size=2.0)(X), micro_vmap(total)(X))
+    product = lambda p, x: jnp.sum(x @ p)  # noqa: E731
+    found, _ = micro_grad(product, batch_argnums=np.int64(1), microbatch_size=np.int32(3))(X[0], X)
+    np.testing.assert_array_equal(found, micro_grad(product, microbatch_size=3)(X[0], X)[0])
+    np.testing.assert_array_equal(reshape_batch_axis(X, 2.0, np.int64(0)), reshape_batch_axis(X, 2))
+
+
 def test_no_size_is_the_function_itself():
     def fun(x):
         return x.sum()
@@ -340,10 +351,10 @@ def total(x):
         (lambda: reshape_batch_axis(X, 5), ValueError, ["reshape_batch_axis", "12 rows", "5"]),
         (lambda: reshape_batch_axis({"a": X, "b": X[:6]}, 3), ValueError, ["12", "6", "'b'"]),
         (lambda: reshape_batch_axis({"a": 1.0}, 3), ValueError, ["'a'", "axis 0", "1.0"]),
-        (lambda: reshape_batch_axis(X, 0), ValueError, ["'microbatch_size' must be >= 1"]),
+        (lambda: reshape_batch_axis(X, 0), ValueError, ["'microbatch_size' must be a whole number >= 1"]),
         (lambda: reshape_batch_axis({}, 1), ValueError, ["no arrays"]),
         (lambda: microbatch(total, 0, 5)(X), ValueError, ["microbatch:", "12 rows", "5"]),
-        (lambda: microbatch(total, 0, 2.5), TypeError, ["microbatch_size", "2.5"]),
+        (lambda: microbatch(total, 0, 2.5), ValueError, ["microbatch_size", "2.5"]),
         (lambda: microbatch(3, 0, 2), TypeError, ["'fun'", "3"]),
         (lambda: microbatch(total, 0, 2, "sum"), TypeError, ["accumulator", "'sum'"]),
         (lambda: microbatch(total, 0, 2, (SUM, SUM))(X), ValueError, ["accumulator", "prefix"]),
@@ -357,10 +368,11 @@ def total(x):
             ["'num_real_microbatches' must be <= 6", "7"],
         ),
         (lambda: microbatch(total, 0, 2, num_real_microbatches=-1), ValueError, [">= 0", "-1"]),
-        (lambda: microbatch(total, 0, 2, num_real_microbatches=1.5), TypeError, ["1.5"]),
+        (lambda: microbatch(total, 0, 2, num_real_microbatches=1.5), ValueError, ["1.5"]),
         (lambda: microbatch(total, 0, None, num_real_microbatches=1), ValueError, ["None"]),
         (lambda: micro_vmap(total, out_axes=1), ValueError, ["micro_vmap", "out_axes", "1"]),
         (lambda: micro_vmap(total, ({"a": 0},)), TypeError, ["in_axes"]),
+        (lambda: micro_vmap(total, True), TypeError, ["in_axes", "True"]),
         (lambda: micro_vmap(total, (0, 0))(X), ValueError, ["2 positional", "got 1"]),
         (lambda: micro_vmap(total, (None,))(X), ValueError, ["batch axis"]),
         (lambda: micro_vmap(lambda x, c: x)(X, c=1.0), ValueError, ["'c'", "1.0"]),

@@ -12,9 +12,10 @@ from gradflow._errors import describe
 from gradflow.tree._paths import path_string, show
 
 Batch = list[tuple[str, Any, int]]  # name of the argument in errors, its tree, its batch axis
+SIZE = Number(1, whole=True, static=True)
 
 
-@checked(axis=Number(whole=True, static=True))
+@checked(microbatch_size=SIZE, axis=Number(whole=True, static=True))
 def reshape_batch_axis(tree: Any, microbatch_size: int, axis: int = 0) -> Any:
     """Splits the batch axis of every leaf into `(number of pieces, microbatch_size)`.
 
@@ -22,15 +23,20 @@ def reshape_batch_axis(tree: Any, microbatch_size: int, axis: int = 0) -> Any:
     the leaf unless all axes have the same size, a multiple of `microbatch_size`.
     """
     name = "reshape_batch_axis"
-    check_size(name, microbatch_size)
+    size, axis = int(microbatch_size), int(axis)
     total = batch_size(name, [("tree", tree, axis)])
-    pieces = count_pieces(name, total, microbatch_size)
+    pieces = count_pieces(name, total, size)
 
     def split(leaf: Any) -> jax.Array:
         where = axis % leaf.ndim
-        return jnp.swapaxes(split_axis(leaf, microbatch_size, pieces, where), where, where + 1)
+        return jnp.swapaxes(split_axis(leaf, size, pieces, where), where, where + 1)
 
     return jax.tree.map(split, tree)
+
+
+def as_tuple(value: Any) -> tuple[Any, ...]:
+    """One or several positions, axes or names as a tuple."""
+    return tuple(value) if isinstance(value, Sequence) and not isinstance(value, str) else (value,)
 
 
 def pick_batched(
@@ -92,10 +98,3 @@ def split_axis(leaf: Any, size: int, pieces: int, axis: int) -> jax.Array:
     """The batch axis as `(rows of a piece, pieces)`: no data moves."""
     x: jax.Array = jnp.asarray(leaf)
     return x.reshape(*x.shape[:axis], size, pieces, *x.shape[axis + 1 :])
-
-
-def check_size(name: str, size: Any) -> None:
-    if isinstance(size, bool) or not isinstance(size, int | np.integer):
-        raise TypeError(f"{name}: argument 'microbatch_size' must be an int; got {describe(size)}")
-    if size < 1:
-        raise ValueError(f"{name}: argument 'microbatch_size' must be >= 1; got {size}")

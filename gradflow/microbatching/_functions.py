@@ -4,12 +4,15 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 
-from gradflow._checked import AXES, FLAG, checked
+from gradflow._checked import AXES, FLAG, FUNCTION, Number, checked
 from gradflow._errors import describe
 from gradflow.microbatching._accumulate import AccumulationType
-from gradflow.microbatching._batch import Batch, pick_batched
+from gradflow.microbatching._batch import SIZE, Batch, as_tuple, pick_batched
 from gradflow.microbatching._loop import accumulate, check_arguments
+
+_PIECES = Number(0, whole=True) | None
 
 
 class Aux(NamedTuple):
@@ -20,7 +23,7 @@ class Aux(NamedTuple):
     aux: Any  # the function's auxiliary output
 
 
-@checked(argnums=AXES)
+@checked(fun=FUNCTION, argnums=AXES, microbatch_size=SIZE | None, in_axes=AXES, num_real_microbatches=_PIECES)
 def microbatch(
     fun: Callable[..., Any],
     argnums: int | Sequence[int],
@@ -44,15 +47,14 @@ def microbatch(
         in reverse mode. Rows that did not run are zero under CONCAT.
     """
     name = "microbatch"
-    names = (argnames,) if isinstance(argnames, str) else tuple(argnames)
-    numbers = (argnums,) if isinstance(argnums, int) else tuple(argnums)
-    axes = (in_axes,) * (len(numbers) + len(names)) if isinstance(in_axes, int) else tuple(in_axes)
+    names, numbers = as_tuple(argnames), as_tuple(argnums)
+    axes = tuple(in_axes) if isinstance(in_axes, Sequence) else (in_axes,) * (len(numbers) + len(names))
     if len(axes) != len(numbers) + len(names):
         raise ValueError(
             f"{name}: argument 'in_axes' must have one axis for each of 'argnums' and 'argnames',"
             f" {len(numbers) + len(names)} in all; got {len(axes)}"
         )
-    check_arguments(name, fun, microbatch_size, accumulator, num_real_microbatches)
+    check_arguments(name, microbatch_size, accumulator, num_real_microbatches)
     if microbatch_size is None:
         return fun
 
@@ -76,6 +78,7 @@ def microbatch(
     return microbatched
 
 
+@checked(fun=FUNCTION, microbatch_size=SIZE | None, vmap_fn=FUNCTION, num_real_microbatches=_PIECES)
 def micro_vmap(
     fun: Callable[..., Any],
     in_axes: int | Sequence[int | None] = 0,
@@ -101,17 +104,16 @@ def micro_vmap(
     name = "micro_vmap"
     if not isinstance(out_axes, int) or isinstance(out_axes, bool) or out_axes != 0:
         raise ValueError(f"{name}: argument 'out_axes' must be 0; got {describe(out_axes)}")
-    if not isinstance(in_axes, int):
-        in_axes = tuple(in_axes) if isinstance(in_axes, Sequence) else (in_axes,)
-        if not all(axis is None or isinstance(axis, int) for axis in in_axes):
-            raise TypeError(
-                f"{name}: argument 'in_axes' must be an int, or an int or None for each positional"
-                f" argument; got {describe(in_axes)}"
-            )
-    check_arguments(name, fun, microbatch_size, accumulator, num_real_microbatches)
+    if not all(axis is None or _is_axis(axis) for axis in as_tuple(in_axes)):
+        raise TypeError(
+            f"{name}: argument 'in_axes' must be an int, or an int or None for each positional"
+            f" argument; got {describe(in_axes)}"
+        )
+    check_arguments(name, microbatch_size, accumulator, num_real_microbatches)
+    given = tuple(None if axis is None else int(axis) for axis in as_tuple(in_axes))
 
     def mapped(*args: Any, **kwargs: Any) -> Any:
-        axes = (in_axes,) * len(args) if isinstance(in_axes, int) else in_axes
+        axes = given * len(args) if _is_axis(in_axes) else given
         if len(axes) != len(args):
             raise ValueError(
                 f"{name}: a call must have {len(axes)} positional arguments, as many as 'in_axes' has"
@@ -142,7 +144,14 @@ def micro_vmap(
     return mapped
 
 
-@checked(has_aux=FLAG, argnums=AXES, batch_argnums=AXES, keep_batch_dim=FLAG)
+def _is_axis(value: Any) -> bool:
+    return isinstance(value, int | np.integer) and not isinstance(value, bool)
+
+
+@checked(
+    fun=FUNCTION, has_aux=FLAG, argnums=AXES, batch_argnums=AXES, keep_batch_dim=FLAG,
+    microbatch_size=SIZE | None, transform_fn=FUNCTION, metrics_fn=FUNCTION, num_real_microbatches=_PIECES,
+)  # fmt: skip
 def micro_grad(
     fun: Callable[..., Any],
     has_aux: bool = False,
@@ -172,13 +181,10 @@ def micro_grad(
     clipping of Abadi et al. 2016, arXiv:1607.00133.
     """
     name = "micro_grad"
-    numbers = (batch_argnums,) if isinstance(batch_argnums, int) else tuple(batch_argnums)
+    numbers = as_tuple(batch_argnums)
     if not numbers:
         raise ValueError(f"{name}: argument 'batch_argnums' must have at least one position; got none")
-    check_arguments(name, fun, microbatch_size, accumulator, num_real_microbatches)
-    for argument, value in (("transform_fn", transform_fn), ("metrics_fn", metrics_fn)):
-        if not callable(value):
-            raise TypeError(f"{name}: argument '{argument}' must be a function; got {describe(value)}")
+    check_arguments(name, microbatch_size, accumulator, num_real_microbatches)
     derivative = jax.value_and_grad(fun, argnums, has_aux)
 
     def graded(*args: Any, **kwargs: Any) -> tuple[Any, Aux]:

@@ -5,11 +5,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from gradflow._errors import describe
 from gradflow.microbatching._accumulate import AccumulationType, Accumulator, rule_for, subtrees
-from gradflow.microbatching._batch import Batch, batch_size, check_size, count_pieces, split_axis
+from gradflow.microbatching._batch import Batch, batch_size, count_pieces, split_axis
 
 
 def accumulate(
@@ -23,9 +22,9 @@ def accumulate(
 ) -> Any:
     """Accumulates `call` over all pieces; with `by_rows` its results have one row per row of a piece."""
     total = batch_size(name, batch)
-    size = max(total, 1) if size is None else size
+    size = max(total, 1) if size is None else int(size)
     pieces = count_pieces(name, total, size)
-    ran = pieces if num_real is None else num_real
+    ran = pieces if num_real is None else num_real if isinstance(num_real, jax.Array) else int(num_real)
     if isinstance(ran, jax.Array):
         ran = jnp.clip(ran, 0, pieces)
     elif ran > pieces:
@@ -71,30 +70,19 @@ def accumulate(
     return jax.tree.unflatten(prefix, results)
 
 
-def check_arguments(name: str, fun: Any, size: Any, accumulator: Any, num_real: Any) -> None:
-    if not callable(fun):
-        raise TypeError(f"{name}: argument 'fun' must be a function; got {describe(fun)}")
-    if size is not None:
-        check_size(name, size)
+def check_arguments(name: str, size: Any, accumulator: Any, num_real: Any) -> None:
+    """Checks of the arguments that depend on each other, and of the accumulators."""
     for kind in jax.tree.leaves(accumulator):
         if not isinstance(kind, Accumulator | AccumulationType):
             raise TypeError(
                 f"{name}: argument 'accumulator' must be an AccumulationType, an Accumulator or a"
                 f" tree of them; got {describe(kind)}"
             )
-    if num_real is None:
-        return
-    if size is None:
+    if num_real is not None and size is None:
         raise ValueError(
             f"{name}: argument 'microbatch_size' must be an int with 'num_real_microbatches'; got None"
         )
-    if isinstance(num_real, jax.Array | np.ndarray | np.integer):
-        if num_real.ndim or not jnp.issubdtype(num_real.dtype, jnp.integer):
-            raise TypeError(
-                f"{name}: argument 'num_real_microbatches' must be an integer scalar; got"
-                f" {describe(num_real)}"
-            )
-    elif isinstance(num_real, bool) or not isinstance(num_real, int):
-        raise TypeError(f"{name}: argument 'num_real_microbatches' must be an int; got {describe(num_real)}")
-    if not isinstance(num_real, jax.Array) and num_real < 0:
-        raise ValueError(f"{name}: argument 'num_real_microbatches' must be >= 0; got {num_real}")
+    if isinstance(num_real, jax.Array) and not jnp.issubdtype(num_real.dtype, jnp.integer):
+        raise TypeError(
+            f"{name}: argument 'num_real_microbatches' must be an integer scalar; got {describe(num_real)}"
+        )
