@@ -15,6 +15,8 @@ import numpy as np
 from gradflow._checked import ARRAYS, Kind, checked
 from gradflow._errors import describe
 from gradflow.packed._layout import Layout, _arrange
+from gradflow.tree._paths import paths, show
+from gradflow.tree._structure import explain_trees
 
 
 @jax.tree_util.register_pytree_with_keys_class
@@ -73,18 +75,32 @@ def pack(tree: Any, like: Packed | None = None) -> Packed:
     if is_packed(tree):
         raise TypeError("pack: argument 'tree' must not be packed already")
     leaves, structure = jax.tree.flatten(tree)
-    for leaf in leaves:
+    for path, leaf in zip(paths(tree), leaves, strict=True):
         if not isinstance(getattr(leaf, "dtype", None), np.dtype):
-            raise TypeError(f"pack: leaves must be numeric arrays; got {describe(leaf)}")
+            raise TypeError(f"pack: leaves must be numeric arrays; got {describe(leaf)} at {show(path)}")
     shapes = tuple(tuple(np.shape(leaf)) for leaf in leaves)
     layout = _arrange(structure, shapes, tuple(leaf.dtype.name for leaf in leaves))
     if like is not None:
         if (like.layout.structure, like.layout.shapes) != (structure, shapes):
-            raise ValueError("pack: argument 'like' must have the structure and shapes of 'tree'")
+            raise ValueError(
+                f"pack: argument 'like' must have the structure and shapes of 'tree': "
+                f"{_difference(tree, abstract_tree(like))}"
+            )
         layout = like.layout
     if any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in leaves):
         return Packed(jax.eval_shape(functools.partial(_join, layout), leaves), layout)
     return Packed(_joined(layout, leaves), layout)
+
+
+def _difference(tree: Any, like: Any) -> str:
+    """The first path at which two trees have other containers or shapes."""
+    structure: Any = jax.tree.structure(tree)
+    if structure != jax.tree.structure(like):
+        return explain_trees("tree", tree, "like", like)
+    rows = zip(paths(tree), jax.tree.leaves(tree), jax.tree.leaves(like), strict=True)
+    shapes = ((path, np.shape(x), np.shape(y)) for path, x, y in rows)
+    path, mine, other = next(row for row in shapes if row[1] != row[2])
+    return f"at {show(path)} tree has {mine}, like has {other}"
 
 
 def _join(layout: Layout, leaves: Sequence[Any]) -> list[jax.Array]:

@@ -261,8 +261,12 @@ def test_mistakes_are_named() -> None:
         packed.pack({"key": jax.random.key(0)})
     with pytest.raises(TypeError, match="must be a tree that pack returned; got a dict"):
         packed.unpack(tree)
-    with pytest.raises(ValueError, match="must have the structure and shapes of 'tree'"):
+    with pytest.raises(ValueError, match=r"must have the structure and shapes of 'tree': at '\w+' tree has "):
         packed.pack({"a": jnp.ones(3)}, node)
+    with pytest.raises(ValueError, match=r"at 'a' tree has \(3,\), like has \(2,\)"):
+        packed.pack({"a": jnp.ones(3)}, packed.pack({"a": jnp.ones(2)}))
+    with pytest.raises(TypeError, match=r"leaves must be numeric arrays; got 1.0 at 'a/1'"):
+        packed.pack({"a": [jnp.ones(2), 1.0]})
     other = packed.pack({**tree, "more": jnp.ones(2)})
     with pytest.raises(ValueError, match="must have one tree structure"):
         tx.update(other, state, node)
