@@ -81,7 +81,6 @@ def test_wrong_usage_is_one_line(arguments, message, capsys):
 @pytest.mark.parametrize(
     "arguments",
     [
-        [],
         ["compare", "--steps", "x"],
         ["compare", "--learning-rates", "a,b"],
         ["compare", "--seeds", "a"],
@@ -100,6 +99,13 @@ def test_help_lists_tasks_and_optimizers(capsys):
     assert exit_.value.code == 0
     shown = capsys.readouterr().out
     assert all(word in shown for word in ("digits", "breast_cancer", "diabetes", "text", "adamw", "--target"))
+
+
+def test_without_a_command_the_help_lists_them(capsys):
+    assert main([]) == 2
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert all(word in shown.err for word in ("compare", "sweep", "trajectory", "list", "describe"))
 
 
 def test_without_tqdm_there_is_no_bar(monkeypatch, capsys):

@@ -98,14 +98,14 @@ def listing(pattern: str = "", width: int | None = None) -> str:
     found, around = catalogue(pattern), _wrappers(pattern)
     if not found and not around:
         return f"no optimizer or wrapper has {pattern!r} in its name or its line"
-    others = [("wrapper", "what it does"), *((name, shorten(line, 90)) for name, line in around)]
+    others = [("wrapper", "what it does"), *((name, line) for name, line in around)]
     below = [""] * bool(found) + aligned(others, left=(0, 1), width=width) if around else []
     if not found:
         return "\n".join(below)
     rows = [("optimizer", "state B/param", "what it is")]
     for entry in found:
         size = "-" if entry.state_bytes_per_parameter is None else f"{entry.state_bytes_per_parameter:.2f}"
-        rows.append((entry.name, size, shorten(entry.line, 90)))
+        rows.append((entry.name, size, entry.line))
     note = "State in bytes for each float32 parameter of a layer of 256 x 256 and its bias."
     return "\n".join([*aligned(rows, left=(0, 2), width=width), "", note, *below])
 

@@ -26,7 +26,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     version = sys.modules["gradflow"].__version__
     parser.add_argument("--version", action="version", version=f"gradflow {version}")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="command")
+    commands = parser.add_subparsers(dest="command", metavar="command")
     _compare.add(commands)
     _sweep.add(commands)
     _inspect.add(commands)
@@ -35,7 +35,11 @@ def _parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line. Returns 0, 2 for wrong usage, 1 for a missing package, 130 after Ctrl-C."""
-    given = _parser().parse_args(arguments)
+    parser = _parser()
+    given = parser.parse_args(arguments)
+    if given.command is None:
+        parser.print_help(sys.stderr)
+        return 2
     try:
         status = int(given.run(given))
         sys.stdout.flush()
