@@ -12,6 +12,7 @@ import pytest
 from gradflow.linalg import (
     NEWTON_SCHULZ_SAFETY,
     NEWTON_SCHULZ_TABLES,
+    _newton_schulz,
     matrix_inverse_pth_root,
     newton_schulz,
     nnls,
@@ -131,6 +132,17 @@ def test_extreme_matrices(value):
         assert np.isfinite(newton_schulz_slope(x, eps)).all()
         if value in (1e-20, 3e38) and (eps == 0 or value > 1):
             np.testing.assert_allclose(f(x).sum() / np.sqrt(12), 0.9, atol=0.25)
+
+
+@pytest.mark.parametrize("scale", [0.0, 1e-37, 1e-20, 1.0, 1e20, 3e37])
+def test_a_matrix_divided_by_its_norm_from_one_reading(scale):
+    """As on a GPU; a CPU looks for the largest number first."""
+    x = jnp.asarray(np.random.default_rng(0).uniform(-1, 1, (2, 4, 300)) * scale, jnp.float32)
+    for eps in (0.0, 1e-7, scale):
+        numbers = (jnp.float32(1.02), jnp.float32(eps))
+        found = _newton_schulz._scaled_by_norm(x, *numbers)
+        np.testing.assert_allclose(found, _newton_schulz._scaled_by_largest(x, *numbers), rtol=3e-6)
+        assert bool(jnp.any(found)) == (scale > 0)
 
 
 @pytest.mark.parametrize("shape", [(0, 4), (4, 0), (0, 0), (3, 0, 4), (0, 4, 4)])

@@ -47,7 +47,7 @@ def only_where(due: Any, compute: Callable[..., T], old: T, *operands: Any) -> T
 
     def loop(due: Any, old: Any, operands: Any) -> Any:
         def turn(carry: Any) -> Any:
-            return jnp.zeros_like(due), row_major(compute(row_major(carry[1]), *operands))
+            return jnp.zeros_like(due), row_major(compute(*_rows_first((carry[1], *operands))))
 
         return jax.lax.while_loop(lambda carry: carry[0], turn, (due, old))[1]
 
@@ -63,6 +63,16 @@ def only_where(due: Any, compute: Callable[..., T], old: T, *operands: Any) -> T
         return jax.vmap(one_by_one, axes, axis_size=size)(*values), jax.tree.map(lambda _: True, values[1])
 
     result: T = run(jnp.asarray(due).astype(bool), old, operands)
+    return result
+
+
+def _rows_first(trees: T) -> T:
+    """The numbers among the leaves row after row; left to XLA, operands of a decomposition are transposed."""
+    leaves, structure = jax.tree.flatten(trees)
+    places = [i for i, x in enumerate(leaves) if is_inexact(x.dtype)]
+    for i, x in zip(places, row_major([leaves[i] for i in places]), strict=True):
+        leaves[i] = x
+    result: T = jax.tree.unflatten(structure, leaves)
     return result
 
 

@@ -21,6 +21,7 @@ from gradflow._expressions._arguments import (
     Rate,
     Size,
 )
+from gradflow._platform import gpu_barrier
 from gradflow._rules._leafwise import Scalars, specialize
 from gradflow._rules._math import abs_sq, one_minus_power, safe_sqrt
 from gradflow._rules._roles import Mean, Other, Square
@@ -80,10 +81,12 @@ def shampoo_rule(g: jax.Array, mu: Any, nu: Any, roots: Factors, s: Any, *, star
     """The roots' product with the momentum, with the grafting of Anil et al. 2020."""
     if mu is not None:
         mu = s.b1 * mu + s.c1 * g
+    if nu is not None:
+        nu = s.b2 * nu + s.c2 * abs_sq(g)
+    mu, nu = gpu_barrier((mu, nu))  # before the norms that read them
     m = g if mu is None else s.debias1 * mu
     u = rotate(m, roots)
     if nu is not None:
-        nu = s.b2 * nu + s.c2 * abs_sq(g)
         grafted = m / (safe_sqrt(s.debias2 * nu) + s.graft_eps)
         u, _ = to_unit(u)
         u = u * (_norm(grafted) / (_norm(u) + 1e-16))

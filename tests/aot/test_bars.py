@@ -260,6 +260,15 @@ def test_methods_of_matrices_hold_few_of_them(compiler: aot.Compiler, name: str)
     assert row.scratch <= MATRICES_HELD[name][not on_gpu]
 
 
+def test_what_a_gpu_holds_for_matrices_does_not_grow_with_the_leaves(compiler: aot.Compiler) -> None:
+    """Kron held two transposed averages per leaf, and Shampoo a copy of each momentum."""
+    if compiler.platform == "h100":
+        for name, most in {"kron": 7.1, "shampoo": 4.1}.items():
+            row = matrices.method_row(compiler, name, (8, 1024))
+            assert row.scratch <= most, name
+        assert row.copies == 0
+
+
 def test_a_refresh_copies_no_bases_on_a_gpu(compiler: aot.Compiler) -> None:
     """As a branch it copied all of them at every step; one call of a rule copies nu for its gather."""
     if compiler.platform == "h100":
