@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from gradflow import tree
+from gradflow._calls._checks import is_trainable
 from gradflow._core._apply import apply_updates
 from gradflow._core._rates import sets_the_rate
 from gradflow._core._transformation import GradientTransformation
@@ -45,7 +46,8 @@ def trial_steps(
     """Findings from two steps, or more while the parameters do not move."""
     name = getattr(expression_of(tx), "name", "the transformation")
     if grads is None:
-        grads = pack_as(params, tree.random_like(jax.random.key(0), unpack_all(params)))
+        trained = jax.tree.map(lambda p: p if is_trainable(p) else None, unpack_all(params))
+        grads = pack_as(params, tree.random_like(jax.random.key(0), trained))
 
     def step(params: Params, state: Any) -> tuple[Updates, Params, Any]:
         updates, state = tx.update(grads, state, params, **extra)

@@ -135,6 +135,13 @@ def test_abstract_parameters_are_checked_without_a_step() -> None:
     assert [f.stage for f in result.findings] == ["chain.clip", "chain.adamw.add_decayed_weights"]
 
 
+def test_leaves_that_are_not_trained_have_no_gradient() -> None:
+    params = {"w": jnp.ones((2, 2)), "steps": jnp.zeros((), jnp.int32), "key": jax.random.key(0)}
+    assert gf.check(gf.masked(gf.adam(0.1), gf.dtype(jnp.inexact)), params).ok
+    (finding,) = gf.check(gf.adam(0.1), params).findings
+    assert "use masked(tx, gradflow.dtype(jax.numpy.inexact))" in finding.problem
+
+
 def test_python_numbers_are_parameters() -> None:
     assert gf.check(gf.adam(0.1), {"scale": 1.0}).ok
 
