@@ -16,6 +16,8 @@ VALUES = [
     gf.named_chain(("clip", gf.clip(0.5)), ("adam", gf.adam(0.01))),
     gf.piecewise_constant_schedule(1.0, {10: 0.5, 20: 0.1}),
     gf.chain(),
+    gf.clip_by_global_norm(float("inf")),
+    gf.box_constraint(float("-inf"), float("inf")),
 ]
 
 

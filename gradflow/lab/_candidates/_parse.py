@@ -1,6 +1,7 @@
 """Reads expressions from text: only gradflow's own factories, literals and nested calls."""
 
 import ast
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -19,9 +20,9 @@ _PREFIXES = ("gf", "gradflow")
 def parse(text: str) -> Any:
     """Returns the transformation, schedule or selector of a text such as `"adamw(1e-3, b1=0.95)"`.
 
-    The text is parsed and not evaluated. Only gradflow's own factories are called, on literals, on results of
-    such calls, and on factories by name. `gf.` before a name is allowed. `parse(repr(tx)) == tx` for a
-    transformation of literals. Raises ValueError for anything else in the text.
+    The text is parsed and not evaluated. Only gradflow's own factories are called, on literals, `inf` and
+    `nan`, on results of such calls, and on factories by name. `gf.` before a name is allowed.
+    `parse(repr(tx)) == tx` for a transformation of such values. Raises ValueError for anything else.
     """
     value = parse_value(text)
     if expression_of(value) is None:
@@ -66,6 +67,10 @@ def _read(node: ast.expr, depth: int) -> Any:
             return -node.operand.value  # type: ignore[attr-defined]
         case ast.UnaryOp(op=ast.UAdd(), operand=ast.Constant(value=int() | float() | complex())):
             return node.operand.value  # type: ignore[attr-defined]
+        case ast.Name(id="inf" | "nan"):  # as Python prints these numbers
+            return float(node.id)
+        case ast.UnaryOp(op=ast.USub(), operand=ast.Name(id="inf")):
+            return -math.inf
         case ast.Tuple() | ast.List():
             return tuple(_read(item, inner) for item in node.elts)
         case ast.Dict() if all(key is not None for key in node.keys):
