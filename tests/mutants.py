@@ -75,7 +75,7 @@ MUTANTS = [
     Mutant("sophia: no clipping", "bound = s.clip_threshold if clipped", "bound = 10 * s.clip_threshold if clipped", rule("sophia")),
     Mutant("muon: no adjoint", "adjoint = jnp.conj(x.T)", "adjoint = x.T", "tests/optimizers/test_muon.py -k phases", "_muon.py"),
     Mutant("lbfgs: a curvature of any sign", "(curvature > np.finfo(curvature.dtype).eps", "(curvature > -np.inf * np.finfo(curvature.dtype).eps", rule("lbfgs")),
-    Mutant("galore: the basis is never renewed", "due = (s.count % gap == 0) |", "due = (s.count < 0) |", rule("galore")),
+    Mutant("galore: the basis is never renewed", "(basis[..., 0] == 0) | (s.count % gap == 0)", "(basis[..., 0] == 0) | (s.count < 0)", rule("galore"), "_galore.py"),
     # Transforms.
     Mutant("clip: one side", "jnp.clip(g, -s.max_delta, s.max_delta)", "jnp.minimum(g, s.max_delta)", "tests/transforms/test_transform_equations.py -k clip"),
     Mutant("clip_by_global_norm: always scales", "clipped = size > limit * power", "clipped = size >= 0", "tests/transforms/test_transform_equations.py -k global", "_scaled_norm.py"),
