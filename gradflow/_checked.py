@@ -27,7 +27,7 @@ _INT64 = 2**63
 _FAR = 10**6  # a place that no positional argument has
 
 
-def _no_cure(_: Any) -> str:
+def _no_hint(_: Any) -> str:
     return ""
 
 
@@ -41,22 +41,22 @@ class Kind:
         expected: str,
         fits: Callable[[Any], bool],
         optional: bool = False,
-        cure: Callable[[Any], str] = _no_cure,
+        hint_for: Callable[[Any], str] = _no_hint,
     ) -> None:
         self.expected = f"{expected} or None" if optional else expected
         self.fits = fits
         self.optional = optional
-        self.cure = cure  # makes the hint for a value of another kind; a function that pickles
+        self.hint_for = hint_for  # makes the hint for a value of another kind; a function that pickles
 
     def __or__(self, _: None) -> "Kind":
         """The kind that has None too."""
-        return type(self)(self.expected, self.fits, True, self.cure)
+        return type(self)(self.expected, self.fits, True, self.hint_for)
 
     def check(self, owner: str, name: str, value: Any) -> None:
         """Raises TypeError for a value of another kind."""
         if (value is None and self.optional) or self.fits(value):
             return
-        hint = self.cure(value)
+        hint = self.hint_for(value)
         got = f"{describe(value)}. {hint}" if hint else describe(value)
         raise TypeError(f"{owner}: argument '{name}' must be {self.expected}; got {got}")
 
@@ -245,7 +245,7 @@ SHAPED = Leaves("an array", lambda leaf: hasattr(leaf, "shape") and hasattr(leaf
 ARRAYS = Leaves("an array", _is_any_array)
 ARRAY = Kind("an array of numbers", _is_leaf_of_numbers)
 FUNCTION = Kind("a function", _is_function)
-LOSS_FIRST = Kind("a function", _is_function, cure=_loss_first)
+LOSS_FIRST = Kind("a function", _is_function, hint_for=_loss_first)
 FLAG = Kind("True or False", _is_flag)
 PATH = Kind("a path", lambda value: isinstance(value, str | os.PathLike))
 TEXT = Kind("a string", lambda value: isinstance(value, str))
@@ -253,7 +253,7 @@ TUPLE = Kind("a tuple", lambda value: isinstance(value, tuple | list))
 MAPPING = Kind(
     "a dict",
     lambda value: isinstance(value, Mapping),
-    cure=_dict_of_pairs,
+    hint_for=_dict_of_pairs,
 )
 DTYPE = Kind("a dtype of numbers", _is_dtype)
 SHAPE = Kind("a tuple of sizes", _is_shape)

@@ -49,8 +49,8 @@ def owner_of(function: Callable[..., Any]) -> str:
 
 def refused_call(owner: str, problem: str, known: Iterable[str], hint: str = "") -> TypeError:
     """The error for a call that does not fit a signature with the arguments `known`."""
-    cure = f"{hint} " if hint else ""
-    return TypeError(f"{owner}: {problem}. {cure}Its arguments are {', '.join(known)}.")
+    more = f"{hint} " if hint else ""
+    return TypeError(f"{owner}: {problem}. {more}Its arguments are {', '.join(known)}.")
 
 
 def unfit_call(
