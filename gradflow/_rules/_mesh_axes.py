@@ -3,17 +3,14 @@
 A leaf is a piece where its type says so (`shard_map` with `check_vma`), or where `axis_name` says so.
 """
 
-import functools
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 from gradflow import tree
 from gradflow._calls._context import stage_name
 from gradflow._errors import describe
-from gradflow.tree._leaves import accumulator
-from gradflow.tree._norm import along, banded_sums, join_bands, norm_beside
+from gradflow.tree._norm import norm_beside, scaled_root
 from gradflow.tree._reductions import AxisName as AxisName
 
 
@@ -116,21 +113,8 @@ def global_scaled_root(
     updates: Any, axes: tuple[str, ...], beside: bool = False
 ) -> tuple[jax.Array, jax.Array]:
     """`(root, factor)`: `global_norm` is their product, and `factor` is a power of two."""
-    groups = leaves_by_axes(updates, axes).items()
-    dtype = accumulator(jax.tree.leaves(updates), real=True)
-    parts = [banded_sums(leaves, dtype, names, beside) for names, leaves in groups]
-    return join_bands(functools.reduce(jax.lax.add, parts) if parts else jnp.zeros(3, dtype))
-
-
-def global_along(updates: Any, dots: Any, size: jax.Array, axes: tuple[str, ...]) -> jax.Array:
-    """`<x / size, dx>` over the trees, and 0 for size 0: the derivative of `global_norm`."""
-    pairs: dict[tuple[str, ...], list[tuple[jax.Array, jax.Array]]] = {}
-    for x, dx in zip(jax.tree.leaves(updates), jax.tree.leaves(dots), strict=True):
-        pairs.setdefault(axes_of(x, axes), []).append((x, dx))
-    parts = [
-        along([x for x, _ in rows], [dx for _, dx in rows], size, names) for names, rows in pairs.items()
-    ]
-    return functools.reduce(jax.lax.add, parts) if parts else jnp.zeros((), size.dtype)
+    groups = leaves_by_axes(updates, axes) or {(): []}
+    return scaled_root(list(groups.values()), tuple(groups), beside)
 
 
 def global_size(leaf: jax.Array, axes: tuple[str, ...]) -> int:

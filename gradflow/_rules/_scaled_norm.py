@@ -8,10 +8,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gradflow._platform import by_platform
-from gradflow._rules._leafwise import Scalars, leafwise
+from gradflow._rules._leafwise import Scalars
 from gradflow._rules._math import safe_sqrt
-from gradflow._rules._mesh_axes import global_along, global_norm, global_scaled_root
+from gradflow._rules._mesh_axes import global_scaled_root
 
 # Powers of two. The inverse of a norm outside of [SMALL, LARGE], or that inverse's derivative, could leave
 # the range of float32. Below SMALL squares vanish, too; above 2^64 they overflow.
@@ -29,40 +28,10 @@ def scaled_norm(
     `power` first. The updates are read a second time only if squares vanished or overflowed. The
     derivative at zero is zero. `beside` as in `banded_square_sums`.
     """
-    leaves = jax.tree.leaves(updates)
-    result: tuple[jax.Array, jax.Array] = by_platform(
-        leaves,
-        cpu=functools.partial(_two_readings, axes=axes),
-        accelerator=functools.partial(_one_reading, axes=axes, beside=beside),
-    )
-    return result
-
-
-def _two_readings(leaves: list[jax.Array], axes: tuple[str, ...]) -> tuple[jax.Array, jax.Array]:
-    square = global_norm(leaves, axes, squared=True)
-    power, shift, back = powers(square)
-
-    def again(leaves: list[jax.Array]) -> jax.Array:
-        (moved,) = leafwise(shift_rule, (leaves,), shift=shift)
-        return safe_sqrt(global_norm(moved, axes, squared=True).astype(square.dtype)) * back
-
-    return jax.lax.cond(is_lost(square), again, lambda _: safe_sqrt(square) * power, leaves), power
-
-
-@functools.partial(jax.custom_jvp, nondiff_argnums=(1, 2))
-def _one_reading(leaves: list[jax.Array], axes: tuple[str, ...], beside: bool) -> tuple[jax.Array, jax.Array]:
-    root, factor = global_scaled_root(leaves, axes, beside)
+    root, factor = global_scaled_root(updates, axes, beside)
     one = jnp.ones((), root.dtype)
     power = jnp.where(factor > one, one * _DOWN, jnp.where(factor < one, one * _UP, one))
     return root * (factor * power), power
-
-
-@_one_reading.defjvp
-def _one_reading_jvp(axes: tuple[str, ...], beside: bool, primals: Any, tangents: Any) -> Any:
-    (leaves,), (dots,) = primals, tangents
-    size, power = _one_reading(leaves, axes, beside)
-    along = global_along(leaves, dots, size / power, axes)
-    return (size, power), (along * power, jnp.zeros_like(power))
 
 
 def scaled_norms(
@@ -80,14 +49,6 @@ def scaled_norms(
 
     # One branch for all of them: under vmap both branches would be computed.
     return jax.lax.cond(jnp.any(is_lost(square)), again, lambda _: safe_sqrt(square) * power, data), power
-
-
-def shift_rule(g: jax.Array, s: Any) -> jax.Array:
-    """u = shift * g, with a factor that XLA takes for this leaf's own.
-
-    One that leaves of one shape share, XLA on CPU would write out in that shape.
-    """
-    return jax.lax.optimization_barrier((s.shift, jax.lax.stop_gradient(g)))[0] * g
 
 
 def is_lost(square: jax.Array) -> jax.Array:

@@ -13,7 +13,7 @@ from gradflow._rules._math import bounded, bounded_square, safe_sqrt
 from gradflow._rules._roles import Mean, Square
 from gradflow._rules._state import first_moment, increment, second_moment, zero_scalar
 from gradflow._types import MaskOrFn, OptState, Pair, Params, Updates
-from gradflow.optimizers._adam import adam_scalars
+from gradflow.optimizers._adam import adam_scalars, nesterov_adam_scalars
 from gradflow.transforms import add_decayed_weights, scale_by_learning_rate
 
 
@@ -65,6 +65,7 @@ def scale_by_belief(
     Source: Zhuang et al. 2020, arXiv:2010.07468.
     """
     rule = nesterov_belief_rule if nesterov else belief_rule
+    scalars = nesterov_adam_scalars if nesterov else adam_scalars
 
     def init(params: Params) -> OptState:
         return ScaleByBeliefState(zero_scalar(params), first_moment(params), second_moment(params))
@@ -74,7 +75,7 @@ def scale_by_belief(
     ) -> tuple[Updates, ScaleByBeliefState]:
         count = increment(state.count)
         u, mu, nu = leafwise(
-            rule, (updates, state.mu, state.nu), adam_scalars,
+            rule, (updates, state.mu, state.nu), scalars,
             count=count, b1=b1, b2=b2, eps=eps, eps_root=eps_root,
         )  # fmt: skip
         return u, ScaleByBeliefState(count, mu, nu)

@@ -28,16 +28,23 @@ def adam_scalars(count: jax.Array, b1: jax.Array, b2: jax.Array, **_: jax.Array)
     """The decays' complements and the bias corrections of step `count`, which begins at 1."""
     c1, c2 = 1 - b1, 1 - b2
     bias1 = one_minus_power(c1, count)
-    debias1 = 1 / bias1
     # Products of scalars that a rule made would be kernels of their own on a GPU.
     return {
         "c1": c1,
         "c2": c2,
         "bias1": bias1,
-        "debias1": debias1,
-        "next_mu": b1 * (1 / one_minus_power(c1, increment(count))),
-        "next_g": c1 * debias1,
+        "debias1": 1 / bias1,
         "debias2": 1 / one_minus_power(c2, count),
+    }
+
+
+def nesterov_adam_scalars(count: jax.Array, b1: jax.Array, b2: jax.Array, **_: jax.Array) -> Scalars:
+    """Those of Adam, and the factors of its momentum one step ahead."""
+    numbers = adam_scalars(count, b1, b2)
+    return {
+        **numbers,
+        "next_mu": b1 * (1 / one_minus_power(numbers["c1"], increment(count))),
+        "next_g": numbers["c1"] * numbers["debias1"],
     }
 
 
@@ -91,6 +98,7 @@ def scale_by_adam(
     chain(scale_by_adam(b1=0.95), scale_by_learning_rate(0.001))
     """
     rule = nesterov_adam_rule if nesterov else adam_rule
+    scalars = nesterov_adam_scalars if nesterov else adam_scalars
 
     def init(params: Params) -> OptState:
         return ScaleByAdamState(zero_scalar(params), first_moment(params, mu_dtype), second_moment(params))
@@ -100,7 +108,7 @@ def scale_by_adam(
     ) -> tuple[Updates, ScaleByAdamState]:
         count = increment(state.count)
         u, mu, nu = leafwise(
-            rule, (updates, state.mu, state.nu), adam_scalars,
+            rule, (updates, state.mu, state.nu), scalars,
             count=count, b1=b1, b2=b2, eps=eps, eps_root=eps_root,
         )  # fmt: skip
         return u, ScaleByAdamState(count, mu, nu)

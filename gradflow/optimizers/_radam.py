@@ -13,7 +13,7 @@ from gradflow._rules._leafwise import Scalars, leafwise
 from gradflow._rules._math import bounded, bounded_square, safe_sqrt
 from gradflow._rules._state import first_moment, increment, second_moment, zero_scalar
 from gradflow._types import OptState, Pair, Params, Updates
-from gradflow.optimizers._adam import ScaleByAdamState, adam_scalars
+from gradflow.optimizers._adam import ScaleByAdamState, nesterov_adam_scalars
 from gradflow.transforms import scale_by_learning_rate
 
 
@@ -44,7 +44,7 @@ def radam_scalars(
     count: jax.Array, b1: jax.Array, b2: jax.Array, threshold: jax.Array, **_: jax.Array
 ) -> Scalars:
     """Adam's scalars, whether to rectify, the factor, and the first bias correction divided by it."""
-    adam = adam_scalars(count, b1, b2)
+    adam = nesterov_adam_scalars(count, b1, b2)
     length = average_length(adam["c2"], count)
     longest = 2 / adam["c2"] - 1
     adaptive = (length >= threshold) & (length > 4)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from gradflow._checked import AXIS_NAMES, FLAG, NUMBERS, checked
-from gradflow._dtypes import DType, compute_dtype, is_complex, is_inexact
+from gradflow._dtypes import DType, compute_dtype, is_complex, is_inexact, promote
 from gradflow._errors import describe
 from gradflow._platform import by_platform
 from gradflow._shardings import is_on_mesh
@@ -69,7 +69,8 @@ def _norm(
     if order == 2.0 and squared:
         return all_sum(_sum_over(_square_sum(dtype), leaves, dtype), axis_name)
     if order == 2.0:
-        return _two_norm(leaves, axis_name, beside)
+        root, factor = scaled_root([leaves], (axis_name,), beside)
+        return root * factor
     if order == 1.0:
         sizes = [_widen(jnp.abs(x)) for x in leaves]
         result = all_sum(sum_of([jnp.sum(x) for x in sizes], dtype), axis_name)
@@ -101,38 +102,69 @@ BANDS = {
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(1, 2))
-def _two_norm(leaves: list[jax.Array], axis_name: tuple[str, ...], beside: bool) -> jax.Array:
-    result: jax.Array = by_platform(
-        leaves,
-        cpu=functools.partial(_two_readings, axis_name=axis_name),
-        accelerator=functools.partial(_one_reading, axis_name=axis_name, beside=beside),
+def scaled_root(
+    groups: list[list[jax.Array]], axes: tuple[tuple[str, ...], ...], beside: bool
+) -> tuple[jax.Array, jax.Array]:
+    """`(root, factor)`: the 2-norm of all leaves is their product, and `factor` is a power of two.
+
+    The leaves of each group are pieces along its `axes`. `beside` as in `banded_square_sums`. The derivative
+    of the norm at zero is 0, the subgradient of least norm.
+    """
+    result: tuple[jax.Array, jax.Array] = by_platform(
+        groups,
+        cpu=functools.partial(_read_twice, axes),
+        accelerator=functools.partial(_read_once, axes, beside),
     )
     return result
 
 
-def _two_readings(leaves: list[jax.Array], axis_name: tuple[str, ...]) -> jax.Array:
-    """The root of a plain sum of squares; if it vanished or overflowed, of another one of scaled numbers."""
+def _read_once(
+    axes: tuple[tuple[str, ...], ...], beside: bool, groups: list[list[jax.Array]]
+) -> tuple[jax.Array, jax.Array]:
+    """From three sums at once, without a loop, whose operands an accelerator would write out."""
+    dtype = accumulator([x for group in groups for x in group], real=True)
+    parts = [banded_sums(leaves, dtype, own, beside) for leaves, own in zip(groups, axes, strict=True)]
+    return join_bands(functools.reduce(jax.lax.add, parts))
+
+
+def _read_twice(
+    axes: tuple[tuple[str, ...], ...], groups: list[list[jax.Array]]
+) -> tuple[jax.Array, jax.Array]:
+    """From a plain sum of squares; if it vanished or overflowed, from another one of scaled numbers.
+
+    On one device in a loop, whose kernels serve both readings. With a branch, clip and Adam of 12 leaves took
+    15 % more time to compile (`python -m benchmarks.behind --only compile`). On several devices the second
+    reading is in a branch, so that many norms are communicated together.
+    """
+    leaves = [x for group in groups for x in group]
     dtype = accumulator(leaves, real=True)
-    bands = BANDS[dtype]
-    plain = all_sum(_sum_over(_square_sum(dtype), leaves, dtype), axis_name)
-    small = plain < dtype.type(bands.small)
+    small, large, up, down, one = (dtype.type(x) for x in (*BANDS[dtype], 1.0))
+    run = _square_sum(dtype)
 
-    def again(leaves: list[jax.Array]) -> jax.Array:
-        up = dtype.type(bands.up)
-        factor = jnp.where(small, up, 1 / up)
-        root = jnp.sqrt(all_sum(_sum_over(_square_sum(dtype), leaves, dtype, factor), axis_name))
-        return root * jnp.where(small, 1 / up, up)
+    def square_of(*shift: jax.Array) -> jax.Array:
+        pairs = zip(groups, axes, strict=True)
+        parts = [all_sum(_sum_over(run, group, dtype, *shift), own) for group, own in pairs]
+        return functools.reduce(jax.lax.add, parts)
 
-    # In a branch, so that ordinary trees are read once. A NaN fails both tests and is the answer.
-    rare = small | (plain == np.inf)
-    result: jax.Array = jax.lax.cond(rare, again, lambda _: jnp.sqrt(plain), leaves)
-    return result
+    def shift_after(square: jax.Array) -> jax.Array:
+        # A NaN is neither small nor large, and stays.
+        return jnp.where(square < small, up, jnp.where(square > large, down, one))
 
+    def read(carry: Any) -> tuple[jax.Array, ...]:
+        shift = carry[0]
+        square = square_of(shift)
+        wanted = shift_after(square)
+        again = (shift == one) & (wanted != one)
+        return jnp.where(again, wanted, shift), square, again
 
-def _one_reading(leaves: list[jax.Array], axis_name: tuple[str, ...], beside: bool) -> jax.Array:
-    """The same from one reading, without a branch, whose operands an accelerator would write out."""
-    root, factor = join_bands(banded_sums(leaves, accumulator(leaves, real=True), axis_name, beside))
-    return root * factor
+    if jax.sharding.get_abstract_mesh().manual_axes or any(map(is_on_mesh, leaves)):
+        plain = square_of()
+        shift = shift_after(plain)
+        square = jax.lax.cond(shift == one, lambda: plain, lambda: square_of(shift))
+    else:
+        begin: Any = (one, one, np.asarray(True))
+        shift, square, _ = jax.lax.while_loop(lambda carry: carry[2], read, begin)
+    return jnp.sqrt(square), one / shift
 
 
 def banded_sums(
@@ -282,35 +314,28 @@ def _add_in_turn(parts: list[tuple[jax.Array, ...]]) -> tuple[jax.Array, ...]:
     return functools.reduce(_add_bands, parts)
 
 
-@_two_norm.defjvp
-def _two_norm_jvp(
-    axis_name: tuple[str, ...],
-    beside: bool,
-    primals: tuple[list[jax.Array]],
-    tangents: tuple[list[jax.Array]],
-) -> tuple[jax.Array, jax.Array]:
-    """d|x| = <x / |x|, dx>, and 0 at zero: the subgradient of least norm."""
-    (leaves,), (dots,) = primals, tangents
-    result = _two_norm(leaves, axis_name, beside)
-    return result, along(leaves, dots, result, axis_name)
-
-
-def along(
-    leaves: list[jax.Array], dots: list[jax.Array], size: jax.Array, axis_name: tuple[str, ...]
-) -> jax.Array:
-    """`<x / size, dx>`, and 0 for size 0."""
-    rows = list(zip(leaves, dots, strict=True))
-    parts = call_in_groups(_along, rows, size, join=_sum_in_pairs)
-    return all_sum(sum_of(parts, size.dtype), axis_name)
+@scaled_root.defjvp
+def _scaled_root_jvp(axes: tuple[tuple[str, ...], ...], beside: bool, primals: Any, tangents: Any) -> Any:
+    """d|x| = <x / |x|, dx>."""
+    (groups,), (dots,) = primals, tangents
+    root, factor = scaled_root(groups, axes, beside)
+    shift = 1 / jax.lax.stop_gradient(factor)  # the square of a factor may vanish
+    parts = []
+    for leaves, changes, own in zip(groups, dots, axes, strict=True):
+        rows = list(zip(leaves, changes, strict=True))
+        sums = call_in_groups(_along, rows, root, shift, join=_sum_in_pairs)
+        parts.append(all_sum(sum_of(sums, root.dtype), own))
+    return (root, factor), (functools.reduce(jax.lax.add, parts) * shift, jnp.zeros_like(factor))
 
 
 @jax.jit
-def _along(row: tuple[jax.Array, jax.Array], size: jax.Array) -> jax.Array:
-    x, dx = map(_widen, row)
-    size = size.astype(x.real.dtype)
-    # Divided, not multiplied by 1 / size, which overflows. The inner `where` keeps a second
-    # derivative finite.
-    unit = jnp.where(size > 0, x / jnp.where(size > 0, size, 1).astype(x.dtype), 0)
+def _along(row: tuple[jax.Array, jax.Array], root: jax.Array, shift: jax.Array) -> jax.Array:
+    """`<x / |x|, dx>`, and 0 for norm 0."""
+    x, dx = (each.astype(promote(each.dtype, root.dtype)) for each in row)
+    # XLA may multiply by 1 / root, which is in range, as that of the norm may not be. The inner `where` keeps
+    # a second derivative finite.
+    size = jnp.where(root > 0, root, 1).astype(x.dtype)
+    unit = jnp.where(root > 0, shift.astype(x.dtype) * x / size, 0)
     return jnp.sum((unit.conj() * dx).real)
 
 

@@ -227,10 +227,10 @@ def test_a_value_stays_that_seems_to_depend_on_an_average(monkeypatch: pytest.Mo
 def test_what_is_not_chosen_leaves_nothing_in_the_program() -> None:
     step = jax.jit(gf.clip_by_global_norm(1.0).update)
     text = step.lower(tree_of(jnp.float32, 0), gf.clip_by_global_norm(1.0).init(None)).compile().as_text()
-    assert text.count(" conditional(") == 1
+    assert text.count(" while(") == 1
     with accelerator_code():
         text = step.lower(tree_of(jnp.float32, 0), gf.clip_by_global_norm(1.0).init(None)).compile().as_text()
-        assert text.count(" conditional(") == 0
+        assert text.count(" while(") == 0
 
 
 @pytest.mark.parametrize("is_hidden", [False, True])

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from gradflow import tree
+from gradflow.tree import _norm
 
 TREE = {
     "a": jnp.array([[3.0, -4.0], [0.5, 2.0]]),
@@ -121,7 +122,7 @@ def test_integers():
     np.testing.assert_allclose(tree.norm([jnp.array([3, 4]), True]), np.sqrt(26), rtol=3e-7)
 
 
-@pytest.mark.parametrize("size", [1.0, 1e25, 1e-25])
+@pytest.mark.parametrize("size", [1.0, 1e25, 1e-25, 6e37])
 def test_gradient_is_the_direction(size):
     x = jnp.array([3.0, -4.0]) * np.float32(size)
     np.testing.assert_allclose(jax.grad(tree.norm)(x), [0.6, -0.8], rtol=1e-6)
@@ -160,9 +161,19 @@ def test_no_leaf_is_copied(dtype):
     assert control.lower(big).compile().memory_analysis().temp_size_in_bytes > 65536
 
 
-def test_ordinary_trees_are_read_once():
-    text = jax.jit(tree.norm).lower(TREE).compile().as_text()
-    assert text.count(" conditional(") == 1
+@pytest.mark.parametrize("on_mesh", [False, True])
+@pytest.mark.parametrize(
+    ("scale", "readings"), [(1.0, 1), (1e15, 1), (np.nan, 1), (1e-25, 2), (1e25, 2), (0.0, 2), (np.inf, 2)]
+)
+def test_ordinary_trees_are_read_once(on_mesh, scale, readings, monkeypatch):
+    monkeypatch.setattr(_norm, "is_on_mesh", lambda x: on_mesh)
+    shifts = []
+    sum_over = _norm._sum_over
+    monkeypatch.setattr(_norm, "_sum_over", lambda *args: shifts.append(args[-1]) or sum_over(*args))
+    with jax.disable_jit():  # so that the loop is one of Python
+        root, factor = _norm._read_twice(((),), [[jnp.full(3, scale)]])
+    assert len(shifts) == readings
+    np.testing.assert_allclose(float(root) * float(factor), scale * 3**0.5, rtol=1e-6)
 
 
 @pytest.mark.parametrize("scale", [1.0, 1e25, 1e-25, 0.0])
