@@ -15,14 +15,16 @@ from gradflow.tree._unstack import row_at, unknown_indices
 _FEWEST = 4
 
 
-def call_in_loops(run: Callable[..., Any], rows: Sequence[LeafTuple], *shared: Any) -> list[Any]:
+def call_in_loops(
+    run: Callable[..., Any], rows: Sequence[LeafTuple], *shared: Any, turns: bool = True
+) -> list[Any]:
     """`call_in_groups` for a `run` with at most as many results as a row has leaves.
 
     The results replace the first leaves of a row, or are of other types.
 
     On a CPU rows of one type are stacked, and a loop replaces what changes in the stacks. XLA compiles 100
     Newton-Schulz iterations in 3.2 s, and a loop over them in 0.4 s. Accelerators call row after row, without
-    a copy of the rows.
+    a copy of the rows; one GPU in turn with `turns`.
     """
     if not is_traced(rows) or not _may_stack(rows):
         return call_in_groups(run, rows, *shared)
@@ -35,11 +37,15 @@ def call_in_loops(run: Callable[..., Any], rows: Sequence[LeafTuple], *shared: A
         if len(mine) < _FEWEST:
             made = [run(row, *shared) for row in mine]
         else:
-            loop, one_by_one = functools.partial(_loop, run), functools.partial(_in_turn, run)
+            loop, one_by_one = (functools.partial(f, run) for f in (_loop, _in_turn if turns else _each))
             made = by_platform(mine, *shared, cpu=loop, accelerator=one_by_one)
         for index, new in zip(chosen, made, strict=True):
             results[index] = new
     return results
+
+
+def _each(run: Callable[..., Any], rows: list[LeafTuple], *shared: Any) -> list[Any]:
+    return [run(row, *shared) for row in rows]
 
 
 def _in_turn(run: Callable[..., Any], rows: list[LeafTuple], *shared: Any) -> list[Any]:

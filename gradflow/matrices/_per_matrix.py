@@ -28,6 +28,7 @@ def per_matrix(
     /,
     *,
     in_loops: bool = False,
+    turns: bool = True,
     **hyper: Any,
 ) -> tuple[Any, ...]:
     """Applies `rule` to each matrix of the leaves of `trees`: `leafwise` over matrices.
@@ -47,6 +48,8 @@ def per_matrix(
         leaf as it is.
       in_loops: on a CPU, leaves of one type go through a loop, which is compiled once. It copies them, so it
         is for rules of several matrix products.
+      turns: with `in_loops`, one GPU takes one leaf after the other. A rule that only reads large arrays
+        beside the updates needs no turns: they would copy these.
 
     Leaves without an element are left as they are.
     """
@@ -71,7 +74,8 @@ def per_matrix(
         numbers = prepare_scalars(scalars, hyper, precision)
         flat_rows = [tuple(jax.tree.leaves(rows[i])) for i in indices]
         if like is None:
-            call = call_in_loops if in_loops else call_in_groups
+            loops = functools.partial(call_in_loops, turns=turns)
+            call = loops if in_loops else call_in_groups
             results: Any = call(_compiled(rule, a, kind), flat_rows, numbers)
         else:
             shape = rows[indices[0]][0].shape

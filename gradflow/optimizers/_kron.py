@@ -233,8 +233,8 @@ def scale_by_kron(
             preconditioner_lr=preconditioner_lr, count=count, b1=b1,
         )  # fmt: skip
         (u, *_) = per_matrix(
-            kron_rule, axes, (average, factors), kron_scalars, in_loops=True, count=count, b1=b1
-        )
+            kron_rule, axes, (average, factors), kron_scalars, in_loops=True, turns=False, count=count, b1=b1
+        )  # fmt: skip
         return u, KronState(count, jnp.where(due, 0, waited), later, mu, factors)
 
     return init, update
