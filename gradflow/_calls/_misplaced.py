@@ -10,6 +10,7 @@ from typing import Any
 import jax
 from jax.sharding import NamedSharding
 
+from gradflow._calls._context import stage_name
 from gradflow._errors import describe
 from gradflow._shardings import mesh_sides
 from gradflow.tree._paths import path_string, show
@@ -30,21 +31,20 @@ def refuse_misplaced(stage: str, arguments: Mapping[str, Any], error: Exception)
         _refuse_unlike(stage, arguments, _explicit_mesh, "mesh")
 
 
-def check_numbers_of_devices(stage: str, arguments: Mapping[str, Any]) -> None:
+def check_numbers_of_devices(arguments: Mapping[str, Any]) -> None:
     """Raises ValueError naming the first traced array on a mesh of another number of devices.
 
-    Under jit the type of an argument has the axes of its mesh and their sizes, and not the devices.
+    Under jit the type of an argument has the axes of its mesh and their sizes, and not the devices. Every
+    trace runs this, so it enters no function per leaf.
     """
-    meshes = {id(mesh): mesh for tree in arguments.values() for mesh in _meshes_of_traced(tree)}
-    if len({mesh.size for mesh in meshes.values()}) > 1:
-        _refuse_unlike(stage, arguments, _size_of_traced, "devices")
-
-
-def _meshes_of_traced(tree: Any) -> Iterator[Any]:
-    for leaf in jax.tree.leaves(tree):
-        sharding = getattr(jax.typeof(leaf), "sharding", None) if isinstance(leaf, jax.core.Tracer) else None
-        if sharding is not None and not sharding.mesh.empty:
-            yield sharding.mesh
+    sizes = set()
+    for leaf in jax.tree.leaves(arguments):
+        if isinstance(leaf, jax.core.Tracer):
+            sharding = getattr(jax.typeof(leaf), "sharding", None)
+            if sharding is not None and not sharding.mesh.empty:
+                sizes.add(sharding.mesh.size)
+    if len(sizes) > 1:
+        _refuse_unlike(stage_name(), arguments, _size_of_traced, "devices")
 
 
 def _refuse_memory_of_host(stage: str, state: Any) -> None:
@@ -99,7 +99,8 @@ def _explicit_mesh(leaf: jax.Array) -> Any:
 
 
 def _size_of_traced(leaf: jax.Array) -> int | None:
-    return next((mesh.size for mesh in _meshes_of_traced(leaf)), None)
+    sharding: Any = jax.typeof(leaf).sharding if isinstance(leaf, jax.core.Tracer) else None
+    return None if sharding is None or sharding.mesh.empty else sharding.mesh.size
 
 
 def _devices(leaf: jax.Array) -> list[Any]:

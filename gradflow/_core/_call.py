@@ -59,7 +59,7 @@ class InitPart(Part):
         is_outermost = not context.stack
         with entered(stage.expression.name, stage.label, stage.own_reports):
             if is_outermost:
-                check_numbers_of_devices(stage.expression.name, {"params": params})
+                check_numbers_of_devices({"params": params})
             is_abstract = any(isinstance(p, jax.ShapeDtypeStruct) for p in jax.tree.leaves(params))
             if is_outermost and stage.trees != "differ":
                 check_no_packed_parts(stage_name(), params)
@@ -112,7 +112,8 @@ class UpdatePart(Part):
             return compiled.run(self.run, operands, updates, state, params, extra)
         except Exception as error:
             if not context.stack:
-                refuse_misplaced(self.stage.expression.name, _by_name(updates, state, params, extra), error)
+                arguments = {"params": params, "updates": updates, "state": state, **extra}
+                refuse_misplaced(self.stage.expression.name, arguments, error)
             may_lack_names = isinstance(error, WrongStateError) and not context.stack
             named = self._named(state, params) if may_lack_names else None
             if named is None:
@@ -137,7 +138,7 @@ class UpdatePart(Part):
         is_outermost = not context.stack
         with entered(stage.expression.name, stage.label, stage.own_reports):
             if is_outermost:
-                check_numbers_of_devices(stage.expression.name, _by_name(updates, state, params, extra))
+                check_numbers_of_devices({"params": params, "updates": updates, "state": state, **extra})
                 state = as_arrays(state)
                 updates, params = _check_inputs(stage, updates, state, params, extra)
             extra = _check_arguments(stage.signature, state, params, extra)
@@ -160,11 +161,6 @@ class UpdatePart(Part):
 
     def __repr__(self) -> str:
         return f"{self.stage.expression!r}.update"
-
-
-def _by_name(updates: Updates, state: OptState, params: Params | None, extra: Any) -> dict[str, Any]:
-    """The arguments of an update; errors about places compare with those of the parameters."""
-    return {"params": params, "updates": updates, "state": state, **extra}
 
 
 # The name in Python's own error for a call with too few arguments.
