@@ -33,13 +33,20 @@ LAYER = {
     name: jax.ShapeDtypeStruct((fan_in * WIDTH, fan_out * WIDTH), jnp.float32)
     for name, fan_in, fan_out in (("qkv", 1, 3), ("out", 1, 1), ("up", 1, 4), ("down", 4, 1))
 }
-# Timed alone, in the form that a goal names; the others as the race has them.
+# Timed as the optimizer of all parameters; the bases as the race has them.
 TIMED: dict[str, Callable[[], Any]] = {
     "adamw": lambda: gf.adamw(1e-3),
     "muon": lambda: gf.muon(1e-3),
     "normuon": lambda: gf.normuon(1e-3),
+    "muon on the hyperball": lambda: gf.chain(gf.scale_by_muon(), gf.step_on_hyperball(1e-3)),
     "scion": lambda: gf.scion(1e-3),
+    "soap every step": lambda: gf.soap(1e-3, precondition_frequency=1),
     "soap every 10": lambda: gf.soap(1e-3),
+    "soap_muon": lambda: gf.soap_muon(1e-3),
+    "adamuon": lambda: gf.adamuon(1e-3),
+    "dion2": lambda: gf.dion2(1e-3),
+    "muown": lambda: gf.muown(1e-3),
+    "splus": lambda: gf.splus(1e-3, precondition_frequency=10),
     "kron": lambda: gf.kron(1e-3, preconditioner_update_probability=0.1),
     "shampoo": lambda: gf.shampoo(1e-3, 0.9, 0.95, 1e-12, precondition_frequency=10, grafting="adam"),
 }

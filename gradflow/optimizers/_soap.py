@@ -140,6 +140,8 @@ def scale_by_soap(
       precondition_frequency: steps from one choice of a basis to the next, >= 1.
       max_dim: a longer side has no statistics and no basis.
       refresh_first: refreshes before the step, takes the first step too, adds `eps` to the corrected root.
+        The first square is zero off the diagonal of its own basis, so the second update may be hundreds of
+        times too long: put a stage after it that sets the length, `orthogonalize` or `step_on_hyperball`.
       whitened: KL-SOAP: `g @ R^-1 @ g^T / columns` goes into L, R's values being at least `eps`.
       matrices: `Matrix` or `choose_matrices` have all leaves taken as matrices, or as stacks of them.
       mu_dtype: dtype of the first moment; the parameters' by default. The rest is held in float32 at least.

@@ -18,6 +18,7 @@ from gradflow._rules._state import increment, zero_scalar
 from gradflow._selection._parameters import Parameter, named_leaves
 from gradflow._selection._selectors import as_selector
 from gradflow._types import OptState, Pair, Params, Updates, is_absent
+from gradflow.tree._paths import show
 
 
 class QKClipState(NamedTuple):
@@ -121,7 +122,7 @@ def _logits_by_path(max_logits: Any) -> dict[tuple[str, ...], jax.Array]:
         if not hasattr(leaf, "dtype") or not is_inexact(leaf.dtype) or jnp.ndim(leaf) < 1:
             raise TypeError(
                 f"{stage_name()}: the extra argument 'max_logits' must have arrays of floating-point numbers "
-                f"whose last axis is that of heads; at '{'/'.join(parameter.path)}' it has {describe(leaf)}"
+                f"whose last axis is that of heads; got {describe(leaf)} at {show('/'.join(parameter.path))}"
             )
         found[parameter.path] = jnp.asarray(leaf)
     return found
@@ -131,7 +132,7 @@ def _logits_of(parameter: Parameter, logits: dict[tuple[str, ...], jax.Array]) -
     for n in range(len(parameter.path), -1, -1):
         if parameter.path[:n] in logits:
             return logits[parameter.path[:n]]
-    given = ", ".join(repr("/".join(path)) for path in logits)
+    given = ", ".join(show("/".join(path)) for path in logits)
     raise ValueError(
         f"{stage_name()}: the extra argument 'max_logits' has nothing for {_show(parameter)}; it has "
         f"{given}. Its paths must be those of the layers."

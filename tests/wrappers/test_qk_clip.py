@@ -107,7 +107,8 @@ MISTAKES = {
     ),
     "another number of heads": (jnp.ones(3), "'block_0/query/kernel', .* does not have the 3 heads"),
     "a number": (jnp.float32(3.0), "must have arrays of floating-point numbers"),
-    "integers": ({"block_0": jnp.arange(4)}, "at 'block_0' it has"),
+    "integers": ({"block_0": jnp.arange(4)}, r"got int32\[4\] at 'block_0'"),
+    "no logits": (None, "got None at the root"),
 }
 
 
