@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from gradflow._dtypes import real_dtype
-from gradflow._platform import in_turn
+from gradflow._platform import in_turn, row_major
 from gradflow._rules._math import size_root
 from gradflow._rules._state import at_least_float32
 
@@ -31,10 +31,15 @@ def sides(shape: tuple[int, ...], p: Any, max_dim: int, *, value: float, smalles
 
 def to_unit(x: jax.Array) -> tuple[jax.Array, jax.Array]:
     """`x` with its largest element made one, so that its products stay in range, and that element's size."""
+    size = _unit(x)
+    return x / size, size
+
+
+def _unit(x: jax.Array) -> jax.Array:
+    """The size of the largest element; one for zeros."""
     largest = jax.lax.stop_gradient(jnp.max(jnp.abs(x)))
     limits = jnp.finfo(largest.dtype)
-    largest = jnp.where(largest >= limits.tiny, jnp.minimum(largest, limits.max / 16), 1)
-    return x / largest, largest
+    return jnp.where(largest >= limits.tiny, jnp.minimum(largest, limits.max / 16), 1)
 
 
 def limited(g: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -127,19 +132,20 @@ def outer_product(g: jax.Array, axis: int) -> jax.Array:
     return jnp.tensordot(g, g, (others, others), precision=_EXACT)
 
 
-def new_basis(basis: jax.Array, factor: jax.Array) -> tuple[jax.Array, jax.Array]:
+def new_basis(basis: jax.Array, factor: jax.Array, turn: jax.Array) -> tuple[jax.Array, jax.Array]:
     """The basis of a factor, in descending order of what it has along it, and the old columns' order in it.
 
     The identity is not a basis yet: then it is the eigenvectors, else one step of orthogonal iteration. A
-    basis whose new numbers are not finite is kept.
+    basis whose new numbers are not finite is kept. `turn` is zero, for `call_in_loops`.
     """
-    factor, _ = to_unit(factor)
     n = basis.shape[0]
     in_place = jnp.arange(n, dtype=jnp.int32)
-    fresh = jnp.sum(jnp.abs(basis - jnp.eye(n, dtype=basis.dtype))) == 0
-    new, order = jax.lax.cond(fresh, _eigenvectors, _iterated, basis, factor, in_place)
+    fresh = jnp.sum(jnp.abs(basis - jnp.eye(n, dtype=basis.dtype))) <= turn
+    # A branch that divides by the unit itself has done with that matrix when the next one is written. What
+    # branches return is the transpose: LAPACK writes columns, and a GPU would keep the old basis so, too.
+    new, order = jax.lax.cond(fresh, _eigenvectors, _iterated, basis, factor, _unit(factor), in_place)
     is_finite = jnp.isfinite(jnp.sum(jnp.abs(new)))
-    return jnp.where(is_finite, new, basis), jnp.where(is_finite, order, in_place)
+    return jnp.where(is_finite, row_major(new.T), basis), jnp.where(is_finite, order, in_place)
 
 
 def eigenvectors(basis: jax.Array, factor: jax.Array) -> jax.Array:
@@ -147,23 +153,26 @@ def eigenvectors(basis: jax.Array, factor: jax.Array) -> jax.Array:
 
     There are none of a factor that is zero or not finite.
     """
-    factor, _ = to_unit(factor)
-    new = _vectors_or(basis, factor)
+    new = _vectors_or(basis, factor, _unit(factor))
     return jnp.where(jnp.isfinite(jnp.sum(jnp.abs(new))), new, basis)
 
 
-def _vectors_or(basis: jax.Array, factor: jax.Array) -> jax.Array:
+def _vectors_or(basis: jax.Array, factor: jax.Array, unit: jax.Array) -> jax.Array:
     # LAPACK reads columns, and the columns of the transpose lie as the rows do.
-    values, vectors = jnp.linalg.eigh(factor.T, symmetrize_input=False)
+    values, vectors = jnp.linalg.eigh(factor.T / unit, symmetrize_input=False)
     return jnp.where(values[-1] > 0, vectors[:, ::-1], basis)
 
 
-def _eigenvectors(basis: jax.Array, factor: jax.Array, in_place: jax.Array) -> tuple[jax.Array, jax.Array]:
-    return _vectors_or(basis, factor), in_place
+def _eigenvectors(
+    basis: jax.Array, factor: jax.Array, unit: jax.Array, in_place: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    return _vectors_or(basis, factor, unit).T, in_place
 
 
-def _iterated(basis: jax.Array, factor: jax.Array, _: jax.Array) -> tuple[jax.Array, jax.Array]:
-    rows = jnp.matmul(basis.T, factor, precision=_EXACT)
+def _iterated(
+    basis: jax.Array, factor: jax.Array, unit: jax.Array, _: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    rows = jnp.matmul(basis.T, factor / unit, precision=_EXACT)
     # Less to compile than `argsort`, for the same order: 6 ms for each matrix against 8.
     _, order = jax.lax.top_k(jnp.sum(basis.T * rows, axis=1), basis.shape[0])
-    return jnp.linalg.qr(jnp.take(rows, order, axis=0, mode="clip").T)[0], order
+    return jnp.linalg.qr(jnp.take(rows, order, axis=0, mode="clip").T)[0].T, order

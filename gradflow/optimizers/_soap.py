@@ -11,6 +11,7 @@ from gradflow._core._compose import chain
 from gradflow._core._decorators import transformation
 from gradflow._core._transformation import GradientTransformation
 from gradflow._expressions._arguments import Decay, Length, NonNegative, Positive, Rate, Size
+from gradflow._platform import in_turn
 from gradflow._rules._leafwise import Scalars
 from gradflow._rules._math import abs_sq, one_minus_power, safe_sqrt
 from gradflow._rules._roles import Mean, Other, Square
@@ -89,15 +90,18 @@ def whitened_statistics_rule(g: jax.Array, factors: Factors, bases: Factors, s: 
 def soap_rule(g: jax.Array, mu: jax.Array, nu: jax.Array, bases: Factors, s: Any) -> tuple[jax.Array, ...]:
     """Vyas et al. 2024, Algorithm 3: Adam in the bases, for a gradient that is `limited`."""
     mu = s.b1 * mu + s.c1 * g
+    # In this order a GPU holds two matrices. One product of both would hold four.
+    (mu,), (g,) = in_turn([mu], [g])
     nu = s.b2 * nu + s.c2 * abs_sq(turn(g, bases))
-    u = s.numerator * turn(mu, bases) / (s.root * safe_sqrt(nu) + s.eps)
+    (nu,), (m,) = in_turn([nu], [mu])
+    u = s.numerator * turn(m, bases) / (s.root * safe_sqrt(nu) + s.eps)
     largest = jnp.finfo(u.dtype).max / max(u.size, 1)
     return turn(jnp.clip(u, -largest, largest), bases, back=True), mu, nu
 
 
 def side_rule(basis: jax.Array, factor: jax.Array, s: Any) -> tuple[jax.Array, jax.Array]:
     """Vyas et al. 2024, Algorithm 4."""
-    return new_basis(basis, factor)
+    return new_basis(basis, factor, s.turn)
 
 
 def basis_rule(nu: jax.Array, bases: Factors, made: Any, s: Any) -> tuple[Any, ...]:
@@ -178,12 +182,18 @@ def scale_by_soap(
 
         def refreshed(due: jax.Array, factors: Any) -> tuple[Any, ...]:
             olds = state.nu, state.bases
-            return refresh_per_matrix(basis_rule, axes, due, updates, olds, (factors,), of_side=side_rule)
+            return refresh_per_matrix(
+                basis_rule, axes, due, updates, olds, (factors,), of_side=side_rule, turn=0.0
+            )
 
         if not refresh_first:
             # What the last step left due. After this one XLA would copy the bases before they are replaced.
             due = (count > 1) & ((count - 2) % precondition_frequency == 0)
             nu, bases = refreshed(due, state.factors)
+            # It reads the factors. A GPU that wrote the new ones first would copy the old ones.
+            leaves, structure = jax.tree.flatten(updates)
+            _, leaves = in_turn(jax.tree.leaves(bases), leaves)
+            updates = jax.tree.unflatten(structure, leaves)
         statistics = (updates, state.factors, *([bases] if whitened else []))
         rule = whitened_statistics_rule if whitened else statistics_rule
         g, factors, *_ = per_matrix(rule, axes, statistics, scalars, **numbers)
