@@ -273,8 +273,11 @@ def test_what_a_gpu_holds_for_matrices_does_not_grow_with_the_leaves(compiler: a
 
 
 def test_a_refresh_copies_no_bases_on_a_gpu(compiler: aot.Compiler) -> None:
-    """As a branch it copied all of them at every step; one call of a rule copies nu for its gather."""
+    """As a branch it copied all of them at every step; one call of a rule copies nu for its gather.
+
+    Each refresh, product and moment waits for the one before: two matrices are held, the goal.
+    """
     if compiler.platform == "h100":
         row = matrices.method_row(compiler, "soap", (4, 1024))
-        assert row.scratch <= 6.1
-        assert row.copies <= 8
+        assert row.scratch <= 2.1
+        assert row.copies <= 4
