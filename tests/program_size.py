@@ -1,8 +1,14 @@
-"""The size of a traced program."""
+"""The size of a traced program, and the copies of a compiled one."""
 
+import re
 from typing import Any
 
 import jax
+
+
+def copied_arrays(text: str) -> list[str]:
+    """The copies of a compiled program but those of single numbers, such as a loop begins with."""
+    return re.findall(r"= \w+\[\d[^=]* copy\(", text)
 
 
 def count_equations(jaxpr: Any, seen: set[int], branch: int = 0) -> int:
