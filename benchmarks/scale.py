@@ -49,6 +49,36 @@ def per_device(parameters: float, state_bytes: float, data: int, model: int, wid
     )  # fmt: skip
 
 
+class Exchanged(NamedTuple):
+    """What `spread` exchanges for each matrix, in matrices: `matrices`, and `factors` times what they take.
+
+    Each device sends its share of it, `1 / data` of the bytes. `refreshed` and `refreshed_factors` are in
+    the branch of the steps that refresh factors.
+    """
+
+    matrices: float
+    factors: float = 0
+    refreshed: float = 0
+    refreshed_factors: float = 0
+
+    def shares(self, rows: int, columns: int) -> tuple[float, float]:
+        """Of a matrix with a factor of each side: in each step, and besides in one that refreshes."""
+        factors = rows / columns + columns / rows
+        return (
+            self.matrices + self.factors * factors,
+            self.refreshed + self.refreshed_factors * factors,
+        )
+
+
+# Gradients, moments and factors in, updates and what they replace out; two exchanges for each rule.
+EXCHANGED = {
+    "muon": Exchanged(2),
+    "kron": Exchanged(6, 1, 1, 2),
+    "shampoo": Exchanged(4, 3, 0, 3),
+    "soap": Exchanged(8, 3, 2, 3),
+}
+
+
 def state_bytes(tx: gf.GradientTransformation) -> float:
     """Bytes of state for each parameter of a large matrix."""
     found = gf.summary(tx, {"w": jax.ShapeDtypeStruct((4096, 4096), jnp.float32)})

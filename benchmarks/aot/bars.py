@@ -57,10 +57,10 @@ def misses(row: Row) -> list[str]:
     ours, peer = row.ours, row.peer
     if ours.scratch > peer.scratch + row.model / 50:
         missed.append("scratch")
-    alone = row.group in ("rules", "bfloat16") and row.name not in NOT_ELEMENTWISE
+    alone = row.group in ("rules", "many", "bfloat16") and row.name not in NOT_ELEMENTWISE
     if alone and ours.scratch > row.largest_leaf * 1.02 + row.model / 50:
         missed.append("leaf")
-    excess = EXCESS.get((row.group, row.name), Excess(1.005, ""))
+    excess = _excess(row) or Excess(1.005, "")
     if ours.cost.kernels > excess.kernels * peer.cost.kernels:
         missed.append("kernels")
     # A network's products hide most of the reads, whose cycles are then not counted.
@@ -71,9 +71,14 @@ def misses(row: Row) -> list[str]:
     return missed
 
 
+def _excess(row: Row) -> Excess | None:
+    """What a row may take; with many leaves as much as with few."""
+    return EXCESS.get(("rules" if row.group == "many" else row.group, row.name))
+
+
 def paid(row: Row) -> str:
     """What a row's cycles or kernels beyond the peer's pay for."""
-    excess = EXCESS.get((row.group, row.name))
+    excess = _excess(row)
     if not excess or misses(row):
         return ""
     if row.ours.cost.kernels > row.peer.cost.kernels:

@@ -12,7 +12,7 @@ import jax
 import optax
 
 import gradflow as gf
-from benchmarks.aot.cases import GROUPS, SKIPPED, lowered, pair
+from benchmarks.aot.cases import GROUPS, NAMED_ONLY, SKIPPED, lowered, pair
 from benchmarks.aot.platforms import Compiler
 from benchmarks.exact import nbytes, scratch
 from benchmarks.hlo import Cost, cost, held
@@ -112,12 +112,12 @@ def measured(compiler: Compiler, group_name: str, name: str, peers: Peers) -> Ro
 
 
 def rows_of(compiler: Compiler, only: Sequence[str], peers: Peers) -> Iterator[Row | Failed]:
-    """The rows of groups or of names; all of them without any."""
+    """The rows of groups or of names; without any, those of all groups that need not be named."""
     wanted = [
         (group_name, name)
         for group_name, group in GROUPS.items()
         for name in group.names()
-        if not only or group_name in only or name in only
+        if group_name in only or (group_name not in NAMED_ONLY and (not only or name in only))
     ]
     started: deque[Callable[[], Row | Failed]] = deque()
     with ThreadPoolExecutor(os.cpu_count()) as pool:

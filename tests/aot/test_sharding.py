@@ -77,6 +77,15 @@ def test_matrices_under_zero_take_two_exchanges_more() -> None:
     assert found["all-gather"] == (COUNT, model)
 
 
+def test_a_rule_with_factors_exchanges_what_the_page_says() -> None:
+    sides = (128, 256)
+    tx = gf.shard_state(gf.spread(gf.scale_by_shampoo()), mesh())
+    found = sharding.communication(tx, {f"w{i}": on_mesh(sides, P()) for i in range(8)})
+    share = sides[0] * sides[1] * 4  # of eight matrices on eight chips
+    sent = [row.bytes / share for row in found.rows if row.kind == "all-to-all"]  # those of each step first
+    assert tuple(sent) == scale.EXCHANGED["shampoo"].shares(*sides)
+
+
 @pytest.mark.parametrize("tx", [gf.muon(1e-3), gf.shampoo(1e-3)], ids=["muon", "shampoo"])
 def test_each_device_does_its_share_of_the_work(tx: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_loops, "_FEWEST", 100)  # of a loop XLA counts the work of one turn

@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -36,6 +37,20 @@ def test_formulas_are_what_compiled_programs_do() -> None:
     held = sum(int(np.prod(s.shard_shape(x.shape))) * 4 for x, s in pairs if x.ndim == 2)
     assert held == COUNT * 16 * 8 * 4 / DATA / MODEL
     assert abs(held - wanted.zero_state) < 1, "beside counters"
+
+
+@pytest.mark.parametrize("name", ["kron", "shampoo", "soap"])
+def test_what_each_rule_on_matrices_exchanges(name: str) -> None:
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
+    leaf = jax.ShapeDtypeStruct((16, 8), jnp.float32, sharding=NamedSharding(mesh, P()))
+    tx = gf.shard_state(gf.spread(getattr(gf, f"scale_by_{name}")()), mesh)
+    share = 16 * 8 * 4  # of eight matrices on eight devices
+    found = sharding.communication(tx, {f"w{i}": leaf for i in range(8)}).rows
+    sent = {
+        where: sum(row.bytes for row in found if (row.kind, row.where) == ("all-to-all", where)) / share
+        for where in ("step", "branch")
+    }
+    assert (sent["step"], sent["branch"]) == scale.EXCHANGED[name].shares(16, 8)
 
 
 def test_the_page_has_the_table() -> None:
