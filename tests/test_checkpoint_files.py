@@ -183,8 +183,9 @@ def forked(work, *arguments):
 def ends_well(child):
     return os.waitpid(child, 0)[1] == 0
 
-def kill_after_a_change(child, look, within):
+def kill_after_a_change(look, within, *call):
     before = look()
+    child = forked(*call)
     while look() == before:
         assert os.waitpid(child, os.WNOHANG) == (0, 0), "the child ended before it was killed"
         time.sleep(0.002)
@@ -236,12 +237,12 @@ def stamp(path):
     return os.path.exists(path) and (os.stat(path).st_ino, os.stat(path).st_mtime_ns)
 
 for first in range(0, 20_000, 1000):
-    kill_after_a_change(forked(write, "saves" + path, first), lambda: stamp("saves" + path), 0.05)
+    kill_after_a_change(lambda: stamp("saves" + path), 0.05, write, "saves" + path, first)
     d = load("saves" + path)
     assert d["number"] >= first and (d["copies"] == d["number"]).all() and d["copies"].size == 50_000
 assert ends_well(forked(train, "whole" + path, STEPS))
 for stop in 10, 20:
-    kill_after_a_change(forked(train, path, stop), lambda: stamp(path), 0.03)
+    kill_after_a_change(lambda: stamp(path), 0.03, train, path, stop)
     assert load(path)["step"] <= stop
 assert ends_well(forked(train, path, STEPS))
 a, b = load("whole" + path), load(path)
@@ -285,7 +286,7 @@ def entries(path):
     return set(os.listdir(path)) if os.path.exists(path) else set()
 
 assert ends_well(forked(train, here + "/whole", STEPS))
-kill_after_a_change(forked(train, here + "/killed", 2), lambda: entries(here + "/killed"), 0.1)
+kill_after_a_change(lambda: entries(here + "/killed"), 0.1, train, here + "/killed", 2)
 assert not os.path.exists("killed.npz")
 assert ends_well(forked(train, here + "/killed", STEPS))
 a, b = np.load("whole.npz"), np.load("killed.npz")

@@ -99,7 +99,7 @@ def _explicit_mesh(leaf: jax.Array) -> Any:
 
 
 def _size_of_traced(leaf: jax.Array) -> int | None:
-    sharding: Any = jax.typeof(leaf).sharding if isinstance(leaf, jax.core.Tracer) else None
+    sharding: Any = getattr(jax.typeof(leaf), "sharding", None) if isinstance(leaf, jax.core.Tracer) else None
     return None if sharding is None or sharding.mesh.empty else sharding.mesh.size
 
 
