@@ -180,14 +180,15 @@ def parameter(
 ) -> jax.Array:
     """A hyper-parameter as an array of the dtype of `like`: a scalar, or broadcast to its shape.
 
-    Python and NumPy numbers must be in [low, high], or in (low, high] with `open_low`.
+    Numbers of Python and NumPy must be in [low, high], or in (low, high] with `open_low`.
     """
-    if isinstance(value, int | float | np.number):
-        above = value > low if open_low else value >= low
-        if not (above and value <= high):
-            bounds = f"{'(' if open_low else '['}{low}, {high}]"
-            raise ValueError(f"{function}: argument '{name}' must lie in {bounds}; got {value}")
     array = number(function, name, value).astype(like.dtype)
+    if isinstance(value, int | float | np.number | np.ndarray):
+        above = value > low if open_low else value >= low
+        if not np.all(above & (value <= high)):
+            bounds = f"{'(' if open_low else '['}{low}, {high}]"
+            got = describe(value) if np.ndim(value) else value
+            raise ValueError(f"{function}: argument '{name}' must lie in {bounds}; got {got}")
     if array.ndim == 0:
         return array
     try:

@@ -59,6 +59,10 @@ def test_huber_takes_one_delta_for_each_element_and_differentiates_it() -> None:
     compare(slope, np.maximum(np.abs(X) - 1.0, 0).sum(), rtol=1e-6)
     with pytest.raises(ValueError, match=r"huber_loss: argument 'delta' must lie in \[0.0, inf\]; got -1"):
         losses.huber_loss(X, delta=-1)
+    with pytest.raises(ValueError, match=r"argument 'delta' must lie in \[0.0, inf\]; got -1.0"):
+        losses.huber_loss(X, delta=np.asarray(-1.0))
+    with pytest.raises(ValueError, match=r"argument 'delta' must lie in \[0.0, inf\]; got float64\[5\]"):
+        losses.huber_loss(X, delta=np.asarray([1.0, 1.0, -1.0, 1.0, 1.0]))
     with pytest.raises(
         ValueError, match=r"huber_loss: argument 'delta' must be a scalar or broadcast to \(5,\); got \(3,\)"
     ):
