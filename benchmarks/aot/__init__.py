@@ -6,13 +6,14 @@ kernels read and write, and on a TPU the compiler's estimate of cycles. They com
 replace a measurement.
 """
 
-from benchmarks.aot.bars import EXCESS, NOT_ELEMENTWISE
+from benchmarks.aot.bars import EXCESS, EXCESS_ON_GPU, NOT_ELEMENTWISE
 from benchmarks.aot.cases import GROUPS, MAIN, Group, lowered, names, outer, pair, transformer
 from benchmarks.aot.platforms import PLATFORMS, Compiler, missing
 from benchmarks.aot.results import stored_peers
 from benchmarks.aot.rows import Figures, Row, figures, measured
 
 __all__ = [
-    "EXCESS", "GROUPS", "MAIN", "NOT_ELEMENTWISE", "PLATFORMS", "Compiler", "Figures", "Group", "Row",
-    "figures", "lowered", "measured", "missing", "names", "outer", "pair", "stored_peers", "transformer",
+    "EXCESS", "EXCESS_ON_GPU", "GROUPS", "MAIN", "NOT_ELEMENTWISE", "PLATFORMS", "Compiler", "Figures",
+    "Group", "Row", "figures", "lowered", "measured", "missing", "names", "outer", "pair", "stored_peers",
+    "transformer",
 ]  # fmt: skip

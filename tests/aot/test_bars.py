@@ -18,6 +18,9 @@ from benchmarks.aot.__main__ import main
 from benchmarks.exact import scratch
 from benchmarks.hlo import cost, held
 from gradflow._rules import _leafwise
+from gradflow.linalg import _newton_schulz
+from gradflow.matrices import _loops
+from gradflow.optimizers import _galore, _muon
 from gradflow.tree import _norm
 
 PLATFORMS = [
@@ -195,6 +198,42 @@ def test_with_the_arithmetic_of_the_peer_a_row_takes_no_more(compiler: aot.Compi
                     found = cost(compiler.compile(step).as_text())
                     assert found.cycles <= 1.002 * peers[group, name].cost.cycles, name
                     assert found.kernels <= peers[group, name].cost.kernels, name
+
+
+def test_in_the_way_of_the_peer_a_row_launches_no_more_on_a_gpu(
+    compiler: aot.Compiler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Muon's leaves side by side, with coefficients that kernels read from one array; GaLore with an SVD."""
+    peers = aot.stored_peers("h100")
+    if compiler.platform == "v5e" or not peers:
+        return
+
+    def from_one_array(matrix: Any, rows: Any, *numbers: Any, **options: Any) -> Any:
+        array = jax.lax.optimization_barrier(jnp.stack([x for row in rows for x in row]))
+        return orthogonalize(
+            matrix, [list(array[i : i + 3]) for i in range(0, 3 * len(rows), 3)], *numbers, **options
+        )
+
+    def by_svd(g: Any, basis: Any, s: Any, *, axes: Any, gap: int) -> Any:
+        def new(_: Any, g: Any) -> Any:
+            return jnp.linalg.svd(g, full_matrices=False)[0][:, : basis.shape[1]]
+
+        basis = jax.lax.cond(s.count % gap == 0, new, lambda basis, _: basis, basis, g)
+        return basis.T @ g, basis
+
+    orthogonalize = _newton_schulz._orthogonalize
+    monkeypatch.setattr(_newton_schulz, "_orthogonalize", from_one_array)
+    monkeypatch.setattr(_newton_schulz, "_normalize", lambda x, _, eps: x / (jnp.sqrt(jnp.sum(x * x)) + eps))
+    monkeypatch.setattr(_loops, "in_turn", lambda done, rest: (list(done), list(rest)))
+    monkeypatch.setattr(_galore, "project_rule", by_svd)
+    for module in (_muon, _galore):
+        monkeypatch.setattr(module, "add_decayed_weights", lambda *_: gf.identity())
+    with arithmetic_of_the_peer():
+        for group, name in aot.EXCESS_ON_GPU:
+            step = aot.lowered(compiler, aot.GROUPS[group], aot.pair(name)[0], gf.apply_updates, name)
+            found = cost(compiler.compile(step).as_text())
+            assert found.kernels <= peers[group, name].cost.kernels, name
+            assert found.copies == 0, name
 
 
 @contextmanager
