@@ -19,12 +19,13 @@ import pytest
 import gradflow as gf
 from gradflow.lab._distributed import _parent
 from gradflow.lab._distributed._run import PEER_LOST, Run
-from gradflow.lab._distributed._worker import _HEARTBEAT, Training, last_line
+from gradflow.lab._distributed._worker import Training, last_line
 from gradflow.lab.distributed import main
 
-RUN = Run(2, "text", "adamw(1e-2)", True, steps=24, every=6, batch_size=128, seed=0, out="")
+# Nine saves are left when the first process is killed: the run does not end before.
+RUN = Run(2, "text", "adamw(1e-2)", True, steps=60, every=6, batch_size=128, seed=0, out="")
 OPTIONS = [
-    "--processes", "2", "--task", RUN.task, "--optimizer", RUN.optimizer, "--zero", "--steps", "24",
+    "--processes", "2", "--task", RUN.task, "--optimizer", RUN.optimizer, "--zero", "--steps", "60",
     "--every", "6",
 ]  # fmt: skip
 
@@ -46,7 +47,7 @@ def is_alive(pid: int) -> bool:
 
 def trained_here(out: Path) -> Any:
     """The parameters of the run on the eight devices of this process, from its last checkpoint if any."""
-    Training(dataclasses.replace(RUN, every=RUN.steps, out=str(out)), sys.stdout).finish()
+    Training(dataclasses.replace(RUN, every=20, out=str(out)), sys.stdout).finish()
     return gf.checkpoint.load(out / "params.npz")
 
 
@@ -68,7 +69,7 @@ def test_a_killed_process_ends_the_run_and_the_same_command_continues(
     killed = time.monotonic()
     os.kill(pids[1], signal.SIGKILL)
     error = run.communicate(timeout=300)[1]
-    assert time.monotonic() - killed < _HEARTBEAT  # after which the other process would miss it
+    assert time.monotonic() - killed < 30  # seconds; the heartbeat of jax is 100
     assert run.returncode == 1
     assert "process 1 was ended by SIGKILL" in error
     assert not any(map(is_alive, pids))
@@ -82,7 +83,7 @@ def test_a_killed_process_ends_the_run_and_the_same_command_continues(
     output, error = again.communicate(timeout=300)
     assert again.returncode == 0, error
     assert re.search(r"continues after step \d+\n", output)
-    assert "step 24:" in output
+    assert "step 60:" in output
     assert_same(gf.checkpoint.load(tmp_path / "run" / "params.npz"), expected)
 
 
