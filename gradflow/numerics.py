@@ -21,6 +21,7 @@ from gradflow._checked import (
 )
 from gradflow._dtypes import compute_dtype, is_inexact, promote, real_dtype
 from gradflow._errors import describe
+from gradflow._rules._math import size_root
 from gradflow._rules._state import increment
 from gradflow.tree._norm import norm
 
@@ -130,7 +131,7 @@ def safe_root_mean_squares(x: Any, min_rms: Any) -> jax.Array:
     low = real_dtype(compute_dtype(x.dtype))
     wide = x.astype(promote(x.dtype, low))
     floor = jnp.asarray(min_rms, low)
-    root = norm(wide) / max(x.size, 1) ** 0.5
+    root = norm(wide) / jnp.asarray(size_root(max(x.size, 1)), low)
     return jnp.where(root <= floor, floor, root).astype(real_dtype(x.dtype))
 
 

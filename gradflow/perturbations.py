@@ -67,7 +67,7 @@ class Normal:
         return -0.5 * (inputs * inputs + math.log(2 * math.pi))
 
 
-@checked(fun=FUNCTION, num_samples=Number(1, whole=True, static=True), use_baseline=FLAG)
+@checked(fun=FUNCTION, num_samples=Number(1, 2**31 - 1, whole=True, static=True), use_baseline=FLAG)
 def make_perturbed_fun(
     fun: Callable[[Any], Any],
     num_samples: int = 1000,

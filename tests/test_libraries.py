@@ -428,6 +428,19 @@ def test_updates_of_matrices_of_any_sides_are_exported() -> None:
         chex.assert_trees_all_close(exported.call(g), updates(g), rtol=1e-4, atol=1e-5)
 
 
+def test_functions_of_arrays_of_any_size_are_exported() -> None:
+    importlib.import_module("jax.export")
+
+    def values(x: Any) -> Any:
+        dice = gf.losses.multiclass_generalized_dice_loss
+        return dice(x, x, ignore_background=True), gf.numerics.safe_root_mean_squares(x, 0.0)
+
+    rows, columns = jax.export.symbolic_shape("rows, columns")
+    exported = jax.export.export(jax.jit(values))(jax.ShapeDtypeStruct((rows, columns), jnp.float32))
+    x = jnp.arange(6.0).reshape(2, 3)
+    chex.assert_trees_all_close(exported.call(x), values(x), rtol=1e-6)
+
+
 def test_an_exported_step_runs_in_another_process(tmp_path: Path) -> None:
     importlib.import_module("jax.export")
     interop.register_for_export()

@@ -159,6 +159,7 @@ def test_second_witness():
     [
         (lambda: make_perturbed_fun(3), TypeError, ["'fun'", "3"]),
         (lambda: make_perturbed_fun(argmax, 0), ValueError, ["'num_samples' must be a whole number", "0"]),
+        (lambda: make_perturbed_fun(argmax, 2**31), ValueError, ["num_samples", "2147483648"]),
         (lambda: make_perturbed_fun(argmax, 2.5), ValueError, ["num_samples", "2.5"]),
         (lambda: make_perturbed_fun(argmax, 5, 0.0), ValueError, ["'sigma' must be > 0", "0.0"]),
         (lambda: make_perturbed_fun(argmax, 5, jnp.ones(2)), ValueError, ["sigma", "(2,)"]),

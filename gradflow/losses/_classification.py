@@ -102,9 +102,9 @@ def sigmoid_focal_loss(
     # At a miss of 0 the cross entropy is 0 too, and the power may not be differentiable.
     miss = jnp.maximum(miss, float(np.finfo(x.dtype).tiny))
     gamma = jnp.broadcast_to(parameter(name, "gamma", gamma, x, low=0.0), x.shape)
-    cross_entropy, weight = _binary_cross_entropy(x, y), jnp.power(miss, gamma)
+    entropy, weight = _binary_cross_entropy(x, y), jnp.power(miss, gamma)
     # The weight is constant where the cross entropy is infinite; its slope 0 times infinity would be NaN.
-    loss = cross_entropy * jnp.where(cross_entropy < jnp.inf, weight, jax.lax.stop_gradient(weight))
+    loss = entropy * jnp.where(entropy < jnp.inf, weight, jax.lax.stop_gradient(weight))
     if alpha is not None and not (isinstance(alpha, int | float) and alpha == -1):
         alpha = parameter(name, "alpha", alpha, x, low=0.0, high=1.0)
         loss = loss * (alpha * y + (1.0 - alpha) * (1.0 - y))

@@ -9,7 +9,7 @@ from jax.typing import ArrayLike
 
 from gradflow._errors import describe
 from gradflow._tracebacks import one_frame
-from gradflow.losses._inputs import keep, mask_of, pair, parameter
+from gradflow.losses._inputs import keep, mask_of, number, pair, parameter
 from gradflow.losses._logspace import cross_entropy, log_softmax
 
 Reduce = Callable[..., ArrayLike]
@@ -61,7 +61,8 @@ def ranking_softmax_loss(
     last = (x.ndim - 1,)
     mask = mask_of(name, where, x.shape, last)
     if weights is not None:
-        y = y * parameter(name, "weights", weights, y)
+        # As a jax array: weights have no range, and may be NaN outside the mask.
+        y = y * parameter(name, "weights", number(name, "weights", weights), y)
     losses = cross_entropy(keep(mask, y), log_softmax(x, last, mask), last)
     lists = None if mask is None else jnp.any(mask, -1)
     if reduce_fn is None:

@@ -143,7 +143,7 @@ def _weighted(losses: jax.Array, weights: jax.Array) -> jax.Array:
 
 
 def _without_background(losses: jax.Array) -> jax.Array:
-    return losses[..., 1:] if losses.shape[-1] > 1 else losses
+    return losses if losses.shape[-1] == 1 else losses[..., 1:]
 
 
 def _check_probabilities(name: str, p: jax.Array, alone: bool, dtype: DType, flag: str) -> None:

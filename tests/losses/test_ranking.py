@@ -32,6 +32,8 @@ def test_reductions() -> None:
     compare(rank(x, y, weights=weights, reduce_fn=jnp.mean), cross_entropy(X, Y * WEIGHTS).mean(), rtol=1e-5)
     each = jnp.asarray([[[2.0], [0.0], [1.0]]] * 2)  # a weight for each list
     compare(rank(x, y, weights=each), rank(x, y, weights=jnp.broadcast_to(each, x.shape)), rtol=0)
+    padded = np.where(WHERE, WEIGHTS, np.nan).astype(np.float32)  # NaN in what is left out
+    compare(rank(x, y, where=jnp.asarray(WHERE), weights=padded), rank(x, y, **kwargs), rtol=0)
     assert rank(x.astype(jnp.bfloat16), y.astype(jnp.bfloat16), weights=weights).dtype == jnp.bfloat16
     assert rank(x, jnp.ones((2, 3, 4), int)).dtype == jnp.float32
 
