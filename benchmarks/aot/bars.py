@@ -66,10 +66,6 @@ EXCESS_ON_GPU: Mapping[tuple[str, str], Excess] = {
 }
 
 
-def _excess(row: Row) -> Excess | None:
-    return (EXCESS if row.ours.cost.cycles else EXCESS_ON_GPU).get((row.group, row.name))
-
-
 def misses(row: Row) -> list[str]:
     """The bars that a row misses."""
     missed = []
@@ -92,7 +88,8 @@ def misses(row: Row) -> list[str]:
 
 def _excess(row: Row) -> Excess | None:
     """What a row may take; with many leaves as much as with few."""
-    return EXCESS.get(("rules" if row.group == "many" else row.group, row.name))
+    chosen = EXCESS if row.ours.cost.cycles else EXCESS_ON_GPU
+    return chosen.get(("rules" if row.group == "many" else row.group, row.name))
 
 
 def paid(row: Row) -> str:

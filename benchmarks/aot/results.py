@@ -42,11 +42,21 @@ def write_json(path: str, rows: Sequence[Row | Failed], facts: Mapping[str, Any]
 def stored_peers(platform: str) -> Peers:
     """The peer's figures in the stored results, if the same compilers and the same peer made them."""
     path = FOLDER / f"aot_{platform}.json"
-    stored = json.loads(path.read_text()) if path.exists() else {"about": None, "rows": []}
-    now = about(platform)
-    if not stored["about"] or not _same_but_gradflow(stored["about"], now):
+    if not path.exists() or not _same_but_gradflow(json.loads(path.read_text())["about"], about(platform)):
         return {}
-    return {(row["group"], row["name"]): _figures(row["peer"]) for row in stored["rows"] if "peer" in row}
+    return {(row.group, row.name): row.peer for row in stored_rows(platform) if isinstance(row, Row)}
+
+
+def stored_rows(platform: str) -> list[Row | Failed]:
+    """The rows of the stored results."""
+    stored = json.loads((FOLDER / f"aot_{platform}.json").read_text())
+    return [_row(plain) for plain in stored["rows"]]
+
+
+def _row(plain: Mapping[str, Any]) -> Row | Failed:
+    if "peer" not in plain:
+        return Failed(**plain)
+    return Row(**{**plain, "ours": _figures(plain["ours"]), "peer": _figures(plain["peer"])})
 
 
 def _same_but_gradflow(a: Mapping[str, Any], b: Mapping[str, Any]) -> bool:

@@ -1,5 +1,11 @@
 """What a compiled program launches and moves, read from texts in the manner of both compilers."""
 
+from pathlib import Path
+
+import pytest
+
+from benchmarks import aot
+from benchmarks.aot import results, table
 from benchmarks.hlo import Cost, cost, held, type_bytes
 
 GPU = """HloModule jit_step, is_scheduled=true
@@ -94,3 +100,11 @@ def test_arrays_beside_arguments_and_results_are_held() -> None:
     """The largest branch holds an array that is neither; a result and reads ahead count for nothing."""
     assert held(GPU) == 2 * 4 * 1024
     assert held(TPU) == 0
+
+
+@pytest.mark.parametrize("platform", aot.PLATFORMS)
+def test_the_page_has_the_stored_rows(platform: str) -> None:
+    """Figures, what a row misses, and what its excess pays for."""
+    page = Path(results.__file__).parents[1].joinpath("README.md").read_text()
+    lines = table.markdown(results.stored_rows(platform)).splitlines()
+    assert not set(lines) - set(page.splitlines())
