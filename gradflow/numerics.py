@@ -87,7 +87,9 @@ def safe_norm(
     low = real_dtype(compute_dtype(x.dtype))
     wide = x.astype(promote(x.dtype, low))
     floor = jnp.asarray(min_norm, low)
-    scale = jnp.ones((1,) * x.ndim, low) if ord == 0 else _power_of_two_near(wide, axis)
+    scale = _power_of_two_near(wide, axis)
+    if not (ord is None or isinstance(ord, str)) and ord <= 0:  # the smallest numbers decide, or their number
+        scale = jnp.ones_like(scale)
     unit = wide / scale.astype(wide.dtype)
     small = scale * jnp.linalg.norm(jax.lax.stop_gradient(unit), ord=ord, axis=axis, keepdims=True) <= floor
     inside = jnp.where(small, _away_from_zero(wide, ord, axis), unit)

@@ -64,8 +64,13 @@ def test_norms_of_tiny_and_huge_numbers(size: float, ord: Any, axis: Any) -> Non
     assert float(root) == pytest.approx(size * np.sqrt(np.mean(x**2)), rel=1e-6)
 
 
-def test_the_norm_of_order_zero_counts() -> None:
-    assert numerics.safe_norm(jnp.asarray([0.0, 1e30, 1e-30]), 0.0, 0) == 2
+def test_norms_of_order_zero_or_below_are_those_of_small_numbers() -> None:
+    x = jnp.asarray([[0.0, 1e30, 1e-15], [1.0, 0.0, 0.0]])
+    np.testing.assert_array_equal(numerics.safe_norm(x, 0.0, np.int64(0), axis=1), [2, 1])
+    for order in (-1, -np.inf):
+        norm, slope = jax.value_and_grad(lambda x, order=order: numerics.safe_norm(x, 0.0, order))(x[0, 1:])
+        np.testing.assert_allclose(norm, 1e-15, rtol=1e-6)
+        np.testing.assert_allclose(slope, [0, 1], atol=1e-6)
 
 
 def test_norms_of_half_precision_and_complex_numbers() -> None:
