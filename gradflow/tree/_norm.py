@@ -132,11 +132,13 @@ def _read_twice(
 ) -> tuple[jax.Array, jax.Array]:
     """From a plain sum of squares; if it vanished or overflowed, from another one of scaled numbers.
 
-    On one device in a loop, whose kernels serve both readings. With a branch, clip and Adam of 12 leaves took
-    15 % more time to compile (`python -m benchmarks.behind --only compile`). On several devices the second
-    reading is in a branch, so that many norms are communicated together.
+    Of several leaves on one device in a loop, whose kernels serve both readings. With a branch, clip and Adam
+    of 12 leaves took 15 % more time to compile (`python -m benchmarks.behind --only compile`). Of one leaf in
+    a branch: with a loop, LAMB of 80 leaves takes a quarter more time to compile. On several devices in a
+    branch, so that many norms are communicated together.
     """
     leaves = [x for group in groups for x in group]
+    is_on_several = jax.sharding.get_abstract_mesh().manual_axes or any(map(is_on_mesh, leaves))
     dtype = accumulator(leaves, real=True)
     small, large, up, down, one = (dtype.type(x) for x in (*BANDS[dtype], 1.0))
     run = _square_sum(dtype)
@@ -157,13 +159,13 @@ def _read_twice(
         again = (shift == one) & (wanted != one)
         return jnp.where(again, wanted, shift), square, again
 
-    if jax.sharding.get_abstract_mesh().manual_axes or any(map(is_on_mesh, leaves)):
+    if len(leaves) <= 1 or is_on_several:
         plain = square_of()
         shift = shift_after(plain)
-        square = jax.lax.cond(shift == one, lambda: plain, lambda: square_of(shift))
-    else:
-        begin: Any = (one, one, np.asarray(True))
-        shift, square, _ = jax.lax.while_loop(lambda carry: carry[2], read, begin)
+        root = jax.lax.cond(shift == one, lambda: jnp.sqrt(plain), lambda: jnp.sqrt(square_of(shift)))
+        return root, one / shift
+    begin: Any = (one, one, np.asarray(True))
+    shift, square, _ = jax.lax.while_loop(lambda carry: carry[2], read, begin)
     return jnp.sqrt(square), one / shift
 
 
@@ -334,8 +336,8 @@ def _along(row: tuple[jax.Array, jax.Array], root: jax.Array, shift: jax.Array) 
     x, dx = (each.astype(promote(each.dtype, root.dtype)) for each in row)
     # XLA may multiply by 1 / root, which is in range, as that of the norm may not be. The inner `where` keeps
     # a second derivative finite.
-    size = jnp.where(root > 0, root, 1).astype(x.dtype)
-    unit = jnp.where(root > 0, shift.astype(x.dtype) * x / size, 0)
+    size = jnp.where(root == 0, 1, root).astype(x.dtype)
+    unit = jnp.where(root == 0, 0, shift.astype(x.dtype) * x / size)
     return jnp.sum((unit.conj() * dx).real)
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from gradflow import tree
+from gradflow._rules._scaled_norm import scaled_norm
 from gradflow.tree import _norm
 
 TREE = {
@@ -129,6 +130,20 @@ def test_gradient_is_the_direction(size):
     np.testing.assert_allclose(jax.jvp(tree.norm, (x,), (x,))[1], 5 * size, rtol=1e-6)
     by_rows = jax.vmap(jax.grad(tree.norm))(jnp.stack([x, 0 * x]))
     np.testing.assert_allclose(by_rows, [[0.6, -0.8], [0, 0]], rtol=1e-6)
+
+
+@pytest.mark.parametrize("leaves", [1, 2])
+def test_the_derivative_of_a_norm_that_is_nan_is_nan(leaves):
+    x = jnp.array([np.nan, 1.0])
+    assert np.isnan(jax.grad(lambda x: tree.norm([x] * leaves))(x)).all()
+    assert np.isnan(jax.grad(lambda x: scaled_norm([x] * leaves)[0])(x)).all()
+
+
+def test_only_a_norm_of_several_leaves_is_a_loop():
+    """Loops of one leaf each would take longer to compile than branches, and longer to run."""
+    for leaves in (0, 1, 2):
+        text = jax.jit(tree.norm).lower([jnp.ones(3)] * leaves).as_text()
+        assert text.count("stablehlo.while") == (leaves > 1)
 
 
 def test_derivatives_of_mixed_and_complex_trees_are_finite():
