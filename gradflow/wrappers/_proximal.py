@@ -47,9 +47,11 @@ def proximal(inner: GradientTransformation, penalty: Any, step: NonNegative | No
       penalty: a value such as `l1_penalty(0.01)`, or a function `(params, step) -> params`.
       step: >= 0; None takes the learning rate that `inner` reports.
 
-    The step is that of the gradient. An optimizer that scales each number differently, such as Adam, ends
-    where the penalty and the *scaled* gradient balance. Needs `params`. Raises ValueError in `update` where
-    `step` is None and `inner` does not report one learning rate; TypeError for another `penalty`.
+    The step is that of the gradient. Under `sgd(rate, momentum)` gradients add up to a step of
+    `rate / (1 - momentum)`: pass that as `step`. An optimizer that scales each number differently, such as
+    Adam, ends where the penalty and the *scaled* gradient balance. Needs `params`. Raises ValueError in
+    `update` where `step` is None and `inner` does not report one learning rate; TypeError for another
+    `penalty`.
     Source: Parikh & Boyd 2014, section 4.2.
 
     >>> import gradflow as gf

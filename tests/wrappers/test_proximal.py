@@ -55,6 +55,18 @@ def test_a_step_that_is_given() -> None:
         assert float(u) == expected
 
 
+def test_under_momentum_a_step_is_the_sum_of_its_rates() -> None:
+    rate, weight = 0.05 / LIPSCHITZ, 3.0
+    tx = gf.proximal(gf.sgd(rate, momentum=0.9), gf.l1_penalty(weight), rate / (1 - 0.9))
+    p = np.asarray(jax.lax.fori_loop(0, 2000, lambda _, s: gf.make_step(_loss, tx)(*s)[:2], _begin(tx))[0])
+    gradient = A.T @ (A @ p - B)
+    np.testing.assert_allclose(p, _soft(p - gradient, weight), atol=1e-4)  # the condition of a minimum
+
+
+def _begin(tx: Any) -> tuple[Any, Any]:
+    return jnp.ones(4), tx.init(jnp.ones(4))
+
+
 def test_the_rate_must_be_one() -> None:
     none, two = gf.scale(-1.0), gf.partition({"a": gf.sgd(0.1), "b": gf.sgd(0.2)})
     params = {"a": jnp.ones(2), "b": jnp.ones(2)}
