@@ -23,7 +23,9 @@ from gradflow.sharding._placement import abstract, placed_state
 from gradflow.tree._paths import path_string
 from gradflow.wrappers import shard_state
 
-_HEARTBEAT = 10  # seconds after which a process that does not respond counts as dead; jax waits for 100
+# Seconds without a sign of life after which a process counts as dead. The parent sees at once one that ended:
+# this is for one that hangs, and leaves time to those that a busy machine does not run.
+_HEARTBEAT = 30
 _KEPT = 2
 
 
@@ -36,7 +38,7 @@ def main(settings: str) -> None:
     os.nice(10)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     jax.distributed.initialize(
-        coordinator, run.processes, index, heartbeat_timeout_seconds=_HEARTBEAT, initialization_timeout=60
+        coordinator, run.processes, index, heartbeat_timeout_seconds=_HEARTBEAT, initialization_timeout=300
     )
     Training(run, output if index == 0 else None).finish()
     jax.distributed.shutdown()
