@@ -97,9 +97,10 @@ class Number(Kind):
         self.low, self.high, self.whole, self.static = low, high, whole, static
         self.complex_too, self.nan, self.optional = complex_too, nan, optional
         kind = "a whole number" if whole else "a scalar" if complex_too else "a real scalar"
-        low_text = f" >= {low:g}" if low > -math.inf else ""
-        high_text = f" <= {high:g}" if high < math.inf else ""
-        bounds = f" in [{low:g}, {high:g}]" if low_text and high_text else low_text or high_text
+        least, most = (f"{bound:g}" if abs(bound) < 1e6 else str(bound) for bound in (low, high))
+        low_text = f" >= {least}" if low > -math.inf else ""
+        high_text = f" <= {most}" if high < math.inf else ""
+        bounds = f" in [{least}, {most}]" if low_text and high_text else low_text or high_text
         self.expected = kind + bounds + (" or None" if optional else "")
 
     def __or__(self, _: None) -> "Number":

@@ -204,9 +204,11 @@ def test_in_the_way_of_the_peer_a_row_launches_no_more_on_a_gpu(
     compiler: aot.Compiler, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Muon's leaves side by side, with coefficients that kernels read from one array; GaLore with an SVD."""
-    peers = aot.stored_peers("h100")
-    if compiler.platform == "v5e" or not peers:
+    if compiler.platform == "v5e":
         return
+    peers = aot.stored_peers("h100")
+    if not peers:
+        pytest.skip("the stored figures of the peer are of other versions")
 
     def from_one_array(matrix: Any, rows: Any, *numbers: Any, **options: Any) -> Any:
         array = jax.lax.optimization_barrier(jnp.stack([x for row in rows for x in row]))
