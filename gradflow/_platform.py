@@ -108,7 +108,7 @@ def _one_device() -> Any:
 
 
 def _warn_of_whole_arrays(kind: str, error: Exception) -> None:
-    """Says once why a program has no kernel: its results are the same, its memory is not."""
+    """Says why a program has no kernel: its results are the same, its memory is not."""
     reason = f"{type(error).__name__}: {error}".splitlines()[0]
     warnings.warn(
         f"a kernel for quantized leaves could not be lowered for a {kind.upper()}, so this program has whole "

@@ -19,8 +19,6 @@ from gradflow.tree._norm import banded_square_sums, join_bands, joint_square_sum
 from gradflow.tree._paths import path_string
 
 Axis = int | tuple[int, ...] | None
-
-
 Norm = tuple[jax.Array, jax.Array]
 # Sums of squares of several arrays, as three numbers for each unit of each.
 Sums = Callable[[Sequence[jax.Array], tuple[int, ...]], list[tuple[jax.Array, ...]]]

@@ -52,7 +52,7 @@ def _in_turn(run: Callable[..., Any], rows: list[LeafTuple], *shared: Any) -> li
     """Each row after the one before, so that a GPU holds what one row needs beside its results.
 
     What a row reads, but not what it replaces, waits for the results of the row before. A conditional would
-    have copies of what waits. So where the shared numbers have one that is called `turn`, it waits alone, and
+    have copies of what waits. So where the shared numbers have one called `after`, it waits alone, and
     the conditional depends on it: SOAP of eight 1024 x 1024 leaves holds 2 matrices on an H100, not 41.
     """
     results: list[Any] = []
@@ -61,9 +61,9 @@ def _in_turn(run: Callable[..., Any], rows: list[LeafTuple], *shared: Any) -> li
         given = shared
         if results:
             before, structure = jax.tree.flatten(results[-1])
-            if "turn" in numbers:
-                before, (turn,) = in_turn(before, [jnp.asarray(numbers["turn"])])
-                given = ({**numbers, "turn": turn}, *shared[1:])
+            if "after" in numbers:
+                before, (after,) = in_turn(before, [jnp.asarray(numbers["after"])])
+                given = ({**numbers, "after": after}, *shared[1:])
             else:
                 kept = len(before) if len(before) < len(row) else 0
                 before, rest = in_turn(before, row[kept:])

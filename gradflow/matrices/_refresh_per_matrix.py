@@ -48,7 +48,7 @@ def refresh_per_matrix(
     all sides of one length are a loop, whatever the shapes of their leaves. The last tree of `olds` and of
     `operands` then has a square matrix or None for each side. `of_side(old, operand, s)` returns a tuple of
     at most two arrays, which it keeps finite itself. The rule gets these tuples in the operand's place. With
-    `turn=0.0` an accelerator orders the sides by that number, on which a conditional of `of_side` depends.
+    `after=0.0` an accelerator orders the sides by that number, on which a conditional of `of_side` depends.
     """
     structure: Any = jax.tree.structure(updates, is_leaf=is_none)
     flat = jax.tree.leaves(updates, is_leaf=is_none)

@@ -132,15 +132,15 @@ def outer_product(g: jax.Array, axis: int) -> jax.Array:
     return jnp.tensordot(g, g, (others, others), precision=_EXACT)
 
 
-def new_basis(basis: jax.Array, factor: jax.Array, turn: jax.Array) -> tuple[jax.Array, jax.Array]:
+def new_basis(basis: jax.Array, factor: jax.Array, after: jax.Array) -> tuple[jax.Array, jax.Array]:
     """The basis of a factor, in descending order of what it has along it, and the old columns' order in it.
 
     The identity is not a basis yet: then it is the eigenvectors, else one step of orthogonal iteration. A
-    basis whose new numbers are not finite is kept. `turn` is zero, for `call_in_loops`.
+    basis whose new numbers are not finite is kept. `after` is zero: by it `call_in_loops` orders them.
     """
     n = basis.shape[0]
     in_place = jnp.arange(n, dtype=jnp.int32)
-    fresh = jnp.sum(jnp.abs(basis - jnp.eye(n, dtype=basis.dtype))) <= turn
+    fresh = jnp.sum(jnp.abs(basis - jnp.eye(n, dtype=basis.dtype))) <= after
     # A branch that divides by the unit itself has done with that matrix when the next one is written. What
     # branches return is the transpose: LAPACK writes columns, and a GPU would keep the old basis so, too.
     new, order = jax.lax.cond(fresh, _eigenvectors, _iterated, basis, factor, _unit(factor), in_place)

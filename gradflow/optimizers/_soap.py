@@ -101,7 +101,7 @@ def soap_rule(g: jax.Array, mu: jax.Array, nu: jax.Array, bases: Factors, s: Any
 
 def side_rule(basis: jax.Array, factor: jax.Array, s: Any) -> tuple[jax.Array, jax.Array]:
     """Vyas et al. 2024, Algorithm 4."""
-    return new_basis(basis, factor, s.turn)
+    return new_basis(basis, factor, s.after)
 
 
 def basis_rule(nu: jax.Array, bases: Factors, made: Any, s: Any) -> tuple[Any, ...]:
@@ -183,7 +183,7 @@ def scale_by_soap(
         def refreshed(due: jax.Array, factors: Any) -> tuple[Any, ...]:
             olds = state.nu, state.bases
             return refresh_per_matrix(
-                basis_rule, axes, due, updates, olds, (factors,), of_side=side_rule, turn=0.0
+                basis_rule, axes, due, updates, olds, (factors,), of_side=side_rule, after=0.0
             )
 
         if not refresh_first:
