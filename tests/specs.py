@@ -27,6 +27,7 @@ ARGUMENTS: dict[str, Any] = {
     "weight_decay": 0.01,
     "decay": 0.9,
     "max_norm": 1.0,
+    "num_examples": 100.0,
     "max_delta": 0.5,
     "threshold": 0.5,
     "clipping": 0.01,
@@ -410,6 +411,7 @@ DEPARTURES: dict[tuple[str, str], str] = {
     ("schedules follow the step", "sam-three"): _INNER_STEPS,
     ("schedules follow the step", "gsam"): _INNER_STEPS,
     ("schedules follow the step", "looksam"): _INNER_STEPS,
+    ("schedules follow the step", "bsam"): "a step takes two calls, and schedules count steps",
     ("schedules follow the step", "sam-adaptive"): _INNER_STEPS,
     ("schedules follow the step", "conditionally_transform"): _INNER_STEPS,
     ("schedules follow the step", "conditionally_mask"): _INNER_STEPS,
@@ -427,7 +429,7 @@ _CANCELLING = "the loss less an inner product cancels, and the rest decides on t
 _DECIDING = "one trial or one outlier more is accepted, by a rounding"
 _DIRECTIONS = "beside an outlier, or without a large eps, some directions hold nothing but rounding"
 _FLOAT64_DEPARTURES = (
-    ("1e-45 1e-30 1e-8 1 spike", "add_noise noisy_sgd", _DRAWS),
+    ("1e-45 1e-30 1e-8 1 spike", "add_noise noisy_sgd bsam", _DRAWS),
     ("1e-45 1e-30 1e-8 1 1e8 1e37 spike", "differentially_private_aggregate dpsgd", _DRAWS),
     ("1e-30 1e-8 1 1e8 1e37 spike", "kron scale_by_kron", _DRAWS),
     ("1e-30 1e-8 1 1e8 spike", "kron-half", _DRAWS),

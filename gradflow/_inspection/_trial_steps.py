@@ -18,9 +18,11 @@ from gradflow._expressions._keys import expression_of
 from gradflow._inspection._expression_checks import sequences_of
 from gradflow._inspection._findings import Finding
 from gradflow._types import Params, Updates
+from gradflow.optimizers import BSAMState
 from gradflow.packed._pack import pack_as, unpack_all
-from gradflow.tree._paths import leaves_by_path, path_string, show
+from gradflow.tree._paths import is_none, leaves_by_path, path_string, show
 from gradflow.tree._structure import explain_trees
+from gradflow.wrappers import GSAMState, LookSAMState, SAMState, eval_params
 
 
 def gradient_findings(params: Params, grads: Updates) -> Iterator[Finding]:
@@ -61,8 +63,14 @@ def trial_steps(
         yield from _changed_types(name, state, after)
         # Some transformations accumulate for several steps, or start at a rate of zero.
         step = jax.jit(step)
+        origin = eval_params(state, params)
         for count in range(_PATIENCE):
-            slopes = {path: slopes[path] + slope for path, slope in _slopes(updates, grads).items()}
+            calls = _calls_of_rounds(after)
+            if calls and not any(calls):
+                last, origin = origin, eval_params(after, point)
+                updates = jax.tree.map(_difference, grads, origin, last, is_leaf=is_none)
+            if not any(calls):
+                slopes = {path: slopes[path] + slope for path, slope in _slopes(updates, grads).items()}
             if count >= 2 and any(slopes.values()):
                 break
             updates, point, after = step(point, after)
@@ -94,6 +102,17 @@ def trial_steps(
         )
 
 
+def _calls_of_rounds(state: Any) -> list[int]:
+    """Calls since each round began, for SAM and its kin: they climb first, and a round is what descends."""
+    parts = jax.tree.leaves(state, is_leaf=lambda x: isinstance(x, _ROUNDS))
+    return [int(part.steps_since_sync) for part in parts if isinstance(part, _ROUNDS)]
+
+
+def _difference(g: Any, now: Any, before: Any) -> Any:
+    return None if g is None else now - before
+
+
+_ROUNDS = (SAMState, GSAMState, LookSAMState, BSAMState)
 _PATIENCE = 64  # steps within which a transformation should change the parameters
 
 

@@ -45,6 +45,8 @@ from gradflow.optimizers._apollo import apollo as apollo
 from gradflow.optimizers._apollo import scale_by_apollo as scale_by_apollo
 from gradflow.optimizers._asgd import AsgdState as AsgdState
 from gradflow.optimizers._asgd import asgd as asgd
+from gradflow.optimizers._bsam import BSAMState as BSAMState
+from gradflow.optimizers._bsam import bsam as bsam
 from gradflow.optimizers._came import ScaleByCameState as ScaleByCameState
 from gradflow.optimizers._came import came as came
 from gradflow.optimizers._came import scale_by_came as scale_by_came
@@ -187,6 +189,7 @@ from gradflow.optimizers._yogi import yogi as yogi
 __all__ = [
     "AdaMuonState",
     "AsgdState",
+    "BSAMState",
     "COCOBState",
     "DAdaptAdamWState",
     "Dion2State",
@@ -254,6 +257,7 @@ __all__ = [
     "amsgrad",
     "apollo",
     "asgd",
+    "bsam",
     "came",
     "cautious_adamw",
     "cautious_lion",

@@ -110,6 +110,11 @@ ABOUT = {
         "for convex problems with noisy gradients.",
         "gf.asgd(0.01)",
     ),
+    "bsam": About(
+        "Bayesian SAM looks for flat minima and learns how far each weight may move in them.",
+        "where SAM helps and the weights' uncertainty is of use; a step takes two gradients.",
+        "gf.bsam(0.5, 50000)",
+    ),
     "came": About(
         "CAME is Adafactor with a momentum that is trusted where it agrees with the gradients.",
         "for large transformers where Adafactor saves memory but trains worse.",

@@ -29,8 +29,8 @@ def averages(kind: type, field: str, read: Callable[[list[Any], list[Any], Any],
 def eval_params(state: OptState, params: Params) -> Params:
     """Returns the parameters for evaluating a model: the averages in a state, in the parameters' dtypes.
 
-    Finds the states of `schedule_free`, `msam`, `with_param_ema`, `with_swa`, `with_lawa` and
-    `with_tail_average` anywhere in the state. Of `LookaheadParams` it returns the slow weights. Leaves
+    Finds the states of `schedule_free`, `msam`, `bsam`, `asgd`, `with_param_ema`, `with_swa`, `with_lawa`
+    and `with_tail_average` anywhere in the state. Of `LookaheadParams` it returns the slow weights. Leaves
     without an average are returned unchanged.
 
     Args:

@@ -151,6 +151,8 @@ RIGHT: dict[str, Any] = {
     "held back": gf.MultiSteps(gf.sgd(0.1), 20),
     "warm-up from zero": gf.sgd(gf.linear_schedule(0.0, 1.0, 10)),
     "guarded": gf.apply_if_finite(gf.lion(0.1, weight_decay=0.0), 3),
+    "climbs first": gf.sam(gf.sgd(0.1), gf.chain(gf.normalize(), gf.sgd(0.05))),
+    "climbs once in a round": gf.looksam(gf.sgd(0.1), gf.chain(gf.normalize(), gf.sgd(0.05)), 3),
     "another library's pair": gf.GradientTransformation(*gf.sgd(0.1)),
 }
 

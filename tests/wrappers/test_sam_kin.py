@@ -1,6 +1,7 @@
-"""gsam, looksam and msam against their algorithms in NumPy and float64."""
+"""gsam, looksam, msam and bsam against their algorithms in NumPy and float64."""
 
 from collections.abc import Iterator
+from statistics import NormalDist
 from typing import Any
 
 import jax
@@ -95,6 +96,40 @@ def test_msam() -> None:
         np.testing.assert_allclose(found, y, rtol=1e-12)
         with jax.enable_x64(True):
             np.testing.assert_allclose(flat(gf.eval_params(state, params)), w, rtol=1e-12)
+
+
+def test_bsam() -> None:
+    """Möllenhoff and Khan 2023, Algorithm 1, with the noise that was drawn; the first gradient has none."""
+    tx = gf.bsam(RATE, 100, 0.02, 0.9, 0.99, weight_decay=0.1, damping=0.2, initial_precision=2.0, key=1)
+    w, m, s = START, np.zeros(5), np.full(5, 2.0)
+    y, noises = w, []
+    for i, (found, state, params) in enumerate(run(tx, 12)):
+        if i % 2 == 0:
+            g = HESSIAN @ y
+            climbed = w + 0.02 * g / s
+            close(found, climbed)
+            continue
+        m = 0.9 * m + 0.1 * (HESSIAN @ climbed + 0.1 * w)
+        w = w - RATE * m / s
+        s = 0.99 * s + 0.01 * (np.sqrt(s) * np.abs(g) + 0.2 + 0.1)
+        y = found
+        noises.append((y - w) * np.sqrt(100 * s))
+        with jax.enable_x64(True):
+            close(flat(gf.eval_params(state, params)), w)
+        close(flat(state.precision), s)
+    assert len({noise for step in noises for noise in step.round(6)}) == 30
+    assert 0.5 < np.std(noises) < 1.5
+
+
+def test_the_noise_of_bsam_is_normal() -> None:
+    tx = gf.bsam(0.0, 50, initial_precision=4.0)
+    params = jnp.ones(40_000)
+    state = tx.init(params)
+    for _ in range(2):
+        updates, state = tx.update(jnp.zeros(40_000), state, params)
+    sample = np.sort(np.asarray(updates) * np.sqrt(50 * np.asarray(state.precision)))
+    quantiles = [NormalDist().inv_cdf(q) for q in (0.02, 0.25, 0.5, 0.75, 0.98)]
+    np.testing.assert_allclose(sample[[800, 10_000, 20_000, 30_000, 39_200]], quantiles, atol=0.05)
 
 
 def test_reports_and_gradients_of_zero() -> None:

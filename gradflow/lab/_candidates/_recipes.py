@@ -37,6 +37,8 @@ RECIPES = {
     "adamaxw": Recipe("adamaxw", {}, 3e-2),
     "lars": Recipe("lars", {}, 1.0),
     "lion": Recipe("lion", {}, 3e-3),
+    # A step of two calls; the noise of a data set of this size is small beside the weights.
+    "bsam": Recipe("bsam", {"num_examples": 10_000}, 0.3),
     "sign_sgd": Recipe("sign_sgd", {}, 3e-3),
     "signum": Recipe("signum", {}, 3e-3),
     "muon": Recipe("muon", {}, 1e-2),
