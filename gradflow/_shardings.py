@@ -33,6 +33,14 @@ def is_on_mesh(x: Any) -> bool:
     return not mesh.empty and mesh.size > 1
 
 
+def is_on_cpus(x: Any) -> bool:
+    """Whether a traced array is on several CPU devices, as its type says, and not mapped over them."""
+    if not isinstance(x, jax.core.Tracer) or jax.sharding.get_abstract_mesh().manual_axes:
+        return False
+    device: Any = getattr(jax.typeof(x).sharding.mesh, "abstract_device", None)
+    return is_on_mesh(x) and getattr(device, "device_kind", None) == "cpu"
+
+
 def mesh_sides(mesh: Any) -> str:
     """The axes of a mesh and their sizes, such as `data=4, model=2`."""
     return ", ".join(f"{name}={size}" for name, size in mesh.shape.items())

@@ -29,6 +29,7 @@ from gradflow._calls._extra_arguments import check_extra_names
 from gradflow._calls._misplaced import check_numbers_of_devices, refuse_misplaced
 from gradflow._calls._scalars import with_scalars_together
 from gradflow._core._eager import concrete_leaves
+from gradflow._core._joined_sums import with_joined_sums
 from gradflow._core._signature import Signature
 from gradflow._core._stage import Part, Stage
 from gradflow._core._transformation import GradientTransformation
@@ -148,7 +149,7 @@ class UpdatePart(Part):
             if is_packed(updates) and not stage.packable:
                 update = call_unpacked(update)
             if is_outermost:
-                update = with_scalars_together(update, stage.joins_first)
+                update = with_joined_sums(with_scalars_together(update, stage.joins_first))
             new_updates, new_state = update(updates, state, params, **extra)
             if stage.leaves is not None and stage.trees == "alike":
                 new_updates = match_outputs(new_updates, updates)
