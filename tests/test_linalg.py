@@ -136,7 +136,7 @@ def test_extreme_matrices(value):
 
 @pytest.mark.parametrize("scale", [0.0, 1e-37, 1e-20, 1.0, 1e20, 3e37])
 def test_a_matrix_divided_by_its_norm_from_one_reading(scale):
-    """As on a GPU; a CPU looks for the largest number first."""
+    """As on a GPU and a TPU; a CPU looks for the largest number first."""
     x = jnp.asarray(np.random.default_rng(0).uniform(-1, 1, (2, 4, 300)) * scale, jnp.float32)
     for eps in (0.0, 1e-7, scale):
         numbers = (jnp.float32(1.02), jnp.float32(eps))

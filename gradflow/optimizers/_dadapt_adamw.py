@@ -3,13 +3,14 @@
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 
 from gradflow import tree
 from gradflow._calls._reports import report
 from gradflow._coding._leaves import decoded
 from gradflow._core._decorators import transformation
 from gradflow._expressions._arguments import NonNegative, Rate
-from gradflow._platform import written_after
+from gradflow._platform import by_platform, in_turn, written_after
 from gradflow._rules._leafwise import Scalars, as_scalar, leafwise
 from gradflow._rules._math import bounded, bounded_square, safe_sqrt
 from gradflow._rules._mesh_axes import refuse_varying
@@ -48,13 +49,18 @@ def dadapt_direction_rule(exp_avg_sq: jax.Array, grad_sum: jax.Array, s: Any) ->
     return exp_avg_sq, grad_sum / (safe_sqrt(exp_avg_sq) + s.eps)
 
 
+def dadapt_sum_rule(g: jax.Array, grad_sum: jax.Array, s: Any) -> tuple[jax.Array, ...]:
+    """The new average of gradients times their rates."""
+    return g, summed(s.b3 * grad_sum, s.gain_sum, g)
+
+
 def dadapt_adamw_rule(
     g: jax.Array, exp_avg: jax.Array, exp_avg_sq: jax.Array, grad_sum: jax.Array, p: jax.Array, s: Any
 ) -> tuple[jax.Array, ...]:
     """Defazio & Mishchenko 2023, Algorithm 5, with decoupled weight decay."""
     exp_avg = s.b1 * exp_avg + s.gain * bounded(g)
     exp_avg_sq = s.b2 * exp_avg_sq + s.gain_sq * bounded_square(g)
-    grad_sum = summed(s.b3 * grad_sum, s.gain_sum, g)
+    _, grad_sum = dadapt_sum_rule(g, grad_sum, s)
     u = -(exp_avg / (safe_sqrt(exp_avg_sq) + s.eps) + s.rate * s.weight_decay * p)
     return u, exp_avg, exp_avg_sq, grad_sum
 
@@ -111,17 +117,31 @@ def dadapt_adamw(
         _, direction = leafwise(dadapt_direction_rule, before, summed=True, eps=eps)
         gain = tree.vdot(updates, direction).real.astype(dtype)
         numerator = add_gain(b3 * state.numerator_weighted, rest * rate * gain)
+
+        def first_size(grad_sum: Any) -> jax.Array:
+            hyper = {"rate": rate, "b1": b1, "b2": b2, "b3": b3}
+            _, new = leafwise(dadapt_sum_rule, (updates, grad_sum), dadapt_scalars, **hyper)
+            return tree.norm(new, 1).astype(dtype)
+
+        # A GPU adds up before it updates. What a kernel adds up, too, it cannot write in place: it copied an
+        # array per leaf, and held one. Now it reads three more, and moves 12 arrays per leaf, not 11.
+        nothing = lambda _: jnp.zeros((), dtype)  # noqa: E731
+        first = by_platform(before[1], cpu=nothing, accelerator=first_size, tpu=nothing)
         # The gain reads the old averages.
-        decay, rate = (written_after(number, gain) for number in (as_scalar(b2, dtype), rate))
+        decay, step = (written_after(number, gain) for number in (as_scalar(b2, dtype), rate))
+        _, (decay, step) = in_turn([gain, first], [jnp.asarray(decay), step])
         u, exp_avg, exp_avg_sq, grad_sum = leafwise(
             dadapt_adamw_rule,
             (updates, state.exp_avg, state.exp_avg_sq, state.grad_sum, params), dadapt_scalars,
-            summed=True, rate=rate, b1=b1, b2=decay, b3=b3, eps=eps, weight_decay=weight_decay,
+            rate=step, b1=b1, b2=decay, b3=b3, eps=eps, weight_decay=weight_decay,
         )  # fmt: skip
-        size = rest * tree.norm(grad_sum, 1).astype(dtype)
-        d = grow_estimate(d, numerator, size)
+        last = lambda _, size: size  # noqa: E731
+        size = by_platform(
+            first, tree.norm(grad_sum, 1).astype(dtype), cpu=last, accelerator=lambda size, _: size, tpu=last
+        )
+        d = grow_estimate(d, numerator, rest * size)
         report("estim_lr", d)
-        report("learning_rate", rate)
+        report("learning_rate", step)
         return u, DAdaptAdamWState(exp_avg, exp_avg_sq, grad_sum, d, numerator, count)
 
     return init, update

@@ -11,6 +11,7 @@ from gradflow._core._compose import chain
 from gradflow._core._decorators import transformation
 from gradflow._core._transformation import GradientTransformation
 from gradflow._expressions._arguments import Decay, Fraction, NonNegative, Rate
+from gradflow._platform import written_together
 from gradflow._rules._leafwise import Scalars, leafwise
 from gradflow._rules._math import bounded, bounded_square, largest, safe_sqrt, saturated
 from gradflow._rules._mesh_axes import refuse_varying
@@ -94,6 +95,9 @@ def scale_by_sm3(b1: Decay = 0.9, b2: Fraction = 1.0, eps: NonNegative = 1e-8) -
                 continue
             u, nu, *mu = leafwise(sm3_rule, (g, nu, *mu), sm3_scalars, shapes=False, b1=b1, b2=b2, eps=eps)
             new.append((u, nu, mu))
+        bounds = [bound for u, _, mu in new if u is not None and u.ndim > 1 for bound in mu]
+        written = iter(written_together(bounds))
+        new = [(u, nu, mu if u is None or u.ndim < 2 else [next(written) for _ in mu]) for u, nu, mu in new]
         u, nu, mu = (structure.unflatten([leaf[k] for leaf in new]) for k in range(3))
         return u, ScaleBySM3State(mu, nu)
 

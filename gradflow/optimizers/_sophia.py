@@ -163,7 +163,7 @@ def scale_by_sophia(
         count = increment(state.count)
         due = state.count % update_interval == 0
         both = (state.nu, state.hessian_fn_state)
-        # A branch on every platform: the estimate costs as much as a gradient.
+        # Taken only when it is due, on every platform: the estimate costs as much as a gradient.
         _, (nu, inner) = update_if(
             due, averaged, updates, both, params, extra, elsewhere="pass", keep_branch=True
         )

@@ -9,6 +9,7 @@ import numpy as np
 from gradflow._calls._reports import report
 from gradflow._core._decorators import transformation
 from gradflow._expressions._arguments import NonNegative
+from gradflow._platform import factors_kept
 from gradflow._rules._leafwise import Scalars, leafwise
 from gradflow._rules._math import safe_sqrt
 from gradflow._rules._mesh_axes import AxisName, check_axis_name, sum_axes
@@ -31,7 +32,7 @@ def noise_scalars(eta: jax.Array, gamma: jax.Array, count: jax.Array) -> Scalars
 
 def noise_rule(g: jax.Array, sample: jax.Array, s: Any) -> jax.Array:
     """u = g + deviation * sample."""
-    return g + s.deviation * sample
+    return g + s.deviation * factors_kept(sample)
 
 
 @transformation(reports=("deviation",))

@@ -95,7 +95,7 @@ def _multi_steps(
       accumulator_dtype: dtype of the sum, float32 by default; None for the gradients' own.
       keep_branch: on a GPU or TPU `opt` runs in every call, and calls that take no step keep none of it: this
         needs no memory. True calls `opt` for a step only, which saves its time where it is an expensive one,
-        as Muon is, and needs copies of updates and state. On a CPU it changes nothing.
+        as Muon is, and holds the updates, about the size of the parameters. On a CPU it changes nothing.
 
     Raises ValueError for k < 1, TypeError for one that is neither a whole number nor a function.
 

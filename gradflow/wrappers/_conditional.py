@@ -1,6 +1,6 @@
 """Calls an inner transformation on some steps only, and copies its state on none."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -36,8 +36,8 @@ def update_if(
     and the zeros are selected outside, where they join whatever reads the updates. `spare` is a tree like
     the updates that nothing reads afterwards, for that branch to return where the updates are still needed.
     On an accelerator `inner.update` always runs, and each result is selected: the select joins the kernel
-    that reads the old value anyway, while a branch would copy updates and state. `keep_branch` keeps the
-    branch there, too: it saves the time of a step that is not taken, for more memory.
+    that reads the old value anyway, while a branch would copy updates and state. `keep_branch` saves the
+    time of a step that is not taken there, too, for more memory: a branch on a TPU, a loop on a GPU.
 
     `elsewhere="pass"` returns the updates unchanged in the place of zeros. Reports and notes of a step that
     is not taken are NaN.
@@ -65,7 +65,7 @@ def update_if(
     taken_once = jax.jit(taken, inline=True)
     shapes: Any
     collected: Any
-    if alike and not is_collecting():
+    if alike and not is_collecting() and not keep_branch:
         # Known without tracing the inner update again.
         shapes, collected = updates, [{}, {}]
     else:
@@ -93,8 +93,12 @@ def update_if(
         # The updates are selected outside. Here, too, one more kernel would read the spare ones.
         return (new_updates, *_select_trees(take, new, old))
 
-    accelerator = branch if keep_branch else select
-    new_updates, new_state, recorded, notes = by_platform(spare, state, cpu=branch, accelerator=accelerator)
+    if keep_branch and not jax.sharding.get_abstract_mesh().manual_axes:
+        results = _branch_or_loop(take, taken_once, skipped, updates, spare, state)
+    else:
+        accelerator = branch if keep_branch else select
+        results = by_platform(spare, state, cpu=branch, accelerator=accelerator)
+    new_updates, new_state, recorded, notes = results
     for name, value in notes.items():
         note(name, value)
     label = label_of(inner)
@@ -102,6 +106,45 @@ def update_if(
     if elsewhere == "pass":
         return new_updates, new_state
     return _zero_unless(take, new_updates), new_state
+
+
+def _branch_or_loop(
+    take: jax.Array,
+    taken: Callable[[Updates, OptState], Any],
+    skipped: Callable[[Updates, OptState], Any],
+    updates: Updates,
+    spare: Updates,
+    state: OptState,
+) -> Any:
+    """`taken(updates, state)` or `skipped(spare, state)`, of equal types: a branch, and on a GPU a loop.
+
+    A loop of at most one turn overwrites the state. XLA on a GPU copies what a branch returns, twice where it
+    is unchanged: Sophia held a model of scratch memory, and steps without an estimate copied its average
+    twice. The derivative is that of the branch, since a loop has none in reverse mode.
+    """
+    closed, shapes = jax.make_jaxpr(taken, return_shape=True)(updates, state)
+    # What is differentiated may not hold tracers, such as those of the constants.
+    jaxpr, structure = closed.jaxpr, jax.tree.structure(shapes)
+
+    def run(constants: list[Any], updates: Updates, state: OptState) -> Any:
+        leaves = jax.core.eval_jaxpr(jaxpr, constants, *jax.tree.leaves((updates, state)))
+        return jax.tree.unflatten(structure, leaves)
+
+    def branch(take: Any, constants: list[Any], updates: Updates, spare: Updates, state: OptState) -> Any:
+        return jax.lax.cond(take, lambda _, old: run(constants, updates, old), skipped, spare, state)
+
+    def loop(take: Any, constants: list[Any], updates: Updates, spare: Updates, state: OptState) -> Any:
+        def turn(carry: Any) -> Any:
+            return jnp.zeros_like(take), run(constants, updates, carry[1][1])
+
+        return jax.lax.while_loop(lambda carry: carry[0], turn, (take, skipped(spare, state)))[1]
+
+    @jax.custom_jvp
+    def choice(*operands: Any) -> Any:
+        return by_platform(*operands, cpu=branch, accelerator=loop, tpu=branch)
+
+    choice.defjvp(lambda primals, tangents: jax.jvp(branch, primals, tangents))
+    return choice(take, list(closed.consts), updates, spare, state)
 
 
 def _returned(u: jax.Array, like: jax.Array) -> jax.Array:

@@ -71,6 +71,9 @@ BRANCHES = {
         gf.chain(gf.clip_by_global_norm(1.0), gf.adamw(1e-2)), 3
     ),
     "accumulation": lambda: gf.apply_if_finite(gf.MultiSteps(gf.adamw(1e-2), 2), 3),
+    "accumulation with a branch": lambda: gf.apply_if_finite(
+        gf.MultiSteps(gf.adamw(1e-2), 2, keep_branch=True), 3
+    ),
     "mask": lambda: gf.apply_if_finite(gf.conditionally_mask(gf.lion(1e-2), even), 3),
     "transform": lambda: gf.apply_if_finite(gf.conditionally_transform(gf.adam(1e-2), even), 3),
 }
@@ -124,8 +127,10 @@ RULES = {
     "adopt": lambda: gf.adopt(1e-2),
     "dadapt": lambda: gf.dadapt_adamw(),
     "dog": lambda: gf.dog(1.0),
+    "noise": lambda: gf.add_noise(0.1, 0.5, key=1),
     "optimistic": lambda: gf.optimistic_adam_v2(1e-2),
     "sm3": lambda: gf.sm3(1e-2),
+    "sophia": lambda: gf.scale_by_sophia(update_interval=2, hessian_diagonal_fn=gf.scale(2.0)),
     "zero_nans": lambda: gf.zero_nans(),
 }
 
