@@ -42,7 +42,10 @@ PAIRS: dict[str, Pair] = {
 UPDATES = ("adamw", "clip + adamw", "apply_if_finite(adamw)", "MultiSteps(adamw, 4)", "lion")
 
 # Arguments of factories besides a learning rate of 1e-3.
-GIVEN: Mapping[str, Mapping[str, Any]] = {"noisy_sgd": {"key": 0}}
+GIVEN: Mapping[str, Mapping[str, Any]] = {
+    "bsam": {"num_examples": 1000, "key": 0},
+    "noisy_sgd": {"key": 0},
+}
 
 # Extra arguments of updates.
 EXTRA: Mapping[str, Mapping[str, Any]] = {

@@ -26,6 +26,7 @@ class Excess(NamedTuple):
 
 
 _NORM = "its sum of squares is infinite from 1.8e19 and 0 below 1e-19; a norm has three sums here"
+_AHEAD = ", after which fewer gradients are read ahead, whose cycles are not counted"
 _MOMENT = "its average of squares is infinite after a gradient of 1.8e19, and later updates are 0"
 _ROOT = "a Newton step gives its cube root all digits; " + _MOMENT
 _ESTIMATE = "an estimate of the curvature that is NaN would stay in its average"
@@ -47,6 +48,14 @@ EXCESS: Mapping[tuple[str, str], Excess] = {
     ("rules", "adopt"): Excess(1.0075, _MOMENT),
     ("rules", "madgrad"): Excess(1.0122, _ROOT),
     ("rules", "sophia"): Excess(1.0078, _ESTIMATE),
+    ("many", "rmsprop"): Excess(1.0080, _MOMENT),
+    ("many", "adagrad"): Excess(1.0055, _MOMENT),
+    ("many", "clip_by_block_rms + adamw"): Excess(1.0120, _NORM),
+    ("many", "dog"): Excess(1.0650, _NORM + _AHEAD),
+    ("many", "dowg"): Excess(1.0335, _NORM + _AHEAD),
+    ("many", "sm3"): Excess(
+        1.005, "sums of rows and columns, 4096 bytes each; Optax's are copied, too", 1.0, 36
+    ),
     ("network", "clip + adamw"): Excess(1.0, _AT_ONCE, 1.26),
     ("network", "MultiSteps(adamw, 4)"): Excess(1.0, _SUM, 1.41),
 }
@@ -87,9 +96,10 @@ def misses(row: Row) -> list[str]:
 
 
 def _excess(row: Row) -> Excess | None:
-    """What a row may take; with many leaves as much as with few."""
+    """What a row may take; with many leaves as much as with few, unless it says otherwise."""
     chosen = EXCESS if row.ours.cost.cycles else EXCESS_ON_GPU
-    return chosen.get(("rules" if row.group == "many" else row.group, row.name))
+    few = "rules" if row.group == "many" else row.group
+    return chosen.get((row.group, row.name)) or chosen.get((few, row.name))
 
 
 def paid(row: Row) -> str:

@@ -41,16 +41,20 @@ def write_json(path: str, rows: Sequence[Row | Failed], facts: Mapping[str, Any]
 
 def stored_peers(platform: str) -> Peers:
     """The peer's figures in the stored results, if the same compilers and the same peer made them."""
-    path = FOLDER / f"aot_{platform}.json"
-    if not path.exists() or not _same_but_gradflow(json.loads(path.read_text())["about"], about(platform)):
-        return {}
-    return {(row.group, row.name): row.peer for row in stored_rows(platform) if isinstance(row, Row)}
+    now = about(platform)
+    files = [plain for plain in _stored(platform) if _same_but_gradflow(plain["about"], now)]
+    rows = [_row(plain) for each in files for plain in each["rows"]]
+    return {(row.group, row.name): row.peer for row in rows if isinstance(row, Row)}
 
 
 def stored_rows(platform: str) -> list[Row | Failed]:
     """The rows of the stored results."""
-    stored = json.loads((FOLDER / f"aot_{platform}.json").read_text())
-    return [_row(plain) for plain in stored["rows"]]
+    return [_row(plain) for each in _stored(platform) for plain in each["rows"]]
+
+
+def _stored(platform: str) -> list[Any]:
+    """The stored results: those of most groups, and of the groups that are compiled when they are named."""
+    return [json.loads(path.read_text()) for path in sorted(FOLDER.glob(f"aot_{platform}*.json"))]
 
 
 def _row(plain: Mapping[str, Any]) -> Row | Failed:

@@ -213,7 +213,7 @@ def test_with_the_arithmetic_of_the_peer_a_row_takes_no_more(compiler: aot.Compi
             pytest.skip("the stored figures of the peer are of other versions")
         with arithmetic_of_the_peer():
             for group, name in aot.EXCESS:
-                if group != "transformer":
+                if group not in ("transformer", "many"):  # 64 leaves take the same arithmetic eight times
                     tx = aot.pair(name)[0]
                     step = aot.lowered(compiler, aot.GROUPS[group], tx, gf.apply_updates, name)
                     found = cost(compiler.compile(step).as_text())
