@@ -80,47 +80,68 @@ def _distance(x: jax.Array, axes: tuple[int, ...], degree: jax.Array, eps: jax.A
     return scale * jnp.where(total > 0, root, 0.0)
 
 
-@functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
-def _euclidean(vectors: list[jax.Array], axes: tuple[int, ...], eps: jax.Array) -> list[jax.Array]:
-    """`_distance` of degree 2 for several arrays, without powers. Its derivative needs no scale."""
-    scaled = functools.partial(_scaled_lengths, axes=axes)
+@functools.partial(jax.custom_jvp, nondiff_argnums=(2,))
+def _euclidean(
+    a: jax.Array, others: list[jax.Array], axes: tuple[int, ...], eps: jax.Array
+) -> list[jax.Array]:
+    """`_distance` of degree 2 from `a` to several arrays, without powers. Its derivative needs no scale.
+
+    It takes the arrays, not their differences: a CPU writes out what a branch is given.
+    """
+    totals = [_square_sum(a - other, eps, axes) for other in others]
     lengths: list[jax.Array] = by_platform(
-        vectors, eps, cpu=functools.partial(_lengths, axes=axes), accelerator=scaled
+        totals,
+        a,
+        others,
+        eps,
+        cpu=functools.partial(_lengths_by_branch, axes=axes),
+        accelerator=functools.partial(_lengths, axes=axes),
     )
     return lengths
 
 
-def _lengths(vectors: list[jax.Array], eps: jax.Array, axes: tuple[int, ...]) -> list[jax.Array]:
-    """`_scaled_lengths`, which reads the vectors for their scale only where squares overflow."""
-    totals = [jnp.sum(jnp.square(x), axes) + eps for x in vectors]
-    largest = jnp.max(functools.reduce(jnp.maximum, totals), initial=0.0)
-    scaled = functools.partial(_scaled_lengths, axes=axes)
-    lengths: list[jax.Array] = jax.lax.cond(
-        largest < jnp.inf, lambda *_: [jnp.sqrt(total) for total in totals], scaled, vectors, eps
-    )
-    return lengths
+def _square_sum(x: jax.Array, eps: jax.Array, axes: tuple[int, ...]) -> jax.Array:
+    return jnp.sum(jnp.square(x), axes) + eps
 
 
-def _scaled_lengths(vectors: list[jax.Array], eps: jax.Array, axes: tuple[int, ...]) -> list[jax.Array]:
+def _lengths(
+    totals: list[jax.Array], a: jax.Array, others: list[jax.Array], eps: jax.Array, axes: tuple[int, ...]
+) -> list[jax.Array]:
+    """The roots of the sums. Where a sum overflows, it is taken of a shorter vector.
+
+    Squares that underflow there are below the rounding error of a sum that large.
+    """
+    shorter = 2.0 ** (-5 * int(np.finfo(a.dtype).maxexp) // 8)
     lengths = []
-    for x in vectors:
-        scale = jnp.max(jnp.abs(x), axes, keepdims=True, initial=1.0)
-        scale = jnp.minimum(scale, 0.25 / float(np.finfo(x.dtype).tiny))
-        total = jnp.sum(jnp.square(x * (1.0 / scale)), axes)
-        scale = jnp.squeeze(scale, axes)
-        lengths.append(scale * jnp.sqrt(total + eps / scale / scale))
+    for total, other in zip(totals, others, strict=True):
+        scaled = _square_sum((a - other) * shorter, eps * shorter * shorter, axes)
+        lengths.append(jnp.where(total < jnp.inf, jnp.sqrt(total), jnp.sqrt(scaled) * (1 / shorter)))
+    return lengths
+
+
+def _lengths_by_branch(totals: list[jax.Array], *arrays: Any, axes: tuple[int, ...]) -> list[jax.Array]:
+    """`_lengths`, which reads the arrays again only where a sum overflows."""
+    largest = jnp.max(functools.reduce(jnp.maximum, totals), initial=0.0)
+    lengths: list[jax.Array] = jax.lax.cond(
+        largest < jnp.inf,
+        lambda totals, *_: [jnp.sqrt(total) for total in totals],
+        functools.partial(_lengths, axes=axes),
+        totals,
+        *arrays,
+    )
     return lengths
 
 
 @_euclidean.defjvp
 def _euclidean_jvp(axes: tuple[int, ...], primals: Any, tangents: Any) -> Any:
-    (vectors, eps), (changes, d_eps) = primals, tangents
-    lengths = _euclidean(vectors, axes, eps)
+    (a, others, eps), (da, d_others, d_eps) = primals, tangents
+    lengths = _euclidean(a, others, axes, eps)
     slopes = []
-    for x, dx, length in zip(vectors, changes, lengths, strict=True):
+    for other, d_other, length in zip(others, d_others, lengths, strict=True):
         # The factor 16 keeps the inverse of the largest lengths above the smallest normal number.
         inverse = jnp.where(length > 0, 16.0 / jnp.where(length > 0, length, 1.0), 0.0)
-        slopes.append(inverse * (jnp.sum((0.0625 * x) * dx, axes) + 0.03125 * d_eps))
+        along = jnp.sum((0.0625 * (a - other)) * (da - d_other), axes)
+        slopes.append(inverse * (along + 0.03125 * d_eps))
     return lengths, slopes
 
 
@@ -172,7 +193,7 @@ def triplet_margin_loss(
     degree = parameter(name, "norm_degree", norm_degree, scalar, low=0.0, high=finite, open_low=True)
     eps = parameter(name, "eps", eps, scalar, low=0.0)
     if isinstance(norm_degree, int | float | np.number) and norm_degree == 2:
-        near, far = _euclidean([a - p, a - n], axes, eps)
+        near, far = _euclidean(a, [p, n], axes, eps)
     else:
         near, far = _distance(a - p, axes, degree, eps), _distance(a - n, axes, degree, eps)
     margin = parameter(name, "margin", margin, near)
