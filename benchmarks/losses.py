@@ -1,6 +1,7 @@
 """Measures value and gradient on a batch, compiled, of every loss in both libraries."""
 
 import functools
+import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -11,7 +12,7 @@ import optax
 
 import gradflow as gf
 from benchmarks.exact import equations, nbytes, program_figures, scratch
-from benchmarks.measure import interleaved
+from benchmarks.measure import ratio_of, repeated, turns
 from benchmarks.rows import Row, Skipped
 
 
@@ -54,28 +55,39 @@ def _mean(loss: Callable[..., Any], others: Sequence[Any], x: Any) -> Any:
     return jnp.mean(loss(x, *others))
 
 
+def loss_row(
+    name: str,
+    arguments: Sequence[Any],
+    runs: int,
+    clock: Callable[[], float] = time.perf_counter,
+    calls: int = 1,
+) -> Row:
+    """Measures the mean loss and its gradient with respect to the first argument; a run has several calls."""
+    x, *others = map(jnp.asarray, arguments)
+    ready, figures = [], []
+    for room in (gf.losses, optax.losses):
+        mean = functools.partial(_mean, getattr(room, name), others)
+        function = jax.jit(jax.value_and_grad(mean))
+        traced = function.trace(x)
+        compiled = traced.lower().compile()
+        ready.append(repeated(functools.partial(compiled, x), calls))
+        program = program_figures(compiled.as_text())
+        temporary = scratch(compiled)
+        figures.append({
+            "scratch": None if temporary is None else temporary / nbytes(x),
+            "equations": equations(traced.jaxpr.jaxpr),
+            **{k: program[k] for k in ("copies", "fusions", "instructions")},
+        })  # fmt: skip
+    exact = {k: (figures[0][k], figures[1][k]) for k in figures[0]}
+    ratio = ratio_of(*turns(ready, runs, clock=clock))
+    return Row(name, "value and gradient", ratio._replace(seconds=ratio.seconds / calls), exact=exact)
+
+
 def losses(quick: bool, every: bool) -> Iterator[Row | Skipped]:
     """Measures the mean loss and its gradient with respect to the predictions."""
     batch, classes, runs = (1024, 50, 10) if quick else (4096, 100, 12)
-    for name, (x, *others) in list(cases(batch, classes).items())[:: 2 if quick else 1]:
+    for name, arguments in list(cases(batch, classes).items())[:: 2 if quick else 1]:
         if not hasattr(optax.losses, name):
             yield Skipped(name, "Optax has no loss of this name")
-            continue
-        ready, figures = [], []
-        others = [jnp.asarray(other) for other in others]
-        for room in (gf.losses, optax.losses):
-            mean = functools.partial(_mean, getattr(room, name), others)
-            function = jax.jit(jax.value_and_grad(mean))
-            x = jnp.asarray(x)
-            traced = function.trace(x)
-            compiled = traced.lower().compile()
-            ready.append(lambda compiled=compiled, x=x: compiled(x))
-            program = program_figures(compiled.as_text())
-            temporary = scratch(compiled)
-            figures.append({
-                "scratch": None if temporary is None else temporary / nbytes(x),
-                "equations": equations(traced.jaxpr.jaxpr),
-                **{k: program[k] for k in ("copies", "fusions", "instructions")},
-            })  # fmt: skip
-        exact = {k: (figures[0][k], figures[1][k]) for k in figures[0]}
-        yield Row(name, "value and gradient", interleaved(*ready, runs), exact=exact)
+        else:
+            yield loss_row(name, arguments, runs)
