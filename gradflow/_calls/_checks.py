@@ -38,18 +38,6 @@ def as_arrays(tree: Any) -> Any:
     return tree
 
 
-def without_float0(updates: Any) -> Any:
-    """The updates with None for each leaf of dtype float0, the gradient of an integer: it has no update."""
-    for leaf in jax.tree.leaves(updates):
-        if getattr(leaf, "dtype", None) == jax.dtypes.float0:
-            return jax.tree.map(_none_for_float0, updates)
-    return updates
-
-
-def _none_for_float0(leaf: Any) -> Any:
-    return None if getattr(leaf, "dtype", None) == jax.dtypes.float0 else leaf
-
-
 def without_untrained(params: Any, updates: Any) -> Any:
     """The parameters with None for each leaf that has no update and is not a floating-point array.
 
@@ -201,10 +189,11 @@ def without_aliases(state: Any, params: Any) -> Any:
     return jax.tree.unflatten(structure, leaves) if changed else state
 
 
-def with_named_tuples(state: Any, template: Any) -> Any | None:
+def with_named_tuples(state: Any, template: Any, *, cast: bool = True) -> Any | None:
     """A state whose tuples came back as lists or plain tuples, as from JSON, in the template's structure.
 
-    None unless containers, shapes and kinds of numbers agree.
+    None unless containers, shapes and kinds of numbers agree. With `cast`, leaves take the template's
+    dtypes; a template made from the updates alone may be narrower than the state.
     """
     plain, structure = _without_names(state), jax.tree.structure(template)
     found: Any = jax.tree.structure(plain)
@@ -214,7 +203,8 @@ def with_named_tuples(state: Any, template: Any) -> Any | None:
     for leaf, like in zip(leaves, expected, strict=True):
         if np.shape(leaf) != np.shape(like) or not jnp.can_cast(leaf.dtype, like.dtype, "same_kind"):
             return None
-    leaves = [leaf.astype(like.dtype) for leaf, like in zip(leaves, expected, strict=True)]
+    if cast:
+        leaves = [leaf.astype(like.dtype) for leaf, like in zip(leaves, expected, strict=True)]
     return jax.tree.unflatten(structure, leaves)
 
 

@@ -16,6 +16,7 @@ from gradflow._shardings import with_sharding_of
 from gradflow._tracebacks import one_frame
 from gradflow._types import Params, Updates
 from gradflow.tree._grouped_jit import LeafTuple, call_in_groups, grouped, is_traced
+from gradflow.tree._leaves import without_float0
 from gradflow.tree._paths import is_none
 
 T = TypeVar("T")
@@ -25,9 +26,10 @@ T = TypeVar("T")
 def apply_updates(params: T, updates: Updates) -> T:
     """`p + u` in the wider dtype of the two, returned in the dtype of `p`.
 
-    Where `u` is None the parameter stays as it is. Raises ValueError naming the first leaf whose
-    structure or shape differs: nothing is broadcast.
+    Where `u` is None, or of dtype float0, the parameter stays as it is. Raises ValueError naming the first
+    leaf whose structure or shape differs: nothing is broadcast.
     """
+    updates = without_float0(updates)
     with entered("apply_updates", None, frozenset()):
         hint = functools.partial(result_as_updates, updates)
         check_like("updates", updates, "params", params, hint=hint)

@@ -21,7 +21,6 @@ from gradflow._calls._checks import (
     refuse_state,
     with_named_tuples,
     without_aliases,
-    without_float0,
     without_untrained,
 )
 from gradflow._calls._context import context, entered, stage_name
@@ -38,6 +37,7 @@ from gradflow._tracebacks import shorten
 from gradflow._types import EmptyState, OptState, Params, ScheduledState, Updates
 from gradflow.packed._pack import check_no_packed_parts, is_packed
 from gradflow.packed._unpacked_calls import call_unpacked, init_unpacked
+from gradflow.tree._leaves import without_float0
 
 
 class InitPart(Part):
@@ -116,18 +116,18 @@ class UpdatePart(Part):
                 arguments = {"params": params, "updates": updates, "state": state, **extra}
                 refuse_misplaced(self.stage.expression.name, arguments, error)
             may_lack_names = isinstance(error, WrongStateError) and not context.stack
-            named = self._named(state, params) if may_lack_names else None
+            named = self._named(state, updates, params) if may_lack_names else None
             if named is None:
                 shorten(error)
                 raise
         return self.run(updates, named, params, **extra)
 
-    def _named(self, state: OptState, params: Params | None) -> OptState | None:
+    def _named(self, state: OptState, updates: Updates, params: Params | None) -> OptState | None:
         """The state with the containers that init makes, if it came back with others; else None."""
-        if params is None:
-            return None
+        known = updates if params is None else params
         try:
-            return with_named_tuples(state, jax.eval_shape(self.stage.init, params))
+            template = jax.eval_shape(self.stage.init, without_float0(known))
+            return with_named_tuples(state, template, cast=params is not None)
         except Exception:  # the error about the state is the clearer one
             return None
 

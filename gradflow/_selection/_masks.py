@@ -101,15 +101,19 @@ def _resolve(what: str, chosen: Any, params: Any, check: Callable[[str, Any], No
     """`params` with each leaf replaced by the checked leaf of `chosen` at its longest prefix."""
     # Boxes, such as those of flax, are not part of a path: masks and parameters may be boxed differently.
     wanted: dict[tuple[str, ...], Any] = {}
-    for path, leaf in named_leaves(chosen)[0]:
+    by_keys: dict[tuple[str, ...], Any] = {}  # tells "net/~/linear" of haiku from "net/linear"
+    ambiguous: set[tuple[str, ...]] = set()
+    for path, leaf, keys in named_leaves(chosen)[0]:
         if not is_absent(leaf):
             leaf = _concrete_bool(leaf)
             check("/".join(path), leaf)
-            wanted[path] = leaf
+            if wanted.get(path, leaf) != leaf:
+                ambiguous.add(path)
+            wanted[path] = by_keys[keys] = leaf
     flat, structure = named_leaves(params)
     used: set[tuple[str, ...]] = set()
     answers: list[Any] = []
-    for path, leaf in flat:
+    for path, leaf, keys in flat:
         prefix = longest_prefix(path, wanted)
         if isinstance(leaf, MaskedNode) or (leaf is None and prefix is None):
             answers.append(leaf)
@@ -119,11 +123,12 @@ def _resolve(what: str, chosen: Any, params: Any, check: Callable[[str, Any], No
                 f"{stage_name()}: the {what} must cover every parameter; got none at '{'/'.join(path)}'"
             )
         used.add(prefix)
-        answers.append(wanted[prefix])
+        own = longest_prefix(keys, by_keys) if prefix in ambiguous else None
+        answers.append(wanted[prefix] if own is None else by_keys[own])
     # A placeholder stands for all parameters, and is their part for every mask and label.
     for path in wanted if not has_placeholder(params) else ():
         # A mask that is a single leaf matches any tree, even an empty one.
-        if path and path not in used and not any(p[: len(path)] == path for p, _ in flat):
+        if path and path not in used and not any(p.path[: len(path)] == path for p in flat):
             raise ValueError(
                 f"{stage_name()}: the {what} must match the parameters; got a leaf at '{'/'.join(path)}', "
                 "where there is no parameter"

@@ -10,10 +10,11 @@ from gradflow.tree._paths import segment
 
 
 class Parameter(NamedTuple):
-    """A leaf of the parameters, and the names on its path."""
+    """A leaf of the parameters, the names on its path, and the keys that these are cut from."""
 
     path: tuple[str, ...]
     leaf: Any
+    keys: tuple[str, ...] = ()
 
 
 def named_leaves(params: Any) -> tuple[list[Parameter], Any]:
@@ -23,12 +24,13 @@ def named_leaves(params: Any) -> tuple[list[Parameter], Any]:
     outer, _ = jax.tree_util.tree_flatten_with_path(params, is_leaf=lambda x: is_absent(x) or _is_box(x))
     found: list[Parameter] = []
     for keys, node in outer:
-        path = tuple(name for key in keys for name in segment(key).split("/") if name not in ("", "~"))
+        whole = tuple(map(segment, keys))
+        path = tuple(name for key in whole for name in key.split("/") if name not in ("", "~"))
         inside = [node] if not _is_box(node) else jax.tree.leaves(node, is_leaf=is_absent)
         # nnx adds the box's field to the path of a leaf, even outside of its box.
         if keys and len(path) > 1 and path[-1] == "value" and _is_attribute(keys[-1]):
-            path = path[:-1]
-        found.extend(Parameter(path, leaf) for leaf in inside)
+            path, whole = path[:-1], whole[:-1]
+        found.extend(Parameter(path, leaf, whole) for leaf in inside)
     return found, structure
 
 

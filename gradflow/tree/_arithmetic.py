@@ -12,10 +12,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gradflow._checked import ARRAYS, NUMBERS, SCALAR, checked
+from gradflow._checked import ARRAYS, NUMBERS, SCALAR, Kind, checked, is_number_or_array
 from gradflow._dtypes import DType, compute_dtype, is_complex, is_inexact, promote
 from gradflow.tree._leaves import arrays_of, common_dtype, is_numeric_dtype
 from gradflow.tree._structure import match
+
+CONDITION = Kind("a scalar or an array", is_number_or_array)
 
 
 @checked(tree_x=NUMBERS, tree_y=NUMBERS, other_trees=NUMBERS)
@@ -80,9 +82,12 @@ def real(tree: Any) -> Any:
     return _real(tree)
 
 
-@checked(condition=SCALAR, tree_x=ARRAYS, tree_y=ARRAYS)
+@checked(condition=CONDITION, tree_x=ARRAYS, tree_y=ARRAYS)
 def where(condition: Any, tree_x: Any, tree_y: Any) -> Any:
-    """`tree_x` if the scalar `condition` holds, else `tree_y`; leaves may be PRNG keys too."""
+    """`tree_x` where `condition` holds, else `tree_y`; leaves may be PRNG keys too.
+
+    The condition is a scalar, or an array that is broadcast with every leaf.
+    """
     return _where(condition, tree_x, tree_y)
 
 
@@ -162,12 +167,14 @@ def _where(condition: jax.Array, tree_x: Any, tree_y: Any) -> Any:
     def select(x: Any, y: Any) -> Any:
         if x is None or y is None:
             return None
+        chosen, x, y = _broadcast((condition.astype(bool), x, y))
         if x.dtype == y.dtype and not is_numeric_dtype(x.dtype):  # PRNG keys
-            return jnp.where(condition.astype(bool), *_broadcast((x, y)))
-        return _apply(lambda a, b: jnp.where(condition.astype(bool), a, b), (x, y), ())
+            return jnp.where(chosen, x, y)
+        return _apply(lambda a, b: jnp.where(chosen, a, b), (x, y), ())
 
-    rows, treedef = match(tree_x, tree_y, broadcast=True)
-    return treedef.unflatten([select(x, y) for x, y in rows])
+    conditions = jax.tree.map(lambda _: condition, tree_x)
+    rows, treedef = match(tree_x, tree_y, conditions, broadcast=True)
+    return treedef.unflatten([select(x, y) for x, y, _ in rows])
 
 
 def _combine(f: Callable[..., jax.Array], trees: tuple[Any, ...], scalars: tuple[Any, ...] = ()) -> Any:

@@ -27,6 +27,18 @@ def is_numeric_dtype(dtype: DType) -> bool:
     return bool(jnp.issubdtype(dtype, np.number)) or dtype == np.bool_
 
 
+def without_float0(tree: Any) -> Any:
+    """The tree with None for each leaf of dtype float0, the gradient of an integer: it has no update."""
+    for leaf in jax.tree.leaves(tree):
+        if getattr(leaf, "dtype", None) == jax.dtypes.float0:
+            return jax.tree.map(_none_for_float0, tree)
+    return tree
+
+
+def _none_for_float0(leaf: Any) -> Any:
+    return None if getattr(leaf, "dtype", None) == jax.dtypes.float0 else leaf
+
+
 def broadcasts_to(shape: tuple[int, ...], wanted: tuple[int, ...]) -> bool:
     """Whether an array of `shape` broadcasts to `wanted` without making it larger."""
     pairs = zip(shape[::-1], wanted[::-1], strict=False)

@@ -14,7 +14,7 @@ from gradflow._errors import describe
 from gradflow._platform import by_platform
 from gradflow._shardings import is_on_mesh
 from gradflow.tree._grouped_jit import call_in_groups
-from gradflow.tree._leaves import accumulator, arrays_of
+from gradflow.tree._leaves import accumulator, arrays_of, without_float0
 from gradflow.tree._reductions import AxisName, all_sum, axes, pairwise_reduce, sum_of, tree_reduce_scalars
 
 
@@ -33,12 +33,13 @@ def norm(
     empty tree has norm 0.
 
     Args:
-      tree: None leaves are absent; of complex numbers the absolute value counts.
+      tree: leaves of None and of dtype float0 are absent; of complex numbers the absolute value counts.
       ord: None or 2, 1, or inf (also as a string).
       squared: return the square.
       axis_name: mapped axes (`shard_map`, `vmap`) along which each leaf is one piece of the whole.
     """
     order = _order(ord)
+    tree = without_float0(tree)
     result: jax.Array = _norm(tree, order=order, squared=bool(squared), axis_name=axes(axis_name))
     return result
 

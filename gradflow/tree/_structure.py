@@ -1,5 +1,6 @@
 """Checks that trees have equal structures and shapes, with errors that name the first difference."""
 
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -34,10 +35,9 @@ def match(
             if all(size == sizes[0] for size in sizes) or (broadcast and _broadcasts(sizes)):
                 continue
             where = show(path_at(first, i))
+            one, other = _unlike(sizes, broadcast)
             expected = "shapes that broadcast" if broadcast else "equal shapes"
-            raise ValueError(
-                f"tree: the leaves at {where} must have {expected}; got {sizes[0]} and {_other(sizes)}"
-            )
+            raise ValueError(f"tree: the leaves at {where} must have {expected}; got {one} and {other}")
     return rows, treedef
 
 
@@ -49,8 +49,10 @@ def _broadcasts(sizes: Sequence[tuple[int, ...]]) -> bool:
     return True
 
 
-def _other(sizes: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
-    return next(size for size in sizes if size != sizes[0])
+def _unlike(sizes: Sequence[tuple[int, ...]], broadcast: bool) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The first two sizes that differ, or that do not broadcast."""
+    pairs = itertools.combinations(sizes, 2)
+    return next(pair for pair in pairs if not (_broadcasts(pair) if broadcast else pair[0] == pair[1]))
 
 
 def up_to(treedef: Any, tree: Any, name: str) -> list[Any]:

@@ -47,7 +47,7 @@ def mup_factors(
             f"mup_factors: 'params' and 'base_params' must have one tree structure; "
             f"got {describe(params)} and {describe(base_params)}"
         )
-    factors = {}
+    factors: dict[str, float] = {}
     for parameter, like in zip(wide, base, strict=True):
         if is_absent(parameter.leaf):
             continue
@@ -59,7 +59,12 @@ def mup_factors(
             )
         grown_in = math.prod(shape[:-1]) / max(math.prod(base_shape[:-1]), 1)
         grown_out = shape[-1] / max(base_shape[-1], 1) if shape else 1.0
-        factors[path] = _factor(rule, grown_in, grown_out)
+        factor = _factor(rule, grown_in, grown_out)
+        if factors.setdefault(path, factor) != factor:
+            raise ValueError(
+                f"mup_factors: two parameters with the path '{path}' must have one factor; got "
+                f"{factors[path]:g} and {factor:g}. Rename one of them."
+            )
     return factors
 
 

@@ -125,6 +125,8 @@ def test_float0_is_no_update() -> None:
         assert updates["steps"] is None
         np.testing.assert_allclose(updates["w"], -0.1, 1e-4)
     assert gf.apply_updates(params, {"w": jnp.ones(3), "steps": None})["steps"] is params["steps"]
+    assert gf.apply_updates(params, grads)["steps"] is params["steps"]
+    assert gf.tree.norm(grads) == gf.tree.norm({"w": grads["w"]})
 
 
 def test_integers_are_copied_into_averages() -> None:

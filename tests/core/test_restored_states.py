@@ -49,6 +49,19 @@ def test_tuples_that_came_back_as_others_are_taken(
         np.testing.assert_allclose(a, b, rtol=1e-6)
 
 
+def test_tuples_that_came_back_as_others_are_taken_without_parameters() -> None:
+    tx = gf.chain(gf.clip(1.0), gf.trace(0.9))
+    narrow = jax.tree.map(lambda g: g.astype(jnp.bfloat16), GRADS)
+    _, state = tx.update(GRADS, tx.init(PARAMS))
+    for grads in (GRADS, narrow):
+        expected = tx.update(grads, state)
+        found = tx.update(grads, as_lists(state))
+        assert jax.tree.structure(found) == jax.tree.structure(expected)
+        for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+            assert a.dtype == b.dtype
+            np.testing.assert_allclose(a, b, rtol=1e-6)
+
+
 def test_lists_of_another_state_are_refused() -> None:
     for other in (gf.adam(0.1), gf.sgd(0.1, momentum=0.9)):
         with pytest.raises(TypeError, match="argument 'state' must be"):

@@ -143,6 +143,20 @@ def test_python_numbers_as_leaves_take_the_others_dtype():
 def test_where_selects_keys_too():
     a, b = jax.random.key(0), jax.random.key(1)
     assert tree.where(True, {"k": a}, {"k": b})["k"] == a
+    keys = tree.where(jnp.array([True, False]), {"k": a}, {"k": b})["k"]
+    assert (keys[0], keys[1]) == (a, b)
+
+
+def test_where_takes_an_array_that_broadcasts():
+    chosen = np.array([True, False, True])
+    x = {"w": np.ones((2, 3), np.float32), "b": np.float32(2.0), "n": None}
+    y = {"w": np.zeros((2, 1), np.float32), "b": np.arange(3, dtype=np.float32), "n": None}
+    result = tree.where(chosen, x, y)
+    np.testing.assert_array_equal(result["w"], [[1, 0, 1], [1, 0, 1]])
+    np.testing.assert_array_equal(result["b"], [2, 1, 2])
+    assert result["n"] is None
+    with pytest.raises(ValueError, match=r"tree.where: .* 'b' must have shapes that broadcast; got \(3,\)"):
+        tree.where(np.ones(4, bool), x, y)
 
 
 @pytest.mark.parametrize("name", BINARY)

@@ -74,6 +74,24 @@ def test_a_prefix_and_the_whole() -> None:
         assert jax.tree.structure(u) == jax.tree.structure(params)
 
 
+@pytest.mark.parametrize(
+    "mask",
+    [{"net/~/linear": {"w": True}, "net/linear": {"w": False}}, {"net/~/linear": True, "net/linear": False}],
+    ids=["whole", "prefix"],
+)
+def test_keys_that_spell_one_path_have_their_own_answers(mask: Any) -> None:
+    # The two layers of a haiku module: one made in its constructor, one where it is called.
+    params = {"net/~/linear": {"w": jnp.ones(2)}, "net/linear": {"w": jnp.ones(2)}}
+    labels = jax.tree.map(lambda chosen: "up" if chosen else "same", mask)
+    for tx in (
+        gf.masked(gf.scale(2.0), mask),
+        gf.partition({"up": gf.scale(2.0), "same": gf.identity()}, labels),
+    ):
+        updates, _ = tx.update(params, tx.init(params), params)
+        np.testing.assert_array_equal(updates["net/~/linear"]["w"], [2, 2])
+        np.testing.assert_array_equal(updates["net/linear"]["w"], [1, 1])
+
+
 def test_a_mask_function_is_never_called_on_updates() -> None:
     seen: list[Any] = []
 

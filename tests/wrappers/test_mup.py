@@ -51,3 +51,10 @@ def test_trees_and_ranks_that_differ_are_named() -> None:
         gf.mup_factors({"w": jnp.ones((2, 2))}, {"w": jnp.ones(2)})
     with pytest.raises(ValueError, match="'rule'"):
         gf.mup_factors({}, {}, "lion")  # type: ignore[arg-type]
+
+
+def test_two_parameters_of_one_path_are_refused() -> None:
+    wide = {"net/~/out": np.ones((8, 2)), "net/out": np.ones((4, 2))}
+    base = {"net/~/out": np.ones((4, 2)), "net/out": np.ones((4, 2))}
+    with pytest.raises(ValueError, match="mup_factors: two parameters with the path 'net/out'"):
+        gf.mup_factors(wide, base)
