@@ -8,6 +8,7 @@ import jax
 
 from gradflow._calls._checks import refuse_coded
 from gradflow._coding._leaves import decoded, is_coded
+from gradflow._platform import in_turn
 from gradflow._rules._leafwise import Rule, Scalars, in_dtype_of, prepare_scalars
 from gradflow._rules._mesh_axes import refuse_varying
 from gradflow.matrices._blocks import bound, on_blocks, on_stacks
@@ -16,7 +17,7 @@ from gradflow.matrices._loops import call_in_loops
 from gradflow.matrices._matrix import WHOLE, MatrixAxes
 from gradflow.matrices._operands import at_leaves, precision_of, put_back, whole, widened
 from gradflow.matrices._spread import Cut, cut_of, factor_cut, is_cut_anywhere
-from gradflow.tree._grouped_jit import call_in_groups
+from gradflow.tree._grouped_jit import LeafTuple, call_in_groups, is_traced
 from gradflow.tree._paths import is_none, segment
 
 
@@ -29,6 +30,7 @@ def per_matrix(
     *,
     in_loops: bool = False,
     turns: bool = True,
+    in_order: bool = False,
     **hyper: Any,
 ) -> tuple[Any, ...]:
     """Applies `rule` to each matrix of the leaves of `trees`: `leafwise` over matrices.
@@ -50,6 +52,8 @@ def per_matrix(
         is for rules of several matrix products.
       turns: with `in_loops`, one GPU takes one leaf after the other. A rule that only reads large arrays
         beside the updates needs no turns: they would copy these.
+      in_order: without loops, the updates of a leaf wait on one GPU for the results of the leaf before, and
+        so does all that a rule computes from them. What it only reads is not copied.
 
     Leaves without an element are left as they are.
     """
@@ -75,7 +79,7 @@ def per_matrix(
         flat_rows = [tuple(jax.tree.leaves(rows[i])) for i in indices]
         if like is None:
             loops = functools.partial(call_in_loops, turns=turns)
-            call = loops if in_loops else call_in_groups
+            call = loops if in_loops else _call_in_order if in_order else call_in_groups
             results: Any = call(_compiled(rule, a, kind), flat_rows, numbers)
         else:
             shape = rows[indices[0]][0].shape
@@ -86,6 +90,19 @@ def per_matrix(
     width = min((len(out) for out in outputs), default=len(trees))
     slots = [list(slot) for slot in zip(*(out[:width] for out in outputs), strict=True)]
     return tuple(jax.tree.unflatten(structure, slot) for slot in slots or [[]] * width)
+
+
+def _call_in_order(run: Callable[..., Any], rows: list[LeafTuple], shared: Scalars) -> list[Any]:
+    if not is_traced(rows):
+        return call_in_groups(run, rows, shared)
+    results: list[Any] = []
+    for g, *others in rows:
+        if results:
+            before, structure = jax.tree.flatten(results[-1])
+            before, (g,) = in_turn(before, [g])
+            results[-1] = jax.tree.unflatten(structure, before)
+        results.append(run((g, *others), shared))
+    return results
 
 
 def _cuts(updates: Any, axes: list[Any], rows: list[tuple[Any, ...]]) -> dict[int, Cut]:

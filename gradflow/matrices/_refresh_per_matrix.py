@@ -36,13 +36,15 @@ def refresh_per_matrix(
     /,
     *,
     of_side: Rule | None = None,
+    stays_finite: bool = False,
     **hyper: Any,
 ) -> tuple[Any, ...]:
     """`linalg.refresh` for the matrices of leaves: `olds`, or where `due` what `rule` makes of them.
 
     `rule(*olds, *operands, s) -> news` is a rule as in `per_matrix`, for trees as there; `updates` has the
     shapes of the leaves and None where there is no update. All matrices are in one conditional, one after the
-    other. A matrix whose new values are not all finite keeps its old ones.
+    other. A matrix whose new values are not all finite keeps its old ones. With `stays_finite` the rule sees
+    to that itself, and what it has replaced need not be kept until the last of its values is known.
 
     On a CPU leaves of one shape are a loop, so that XLA compiles their decompositions once. With `of_side`
     all sides of one length are a loop, whatever the shapes of their leaves. The last tree of `olds` and of
@@ -78,7 +80,8 @@ def refresh_per_matrix(
             composed = rule if of_side is None else _composed(rule, of_side, len(olds))
             run = _Run(functools.partial(_spread, composed, a, shape, cut), None)
         else:
-            run = _Run(functools.partial(_compiled, rule, a, shape, of_side is None), of_side)
+            checks = of_side is None and not stays_finite
+            run = _Run(functools.partial(_compiled, rule, a, shape, of_side is None, checks), of_side)
         groups.append((run, prepare_scalars(None, hyper, real), indices))
     if not groups:
         return olds
@@ -180,12 +183,14 @@ def _paths(updates: Any) -> list[tuple[str, ...]]:
 
 
 @functools.cache
-def _compiled(rule: Rule, axes: MatrixAxes, shape: tuple[int, ...], decomposes: bool, structure: Any) -> Rows:
+def _compiled(
+    rule: Rule, axes: MatrixAxes, shape: tuple[int, ...], decomposes: bool, checks: bool, structure: Any
+) -> Rows:
     """The rule on rows of olds and operands, one matrix after the other where it decomposes them."""
 
     def run(leaves: tuple[jax.Array, ...], scalars: Scalars) -> tuple[Any, ...]:
         olds, operands = structure.unflatten(leaves)
-        call = _refreshed(rule, scalars, len(olds)) if decomposes else bound(rule, scalars)
+        call = _refreshed(rule, scalars, len(olds)) if checks else bound(rule, scalars)
         with jax.numpy_dtype_promotion("standard"):
             return on_blocks(call, axes, shape, [*olds, *operands], _mapped)
 

@@ -14,6 +14,7 @@ from gradflow._core._transformation import GradientTransformation
 from gradflow._dtypes import real_dtype
 from gradflow._errors import describe
 from gradflow._expressions._arguments import Decay, Fraction, Length, NonNegative, Positive, Rate
+from gradflow._platform import in_turn
 from gradflow._rules._leafwise import Scalars
 from gradflow._rules._math import one_minus_power, safe_sqrt
 from gradflow._rules._roles import Mean, Other
@@ -83,18 +84,24 @@ def fitted_factors(factors: Triangles, m: jax.Array, key: Any, rate: jax.Array) 
     says = jnp.any(m != 0)
     balance_key, probe_key = jax.random.split(key)
     v = jax.random.normal(probe_key, m.shape, m.dtype)
+    # Their product is one, so A and B are the same with or without them.
+    scales = [jnp.ones((), q.dtype) for q in factors]
     if len(factors) > 1:
         is_due = says & (jax.random.uniform(balance_key) < _BALANCE_PROBABILITY)
-        ones = [jnp.ones((), q.dtype) for q in factors]
-        scales = jax.lax.cond(is_due, _balancing, lambda factors: ones, factors)
-        factors = tuple(q * scale for q, scale in zip(factors, scales, strict=True))
+        scales = jax.lax.cond(is_due, _balancing, lambda factors: scales, factors)
     a = m + jnp.sqrt(jnp.finfo(jnp.float32).eps).astype(m.dtype) * jnp.mean(jnp.abs(m)) * v
     b = v
     for axis, q in enumerate(factors):
         a = _times(q, a, axis)
         b = _solved(q, b, axis)
     rate = jnp.where(says, rate, jnp.zeros_like(rate))
-    return tuple(_moved(q, a, b, axis, rate) for axis, q in enumerate(factors))
+    moved: list[jax.Array] = []
+    for axis, (q, scale) in enumerate(zip(factors, scales, strict=True)):
+        # A GPU begins when the factors before are written: beside A and B it holds two matrices.
+        moved, (a, b) = in_turn(moved, [a, b])
+        new = scale * _moved(q, a, b, axis, rate)
+        moved.append(jnp.where(jnp.sum(new * 0) == 0, new, q))
+    return tuple(moved)
 
 
 def _balancing(factors: Triangles) -> list[jax.Array]:
@@ -120,9 +127,14 @@ def _solved(q: jax.Array, x: jax.Array, axis: int) -> jax.Array:
     """The inverse of Q^T on one axis of a tensor."""
     if q.ndim == 1:
         return x / _along(q, x.ndim, axis)
+    # The solver reads columns, and the columns of a transpose lie as the rows do.
+    if axis == x.ndim - 1:
+        rows = x.reshape(-1, x.shape[-1])
+        return jax.scipy.linalg.solve_triangular(q.T, rows.T, lower=True).T.reshape(x.shape)
     front = jnp.moveaxis(x, axis, 0)
-    flat = jax.scipy.linalg.solve_triangular(q, front.reshape(front.shape[0], -1), trans=1)
-    return jnp.moveaxis(flat.reshape(front.shape), 0, axis)
+    columns = front.reshape(front.shape[0], -1).T
+    solved = jax.lax.linalg.triangular_solve(q.T, columns, lower=True, transpose_a=True)
+    return jnp.moveaxis(solved.T.reshape(front.shape), 0, axis)
 
 
 def _moved(q: jax.Array, a: jax.Array, b: jax.Array, axis: int, rate: jax.Array) -> jax.Array:
@@ -133,17 +145,23 @@ def _moved(q: jax.Array, a: jax.Array, b: jax.Array, axis: int, rate: jax.Array)
         return q - rate / (jnp.max(jnp.abs(aa + bb)) + tiny) * (aa - bb) * q
     aa = jnp.tensordot(a, a, (others, others), precision=_EXACT)
     bb = jnp.tensordot(b, b, (others, others), precision=_EXACT)
+    (bound,), (aa, bb) = in_turn([_norm_bound(aa, bb) + tiny], [aa, bb])
     step = jnp.matmul(jnp.triu(aa - bb), q, precision=_EXACT)
-    return q - rate / (_norm_bound(aa + bb) + tiny) * step
+    return q - rate / bound * step
 
 
-def _norm_bound(a: jax.Array) -> jax.Array:
-    """A lower bound of the largest singular value of a symmetric matrix, by two products with a vector."""
-    a, size = to_unit(a)
-    column = a[:, jnp.argmax(jnp.sum(a * a, axis=0))]
-    x = jnp.matmul(column, a, precision=_EXACT)
+def _norm_bound(a: jax.Array, b: jax.Array) -> jax.Array:
+    """A lower bound of the largest singular value of `a + b`, by two products with a vector.
+
+    They are symmetric. Sums of products need no array for `a + b`, which `matmul` would.
+    """
+    size = to_unit(jnp.max(jnp.abs(a + b)))[1]
+    largest = jnp.argmax(jnp.sum(((a + b) / size) ** 2, axis=1))
+    row = (a[largest] + b[largest]) / size
+    x = jnp.sum((a + b) / size * row[None, :], axis=1)
     norm = jnp.sqrt(jnp.sum(x * x))
-    y = jnp.matmul(x / jnp.where(norm > 0, norm, 1), a, precision=_EXACT)
+    unit = x / jnp.where(norm > 0, norm, 1)
+    y = jnp.sum((a + b) / size * unit[None, :], axis=1)
     return jnp.sqrt(jnp.sum(y * y)) * size
 
 
@@ -229,7 +247,7 @@ def scale_by_kron(
         keys = keys_per_matrix(tree.split_key_like(now, updates), axes, updates)
         average, mu = per_matrix(momentum_rule, axes, (updates, state.mu), kron_scalars, count=count, b1=b1)
         (factors,) = refresh_per_matrix(
-            fitting_rule, axes, due, average, (state.factors,), (average, keys),
+            fitting_rule, axes, due, average, (state.factors,), (average, keys), stays_finite=True,
             preconditioner_lr=preconditioner_lr, count=count, b1=b1,
         )  # fmt: skip
         (u, *_) = per_matrix(

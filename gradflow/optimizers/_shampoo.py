@@ -21,7 +21,7 @@ from gradflow._expressions._arguments import (
     Rate,
     Size,
 )
-from gradflow._platform import gpu_barrier
+from gradflow._platform import gpu_barrier, in_turn
 from gradflow._rules._leafwise import Scalars, specialize
 from gradflow._rules._math import abs_sq, one_minus_power, safe_sqrt
 from gradflow._rules._roles import Mean, Other, Square
@@ -33,7 +33,15 @@ from gradflow.matrices._refresh_per_matrix import refresh_per_matrix
 from gradflow.matrices._resolve import tensors
 from gradflow.matrices._state_per_matrix import check_per_matrix, init_per_matrix
 from gradflow.optimizers._for_matrices import with_others
-from gradflow.optimizers._kronecker import Factors, decay_factors, limited, rotate, sides, to_unit
+from gradflow.optimizers._kronecker import (
+    Factors,
+    after_factors,
+    decay_factors,
+    limited,
+    rotate,
+    sides,
+    to_unit,
+)
 from gradflow.transforms import add_decayed_weights, scale_by_learning_rate
 
 
@@ -67,18 +75,34 @@ def statistics_rule(g: jax.Array, factors: Factors, s: Any, *, averages: bool) -
     """Gupta et al. 2018, Algorithm 2, with the averages of Anil et al. 2020."""
     g, is_finite = limited(g)
     beta, c = (s.beta, s.c3) if averages else (1, 1)
-    return g, decay_factors(g, is_finite, factors, beta, c)
+    decayed: list[jax.Array | None] = []
+    for axis in range(len(factors)):
+        # One side after the other, so that a GPU holds one product beside the gradient.
+        alone = tuple(factor if i == axis else None for i, factor in enumerate(factors))
+        g, alone = after_factors(g, decay_factors(g, is_finite, alone, beta, c))
+        decayed.append(alone[axis])
+    return g, tuple(decayed)
 
 
 def root_rule(roots: Factors, factors: Factors, s: Any, *, averages: bool, one_sided: bool) -> Any:
     """`(debias * F + eps I)^(-1 / 2k)` of each of k sides."""
     debias = 1 / one_minus_power(1 - s.beta, s.count) if averages else jnp.ones_like(s.eps)
     order = 2 * max(sum(factor is not None for factor in factors), 1)
-    return (tuple(None if f is None else _inverse_root(f, order, one_sided, debias, s.eps) for f in factors),)
+    made: dict[int, jax.Array] = {}
+    for axis, (root, factor) in enumerate(zip(roots, factors, strict=True)):
+        if root is None or factor is None:
+            continue
+        # A GPU begins when the roots before are written, and holds two matrices, not five.
+        before, (factor,) = in_turn(list(made.values()), [factor])
+        made = dict(zip(made, before, strict=True))
+        new = _inverse_root(factor, order, one_sided, debias, s.eps)
+        made[axis] = jnp.where(jnp.sum(new * 0) == 0, new, root)
+    return (tuple(made.get(axis) for axis in range(len(roots))),)
 
 
 def shampoo_rule(g: jax.Array, mu: Any, nu: Any, roots: Factors, s: Any, *, start: int) -> tuple[Any, ...]:
     """The roots' product with the momentum, with the grafting of Anil et al. 2020."""
+    g, _ = limited(g)
     if mu is not None:
         mu = s.b1 * mu + s.c1 * g
     if nu is not None:
@@ -102,14 +126,16 @@ def _inverse_root(
     factor: jax.Array, order: int, one_sided: bool, debias: jax.Array, eps: jax.Array
 ) -> jax.Array:
     """The power of a matrix by its eigenvalues, none of which is taken below zero."""
-    factor, size = to_unit(factor)
-    values, vectors = jnp.linalg.eigh(factor)
+    # LAPACK reads columns, and the columns of the transpose lie as the rows do.
+    factor, size = to_unit(factor.T)
+    values, vectors = jnp.linalg.eigh(factor, symmetrize_input=False)
     raised = (values - jnp.minimum(values[0], 0)) * (size * debias) + eps
-    powers = jnp.exp(-jnp.log(raised) / order)
+    powers = jnp.exp(-jnp.log(raised) / (2 * order))
     if one_sided:
         # A gradient has nothing in the directions in which no gradient had anything, but for its roundings.
         powers = jnp.where(values > values[-1] * len(values) * jnp.finfo(values.dtype).eps, powers, 0)
-    return jnp.matmul(vectors * powers[None, :], vectors.T, precision="highest")
+    half = (vectors * powers[None, :]).T  # one array, where the vectors and their multiple would be two
+    return jnp.matmul(half.T, half, precision="highest")
 
 
 @transformation(leaves="real")
@@ -191,12 +217,29 @@ def scale_by_shampoo(
             "count": count, "b1": 0.0 if b1 is None else b1, "beta": 0.0 if beta is None else beta,
             "b2": b2, "eps": eps, "graft_eps": graft_eps,
         }  # fmt: skip
-        g, factors = per_matrix(statistics, axes, (updates, state.factors), shampoo_scalars, **numbers)
+        g, factors = per_matrix(
+            statistics, axes, (updates, state.factors), shampoo_scalars, in_order=True, **numbers
+        )
         due = (count - 1) % precondition_frequency == 0
         (roots,) = refresh_per_matrix(
-            root, axes, due, g, (state.roots,), (factors,), count=count, beta=numbers["beta"], eps=eps
+            root,
+            axes,
+            due,
+            g,
+            (state.roots,),
+            (factors,),
+            stays_finite=True,
+            count=count,
+            beta=numbers["beta"],
+            eps=eps,
         )
-        u, mu, nu, *_ = per_matrix(rule, axes, (g, state.mu, state.nu, roots), shampoo_scalars, **numbers)
+        # A GPU has done with the roots when it begins with the moments.
+        leaves, structure = jax.tree.flatten(updates)
+        _, leaves = in_turn(jax.tree.leaves(roots), leaves)
+        updates = jax.tree.unflatten(structure, leaves)
+        u, mu, nu, *_ = per_matrix(
+            rule, axes, (updates, state.mu, state.nu, roots), shampoo_scalars, in_order=True, **numbers
+        )
         return u, ShampooState(count, mu, nu, factors, roots)
 
     return init, update

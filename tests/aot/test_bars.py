@@ -315,7 +315,7 @@ def test_leaves_of_a_transformer() -> None:
 
 
 # Matrices of the largest statistic beside the state: four leaves of 1024 x 1024 on a GPU, 256 x 256 on a TPU.
-MATRICES_HELD = {"muon": (3.1, 4), "shampoo": (4.1, 14)}
+MATRICES_HELD = {"muon": (3.1, 4), "shampoo": (2.1, 14)}
 
 
 @pytest.mark.parametrize("name", MATRICES_HELD)
@@ -326,9 +326,12 @@ def test_methods_of_matrices_hold_few_of_them(compiler: aot.Compiler, name: str)
 
 
 def test_what_a_gpu_holds_for_matrices_does_not_grow_with_the_leaves(compiler: aot.Compiler) -> None:
-    """Kron held two transposed averages per leaf, and Shampoo a copy of each momentum."""
+    """Kron held two transposed averages per leaf, and Shampoo a copy of each momentum.
+
+    Kron's factors move by products of A and B, which all wait for both: with a product and a step it is four.
+    """
     if compiler.platform == "h100":
-        for name, most in {"kron": 7.1, "shampoo": 4.1}.items():
+        for name, most in {"kron": 5.1, "shampoo": 2.1}.items():
             row = matrices.method_row(compiler, name, (8, 1024))
             assert row.scratch <= most, name
         assert row.copies == 0
