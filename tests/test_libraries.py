@@ -428,6 +428,24 @@ def test_updates_of_matrices_of_any_sides_are_exported() -> None:
         chex.assert_trees_all_close(exported.call(g), updates(g), rtol=1e-4, atol=1e-5)
 
 
+DECIDE_BY_SIZES = (
+    "soap", "soap_muon", "kron", "shampoo", "dion2", "splus", "galore", "apollo", "adafactor", "adam_mini"
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", DECIDE_BY_SIZES)
+def test_a_size_that_must_be_a_number_is_named(name: str) -> None:
+    importlib.import_module("jax.export")
+    rows, columns = jax.export.symbolic_shape("rows, columns")
+    like = {
+        n: jax.ShapeDtypeStruct(shape, jnp.float32) for n, shape in (("b", (2, 3)), ("w", (rows, columns)))
+    }
+    tx = getattr(gf, name)(0.1)
+    told = r"^scale_by_\w+: ('rows'|'columns')( and '\w+')? of the leaf at 'w' must be .* \(rows, columns\)"
+    with pytest.raises(ValueError, match=told):
+        jax.export.export(jax.jit(lambda g: tx.update(g, tx.init(g), g)[0]))(like)
+
+
 def test_functions_of_arrays_of_any_size_are_exported() -> None:
     importlib.import_module("jax.export")
 

@@ -27,6 +27,7 @@ from gradflow._calls._context import context, entered, stage_name
 from gradflow._calls._extra_arguments import check_extra_names
 from gradflow._calls._misplaced import check_numbers_of_devices, refuse_misplaced
 from gradflow._calls._scalars import with_scalars_together
+from gradflow._calls._symbolic import refuse_symbolic_sizes
 from gradflow._core._eager import concrete_leaves
 from gradflow._core._joined_sums import with_joined_sums
 from gradflow._core._signature import Signature
@@ -49,6 +50,7 @@ class InitPart(Part):
         try:
             return self.run(params)
         except Exception as error:
+            refuse_symbolic_sizes(self.stage.expression.name, {"params": params}, error)
             if not context.stack:
                 refuse_misplaced(self.stage.expression.name, {"params": params}, error)
             shorten(error)
@@ -112,6 +114,7 @@ class UpdatePart(Part):
                 return self.run(updates, state, params, **extra)
             return compiled.run(self.run, operands, updates, state, params, extra)
         except Exception as error:
+            refuse_symbolic_sizes(self.stage.expression.name, {"updates": updates}, error)
             if not context.stack:
                 arguments = {"params": params, "updates": updates, "state": state, **extra}
                 refuse_misplaced(self.stage.expression.name, arguments, error)
