@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.interpreters import ad, batching, mlir
-from jax.sharding import AbstractMesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, AxisType, NamedSharding, PartitionSpec
 
 _shard_alike: Any = None
 with contextlib.suppress(ImportError):  # jax 0.11 removed it
@@ -39,6 +39,14 @@ def is_on_cpus(x: Any) -> bool:
         return False
     device: Any = getattr(jax.typeof(x).sharding.mesh, "abstract_device", None)
     return is_on_mesh(x) and getattr(device, "device_kind", None) == "cpu"
+
+
+def whole_on_mesh_of(x: Any, like: Any) -> Any:
+    """`x` whole on each device of the mesh of `like`, in a trace where the partitioner would place it."""
+    mesh: Any = jax.typeof(like).sharding.mesh
+    if not isinstance(x, jax.core.Tracer) or mesh.empty or set(mesh.axis_types) != {AxisType.Auto}:
+        return x
+    return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, PartitionSpec()))
 
 
 def mesh_sides(mesh: Any) -> str:

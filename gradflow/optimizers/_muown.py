@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from gradflow._calls._checks import check_like
+from gradflow._calls._context import context
 from gradflow._calls._reports import report
 from gradflow._core._decorators import transformation
 from gradflow._core._transformation import GradientTransformation
@@ -16,6 +17,7 @@ from gradflow._rules._math import bounded, larger_size, safe_sqrt, size_root
 from gradflow._rules._roles import Mean
 from gradflow._rules._state import at_least_float32, first_moment, increment, zero_scalar
 from gradflow._rules._unit_norm import unit_direction, unit_norm
+from gradflow._shardings import whole_on_mesh_of
 from gradflow._types import OptState, Pair, Params, Updates
 from gradflow.linalg import newton_schulz
 from gradflow.matrices._per_matrix import per_matrix
@@ -151,6 +153,9 @@ def step_by_muown(
         axes = require_matrices(matrices, params)
         zeros = init_per_matrix(_zeros, axes, params)
         _, neurons = per_matrix(norms_rule, axes, (params, zeros))
+        if context.spread is None:
+            # The partitioner would cut the norms, and leave the moments beside them whole until a step.
+            neurons = jax.tree.map(lambda x: whole_on_mesh_of(x, jax.tree.leaves(params)[0]), neurons)
         return MuownState(zero_scalar(params), first_moment(params, mu_dtype), neurons)
 
     def update(updates: Updates, state: MuownState, params: Params) -> tuple[Updates, MuownState]:

@@ -93,8 +93,6 @@ MATRICES = {
     "orthogonalize", "scion", "shampoo", "soap", "soap_muon",
     "differentially_private_aggregate", "dpsgd",
 }  # fmt: skip
-# A state of norms of the parameters: eager they are whole on each device, compiled the partitioner cuts them.
-PLACED_BY_THE_PARTITIONER = {"muown", "step_by_muown"}
 OPTIMIZERS = [name for name in optimizers.__all__ if name in CASES]
 NAMED = [name for name in OPTIMIZERS if not name.startswith("scale_by_")]
 # Products of matrices, and more variants of what stands above. `flatten` has the numbers of all leaves in one
@@ -205,9 +203,8 @@ def test_a_training_step_and_its_gradients() -> None:
 
 
 def test_states_lie_where_eager_ones_do() -> None:
-    names = [name for name in NAMED if name not in PLACED_BY_THE_PARTITIONER]
-    tx, _ = each(names)
-    placed = {name: on_devices(leaves()) for name in names}
+    tx, _ = each(NAMED)
+    placed = {name: on_devices(leaves()) for name in NAMED}
     state = tx.init(placed)
     found = sharding.state_sharding(tx, placed)
     for (path, leaf), own in zip(
@@ -286,6 +283,10 @@ def test_arrays_on_other_devices_are_named() -> None:
     places = r"float32\[8\] at 'w' on the mesh data=8 .*, and the leaf at 'b' on the mesh data=4 of"
     with pytest.raises(ValueError, match=f"'params' must have all leaves on the same devices; got {places}"):
         tx.update(two, tx.init(two), two)
+    last = placed(jax.devices()[4:])
+    both = r"argument updates\['b'\] of adam\(0.1\).update .* and argument state\[0\].count of adam"
+    with pytest.raises(ValueError, match=both):  # after the trace, which knows of no devices: jax's own error
+        jax.jit(tx.update)(four, tx.init(last), four)
     places = r"float32\[3\] at the root on device 1, and 'params' at the root on device 0\.$"
     with pytest.raises(ValueError, match=f"argument 'updates' must have its leaves on .*; got {places}"):
         tx.update(other, tx.init(one), one)
