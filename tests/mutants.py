@@ -80,7 +80,7 @@ MUTANTS = [
     Mutant("clip: one side", "jnp.clip(g, -s.max_delta, s.max_delta)", "jnp.minimum(g, s.max_delta)", "tests/transforms/test_transform_equations.py -k clip"),
     Mutant("clip_by_global_norm: always scales", "clipped = size > limit * power", "clipped = size >= 0", "tests/transforms/test_transform_equations.py -k global", "_scaled_norm.py"),
     Mutant("scaled_norms: overflow is not seen", "| (square == np.inf)", "| (square < 0)", "tests/transforms/test_per_example.py tests/core/test_packed.py"),
-    Mutant("trace: nesterov with the old sum", "return s.decay * trace + g, trace\n", "return trace + g, trace\n", "tests/transforms/test_transform_equations.py -k trace", "_trace.py"),
+    Mutant("trace: nesterov with the old sum", "return in_range(s.decay * trace + g), trace\n", "return in_range(trace + g), trace\n", "tests/transforms/test_transform_equations.py -k trace", "_trace.py"),
     Mutant("ema: not debiased", "return s.debias * average, average", "return average, average", "tests/transforms/test_transform_equations.py -k ema"),
     Mutant("ema: half-precision average", "accumulator_dtype or at_least_float32(p.dtype)", "accumulator_dtype or p.dtype", "tests/transforms/test_transform_equations.py -k 'ema or average'"),
     Mutant("decay: the mask is inverted", "return fill_none(decay(keep_where(keep, updates), params), updates), state", "return fill_none(decay(updates, keep_where(keep, params)), updates), state", "tests/core/test_mistakes.py -k masks", "_decay.py"),

@@ -33,7 +33,7 @@ def bounded(g: jax.Array) -> jax.Array:
     An average of such numbers over the root of the average of their squares is what exact arithmetic gives,
     since both scale with the outlier. With a plain `g` over a saturated average it would be 1e10 instead.
     """
-    return within(g, _largest_bounded(real_dtype(g.dtype)))
+    return within(g, largest_bounded(real_dtype(g.dtype)))
 
 
 def bounded_square(g: jax.Array, center: jax.Array | None = None) -> jax.Array:
@@ -50,7 +50,7 @@ def bounded_norm(size: jax.Array, power: jax.Array) -> tuple[jax.Array, jax.Arra
 
     NaN where the vector is not finite. `size` and `power` are those of `scaled_norm`.
     """
-    limit = _largest_bounded(size.dtype)
+    limit = largest_bounded(size.dtype)
     norm = jnp.minimum(size / power, limit) + (size - size)
     beyond = size > limit * power
     return norm, jnp.where(beyond, limit * power / jnp.where(beyond, size, 1), 1)
@@ -84,7 +84,16 @@ def in_range(x: jax.Array) -> jax.Array:
     return within(x, float(jnp.finfo(x.dtype).max) * (1 - 2.0**-8))
 
 
-def _largest_bounded(dtype: np.dtype) -> np.ndarray:
+def kept_in_range(total: jax.Array, g: jax.Array) -> jax.Array:
+    """`total`, moved into range as by `in_range`; NaN where `g`, which is part of it, is not finite.
+
+    A decaying sum that is infinite once would stay so after its terms are small again.
+    """
+    return in_range(total) + (g - g)
+
+
+def largest_bounded(dtype: np.dtype) -> np.ndarray:
+    """The largest number of `bounded`: 2^60 in float32, 2^508 in float64."""
     return np.asarray(2.0 ** (jnp.finfo(dtype).maxexp // 2 - 4), dtype)
 
 

@@ -13,7 +13,7 @@ from gradflow._core._transformation import GradientTransformation
 from gradflow._errors import describe
 from gradflow._expressions._arguments import Decay, Iterations, NonNegative, Rate
 from gradflow._rules._leafwise import specialize
-from gradflow._rules._math import bounded
+from gradflow._rules._math import kept_in_range
 from gradflow._rules._roles import Mean
 from gradflow._rules._state import first_moment
 from gradflow._types import MaskOrFn, OptState, Pair, Params, Updates
@@ -37,7 +37,7 @@ def dion2_rule(
 ) -> tuple[jax.Array, ...]:
     """Ahn, Amsel & Langford 2025, over the slices along the shorter side."""
     inputs, outputs = g.shape
-    m = bounded(mu + bounded(g)) + (g - g)  # NaN where it is not finite
+    m = kept_in_range(mu + g, g)
     m = m if inputs <= outputs else m.T
     sizes = jnp.sum(jnp.abs(to_unit(m)[0]), axis=1)
     _, chosen = jax.lax.top_k(sizes, math.ceil(fraction * m.shape[0]))

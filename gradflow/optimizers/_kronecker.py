@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from gradflow._dtypes import real_dtype
 from gradflow._platform import in_turn, row_major
-from gradflow._rules._math import size_root
+from gradflow._rules._math import largest_bounded, size_root
 from gradflow._rules._state import at_least_float32
 
 # For each side of a tensor a symmetric matrix, or None for a side that is left alone.
@@ -44,7 +44,7 @@ def _unit(x: jax.Array) -> jax.Array:
 
 def limited(g: jax.Array) -> tuple[jax.Array, jax.Array]:
     """`g` with a norm of at most 2^60 (2^508 in float64), so that its square is finite; whether `g` is."""
-    most = 2.0 ** (508 if g.dtype == jnp.float64 else 60) / size_root(max(g.size, 1))
+    most = largest_bounded(g.dtype) / size_root(max(g.size, 1))
     largest = jax.lax.stop_gradient(jnp.max(jnp.abs(g), initial=0))
     return g * jnp.where(largest > most, most / largest, 1), jnp.isfinite(largest)
 

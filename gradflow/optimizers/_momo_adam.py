@@ -41,9 +41,9 @@ def momo_adam_scalars(b1: jax.Array, b2: jax.Array, **_: jax.Array) -> Scalars:
 def momo_adam_average_rule(
     g: jax.Array, exp_avg: jax.Array, exp_avg_sq: jax.Array, s: Any
 ) -> tuple[jax.Array, ...]:
-    """Adam's moments."""
+    """The gradient as Adam's moments take it, and these."""
     exp_avg, exp_avg_sq = s.b1 * exp_avg + s.c1 * bounded(g), s.b2 * exp_avg_sq + s.c2 * bounded_square(g)
-    return g, *gpu_barrier((exp_avg, exp_avg_sq))
+    return bounded(g), *gpu_barrier((exp_avg, exp_avg_sq))
 
 
 def direction_scalars(b2: jax.Array, count: jax.Array, **_: jax.Array) -> Scalars:
@@ -111,12 +111,13 @@ def momo_adam(
         count, dtype = increment(state.count), state.barf.dtype
         rate, floor, decay = (as_scalar(number, dtype) for number in (learning_rate, lower_bound, b1))
         shrink = 1 + rate * as_scalar(weight_decay, dtype)
-        _, exp_avg, exp_avg_sq = leafwise(
+        taken, exp_avg, exp_avg_sq = leafwise(
             momo_adam_average_rule, (updates, state.exp_avg, state.exp_avg_sq), momo_adam_scalars,
             b1=b1, b2=b2,
         )  # fmt: skip
         barf = average(loss_value(value).astype(dtype), state.barf, decay)
-        gamma = average(tree.vdot(updates, params).real.astype(dtype), state.gamma, decay)
+        # What an outlier adds to both products cancels only if both take the same of it.
+        gamma = average(tree.vdot(taken, params).real.astype(dtype), state.gamma, decay)
         mean = decoded(exp_avg)
         (direction,) = leafwise(
             direction_rule, (mean, exp_avg_sq), direction_scalars, b2=b2, count=count, eps=eps

@@ -16,7 +16,7 @@ from gradflow._dtypes import compute_dtype
 from gradflow._errors import describe
 from gradflow._expressions._arguments import Decay, Iterations, NonNegative, Rate
 from gradflow._expressions._registry import register_record
-from gradflow._rules._leafwise import Scalars, leafwise, specialize
+from gradflow._rules._leafwise import Scalars, in_dtype_of, leafwise, specialize
 from gradflow._rules._math import bounded, larger_size, one_minus_power, safe_sqrt, size_root
 from gradflow._rules._mesh_axes import refuse_varying
 from gradflow._rules._roles import Mean
@@ -258,7 +258,7 @@ def scale_by_muon(
         wide = jax.tree.map(lambda g: g.astype(compute_dtype(g.dtype)), updates)
         m, mu = leafwise(average, (wide, state.mu), muon_scalars, count=count, beta=beta)
         (u,) = per_matrix(orthogonal, axes, (m,), in_loops=True, eps=eps, margin=margin, **coefficients)
-        u = jax.tree.map(lambda u, g: u.astype(g.dtype), u, updates)
+        u = jax.tree.map(in_dtype_of, u, updates)
         return u, MuonState(count, mu, jnp.copy(state.ns_coeffs))
 
     return init, update

@@ -23,7 +23,7 @@ VARIANTS = ("sps", "sps+")
 @jax.jit
 def polyak_step(gap: jax.Array, norm: jax.Array, limit: jax.Array, eps: jax.Array) -> jax.Array:
     """`min(limit, gap / (norm^2 + eps))`, and 0 for a zero gradient; the square is never formed."""
-    some = norm > 0
+    some = norm != 0  # also of a NaN, which is to show in every update
     size = jnp.where(some, norm, 1)
     # The barrier keeps XLA from merging the two divisions into one by the square.
     share = jax.lax.optimization_barrier(gap / size)

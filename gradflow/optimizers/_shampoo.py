@@ -125,15 +125,17 @@ def _norm(x: jax.Array) -> jax.Array:
 def _inverse_root(
     factor: jax.Array, order: int, one_sided: bool, debias: jax.Array, eps: jax.Array
 ) -> jax.Array:
-    """The power of a matrix by its eigenvalues, none of which is taken below zero."""
+    """The power of a matrix by its eigenvalues, none of which is taken below the rounding of the largest."""
     # LAPACK reads columns, and the columns of the transpose lie as the rows do.
     factor, size = to_unit(factor.T)
     values, vectors = jnp.linalg.eigh(factor, symmetrize_input=False)
-    raised = (values - jnp.minimum(values[0], 0)) * (size * debias) + eps
+    # A gradient has nothing in the directions in which no gradient had anything, but for its roundings. By
+    # the root of `eps` alone gradients of 1e8 made steps of 100 there.
+    rounding = values[-1] * len(values) * jnp.finfo(values.dtype).eps
+    raised = jnp.maximum(values, rounding) * (size * debias) + eps
     powers = jnp.exp(-jnp.log(raised) / (2 * order))
     if one_sided:
-        # A gradient has nothing in the directions in which no gradient had anything, but for its roundings.
-        powers = jnp.where(values > values[-1] * len(values) * jnp.finfo(values.dtype).eps, powers, 0)
+        powers = jnp.where(values > rounding, powers, 0)
     half = (vectors * powers[None, :]).T  # one array, where the vectors and their multiple would be two
     return jnp.matmul(half.T, half, precision="highest")
 

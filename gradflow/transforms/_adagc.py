@@ -14,6 +14,8 @@ from gradflow._rules._state import increment, zero_scalar
 from gradflow._rules._unit_norm import unit_norm
 from gradflow._types import OptState, Pair, Params, Updates
 
+_LARGEST = 2.0**60  # at such an outlier the other leaves' clipped norms are nothing
+
 
 class AdaGCState(NamedTuple):
     """Steps taken, and the averaged norm of each leaf after clipping."""
@@ -30,22 +32,24 @@ def adagc_scalars(
     absolute: jax.Array,
     **_: jax.Array,
 ) -> Scalars:
-    """Whether this is a step of the warm-up, and the factor of a clip by the global norm."""
+    """Whether this is a step of the warm-up, the factor of a clip by the global norm, and if norms count."""
     whole = clip_scalars(size, power, absolute)["factor"]
-    return {"warming": count < warmup_steps, "whole": whole, "first": count == 0}
+    return {"warming": count < warmup_steps, "whole": whole, "counts": size < _LARGEST * power}
 
 
 def adagc_rule(g: jax.Array, average: jax.Array, s: Any) -> tuple[jax.Array, jax.Array]:
     """Wang et al. 2025, Algorithm 1."""
     size, power = unit_norm(g)
     size, power = size.reshape(()), power.reshape(())
+    warming = s.warming | (average == 0)
     limit = s.relative * average
     clipped = size > limit * power
     own = jnp.where(clipped, limit / jnp.where(clipped, size, 1), 1 / power)
-    u = jnp.where(s.warming, s.whole * (s.power * g), own * (power * g))
-    norm = jnp.where(s.warming, s.whole * ((s.power / power) * size), own * size)
-    warm = jnp.where(s.first, norm, jnp.minimum(average, norm))
-    return u, jnp.where(s.warming, warm, s.decay * average + (1 - s.decay) * norm)
+    factor, scale = jnp.where(warming, s.whole, own), jnp.where(warming, s.power, power)
+    norm = factor * ((scale / power) * size)
+    smaller = jnp.where((average == 0) | (norm == 0), jnp.maximum(average, norm), jnp.minimum(average, norm))
+    new = jnp.where(s.counts, smaller, average)
+    return factor * (scale * g), jnp.where(warming, new, s.decay * average + (1 - s.decay) * norm)
 
 
 @transformation
@@ -58,6 +62,9 @@ def adagc(
                                     average = min(average, norm(u))
         after them:                 u = min(1, relative * average / norm(g)) * g
                                     average = decay * average + (1 - decay) * norm(u)
+
+    A norm of zero does not count in the warm-up, which lasts until a leaf has another: a leaf that begins
+    without a gradient would stay where it is. Steps whose global norm is 2^60 or more do not count either.
 
     Args:
       relative: >= 0; 1.05 in the paper.

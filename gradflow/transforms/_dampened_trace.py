@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from gradflow._core._decorators import transformation
 from gradflow._expressions._arguments import Fraction
 from gradflow._rules._leafwise import Scalars, leafwise
+from gradflow._rules._math import in_range, kept_in_range
 from gradflow._rules._roles import Mean
 from gradflow._rules._state import first_moment, increment, zero_scalar
 from gradflow._types import OptState, Pair, Params, Updates
@@ -27,14 +28,14 @@ def dampening_scalars(count: jax.Array, dampening: jax.Array, **_: jax.Array) ->
 
 def dampened_trace_rule(g: jax.Array, trace: jax.Array, s: Any) -> tuple[jax.Array, ...]:
     """The heavy ball, with a fraction of each new gradient."""
-    trace = s.decay * trace + s.gain * g
+    trace = kept_in_range(s.decay * trace + s.gain * g, g)
     return trace, trace
 
 
 def nesterov_dampened_trace_rule(g: jax.Array, trace: jax.Array, s: Any) -> tuple[jax.Array, ...]:
     """`dampened_trace_rule` with the momentum of the next step and the undamped gradient."""
-    trace = s.decay * trace + s.gain * g
-    return s.decay * trace + g, trace
+    trace = kept_in_range(s.decay * trace + s.gain * g, g)
+    return in_range(s.decay * trace + g), trace
 
 
 @transformation(packable=True)

@@ -7,6 +7,7 @@ import jax
 from gradflow._core._decorators import transformation
 from gradflow._expressions._arguments import Fraction
 from gradflow._rules._leafwise import leafwise
+from gradflow._rules._math import in_range, kept_in_range
 from gradflow._rules._roles import Mean
 from gradflow._rules._state import first_moment
 from gradflow._types import OptState, Pair, Params, Updates
@@ -20,14 +21,14 @@ class TraceState(NamedTuple):
 
 def trace_rule(g: jax.Array, trace: jax.Array, s: Any) -> tuple[jax.Array, ...]:
     """Polyak 1964: the heavy ball."""
-    trace = s.decay * trace + g
+    trace = kept_in_range(s.decay * trace + g, g)
     return trace, trace
 
 
 def nesterov_trace_rule(g: jax.Array, trace: jax.Array, s: Any) -> tuple[jax.Array, ...]:
     """Sutskever et al. 2013: the sum of the next step, if its gradient were the same."""
-    trace = s.decay * trace + g
-    return s.decay * trace + g, trace
+    trace = kept_in_range(s.decay * trace + g, g)
+    return in_range(s.decay * trace + g), trace
 
 
 @transformation(packable=True)
@@ -42,7 +43,8 @@ def trace(decay: Fraction, nesterov: bool = False, accumulator_dtype: Any = None
       nesterov: uses the momentum of the next step.
       accumulator_dtype: dtype of the sum; the parameters' by default.
 
-    Unlike in `ema`, a new gradient has weight 1, so a constant one is multiplied by `1 / (1 - decay)`.
+    Unlike in `ema`, a new gradient has weight 1, so a constant one is multiplied by `1 / (1 - decay)`. A sum
+    of finite gradients stays finite.
     `dampened_trace` has PyTorch's dampening. Source: Sutskever et al. 2013, "On the importance of
     initialization and momentum in deep learning".
 

@@ -10,6 +10,7 @@ from gradflow._core._rates import rate_inside
 from gradflow._core._transformation import GradientTransformation
 from gradflow._errors import describe
 from gradflow._rules._leafwise import leafwise, specialize
+from gradflow._rules._math import kept_in_range
 from gradflow._rules._mesh_axes import refuse_varying
 from gradflow._types import OptState, Pair, Params, Updates
 
@@ -25,7 +26,7 @@ def cautious_rule(u: jax.Array, g: jax.Array, s: Any, *, scaling: str) -> jax.Ar
     else:
         factor = s.one
     # So put, an update that is NaN stays so.
-    return jnp.where(agreement <= 0, 0, factor * u)
+    return jnp.where(agreement <= 0, 0, kept_in_range(factor * u, u))
 
 
 @transformation

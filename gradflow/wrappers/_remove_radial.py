@@ -9,6 +9,7 @@ from gradflow._core._decorators import transformation
 from gradflow._core._transformation import GradientTransformation
 from gradflow._expressions._arguments import Decay, NonNegative, Positive
 from gradflow._rules._leafwise import leafwise, specialize
+from gradflow._rules._math import kept_in_range
 from gradflow._rules._mesh_axes import refuse_varying
 from gradflow._rules._state import increment, zero_scalar
 from gradflow._rules._unit_norm import unit_norms
@@ -32,7 +33,8 @@ def remove_radial_rule(
     u: jax.Array, g: jax.Array, p: jax.Array, decayed: jax.Array, s: Any, *, channel_axis: int
 ) -> jax.Array:
     """Heo et al. 2020, Algorithms 1 and 2: by channels if all of them pass the test, else as a whole."""
-    ratio = jnp.ones_like(s.wd_ratio)
+    ratio = power = jnp.ones_like(s.wd_ratio)
+    new = u
     if u.ndim > 1:
         far = jax.lax.stop_gradient(jnp.max(jnp.abs(u), initial=0)) > 2.0**40
         power = jnp.where(far, 2.0**-64, 1).astype(s.wd_ratio.dtype)  # keeps inner products in range
@@ -52,9 +54,9 @@ def remove_radial_rule(
             passes = jnp.max(cosine, initial=0) < s.delta / jnp.sqrt(jnp.full((), count, s.delta.dtype))
             new = jnp.where(passes & ~found, scaled - radial * (along / length), new)
             found = found | passes
-        u = new / power
         ratio = jnp.where(found, s.wd_ratio, ratio)
-    return u + s.weight_decay / (1 - s.momentum) * ratio * decayed
+    u = new / power + s.weight_decay / (1 - s.momentum) * ratio * decayed
+    return kept_in_range(u, new)
 
 
 @transformation

@@ -77,14 +77,19 @@ def _while(equation: Any, operands: list[Any]) -> list[Any]:
         ]
 
 
-def _scan(equation: Any, operands: list[Any]) -> list[Any]:
-    p = equation.params
+def scan_parts(p: dict[str, Any], operands: list[Any]) -> tuple[list[Any], list[Any], list[Any]]:
+    """The constants, the first carry and the rows among the operands of a scan."""
     if "ft_in" in p:  # since jax 0.12: constants, carry and rows
         num_consts, num_carry = (len(part) for part in p["ft_in"].unpack()[:2])
     else:
         num_consts, num_carry = p["num_consts"], p["num_carry"]
     first, second = num_consts, num_consts + num_carry
-    consts, carry, stacked = operands[:first], operands[first:second], operands[second:]
+    return operands[:first], operands[first:second], operands[second:]
+
+
+def _scan(equation: Any, operands: list[Any]) -> list[Any]:
+    p = equation.params
+    consts, carry, stacked = scan_parts(p, operands)
     places = range(p["length"])
     rows: list[Any] = [None] * p["length"]
     for place in reversed(places) if p["reverse"] else places:

@@ -15,7 +15,7 @@ from specs import FLOAT64_DEPARTURES, PARTS, build, over_all
 
 import gradflow as gf
 from gradflow._expressions._keys import expression_of
-from laws.support import assert_finite, extras, no_nan
+from laws.support import assert_finite, extras
 
 STEPS, SPIKE, ELEMENT = 200, 10, ("kernel", 1)
 SHAPES = {"kernel": (2, 3), "bias": (3,)}
@@ -59,11 +59,16 @@ def with_short_memory(tx: gf.GradientTransformation) -> gf.GradientTransformatio
     return gf.replace(tx, numbers)
 
 
-def steps_of(tx: Any, params: Tree) -> Callable[[Tree], tuple[Any, Any]]:
-    """The compiled function from gradients to the updates of all steps and the state at the end."""
+def held_parameters(dtype: Any) -> Tree:
+    """Ordinary parameters."""
+    rng = np.random.default_rng(1)
+    return {name: jnp.asarray(rng.normal(size=shape), dtype) for name, shape in SHAPES.items()}
 
-    @jax.jit
-    def run(gradients: Any) -> Any:
+
+def steps_of(tx: Any) -> Callable[[Any, Any], tuple[Any, Any]]:
+    """The function from parameters and gradients to the updates of all steps and the state at the end."""
+
+    def run(params: Any, gradients: Any) -> Any:
         def step(state: Any, grads: Any) -> Any:
             updates, state = tx.update(grads, state, params, **extras(tx, params, grads))
             return state, updates
@@ -77,10 +82,8 @@ def steps_of(tx: Any, params: Tree) -> Callable[[Tree], tuple[Any, Any]]:
 @functools.lru_cache(maxsize=2)
 def trajectory(case: str, dtype: Any = np.float32) -> Callable[[Tree], tuple[Any, Any]]:
     """`steps_of` a listed case on parameters of one dtype."""
-    tx = with_short_memory(build(case))
-    rng = np.random.default_rng(1)
-    params = {name: jnp.asarray(rng.normal(size=shape), dtype) for name, shape in SHAPES.items()}
-    run = steps_of(tx, params)
+    params = held_parameters(dtype)
+    run = jax.jit(functools.partial(steps_of(with_short_memory(build(case))), params))
     return lambda gradients: run({name: jnp.asarray(g, dtype) for name, g in gradients.items()})
 
 
@@ -97,13 +100,13 @@ def test_one_huge_gradient_leaves_no_poison(case: str) -> None:
 
 
 @over_all("extreme gradients for 200 steps")
-def test_extreme_gradients_for_many_steps_never_give_nan(case: str) -> None:
+def test_extreme_gradients_for_many_steps_stay_finite(case: str) -> None:
     directions = {name: np.sign(g) for name, g in ordinary().items()}
     exponents = {name: np.random.default_rng(2).uniform(-45, 38, g.shape) for name, g in directions.items()}
     for size in (0.0, 1e-45, 1e-20, 1e19, 1e38):
-        no_nan(trajectory(case)({name: np.full_like(g, size) for name, g in directions.items()}))
-        no_nan(trajectory(case)({name: size * g for name, g in directions.items()}))
-    no_nan(trajectory(case)({name: g * 10 ** exponents[name] for name, g in directions.items()}))
+        assert_finite(trajectory(case)({name: np.full_like(g, size) for name, g in directions.items()}))
+        assert_finite(trajectory(case)({name: size * g for name, g in directions.items()}))
+    assert_finite(trajectory(case)({name: g * 10 ** exponents[name] for name, g in directions.items()}))
 
 
 @over_all("a gradient that is not finite shows")
@@ -161,7 +164,7 @@ def test_narrow_gradients_of_any_size_leave_no_poison(case: str) -> None:
     rng = np.random.default_rng(1)
     params = {name: jnp.asarray(rng.normal(size=shape), dtype) for name, (dtype, shape) in NARROW.items()}
 
-    run = steps_of(tx, params)
+    run = jax.jit(functools.partial(steps_of(tx), params))
     usual, _ = run(narrow(lambda g, *_: g))
     assert any(np.any(np.asarray(u) != 0) for u in usual.values()) or case == "set_to_zero"
     assert_finite(run(narrow(once(1e38))))
@@ -172,9 +175,11 @@ def test_narrow_gradients_of_any_size_leave_no_poison(case: str) -> None:
             u, v = (np.abs(np.asarray(x[name], np.float32)[SPIKE + 1 :]).max(axis=0) for x in (usual, found))
             assert not np.any(v < 1e-3 * u)
     for size in SIZES.values():
-        no_nan(run(narrow(size)))
-        no_nan(run(narrow(lambda g, *limits, size=size: np.sign(g) * size(g, *limits))))
-        no_nan(run(narrow(lambda g, *limits, size=size: after_zeros(np.ones_like(g) * size(g, *limits)))))
+        assert_finite(run(narrow(size)))
+        assert_finite(run(narrow(lambda g, *limits, size=size: np.sign(g) * size(g, *limits))))
+        assert_finite(
+            run(narrow(lambda g, *limits, size=size: after_zeros(np.ones_like(g) * size(g, *limits))))
+        )
 
 
 def after_zeros(g: np.ndarray) -> np.ndarray:
@@ -183,11 +188,13 @@ def after_zeros(g: np.ndarray) -> np.ndarray:
     return g
 
 
-# What float32 takes a number for: itself, the largest one whose square is finite, or zero below its range.
+# What float32 takes a number for: itself, the largest one whose square is finite, also after it was halved
+# by a stage before, or zero below its range.
 LARGEST, LEAST = 2.0**60, float(np.finfo(np.float32).tiny)
 REFERENCES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "itself": lambda g: g,
     "2^60": lambda g: np.clip(g, -LARGEST, LARGEST),
+    "2^61": lambda g: np.clip(g, -2 * LARGEST, 2 * LARGEST),
     "zero": lambda g: np.where(np.abs(g) < LEAST, 0, g),
 }
 # The steps whose numbers are measured by the largest one among them: before, during and after the spike.
@@ -221,6 +228,12 @@ def distance(actual: Any, exact: Any, steps: slice) -> float:
     return worst
 
 
+def departs(found: Any, exact: list[Any], size: str) -> bool:
+    """Whether a trajectory is none of the exact ones. An outlier is bounded in states, not where it is."""
+    windows = WINDOWS.get(size, (slice(None),))
+    return max(min(distance(found, each, window) for each in exact) for window in windows) > 2e-3
+
+
 @over_all("200 steps as in float64")
 def test_200_steps_of_every_size_are_those_of_float64(case: str) -> None:
     """Departures are data with reasons; one that is mended must be taken out."""
@@ -237,8 +250,7 @@ def test_200_steps_of_every_size_are_those_of_float64(case: str) -> None:
     departing = set()
     for size, gradients in BY_SIZE.items():
         actual, _ = trajectory(case)(gradients)
-        windows = WINDOWS.get(size, (slice(None),))
-        if min(max(distance(actual, e, w) for w in windows) for e in exact[size]) > 2e-3:
+        if departs(actual, exact[size], size):
             departing.add(size)
     assert departing == FLOAT64_DEPARTURES.get(case, set())
 

@@ -54,6 +54,15 @@ def test_adagc() -> None:
     assert np.linalg.norm(history[7]["a"]) < 0.1 * np.linalg.norm(gradients[7]["a"])
 
 
+@pytest.mark.parametrize("first", [0.0, 1e30])
+def test_adagc_goes_on_after_a_step_without_gradients_or_an_outlier(first: float) -> None:
+    """A minimum of norms that counted such a step would hold every later update of `b` at nothing."""
+    gradients = [{"a": np.full(3, first), "b": np.full(2, min(first, 1.0))}]
+    gradients += [{"a": np.ones(3), "b": np.ones(2)}] * 4
+    history, _ = _run(gf.adagc(1.1, 0.9, 10.0, 3), gradients)
+    np.testing.assert_allclose(history[-1]["b"], 1.0, rtol=1e-6)
+
+
 def test_zclip() -> None:
     gradients = _gradients(12)
     history, state = _run(gf.zclip(0.9, 2.0, 3), gradients)
