@@ -132,7 +132,8 @@ def _inverse_root(
     # A gradient has nothing in the directions in which no gradient had anything, but for its roundings. By
     # the root of `eps` alone gradients of 1e8 made steps of 100 there.
     rounding = values[-1] * len(values) * jnp.finfo(values.dtype).eps
-    raised = jnp.maximum(values, rounding) * (size * debias) + eps
+    scale = size * debias
+    raised = jnp.maximum(jnp.maximum(values, 0) * scale + eps, rounding * scale)
     powers = jnp.exp(-jnp.log(raised) / (2 * order))
     if one_sided:
         powers = jnp.where(values > rounding, powers, 0)
