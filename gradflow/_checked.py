@@ -12,6 +12,7 @@ import math
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping
+from types import ModuleType
 from typing import Any, ParamSpec, TypeVar
 
 import jax
@@ -178,6 +179,8 @@ def _is_leaf_of_numbers(value: Any) -> bool:
 
 
 def _is_any_array(value: Any) -> bool:
+    if isinstance(value, type | ModuleType):
+        return False  # `numpy` and `numpy.ndarray` have attributes of these names
     has_shape = hasattr(value, "shape") and hasattr(value, "dtype")
     return _is_leaf_of_numbers(value) or (has_shape and getattr(value.dtype, "kind", "") not in "OUSMm")
 

@@ -14,6 +14,8 @@ from gradflow._vocabulary import CALLS, argument_hint, meant_arguments, meant_na
 
 def describe(value: Any) -> str:
     """A short description of any object, such as `float32[3,4]` or `the function adamw`."""
+    if isinstance(value, int) and value.bit_length() > 128:  # Python does not print one of 4300 digits
+        return f"an integer of {value.bit_length()} bits"
     if value is None or isinstance(value, bool | int | float | complex):
         return repr(value)
     if isinstance(value, str):

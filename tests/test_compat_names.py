@@ -1,5 +1,6 @@
 """`gradflow.compat` in the place of Optax: its names, its private modules, and `install()`."""
 
+import functools
 import importlib
 import subprocess
 import sys
@@ -155,6 +156,23 @@ def test_helpers_of_private_modules() -> None:
         assert utils.canonicalize_key(key) == jax.random.key(7)
     np.testing.assert_array_equal(utils.canonicalize_key(jax.random.PRNGKey(7)), jax.random.PRNGKey(7))
     assert compat._src.numerics.abs_sq(jnp.complex64(3 + 4j)) == 25
+
+
+@pytest.mark.parametrize("preconditioning", ["frobenius", "spectral", "aol", "schatten"])
+def test_the_orthogonal_factor_of_muon(preconditioning: str) -> None:
+    theirs = importlib.import_module("optax.contrib._muon").orthogonalize_via_newton_schulz
+    ours = compat.contrib._muon.orthogonalize_via_newton_schulz
+    x = jnp.asarray(np.random.default_rng(0).standard_normal((3, 4, 5)), jnp.float32)
+    row = jnp.array([3.4445, -4.775, 2.0315])
+    for coefficients in (row, jnp.stack([row] * 3)):
+        single = functools.partial(ours, ns_coeffs=coefficients, preconditioning=preconditioning)
+        expected = theirs(x[0], coefficients, preconditioning=preconditioning)
+        np.testing.assert_allclose(single(x[0]), expected, atol=2e-5)
+        np.testing.assert_allclose(jax.jit(jax.vmap(single))(x)[0], expected, atol=2e-5)
+    numbers = ((0, 1), (2,))
+    expected = theirs(x, row, dimension_numbers=optax.contrib.MuonDimensionNumbers(*numbers))
+    found = ours(x, row, dimension_numbers=compat.contrib.MuonDimensionNumbers(*numbers))
+    np.testing.assert_allclose(found, expected, atol=2e-5)
 
 
 def run(code: str) -> subprocess.CompletedProcess[str]:

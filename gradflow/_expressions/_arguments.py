@@ -87,14 +87,23 @@ class Interval(Kind):
                 raise TypeError(f"{expected}; got {describe(value)}")
             if isinstance(value, jax.Array) and not value.is_fully_addressable:
                 return
-        if not self.contains(float(value)):
-            hint = f". {self.hint}" if self.hint and float(value) < 0 else ""
-            raise ValueError(f"{expected}; got {float(value)}{hint}")
+        number = _as_float(value)
+        if not self.contains(number):
+            hint = f". {self.hint}" if self.hint and number < 0 else ""
+            raise ValueError(f"{expected}; got {number}{hint}")
 
     def read(self, owner: str, name: str, value: Any) -> Any:
         """The value, with an integer that no array can hold as a float; raises like `check`."""
         self.check(owner, name, value)
-        return float(value) if is_beyond_64_bits(value) else value
+        return _as_float(value) if is_beyond_64_bits(value) else value
+
+
+def _as_float(value: Any) -> float:
+    """The value as a float; an integer beyond the largest float is infinite."""
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf if value > 0 else -math.inf
 
 
 def _wrong_type_hint(name: str, value: Any) -> str:
@@ -191,15 +200,17 @@ class WholeNumber(Kind):
         if number is None:
             raise TypeError(f"{expected}; got {describe(value)}")
         if self.low is not None and number < self.low:
-            raise ValueError(f"{expected}; got {number}")
+            raise ValueError(f"{expected}; got {describe(number)}")
         if self.high is not None and number > self.high:
             limit = f" and <= {_INT32}" if self.high == _INT32 else ""
-            raise ValueError(f"{expected}{limit}; got {number}")
+            raise ValueError(f"{expected}{limit}; got {describe(number)}")
+        if not math.isfinite(_as_float(number)):  # schedules divide by lengths
+            raise ValueError(f"{expected}, within the range of floats; got {describe(number)}")
         return number
 
 
 def _whole(value: Any) -> int | None:
-    """A concrete scalar without a fraction as a Python integer; None for other values."""
+    """A concrete scalar that is whole, up to rounding, as a Python integer; None for other values."""
     if isinstance(value, bool | np.bool_ | jax.core.Tracer):
         return None
     if not isinstance(value, int | float | np.generic | np.ndarray | jax.Array) or np.shape(value) != ():
@@ -210,7 +221,11 @@ def _whole(value: Any) -> int | None:
         if not any(jnp.issubdtype(value.dtype, kind) for kind in (jnp.integer, jnp.floating)):
             return None
         value = value.item()
-    return int(value) if math.isfinite(value) and value == int(value) else None
+    if not math.isfinite(value):
+        return None
+    # A product such as 0.07 * 100, which is 7.000000000000001, is meant as a whole number.
+    whole = round(value)
+    return whole if abs(value - whole) <= 1e-12 * abs(value) else None
 
 
 _DESCENDS = "Updates already point against the gradient; to maximize, negate the loss."

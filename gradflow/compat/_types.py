@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from gradflow import tree
+from gradflow.optimizers import scale_by_muon
 
 
 def canonicalize_dtype(dtype: Any) -> np.dtype | None:
@@ -27,13 +28,41 @@ def abs_sq(x: jax.Array) -> jax.Array:
     return (x.conj() * x).real
 
 
+def orthogonalize_via_newton_schulz(
+    x: jax.Array,
+    ns_coeffs: Any,
+    ns_steps: int = 5,
+    preconditioning: str = "frobenius",
+    eps: Any = 1e-8,
+    dimension_numbers: Any = None,
+) -> jax.Array:
+    """The orthogonal factor of `x` that `scale_by_muon` takes, without an average.
+
+    Its arguments are those of `scale_by_muon`. `gradflow.linalg.newton_schulz` has batches of matrices and
+    more tables.
+    """
+    numbers = None if x.ndim == 2 else dimension_numbers
+    tx = scale_by_muon(
+        ns_coeffs,
+        ns_steps,
+        beta=0.0,
+        eps=eps,
+        preconditioning=preconditioning,
+        weight_dimension_numbers=numbers,
+    )
+    factor, _ = tx.update(x, tx.init(x))
+    return factor
+
+
 NAMES: dict[str, Any] = {
     "NO_PARAMS_MSG": "update must be called with the parameters: update(updates, state, params)",
     "PRNGKey": jax.Array,
     "PyTree": Any,
     "Shape": tuple[int, ...],
+    "WeightDimNumOrFn": Any,
     "abs_sq": abs_sq,
     "canonicalize_dtype": canonicalize_dtype,
     "canonicalize_key": canonicalize_key,
     "cast_tree": tree.cast,
+    "orthogonalize_via_newton_schulz": orthogonalize_via_newton_schulz,
 }

@@ -1,6 +1,9 @@
 """Wrong inputs of the top level: steps, checks, selectors, configurations: call, error, and words of its message."""
 
 ROWS = [
+    ('gf.adam(-10**5000)', ValueError, "adam: argument 'learning_rate' must be a number >= 0 or a schedule; got -inf"),
+    ('gf.MultiSteps(gf.sgd(0.1), 10**5000)', ValueError, "MultiSteps: argument 'every_k_schedule' must be a whole number >= 1 or a function and <= 2147483647; got an integer of 16610 bits"),
+    ('gf.from_config({"factory": "lion", "arguments": {"learning_rate": 0.1, "b2": 10**400}})', ValueError, "lion: argument 'b2' must be a number in [0, 1) or a schedule; got inf"),
     ('gf.transformation(int)', TypeError, "transformation: argument 'body' must be a function"),
     ('gf.schedule(dict)', TypeError, "schedule: argument 'body' must be a function"),
     ('gf.minimize(int, T)', TypeError, "minimize: argument 'loss_fn' must be a function"),

@@ -60,6 +60,12 @@ LONG = int(1e10)
 FAR = 2**31 - 1
 
 
+def test_a_product_that_is_whole_up_to_rounding_is_a_length() -> None:
+    assert 0.07 * 100 != 7 != 0.57 * 100  # 7.000000000000001 and 56.99999999999999
+    assert s.linear_schedule(0.0, 1.0, 0.07 * 100) == s.linear_schedule(0.0, 1.0, 7)
+    assert s.linear_schedule(0.0, 1.0, 0.57 * 100) == s.linear_schedule(0.0, 1.0, 57)
+
+
 @pytest.mark.parametrize(
     ("schedule", "formula"),
     [

@@ -1,6 +1,8 @@
 """Wrong inputs of `schedules`: call, error, and words of its message."""
 
 ROWS = [
+    ('gf.linear_schedule(0.0, 1.0, 10**400)', ValueError, "linear_schedule: argument 'transition_steps' must be a whole number >= 0, within the range of floats; got an integer of 1329 bits"),
+    ('gf.linear_schedule(0.0, 10**400, 10)', ValueError, "linear_schedule: argument 'end_value' must be a finite number or a schedule; got inf"),
     ('gf.wsd_schedule(0.1, 4, -1, 5)', ValueError, "wsd_schedule: argument 'stable_steps' must be a whole number >= 0; got -1"),
     ('gf.wsd_schedule(0.1, 4, 6, 5, decay="exp")', ValueError, "wsd_schedule: argument 'decay' must be 'linear', 'cosine' or 'sqrt'; got 'exp'"),
     ('gf.constant_schedule(value="nonsense")', TypeError, "constant_schedule: argument 'value' must be a finite number or a schedule"),

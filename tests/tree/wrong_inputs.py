@@ -1,6 +1,8 @@
 """Wrong inputs of `tree`: call, error, and words of its message."""
 
 ROWS = [
+    ('tree.cast(np, jnp.float32)', TypeError, "tree.cast: argument 'tree' must be an array; got a module"),
+    ('tree.cast(np.ndarray, jnp.float32)', TypeError, "tree.cast: argument 'tree' must be an array; got the class ndarray"),
     ('tree.map_with_path(int, T)', TypeError, "map_with_path: argument 'f' must be a function"),
     ('tree.get(T, "a", filtering=int)', TypeError, "get: argument 'filtering' must be a function"),
     ('tree.add(tree_x="nonsense", tree_y=T)', TypeError, "tree.add: argument 'tree_x' must be an array of numbers"),
