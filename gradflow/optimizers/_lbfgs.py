@@ -16,6 +16,7 @@ from gradflow._core._decorators import transformation
 from gradflow._core._transformation import GradientTransformation
 from gradflow._dtypes import promote
 from gradflow._expressions._arguments import Iterations, Rate
+from gradflow._rules._math import short_sum
 from gradflow._rules._mesh_axes import refuse_varying
 from gradflow._rules._roles import Other, Weights
 from gradflow._rules._state import at_least_float32, increment, zero_scalar
@@ -56,7 +57,7 @@ def _dot(xs: Arrays, ys: Arrays, dtype: np.dtype) -> jax.Array:
     total = jnp.zeros((), dtype)
     for x, y in zip(xs, ys, strict=True):
         kind = promote(promote(x.dtype, y.dtype), dtype)
-        total = total + jnp.sum((x.astype(kind).conj() * y.astype(kind)).real.astype(dtype))
+        total = total + short_sum((x.astype(kind).conj() * y.astype(kind)).real.astype(dtype))
     return total
 
 

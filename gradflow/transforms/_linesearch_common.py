@@ -15,6 +15,7 @@ from gradflow._core._apply import apply_updates
 from gradflow._dtypes import promote
 from gradflow._errors import describe
 from gradflow._rules._leafwise import leafwise
+from gradflow._rules._math import short_sum
 from gradflow._rules._mesh_axes import refuse_varying
 from gradflow._rules._state import at_least_float32
 from gradflow._types import Params, Updates
@@ -138,7 +139,7 @@ def slope_along(grad: Any, updates: Updates, dtype: np.dtype) -> jax.Array:
     for g, u in zip(grads, others, strict=True):
         if g is not None and u is not None:
             kind = promote(promote(g.dtype, u.dtype), dtype)
-            total = total + jnp.sum((g.astype(kind) * u.astype(kind)).real.astype(dtype))
+            total = total + short_sum((g.astype(kind) * u.astype(kind)).real.astype(dtype))
     return total
 
 

@@ -10,7 +10,7 @@ from program_size import count_equations
 
 import gradflow as gf
 from gradflow._rules._leafwise import leafwise
-from gradflow._rules._math import one_minus_power, safe_sqrt
+from gradflow._rules._math import one_minus_power, safe_sqrt, short_sum
 from gradflow._rules._state import increment
 
 
@@ -144,3 +144,11 @@ def test_a_stage_that_steps_at_times_is_traced_once() -> None:
         calls.clear()
         jax.make_jaxpr(_step(tx))(params, state, params)
         assert len(calls) == 1
+
+
+def test_sums_in_chains_have_every_number_once() -> None:
+    sizes = (0, 1, 7, 12, 50, 512, 520)
+    numbers = [np.arange(1, n + 1, dtype=np.float32) for n in sizes]
+    found = jax.jit(lambda arrays: [short_sum(x) for x in arrays])(numbers)
+    assert [int(x) for x in found] == [n * (n + 1) // 2 for n in sizes]
+    assert int(short_sum(jnp.arange(24.0).reshape(2, 3, 4))) == 276
