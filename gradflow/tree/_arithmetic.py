@@ -167,7 +167,9 @@ def _where(condition: jax.Array, tree_x: Any, tree_y: Any) -> Any:
     def select(x: Any, y: Any) -> Any:
         if x is None or y is None:
             return None
-        chosen, x, y = _broadcast((condition.astype(bool), x, y))
+        chosen = condition.astype(bool)
+        # A scalar stays one: an array of the same values would not have the sharding of the leaf.
+        chosen, x, y = _broadcast((chosen, x, y)) if chosen.ndim else (chosen, *_broadcast((x, y)))
         if x.dtype == y.dtype and not is_numeric_dtype(x.dtype):  # PRNG keys
             return jnp.where(chosen, x, y)
         return _apply(lambda a, b: jnp.where(chosen, a, b), (x, y), ())
