@@ -75,7 +75,7 @@ EXCHANGED = {
     "muon": Exchanged(2),
     "kron": Exchanged(6, 1, 1, 2),
     "shampoo": Exchanged(4, 3, 0, 3),
-    "soap": Exchanged(8, 3, 2, 3),
+    "soap": Exchanged(6, 3, 2, 3),
 }
 
 

@@ -142,6 +142,9 @@ EXAMPLES: dict[str, Callable[[], Any]] = {
     "with_qk_clip": lambda: gf.with_qk_clip(_inner(), gf.ndim(2), None, -1),
     "skip_spikes": lambda: gf.skip_spikes(_inner(), 8),
     "spread": lambda: gf.spread(_inner()),
+    "stacked": lambda: gf.stacked(
+        gf.soap(0.1, eps=1e-2, precondition_frequency=2, matrices=gf.hidden_matrices())
+    ),
     "shard_state": lambda: gf.shard_state(_inner(), axis="x"),
     "offload_state": lambda: gf.offload_state(_inner(), 1),
     "with_param_ema": lambda: gf.with_param_ema(_inner(), 0.9),
@@ -438,7 +441,7 @@ _FLOAT64_DEPARTURES = (
     (_DECIDING, "1 spike", "fista-search"),
     (_DIRECTIONS, "1e8 1e37", "shampoo-grafted soap-refresh_first soap-whitened"),
     (_DIRECTIONS, "1e37", "scale_by_splus splus soap_muon"),
-    (_DIRECTIONS, "1e37 spike", "scale_by_soap soap soap-matrices"),
+    (_DIRECTIONS, "1e37 spike", "scale_by_soap soap soap-matrices stacked"),
     (_VANISHED, "1e-30", "prodigy prodigy-official shampoo-one_sided shampoo-grafted scale_by_splus splus"),
     (_VANISHED, "1e-30", "dadapt_adamw dog-learning_rate momo_adam zoom-exact"),
     (_VANISHED, "1e-30 1e-8", "zclip"),

@@ -21,6 +21,7 @@ class _Context(threading.local):
         self.inits: list[Any] | None = None  # records of init calls, while `summary` reads them
         self.matrices: list[Any] | None = None  # what stages take as matrices, while `summary` reads it
         self.spread: Any = None  # how matrices are shared out over a mesh, inside `spread`
+        self.stacks: Any = None  # which leaves are in one stack, inside `stacked`
         self.shards: Any = None  # where the pieces of parameters and state lie, inside `shard_state`
         # What `shard_state` leaves whole and what `spread` exchanges, while `communication` reads it.
         self.whole_leaves: list[Any] | None = None
@@ -44,6 +45,17 @@ def entered(name: str, label: str | None, reports: frozenset[str]) -> Iterator[N
         yield
     finally:
         stack.pop()
+
+
+@contextmanager
+def unrecorded() -> Iterator[None]:
+    """What is called in this block leaves no record for `summary`."""
+    before = context.inits, context.matrices
+    context.inits = context.matrices = None
+    try:
+        yield
+    finally:
+        context.inits, context.matrices = before
 
 
 @contextmanager

@@ -31,6 +31,7 @@ def transformation(
     packable: bool = False,
     elementwise: bool = False,
     sums: bool = False,
+    stackable: bool | None = None,
     norm_first: bool | None = False,
     last: bool = False,
     constrained_by: tuple[str, ...] = (),
@@ -41,6 +42,7 @@ def transformation(
     packable=FLAG,
     elementwise=FLAG,
     sums=FLAG,
+    stackable=FLAG | None,
     norm_first=FLAG | None,
     last=FLAG,
     reports=NAMES,
@@ -57,6 +59,7 @@ def transformation(
     packable: bool = False,
     elementwise: bool = False,
     sums: bool = False,
+    stackable: bool | None = None,
     norm_first: bool | None = False,
     last: bool = False,
     constrained_by: tuple[str, ...] = (),
@@ -85,6 +88,8 @@ def transformation(
       sums: declares that the update of an element depends on sums over its leaf or over the tree, and is
         elementwise otherwise. It changes no number. A GPU updates equal leaves in one kernel only where no
         such stage comes after another; of one that does not say so it may hold whole leaves in memory.
+      stackable: whether the stage may be inside `stacked`, where leaves of one kind are one leaf with an axis
+        more. By default packable stages may, and those that take `matrices` or `weight_dimension_numbers`.
       norm_first: declares that the update begins with the norm of all updates, as `clip_by_global_norm` does;
         None if it does where the first transformation inside does. A guard then shares the sums of the norm.
       last: declares that the update returns `new_params - params`, the whole step with its learning rate.
@@ -103,6 +108,6 @@ def transformation(
     make = functools.partial(
         decorate, kind="transformation", inner_type=GradientTransformation, reports=reports, leaves=leaves,
         trees=trees, steps=steps, packable=packable or elementwise,
-        sums=sums, norm_first=norm_first, last=last, constrained_by=constrained_by,
+        sums=sums, stackable=stackable, norm_first=norm_first, last=last, constrained_by=constrained_by,
     )  # fmt: skip
     return make if body is None else make(body)

@@ -21,6 +21,7 @@ class Stage:
     - `children`: the stages that it calls, under the labels that it gives them.
     - `leaves`: the leaves on which it does arithmetic; None if its children check them.
     - `trees`: how closely its trees must match; `packable`: whether it runs on packed buffers.
+    - `stackable`: whether leaves of one kind may be one leaf, with an axis more.
     - `joins_first`, `joins_later`: whether a GPU may update equal leaves in one kernel, since no stage writes
       whole leaves for another. Only a stage that comes first may sum over a leaf or the tree.
     """
@@ -48,6 +49,10 @@ class Stage:
         # Where the body returned a transformation, its own stages declare what they need.
         self._composed = update.stage if isinstance(update, Part) else None
         self.packable = packable or self._composed is not None
+        # Rules of one matrix, whose axes are named, do the same to each matrix of a stack.
+        takes_matrices = not {"matrices", "weight_dimension_numbers"}.isdisjoint(expression.arguments)
+        declared = getattr(expression.maker, "stackable", None)
+        self.stackable: bool = self.packable or takes_matrices if declared is None else declared
         self.joins_first = self.packable or sums
         self.joins_later = self.packable and not sums
         for index, child in enumerate(children):

@@ -53,6 +53,7 @@ class Factory:
     steps: str | None = "count"
     packable: bool = False
     sums: bool = False
+    stackable: bool | None = None
     norm_first: bool | None = False
     last: bool = False
     constrained_by: tuple[str, ...] = ()

@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from gradflow._calls._context import stage_name
+from gradflow._calls._context import context, stage_name
 from gradflow._platform import by_platform
 from gradflow._rules._leafwise import leafwise, specialize
 from gradflow._rules._math import abs_sq
@@ -28,6 +28,8 @@ def layerwise(rule: Callable[..., Any], trees: tuple[Any, ...], axis_name: AxisN
     `sum_axes` does, and for packed trees whose leaves are sharded along mapped axes.
     """
     axes = sum_axes(axis_name, *trees)
+    if context.stacks is not None:
+        return leafwise(specialize(_on_rows, of_leaf=rule, axes=axes), trees, **hyper)[0]
     if not is_packed(trees[0]):
         return leafwise(specialize(rule, axes=axes), trees, **hyper)[0]
     if axes:
@@ -42,6 +44,12 @@ def layerwise(rule: Callable[..., Any], trees: tuple[Any, ...], axis_name: AxisN
         (u,) = leafwise(specialize(rule, axes=Segments(layout, group)), tuple(rows), **hyper)
         buffers.append(u.ravel())
     return Packed(buffers, layout)
+
+
+def _on_rows(*stacks: Any, of_leaf: Callable[..., Any], axes: tuple[str, ...]) -> Any:
+    """A rule of a leaf on each leaf of a stack."""
+    *leaves, s = stacks
+    return jax.vmap(lambda *row: of_leaf(*row, s, axes=axes))(*leaves)
 
 
 def leaf_scaled_norm(x: jax.Array, axes: Axes, beside: bool = False) -> tuple[jax.Array, jax.Array]:

@@ -1,5 +1,6 @@
 """Which leaves: masks and labels, given as trees or as functions of the parameters."""
 
+import functools
 from collections.abc import Callable, Collection, Hashable
 from typing import Any
 
@@ -10,6 +11,7 @@ from gradflow._calls._context import stage_name
 from gradflow._errors import describe
 from gradflow._selection._parameters import named_leaves
 from gradflow._selection._selectors import paths
+from gradflow._selection._stacks import per_leaf
 from gradflow._types import MaskedNode, MaskOrFn, is_absent
 from gradflow.packed._pack import abstract_tree
 from gradflow.tree._map_params import has_placeholder
@@ -47,6 +49,10 @@ def resolve_mask(mask: MaskOrFn, params: Any) -> Any:
     Raises TypeError for leaves that are not booleans. Raises ValueError naming the first parameter without a
     bool, or the first bool without a parameter.
     """
+    return per_leaf(functools.partial(_resolve_mask, mask), params)
+
+
+def _resolve_mask(mask: MaskOrFn, params: Any) -> Any:
     if isinstance(mask, str):
         mask = paths(mask)
 
@@ -84,6 +90,10 @@ def resolve_labels(labels: Any, known: Collection[Hashable], params: Any) -> Any
     `labels` is a tree, possibly a prefix as in `resolve_mask`, or a function of the parameters. Raises
     ValueError for a label that is not `known`, and for a parameter or a label without the other.
     """
+    return per_leaf(functools.partial(_resolve_labels, labels, known), params)
+
+
+def _resolve_labels(labels: Any, known: Collection[Hashable], params: Any) -> Any:
 
     def check(path: str, leaf: Any) -> None:
         if not isinstance(leaf, Hashable) or leaf not in known:

@@ -40,7 +40,7 @@ def on_blocks(
         columns.append(blocks if is_cut else [x] if len(parts) == 1 else list(x))
     results = [
         (stacked(call) if count > 1 else call)(*(column[i] for column in columns))
-        for i, (count, _, _) in enumerate(parts)
+        for i, (count, *_) in enumerate(parts)
     ]
     return tuple(
         back(list(made)) if is_cut else made[0] if len(parts) == 1 else made

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
 
 from gradflow._calls._context import context, stage_name
-from gradflow.matrices._matrix import WHOLE, MatrixAxes
+from gradflow.matrices._matrix import WHOLE, WHOLES, MatrixAxes
 from gradflow.matrices._spread import Cut, Names, SpreadGroup, batch_of, factor_cut, inside, used
 
 # `run(axes, sides)(arrays, operands)` for stacks: of leaves (count, *sides), whose matrices have these axes.
@@ -102,7 +102,7 @@ def _stack_axes(leaf: tuple[int, ...], axes: MatrixAxes) -> tuple[int, ...]:
 
 def _inner_axes(axes: MatrixAxes, ndim: int) -> MatrixAxes:
     """The matrices' axes in (count, *sides)."""
-    if axes == WHOLE:
+    if axes in (WHOLE, WHOLES):
         return WHOLE
     batch = axes.batch(ndim)
     moved = {k: 1 + place for place, k in enumerate(k for k in range(ndim) if k not in batch)}

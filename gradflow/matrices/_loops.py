@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from gradflow._platform import by_platform, in_turn
+from gradflow._platform import by_platform, in_turn, written_after
 from gradflow.tree._grouped_jit import LeafTuple, call_in_groups, is_traced
 from gradflow.tree._unstack import row_at, unknown_indices
 
@@ -101,9 +101,65 @@ def _loop(run: Callable[..., Any], rows: list[LeafTuple], *shared: Any) -> list[
     return [jax.tree.unflatten(structure, _row(written, i)) for i in unknown_indices(len(rows))]
 
 
+def in_loop(call: Callable[..., tuple[Any, ...]]) -> Callable[..., tuple[Any, ...]]:
+    """`call` on each row of stacks, one after the other. Results of a stack's type are written in its place.
+
+    Beside the stacks a turn holds what one row needs; `vmap` would hold that of all rows.
+    """
+
+    def run(*stacks: Any) -> tuple[Any, ...]:
+        one = jax.jit(call)  # traced for its types and called in the body, it is traced once
+        count = jax.tree.leaves(list(stacks))[0].shape[0]
+        rows = [jax.tree.map(lambda x: x[0], stack) for stack in stacks]
+        made = jax.eval_shape(one, *rows)
+        first = tuple(
+            stack if _is_alike(row, new) else jax.tree.map(functools.partial(_zeros, count), new)
+            for stack, row, new in zip(stacks, rows, made, strict=False)
+        )
+        replaces = [row is stack for row, stack in zip(first, stacks, strict=False)]
+
+        def body(i: jax.Array, written: tuple[Any, ...]) -> tuple[Any, ...]:
+            own = [written[k] if k < len(made) and replaces[k] else x for k, x in enumerate(stacks)]
+            return _put(written, _first_last(one(*_row(own, i)), replaces), i)
+
+        return tuple(jax.lax.fori_loop(0, count, body, first))
+
+    return run
+
+
+def _first_last(news: tuple[Any, ...], replaces: Sequence[bool]) -> tuple[Any, ...]:
+    """The same results, of which those in the place of what is read are written after the first is there.
+
+    XLA may compute the first one from the old row when that is written over, and would copy a whole stack at
+    each turn to keep the row: in SOAP `nu`, by whose root it divides.
+    """
+    if not any(replaces[1:]):
+        return news
+    number = jax.tree.leaves(news[0])[0].ravel()[0]
+    later = functools.partial(jax.tree.map, lambda x: written_after(x, number))
+    pairs = zip(news[1:], replaces[1:], strict=True)
+    return news[0], *(later(new) if own else new for new, own in pairs)
+
+
+def _is_alike(row: Any, new: Any) -> bool:
+    """Whether a result can take the place of what is in a row."""
+    structure: Any
+    olds, structure = jax.tree.flatten(row)
+    news = jax.tree.leaves(new)
+    return bool(jax.tree.structure(new) == structure) and all(
+        old.shape == x.shape and old.dtype == x.dtype for old, x in zip(olds, news, strict=True)
+    )
+
+
 def _zeros(count: int, like: jax.ShapeDtypeStruct) -> jax.Array:
     return jnp.zeros((count, *like.shape), like.dtype)
 
 
-def _row(stacks: list[jax.Array], i: jax.Array) -> LeafTuple:
-    return tuple(row_at(x, i) for x in stacks)
+def _row(stacks: Sequence[Any], i: jax.Array) -> LeafTuple:
+    return tuple(jax.tree.map(lambda x: row_at(x, i), stack) for stack in stacks)
+
+
+def _put(stacks: tuple[Any, ...], rows: tuple[Any, ...], i: jax.Array) -> tuple[Any, ...]:
+    put = functools.partial(jax.lax.dynamic_update_index_in_dim, axis=0, allow_negative_indices=False)
+    made: tuple[Any, ...] = jax.tree.map(lambda stack, row: put(stack, row, index=i), stacks, rows)
+    return made

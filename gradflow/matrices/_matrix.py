@@ -39,12 +39,13 @@ class MatrixAxes:
     """The axes of a leaf that are a matrix's rows and columns; the others count matrices.
 
     `split` has the sizes of the blocks of an axis, for the axes that are cut. The axes and sizes of
-    `WHOLE`, which are none, stand for a leaf that a rule takes as it is.
+    `WHOLE`, which are none, stand for a leaf that a rule takes as it is; `WHOLES` for a stack of such leaves.
     """
 
     reduction: tuple[int, ...]
     output: tuple[int, ...]
     split: tuple[tuple[int, tuple[int, ...]], ...] = ()
+    counts_leaves: bool = False
 
     def sizes(self, shape: tuple[int, ...]) -> tuple[int, int]:
         """How many numbers a matrix that is not cut takes and how many it gives."""
@@ -52,15 +53,33 @@ class MatrixAxes:
 
     def batch(self, ndim: int) -> tuple[int, ...]:
         """The axes that count matrices."""
+        if self.counts_leaves:
+            return (0,)
         return tuple(i for i in range(ndim) if i not in self.reduction + self.output)
 
-    def shapes(self, shape: tuple[int, ...]) -> list[tuple[int, int, int]]:
-        """(number of matrices, rows, columns) of each group of equal blocks, in the order of `to_blocks`."""
+    def shapes(self, shape: tuple[int, ...]) -> list[tuple[int, ...]]:
+        """(number of matrices, rows, columns) of each group of equal blocks, in the order of `to_blocks`.
+
+        For a stack of whole leaves it is the number of leaves and their sides.
+        """
+        if self.counts_leaves:
+            return [shape]
         return [_stack_shape(block, axes) for block, axes in _blocks(shape, self)]
+
+    def in_stack(self) -> "MatrixAxes":
+        """The axes where a leaf has one more, the first, along which leaves are stacked."""
+        if self == WHOLE:
+            return WHOLES
+        return MatrixAxes(
+            tuple(axis + 1 for axis in self.reduction),
+            tuple(axis + 1 for axis in self.output),
+            tuple((axis + 1, sizes) for axis, sizes in self.split),
+        )
 
 
 MATRIX = MatrixAxes((0,), (1,))
 WHOLE = MatrixAxes((), ())
+WHOLES = MatrixAxes((), (), (), True)
 
 
 def _blocks(shape: tuple[int, ...], axes: MatrixAxes) -> list[tuple[tuple[int, ...], MatrixAxes]]:
@@ -121,6 +140,8 @@ def to_blocks(
     x: jax.Array, axes: MatrixAxes
 ) -> tuple[list[jax.Array], Callable[[list[jax.Array]], jax.Array]]:
     """A leaf as stacks of equal matrices, (count, rows, columns) or one (rows, columns), and the way back."""
+    if axes.counts_leaves:
+        return [x if len(x) > 1 else x[0]], lambda stacks: stacks[0].reshape(x.shape)
     cuts = [(axis, sizes) for axis, sizes in axes.split if len(set(sizes)) > 1]
     pieces = [x]
     for axis, sizes in cuts:
@@ -216,7 +237,9 @@ def in_blocks(axes: Any, params: Any, block_size: int) -> Any:
     def one(a: Any, p: Any) -> Any:
         if a == WHOLE and p.ndim == 2:
             a = MATRIX
-        if is_absent(p) or a == WHOLE or a.split or len(a.reduction) > 1 or len(a.output) > 1:
+        elif a == WHOLES and p.ndim == 3:
+            a = MATRIX.in_stack()
+        if is_absent(p) or a in (WHOLE, WHOLES) or a.split or len(a.reduction) > 1 or len(a.output) > 1:
             return a
         split = [(i, _equal_sizes(p.shape[i], block_size)) for i in sorted((*a.reduction, *a.output))]
         return dataclasses.replace(a, split=tuple((i, sizes) for i, sizes in split if len(sizes) > 1))

@@ -7,13 +7,14 @@ from typing import Any
 import jax
 
 from gradflow._calls._checks import refuse_coded
+from gradflow._calls._context import context
 from gradflow._coding._leaves import decoded, is_coded
 from gradflow._platform import in_turn
 from gradflow._rules._leafwise import Rule, Scalars, in_dtype_of, prepare_scalars
 from gradflow._rules._mesh_axes import refuse_varying
 from gradflow.matrices._blocks import bound, on_blocks, on_stacks
 from gradflow.matrices._exchange import Run, call_spread
-from gradflow.matrices._loops import call_in_loops
+from gradflow.matrices._loops import call_in_loops, in_loop
 from gradflow.matrices._matrix import WHOLE, MatrixAxes
 from gradflow.matrices._operands import at_leaves, precision_of, put_back, whole, widened
 from gradflow.matrices._spread import Cut, cut_of, factor_cut, is_cut_anywhere
@@ -80,7 +81,8 @@ def per_matrix(
         if like is None:
             loops = functools.partial(call_in_loops, turns=turns)
             call = loops if in_loops else _call_in_order if in_order else call_in_groups
-            results: Any = call(_compiled(rule, a, kind), flat_rows, numbers)
+            run = _compiled(rule, a, kind, context.stacks is not None)
+            results: Any = call(run, flat_rows, numbers)
         else:
             shape = rows[indices[0]][0].shape
             results = call_spread(_on_stacks(rule, kind), like[0], a, shape, flat_rows, like[1], numbers)
@@ -139,8 +141,9 @@ def is_leaf_shaped(row: Sequence[Any], shape: tuple[int, ...] | None = None) -> 
 
 
 @functools.cache
-def _compiled(rule: Rule, axes: MatrixAxes, structure: Any) -> Callable[..., tuple[Any, ...]]:
+def _compiled(rule: Rule, axes: MatrixAxes, structure: Any, in_stack: bool) -> Callable[..., tuple[Any, ...]]:
     """The rule on a row of leaves, each with all its matrices, as one jitted function."""
+    each = in_loop if in_stack else jax.vmap
 
     def run(leaves: tuple[jax.Array, ...], scalars: Scalars) -> tuple[Any, ...]:
         real = precision_of(list(leaves))
@@ -148,7 +151,7 @@ def _compiled(rule: Rule, axes: MatrixAxes, structure: Any) -> Callable[..., tup
         values = jax.tree.map(lambda x: whole(widened(x, real)), decoded(olds))
         shape = values[0].shape
         with jax.numpy_dtype_promotion("standard"):
-            results = on_blocks(bound(rule, scalars), axes, shape, values, jax.vmap)
+            results = on_blocks(bound(rule, scalars), axes, shape, values, each)
         return tuple(put_back(shape, result, old) for result, old in zip(results, olds, strict=False))
 
     run.__name__ = run.__qualname__ = getattr(rule, "__name__", "rule")

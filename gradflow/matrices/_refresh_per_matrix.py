@@ -6,13 +6,14 @@ from typing import Any, NamedTuple
 
 import jax
 
+from gradflow._calls._context import context
 from gradflow._coding._leaves import decoded
 from gradflow._rules._leafwise import Rule, Scalars, prepare_scalars
 from gradflow._shardings import with_sharding_of
 from gradflow.linalg._refresh import finite_or_old, only_where
 from gradflow.matrices._blocks import bound, on_blocks, on_stacks
 from gradflow.matrices._exchange import Run, call_spread
-from gradflow.matrices._loops import call_in_loops
+from gradflow.matrices._loops import call_in_loops, in_loop
 from gradflow.matrices._matrix import MatrixAxes
 from gradflow.matrices._operands import at_leaves, precision_of, put_back, put_back_exchanged, whole, widened
 from gradflow.matrices._per_matrix import is_leaf_shaped, spread_cut
@@ -21,13 +22,14 @@ from gradflow.tree._grouped_jit import call_in_groups
 from gradflow.tree._paths import is_none, segment
 
 Row = tuple[tuple[Any, ...], tuple[Any, ...]]
+Each = Callable[[Callable[..., Any]], Callable[..., Any]]  # of a rule on a row, the rule on stacks
 Rows = Callable[[list[tuple[jax.Array, ...]], Scalars], list[Any]]
 
 _SIDE_AXES = 2  # of a side's array; one more counts matrices
 
 
 def refresh_per_matrix(
-    rule: Rule,
+    rule: Rule | None,
     axes: Any,
     due: Any,
     updates: Any,
@@ -49,7 +51,8 @@ def refresh_per_matrix(
     On a CPU leaves of one shape are a loop, so that XLA compiles their decompositions once. With `of_side`
     all sides of one length are a loop, whatever the shapes of their leaves. The last tree of `olds` and of
     `operands` then has a square matrix or None for each side. `of_side(old, operand, s)` returns a tuple of
-    at most two arrays, which it keeps finite itself. The rule gets these tuples in the operand's place. With
+    what takes the old one's place and at most one more array, and keeps them finite itself. The rule is for
+    the other trees of `olds`, or None; in the operand's place it gets the rest of each side's tuple. With
     `after=0.0` an accelerator orders the sides by that number, on which a conditional of `of_side` depends.
     """
     structure: Any = jax.tree.structure(updates, is_leaf=is_none)
@@ -74,6 +77,7 @@ def refresh_per_matrix(
         row = jax.tree.map(lambda x, real=real, place=place: place(widened(x, real)), plain)
         places.setdefault((a, g.shape, real, jax.tree.structure(row), cut), []).append(index)
         rows[index] = row
+    each = in_loop if context.stacks is not None else _mapped
     groups = []
     for (a, shape, real, _, cut), indices in places.items():
         if cut is not None:
@@ -81,14 +85,15 @@ def refresh_per_matrix(
             run = _Run(functools.partial(_spread, composed, a, shape, cut), None)
         else:
             checks = of_side is None and not stays_finite
-            run = _Run(functools.partial(_compiled, rule, a, shape, of_side is None, checks), of_side)
+            made = functools.partial(_compiled, rule, a, shape, of_side is None, checks, each)
+            run = _Run(made, of_side)
         groups.append((run, prepare_scalars(None, hyper, real), indices))
     if not groups:
         return olds
     runs = tuple(run for run, _, _ in groups)
     news = only_where(
         due,
-        functools.partial(_computed, runs),
+        functools.partial(_computed, runs, each),
         [[rows[i][0] for i in indices] for _, _, indices in groups],
         [[rows[i][1] for i in indices] for _, _, indices in groups],
         [numbers for _, numbers, _ in groups],
@@ -110,21 +115,30 @@ class _Run(NamedTuple):
 
 
 def _computed(
-    runs: tuple[_Run, ...], olds: list[Any], operands: list[Any], numbers: list[Scalars]
+    runs: tuple[_Run, ...], each: Each, olds: list[Any], operands: list[Any], numbers: list[Scalars]
 ) -> list[Any]:
     results = []
-    operands = _sides_computed(runs, olds, operands, numbers)
-    for run, old, other, s in zip(runs, olds, operands, numbers, strict=True):
+    sides = _sides_computed(runs, each, olds, operands, numbers)
+    for run, old, other, s, made in zip(runs, olds, operands, numbers, sides, strict=True):
+        if run.of_side is not None:
+            # What a side keeps is written where the old matrix was, so nothing after it may read that.
+            old = [row[:-1] for row in old]
+            other = [(*row[:-1], rest) for row, (_, rest) in zip(other, made, strict=True)]
         rows = list(zip(old, other, strict=True))
-        call = run.on(jax.tree.structure(rows[0]))
-        results.append(call([tuple(jax.tree.leaves(row)) for row in rows], s))
+        news: list[Any] = old
+        if jax.tree.leaves(old):
+            call = run.on(jax.tree.structure(rows[0]))
+            news = call([tuple(jax.tree.leaves(row)) for row in rows], s)
+        if run.of_side is not None:
+            news = [(*row, kept) for row, (kept, _) in zip(news, made, strict=True)]
+        results.append(news)
     return results
 
 
 def _sides_computed(
-    runs: tuple[_Run, ...], olds: list[Any], operands: list[Any], numbers: list[Scalars]
-) -> list[Any]:
-    """The rows of operands, with what is computed of their sides in the place of the last one."""
+    runs: tuple[_Run, ...], each: Each, olds: list[Any], operands: list[Any], numbers: list[Scalars]
+) -> list[list[tuple[Any, Any]]]:
+    """For each row of a run what its sides keep, and a tree of what else is computed of them."""
     sides: dict[Any, list[tuple[jax.Array, jax.Array]]] = {}
     shared: dict[Any, Scalars] = {}
     places: list[Any] = []
@@ -138,41 +152,46 @@ def _sides_computed(
             places.append((key, range(len(own), len(own) + len(pairs))))
             own += pairs
             shared[key] = s
-    made = {key: call_in_loops(_on_side(key[0]), rows, shared[key]) for key, rows in sides.items()}
+    made = {key: call_in_loops(_on_side(key[0], each), rows, shared[key]) for key, rows in sides.items()}
     order = iter(places)
 
-    def replaced(row: tuple[Any, ...]) -> tuple[Any, ...]:
+    def parted(row: tuple[Any, ...]) -> tuple[Any, Any]:
         key, own = next(order)
-        return (*row[:-1], jax.tree.unflatten(jax.tree.structure(row[-1]), [made[key][i] for i in own]))
+        structure: Any = jax.tree.structure(row[-1])
+        results = [made[key][i] for i in own]
+        return structure.unflatten([x[0] for x in results]), structure.unflatten([x[1:] for x in results])
 
     return [
-        other if run.of_side is None else [replaced(row) for row in other]
+        [] if run.of_side is None else [parted(row) for row in other]
         for run, other in zip(runs, operands, strict=True)
     ]
 
 
 @functools.cache
-def _on_side(of_side: Rule) -> Callable[..., tuple[jax.Array, ...]]:
+def _on_side(of_side: Rule, each: Each) -> Callable[..., tuple[jax.Array, ...]]:
     """A rule of one side on that of one matrix or of a stack of them."""
 
     def run(leaves: tuple[jax.Array, ...], scalars: Scalars) -> tuple[jax.Array, ...]:
         call = bound(of_side, scalars)
         with jax.numpy_dtype_promotion("standard"):
-            return (call if leaves[0].ndim == _SIDE_AXES else _mapped(call))(*leaves)
+            return (call if leaves[0].ndim == _SIDE_AXES else each(call))(*leaves)
 
     run.__name__ = run.__qualname__ = getattr(of_side, "__name__", "of_side")
     return jax.jit(run)
 
 
 @functools.cache
-def _composed(rule: Rule, of_side: Rule, width: int) -> Rule:
+def _composed(rule: Rule | None, of_side: Rule, width: int) -> Rule:
     """The rule of matrices with what it needs of their sides; its first `width` operands are old."""
 
     def whole_rule(*values: Any) -> Any:
         *others, operand, s = values
         sides = zip(others[width - 1], operand, strict=True)
-        made = tuple(None if old is None else of_side(old, new, s) for old, new in sides)
-        return rule(*others, made, s)
+        made = [None if old is None else of_side(old, new, s) for old, new in sides]
+        rest = tuple(None if own is None else own[1:] for own in made)
+        news = () if rule is None else rule(*others[: width - 1], *others[width:], rest, s)
+        kept = tuple(None if own is None else own[0] for own in made)
+        return (*(news if isinstance(news, tuple) else (news,)), kept)
 
     return whole_rule
 
@@ -184,7 +203,13 @@ def _paths(updates: Any) -> list[tuple[str, ...]]:
 
 @functools.cache
 def _compiled(
-    rule: Rule, axes: MatrixAxes, shape: tuple[int, ...], decomposes: bool, checks: bool, structure: Any
+    rule: Rule,
+    axes: MatrixAxes,
+    shape: tuple[int, ...],
+    decomposes: bool,
+    checks: bool,
+    each: Each,
+    structure: Any,
 ) -> Rows:
     """The rule on rows of olds and operands, one matrix after the other where it decomposes them."""
 
@@ -192,7 +217,7 @@ def _compiled(
         olds, operands = structure.unflatten(leaves)
         call = _refreshed(rule, scalars, len(olds)) if checks else bound(rule, scalars)
         with jax.numpy_dtype_promotion("standard"):
-            return on_blocks(call, axes, shape, [*olds, *operands], _mapped)
+            return on_blocks(call, axes, shape, [*olds, *operands], each)
 
     run.__name__ = run.__qualname__ = getattr(rule, "__name__", "rule")
     return functools.partial(call_in_loops if decomposes else call_in_groups, jax.jit(run))

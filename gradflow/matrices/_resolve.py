@@ -1,6 +1,7 @@
 """A specification of matrices as a tree of axes, leaf by leaf."""
 
-from collections.abc import Iterator
+import functools
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -10,6 +11,7 @@ from gradflow._calls._context import context, stage_name
 from gradflow._checked import FLAG, SHAPED, Number, checked
 from gradflow._errors import describe
 from gradflow._selection._parameters import named_leaves
+from gradflow._selection._stacks import per_leaf
 from gradflow._types import MaskedNode, is_absent
 from gradflow.matrices._matrix import MATRIX, WHOLE, Matrix, MatrixAxes, read_axes
 from gradflow.tree._paths import is_none, longest_prefix, path_string, segment, show
@@ -36,7 +38,21 @@ def recording_matrices() -> Iterator[list[ResolvedMatrix]]:
         context.matrices = before
 
 
+def _in_stacks(resolve: Callable[..., Any]) -> Callable[..., Any]:
+    """A function of a tree of leaves that gives axes; inside `stacked`, of the axes in stacks of them."""
+
+    @functools.wraps(resolve)
+    def of_stacks(numbers: Any, params: Any, *args: Any, **options: Any) -> Any:
+        if context.stacks is None:
+            return resolve(numbers, params, *args, **options)
+        axes = per_leaf(lambda leaves: resolve(numbers, leaves, *args, **options), params)
+        return jax.tree.map(lambda a: a.in_stack() if isinstance(a, MatrixAxes) else a, axes)
+
+    return of_stacks
+
+
 @checked(params=SHAPED, at_least=Number(0, whole=True), record=FLAG)
+@_in_stacks
 def resolve_matrices(
     numbers: Any, params: Any, kind: type = Matrix, *, at_least: int = 0, record: bool = True
 ) -> Any:
@@ -84,6 +100,7 @@ def resolve_matrices(
 
 
 @checked(params=SHAPED)
+@_in_stacks
 def require_matrices(numbers: Any, params: Any, kind: type = Matrix) -> Any:
     """`resolve_matrices`, raising ValueError that names the first leaf that is not a matrix."""
     axes = resolve_matrices(numbers, params, kind)
@@ -101,6 +118,7 @@ def require_matrices(numbers: Any, params: Any, kind: type = Matrix) -> Any:
     return axes
 
 
+@_in_stacks
 def tensors(numbers: Any, params: Any) -> Any:
     """`WHOLE` for each leaf where `numbers` is None, and `require_matrices` where something is said."""
     if numbers is None:

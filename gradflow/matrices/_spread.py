@@ -10,7 +10,7 @@ import jax
 from jax.sharding import AbstractMesh, AxisType, NamedSharding, PartitionSpec
 
 from gradflow._calls._context import context
-from gradflow.matrices._matrix import WHOLE, MatrixAxes
+from gradflow.matrices._matrix import WHOLE, WHOLES, MatrixAxes
 
 Names = tuple[str, ...]
 
@@ -88,7 +88,8 @@ def cut_of(leaf: jax.Array, path: tuple[str, ...], axes: MatrixAxes) -> Cut | No
 
     A leaf that a rule takes whole is one matrix of any number of sides; a vector stays where it is.
     """
-    if (axes == WHOLE and leaf.ndim < 2) or jax.sharding.get_abstract_mesh().manual_axes:
+    is_vector = (axes == WHOLE and leaf.ndim < 2) or (axes == WHOLES and leaf.ndim < 3)
+    if is_vector or jax.sharding.get_abstract_mesh().manual_axes:
         return None
     asked: Spreading | None = context.spread
     own: Any = jax.typeof(leaf).sharding

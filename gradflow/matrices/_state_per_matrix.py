@@ -42,9 +42,9 @@ def init_per_matrix(make: Callable[[tuple[int, ...], Any], Any], axes: Any, para
         if a == WHOLE:
             return jax.tree.map(lambda x: placed(x, p, cut, a), make(p.shape, p))
         parts = []
-        for count, rows, columns in a.shapes(p.shape):
+        for count, *own_sides in a.shapes(p.shape):
             stack = () if count == 1 else (count,)
-            made = make((rows, columns), p)
+            made = make(tuple(own_sides), p)
             parts.append(jax.tree.map(lambda x, stack=stack: placed(x, p, cut, a, stack), made))
         return parts[0] if len(parts) == 1 else tuple(parts)
 
@@ -99,8 +99,7 @@ def keys_per_matrix(keys: Any, axes: Any, updates: Any) -> Any:
         parts = a.shapes(g.shape)
         own = [key] if len(parts) == 1 else list(jax.random.split(key, len(parts)))
         stacks = [
-            k if count == 1 else jax.random.split(k, count)
-            for k, (count, _, _) in zip(own, parts, strict=True)
+            k if count == 1 else jax.random.split(k, count) for k, (count, *_) in zip(own, parts, strict=True)
         ]
         return stacks[0] if len(stacks) == 1 else tuple(stacks)
 

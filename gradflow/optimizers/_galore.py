@@ -104,7 +104,7 @@ def _shapes(leaf: Any, axes: MatrixAxes, rank: int) -> tuple[tuple[int, ...], tu
     return ((*batch, m, rank), (*batch, rank, n)) if m <= n else ((*batch, n, rank), (*batch, m, rank))
 
 
-@transformation
+@transformation(stackable=False)
 def scale_by_galore(
     rank: PositiveLength = 128,
     update_proj_gap: Size = 200,

@@ -1,5 +1,6 @@
 """Scion: steps of fixed length in a norm that fits each parameter's role."""
 
+import functools
 import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -8,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from gradflow._calls._checks import check_like
-from gradflow._calls._context import stage_name
+from gradflow._calls._context import context, stage_name
 from gradflow._core._compose import chain
 from gradflow._core._decorators import transformation
 from gradflow._core._transformation import GradientTransformation
@@ -22,6 +23,7 @@ from gradflow._rules._unit_norm import unit_norm
 from gradflow._selection._parameters import Parameter, named_leaves
 from gradflow._selection._partial_trees import fill_none
 from gradflow._selection._selectors import as_selector
+from gradflow._selection._stacks import per_leaf
 from gradflow._types import MaskedNode, OptState, Pair, Params, Updates, is_absent
 from gradflow.linalg import newton_schulz
 from gradflow.matrices._choice import is_head, is_table
@@ -145,6 +147,15 @@ def scale_by_scion(
 
 def _roles(asked: Mapping[Any, str], matrices: Any, params: Params) -> tuple[list[Any], Any]:
     """Each leaf's role, absent leaves as they are, and the structure of the parameters."""
+    structure: Any = jax.tree.structure(params, is_leaf=is_absent)
+    tree = per_leaf(functools.partial(_roles_of_leaves, asked, matrices), params)
+    roles: list[Any] = structure.flatten_up_to(tree)
+    if context.stacks is not None:
+        roles = [r._replace(axes=r.axes.in_stack()) if isinstance(r, _Role) else r for r in roles]
+    return roles, structure
+
+
+def _roles_of_leaves(asked: Mapping[Any, str], matrices: Any, params: Params) -> Any:
     named, structure = named_leaves(params)
     if matrices is None:
         axes: list[Any] = [_usual_axes(parameter.leaf) for parameter in named]
@@ -155,7 +166,7 @@ def _roles(asked: Mapping[Any, str], matrices: Any, params: Params) -> tuple[lis
     for i, (parameter, own) in enumerate(zip(named, axes, strict=True)):
         norm = next((norm for hit, norm in hits if hit[i]), None)
         roles.append(parameter.leaf if is_absent(parameter.leaf) else _role(parameter, own, norm))
-    return roles, structure
+    return structure.unflatten(roles)
 
 
 def _usual_axes(leaf: Any) -> MatrixAxes | None:

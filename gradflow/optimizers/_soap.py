@@ -12,7 +12,7 @@ from gradflow._core._decorators import transformation
 from gradflow._core._transformation import GradientTransformation
 from gradflow._expressions._arguments import Decay, Length, NonNegative, Positive, Rate, Size
 from gradflow._platform import in_turn
-from gradflow._rules._leafwise import Scalars
+from gradflow._rules._leafwise import Scalars, specialize
 from gradflow._rules._math import abs_sq, one_minus_power, safe_sqrt
 from gradflow._rules._roles import Mean, Other, Square
 from gradflow._rules._state import first_moment, increment, second_moment, zero_scalar
@@ -99,18 +99,28 @@ def soap_rule(g: jax.Array, mu: jax.Array, nu: jax.Array, bases: Factors, s: Any
     return turn(jnp.clip(u, -largest, largest), bases, back=True), mu, nu
 
 
+def soap_step_rule(
+    g: jax.Array, mu: jax.Array, nu: jax.Array, factors: Factors, bases: Factors, s: Any, *, whitened: bool
+) -> tuple[Any, ...]:
+    """The statistics and the step, for bases that do not depend on this gradient."""
+    g, factors = (
+        whitened_statistics_rule(g, factors, bases, s) if whitened else statistics_rule(g, factors, s)
+    )
+    return *soap_rule(g, mu, nu, bases, s), factors
+
+
 def side_rule(basis: jax.Array, factor: jax.Array, s: Any) -> tuple[jax.Array, jax.Array]:
     """Vyas et al. 2024, Algorithm 4."""
     return new_basis(basis, factor, s.after)
 
 
-def basis_rule(nu: jax.Array, bases: Factors, made: Any, s: Any) -> tuple[Any, ...]:
+def order_rule(nu: jax.Array, orders: Any, s: Any) -> jax.Array:
     """Where the columns of a basis change places, what was measured along them goes with them."""
     # The first axis comes last, since its gather keeps the layout, which the branch not taken has, too.
-    for axis, of_side in reversed(list(enumerate(made))):
+    for axis, of_side in reversed(list(enumerate(orders))):
         if of_side is not None:
-            nu = jnp.take(nu, of_side[1], axis=axis, mode="clip")
-    return nu, tuple(None if of_side is None else of_side[0] for of_side in made)
+            nu = jnp.take(nu, of_side[0], axis=axis, mode="clip")
+    return nu
 
 
 @transformation(leaves="real")
@@ -155,6 +165,7 @@ def scale_by_soap(
     """
     scalars = soap_scalars_refreshed if refresh_first else soap_scalars
     make = functools.partial(sides, max_dim=max_dim, value=0.0)
+    step_rule = specialize(soap_step_rule, whitened=whitened)
 
     def init(params: Params) -> OptState:
         axes = tensors(matrices, params)
@@ -183,7 +194,7 @@ def scale_by_soap(
         def refreshed(due: jax.Array, factors: Any) -> tuple[Any, ...]:
             olds = state.nu, state.bases
             return refresh_per_matrix(
-                basis_rule, axes, due, updates, olds, (factors,), of_side=side_rule, after=0.0
+                order_rule, axes, due, updates, olds, (factors,), of_side=side_rule, after=0.0
             )
 
         if not refresh_first:
@@ -194,12 +205,13 @@ def scale_by_soap(
             leaves, structure = jax.tree.flatten(updates)
             _, leaves = in_turn(jax.tree.leaves(bases), leaves)
             updates = jax.tree.unflatten(structure, leaves)
+            trees = (updates, state.mu, nu, state.factors, bases)
+            u, mu, nu, factors, *_ = per_matrix(step_rule, axes, trees, scalars, **numbers)
+            return u, SoapState(count, mu, nu, factors, bases)
         statistics = (updates, state.factors, *([bases] if whitened else []))
         rule = whitened_statistics_rule if whitened else statistics_rule
         g, factors, *_ = per_matrix(rule, axes, statistics, scalars, **numbers)
-        if refresh_first:
-            due = (count - 1) % precondition_frequency == 0
-            nu, bases = refreshed(due, factors)
+        nu, bases = refreshed((count - 1) % precondition_frequency == 0, factors)
         u, mu, nu, *_ = per_matrix(soap_rule, axes, (g, state.mu, nu, bases), scalars, **numbers)
         return u, SoapState(count, mu, nu, factors, bases)
 

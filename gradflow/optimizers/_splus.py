@@ -57,11 +57,6 @@ def side_rule(basis: jax.Array, factor: jax.Array, s: Any) -> tuple[jax.Array]:
     return (eigenvectors(basis, factor),)
 
 
-def bases_rule(bases: Factors, made: Any, s: Any) -> tuple[Any, ...]:
-    """What `side_rule` made of each side."""
-    return (tuple(None if of_side is None else of_side[0] for of_side in made),)
-
-
 @transformation(leaves="real")
 def scale_by_splus(
     b1: Decay = 0.9,
@@ -115,7 +110,7 @@ def scale_by_splus(
         before = state.count
         due = (before == 1) | ((before > 0) & (before % precondition_frequency == 0))
         (bases,) = refresh_per_matrix(
-            bases_rule, axes, due, updates, (state.bases,), (state.factors,), of_side=side_rule
+            None, axes, due, updates, (state.bases,), (state.factors,), of_side=side_rule
         )
         u, mu, factors, *_ = per_matrix(
             splus_rule, axes, (updates, state.mu, state.factors, bases), splus_scalars,

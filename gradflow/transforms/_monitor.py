@@ -34,7 +34,7 @@ class MonitorState(NamedTuple):
     measure_states: tuple[OptState, ...]
 
 
-@transformation(leaves="any", packable=True)
+@transformation(leaves="any", packable=True, stackable=False)
 def snapshot(measure_name: str, measure: Measure) -> Pair:
     """Stores `measure(updates)` in the state, and passes the updates through.
 
@@ -70,7 +70,7 @@ def snapshot(measure_name: str, measure: Measure) -> Pair:
     return init, update
 
 
-@transformation(leaves="any", trees="alike", packable=True)
+@transformation(leaves="any", trees="alike", packable=True, stackable=False)
 def monitor(measures: dict[str, GradientTransformation | Measure]) -> Pair:
     """Stores several measurements, like `snapshot`; some of them may be stateful.
 

@@ -44,7 +44,7 @@ def step_with_decay_rule(g: jax.Array, p: jax.Array, s: Any, *, cautious: bool, 
     return step - decayed
 
 
-@transformation(reports=("learning_rate",), last=True)
+@transformation(reports=("learning_rate",), packable=True, last=True)
 def step_with_decay(
     learning_rate: Rate,
     weight_decay: NonNegative,

@@ -92,6 +92,8 @@ from gradflow.wrappers._skip_spikes import skip_spikes as skip_spikes
 from gradflow.wrappers._split_complex import SplitRealAndImaginaryState as SplitRealAndImaginaryState
 from gradflow.wrappers._split_complex import split_real_and_imaginary as split_real_and_imaginary
 from gradflow.wrappers._spread import spread as spread
+from gradflow.wrappers._stacked import StackedState as StackedState
+from gradflow.wrappers._stacked import stacked as stacked
 from gradflow.wrappers._tail_average import TailAverageState as TailAverageState
 from gradflow.wrappers._tail_average import with_tail_average as with_tail_average
 from gradflow.wrappers._tunable import TunableState as TunableState
@@ -141,6 +143,7 @@ __all__ = [
     "SkipSpikesState",
     "SpikeWindow",
     "SplitRealAndImaginaryState",
+    "StackedState",
     "SwaState",
     "TailAverageState",
     "TunableState",
@@ -189,6 +192,7 @@ __all__ = [
     "skip_spikes",
     "split_real_and_imaginary",
     "spread",
+    "stacked",
     "tunable",
     "with_lawa",
     "with_loss_scale",

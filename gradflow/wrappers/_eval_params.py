@@ -18,12 +18,12 @@ class View(NamedTuple):
     read: Callable[[list[Any], list[Any], Any], list[Any]]  # (parameters, leaves of the field, state)
 
 
-_VIEWS: dict[type, View] = {}
+VIEWS: dict[type, View] = {}
 
 
 def averages(kind: type, field: str, read: Callable[[list[Any], list[Any], Any], list[Any]]) -> None:
     """Registers a type of state for `eval_params`."""
-    _VIEWS[kind] = View(field, read)
+    VIEWS[kind] = View(field, read)
 
 
 def eval_params(state: OptState, params: Params) -> Params:
@@ -45,10 +45,10 @@ def eval_params(state: OptState, params: Params) -> Params:
     2.0
     """
     if isinstance(params, LookaheadParams):
-        fast = averaged("eval_params", state, params.fast, tuple(_VIEWS))
+        fast = averaged("eval_params", state, params.fast, tuple(VIEWS))
         # An average of the fast weights, which was requested explicitly, has precedence over the slow ones.
         return params.slow if fast is None else fast
-    found = averaged("eval_params", state, params, tuple(_VIEWS))
+    found = averaged("eval_params", state, params, tuple(VIEWS))
     return params if found is None else found
 
 
@@ -62,7 +62,7 @@ def averaged(caller: str, state: OptState, params: Params, kinds: tuple[type, ..
     results = list(leaves)
     claimed: set[int] = set()
     for part in found:
-        view = _VIEWS[type(part)]
+        view = VIEWS[type(part)]
         points = getattr(part, view.field)
         try:
             own = structure.flatten_up_to(points)

@@ -1,5 +1,6 @@
 """Applies a transformation to some leaves only."""
 
+import functools
 from collections.abc import Hashable, Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -66,7 +67,7 @@ def masked(
         else:
             keep = _mask_in(state.inner_state, updates)
             if keep is None:
-                keep = resolve_mask(choose_by_shape("mask", mask, updates), updates)
+                keep = choose_by_shape("mask", functools.partial(resolve_mask, mask), updates)
         extra = part_arguments(extra, keep, params)
         if mask_compatible_extra_args:
             structure: Any = jax.tree.structure(updates)

@@ -19,6 +19,7 @@ from gradflow._selection._masks import check_mask, choose_by_shape, resolve_labe
 from gradflow._selection._parameters import named_leaves
 from gradflow._selection._partial_trees import mask_out, merge
 from gradflow._selection._selectors import Selector, as_selector, paths
+from gradflow._selection._stacks import per_leaf
 from gradflow._types import MaskOrFn, OptState, Pair, Params, Updates, is_absent
 from gradflow.transforms import scale
 from gradflow.wrappers._masked import MaskedState, labels_in, masked
@@ -77,7 +78,7 @@ def partition(
 
     def labels_of(params: Params) -> Any:
         if param_labels is None:
-            return _first_match(selectors, params)
+            return per_leaf(functools.partial(_first_match, selectors), params)
         return resolve_labels(param_labels, stages, params)
 
     def init(params: Params) -> OptState:

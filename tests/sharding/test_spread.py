@@ -150,7 +150,7 @@ def test_factors_of_a_vector_stay_whole() -> None:
 
 # Rules whose matrices have factors, or averages of their own: what each step moves, and what a branch does.
 WITH_FACTORS = {
-    "soap": (gf.scale_by_soap(eps=1e-2, precondition_frequency=2), AxisType.Auto, 4, 2),
+    "soap": (gf.scale_by_soap(eps=1e-2, precondition_frequency=2), AxisType.Auto, 2, 2),
     "shampoo": (gf.scale_by_shampoo(0.9, eps=1e-2), AxisType.Explicit, 4, 2),
     "kron": (gf.scale_by_kron(), AxisType.Auto, 4, 2),
     "neuron norm": (gf.scale_by_neuron_norm(), AxisType.Explicit, 2, 0),
