@@ -209,19 +209,20 @@ def factors_kept(x: jax.Array) -> jax.Array:
     return by_platform(x, cpu=same, accelerator=lambda x: _within_infinities(x)[0], tpu=same)
 
 
-def written_after(value: jax.Array, *readers: jax.Array) -> jax.Array:
-    """`value`, which a CPU computes after `readers`: these read the array whose place it takes.
+def written_after(value: T, *readers: jax.Array) -> T:
+    """`value`, arrays that a CPU computes after `readers`: these read the array whose place one of them takes.
 
     XLA orders kernels by their operands alone. Without an order it copies an array of the state before it is
     overwritten: one model of scratch memory in ADOPT. Here the value seems to depend on the readers.
     """
-    return by_platform(value, *readers, cpu=_after, accelerator=lambda value, *_: value)
+    result: T = by_platform(value, *readers, cpu=_after, accelerator=lambda value, *_: value)
+    return result
 
 
-def _after(value: jax.Array, *readers: jax.Array) -> jax.Array:
+def _after(value: T, *readers: jax.Array) -> T:
     for reader in readers:
-        real = reader.real if jnp.iscomplexobj(reader) else reader
-        value = jnp.where(_never(real), jnp.zeros_like(value), value)
+        never = _never(reader.real if jnp.iscomplexobj(reader) else reader)
+        value = jax.tree.map(lambda x, never=never: jnp.where(never, jnp.zeros_like(x), x), value)
     return value
 
 

@@ -136,9 +136,8 @@ def _first_last(news: tuple[Any, ...], replaces: Sequence[bool]) -> tuple[Any, .
     if not any(replaces[1:]):
         return news
     number = jax.tree.leaves(news[0])[0].ravel()[0]
-    later = functools.partial(jax.tree.map, lambda x: written_after(x, number))
-    pairs = zip(news[1:], replaces[1:], strict=True)
-    return news[0], *(later(new) if own else new for new, own in pairs)
+    later = iter(written_after([new for new, own in zip(news[1:], replaces[1:], strict=True) if own], number))
+    return news[0], *(next(later) if own else new for new, own in zip(news[1:], replaces[1:], strict=True))
 
 
 def _is_alike(row: Any, new: Any) -> bool:

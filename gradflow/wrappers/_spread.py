@@ -33,9 +33,9 @@ def spread(
 
     Factors, as `soap`, `shampoo` and `kron` have them, go with their matrices. Each device keeps 1 / N of
     those whose side N divides, and all of the others. Each rule that needs whole matrices takes two
-    all-to-alls: those three have two rules, and one more in the branch that refreshes factors. A matrix that
-    is split into blocks and has factors is gathered. On a mesh with explicit axes no wrapper is needed.
-    Around it `offload_state` saves no memory within a step, which needs all matrices at once.
+    all-to-alls: `soap` has one, the other two have two, and one more in the branch that refreshes factors. A
+    matrix that is split into blocks and has factors is gathered. On a mesh with explicit axes no wrapper is
+    needed. Around it `offload_state` saves no memory within a step, which needs all matrices at once.
 
     Args:
       inner: any transformation with such a rule inside.

@@ -32,20 +32,21 @@ def stacked(inner: GradientTransformation) -> Pair:
         stacked(soap(3e-3))
         for_matrices(stacked(chain(scale_by_soap(), scale_by_learning_rate(3e-3))))
 
-    XLA compiles a step for each kind of leaf in the place of one for each leaf. With SOAP on 100 matrices of
-    two shapes that takes half the time, and a quarter of the scratch memory. The state is kept in stacks. A
-    stack is in the place of its first leaf, the others are `MaskedNode`, so checkpoints of `inner` do not fit.
+    XLA then compiles a rule for each kind of leaf, and not for each leaf, and a step holds little beside the
+    stacks. SOAP on 100 matrices of two shapes compiles in half the time. The state is kept in stacks: each is
+    in the place of its first leaf, and the others are `MaskedNode`. So it is not the state of `inner`.
 
     Args:
-      inner: elementwise stages, norms of a leaf or of the tree, and rules of matrices. Masks, labels and
-        matrices are chosen for the leaves as they are; leaves share a stack where all choices are the same.
+      inner: stages that are elementwise, take norms, or have a rule of matrices, and wrappers around them.
+        Masks, labels and matrices are chosen for the leaves as they are; leaves share a stack where all
+        choices are the same.
 
-    Updates are those of `inner`, to rounding where sums or products are involved; random numbers, as in
-    `kron`, are others. A gradient that is None counts as zero where its stack has another one, and its update
-    is None. On accelerators ...
+    Updates are those of `inner`, to rounding where there are sums; random numbers, as in `kron`, are others.
+    On accelerators a loop takes the matrices of a stack one by one. Stacks of gradients, updates and
+    parameters are copies. A gradient that is None counts as zero where its stack has another one.
 
-    Raises ValueError for a stage that needs leaves as they are, or keeps averages for `eval_params`: it
-    belongs outside. Inside of `spread` and `shard_state`, which lay out leaves by path, it raises as well.
+    Raises ValueError for a stage that needs leaves as they are, or that averages parameters: it belongs
+    outside. Raises it inside of `spread` and `shard_state` too, which lay out leaves by path.
 
     >>> import gradflow as gf
     >>> print(gf.stacked(gf.muon(0.02)))
@@ -56,8 +57,8 @@ def stacked(inner: GradientTransformation) -> Pair:
         if has_view or not stage.stackable:
             why = "keeps averages of leaves" if has_view else "needs leaves as they are"
             raise ValueError(
-                f"stacked: argument 'inner' must have stages that can take stacks of leaves; "
-                f"{stage.expression.name} {why}. Put it outside: stacked(...) goes around the stages inside"
+                "stacked: argument 'inner' must consist of stages that can take stacks of leaves; got "
+                f"{stage.expression.name}, and {stage.expression.name} {why}. Put it outside of stacked"
             )
     grouped = functools.lru_cache(maxsize=16)(functools.partial(_grouped, inner))
 

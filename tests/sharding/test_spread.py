@@ -148,6 +148,12 @@ def test_factors_of_a_vector_stay_whole() -> None:
     assert placed.roots["bias"][0].spec == P()
 
 
+def test_stacks_inside_are_refused() -> None:
+    """Their axes are not those that `specs` names by path."""
+    with pytest.raises(ValueError, match="stacked: must not be inside of spread or shard_state"):
+        gf.spread(gf.stacked(gf.sgd(0.1)), mesh(), P("x", "y")).init({"w": jnp.ones((16, 8))})
+
+
 # Rules whose matrices have factors, or averages of their own: what each step moves, and what a branch does.
 WITH_FACTORS = {
     "soap": (gf.scale_by_soap(eps=1e-2, precondition_frequency=2), AxisType.Auto, 2, 2),
