@@ -210,7 +210,7 @@ def factors_kept(x: jax.Array) -> jax.Array:
 
 
 def written_after(value: T, *readers: jax.Array) -> T:
-    """`value`, arrays that a CPU computes after `readers`: these read the array whose place one of them takes.
+    """`value`, arrays which a CPU computes after `readers`: these read the array whose place one takes.
 
     XLA orders kernels by their operands alone. Without an order it copies an array of the state before it is
     overwritten: one model of scratch memory in ADOPT. Here the value seems to depend on the readers.

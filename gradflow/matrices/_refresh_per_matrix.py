@@ -85,8 +85,8 @@ def refresh_per_matrix(
             run = _Run(functools.partial(_spread, composed, a, shape, cut), None)
         else:
             checks = of_side is None and not stays_finite
-            made = functools.partial(_compiled, rule, a, shape, of_side is None, checks, each)
-            run = _Run(made, of_side)
+            compiled = functools.partial(_compiled, rule, a, shape, of_side is None, checks, each)
+            run = _Run(compiled, of_side)
         groups.append((run, prepare_scalars(None, hyper, real), indices))
     if not groups:
         return olds
