@@ -11,7 +11,7 @@ from gradflow._calls._context import stage_name
 from gradflow._coding._leaves import is_coded
 from gradflow._dtypes import compute_dtype, is_inexact, promote, real_dtype
 from gradflow._rules._leafwise import in_dtype_of
-from gradflow._shardings import computed_alike, with_sharding_of
+from gradflow._shardings import computed_alike, whole_on_mesh_of, with_sharding_of
 
 
 def at_leaves(structure: Any, tree: Any) -> list[Any]:
@@ -46,7 +46,15 @@ def put_back(leaf_shape: tuple[int, ...], new: Any, old: Any) -> Any:
     """Results in the dtypes, layouts and codes of the tree in whose place they come."""
     if is_coded(old):
         return old.encode(new)
-    return jax.tree.map(functools.partial(put_back_like, leaf_shape), new, old)
+    is_factor = not isinstance(old, jax.Array)
+
+    def one(x: jax.Array, y: jax.Array) -> jax.Array:
+        x = put_back_like(leaf_shape, x, y)
+        # A factor of a square matrix or of a vector has the leaf's shape, and lies whole beside it. If the
+        # partitioner cut it, the next step would be compiled again.
+        return whole_on_mesh_of(x, y) if is_factor and x.shape == leaf_shape else x
+
+    return jax.tree.map(one, new, old)
 
 
 def put_back_exchanged(leaf_shape: tuple[int, ...], new: Any, old: Any) -> Any:

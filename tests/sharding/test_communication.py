@@ -213,6 +213,18 @@ def test_states_lie_where_eager_ones_do() -> None:
         assert leaf.sharding.is_equivalent_to(own, leaf.ndim), jax.tree_util.keystr(path)
 
 
+def test_factors_of_the_shape_of_their_leaf_stay_whole() -> None:
+    """Those of a square matrix, and the diagonal one of a vector, whose leaves are cut."""
+    params = {"soap": shape(8, 8, spec=("x", "y")), "kron": shape(8, spec=("y",))}
+    tx = gf.partition({name: build(name) for name in params}, {name: name for name in params})
+    state = sharding._placement.placed_state(tx, params, mesh())
+    after = jax.jit(tx.update).lower(params, state, params).compile().output_shardings[1]
+    for (path, leaf), own in zip(
+        jax.tree_util.tree_leaves_with_path(state), jax.tree.leaves(after), strict=True
+    ):
+        assert leaf.sharding.is_equivalent_to(own, len(leaf.shape)), jax.tree_util.keystr(path)
+
+
 @pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit])
 def test_moments_of_leaves_of_one_shape_lie_as_each_of_them(kind: AxisType) -> None:
     specs = {"rows": P("x", None), "columns": P(None, "y"), "whole": P(None, None), "turned": P("y", "x")}
