@@ -18,6 +18,7 @@ from benchmarks.exact import kinds_of_kernels
 from benchmarks.measure import ratio_of
 from benchmarks.programs import both
 from benchmarks.rows import Row, Skipped, line
+from gradflow._rules._traced_once import forget
 
 STEPS = (
     "rprop", "galore", "noisy_sgd", "adabelief", "adan", "adopt", "acprop", "cocob", "dadapt_adamw",
@@ -66,6 +67,7 @@ def compiling(name: str, leaves: int, runs: int) -> Row:
     for turn in range(runs + 1):
         for which in (0, 1) if turn % 2 else (1, 0):
             jax.clear_caches()
+            forget()
             gc.collect()
             gc.freeze()
             program = both(*(factory() for factory in steps.PAIRS[name]), like)[which]

@@ -17,7 +17,7 @@ import gradflow as gf
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from benchmarks import behind, exact, gpu, limit, measure, muon, programs, rows, steps
+from benchmarks import behind, compiling, exact, gpu, limit, measure, muon, programs, rows, steps
 from benchmarks.__main__ import GROUPS, main
 from benchmarks.rows import Row, Skipped
 
@@ -292,3 +292,18 @@ def test_the_accelerator_s_script_runs_without_one(tmp_path: Path, capsys: Any) 
     assert {row["name"] for row in found} == {"adamw", "accumulate"}
     assert found[0]["exact"]["kernels"][0] > 0
     assert "No accelerator" in capsys.readouterr().out
+
+
+# Adam's are the bound of the gradient and the bias corrections, those after a clip the norm's two readings.
+MOST_EQUATIONS = {"adam": 1.05, "adamw": 1.04, "clip + adam": 1.36}
+
+
+@pytest.mark.skipif(jax.__version_info__ < (0, 10), reason="exact figures are those of jax 0.10")
+@pytest.mark.parametrize("name", compiling.OPTIMIZERS)
+def test_a_training_step_traces_little_more_than_the_peers(name: str) -> None:
+    """Equations of PPO's step, with those of shared functions counted once."""
+    ours, peers = (
+        exact.equations(compiling.traced(library, name, compiling.ppo()).jaxpr.jaxpr)
+        for library in (gf, optax)
+    )
+    assert ours <= MOST_EQUATIONS[name] * peers

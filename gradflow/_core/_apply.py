@@ -69,9 +69,11 @@ def _pairwise(function: Callable[..., Any], olds: T, news: Params, *scalars: Any
     new = jax.tree.leaves(news, is_leaf=is_none)
     present = [i for i in range(len(old)) if old[i] is not None and new[i] is not None]
     rows = [(_array(old[i]), _array(new[i])) for i in present]
-    # Without jit, one call for the whole tree: a call per leaf would dominate the step.
-    call = call_in_groups if is_traced(rows) else _together
-    for i, result in zip(present, call(function, rows, *scalars), strict=True):
+    if not is_traced(rows):  # one call for the whole tree: a call per leaf would dominate the step
+        results = grouped(function)(rows, *scalars)
+    else:
+        results = call_in_groups(function, rows, *scalars, alone=_ALONE.get(function))
+    for i, result in zip(present, results, strict=True):
         old[i] = result
     return jax.tree.unflatten(structure, old)
 
@@ -80,21 +82,22 @@ def _array(x: Any) -> jax.Array:
     return x if isinstance(x, jax.Array) else jnp.asarray(x)
 
 
-def _together(function: Callable[..., Any], rows: list[LeafTuple], *scalars: Any) -> list[Any]:
-    return grouped(function)(rows, *scalars)
-
-
 def _wide(x: jax.Array, y: jax.Array) -> Any:
     return compute_dtype(promote(x.dtype, y.dtype))
 
 
-@jax.jit
-def _add(pair: LeafTuple) -> jax.Array:
+def _sum(pair: LeafTuple) -> jax.Array:
     p, u = pair
+    if p.dtype == u.dtype == _wide(p, u) and p.shape == u.shape:
+        return jax.lax.add(p, with_sharding_of(u, p))  # jnp.add would be traced for each shape
     if not is_inexact(p.dtype):
         return p + u.astype(p.dtype)
     wide = _wide(p, u)
     return (p.astype(wide) + with_sharding_of(u.astype(wide), p)).astype(p.dtype)
+
+
+_add = jax.jit(_sum)
+_ALONE: dict[Any, Callable[..., Any]] = {_add: _sum}
 
 
 @jax.jit

@@ -1,7 +1,8 @@
 """One per-leaf rule over many trees, traced once per type of leaf."""
 
 import functools
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -16,6 +17,7 @@ from gradflow._coding._leaves import is_coded, is_entry
 from gradflow._dtypes import compute_dtype, is_complex, is_inexact, promote, real_dtype
 from gradflow._platform import fused_last
 from gradflow._rules._quantized import run_quantized
+from gradflow._rules._traced_once import evaluate, is_traced_once
 from gradflow._shardings import with_sharding_of
 from gradflow._types import is_absent
 from gradflow.tree._grouped_jit import call_in_groups
@@ -81,7 +83,7 @@ def leafwise(
             parts = _parts(rows, places)
             operands = for_joined_leaves(numbers, precision, len(parts))
         for part, own in zip(parts, operands, strict=True):
-            results = call_in_groups(run, [rows[index] for index in part], own)
+            results = _on_rows(rule, run, [rows[index] for index in part], own)
             for index, result in zip(part, results, strict=True):
                 outputs[index] = result
     width = max(map(len, outputs), default=0) or _width(rule, scalars, hyper, len(trees))
@@ -90,6 +92,32 @@ def leafwise(
     slots = zip(*outputs, strict=True) if outputs else [[]] * width
     unflatten = jax.tree.unflatten
     return tuple([unflatten(s, list(slot)) for s, slot in zip(structures[:width], slots, strict=True)])
+
+
+# A rule that is traced once is quicker put into the program for so few leaves of a type than called.
+_FEW = 2
+
+
+def _on_rows(
+    rule: Rule, run: Callable[..., Any], rows: list[tuple[Any, ...]], scalars: Scalars
+) -> list[tuple[Any, ...]]:
+    """`run` of each row; for few rows of a type, without a call in the program that is being traced."""
+    if not is_traced_once(rule) or not all(map(_is_staged, rows)):
+        return call_in_groups(run, rows, scalars)
+    types = [tuple([(leaf.shape, leaf.dtype) for leaf in row]) for row in rows]
+    counts = Counter(types)
+    rest = [row for row, own in zip(rows, types, strict=True) if counts[own] > _FEW]
+    called = iter(call_in_groups(run, rest, scalars))
+    whole = _whole(rule)
+    return [
+        next(called) if counts[own] > _FEW else whole(row, scalars)
+        for row, own in zip(rows, types, strict=True)
+    ]
+
+
+def _is_staged(leaves: tuple[Any, ...]) -> bool:
+    """Whether operations on a leaf become part of a program, rather than being executed one by one."""
+    return not any(map(is_coded, leaves)) and type(leaves[0]).__name__ == "DynamicJaxprTracer"
 
 
 def _parts(rows: list[tuple[Any, ...]], places: list[int]) -> list[list[int]]:
@@ -140,20 +168,43 @@ def _common_precision(dtypes: tuple[np.dtype, ...]) -> np.dtype:
 
 
 @functools.lru_cache(maxsize=1024)
-def _compiled(rule: Rule) -> Callable[[tuple[Any, ...], Scalars], tuple[Any, ...]]:
-    """The rule as one jitted function: operands are widened, results are cast back."""
+def _arithmetic(rule: Rule) -> Callable[[Sequence[Any], Scalars], tuple[Any, ...]]:
+    """The rule on operands of one width."""
 
-    def arithmetic(arrays: tuple[Any, ...], scalars: Scalars) -> tuple[Any, ...]:
+    def arithmetic(arrays: Sequence[Any], scalars: Scalars) -> tuple[Any, ...]:
         # All operands have one width, so standard promotion can only combine real with complex.
         with jax.numpy_dtype_promotion("standard"):
             results = rule(*arrays, SimpleNamespace(**scalars))
         return results if isinstance(results, tuple) else (results,)
 
+    return arithmetic
+
+
+@functools.lru_cache(maxsize=1024)
+def _whole(rule: Rule) -> Callable[[tuple[Any, ...], Scalars], tuple[Any, ...]]:
+    """The rule on a leaf: operands are widened, results are cast back."""
+    arithmetic, is_marked = _arithmetic(rule), is_traced_once(rule)
+
     def whole(leaves: tuple[Any, ...], scalars: Scalars) -> tuple[Any, ...]:
         real = _precision(leaves)
         plain = [x.decode() if is_coded(x) else x for x in leaves]
-        results = arithmetic(tuple([x.astype(promote(x.dtype, real)) for x in plain]), scalars)
+        wide = [_in_dtype(x, promote(x.dtype, real)) for x in plain]
+        results = evaluate(arithmetic, wide, scalars) if is_marked else None
+        if results is None:
+            results = arithmetic(wide, scalars)
         return tuple([_narrow(result, like) for result, like in zip(results, leaves, strict=False)])
+
+    return whole
+
+
+def _in_dtype(x: jax.Array, dtype: np.dtype) -> jax.Array:
+    return x if x.dtype == dtype else x.astype(dtype)
+
+
+@functools.lru_cache(maxsize=1024)
+def _compiled(rule: Rule) -> Callable[[tuple[Any, ...], Scalars], tuple[Any, ...]]:
+    """The rule as one jitted function."""
+    arithmetic, whole = _arithmetic(rule), _whole(rule)
 
     def run(leaves: tuple[Any, ...], scalars: Scalars) -> tuple[Any, ...]:
         if any(map(is_coded, leaves)):

@@ -11,6 +11,7 @@ import numpy as np
 from gradflow._rules._leafwise import Scalars
 from gradflow._rules._math import safe_sqrt
 from gradflow._rules._mesh_axes import global_scaled_root
+from gradflow._rules._traced_once import traced_once
 
 # Powers of two. The inverse of a norm outside of [SMALL, LARGE], or that inverse's derivative, could leave
 # the range of float32. Below SMALL squares vanish, too; above 2^64 they overflow.
@@ -82,6 +83,7 @@ def rescale(g: jax.Array, factor: jax.Array, power: jax.Array) -> jax.Array:
     return factor * (power * g)
 
 
+@traced_once
 def rescale_rule(g: jax.Array, s: Any) -> jax.Array:
     """u = factor * power * g."""
     return rescale(g, s.factor, s.power)

@@ -60,8 +60,9 @@ def stack_scalars(scalars: Iterable[Any], dtype: Any) -> jax.Array:
 
 def increment(count: jax.Array) -> jax.Array:
     """`count + 1`, saturating at the largest number of its type instead of wrapping around."""
-    last = np.asarray(np.iinfo(count.dtype).max, count.dtype)
-    return jnp.where(count < last, count + np.ones((), count.dtype), count)
+    last = np.full(count.shape, np.iinfo(count.dtype).max, count.dtype)
+    one = np.ones(count.shape, count.dtype)
+    return jax.lax.select(jax.lax.lt(count, last), jax.lax.add(count, one), count)
 
 
 def first_moment(params: Any, dtype: Any = None) -> Any:

@@ -9,9 +9,10 @@ from gradflow._core._decorators import transformation
 from gradflow._core._transformation import GradientTransformation
 from gradflow._expressions._arguments import Decay, NonNegative, Rate
 from gradflow._rules._leafwise import Scalars, leafwise
-from gradflow._rules._math import bounded, bounded_square, one_minus_power, safe_sqrt
+from gradflow._rules._math import abs_sq, bounded_if_finite, one_minus_power, safe_sqrt
 from gradflow._rules._roles import Mean, Square
 from gradflow._rules._state import first_moment, increment, second_moment, zero_scalar
+from gradflow._rules._traced_once import traced_once
 from gradflow._types import MaskOrFn, OptState, Pair, Params, Updates
 from gradflow.transforms import add_decayed_weights, scale_by_learning_rate
 
@@ -48,21 +49,25 @@ def nesterov_adam_scalars(count: jax.Array, b1: jax.Array, b2: jax.Array, **_: j
     }
 
 
+@traced_once
 def adam_rule(g: jax.Array, mu: jax.Array, nu: jax.Array, s: Any) -> tuple[jax.Array, ...]:
     """Kingma & Ba 2014, Algorithm 1."""
     # XLA's CPU compiles equal kernels of one shape once. They are equal if their operands have one order: no
     # array may stand between two scalars. 16 leaves of 7 shapes have 24 kernels, not 31 (`kinds` in
     # `python -m benchmarks`).
-    mu = s.c1 * bounded(g) + s.b1 * mu
-    nu = s.c2 * bounded_square(g) + s.b2 * nu
+    g = bounded_if_finite(g)
+    mu = s.c1 * g + s.b1 * mu
+    nu = s.c2 * abs_sq(g) + s.b2 * nu
     return mu / (s.bias1 * (safe_sqrt(s.debias2 * nu + s.eps_root) + s.eps)), mu, nu
 
 
+@traced_once
 def nesterov_adam_rule(g: jax.Array, mu: jax.Array, nu: jax.Array, s: Any) -> tuple[jax.Array, ...]:
     """Dozat 2016: Adam with the momentum of the next step."""
-    mu = s.c1 * bounded(g) + s.b1 * mu
-    nu = s.c2 * bounded_square(g) + s.b2 * nu
-    ahead = s.next_mu * mu + s.next_g * bounded(g)
+    g = bounded_if_finite(g)
+    mu = s.c1 * g + s.b1 * mu
+    nu = s.c2 * abs_sq(g) + s.b2 * nu
+    ahead = s.next_mu * mu + s.next_g * g
     return ahead / (safe_sqrt(s.debias2 * nu + s.eps_root) + s.eps), mu, nu
 
 

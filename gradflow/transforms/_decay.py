@@ -8,12 +8,14 @@ from gradflow._core._compose import init_empty_state
 from gradflow._core._decorators import transformation
 from gradflow._expressions._arguments import NonNegative
 from gradflow._rules._leafwise import leafwise
+from gradflow._rules._traced_once import traced_once
 from gradflow._selection._masks import check_mask, resolve_mask
 from gradflow._selection._partial_trees import fill_none, keep_where
 from gradflow._types import EmptyState, MaskOrFn, OptState, Pair, Params, Updates
 from gradflow.packed._pack import is_packed
 
 
+@traced_once
 def decay_rule(g: jax.Array, p: jax.Array, s: Any) -> jax.Array:
     """u = g + weight_decay * p."""
     return g + s.weight_decay * p

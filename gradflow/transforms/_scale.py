@@ -10,6 +10,7 @@ from gradflow._core._decorators import transformation
 from gradflow._expressions._arguments import Finite, Rate
 from gradflow._rules._leafwise import leafwise
 from gradflow._rules._state import increment, zero_scalar
+from gradflow._rules._traced_once import traced_once
 from gradflow._types import EmptyState, OptState, Pair, Params, Updates
 
 
@@ -19,6 +20,7 @@ class ScaleByScheduleState(NamedTuple):
     count: jax.Array  # type: ignore[assignment]  # the field's name for it, over tuple.count
 
 
+@traced_once
 def scale_rule(g: jax.Array, s: Any) -> jax.Array:
     """u = factor * g."""
     return s.factor * g
@@ -65,16 +67,11 @@ def scale_by_learning_rate(learning_rate: Rate, *, flip_sign: bool = True) -> Pa
         updates: Updates, state: ScaleByScheduleState, params: Params | None = None
     ) -> tuple[Updates, ScaleByScheduleState]:
         report("learning_rate", learning_rate)
-        rule = descend_rule if flip_sign else scale_rule
-        (u,) = leafwise(rule, (updates,), factor=learning_rate)
+        rate: Any = learning_rate
+        (u,) = leafwise(scale_rule, (updates,), factor=-rate if flip_sign else rate)
         return u, ScaleByScheduleState(increment(state.count))
 
     return init, update
-
-
-def descend_rule(g: jax.Array, s: Any) -> jax.Array:
-    """u = -factor * g."""
-    return -s.factor * g
 
 
 @transformation(packable=True)

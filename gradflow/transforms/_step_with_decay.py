@@ -14,7 +14,7 @@ from gradflow._rules._state import increment, zero_scalar
 from gradflow._selection._masks import resolve_mask
 from gradflow._selection._partial_trees import change_where
 from gradflow._types import MaskOrFn, OptState, Pair, Params, Updates
-from gradflow.transforms._scale import ScaleByScheduleState, descend_rule
+from gradflow.transforms._scale import ScaleByScheduleState, scale_rule
 
 
 def decoupled(learning_rate: jax.Array, weight_decay: jax.Array, peak_rate: jax.Array) -> Scalars:
@@ -104,12 +104,13 @@ def step_with_decay(
         updates: Updates, state: ScaleByScheduleState, params: Params
     ) -> tuple[Updates, ScaleByScheduleState]:
         decay: Any = weight_decay
+        rate: Any = learning_rate
         if first_step:
             decay = jnp.where(state.count >= first_step, decay, 0.0)
 
         def step(updates: Updates) -> Updates:
             return leafwise(
-                rule, (updates, params), _SCALARS[kind], learning_rate=learning_rate, weight_decay=decay,
+                rule, (updates, params), _SCALARS[kind], learning_rate=rate, weight_decay=decay,
                 peak_rate=1.0 if peak_rate is None else peak_rate,
             )[0]  # fmt: skip
 
@@ -117,7 +118,7 @@ def step_with_decay(
         if mask is None:
             u = step(updates)
         else:
-            (plain,) = leafwise(descend_rule, (updates,), factor=learning_rate)
+            (plain,) = leafwise(scale_rule, (updates,), factor=-rate)
             u = change_where(resolve_mask(mask, params), step, updates, plain)
         return u, ScaleByScheduleState(increment(state.count))
 

@@ -4,6 +4,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 
 def one_minus_power(c: jax.Array, count: jax.Array) -> jax.Array:
@@ -13,13 +14,16 @@ def one_minus_power(c: jax.Array, count: jax.Array) -> jax.Array:
     and expm1 and log1p keep them. Zero for count 0; one for b = 0 and count > 0. Derivatives of every order
     at b = 0 are the limits from above.
     """
-    return _one_minus_power(c, count.astype(c.dtype))
+    t = count.astype(c.dtype)
+    return _one_minus_power(*((c, t) if c.shape == t.shape else jnp.broadcast_arrays(c, t)))
 
 
 @jax.custom_jvp
 def _one_minus_power(c: jax.Array, t: jax.Array) -> jax.Array:
-    one = jnp.ones((), c.dtype)
-    return jnp.where(c < one, -jnp.expm1(t * _log_decay(c)), jnp.minimum(t, one))
+    # Functions of jax.numpy would be traced for each program: a tenth of the time to trace Adam on 12 leaves.
+    one = np.ones(c.shape, c.dtype)
+    power = jax.lax.expm1(jax.lax.mul(t, _log_decay(c)))
+    return jax.lax.select(jax.lax.lt(c, one), jax.lax.neg(power), jax.lax.min(t, one))
 
 
 @_one_minus_power.defjvp
@@ -49,4 +53,5 @@ def _slope_of_power(c: jax.Array, t: jax.Array) -> jax.Array:
 
 def _log_decay(c: jax.Array) -> jax.Array:
     """`log(1 - c)`, finite at c = 1 too, where it is not used."""
-    return jnp.log1p(-jnp.where(c < jnp.ones((), c.dtype), c, jnp.full((), 0.5, c.dtype)))
+    one, half = np.ones(c.shape, c.dtype), np.full(c.shape, 0.5, c.dtype)
+    return jax.lax.log1p(jax.lax.neg(jax.lax.select(jax.lax.lt(c, one), c, half)))

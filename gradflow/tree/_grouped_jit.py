@@ -23,14 +23,21 @@ def call_in_groups(
     rows: Sequence[LeafTuple],
     *shared: Any,
     join: Callable[[list[Any]], Any] | None = None,
+    alone: Callable[..., Any] | None = None,
 ) -> list[Any]:
     """`[run(row, *shared) for row in rows]` for a jitted `run`; leaves of a row are arrays.
+
+    `alone` is the same function without jit, for rows of tracers that are in no group: of one operation, a
+    call would only be one more.
 
     With `join` there is one result per group: `join` of the results of its rows. Concrete arrays are called
     row by row, so that one compiled call serves any number of rows of a type.
     """
-    if len(rows) < _FEWEST or not is_traced(rows):
+    if not is_traced(rows):
         return [run(row, *shared) for row in rows]
+    one = alone or run
+    if len(rows) < _FEWEST:
+        return [one(row, *shared) for row in rows]
     results: list[Any] = [None] * len(rows)
     joined: list[Any] = []
     group = grouped(run, join)
@@ -46,7 +53,7 @@ def call_in_groups(
             for place, result in zip(chunk, made, strict=True):
                 results[place] = result
         for place in places[whole:]:
-            results[place] = run(rows[place], *shared)
+            results[place] = one(rows[place], *shared)
             if join is not None:
                 joined.append(results[place])
     return results if join is None else joined

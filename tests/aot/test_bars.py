@@ -17,7 +17,7 @@ from benchmarks.aot import platforms
 from benchmarks.aot.__main__ import main
 from benchmarks.exact import scratch
 from benchmarks.hlo import cost, held
-from gradflow._rules import _leafwise
+from gradflow._rules import _leafwise, _traced_once
 from gradflow.linalg import _newton_schulz
 from gradflow.matrices import _loops
 from gradflow.optimizers import _galore, _muon
@@ -266,6 +266,7 @@ def arithmetic_of_the_peer() -> Iterator[None]:
 
     arithmetic = {
         "bounded": lambda g: g,
+        "bounded_if_finite": lambda g: g,
         "bounded_square": jnp.square,
         "banded_square_sums": one_sum,
         "saturated": lambda total: total,
@@ -285,6 +286,7 @@ def arithmetic_of_the_peer() -> Iterator[None]:
 def trace_again() -> None:
     """Rules and norms are traced once per type of leaf."""
     _leafwise._compiled.cache_clear()
+    _traced_once.forget()
     _norm._banded_square_sum.cache_clear()
     jax.clear_caches()
 

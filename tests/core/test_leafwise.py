@@ -1,5 +1,6 @@
 """One rule, traced once per type of leaf; scalars that keep their digits."""
 
+from types import SimpleNamespace
 from typing import Any
 
 import jax
@@ -12,6 +13,12 @@ import gradflow as gf
 from gradflow._rules._leafwise import leafwise
 from gradflow._rules._math import one_minus_power, safe_sqrt, short_sum
 from gradflow._rules._state import increment
+from gradflow._rules._traced_once import MARKED, evaluate, traced_once
+
+SCALARS = (
+    "b1", "b2", "c1", "c2", "bias1", "debias1", "debias2", "eps", "eps_root", "next_mu", "next_g", "factor",
+    "power", "weight_decay",
+)  # fmt: skip
 
 
 def scaling_rule(g: Any, m: Any, s: Any) -> Any:
@@ -32,6 +39,48 @@ def test_a_rule_is_traced_once_per_type_of_leaf() -> None:
         leafwise(recording_rule, (grads, moments), factor=factor)
     assert len(traces) == 4  # two shapes, two dtypes
     assert set(traces) == {"float32"}  # arithmetic is never narrower
+
+
+@pytest.mark.parametrize("rule", [rule for rule in MARKED if rule.__module__.startswith("gradflow.")])
+def test_a_marked_rule_is_the_same_program_for_a_leaf_as_it_is_written(rule: Any) -> None:
+    count = rule.__code__.co_argcount - 1
+    names = sorted(set(rule.__code__.co_names) & set(SCALARS)) or ["factor", "power"]
+    arrays = [jax.ShapeDtypeStruct((3, 5), jnp.float32)] * count
+    scalars = {name: jax.ShapeDtypeStruct((), jnp.float32) for name in names}
+
+    def written(arrays: Any, scalars: Any) -> Any:
+        results = rule(*arrays, SimpleNamespace(**scalars))
+        return results if isinstance(results, tuple) else (results,)
+
+    def evaluated(arrays: Any, scalars: Any) -> Any:
+        results = evaluate(written, arrays, scalars)
+        assert results is not None
+        return results
+
+    assert str(jax.make_jaxpr(evaluated)(arrays, scalars)) == str(jax.make_jaxpr(written)(arrays, scalars))
+
+
+def test_a_marked_rule_with_other_operations_is_called_for_each_shape() -> None:
+    @traced_once
+    def summing_rule(g: Any, s: Any) -> Any:
+        return s.factor * g / jnp.sum(g)
+
+    grads = {"w": jnp.ones((2, 3)), "b": jnp.ones(4)}
+    u = jax.jit(lambda g: leafwise(summing_rule, (g,), factor=6.0)[0])(grads)
+    np.testing.assert_allclose([u["w"][0, 0], u["b"][0]], [1.0, 1.5])
+
+
+def test_a_marked_rule_has_its_derivatives() -> None:
+    params = {"w": jnp.full((2, 3), 0.5), "b": jnp.full(4, 0.25)}
+    tx = gf.adam(0.1)
+
+    def moved(g: Any) -> Any:
+        return gf.apply_updates(params, tx.update(g, tx.init(params), params)[0])
+
+    eager, jitted = jax.jacfwd(moved)(params), jax.jit(jax.jacfwd(moved))(params)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-7), eager, jitted)
+    zeros = jax.tree.map(jnp.zeros_like, params)
+    assert all(np.isfinite(x).all() for x in jax.tree.leaves(jax.jacfwd(moved)(zeros)))
 
 
 def test_outputs_keep_the_dtypes_of_their_inputs() -> None:
