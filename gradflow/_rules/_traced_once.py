@@ -7,7 +7,8 @@ shape, so those of numbers are put into the program of a leaf one by one.
 
 import functools
 from collections.abc import Callable
-from typing import Any, TypeVar
+from operator import attrgetter
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import numpy as np
@@ -23,6 +24,15 @@ MARKED: list[Callable[..., Any]] = []
 
 
 _config: Any = jax.config
+_shape_of, _dtype_of = attrgetter("shape"), attrgetter("dtype")
+
+
+class _Program(NamedTuple):
+    """Operations on numbered values: a primitive (None: `safe_sqrt`), its parameters, places of operands."""
+
+    operations: list[tuple[Any, dict[str, Any], list[int]]]
+    constants: list[Any]
+    results: list[int]
 
 
 def traced_once(rule: Function) -> Function:
@@ -44,28 +54,21 @@ def evaluate(
     if jax.sharding.get_abstract_mesh().manual_axes:
         return None  # operations would have to say along which axes a number varies
     shape = arrays[0].shape
-    if any(x.shape != shape for x in arrays) or any(x.shape != () for x in scalars.values()):
+    if set(map(_shape_of, arrays)) != {shape} or set(map(_shape_of, scalars.values())) - {()}:
         return None
-    types = tuple([x.dtype for x in arrays])
-    kinds = tuple([(name, x.dtype) for name, x in scalars.items()])
+    types = tuple(map(_dtype_of, arrays))
+    kinds = tuple(zip(scalars, map(_dtype_of, scalars.values()), strict=True))
     program = _program(function, types, kinds, _config.jax_enable_x64)
     if program is None:
         return None
-    values = dict(zip(program.invars, [*arrays, *scalars.values()], strict=True))
-
-    def read(variable: Any) -> Any:
-        return variable.val if hasattr(variable, "val") else values[variable]
-
-    for equation in program.eqns:
-        operands = map(read, equation.invars)
-        if equation.primitive.name == "custom_jvp_call":
-            # Its own derivative may have been traced for numbers, and be kept so.
-            result = safe_sqrt(*operands)
-        else:
-            result = equation.primitive.bind(*operands, **equation.params)
-        values[equation.outvars[0]] = result
-    results = tuple(map(read, program.outvars))
-    return results if all(np.shape(result) == shape for result in results) else None
+    values = [*arrays, *scalars.values(), *program.constants]
+    for primitive, parameters, places in program.operations:
+        operands = map(values.__getitem__, places)
+        # The kept derivative of `safe_sqrt` may be one of numbers.
+        result = safe_sqrt(*operands) if primitive is None else primitive.bind(*operands, **parameters)
+        values.append(result)
+    results = tuple(map(values.__getitem__, program.results))
+    return results if set(map(np.shape, results)) == {shape} else None
 
 
 @functools.lru_cache(maxsize=1024)
@@ -74,7 +77,7 @@ def _program(
     types: tuple[np.dtype, ...],
     kinds: tuple[tuple[str, np.dtype], ...],
     _: bool,
-) -> Any:
+) -> _Program | None:
     """The operations on numbers of these dtypes; None if one of them depends on a shape."""
     arrays = [jax.ShapeDtypeStruct((), dtype) for dtype in types]
     scalars = [jax.ShapeDtypeStruct((), dtype) for _, dtype in kinds]
@@ -85,7 +88,24 @@ def _program(
 
     closed = jax.make_jaxpr(on_numbers)(arrays, scalars)
     is_alike = not closed.consts and all(map(_is_alike_for_shapes, closed.jaxpr.eqns))
-    return closed.jaxpr if is_alike else None
+    return _in_places(closed.jaxpr) if is_alike else None
+
+
+def _in_places(jaxpr: Any) -> _Program:
+    """A program whose values are numbered: operands, then constants, then results of the operations."""
+    used = [*(v for equation in jaxpr.eqns for v in equation.invars), *jaxpr.outvars]
+    constants = {id(v): v.val for v in used if hasattr(v, "val")}
+    own = [*map(id, jaxpr.invars), *constants, *(id(equation.outvars[0]) for equation in jaxpr.eqns)]
+    place = {key: number for number, key in enumerate(own)}
+    operations = [
+        (
+            None if equation.primitive.name == "custom_jvp_call" else equation.primitive,
+            equation.params,
+            [place[id(v)] for v in equation.invars],
+        )
+        for equation in jaxpr.eqns
+    ]
+    return _Program(operations, list(constants.values()), [place[id(v)] for v in jaxpr.outvars])
 
 
 def _is_alike_for_shapes(equation: Any) -> bool:

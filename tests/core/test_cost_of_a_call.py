@@ -48,9 +48,10 @@ def entered(make: Callable[[], Any]) -> tuple[int, int]:
 
 def test_few_functions_are_entered_by_a_traced_update() -> None:
     before, _ = entered(lambda: gf.adam(1e-3))
-    assert 0 < before <= 65
+    assert 0 < before <= 95  # three for each array, of which is_on_cpus asks whether it is on several
     _, whole = entered(lambda: gf.adamw(1e-3))
-    assert 60 < whole <= 230
+    # A rule that is traced once enters a few for each leaf, and none of jax.numpy, which took twice the time.
+    assert 60 < whole <= 410
 
 
 def step(tx: Any) -> None:
