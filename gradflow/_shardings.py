@@ -44,7 +44,7 @@ def is_on_cpus(x: Any) -> bool:
 def whole_on_mesh_of(x: Any, like: Any) -> Any:
     """`x` whole on each device of the mesh of `like`, in a trace where the partitioner would place it."""
     mesh: Any = jax.typeof(like).sharding.mesh
-    if not isinstance(x, jax.core.Tracer) or mesh.empty or set(mesh.axis_types) != {AxisType.Auto}:
+    if not isinstance(x, jax.core.Tracer) or not is_on_mesh(like) or set(mesh.axis_types) != {AxisType.Auto}:
         return x
     return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, PartitionSpec()))
 
