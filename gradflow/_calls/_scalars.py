@@ -14,13 +14,14 @@ from gradflow._types import OptState, Updates
 class StepScalars(NamedTuple):
     """Numbers that rules derive in one trace.
 
-    `joins_leaves`: whether a GPU may join the kernels of equal leaves; `in_arrays`: the names of what these
-    read from an array.
+    `joins_leaves`: whether a GPU may join the kernels of equal leaves; `parts`: into how many each of these
+    is cut; `in_arrays`: the names of what they read from an array.
     """
 
     trace: Any
     found: list[jax.Array]
     joins_leaves: bool
+    parts: int
     in_arrays: set[str]
 
 
@@ -36,6 +37,11 @@ def leaves_join(leaf: Any) -> bool:
     step = context.scalars
     # What is traced inside, such as a norm, is kept for other steps.
     return step is not None and step.joins_leaves and getattr(leaf, "_trace", None) is step.trace
+
+
+def parts_of_a_kernel() -> int:
+    """Into how many kernels one for equal leaves is cut."""
+    return 1 if context.scalars is None else context.scalars.parts
 
 
 def for_joined_leaves(numbers: dict[str, Any], precision: Any, parts: int) -> list[dict[str, Any]]:
@@ -60,12 +66,14 @@ def for_joined_leaves(numbers: dict[str, Any], precision: Any, parts: int) -> li
     return [{**numbers, **dict(zip(chosen, array, strict=False))} for array in arrays]
 
 
-def with_scalars_together(update: Callable[..., Any], joins_leaves: bool | None = None) -> Callable[..., Any]:
+def with_scalars_together(
+    update: Callable[..., Any], joins_leaves: bool | None = None, parts: int = 1
+) -> Callable[..., Any]:
     """An update whose scalars are computed in one kernel, where kernels are launched one by one.
 
     These are the scalars of the new state and the numbers that rules derive, such as bias corrections. With
     `joins_leaves` a GPU joins the kernels of equal leaves. Where a stage writes whole leaves for the next
-    one, joined kernels would keep those of all leaves. None: as outside.
+    one, joined kernels would keep those of all leaves. None: as outside. `parts` cut these kernels further.
     """
 
     def together(updates: Updates, state: OptState, *rest: Any, **extra: Any) -> tuple[Updates, OptState]:
@@ -73,7 +81,8 @@ def with_scalars_together(update: Callable[..., Any], joins_leaves: bool | None 
         for leaf in jax.tree.leaves((state, updates)):
             if isinstance(leaf, jax.core.Tracer):
                 joins = before is not None and before.joins_leaves if joins_leaves is None else joins_leaves
-                context.scalars = StepScalars(getattr(leaf, "_trace", None), [], joins, set())
+                cut = parts * (1 if before is None else before.parts)
+                context.scalars = StepScalars(getattr(leaf, "_trace", None), [], joins, cut, set())
                 break
         try:
             new_updates, new_state = update(updates, state, *rest, **extra)

@@ -12,7 +12,7 @@ import numpy as np
 
 from gradflow._calls._checks import check_like, refuse_coded
 from gradflow._calls._context import stage_name
-from gradflow._calls._scalars import for_joined_leaves, leaves_join, record_scalars
+from gradflow._calls._scalars import for_joined_leaves, leaves_join, parts_of_a_kernel, record_scalars
 from gradflow._coding._leaves import is_coded, is_entry
 from gradflow._dtypes import compute_dtype, is_complex, is_inexact, promote, real_dtype
 from gradflow._platform import fused_last
@@ -80,7 +80,7 @@ def leafwise(
         numbers = prepare_scalars(scalars, hyper, precision)
         parts, operands = [places], [numbers]
         if joins and leaves_join(rows[places[0]][0]):
-            parts = _parts(rows, places)
+            parts = _parts(rows, places, _SHARED_KERNEL // parts_of_a_kernel())
             operands = for_joined_leaves(numbers, precision, len(parts))
         for part, own in zip(parts, operands, strict=True):
             results = _on_rows(rule, run, [rows[index] for index in part], own)
@@ -120,8 +120,8 @@ def _is_staged(leaves: tuple[Any, ...]) -> bool:
     return not any(map(is_coded, leaves)) and type(leaves[0]).__name__ == "DynamicJaxprTracer"
 
 
-def _parts(rows: list[tuple[Any, ...]], places: list[int]) -> list[list[int]]:
-    """The places in parts, each with as many leaves of a shape as share a kernel.
+def _parts(rows: list[tuple[Any, ...]], places: list[int], shared: int = _SHARED_KERNEL) -> list[list[int]]:
+    """The places in parts, each with as many leaves of a shape as share a kernel of `shared` numbers.
 
     The last ones come first: a backward pass makes their gradients first.
     """
@@ -131,7 +131,7 @@ def _parts(rows: list[tuple[Any, ...]], places: list[int]) -> list[list[int]]:
         leaf = rows[index][0]
         count = counts.get(leaf.shape, 0)
         counts[leaf.shape] = count + 1
-        part = count // (_SHARED_KERNEL // max(1, leaf.size))
+        part = count // max(1, shared // max(1, leaf.size))
         if part == len(parts):
             parts.append([])
         parts[part].insert(0, index)

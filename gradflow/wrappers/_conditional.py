@@ -29,6 +29,7 @@ def update_if(
     *,
     elsewhere: str = "zero",
     keep_branch: bool = False,
+    parts: int = 1,
 ) -> tuple[Updates, OptState]:
     """Calls `inner.update` where `take` is True; elsewhere the updates are zero and the state is unchanged.
 
@@ -40,13 +41,13 @@ def update_if(
     time of a step that is not taken there, too, for more memory: a branch on a TPU, a loop on a GPU.
 
     `elsewhere="pass"` returns the updates unchanged in the place of zeros. Reports and notes of a step that
-    is not taken are NaN.
+    is not taken are NaN. `parts` as in `with_scalars_together`.
     """
     spare = updates if spare is None else spare
     stage = stage_of(inner)
     alike = stage is not None and stage.trees == "alike"
 
-    update = with_scalars_together(inner.update)
+    update = with_scalars_together(inner.update, parts=parts)
 
     def taken(given: Updates, state: OptState) -> tuple[Updates, OptState, Recorded, Recorded]:
         if not is_collecting():

@@ -91,7 +91,9 @@ def apply_if_finite(
         else:
             finite = all_finite(updates, axes)
         streak, given_up, take = _decision(finite, state, max_consecutive_errors)
-        updates, inner_state = update_if(take, inner, updates, state.inner_state, params, extra)
+        # With kernels that update four leaves of a million numbers, XLA's order of a backward pass of eight
+        # layers held 48 MB on a GPU; with those of two it holds 46, as without a guard.
+        updates, inner_state = update_if(take, inner, updates, state.inner_state, params, extra, parts=2)
         if check_state:
             finite = finite & all_finite([updates, _news(inner_state, state.inner_state)], axes)
             streak, given_up, take = _decision(finite, state, max_consecutive_errors)

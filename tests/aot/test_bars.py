@@ -46,7 +46,7 @@ ROWS = {
     "MultiSteps(adamw, 4)": 1.05,
 }
 # Kernels on a GPU, times the peer's. A kernel updates four of these leaves; a norm reads each one by one.
-KERNELS = {"clip + adamw": 0.9, "apply_if_finite(adamw)": 0.8, "apply_if_finite(clip + adamw)": 0.65}
+KERNELS = {"clip + adamw": 0.9, "apply_if_finite(adamw)": 0.83, "apply_if_finite(clip + adamw)": 0.68}
 # Outputs go through the core's own memory there.
 ON_TPU = {"adadelta": 1.5, "conditionally_mask(adamw)": 1.2, "MultiSteps(adamw, 4)": 1.2}
 
@@ -122,8 +122,9 @@ def test_a_gpu_copies_no_state_that_it_replaces(compiler: aot.Compiler, name: st
 
 def test_shared_kernels_of_a_network_hold_no_gradients_longer(compiler: aot.Compiler) -> None:
     if compiler.platform == "h100":
-        row = row_of(compiler, "network", "clip + adamw")
-        assert row.ours.scratch <= row.peer.scratch + row.model / 50
+        for name in ("clip + adamw", "apply_if_finite(adamw)"):
+            row = row_of(compiler, "network", name)
+            assert row.ours.scratch <= row.peer.scratch + row.model / 50, name
 
 
 def test_moments_that_sums_read_are_written_in_place(compiler: aot.Compiler) -> None:
