@@ -1,14 +1,21 @@
 """A traced function as equations, which may be computed in another order."""
 
+import contextlib
 from typing import Any, NamedTuple
+
+import jax
 
 
 class Operation(NamedTuple):
-    """An equation of the trace, the places of its operands (or literals), and those of its results."""
+    """An equation of the trace, the places of its operands (or literals), and those of its results.
+
+    `scope` is its name in profiles, by `jax.named_scope`.
+    """
 
     equation: Any
     operands: tuple[Any, ...]
     results: tuple[int, ...]
+    scope: str
 
 
 def is_literal(atom: Any) -> bool:
@@ -34,11 +41,11 @@ class TracedProgram:
         self._made_by: dict[int, int] = {}
         self._next = len(values)
 
-    def read(self, closed: Any, places: list[Any], opens: bool = True) -> list[Any]:
+    def read(self, closed: Any, places: list[Any], opens: bool = True, scope: str = "") -> list[Any]:
         """Adds the equations of a trace whose operands have these places; returns those of its results.
 
         Jitted functions are read as their equations: one may compute groups of leaves. So are choices by
-        platform, as its branch. Not so without `opens`.
+        platform, as its branch. Not so without `opens`. They are computed inside `scope`.
         """
         known: dict[Any, Any] = dict(zip(closed.jaxpr.invars, places, strict=True))
         for variable, value in zip(closed.jaxpr.constvars, closed.consts, strict=True):
@@ -50,23 +57,24 @@ class TracedProgram:
 
         for equation in closed.jaxpr.eqns:
             operands = [place(atom) for atom in equation.invars]
+            own = "/".join(filter(None, (scope, str(equation.source_info.name_stack))))
             if not opens:
-                made = self._add(equation, operands)
+                made = self._add(equation, operands, own)
             elif equation.primitive.name in ("jit", "pjit"):
-                made = self.read(equation.params["jaxpr"], operands)
+                made = self.read(equation.params["jaxpr"], operands, scope=own)
             elif equation.primitive.name == "custom_jvp_call" and _reads_in_vain(equation):
-                made = self.read(equation.params["call_jaxpr"], operands)
+                made = self.read(equation.params["call_jaxpr"], operands, scope=own)
             elif equation.params.get("branches_platforms"):
-                made = self.read(self._branch(equation.params), operands[1:])
+                made = self.read(self._branch(equation.params), operands[1:], scope=own)
             else:
-                made = self._add(equation, operands)
+                made = self._add(equation, operands, own)
             known.update(zip(equation.outvars, made, strict=True))
         return [place(atom) for atom in closed.jaxpr.outvars]
 
-    def _add(self, equation: Any, operands: list[Any]) -> list[int]:
+    def _add(self, equation: Any, operands: list[Any], scope: str) -> list[int]:
         made = [self._new() for _ in equation.outvars]
         self._made_by.update(dict.fromkeys(made, len(self.operations)))
-        self.operations.append(Operation(equation, tuple(operands), tuple(made)))
+        self.operations.append(Operation(equation, tuple(operands), tuple(made), scope))
         return made
 
     def _branch(self, params: Any) -> Any:
@@ -98,10 +106,11 @@ class TracedProgram:
 
     def compute(self, operation: Operation) -> None:
         """Computes the results of an operation, whose operands are known."""
-        equation, operands, results = operation
+        equation, operands, results, scope = operation
         given = equation.primitive.get_bind_params(equation.params)
         functions, params = given if isinstance(given, tuple) else ((), given)  # a pair before jax 0.10
-        with equation.ctx.manager:
+        named = jax.named_scope(scope) if scope else contextlib.nullcontext()
+        with equation.ctx.manager, named:
             made = equation.primitive.bind(*functions, *map(self.value, operands), **params)
         made = made if equation.primitive.multiple_results else [made]
         self.values.update(zip(results, made, strict=True))

@@ -175,6 +175,20 @@ def test_the_orthogonal_factor_of_muon(preconditioning: str) -> None:
     np.testing.assert_allclose(found, expected, atol=2e-5)
 
 
+@pytest.mark.parametrize("shape", [(), (300,), (128, 300), (300, 4, 128), (200, 127), (128, 128, 128)])
+def test_private_names_of_adafactor(shape: tuple[int, ...]) -> None:
+    theirs = importlib.import_module("optax._src.factorized")
+    ours = importlib.import_module("gradflow.compat._src.factorized")
+    assert ours._factored_dims(shape, False, 128) is None
+    dims, expected = ours._factored_dims(shape, True, 128), theirs._factored_dims(shape, True, 128)
+    if expected is None or len(set(shape)) == len(shape):
+        assert dims == expected
+    else:  # of equal axes the later ones
+        assert dims == (1, 2)
+    decay = jnp.stack([ours._decay_rate_pow(len(shape), 0.7), ours._decay_rate_pow(jnp.int32(len(shape)))])
+    np.testing.assert_allclose(decay, 1 - (len(shape) + 1.0) ** -np.array([0.7, 0.8]), rtol=1e-6, atol=1e-7)
+
+
 def run(code: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
 

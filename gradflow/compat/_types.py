@@ -8,6 +8,7 @@ import numpy as np
 
 from gradflow import tree
 from gradflow.optimizers import scale_by_muon
+from gradflow.optimizers._adafactor import factored_axes
 
 
 def canonicalize_dtype(dtype: Any) -> np.dtype | None:
@@ -54,12 +55,27 @@ def orthogonalize_via_newton_schulz(
     return factor
 
 
+def factored_dims(
+    shape: tuple[int, ...], factored: bool, min_dim_size_to_factor: int
+) -> tuple[int, int] | None:
+    """The second longest axis and the longest, which `scale_by_factored_rms` factors; None if it does not."""
+    axes = factored_axes(shape, factored, min_dim_size_to_factor)
+    return None if axes is None else (axes.second, axes.longest)
+
+
+def decay_rate_pow(i: Any, exponent: Any = 0.8) -> jax.Array:
+    """The decay of `scale_by_factored_rms` after `i` steps, `1 - (i + 1)^-exponent`."""
+    return 1 - (jnp.asarray(i, jnp.float32) + 1) ** (-exponent)
+
+
 NAMES: dict[str, Any] = {
     "NO_PARAMS_MSG": "update must be called with the parameters: update(updates, state, params)",
     "PRNGKey": jax.Array,
     "PyTree": Any,
     "Shape": tuple[int, ...],
     "WeightDimNumOrFn": Any,
+    "_decay_rate_pow": decay_rate_pow,
+    "_factored_dims": factored_dims,
     "abs_sq": abs_sq,
     "canonicalize_dtype": canonicalize_dtype,
     "canonicalize_key": canonicalize_key,

@@ -49,7 +49,7 @@ class _Axes(NamedTuple):
     second: int
 
 
-def _factored_axes(shape: tuple[int, ...], factored: bool, min_size: int) -> _Axes | None:
+def factored_axes(shape: tuple[int, ...], factored: bool, min_size: int) -> _Axes | None:
     """The two longest axes, later ones first, or None where the second is shorter than `min_size`."""
     if not factored or len(shape) < 2:
         return None
@@ -74,7 +74,7 @@ def factored_rms_rule(
 ) -> tuple[jax.Array, ...]:
     """Shazeer & Stern 2018, Algorithm 4; a leaf of few elements has its own averages, Algorithm 5."""
     square = bounded_square(g) + s.epsilon
-    axes = _factored_axes(g.shape, factored, min_size)
+    axes = factored_axes(g.shape, factored, min_size)
     # The copies cost nothing when compiled with donation; without them two states would share a buffer.
     if axes is None:
         v = s.b * v + s.c * square
@@ -126,7 +126,7 @@ def scale_by_factored_rms(
     rule = specialize(factored_rms_rule, factored=factored, min_size=min_dim_size_to_factor)
 
     def axes_of(x: Any) -> _Axes | None:
-        return _factored_axes(x.shape, factored, min_dim_size_to_factor)
+        return factored_axes(x.shape, factored, min_dim_size_to_factor)
 
     def parts(zeros: Any, unused: Any) -> tuple[Any, Any, Any]:
         """A leaf's state; sums of zeros have the sharding that sums of its gradients have."""

@@ -14,7 +14,7 @@ from gradflow._calls._reports import report
 from gradflow._core._decorators import transformation
 from gradflow._errors import describe
 from gradflow._expressions._arguments import Decay, Positive, Rate, Size
-from gradflow._rules._leafwise import as_scalar, leafwise
+from gradflow._rules._leafwise import as_scalar, in_dtype_of, leafwise
 from gradflow._rules._mesh_axes import refuse_varying
 from gradflow._rules._roles import Weights
 from gradflow._rules._state import at_least_float32, increment, zero_scalar
@@ -128,7 +128,7 @@ def fista(
         report("learning_rate", rate)
         report("evaluations", evaluations)
         (u,) = leafwise(ahead_rule, (x, state.point, start), share=share)
-        u = jax.tree.map(lambda g, u: None if g is None else u.astype(g.dtype), updates, u, is_leaf=is_none)
+        u = jax.tree.map(lambda g, u: None if g is None else in_dtype_of(u, g), updates, u, is_leaf=is_none)
         new = FistaState(increment(state.count), x, momentum, kept, FistaInfo(evaluations))
         return u, new
 

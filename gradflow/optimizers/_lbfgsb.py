@@ -15,6 +15,7 @@ from gradflow._calls._reports import report
 from gradflow._core._decorators import transformation
 from gradflow._errors import describe
 from gradflow._expressions._arguments import Iterations, Size
+from gradflow._rules._leafwise import in_dtype_of
 from gradflow._rules._mesh_axes import refuse_varying
 from gradflow._rules._roles import Other, Weights
 from gradflow._rules._state import increment, zero_scalar
@@ -174,7 +175,7 @@ def lbfgsb(
         report("learning_rate", best.rate)
         report("evaluations", found.steps)
         u = layout.tree(box.into(x + best.rate.astype(x.dtype) * way) - given)
-        u = jax.tree.map(lambda g, u: None if g is None else u.astype(g.dtype), updates, u, is_leaf=is_none)
+        u = jax.tree.map(lambda g, u: None if g is None else in_dtype_of(u, g), updates, u, is_leaf=is_none)
         errors = test.decrease_error(line.start, best), test.curvature_error(line.start, best)
         # At a point that was moved inside, value and gradient are not known.
         there = jnp.where(outside, jnp.inf, best.value)

@@ -11,7 +11,7 @@ from gradflow._calls._reports import report
 from gradflow._core._decorators import transformation
 from gradflow._errors import describe
 from gradflow._expressions._arguments import NonNegative, Positive
-from gradflow._rules._leafwise import Scalars, leafwise
+from gradflow._rules._leafwise import Scalars, in_dtype_of, leafwise
 from gradflow._rules._mesh_axes import refuse_varying
 from gradflow._types import OptState, Pair, Params, Updates
 from gradflow.transforms._keys import key_state, next_keys_like, normal_with_keys, read_key
@@ -82,7 +82,6 @@ def differentially_private_aggregate(
             l2_norm_clip=l2_norm_clip, noise_multiplier=noise_multiplier, size=float(examples),
         )  # fmt: skip
         report("clipped", lambda: clipped.astype(jnp.float32) / examples)
-        u = jax.tree.map(lambda x, g: x.astype(g.dtype), u, updates)
-        return u, DifferentiallyPrivateAggregateState(later)
+        return jax.tree.map(in_dtype_of, u, updates), DifferentiallyPrivateAggregateState(later)
 
     return init, update

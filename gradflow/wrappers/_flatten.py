@@ -11,7 +11,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from gradflow._calls._checks import check_leaves, check_like
 from gradflow._core._decorators import transformation
 from gradflow._core._transformation import GradientTransformation
-from gradflow._dtypes import is_complex
+from gradflow._rules._leafwise import in_dtype_of
 from gradflow._rules._mesh_axes import refuse_varying
 from gradflow._selection._inner_arguments import inner_arguments
 from gradflow._types import OptState, Pair, Params, Updates
@@ -116,6 +116,4 @@ def _gathered(x: jax.Array) -> jax.Array:
 
 def piece_of(part: jax.Array, like: jax.Array) -> jax.Array:
     """A part of the vector with the shape, dtype and sharding of its leaf."""
-    if is_complex(part.dtype) and not is_complex(like.dtype):
-        part = part.real
-    return alike(like, jnp.reshape(part, like.shape).astype(like.dtype))
+    return alike(like, in_dtype_of(jnp.reshape(part, like.shape), like))

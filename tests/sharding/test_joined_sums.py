@@ -58,6 +58,26 @@ def test_a_stage_that_prints_still_prints() -> None:
     assert seen == {1}
 
 
+def test_scopes_keep_their_names() -> None:
+    """Profiles name operations by `jax.named_scope`, of functions that are jitted inside too."""
+
+    @jax.jit
+    def inner(u: jax.Array) -> jax.Array:
+        with jax.named_scope("within"):
+            return jnp.sin(u)
+
+    def update(updates: Any, state: Any, params: Any = None) -> Any:
+        with jax.named_scope("mine"):
+            return jax.tree.map(inner, updates), state
+
+    grads, params = trees(on_mesh=True)
+    for last in (gf.step_on_hyperball(0.1), gf.sgd(0.1)):
+        tx = gf.chain(gf.GradientTransformation(lambda params: (), update), last)
+        text = jax.jit(tx.update).lower(grads, tx.init(params), params).as_text(debug_info=True)
+        assert "mine" in text
+        assert "within/sin" in text
+
+
 def test_an_accelerators_program_is_left_alone(monkeypatch: Any) -> None:
     """Only the devices' kind decides: with the order as it is written, a CPU has collectives per leaf."""
     params = {f"w{i}": jax.ShapeDtypeStruct((16, 8), jnp.float32, sharding=NamedSharding(MESH, P("x", "y")))

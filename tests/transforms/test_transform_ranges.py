@@ -160,3 +160,22 @@ def test_mars_limits_the_norm_of_every_float64(value: float) -> None:
         g = jnp.full(4, 2 * value)
         u, _ = tx.update(g, tx.init(g))
     np.testing.assert_allclose(u, value / 2, rtol=1e-12)
+
+
+def test_an_update_beyond_float16_is_its_largest_number() -> None:
+    largest = np.finfo(np.float16).max
+    p = jnp.full(3, -6e4, jnp.float16)
+
+    def value_fn(p: jax.Array) -> jax.Array:
+        return jnp.mean((p.astype(jnp.float32) - 6e4) ** 2) * 1e-6
+
+    value, grad = jax.value_and_grad(value_fn)(p)
+    found = {"value": value, "grad": grad, "value_fn": value_fn}
+    for tx, g, extra in (
+        (gf.fista(1e8), grad, {}),
+        (gf.lbfgsb(), grad, found),
+        (gf.flatten(gf.scale(1e8)), grad, {}),
+        (gf.differentially_private_aggregate(1e3, 1e4, key=0), jnp.stack([grad, grad]), {}),
+    ):
+        u, _ = tx.update(g, tx.init(p), p, **extra)
+        np.testing.assert_array_equal(np.abs(u), np.full(3, largest))
