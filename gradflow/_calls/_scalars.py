@@ -32,16 +32,12 @@ def record_scalars(values: Iterable[Any]) -> None:
         step.found.extend(_linkable(values, step.trace))
 
 
-def leaves_join(leaf: Any) -> bool:
-    """Whether a GPU may join the kernels of leaves like this one."""
+def parts_of_a_kernel(leaf: Any) -> int:
+    """Into how many kernels one for leaves like this one is cut; 0 where a GPU may not join theirs."""
     step = context.scalars
     # What is traced inside, such as a norm, is kept for other steps.
-    return step is not None and step.joins_leaves and getattr(leaf, "_trace", None) is step.trace
-
-
-def parts_of_a_kernel() -> int:
-    """Into how many kernels one for equal leaves is cut."""
-    return 1 if context.scalars is None else context.scalars.parts
+    joins = step is not None and step.joins_leaves and getattr(leaf, "_trace", None) is step.trace
+    return step.parts if step is not None and joins else 0
 
 
 def for_joined_leaves(numbers: dict[str, Any], precision: Any, parts: int) -> list[dict[str, Any]]:

@@ -6,6 +6,7 @@ from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from gradflow._calls._checks import check_like
 from gradflow._calls._context import entered
@@ -86,9 +87,12 @@ def _wide(x: jax.Array, y: jax.Array) -> Any:
     return compute_dtype(promote(x.dtype, y.dtype))
 
 
+_ADDED_AS_THEY_ARE = frozenset(map(np.dtype, (np.float32, np.float64, np.complex64, np.complex128)))
+
+
 def _sum(pair: LeafTuple) -> jax.Array:
     p, u = pair
-    if p.dtype == u.dtype == _wide(p, u) and p.shape == u.shape:
+    if p.dtype == u.dtype and p.dtype in _ADDED_AS_THEY_ARE and p.shape == u.shape:
         return jax.lax.add(p, with_sharding_of(u, p))  # jnp.add would be traced for each shape
     if not is_inexact(p.dtype):
         return p + u.astype(p.dtype)

@@ -2,7 +2,7 @@
 
 XLA joins all-reduces there in the order in which it meets them from the first result on, and stops at the
 first one that waits for a joined one. A rule with two sums in a row is met leaf by leaf, and has collectives
-of its own for each leaf: 34 for CAME and for `step_with_radial_brake` on eight matrices, 8 and 6 as here.
+of its own for each leaf: 34 for CAME and for `step_with_radial_brake` on eight matrices, 6 as here.
 Barriers are no help, since XLA drops them before it joins. On a TPU it joins sums wherever they are.
 """
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from gradflow._calls._checks import check_like, refuse_coded
 from gradflow._calls._context import stage_name
-from gradflow._calls._scalars import for_joined_leaves, leaves_join, parts_of_a_kernel, record_scalars
+from gradflow._calls._scalars import for_joined_leaves, parts_of_a_kernel, record_scalars
 from gradflow._coding._leaves import is_coded, is_entry
 from gradflow._dtypes import compute_dtype, is_complex, is_inexact, promote, real_dtype
 from gradflow._platform import fused_last
@@ -79,8 +79,9 @@ def leafwise(
     for (precision, joins), places in kinds.items():
         numbers = prepare_scalars(scalars, hyper, precision)
         parts, operands = [places], [numbers]
-        if joins and leaves_join(rows[places[0]][0]):
-            parts = _parts(rows, places, _SHARED_KERNEL // parts_of_a_kernel())
+        cut = parts_of_a_kernel(rows[places[0]][0]) if joins else 0
+        if cut:
+            parts = _parts(rows, places, _SHARED_KERNEL // cut)
             operands = for_joined_leaves(numbers, precision, len(parts))
         for part, own in zip(parts, operands, strict=True):
             results = _on_rows(rule, run, [rows[index] for index in part], own)

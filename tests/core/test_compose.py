@@ -134,6 +134,10 @@ def test_apply_updates_adds_in_the_wider_type_and_returns_the_parameters_own() -
         moved["w"].astype(np.float32), [258.0, 258.0]
     )  # 257.001 to nearest; 257 is a tie
     np.testing.assert_array_equal(moved["k"], [1.0])
+    counts = {"k": jnp.int32(3), "j": jnp.arange(2, dtype=jnp.int16)}
+    for add in (gf.apply_updates, jax.jit(gf.apply_updates)):
+        moved = add(counts, counts)
+        assert (moved["k"].dtype, moved["k"].tolist(), moved["j"].tolist()) == (jnp.int32, 6, [0, 2])
     with pytest.raises(ValueError, match=r"apply_updates: .*got \(1,\) and \(2,\) at 'w'"):
         gf.apply_updates({"w": jnp.ones(2)}, {"w": jnp.ones(1)})
     with pytest.raises(ValueError, match=r"apply_updates: .*one tree structure"):
