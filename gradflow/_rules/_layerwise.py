@@ -49,6 +49,9 @@ def layerwise(rule: Callable[..., Any], trees: tuple[Any, ...], axis_name: AxisN
 def _on_rows(*stacks: Any, of_leaf: Callable[..., Any], axes: tuple[str, ...]) -> Any:
     """A rule of a leaf on each leaf of a stack."""
     *leaves, s = stacks
+    if jax.typeof(leaves[0]).sharding.mesh.explicit_axes:
+        # The select that `vmap` makes of a branch has no layout for its condition.
+        return jax.lax.map(lambda row: of_leaf(*row, s, axes=axes), tuple(leaves))
     return jax.vmap(lambda *row: of_leaf(*row, s, axes=axes))(*leaves)
 
 

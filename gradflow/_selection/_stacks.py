@@ -26,7 +26,8 @@ class Stacks:
     def agreed(self, choose: Callable[[Any], Any], stacked: Any) -> Any:
         """What `choose` says of the leaves of each stack, for a function of trees of leaves.
 
-        Raises ValueError that names two leaves of one stack of which it does not say the same.
+        Raises ValueError that names two leaves of one stack of which it does not say the same, and for a
+        function that reads values.
         """
         stacks: list[Any]
         structure: Any
@@ -37,8 +38,16 @@ class Stacks:
             for place in own:
                 leaves[place] = jax.ShapeDtypeStruct(stacks[first].shape[1:], stacks[first].dtype)
         tree = structure.unflatten(leaves)
-        with stacking(None):
-            chosen = structure.flatten_up_to(choose(tree))
+        try:
+            with stacking(None):
+                chosen = structure.flatten_up_to(choose(tree))
+        except (AttributeError, TypeError) as error:
+            if str(error).startswith(stage_name()):
+                raise  # the choice itself is wrong
+            raise ValueError(
+                f"{stage_name()}: inside stacked, masks and labels must follow from the paths and shapes of "
+                f"leaves; got a function that raised: {str(error).splitlines()[0]}"
+            ) from error
         for first, own in present.items():
             for place in own:
                 if chosen[place] != chosen[first]:

@@ -37,13 +37,13 @@ def on_blocks(
     for x, is_cut in zip(values, cut, strict=True):
         if is_cut:
             blocks, back = to_blocks(x, axes)
-        columns.append(blocks if is_cut else [x] if len(parts) == 1 else list(x))
+        columns.append(blocks if is_cut else [x] * len(parts) if x is None or len(parts) == 1 else list(x))
     results = [
         (stacked(call) if count > 1 else call)(*(column[i] for column in columns))
         for i, (count, *_) in enumerate(parts)
     ]
     return tuple(
-        back(list(made)) if is_cut else made[0] if len(parts) == 1 else made
+        back(list(made)) if is_cut else made[0] if made[0] is None or len(parts) == 1 else made
         for made, is_cut in zip(zip(*results, strict=True), cut, strict=False)
     )
 

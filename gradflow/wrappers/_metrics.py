@@ -14,6 +14,7 @@ from gradflow._core._transformation import GradientTransformation, below, declar
 from gradflow._errors import describe
 from gradflow._rules._mesh_axes import AxisName, axes_of, check_axis_name, global_norm, sum_axes
 from gradflow._rules._state import zero_scalar
+from gradflow._selection._masks import resolve_mask
 from gradflow._selection._partial_trees import keep_where
 from gradflow._selection._selectors import as_selector
 from gradflow._tables import table
@@ -69,7 +70,7 @@ def with_metrics(
 
     def init(params: Params) -> OptState:
         for selector in chosen.values():
-            selector(params)  # so that a wrong pattern raises here and not at the first step
+            resolve_mask(selector, params)  # so that a wrong pattern raises here and not at the first step
         blank = {name: zero_scalar(params, jnp.float32, missing()) for name in names}
         return MetricsState(blank, inner.init(params))
 
@@ -84,7 +85,7 @@ def with_metrics(
         values |= _norms(updates, new_updates, params, axes)
         values["nonfinite"] = _count_nonfinite(updates, values["gradient_norm"], axes)
         for group, selector in chosen.items():
-            keep = selector(updates if params is None else params)
+            keep = resolve_mask(selector, updates if params is None else params)
             own = None if params is None else keep_where(keep, params)
             found = _norms(keep_where(keep, updates), keep_where(keep, new_updates), own, axes)
             values |= {f"{group}/{name}": value for name, value in found.items()}

@@ -10,7 +10,7 @@ from jax.sharding import AbstractMesh, NamedSharding, PartitionSpec
 
 from gradflow._calls._context import context, stage_name
 from gradflow._core._decorators import transformation
-from gradflow._core._transformation import GradientTransformation, stages_of
+from gradflow._core._transformation import GradientTransformation
 from gradflow._errors import describe
 from gradflow._types import OptState, Pair, Params, Updates
 from gradflow.matrices._spread import Names, spec_names
@@ -102,7 +102,6 @@ def shard_state(
     given = None if specs is None else read_specs("shard_state", specs)
     if mesh is not None:
         check_axes("shard_state", mesh, given, axis=names)
-    asks = any(stage.expression.name == "spread" for stage in stages_of(inner))
 
     def layout(tree: Any) -> _Layout | None:
         here: Any = jax.sharding.get_abstract_mesh()
@@ -121,7 +120,7 @@ def shard_state(
         found = layout(params)
         if found is None:
             return inner.init(params)
-        with _sharing(found if asks else None):
+        with _sharing(found):
             return found.place_state(inner.init(params))
 
     def update(
@@ -132,7 +131,7 @@ def shard_state(
             return inner.update(updates, state, params, **extra)
         pieces = found.cut(updates)
         own = None if params is None else found.cut(params)
-        with _sharing(found if asks else None):
+        with _sharing(found):
             new, state = inner.update(pieces, found.place_state(state), own, **extra)
         return found.join(new), found.place_state(state)
 
@@ -140,12 +139,11 @@ def shard_state(
 
 
 @contextmanager
-def _sharing(layout: "_Layout | None") -> Iterator[None]:
-    """Makes the pieces known to a `spread` in this block."""
+def _sharing(layout: "_Layout") -> Iterator[None]:
+    """Makes the pieces known to a `spread` in this block, and to `stacked`, which refuses them."""
     before = context.shards
-    if layout is not None:
-        cuts = {path: leaf.pieces or leaf.own or () for path, leaf in layout.leaves.items()}
-        context.shards = Shards(layout.mesh, cuts)
+    cuts = {path: leaf.pieces or leaf.own or () for path, leaf in layout.leaves.items()}
+    context.shards = Shards(layout.mesh, cuts)
     try:
         yield
     finally:

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from gradflow._calls._checks import check_like
+from gradflow._calls._checks import check_leaves, check_like
 from gradflow._calls._context import context, stage_name, unrecorded
 from gradflow._core._decorators import transformation
 from gradflow._core._transformation import GradientTransformation, stages_of
@@ -46,7 +46,8 @@ def stacked(inner: GradientTransformation) -> Pair:
     parameters are copies. A gradient that is None counts as zero where its stack has another one.
 
     Raises ValueError for a stage that needs leaves as they are, or that averages parameters: it belongs
-    outside. Raises it inside of `spread` and `shard_state` too, which lay out leaves by path.
+    outside. Raises it for masks that read values, and inside of `spread` and `shard_state`, which lay out
+    leaves by path.
 
     >>> import gradflow as gf
     >>> print(gf.stacked(gf.muon(0.02)))
@@ -68,6 +69,8 @@ def stacked(inner: GradientTransformation) -> Pair:
                 f"{stage_name()}: must not be inside of spread or shard_state, which lay out leaves by path"
             )
         leaves, structure = jax.tree.flatten(params, is_leaf=is_absent)
+        if not all(is_absent(x) or hasattr(x, "dtype") for x in leaves):
+            check_leaves("any", "parameters", params)
         members: Members = grouped(structure, tuple(None if is_absent(x) else _kind(x) for x in leaves))
         return members
 
@@ -148,6 +151,8 @@ def _joined(leaves: Sequence[Any]) -> Any:
         return jax.ShapeDtypeStruct((len(leaves), *present[0].shape), present[0].dtype)
     if len(leaves) == 1:
         return jnp.expand_dims(present[0], 0)
+    if len(present) == len(leaves) and all(x.dtype == present[0].dtype for x in present):
+        return jnp.stack(present)  # keys, too, which have no zeros
     dtype = common_dtype(x.dtype for x in present)
     return jnp.stack([jnp.zeros_like(present[0], dtype) if is_absent(x) else x.astype(dtype) for x in leaves])
 

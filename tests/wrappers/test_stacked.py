@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
 
 import gradflow as gf
 
@@ -41,7 +43,7 @@ CASES: dict[str, tuple[Callable[[], Any], float]] = {
     "whole leaves": (lambda: gf.soap(0.1, precondition_frequency=2), 1e-4),
     "matrices": (lambda: gf.soap(0.1, precondition_frequency=2, matrices=SPLIT, mask=gf.paths("b/*")), 1e-4),
     "roles": (lambda: gf.scion(0.1), 2e-6),
-    "blocks": (lambda: gf.shampoo(0.1, 0.9, 0.95, block_size=2, grafting="adam"), 1e-4),
+    "blocks": (lambda: gf.shampoo(0.1, 0.9, 0.95, block_size=2), 1e-4),
 }
 
 
@@ -73,6 +75,46 @@ def test_an_inner_choice_sees_the_leaves_as_they_are() -> None:
     assert sorted(x.shape for x in jax.tree.leaves(state) if x.ndim > 1) == [(2, 4, 3), (4, 3), (4, 3)]
     counted = gf.summary(gf.stacked(gf.muon(0.1, muon_weight_dimension_numbers=gf.hidden_matrices())), params)
     assert [list(own.values()) for own in counted.matrices.values()] == [[2]]
+
+
+def test_groups_of_metrics_are_those_of_the_leaves() -> None:
+    inner = gf.with_metrics(gf.sgd(0.1), {"matrices": gf.ndim(2), "a": "a/**"})
+    params, found = tree_of(0), []
+    for tx in (inner, gf.stacked(inner)):
+        found.append(gf.metrics(tx.update(tree_of(1), tx.init(params), params)[1]))
+    for name, value in found[0].items():
+        np.testing.assert_allclose(found[1][name], value, rtol=1e-6)
+
+
+def test_a_choice_that_reads_values_is_refused_by_its_stage() -> None:
+    tx = gf.stacked(gf.adamw(0.1, mask=lambda p: jax.tree.map(lambda x: bool(x.sum() > 0), p)))
+    with pytest.raises(ValueError, match=r"^adamw.add_decayed_weights: inside stacked, masks"):
+        tx.init([jnp.ones(2), jnp.ones(2)])
+
+
+def test_leaves_that_are_not_trained_are_named_or_masked() -> None:
+    keys: Any = {"x": jnp.ones(2), "k": jax.random.key(0), "l": jax.random.key(1)}
+    tx = gf.stacked(gf.masked(gf.sgd(1.0), gf.paths("x")))
+    updates, _ = tx.update({"x": jnp.ones(2), "k": None, "l": None}, tx.init(keys), keys)
+    np.testing.assert_array_equal(updates["x"], -1.0)
+    with pytest.raises(TypeError, match=r"^stacked: parameters must be .*; got the function relu at 'f'"):
+        gf.stacked(gf.sgd(1.0)).init({"f": jax.nn.relu, "x": jnp.ones(2)})
+
+
+def test_leaves_on_a_mesh_keep_their_layouts() -> None:
+    """Leaves that lie otherwise are stacks of their own, and `shard_state` goes by path."""
+    mesh = jax.make_mesh((2,), ("x",), axis_types=(AxisType.Explicit,), devices=jax.devices()[:2])
+    with jax.set_mesh(mesh):
+        specs = {"a": P("x", None), "b": P(None, "x"), "c": P("x", None)}
+        params = {k: jax.device_put(jnp.full((4, 2), 0.5), NamedSharding(mesh, p)) for k, p in specs.items()}
+        tx, expected = gf.stacked(gf.lamb(0.1)), gf.lamb(0.1)
+        actual = jax.jit(tx.update)(params, tx.init(params), params)[0]
+        plain = expected.update(params, expected.init(params), params)[0]
+        for name, u in actual.items():
+            assert u.sharding.is_equivalent_to(params[name].sharding, 2)
+            np.testing.assert_allclose(u, plain[name], rtol=1e-6)
+        with pytest.raises(ValueError, match="stacked: must not be inside of spread or shard_state"):
+            gf.shard_state(gf.stacked(gf.adam(0.1)), axis="x").init(params)
 
 
 def test_a_missing_gradient_is_zero_in_its_stack() -> None:
