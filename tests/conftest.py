@@ -55,6 +55,15 @@ def pytest_runtest_teardown() -> None:
     keep()
 
 
+@pytest.fixture(autouse=True)
+def same_draws(request: pytest.FixtureRequest) -> None:
+    """A test draws the same numbers from its file's `RNG` whichever tests ran before it in the process."""
+    draws = getattr(request.module, "RNG", None)
+    if draws is not None:
+        kept = vars(request.module).setdefault("_state_of_RNG", draws.bit_generator.state)
+        draws.bit_generator.state = kept
+
+
 def keep() -> None:
     """What was imported and compiled stays: searching it for garbage again takes a tenth of the time."""
     gc.collect()

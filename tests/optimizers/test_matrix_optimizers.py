@@ -15,12 +15,6 @@ from gradflow.matrices import Matrix
 RNG = np.random.default_rng(0)
 
 
-@pytest.fixture(autouse=True)
-def same_numbers() -> None:
-    """Each test draws the same numbers, whichever ran before it in its process."""
-    RNG.bit_generator.state = np.random.default_rng(0).bit_generator.state
-
-
 def trajectory(tx: Any, p: Any, grads: list[Any]) -> list[Any]:
     """The updates of some steps in float64."""
     with jax.enable_x64(True):
