@@ -21,7 +21,7 @@ def one_minus_power(c: jax.Array, count: jax.Array) -> jax.Array:
 @jax.custom_jvp
 def _one_minus_power(c: jax.Array, t: jax.Array) -> jax.Array:
     # Functions of jax.numpy would be traced for each program: a tenth of the time to trace Adam on 12 leaves.
-    one = np.ones(c.shape, c.dtype)
+    one = np.ones(np.shape(c), c.dtype)
     power = jax.lax.expm1(jax.lax.mul(t, _log_decay(c)))
     return jax.lax.select(jax.lax.lt(c, one), jax.lax.neg(power), jax.lax.min(t, one))
 
@@ -53,5 +53,5 @@ def _slope_of_power(c: jax.Array, t: jax.Array) -> jax.Array:
 
 def _log_decay(c: jax.Array) -> jax.Array:
     """`log(1 - c)`, finite at c = 1 too, where it is not used."""
-    one, half = np.ones(c.shape, c.dtype), np.full(c.shape, 0.5, c.dtype)
+    one, half = np.ones(np.shape(c), c.dtype), np.full(np.shape(c), 0.5, c.dtype)
     return jax.lax.log1p(jax.lax.neg(jax.lax.select(jax.lax.lt(c, one), c, half)))

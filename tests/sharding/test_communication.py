@@ -105,7 +105,7 @@ OTHERS = {
     "scale_by_kron", "scale_by_lbfgs", "scale_by_muon", "scale_by_neuron_norm", "scale_by_scion",
     "scale_by_shampoo", "scale_by_soap", "scale_by_splus", "scion-inputs", "shampoo-2018",
     "shampoo-grafted", "shampoo-one_sided", "soap-matrices", "soap-refresh_first", "soap-whitened",
-    "step_on_hyperball-adam", "step_on_hyperball-units", "step_with_radial_brake-decay",
+    "stacked", "step_on_hyperball-adam", "step_on_hyperball-units", "step_with_radial_brake-decay",
 }  # fmt: skip
 # Everything else that is listed communicates nothing.
 SILENT = [

@@ -26,6 +26,7 @@ _ARGUMENTS: dict[str, Any] = {
     "weight_decay": 1e-2,
     "l2_norm_clip": 1.0,
     "noise_multiplier": 1.0,
+    "num_examples": 1000,
     "key": 0,
 }
 
