@@ -7,7 +7,7 @@ import jax
 import numpy as np
 
 from gradflow._calls._context import context
-from gradflow._platform import LINKED, in_one_array, in_one_kernel
+from gradflow._kernel_hints._joining import LINKED, in_one_array, in_one_kernel
 from gradflow._types import OptState, Updates
 
 

@@ -15,7 +15,7 @@ from gradflow._calls._context import stage_name
 from gradflow._calls._scalars import for_joined_leaves, parts_of_a_kernel, record_scalars
 from gradflow._coding._leaves import is_coded, is_entry
 from gradflow._dtypes import compute_dtype, is_complex, is_inexact, promote, real_dtype
-from gradflow._platform import fused_last
+from gradflow._kernel_hints._joining import fused_last
 from gradflow._rules._quantized import run_quantized
 from gradflow._rules._traced_once import evaluate, is_traced_once
 from gradflow._shardings import with_sharding_of

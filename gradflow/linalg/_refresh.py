@@ -9,7 +9,8 @@ import numpy as np
 
 from gradflow._checked import ARRAYS, FUNCTION, REAL, checked
 from gradflow._dtypes import is_inexact
-from gradflow._platform import by_platform, row_major
+from gradflow._kernel_hints._placement import row_major
+from gradflow._platform import by_platform
 from gradflow.tree._structure import explain_trees
 
 T = TypeVar("T")

@@ -7,7 +7,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from gradflow._platform import by_platform, in_turn, written_after
+from gradflow._kernel_hints._order import in_turn, written_after
+from gradflow._platform import by_platform
 from gradflow.tree._grouped_jit import LeafTuple, call_in_groups, is_traced
 from gradflow.tree._unstack import row_at, unknown_indices
 

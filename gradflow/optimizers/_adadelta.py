@@ -8,7 +8,8 @@ from gradflow._core._compose import chain
 from gradflow._core._decorators import transformation
 from gradflow._core._transformation import GradientTransformation
 from gradflow._expressions._arguments import Decay, NonNegative, Rate
-from gradflow._platform import cpu_barrier, in_kernel_of
+from gradflow._kernel_hints._joining import in_kernel_of
+from gradflow._kernel_hints._order import cpu_barrier
 from gradflow._rules._leafwise import Scalars, leafwise
 from gradflow._rules._math import bounded, bounded_square, safe_sqrt
 from gradflow._rules._roles import Square

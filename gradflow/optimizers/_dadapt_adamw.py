@@ -10,7 +10,8 @@ from gradflow._calls._reports import report
 from gradflow._coding._leaves import decoded
 from gradflow._core._decorators import transformation
 from gradflow._expressions._arguments import NonNegative, Rate
-from gradflow._platform import by_platform, in_turn, written_after
+from gradflow._kernel_hints._order import in_turn, written_after
+from gradflow._platform import by_platform
 from gradflow._rules._leafwise import Scalars, as_scalar, leafwise
 from gradflow._rules._math import bounded, bounded_square, safe_sqrt
 from gradflow._rules._mesh_axes import refuse_varying

@@ -14,7 +14,7 @@ from gradflow._core._transformation import GradientTransformation
 from gradflow._dtypes import real_dtype
 from gradflow._errors import describe
 from gradflow._expressions._arguments import Decay, Fraction, Length, NonNegative, Positive, Rate
-from gradflow._platform import in_turn
+from gradflow._kernel_hints._order import in_turn
 from gradflow._rules._leafwise import Scalars
 from gradflow._rules._math import one_minus_power, safe_sqrt
 from gradflow._rules._roles import Mean, Other

@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 
 from gradflow._dtypes import real_dtype
-from gradflow._platform import in_turn, row_major
+from gradflow._kernel_hints._order import in_turn
+from gradflow._kernel_hints._placement import row_major
 from gradflow._rules._math import largest_bounded, size_root
 from gradflow._rules._state import at_least_float32
 

@@ -11,7 +11,7 @@ from gradflow._calls._reports import report
 from gradflow._coding._leaves import decoded
 from gradflow._core._decorators import transformation
 from gradflow._expressions._arguments import Decay, Finite, NonNegative, NonNegativeRate
-from gradflow._platform import cpu_barrier, gpu_barrier
+from gradflow._kernel_hints._order import cpu_barrier, gpu_barrier
 from gradflow._rules._leafwise import Scalars, as_scalar, leafwise
 from gradflow._rules._math import bounded, bounded_square, one_minus_power, safe_sqrt
 from gradflow._rules._mesh_axes import refuse_varying

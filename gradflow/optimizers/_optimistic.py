@@ -9,7 +9,7 @@ from gradflow._core._compose import chain
 from gradflow._core._decorators import transformation
 from gradflow._core._transformation import GradientTransformation
 from gradflow._expressions._arguments import Decay, NonNegative, Rate
-from gradflow._platform import in_place_of
+from gradflow._kernel_hints._placement import in_place_of
 from gradflow._rules._leafwise import leafwise
 from gradflow._rules._roles import Mean
 from gradflow._rules._state import first_moment, zero_scalar

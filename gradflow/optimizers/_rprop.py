@@ -9,7 +9,7 @@ from gradflow._core._compose import chain
 from gradflow._core._decorators import transformation
 from gradflow._core._transformation import GradientTransformation
 from gradflow._expressions._arguments import InitialRate, Positive, PositiveLimit
-from gradflow._platform import written_after
+from gradflow._kernel_hints._order import written_after
 from gradflow._rules._leafwise import leafwise
 from gradflow._rules._roles import Mean, Other
 from gradflow._rules._state import first_moment, second_moment

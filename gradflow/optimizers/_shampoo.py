@@ -21,7 +21,7 @@ from gradflow._expressions._arguments import (
     Rate,
     Size,
 )
-from gradflow._platform import gpu_barrier, in_turn
+from gradflow._kernel_hints._order import gpu_barrier, in_turn
 from gradflow._rules._leafwise import Scalars, specialize
 from gradflow._rules._math import abs_sq, one_minus_power, safe_sqrt
 from gradflow._rules._roles import Mean, Other, Square

@@ -11,7 +11,7 @@ from gradflow._core._compose import chain
 from gradflow._core._decorators import transformation
 from gradflow._core._transformation import GradientTransformation
 from gradflow._expressions._arguments import Decay, Fraction, NonNegative, Rate
-from gradflow._platform import written_together
+from gradflow._kernel_hints._placement import written_together
 from gradflow._rules._leafwise import Scalars, leafwise
 from gradflow._rules._math import bounded, bounded_square, largest, safe_sqrt, saturated
 from gradflow._rules._mesh_axes import refuse_varying

@@ -11,7 +11,7 @@ from gradflow._core._compose import chain
 from gradflow._core._decorators import transformation
 from gradflow._core._transformation import GradientTransformation
 from gradflow._expressions._arguments import Decay, Length, NonNegative, Positive, Rate, Size
-from gradflow._platform import in_turn
+from gradflow._kernel_hints._order import in_turn
 from gradflow._rules._leafwise import Scalars, specialize
 from gradflow._rules._math import abs_sq, one_minus_power, safe_sqrt
 from gradflow._rules._roles import Mean, Other, Square

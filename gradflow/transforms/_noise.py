@@ -9,7 +9,7 @@ import numpy as np
 from gradflow._calls._reports import report
 from gradflow._core._decorators import transformation
 from gradflow._expressions._arguments import NonNegative
-from gradflow._platform import factors_kept
+from gradflow._kernel_hints._joining import factors_kept
 from gradflow._rules._leafwise import Scalars, leafwise
 from gradflow._rules._math import safe_sqrt
 from gradflow._rules._mesh_axes import AxisName, check_axis_name, sum_axes

@@ -13,7 +13,7 @@ from gradflow._core._decorators import transformation
 from gradflow._core._pytrees import register_transformation
 from gradflow._core._transformation import GradientTransformation, stage_of
 from gradflow._expressions._arguments import Size, SizeOrFunction
-from gradflow._platform import gpu_barrier, tpu_barrier
+from gradflow._kernel_hints._order import gpu_barrier, tpu_barrier
 from gradflow._rules._leafwise import Scalars, leafwise
 from gradflow._rules._roles import Sum
 from gradflow._rules._state import first_moment, increment, zero_scalar
