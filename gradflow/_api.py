@@ -40,8 +40,8 @@ from gradflow._selection._selectors import paths as paths
 from gradflow._selection._selectors import size as size
 from gradflow._training._constrained import ConstrainedResult as ConstrainedResult
 from gradflow._training._constrained import minimize_constrained as minimize_constrained
-from gradflow._training._minimize import MinimizeResult as MinimizeResult
 from gradflow._training._minimize import minimize as minimize
+from gradflow._training._result import MinimizeResult as MinimizeResult
 from gradflow._training._step import StepResult as StepResult
 from gradflow._training._step import make_step as make_step
 from gradflow._types import EmptyState as EmptyState

@@ -16,16 +16,10 @@ from gradflow._dtypes import is_complex
 from gradflow._errors import describe
 from gradflow._rules._state import at_least_float32
 from gradflow._tracebacks import one_frame
-from gradflow._training._minimize import (
-    STATUSES,
-    MinimizeResult,
-    any_differ,
-    loss_of,
-    moved_text,
-    solve,
-    text_of,
-)
-from gradflow._training._problem import Bounds, check_bounds, choose_optimizer
+from gradflow._training._limits import count_limit, tolerance
+from gradflow._training._problem import Bounds, check_bounds, choose_optimizer, loss_of
+from gradflow._training._result import STATUSES, MinimizeResult, moved_text, text_of
+from gradflow._training._solve import any_differ, solve
 from gradflow._types import Params
 from gradflow.proximals import box_constraint
 
@@ -155,9 +149,9 @@ def minimize_constrained(
         as_arrays(params),
         args,
         bounds,
-        max_steps if isinstance(max_steps, jax.Array) else np.int32(max_steps),
-        tol if isinstance(tol, jax.Array) else np.asarray(tol, float),
-        max_rounds if isinstance(max_rounds, jax.Array) else np.int32(max_rounds),
+        count_limit(max_steps),
+        tolerance(tol),
+        count_limit(max_rounds),
     )
     functions = (loss_fn, equality, inequality, tx)
     traced = any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(given))

@@ -1,4 +1,4 @@
-"""What `minimize` solves: the optimizer that fits, the set of the parameters, and how far a point is off."""
+"""What `minimize` solves: loss, optimizer, the set of the parameters, and how far a point is off."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -9,6 +9,7 @@ import numpy as np
 
 from gradflow import tree
 from gradflow._core._transformation import GradientTransformation, stage_of, stages_of
+from gradflow._dtypes import is_complex, is_inexact
 from gradflow._errors import describe
 from gradflow._training._step import ascent_direction
 from gradflow._types import Params, Updates
@@ -150,3 +151,22 @@ def _unchanged(params: Params) -> Params:
 def largest(grad: Updates) -> jax.Array:
     """The largest absolute value in a tree."""
     return tree.max(jax.tree.map(jnp.abs, grad)) if jax.tree.leaves(grad) else jnp.zeros(())
+
+
+def loss_of(owner: str, loss_fn: Callable[..., Any], args: tuple[Any, ...]) -> Callable[[Params], jax.Array]:
+    """The loss as a function of the parameters alone, which is checked to return one number."""
+
+    def loss(params: Params) -> jax.Array:
+        value = jnp.asarray(loss_fn(params, *args))
+        if value.ndim:
+            raise TypeError(
+                f"{owner}: argument 'loss_fn' must return one number; got {describe(value)}. "
+                "Return its sum or mean."
+            )
+        if not is_inexact(value.dtype) or is_complex(value.dtype):
+            raise TypeError(
+                f"{owner}: argument 'loss_fn' must return a real floating-point number; got {describe(value)}"
+            )
+        return value
+
+    return loss

@@ -250,6 +250,23 @@ def test_the_stopping_rule_knows_the_dtype(dtype: Any) -> None:
         assert str(result).startswith(f"converged after {result.steps} steps")
 
 
+def test_limits_kept_on_a_device_come_from_no_trace_and_fit_others() -> None:
+    """The first solve is inside a trace, though it has concrete arguments; the last one is elsewhere."""
+    start, limits = jnp.ones(2), {"max_steps": 1234, "tol": 0.123}
+
+    def find(x: Any) -> Any:
+        return minimize(lambda x: jnp.sum(x**2), x, **limits)
+
+    with jax.checking_leaks():
+        inside = jax.jit(lambda x: x + find(start).value)(0.0)
+    for x in (start, jax.device_put(start, jax.devices()[3])):
+        found = find(x)
+        assert found.params.devices() == x.devices()
+        assert found.value == inside
+    with jax.enable_x64(True):
+        assert find(jnp.ones(2, np.float64)).value.dtype == np.float64
+
+
 def test_how_it_ended_is_text_for_many_too() -> None:
     many = jax.vmap(lambda x: minimize(rosenbrock, x, gf.sgd(1e-3), max_steps=1))(jnp.eye(2) + 0.5)
     assert list(many.status) == ["max_steps", "max_steps"]
