@@ -118,7 +118,15 @@ def _on_rows(
 
 def _is_staged(leaves: tuple[Any, ...]) -> bool:
     """Whether operations on a leaf become part of a program, rather than being executed one by one."""
-    return not any(map(is_coded, leaves)) and type(leaves[0]).__name__ == "DynamicJaxprTracer"
+    return not any(map(is_coded, leaves)) and type(leaves[0]) is _tracer_of_programs()
+
+
+@functools.cache
+def _tracer_of_programs() -> type:
+    """The type of values whose operations become part of a program; those of `vmap` and `jvp` have others."""
+    found: list[type] = []
+    jax.make_jaxpr(lambda x: found.append(type(x)))(0.0)
+    return found[0]
 
 
 def _parts(rows: list[tuple[Any, ...]], places: list[int], shared: int = _SHARED_KERNEL) -> list[list[int]]:
