@@ -92,21 +92,17 @@ def leaves_by_axes(updates: Any, axes: tuple[str, ...]) -> dict[tuple[str, ...],
     return groups
 
 
-def global_norm(
-    updates: Any, axes: tuple[str, ...], *, squared: bool = False, beside: bool = False
-) -> jax.Array:
+def global_norm(updates: Any, axes: tuple[str, ...], *, beside: bool = False) -> jax.Array:
     """The 2-norm of a tree whose leaves are pieces along `axes`, as `sum_axes` returns them.
 
-    `beside` as in `banded_square_sums`; a squared norm has one sum, so it needs none.
+    `beside` as in `banded_square_sums`.
     """
     groups = leaves_by_axes(updates, axes).items()
-    if beside and not squared:
+    if beside:
         parts = [norm_beside(leaves, names) for names, leaves in groups]
     else:
-        parts = [tree.norm(leaves, squared=squared, axis_name=names) for names, leaves in groups]
-    if len(parts) == 1:
-        return parts[0]
-    return tree.sum(parts) if squared else tree.norm(parts)
+        parts = [tree.norm(leaves, axis_name=names) for names, leaves in groups]
+    return parts[0] if len(parts) == 1 else tree.norm(parts)
 
 
 def global_scaled_root(

@@ -80,12 +80,12 @@ def moment_dtype(own: np.dtype, asked: Any) -> np.dtype:
     return promote(asked, own) if is_complex(own) and not is_complex(asked) else asked
 
 
-def second_moment(params: Any, dtype: Any = None, value: Any = 0) -> Any:
-    """Zeros (or `value`) for an average of squares: real, in `dtype` or at least float32.
+def second_moment(params: Any, value: Any = 0) -> Any:
+    """Zeros (or `value`) for an average of squares: real, in float32 at least.
 
     With decay 0.999 the average moves by a thousandth per step, which bfloat16 rounds away.
     """
-    return jax.tree.map(lambda p: full_leaf(p, value, dtype or at_least_float32(real_dtype(p.dtype))), params)
+    return jax.tree.map(lambda p: full_leaf(p, value, at_least_float32(real_dtype(p.dtype))), params)
 
 
 def widen_leaf(x: Any) -> Any:

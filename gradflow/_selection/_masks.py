@@ -111,7 +111,7 @@ def _resolve(what: str, chosen: Any, params: Any, check: Callable[[str, Any], No
     """`params` with each leaf replaced by the checked leaf of `chosen` at its longest prefix."""
     # Boxes, such as those of flax, are not part of a path: masks and parameters may be boxed differently.
     wanted: dict[tuple[str, ...], Any] = {}
-    by_keys: dict[tuple[str, ...], Any] = {}  # tells "net/~/linear" of haiku from "net/linear"
+    by_keys: dict[tuple[str, ...], Any] = {}  # keeps "net/~/linear" of haiku and "net/linear" apart
     ambiguous: set[tuple[str, ...]] = set()
     for path, leaf, keys in named_leaves(chosen)[0]:
         if not is_absent(leaf):
@@ -122,11 +122,11 @@ def _resolve(what: str, chosen: Any, params: Any, check: Callable[[str, Any], No
             wanted[path] = by_keys[keys] = leaf
     flat, structure = named_leaves(params)
     used: set[tuple[str, ...]] = set()
-    answers: list[Any] = []
+    resolved: list[Any] = []
     for path, leaf, keys in flat:
         prefix = longest_prefix(path, wanted)
         if isinstance(leaf, MaskedNode) or (leaf is None and prefix is None):
-            answers.append(leaf)
+            resolved.append(leaf)
             continue
         if prefix is None:
             raise ValueError(
@@ -134,7 +134,7 @@ def _resolve(what: str, chosen: Any, params: Any, check: Callable[[str, Any], No
             )
         used.add(prefix)
         own = longest_prefix(keys, by_keys) if prefix in ambiguous else None
-        answers.append(wanted[prefix] if own is None else by_keys[own])
+        resolved.append(wanted[prefix] if own is None else by_keys[own])
     # A placeholder stands for all parameters, and is their part for every mask and label.
     for path in wanted if not has_placeholder(params) else ():
         # A mask that is a single leaf matches any tree, even an empty one.
@@ -143,7 +143,7 @@ def _resolve(what: str, chosen: Any, params: Any, check: Callable[[str, Any], No
                 f"{stage_name()}: the {what} must match the parameters; got a leaf at '{'/'.join(path)}', "
                 "where there is no parameter"
             )
-    return jax.tree.unflatten(structure, answers)
+    return jax.tree.unflatten(structure, resolved)
 
 
 def _concrete_bool(leaf: Any) -> Any:

@@ -36,8 +36,8 @@ class Selector(FunctionValue):
     def __call__(self, params: Any) -> Any:
         named, structure = named_leaves(params)
         chosen = self.choose(named)
-        answers = [None if is_absent(p.leaf) else c for p, c in zip(named, chosen, strict=True)]
-        return jax.tree.unflatten(structure, answers)
+        leaves = [None if is_absent(p.leaf) else c for p, c in zip(named, chosen, strict=True)]
+        return jax.tree.unflatten(structure, leaves)
 
     def choose(self, parameters: Sequence[Parameter]) -> list[bool]:
         """Which of these parameters are chosen; absent ones are included, with their paths."""

@@ -25,8 +25,8 @@ class MatrixChoice(FunctionValue):
     def __call__(self, params: Any) -> Any:
         named, structure = named_leaves(params)
         chosen = self.choose(named)
-        answers = [p.leaf if is_absent(p.leaf) else c for p, c in zip(named, chosen, strict=True)]
-        return jax.tree.unflatten(structure, answers)
+        leaves = [p.leaf if is_absent(p.leaf) else c for p, c in zip(named, chosen, strict=True)]
+        return jax.tree.unflatten(structure, leaves)
 
     def choose(self, parameters: Sequence[Parameter]) -> list[Matrix | None]:
         """The matrix that each of these parameters is, or None; absent ones have a path all the same."""

@@ -81,12 +81,12 @@ def resolve_matrices(
                 f"{show(path_string(path))}"
             )
         given[tuple(map(segment, path))] = spec
-    answers: list[Any] = []
+    resolved: list[Any] = []
     for path, leaf in flat:
         names = tuple(map(segment, path))
         prefix = longest_prefix(names, given)
         if is_absent(leaf):
-            answers.append(leaf)
+            resolved.append(leaf)
             continue
         if prefix is None:
             raise ValueError(
@@ -95,8 +95,8 @@ def resolve_matrices(
             )
         spec = given[prefix] if leaf.ndim >= at_least else None
         is_matrix = spec is not None and not isinstance(spec, MaskedNode)
-        answers.append(read_axes(spec, leaf, show("/".join(names))) if is_matrix else None)
-    return _recorded(jax.tree.unflatten(structure, answers), params, record)
+        resolved.append(read_axes(spec, leaf, show("/".join(names))) if is_matrix else None)
+    return _recorded(jax.tree.unflatten(structure, resolved), params, record)
 
 
 @checked(params=SHAPED)

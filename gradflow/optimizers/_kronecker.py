@@ -50,18 +50,18 @@ def limited(g: jax.Array) -> tuple[jax.Array, jax.Array]:
     return g * jnp.where(largest > most, most / largest, 1), jnp.isfinite(largest)
 
 
-def rotate(x: jax.Array, bases: Factors, *, back: bool = False) -> jax.Array:
-    """A tensor in the bases of its sides, Q_L^T x Q_R for a matrix; with `back` the inverse, Q_L x Q_R^T."""
+def rotate(x: jax.Array, bases: Factors) -> jax.Array:
+    """A tensor in the bases of its sides, Q_L^T x Q_R for a matrix."""
     if all(basis is None for basis in bases):
         return x
     y, size = to_unit(x)
-    y = turn(y, bases, back=back)
+    y = turn(y, bases)
     largest = jnp.finfo(y.dtype).max
     return jnp.clip(y * size, -largest, largest)
 
 
 def turn(x: jax.Array, bases: Factors, *, back: bool = False) -> jax.Array:
-    """`rotate` for numbers that are far from the limits of their dtype."""
+    """`rotate` for numbers far from the limits of their dtype; with `back` the inverse, Q_L x Q_R^T."""
     if all(basis is None for basis in bases):
         return x
     for basis in bases:

@@ -4,11 +4,11 @@ import math
 from typing import Any
 
 
-def format_number(value: float | None, digits: int = 3) -> str:
-    """Formats a number with a few digits; `-` for None."""
+def format_number(value: float | None) -> str:
+    """Formats a number with three digits; `-` for None."""
     if value is None:
         return "-"
-    return f"{value:.{digits}g}" if math.isfinite(value) else "not finite"
+    return f"{value:.3g}" if math.isfinite(value) else "not finite"
 
 
 def format_value(value: Any) -> str:
