@@ -50,7 +50,7 @@ def results(block: str) -> Iterator[str]:
     """The outputs that a block shows: comments in the lines after a print, and values beside one."""
     after_print = ""
     for line in [*block.splitlines(), ""]:
-        beside = re.match(r"print\(.*\)  # ((?:\w+\(|\[|True|False).*)", line)
+        beside = re.match(r"print\(.*\)  # ((?:\w+\(|\[|True|False|converged).*)", line)
         if beside:
             yield beside.group(1)
         if line.startswith("# ") and after_print:
