@@ -12,7 +12,7 @@ import pytest
 
 import gradflow
 from gradflow.lab._cli._catalogue import _factories
-from gradflow.optimizers._reference import ABOUT
+from gradflow.optimizers._descriptions import ABOUT
 
 ROOMS = [
     "optimizers", "wrappers", "transforms", "schedules", "proximals", "losses", "tree", "projections",

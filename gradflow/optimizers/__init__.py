@@ -57,6 +57,7 @@ from gradflow.optimizers._cocob import cocob as cocob
 from gradflow.optimizers._cocob import scale_by_cocob as scale_by_cocob
 from gradflow.optimizers._dadapt_adamw import DAdaptAdamWState as DAdaptAdamWState
 from gradflow.optimizers._dadapt_adamw import dadapt_adamw as dadapt_adamw
+from gradflow.optimizers._descriptions import complete_docstrings as _complete_docstrings
 from gradflow.optimizers._dion2 import Dion2State as Dion2State
 from gradflow.optimizers._dion2 import dion2 as dion2
 from gradflow.optimizers._dion2 import scale_by_dion2 as scale_by_dion2
@@ -136,7 +137,6 @@ from gradflow.optimizers._prodigy import ProdigyState as ProdigyState
 from gradflow.optimizers._prodigy import prodigy as prodigy
 from gradflow.optimizers._radam import radam as radam
 from gradflow.optimizers._radam import scale_by_radam as scale_by_radam
-from gradflow.optimizers._reference import complete_docstrings as _complete_docstrings
 from gradflow.optimizers._rmsprop import ScaleByRmsState as ScaleByRmsState
 from gradflow.optimizers._rmsprop import ScaleByRmsWithCountState as ScaleByRmsWithCountState
 from gradflow.optimizers._rmsprop import rmsprop as rmsprop
