@@ -119,6 +119,11 @@ def test_mistakes_are_named() -> None:
         plain.update(batch(4), gf.EmptyState(), PARAMS)
     with pytest.raises(TypeError, match="average_per_element_updates: argument 'per_elt_axis'"):
         aggregating.average_per_element_updates(None)
+    with pytest.raises(ValueError, match="argument 'per_elt_axis' must name an axis once"):
+        aggregating.average_per_element_updates((0, 0))
+    twice = aggregating.average_per_element_updates((0, -1))
+    with pytest.raises(ValueError, match="must have examples along axes 0, -1"):
+        twice.update({name: jnp.ones((3,)) for name in PARAMS}, twice.init(PARAMS), PARAMS)
     with pytest.raises(ValueError, match="get_unbiased_mean_and_variance_ema: argument 'state' must have"):
         aggregating.get_unbiased_mean_and_variance_ema(gf.sgd(0.1).init(PARAMS))
 

@@ -19,6 +19,8 @@ def sets_the_rate(stage: Stage) -> bool:
     if stage.expression.name == "scale":
         factor = number(stage.expression, "step_size")
         return factor is not None and factor < 0
+    if stage.expression.name == "injected":
+        arguments = arguments["arguments"]
     return not stage.children and "learning_rate" in arguments
 
 

@@ -137,11 +137,16 @@ def check_axis(owner: str, axis: Any) -> None:
 
 
 def check_has_axis(axis: Axis, updates: Updates) -> None:
-    """Raises ValueError naming the first leaf that does not have these axes."""
+    """Raises ValueError naming the first leaf that does not have these axes, each once."""
     axes = axis if isinstance(axis, tuple) else () if axis is None else (axis,)
     for path, leaf in jax.tree_util.tree_leaves_with_path(updates):
         if not all(-leaf.ndim <= i < leaf.ndim for i in axes):
             raise ValueError(
                 f"{stage_name()}: argument 'axis' must name axes of every leaf; got {axis} and "
                 f"shape {leaf.shape} at '{path_string(path)}'. Exclude it with gradflow.masked."
+            )
+        if leaf.ndim and len({i % leaf.ndim for i in axes}) < len(axes):
+            raise ValueError(
+                f"{stage_name()}: argument 'axis' must name an axis once; got {axis} and shape {leaf.shape} "
+                f"at '{path_string(path)}'"
             )

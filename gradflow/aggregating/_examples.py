@@ -18,12 +18,14 @@ from gradflow.tree._paths import path_string, show
 
 
 def check_axis(owner: str, axis: Any) -> tuple[int, ...]:
-    """The axes as a tuple; raises TypeError unless they are whole numbers."""
+    """The axes as a tuple; raises TypeError unless they are whole numbers, ValueError for one named twice."""
     axes = tuple(axis) if isinstance(axis, list | tuple) else (axis,)
     if not axes or not all(isinstance(a, int | np.integer) and not isinstance(a, bool) for a in axes):
         raise TypeError(
             f"{owner}: argument 'per_elt_axis' must be a whole number or several; got {describe(axis)}"
         )
+    if len(set(axes)) < len(axes):
+        raise ValueError(f"{owner}: argument 'per_elt_axis' must name an axis once; got {axes}")
     return axes
 
 
@@ -47,7 +49,8 @@ def get_batch_size_from_per_elt_updates(
     axes = check_axis("get_batch_size_from_per_elt_updates", per_elt_axis)
     size: int | None = None
     for path, leaf in jax.tree_util.tree_leaves_with_path(per_elt_updates):
-        if not all(-leaf.ndim <= a < leaf.ndim for a in axes):
+        known = all(-leaf.ndim <= a < leaf.ndim for a in axes)
+        if not known or len({a % leaf.ndim for a in axes}) < len(axes):
             wanted = f"examples along {'axis' if len(axes) == 1 else 'axes'} {', '.join(map(str, axes))}"
         else:
             here = math.prod(leaf.shape[a] for a in axes)

@@ -218,7 +218,11 @@ def _read_split(
             sizes: tuple[int, ...] = (side // parts,) * parts
         else:
             sizes = tuple(parts)
-            if sum(sizes) != side or not all(size > 0 for size in sizes):
+            if not all(size > 0 for size in sizes):
+                raise ValueError(
+                    f"{owner}: blocks must have at least one element; got {sizes} on axis {axis}"
+                )
+            if sum(sizes) != side:
                 raise ValueError(
                     f"{owner}: axis {axis} has {side} elements, and blocks of {sizes} have {sum(sizes)}"
                 )

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from gradflow._dtypes import real_dtype
 from gradflow._kernel_hints._order import in_turn
 from gradflow._kernel_hints._placement import row_major
-from gradflow._rules._math import largest_bounded, size_root
+from gradflow._rules._math import bounded_if_finite, largest_bounded, size_root
 from gradflow._rules._state import at_least_float32
 
 # For each side of a tensor a symmetric matrix, or None for a side that is left alone.
@@ -43,8 +43,13 @@ def _unit(x: jax.Array) -> jax.Array:
     return jnp.where(largest >= limits.tiny, jnp.minimum(largest, limits.max / 16), 1)
 
 
-def limited(g: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """`g` with a norm of at most 2^60 (2^508 in float64), so that its square is finite; whether `g` is."""
+def limited(g: jax.Array, factors: Factors | None = None) -> tuple[jax.Array, jax.Array]:
+    """`g` with a norm of at most 2^60 (2^508 in float64), so that its square is finite; whether `g` is.
+
+    Where all `factors` are None no number is added to another, and those beside an outlier stay as they are.
+    """
+    if factors is not None and all(factor is None for factor in factors):
+        return bounded_if_finite(g), jnp.ones((), bool)
     most = largest_bounded(g.dtype) / size_root(max(g.size, 1))
     largest = jax.lax.stop_gradient(jnp.max(jnp.abs(g), initial=0))
     return g * jnp.where(largest > most, most / largest, 1), jnp.isfinite(largest)

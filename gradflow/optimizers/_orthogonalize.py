@@ -4,7 +4,6 @@ from typing import Any
 
 import jax
 
-from gradflow._core._compose import init_empty_state
 from gradflow._core._decorators import transformation
 from gradflow._errors import describe
 from gradflow._expressions._arguments import Iterations, Positive
@@ -60,4 +59,8 @@ def orthogonalize(
         axes = require_matrices(matrices, updates if params is None else params)
         return per_matrix(rule, axes, (updates,), eps=eps)[0], state
 
-    return init_empty_state, update
+    def init(params: Params) -> EmptyState:
+        require_matrices(matrices, params)  # a leaf that is not a matrix is refused before training
+        return EmptyState()
+
+    return init, update

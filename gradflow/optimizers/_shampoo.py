@@ -73,7 +73,7 @@ def shampoo_scalars(
 
 def statistics_rule(g: jax.Array, factors: Factors, s: Any, *, averages: bool) -> tuple[Any, ...]:
     """Gupta et al. 2018, Algorithm 2, with the averages of Anil et al. 2020."""
-    g, is_finite = limited(g)
+    g, is_finite = limited(g, factors)
     beta, c = (s.beta, s.c3) if averages else (1, 1)
     decayed: list[jax.Array | None] = []
     for axis in range(len(factors)):
@@ -102,7 +102,7 @@ def root_rule(roots: Factors, factors: Factors, s: Any, *, averages: bool, one_s
 
 def shampoo_rule(g: jax.Array, mu: Any, nu: Any, roots: Factors, s: Any, *, start: int) -> tuple[Any, ...]:
     """The roots' product with the momentum, with the grafting of Anil et al. 2020."""
-    g, _ = limited(g)
+    g, _ = limited(g, roots)
     if mu is not None:
         mu = s.b1 * mu + s.c1 * g
     if nu is not None:

@@ -77,13 +77,13 @@ def soap_scalars_refreshed(count: jax.Array, b1: jax.Array, b2: jax.Array, **oth
 
 def statistics_rule(g: jax.Array, factors: Factors, s: Any) -> tuple[Any, ...]:
     """Vyas et al. 2024, Algorithm 3, lines 3 and 4."""
-    g, is_finite = limited(g)
+    g, is_finite = limited(g, factors)
     return after_factors(g, decay_factors(g, is_finite, factors, s.shampoo_beta, s.c3))
 
 
 def whitened_statistics_rule(g: jax.Array, factors: Factors, bases: Factors, s: Any) -> tuple[Any, ...]:
     """Lin et al. 2025: each side's statistics minimize the Kullback-Leibler divergence, the others given."""
-    g, _ = limited(g)
+    g, _ = limited(g, factors)
     return after_factors(g, decay_whitened_factors(g, factors, bases, s.shampoo_beta, s.c3, s.eps))
 
 

@@ -44,7 +44,7 @@ def splus_scalars(b1: jax.Array, b2: jax.Array, **_: jax.Array) -> Scalars:
 
 def splus_rule(g: jax.Array, mu: jax.Array, factors: Factors, bases: Factors, s: Any) -> tuple[Any, ...]:
     """Frans, Levine & Abbeel 2025."""
-    g, is_finite = limited(g)
+    g, is_finite = limited(g, factors)
     mu = s.b1 * mu + s.c1 * g
     u = turn(jnp.sign(turn(mu, bases)), bases, back=True)
     whole = all(basis is not None for basis in bases)

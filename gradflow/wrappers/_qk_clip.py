@@ -10,7 +10,7 @@ from gradflow._calls._context import stage_name
 from gradflow._calls._reports import report
 from gradflow._core._decorators import transformation
 from gradflow._core._transformation import GradientTransformation
-from gradflow._dtypes import compute_dtype, is_inexact, real_dtype
+from gradflow._dtypes import compute_dtype, is_complex, is_inexact, real_dtype
 from gradflow._errors import describe
 from gradflow._expressions._arguments import Fraction, Positive
 from gradflow._rules._leafwise import leafwise
@@ -119,7 +119,8 @@ def _logits_by_path(max_logits: Any) -> dict[tuple[str, ...], jax.Array]:
     found = {}
     for parameter in named_leaves(max_logits)[0]:
         leaf = parameter.leaf
-        if not hasattr(leaf, "dtype") or not is_inexact(leaf.dtype) or jnp.ndim(leaf) < 1:
+        is_real = hasattr(leaf, "dtype") and is_inexact(leaf.dtype) and not is_complex(leaf.dtype)
+        if not is_real or jnp.ndim(leaf) < 1:
             raise TypeError(
                 f"{stage_name()}: the extra argument 'max_logits' must have arrays of floating-point numbers "
                 f"whose last axis is that of heads; got {describe(leaf)} at {show('/'.join(parameter.path))}"
@@ -132,7 +133,7 @@ def _logits_of(parameter: Parameter, logits: dict[tuple[str, ...], jax.Array]) -
     for n in range(len(parameter.path), -1, -1):
         if parameter.path[:n] in logits:
             return logits[parameter.path[:n]]
-    given = ", ".join(show("/".join(path)) for path in logits)
+    given = ", ".join(show("/".join(path)) for path in logits) or "no arrays"
     raise ValueError(
         f"{stage_name()}: the extra argument 'max_logits' has nothing for {_show(parameter)}; it has "
         f"{given}. Its paths must be those of the layers."
@@ -151,7 +152,7 @@ def _spread(gamma: jax.Array, parameter: Parameter, head_axis: int) -> jax.Array
     batch = gamma.shape[:-1]
     fits = -len(shape) <= head_axis < len(shape) and tuple(shape[: len(batch)]) == tuple(batch)
     axis = head_axis % len(shape) if fits else 0
-    fits = fits and axis >= len(batch)
+    fits = fits and axis >= len(batch) and heads > 0
     length = shape[axis] if fits else 0
     if not fits or (length % heads and heads % max(length, 1)):
         raise ValueError(

@@ -150,6 +150,9 @@ def test_summary_shows_the_matrices_and_check_finds_the_embedding() -> None:
     assert finding.stage == "muon.chain.scale_by_muon"
     mended = gf.muon(0.1, muon_weight_dimension_numbers=gf.hidden_matrices())
     assert not any("embedding" in f.problem for f in gf.check(mended, params).findings)
+    # A stage without a state takes them at init, too.
+    alone = gf.chain(gf.masked(gf.orthogonalize(), gf.ndim(2)), gf.scale(-0.1))
+    assert "takes 'embedding' as a hidden matrix" in str(gf.check(alone, params))
 
 
 def test_for_matrices_hands_its_matrices_to_the_stages_within() -> None:
@@ -176,6 +179,7 @@ def test_for_matrices_hands_its_matrices_to_the_stages_within() -> None:
         (Matrix(0, 1, {1: (4, 5)}), "have 9"),
         (Matrix(0, 1, {2: 2}), "matrix's own"),
         (Matrix(0, 1, {1: 0}), "0 does not divide"),
+        (Matrix(0, 1, {1: (-1, 9)}), "at least one element; got"),
     ],
 )
 def test_wrong_axes_are_named_with_the_leaf(spec: Any, text: str) -> None:

@@ -198,3 +198,10 @@ def test_an_axis_that_a_leaf_does_not_have_is_named() -> None:
     ):
         with pytest.raises(ValueError, match="at 'layer/bias'"):
             tx.update(PARAMS, tx.init(PARAMS), PARAMS)
+
+
+def test_an_axis_that_is_named_twice_is_refused() -> None:
+    tx = gf.row_floor(axis=(0, -2))
+    p = jnp.ones((2, 3))
+    with pytest.raises(ValueError, match=r"row_floor: argument 'axis' must name an axis once; got \(0, -2\)"):
+        tx.update(p, tx.init(p), p)

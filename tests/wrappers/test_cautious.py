@@ -44,11 +44,21 @@ def test_tiny_numbers_agree_too() -> None:
 
 
 @pytest.mark.parametrize(
-    "inner", [gf.adamw(0.1), gf.chain(gf.trace(0.9), gf.scale(-0.1)), gf.step_on_hyperball(0.1)]
+    "inner",
+    [
+        gf.adamw(0.1),
+        gf.chain(gf.trace(0.9), gf.scale(-0.1)),
+        gf.step_on_hyperball(0.1),
+        gf.inject_hyperparams(gf.sgd)(learning_rate=0.1),
+    ],
 )
 def test_a_rate_inside_is_refused(inner: Any) -> None:
     with pytest.raises(ValueError, match=r"cautious: .*'inner' must not apply the learning rate.*Wrap"):
         gf.cautious(inner)
+
+
+def test_other_numbers_of_a_state_are_no_rate() -> None:
+    gf.cautious(gf.inject_hyperparams(gf.scale_by_adam)(b1=0.9))
 
 
 def test_an_unknown_scaling_is_refused() -> None:

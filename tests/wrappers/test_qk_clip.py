@@ -109,6 +109,9 @@ MISTAKES = {
     "a number": (jnp.float32(3.0), "must have arrays of floating-point numbers"),
     "integers": ({"block_0": jnp.arange(4)}, r"got int32\[4\] at 'block_0'"),
     "no logits": (None, "got None at the root"),
+    "nothing": ({}, "'block_0/query/kernel'; it has no arrays"),
+    "no heads": (jnp.ones(0), r"does not have the 0 heads of 'max_logits', of shape \(0,\)"),
+    "complex numbers": (jnp.ones(4, complex), r"got complex64\[4\] at the root"),
 }
 
 
