@@ -1,7 +1,9 @@
 """The dtypes in which numbers are stored, computed and returned."""
 
 import functools
+from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -55,3 +57,15 @@ def promote(a: DType, b: DType) -> DType:
         # bfloat16 with float16, or two 8-bit formats: neither can hold all values of the other.
         return np.dtype(np.float32) if a.itemsize > 1 else np.dtype(jnp.bfloat16)
     return a if a.itemsize > b.itemsize else b
+
+
+def in_dtype_of(x: jax.Array, like: Any) -> jax.Array:
+    """`x` in the dtype of `like`; finite numbers beyond a narrow range become its largest, not infinity."""
+    if x.dtype == like.dtype:
+        return x
+    x = x.real if is_complex(x.dtype) and not is_complex(like.dtype) else x
+    if is_inexact(like.dtype) and is_inexact(x.dtype) and jnp.finfo(like.dtype).maxexp < 100:
+        # An average in float16 that is infinite once stays so.
+        limit = np.asarray(jnp.finfo(like.dtype).max, x.dtype)
+        x = jnp.where(jnp.abs(x) < np.inf, jnp.clip(x, -limit, limit), x)
+    return x.astype(like.dtype)

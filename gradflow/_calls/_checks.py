@@ -11,7 +11,7 @@ from gradflow._calls import _hints as _hints
 from gradflow._calls._context import context, stage_name
 from gradflow._checked import is_beyond_64_bits
 from gradflow._coding._leaves import is_entry
-from gradflow._dtypes import is_complex, is_inexact, promote
+from gradflow._dtypes import in_dtype_of, is_complex, is_inexact, promote
 from gradflow._errors import describe
 from gradflow._shardings import with_sharding_of
 from gradflow._types import is_absent
@@ -218,7 +218,10 @@ def _without_names(node: Any) -> Any:
 
 
 def match_outputs(new: Any, old: Any) -> Any:
-    """A stage's output, checked to have its input's shapes and cast to its input's dtypes."""
+    """A stage's output, checked to have its input's shapes and cast to its input's dtypes.
+
+    Finite numbers stay finite: a rule that computes in float32 need not know of float16's range.
+    """
     new_structure: Any
     new_leaves, new_structure = jax.tree.flatten(new)
     old_leaves, old_structure = jax.tree.flatten(old)
@@ -234,7 +237,7 @@ def match_outputs(new: Any, old: Any) -> Any:
             check_like("the returned updates", new, "the given updates", old)
         if not isinstance(like, jax.Array):
             continue
-        matched = with_sharding_of(leaf if leaf.dtype == like.dtype else leaf.astype(like.dtype), like)
+        matched = with_sharding_of(in_dtype_of(leaf, like), like)
         changed |= matched is not leaf
         new_leaves[index] = matched
     return jax.tree.unflatten(new_structure, new_leaves) if changed else new

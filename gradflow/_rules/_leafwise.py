@@ -7,14 +7,13 @@ from types import SimpleNamespace
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from gradflow._calls._checks import check_like, refuse_coded
 from gradflow._calls._context import stage_name
 from gradflow._calls._scalars import for_joined_leaves, parts_of_a_kernel, record_scalars
 from gradflow._coding._leaves import is_coded, is_entry
-from gradflow._dtypes import compute_dtype, is_complex, is_inexact, promote, real_dtype
+from gradflow._dtypes import compute_dtype, in_dtype_of, promote, real_dtype
 from gradflow._kernel_hints._joining import fused_last
 from gradflow._rules._quantized import run_quantized
 from gradflow._rules._traced_once import evaluate, is_traced_once
@@ -227,18 +226,6 @@ def _compiled(rule: Rule) -> Callable[[tuple[Any, ...], Scalars], tuple[Any, ...
 def _narrow(x: jax.Array, like: Any) -> Any:
     """`x` in the dtype, the code and the sharding of `like`."""
     return like.encode(x) if is_coded(like) else with_sharding_of(in_dtype_of(x, like), like)
-
-
-def in_dtype_of(x: jax.Array, like: Any) -> jax.Array:
-    """`x` in the dtype of `like`; finite numbers beyond a narrow range become its largest, not infinity."""
-    if x.dtype == like.dtype:
-        return x
-    x = x.real if is_complex(x.dtype) and not is_complex(like.dtype) else x
-    if is_inexact(like.dtype) and jnp.finfo(like.dtype).maxexp < 100:
-        # An average in float16 that is infinite once stays so.
-        limit = np.asarray(jnp.finfo(like.dtype).max, x.dtype)
-        x = jnp.where(jnp.abs(x) < np.inf, jnp.clip(x, -limit, limit), x)
-    return x.astype(like.dtype)
 
 
 def _width(rule: Rule, scalars: Any, hyper: dict[str, Any], count: int) -> int:

@@ -9,8 +9,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from gradflow._calls._context import stage_name
 from gradflow._coding._leaves import is_coded
-from gradflow._dtypes import compute_dtype, is_inexact, promote, real_dtype
-from gradflow._rules._leafwise import in_dtype_of
+from gradflow._dtypes import compute_dtype, in_dtype_of, is_inexact, promote, real_dtype
 from gradflow._shardings import computed_alike, whole_on_mesh_of, with_sharding_of
 
 

@@ -9,8 +9,9 @@ import jax
 from gradflow._calls._checks import refuse_coded
 from gradflow._calls._context import context
 from gradflow._coding._leaves import decoded, is_coded
+from gradflow._dtypes import in_dtype_of
 from gradflow._kernel_hints._order import in_turn
-from gradflow._rules._leafwise import Rule, Scalars, in_dtype_of, prepare_scalars
+from gradflow._rules._leafwise import Rule, Scalars, prepare_scalars
 from gradflow._rules._mesh_axes import refuse_varying
 from gradflow.matrices._blocks import bound, on_blocks, on_stacks
 from gradflow.matrices._exchange import Run, call_spread

@@ -59,11 +59,12 @@ def apollo_rule(
     r = small @ g if wide else g @ small
     largest = jnp.finfo(norm.dtype).max / 4 * _DOWN
     size, power = unit_norm(r)
-    r = r * jnp.minimum(1, largest / jnp.maximum(size / power, largest)) / _DOWN
+    shrunk = jnp.minimum(1, largest / jnp.maximum(size / power, largest))  # below 1 for numbers of 1e38
+    r = r * shrunk / _DOWN
     direction, mu, nu = adam_rule(r, mu, nu, s)
     axis = None if tensor_wise else 0 if wide else 1
     (top, up), (bottom, down) = unit_norms((direction, r), axis)
-    u = (top / up) / (bottom / down + s.eps) * g
+    u = (top / up) / (bottom / down + s.eps) * (shrunk * g)
     size, power = unit_norm(u)
     new = (size / power).reshape(())
     limited = (norm > 0) & (new > s.growth_limit * norm)

@@ -12,9 +12,10 @@ from gradflow._calls._context import stage_name
 from gradflow._calls._extra_arguments import loss_value, real_scalar
 from gradflow._calls._reports import report
 from gradflow._core._decorators import transformation
+from gradflow._dtypes import in_dtype_of
 from gradflow._errors import describe
 from gradflow._expressions._arguments import Decay, Positive, Rate, Size
-from gradflow._rules._leafwise import as_scalar, in_dtype_of, leafwise
+from gradflow._rules._leafwise import as_scalar, leafwise
 from gradflow._rules._mesh_axes import refuse_varying
 from gradflow._rules._roles import Weights
 from gradflow._rules._state import at_least_float32, increment, zero_scalar

@@ -13,9 +13,9 @@ from gradflow._calls._checks import check_like
 from gradflow._calls._context import stage_name
 from gradflow._calls._reports import report
 from gradflow._core._decorators import transformation
+from gradflow._dtypes import in_dtype_of
 from gradflow._errors import describe
 from gradflow._expressions._arguments import Iterations, Size
-from gradflow._rules._leafwise import in_dtype_of
 from gradflow._rules._mesh_axes import refuse_varying
 from gradflow._rules._roles import Other, Weights
 from gradflow._rules._state import increment, zero_scalar

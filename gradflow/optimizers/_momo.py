@@ -13,6 +13,7 @@ from gradflow._coding._leaves import decoded
 from gradflow._core._decorators import transformation
 from gradflow._expressions._arguments import Decay, Finite, NonNegative, NonNegativeRate
 from gradflow._rules._leafwise import Scalars, as_scalar, leafwise
+from gradflow._rules._math import largest_bounded
 from gradflow._rules._mesh_axes import global_norm, refuse_varying
 from gradflow._rules._roles import Mean
 from gradflow._rules._state import at_least_float32, increment, zero_scalar
@@ -75,6 +76,11 @@ def average(new: jax.Array, old: jax.Array, decay: jax.Array) -> jax.Array:
     return jnp.where(jnp.isfinite(new), decay * old + (1 - decay) * new, old)
 
 
+def loss_average(value: jax.Array, old: jax.Array, decay: jax.Array) -> jax.Array:
+    """`average` of losses, which ignores those beyond 2^60, too: one of 1e38 would rule for 800 steps."""
+    return jnp.where(jnp.abs(value) <= largest_bounded(value.dtype), average(value, old, decay), old)
+
+
 def momo_scalars(beta: jax.Array, **_: jax.Array) -> Scalars:
     """The weight of a new gradient."""
     return {"gain": 1 - beta}
@@ -114,9 +120,10 @@ def momo(
       weight_decay: >= 0.
       adapt_lower_bound: estimates the lowest loss during training, never below `lower_bound`.
 
-    `update` needs `params` and the extra argument `value`, the loss at `params`. `exp_avg` is held in
-    float32 at least, because `gap` is a difference. Reports `step` and `lower_bound`. Raises ValueError
-    inside `shard_map`. Source: Schaipp et al. 2023, arXiv:2305.07583.
+    `update` needs `params` and the extra argument `value`, the loss at `params`; one that is not finite, or
+    beyond 2^60, is left out. `exp_avg` is held in float32 at least, because `gap` is a difference. Reports
+    `step` and `lower_bound`. Raises ValueError inside `shard_map`.
+    Source: Schaipp et al. 2023, arXiv:2305.07583.
     """
 
     def init(params: Params) -> OptState:
@@ -135,7 +142,7 @@ def momo(
         shrink = 1 + rate * as_scalar(weight_decay, dtype)
         decay = jnp.where(state.count == 0, 0, as_scalar(beta, dtype))
         _, exp_avg = leafwise(momo_average_rule, (updates, state.exp_avg), momo_scalars, beta=decay)
-        barf = average(loss_value(value).astype(dtype), state.barf, decay)
+        barf = loss_average(loss_value(value).astype(dtype), state.barf, decay)
         gamma = average(tree.vdot(updates, params).real.astype(dtype), state.gamma, decay)
         mean = decoded(exp_avg)
         product, norm = (

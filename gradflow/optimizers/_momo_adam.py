@@ -19,7 +19,7 @@ from gradflow._rules._roles import Mean, Square
 from gradflow._rules._state import at_least_float32, increment, second_moment, zero_scalar
 from gradflow._types import OptState, Pair, Params, Updates
 from gradflow.optimizers._distance_estimate import scalar_dtype
-from gradflow.optimizers._momo import Model, average, model_step
+from gradflow.optimizers._momo import Model, average, loss_average, model_step
 
 
 class MomoAdamState(NamedTuple):
@@ -93,8 +93,8 @@ def momo_adam(
       weight_decay: >= 0.
       adapt_lower_bound: estimates the lowest loss during training, never below `lower_bound`.
 
-    `update` needs `params` and the extra argument `value`, the loss at `params`. Reports `step` and
-    `lower_bound`. Raises ValueError inside `shard_map`. Source: Schaipp et al. 2023, arXiv:2305.07583.
+    `update` needs `params` and the extra argument `value`, as in `momo`. Reports `step` and `lower_bound`.
+    Raises ValueError inside `shard_map`. Source: Schaipp et al. 2023, arXiv:2305.07583.
     """
 
     def init(params: Params) -> OptState:
@@ -115,7 +115,7 @@ def momo_adam(
             momo_adam_average_rule, (updates, state.exp_avg, state.exp_avg_sq), momo_adam_scalars,
             b1=b1, b2=b2,
         )  # fmt: skip
-        barf = average(loss_value(value).astype(dtype), state.barf, decay)
+        barf = loss_average(loss_value(value).astype(dtype), state.barf, decay)
         # What an outlier adds to both products cancels only if both take the same of it.
         gamma = average(tree.vdot(taken, params).real.astype(dtype), state.gamma, decay)
         mean = decoded(exp_avg)

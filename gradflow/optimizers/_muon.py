@@ -12,11 +12,11 @@ import numpy as np
 from gradflow._core._compose import chain, init_empty_state
 from gradflow._core._decorators import transformation
 from gradflow._core._transformation import GradientTransformation
-from gradflow._dtypes import compute_dtype
+from gradflow._dtypes import compute_dtype, in_dtype_of
 from gradflow._errors import describe
 from gradflow._expressions._arguments import Decay, Iterations, NonNegative, Rate
 from gradflow._expressions._registry import register_record
-from gradflow._rules._leafwise import Scalars, in_dtype_of, leafwise, specialize
+from gradflow._rules._leafwise import Scalars, leafwise, specialize
 from gradflow._rules._math import bounded, larger_size, one_minus_power, safe_sqrt, size_root
 from gradflow._rules._mesh_axes import refuse_varying
 from gradflow._rules._roles import Mean

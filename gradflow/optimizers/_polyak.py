@@ -13,6 +13,7 @@ from gradflow._core._transformation import GradientTransformation
 from gradflow._errors import describe
 from gradflow._expressions._arguments import Finite, Limit, NonNegative, Rate
 from gradflow._rules._leafwise import as_scalar, leafwise
+from gradflow._rules._math import in_range, kept_in_range
 from gradflow._rules._mesh_axes import AxisName, check_axis_name, global_norm, sum_axes
 from gradflow._types import EmptyState, Pair, Params, Updates
 from gradflow.transforms import scale_by_learning_rate
@@ -27,12 +28,15 @@ def polyak_step(gap: jax.Array, norm: jax.Array, limit: jax.Array, eps: jax.Arra
     size = jnp.where(some, norm, 1)
     # The barrier keeps XLA from merging the two divisions into one by the square.
     share = jax.lax.optimization_barrier(gap / size)
-    return jnp.where(some, jnp.minimum(share / (size + eps / size), limit), 0)
+    step = share / (size + eps / size)
+    # A quotient of finite numbers stays finite; an infinite gap shows.
+    step = jnp.where(jnp.isfinite(gap) & ~jnp.isnan(step), in_range(step), step)
+    return jnp.where(some, jnp.minimum(step, limit), 0)
 
 
 def polyak_rule(g: jax.Array, s: Any) -> jax.Array:
-    """u = step * g."""
-    return s.step * g
+    """u = step * g, finite for a finite step."""
+    return kept_in_range(s.step * g, g + (s.step - s.step))
 
 
 @transformation(reports=("step",), elementwise=True, sums=True)

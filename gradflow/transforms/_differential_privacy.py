@@ -9,9 +9,10 @@ from gradflow._calls._checks import check_like
 from gradflow._calls._context import stage_name
 from gradflow._calls._reports import report
 from gradflow._core._decorators import transformation
+from gradflow._dtypes import in_dtype_of
 from gradflow._errors import describe
 from gradflow._expressions._arguments import NonNegative, Positive
-from gradflow._rules._leafwise import Scalars, in_dtype_of, leafwise
+from gradflow._rules._leafwise import Scalars, leafwise
 from gradflow._rules._mesh_axes import refuse_varying
 from gradflow._types import OptState, Pair, Params, Updates
 from gradflow.transforms._keys import key_state, next_keys_like, normal_with_keys, read_key

@@ -38,7 +38,8 @@ def mars_rule(g: jax.Array, previous: jax.Array, s: Any) -> tuple[jax.Array, jax
     # Its largest number is not asked for again: a step on a mesh waits for one maximum and one sum.
     norm, limit = safe_sqrt(jnp.sum(abs_sq(c))), s.max_norm * power
     clipped = norm > limit
-    return c * jnp.where(clipped, limit / jnp.where(clipped, norm, 1), 1) / power, jnp.copy(g)
+    # `limit / norm` would be below the range of float32 for numbers of 1e38.
+    return c * jnp.where(clipped, s.max_norm / jnp.where(clipped, norm, 1), 1 / power), jnp.copy(g)
 
 
 @transformation

@@ -11,6 +11,7 @@ from gradflow._calls._reports import report
 from gradflow._core._decorators import transformation
 from gradflow._expressions._arguments import Fraction, Index, Interval, NonNegative, ScalarOrSchedule, Size
 from gradflow._rules._leafwise import leafwise
+from gradflow._rules._math import largest_bounded
 from gradflow._rules._state import increment, zero_scalar
 from gradflow._types import OptState, Pair, Params, Updates
 from gradflow.transforms._scale import scale_rule
@@ -39,8 +40,9 @@ def follow_value(
     best = state.best_value
     known = best < jnp.inf
     base = jnp.where(known, best, 0)
-    # A value that is not finite counts as equal to the best one.
-    value = jnp.where(jnp.isfinite(value), value, best)
+    # A value that is not finite counts as equal to the best one. So does one beyond 2^60: nothing would be
+    # better than -1e30, and the scale would fall for good.
+    value = jnp.where(jnp.abs(value) <= largest_bounded(value.dtype), value, best)
     count = increment(state.count)
     mean = jnp.where(count > 1, state.avg_value, 0)
     # The initial infinity would make the difference NaN.
@@ -90,7 +92,7 @@ def reduce_on_plateau(
       accumulation_size: values whose mean counts as one value, >= 1; for losses of small batches.
       min_scale: lower bound of the scale, in [0, 1].
 
-    A value that is NaN or infinite counts as no improvement. Reports `scale`.
+    A value that is NaN, infinite or beyond 2^60 counts as no improvement. Reports `scale`.
     Raises TypeError without `value`. Defaults are those of PyTorch's ReduceLROnPlateau.
 
     >>> import gradflow as gf

@@ -11,7 +11,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from gradflow._calls._checks import check_leaves, check_like
 from gradflow._core._decorators import transformation
 from gradflow._core._transformation import GradientTransformation
-from gradflow._rules._leafwise import in_dtype_of
+from gradflow._dtypes import in_dtype_of
 from gradflow._rules._mesh_axes import refuse_varying
 from gradflow._selection._inner_arguments import inner_arguments
 from gradflow._types import OptState, Pair, Params, Updates

@@ -125,6 +125,16 @@ def test_python_and_numpy_numbers_are_leaves() -> None:
     np.testing.assert_allclose(moved["a"], 0.9, rtol=1e-6)
 
 
+def test_a_rule_in_float32_need_not_know_the_range_of_float16() -> None:
+    """Its finite numbers stay finite, and what is not finite shows."""
+    tx = gf.stateless_with_tree_map(lambda u, p: jnp.float32(1e4) * u.astype(jnp.float32))
+    g = jnp.asarray([1.0, 100.0, -100.0, jnp.inf, jnp.nan], jnp.float16)
+    for update in (tx.update, jax.jit(tx.update)):
+        u, _ = update(g, tx.init(g), g)
+        assert u.dtype == jnp.float16
+        np.testing.assert_array_equal(u, np.float16([1e4, 65504, -65504, np.inf, np.nan]))
+
+
 def test_apply_updates_adds_in_the_wider_type_and_returns_the_parameters_own() -> None:
     params = {"w": jnp.full((2,), 256.0, jnp.bfloat16), "n": None, "k": jnp.ones(1)}
     updates = {"w": jnp.full((2,), 1.001, jnp.float32), "n": None, "k": None}

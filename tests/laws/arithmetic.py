@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import Literal
 
+from gradflow.tree._norm import BANDS
 from laws.operations import scan_parts
 
 RANGE, ROUNDING = (8, 52), (11, 23)  # bits of exponents and of mantissas
@@ -118,11 +119,17 @@ def constants_of_float32(*names: str) -> Iterator[None]:
     jax.clear_caches()
 
 
-def of_float32(bits: tuple[int, int]) -> contextlib.AbstractContextManager[None]:
+@contextlib.contextmanager
+def of_float32(bits: tuple[int, int]) -> Iterator[None]:
     """The constants that go with a range or a rounding."""
-    return constants_of_float32(
-        *(("eps",) if bits == ROUNDING else ("max", "min", "tiny", "maxexp", "minexp"))
-    )
+    if bits == ROUNDING:
+        with constants_of_float32("eps"):
+            yield
+        return
+    # Norms choose powers of two by the range.
+    bands = mock.patch.dict(BANDS, {np.dtype(np.float64): BANDS[np.dtype(np.float32)]})
+    with bands, constants_of_float32("max", "min", "tiny", "maxexp", "minexp"):
+        yield
 
 
 @contextlib.contextmanager

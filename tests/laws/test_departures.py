@@ -14,6 +14,7 @@ import pytest
 from specs import FLOAT64_REASONS, build
 
 from laws.arithmetic import RANGE, ROUNDING, draws_of_float32, narrowed, of_float32
+from laws.support import assert_finite
 from laws.test_spikes import BY_SIZE, REFERENCES, departs, held_parameters, steps_of, with_short_memory
 
 pytestmark = pytest.mark.departures
@@ -56,6 +57,8 @@ def test_the_reason_alone_departs(case: str, part: str) -> None:
         if part == "parameters":
             assert any(is_below_rounding(found[place], each) for each in trajectories), size
         else:
+            # What departs are numbers: NaN would prove nothing.
+            assert_finite(found[place])
             assert departs(found[place], trajectories, size) == (part in BITS), size
 
 

@@ -221,6 +221,43 @@ def test_adan_weighs_the_change_in_either_way() -> None:
         np.testing.assert_allclose(u, (3 + w * 0.2 / 0.19) / (3 + w * 2), rtol=1e-5)
 
 
+@pytest.mark.parametrize("name", ["momo", "momo_adam"])
+@pytest.mark.parametrize("value", [-1e38, -1e30, 1e30, 3e38, np.inf, np.nan])
+def test_a_loss_that_says_nothing_is_left_out(name: str, value: float) -> None:
+    """As an average of losses, one of -1e38 stopped training for 800 steps."""
+    tx, p = getattr(gf, name)(adapt_lower_bound=True), jnp.asarray([1.0, -2.0])
+    _, before = tx.update(p, tx.init(p), p, value=jnp.float32(2.5))
+    u, after = tx.update(p, before, p, value=jnp.float32(value))
+    np.testing.assert_array_equal(after.barf, before.barf)
+    assert np.isfinite(np.asarray([*u, after.lb])).all()
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e-10])
+def test_polyak_steps_of_finite_losses_are_finite(scale: float) -> None:
+    tx, g = gf.scale_by_polyak(max_learning_rate=jnp.inf), jnp.asarray([3e-3 * scale, 1e-3 * scale])
+    u, _ = tx.update(g, tx.init(g), g, value=jnp.float32(1e12))
+    np.testing.assert_allclose(u, np.float64(g) * 1e12 / np.sum(np.float64(g) ** 2), rtol=1e-5)
+    for value in (-3.4e38, 3.4e38):
+        u, _ = tx.update(g, tx.init(g), g, value=jnp.float32(value))
+        assert np.isfinite(u).all()
+        assert np.all(np.sign(u) == np.sign(value))
+    for value in (np.nan, -np.inf):
+        assert not np.isfinite(tx.update(g, tx.init(g), g, value=jnp.float32(value))[0]).any()
+
+
+def test_a_correction_of_the_largest_numbers_keeps_its_norm() -> None:
+    tx, g = gf.mars_correction(), jnp.asarray([3.4e38, -1e38, 1e30])
+    u, _ = tx.update(g, tx.init(g), g)
+    exact = np.asarray([3.4, -1.0, 1e-8])
+    np.testing.assert_allclose(u, exact / np.sqrt(np.sum(exact**2)), rtol=1e-5)
+
+
+def test_apollo_steps_alike_for_gradients_of_every_size() -> None:
+    tx, g = gf.scale_by_apollo(2), np.random.default_rng(0).uniform(0.5, 1, (4, 6)).astype(np.float32)
+    usual, huge = (tx.update(g * size, tx.init(jnp.zeros((4, 6))))[0] for size in (1.0, np.float32(3.4e38)))
+    np.testing.assert_allclose(huge, usual, rtol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("call", "words"),
     [

@@ -76,7 +76,7 @@ def test_negative_values_that_fall_are_improvements_and_others_are_not() -> None
     np.testing.assert_allclose(scales([-1.0, -1.0, -1.0], patience=1), [1.0, 0.1, 0.01], rtol=1e-6)
 
 
-@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, -1e30, 3e38])
 def test_values_that_are_no_numbers_are_no_improvement_and_are_forgotten(bad: float) -> None:
     np.testing.assert_allclose(scales([3.0, bad, 2.0, 1.0], patience=1), [1.0, 0.1, 0.1, 0.1], rtol=1e-6)
     np.testing.assert_allclose(scales([bad, 3.0, 2.0, 1.0], patience=2), [1.0] * 4)
