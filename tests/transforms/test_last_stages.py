@@ -109,7 +109,7 @@ def test_equations(rule: Any, build: Any) -> None:
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16, jnp.float32])
 def test_hyperball_keeps_the_norm_for_2000_steps(dtype: Any) -> None:
     tx = gf.chain(gf.scale_by_adam(), gf.step_on_hyperball(0.018))
-    params = jax.random.normal(jax.random.key(0), (64, 64), dtype) * jnp.asarray(0.02, dtype)
+    params = jax.random.normal(jax.random.key(0), (32, 32), dtype) * jnp.asarray(0.02, dtype)
     start = np.linalg.norm(np.asarray(params, np.float64))
 
     @jax.jit
@@ -122,7 +122,7 @@ def test_hyperball_keeps_the_norm_for_2000_steps(dtype: Any) -> None:
         return jax.lax.scan(step, (params, state), jax.random.split(jax.random.key(1), 2000))
 
     (moved, _), norms = run(params, tx.init(params))
-    assert float(np.max(np.abs(np.asarray(norms) / start - 1))) < 0.005
+    assert float(np.max(np.abs(np.asarray(norms) / start - 1))) < 0.002
     assert np.linalg.norm(np.asarray(moved - params, np.float64)) > 0.5 * start
 
 
