@@ -7,6 +7,8 @@ users get (`compiling.OPTIMIZED`).
 
 import gc
 import os
+import shutil
+import tempfile
 
 from compiling import CHEAP
 
@@ -16,17 +18,36 @@ os.environ["XLA_FLAGS"] = " ".join(
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 from pathlib import Path
+from typing import Any
 
 import jax
 import pytest
+from sharing import share_contexts, share_programs
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
+share_contexts()
 
 # A compiled program maps some memory, and Linux allows a process 65530 mappings by default.
 _MAPS = Path("/proc/self/maps")
 _MOST_MAPPINGS = 45_000
 _ran = 0
+_PROGRAMS = pytest.StashKey[str]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """The processes of a run share a directory of compiled programs, which goes with the run."""
+    if hasattr(config, "workerinput"):
+        share_programs(Path(config.workerinput["programs"]))
+    else:
+        config.stash[_PROGRAMS] = tempfile.mkdtemp(prefix="programs-")
+        config.add_cleanup(lambda: shutil.rmtree(config.stash[_PROGRAMS], ignore_errors=True))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    """Tells a process of the run where."""
+    node.workerinput["programs"] = node.config.stash[_PROGRAMS]
 
 
 @pytest.hookimpl(trylast=True)
