@@ -189,6 +189,49 @@ def test_private_names_of_adafactor(shape: tuple[int, ...]) -> None:
     np.testing.assert_allclose(decay, 1 - (len(shape) + 1.0) ** -np.array([0.7, 0.8]), rtol=1e-6, atol=1e-7)
 
 
+def test_helpers_of_shapes_and_precision() -> None:
+    utils = compat._src.utils
+    matrices, diagonals = np.arange(18.0).reshape(2, 3, 3), np.arange(6.0).reshape(2, 3) + 100
+    found = np.asarray(utils.set_diags(jnp.asarray(matrices), jnp.asarray(diagonals)))
+    np.testing.assert_array_equal(np.diagonal(found, axis1=1, axis2=2), diagonals)
+    np.testing.assert_array_equal(np.where(np.eye(3), 0, found), np.where(np.eye(3), 0, matrices))
+    np.testing.assert_array_equal(utils.tile_second_to_last_dim(jnp.arange(3.0)), [[0] * 3, [1] * 3, [2] * 3])
+    with pytest.raises(ValueError, match=r"shapes \(n, d, d\) and \(n, d\)"):
+        utils.set_diags(jnp.asarray(matrices), jnp.ones((3, 2)))
+    with utils.x64_precision(True):
+        assert jnp.ones(1).dtype == np.float64
+    assert jnp.ones(1).dtype == np.float32
+    utils.check_subdtype(jnp.ones(1), jnp.floating)
+    utils.check_rank(jnp.ones(1), 1)
+    utils.check_shapes_equal(jnp.ones(1), np.ones(1))
+    for check, *arguments in (
+        (utils.check_subdtype, 1, jnp.floating), (utils.check_rank, 1, 1), (utils.check_shapes_equal, 1, [1])
+    ):  # fmt: skip
+        with pytest.raises((TypeError, ValueError), match=check.__name__):
+            check(*arguments)
+
+
+def test_arguments_are_split_between_functions() -> None:
+    split = compat._src.linesearch._extract_fns_kwargs
+    own, rest = split((lambda a, b: a, lambda c, b: c), {"b": 1, "c": 2, "d": 3})
+    assert own == [{"b": 1}, {"b": 1, "c": 2}]
+    assert rest == {"d": 3}
+
+
+@pytest.mark.parametrize(
+    "path", ["assignment", "experimental", "microbatching", "perturbations", "projections"]
+)
+def test_rooms_and_their_private_modules_are_imported(path: str) -> None:
+    theirs = importlib.import_module(f"optax.{path}")
+    ours = importlib.import_module(f"gradflow.compat.{path}")
+    assert getattr(compat, path) is ours
+    (part,) = (name for name in vars(theirs) if name.startswith("_") and not name.startswith("__"))
+    private = importlib.import_module(f"gradflow.compat.{path}.{part}")
+    names = [name for name in dir(ours) if hasattr(getattr(theirs, part), name)]
+    assert names
+    assert all(getattr(private, name) is getattr(ours, name) for name in names)
+
+
 def run(code: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
 

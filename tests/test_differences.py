@@ -1,5 +1,6 @@
 """The table of differences from Optax: each row holds on the installed Optax and on gradflow."""
 
+import importlib
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -71,6 +72,25 @@ def _() -> None:
     assert optax.adam(0.1) != optax.adam(0.1)
     assert repr(gf.adam(0.1)) == "adam(0.1)"
     assert gf.adam(0.1) == gf.adam(0.1)
+
+
+@row("all factories | some return a `GradientTransformation`")
+def _() -> None:
+    assert not isinstance(optax.scale(0.1), optax.GradientTransformationExtraArgs)
+    for o in (gf, compat):
+        assert isinstance(o.scale(0.1), o.GradientTransformationExtraArgs)
+        assert o.scale(0.1).update(P, o.scale(0.1).init(P), P, value=1.0)
+    for o in (optax, gf):
+        pair = o.GradientTransformation(*o.scale(0.1))
+        assert not isinstance(pair, o.GradientTransformationExtraArgs)
+
+
+@row("private modules")
+def _() -> None:
+    assert callable(importlib.import_module("optax._src.linesearch").zoom_linesearch)
+    ours = importlib.import_module("gradflow.compat._src.linesearch")
+    assert not hasattr(ours, "zoom_linesearch")
+    assert callable(ours._extract_fns_kwargs)
 
 
 @row("all factories | a NaN or `None` rate")
@@ -244,6 +264,8 @@ def _() -> None:
     for arguments in ((1.0, 10, 0.0), (1.0, 0, 0.5)):
         assert optax.exponential_decay(*arguments)(5) == 1.0
         refused(lambda a=arguments: gf.exponential_decay(*a), "exponential_decay")
+    assert optax.polynomial_schedule(1.0, 0.5, 1.0, -1)(5) == 1.0
+    refused(lambda: gf.polynomial_schedule(1.0, 0.5, 1.0, -1), "polynomial_schedule")
 
 
 @row("`warmup_constant_schedule`")

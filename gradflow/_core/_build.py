@@ -11,7 +11,7 @@ from gradflow._core._call import InitPart, UpdatePart
 from gradflow._core._plain_pairs import as_transformation, wrap_plain_pair
 from gradflow._core._scheduled import follow_schedules
 from gradflow._core._stage import Stage
-from gradflow._core._transformation import GradientTransformation, stage_of
+from gradflow._core._transformation import GradientTransformation, GradientTransformationExtraArgs, stage_of
 from gradflow._dtypes import is_inexact
 from gradflow._errors import describe
 from gradflow._expressions._expression import Expression, children, map_values
@@ -30,7 +30,9 @@ def build(factory: Factory, arguments: Mapping[str, Any]) -> GradientTransformat
     inside = factory.leaves if factory.leaves == "real" else None
     leaves = inside if children else factory.leaves
     # A subclass with methods of its own, such as MultiSteps, keeps its class.
-    kind = type(made) if isinstance(made, GradientTransformation) else GradientTransformation
+    kind = (
+        type(made) if isinstance(made, GradientTransformationExtraArgs) else GradientTransformationExtraArgs
+    )
     composed = stage_of(made) if isinstance(made, GradientTransformation) else None
     if composed is not None:
         children, leaves = (composed,), inside

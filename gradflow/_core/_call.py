@@ -26,13 +26,14 @@ from gradflow._calls._checks import (
 from gradflow._calls._context import context, entered, stage_name
 from gradflow._calls._extra_arguments import check_extra_names
 from gradflow._calls._misplaced import check_numbers_of_devices, refuse_misplaced
+from gradflow._calls._no_arrays import refuse_no_arrays
 from gradflow._calls._scalars import with_scalars_together
 from gradflow._calls._symbolic import refuse_symbolic_sizes
 from gradflow._core._eager import concrete_leaves
 from gradflow._core._joined_sums import with_joined_sums
 from gradflow._core._signature import Signature
 from gradflow._core._stage import Part, Stage
-from gradflow._core._transformation import GradientTransformation
+from gradflow._core._transformation import GradientTransformation, GradientTransformationExtraArgs
 from gradflow._errors import with_article
 from gradflow._tracebacks import shorten
 from gradflow._types import EmptyState, OptState, Params, ScheduledState, Updates
@@ -45,6 +46,7 @@ class InitPart(Part):
     """The init of a stage."""
 
     __slots__ = ()
+    word = "init"
 
     def __call__(self, params: Params) -> OptState:
         try:
@@ -53,6 +55,7 @@ class InitPart(Part):
             refuse_symbolic_sizes(self.stage.expression.name, {"params": params}, error)
             if not context.stack:
                 refuse_misplaced(self.stage.expression.name, {"params": params}, error)
+                refuse_no_arrays(self.stage.expression.name, {"params": params}, error)
             shorten(error)
             raise
 
@@ -100,6 +103,7 @@ class UpdatePart(Part):
     """The update of a stage."""
 
     __slots__ = ()
+    word = "update"
 
     def __call__(
         self, updates: Updates, state: OptState, params: Params | None = None, **extra: Any
@@ -118,6 +122,8 @@ class UpdatePart(Part):
             if not context.stack:
                 arguments = {"params": params, "updates": updates, "state": state, **extra}
                 refuse_misplaced(self.stage.expression.name, arguments, error)
+                own = {"updates": updates, "state": state}
+                refuse_no_arrays(self.stage.expression.name, own, error)
             may_lack_names = isinstance(error, WrongStateError) and not context.stack
             named = self._named(state, updates, params) if may_lack_names else None
             if named is None:
@@ -211,7 +217,7 @@ def _types(state: OptState) -> list[Any]:
 
 
 def _transformation(stage: Stage) -> GradientTransformation:
-    return GradientTransformation(InitPart(stage), UpdatePart(stage))
+    return GradientTransformationExtraArgs(InitPart(stage), UpdatePart(stage))
 
 
 def _check_inputs(

@@ -15,7 +15,7 @@ from gradflow import tree
 from gradflow._calls._checks import refuse_state
 from gradflow._core._decorators import transformation
 from gradflow._core._plain_pairs import as_transformation
-from gradflow._core._transformation import GradientTransformation
+from gradflow._core._transformation import GradientTransformation, GradientTransformationExtraArgs
 from gradflow._types import EmptyState, OptState, Pair, Params, Updates
 
 
@@ -136,6 +136,6 @@ def stateless_with_tree_map(f: Callable[[jax.Array, jax.Array | None], jax.Array
     return init_empty_state, update
 
 
-def with_extra_args_support(tx: Any) -> GradientTransformation:
+def with_extra_args_support(tx: Any) -> GradientTransformationExtraArgs:
     """`tx` as a transformation whose update ignores extra arguments that it does not use."""
     return as_transformation(tx, "with_extra_args_support", "the argument")

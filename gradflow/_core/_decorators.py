@@ -11,7 +11,7 @@ from typing import Any, overload
 import gradflow._core._build  # noqa: F401  # makes "transformation" a kind of factory
 from gradflow._checked import FLAG, FUNCTION, NAMES, TEXT, checked
 from gradflow._core._stage import TREES
-from gradflow._core._transformation import GradientTransformation
+from gradflow._core._transformation import GradientTransformation, GradientTransformationExtraArgs
 from gradflow._errors import describe
 from gradflow._expressions._factory import P, decorate
 from gradflow._types import Pair
@@ -20,7 +20,7 @@ from gradflow._types import Pair
 @overload
 def transformation(
     body: Callable[P, Pair | GradientTransformation], /
-) -> Callable[P, GradientTransformation]: ...
+) -> Callable[P, GradientTransformationExtraArgs]: ...
 @overload
 def transformation(
     *,
@@ -35,7 +35,7 @@ def transformation(
     norm_first: bool | None = False,
     last: bool = False,
     constrained_by: tuple[str, ...] = (),
-) -> Callable[[Callable[P, Pair | GradientTransformation]], Callable[P, GradientTransformation]]: ...
+) -> Callable[[Callable[P, Pair | GradientTransformation]], Callable[P, GradientTransformationExtraArgs]]: ...
 @checked(
     body=FUNCTION | None,
     steps=TEXT | None,

@@ -1,11 +1,12 @@
 """Plain (init, update) pairs, ours or another library's, as transformations."""
 
+from types import ModuleType
 from typing import Any, cast
 
 import jax
 import numpy as np
 
-from gradflow._core._transformation import GradientTransformation
+from gradflow._core._transformation import GradientTransformationExtraArgs
 from gradflow._errors import describe
 from gradflow._expressions._factory import Factory, decorate
 from gradflow._expressions._functions import ScheduleValue
@@ -25,14 +26,22 @@ _FACTORY: Factory = plain_pair.__gradflow__
 
 
 def _is_pair(value: Any) -> bool:
-    return isinstance(value, tuple) and getattr(value, "_fields", None) == ("init", "update")
+    """Whether a value is a named tuple of `init` and `update`, or an object with these methods.
+
+    A schedule with a state has them too, and is called.
+    """
+    if isinstance(value, tuple):
+        return getattr(value, "_fields", None) == ("init", "update")
+    if callable(value) or isinstance(value, ModuleType):
+        return False
+    return callable(getattr(value, "init", None)) and callable(getattr(value, "update", None))
 
 
 def wrap_plain_pair(value: Any) -> Any:
-    """A plain pair of functions as a transformation with an expression; other values as they are."""
+    """A plain pair of functions, or an object with them, as a transformation; other values as they are."""
     if not _is_pair(value) or expression_of(value) is not None:
         return value
-    init, update = value
+    init, update = value.init, value.update
     if not (callable(init) and callable(update)):
         raise TypeError(f"a transformation's init and update must be callable; got {describe(value)}")
     wrapped = _FACTORY.build({"init": init, "update": update})
@@ -44,10 +53,10 @@ def wrap_plain_pair(value: Any) -> Any:
     return wrapped
 
 
-def as_transformation(value: Any, owner: str, place: str) -> GradientTransformation:
+def as_transformation(value: Any, owner: str, place: str) -> GradientTransformationExtraArgs:
     """`value` as a transformation; raises TypeError with a hint for anything else."""
     if _is_pair(value):
-        return cast(GradientTransformation, wrap_plain_pair(value))
+        return cast(GradientTransformationExtraArgs, wrap_plain_pair(value))
     hint = ""
     if getattr(value, "__gradflow__", None) is not None:
         hint = f" It is a factory: call it, as in {value.__name__}(...)."

@@ -9,7 +9,7 @@ from typing import Any
 
 import jax
 
-from gradflow._core._transformation import GradientTransformation
+from gradflow._core._transformation import GradientTransformation, GradientTransformationExtraArgs
 from gradflow._expressions._arguments import negative_rates
 from gradflow._expressions._numbers import Skeleton, take_arrays
 
@@ -63,3 +63,4 @@ def register_transformation(kind: type[GradientTransformation]) -> None:
 
 
 register_transformation(GradientTransformation)
+register_transformation(GradientTransformationExtraArgs)

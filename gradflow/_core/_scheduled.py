@@ -42,9 +42,9 @@ def value_at(schedule: Schedule, step: Any, name: str) -> Any:
     is_real = isinstance(value, int | float) if dtype is None else jnp.issubdtype(dtype, np.number)
     if not is_real or (dtype is not None and is_complex(dtype)):
         raise TypeError(f"{what} return a number; got {describe(value)}.")
-    if shape != ():
+    if np.prod(shape) != 1:
         raise ValueError(f"{what} return one number; got {describe(value)}.")
-    return value
+    return value if shape == () else value.reshape(())
 
 
 def follow_schedules(

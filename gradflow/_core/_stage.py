@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 from gradflow._core._eager import CompiledUpdate, plan
 from gradflow._core._signature import Signature, read_signature
@@ -124,9 +124,15 @@ class Part:
     """The init or the update of a stage: a function that compares by its expression."""
 
     __slots__ = ("__weakref__", "stage")
+    word: ClassVar[str]
 
     def __init__(self, stage: Stage) -> None:
         self.stage = stage
+
+    @property
+    def __name__(self) -> str:
+        """The name under which jax compiles it and profiles show it, such as `adam_update`."""
+        return f"{self.stage.expression.name}_{self.word}"
 
     def __eq__(self, other: object) -> bool:
         return (

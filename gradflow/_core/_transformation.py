@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import jax
 
 from gradflow._core._stage import Part, Stage
+from gradflow._expressions._addresses import addresses, addresses_ending_in
 from gradflow._expressions._expression import Expression
 from gradflow._expressions._printing import show
 from gradflow._tables import preformatted
@@ -52,7 +53,7 @@ class GradientTransformation(NamedTuple):
     def __repr__(self) -> str:
         expression = self.expression
         if expression is None:
-            return f"GradientTransformation(init={show(self.init)}, update={show(self.update)})"
+            return f"{self._plain_kind().__name__}(init={show(self.init)}, update={show(self.update)})"
         return repr(expression)
 
     def _repr_html_(self) -> str:
@@ -67,8 +68,13 @@ class GradientTransformation(NamedTuple):
     def __reduce__(self) -> Any:
         expression = self.expression
         if expression is None:
-            return GradientTransformation, (self.init, self.update)
+            return self._plain_kind(), (self.init, self.update)
         return expression.maker.reduce(expression.arguments)
+
+    def _plain_kind(self) -> "type[GradientTransformation]":
+        """The class that a pair assembled by hand is printed and pickled as."""
+        takes_extra = isinstance(self, GradientTransformationExtraArgs)
+        return GradientTransformationExtraArgs if takes_extra else GradientTransformation
 
 
 def _missing_attribute(tx: GradientTransformation, name: str) -> Any:
@@ -80,7 +86,24 @@ def _missing_attribute(tx: GradientTransformation, name: str) -> Any:
 if not TYPE_CHECKING:
     GradientTransformation.__getattr__ = _missing_attribute
 
-GradientTransformationExtraArgs = GradientTransformation
+
+class GradientTransformationExtraArgs(GradientTransformation):
+    """A transformation whose update takes any extra arguments, as those made by factories do.
+
+    A pair assembled by hand as `GradientTransformation(init, update)` is not one. Attributes may be set,
+    but not under the names of arguments; a copy, a pickle and a wrapped transformation lack them.
+    """
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        expression = self.expression
+        found = [] if expression is None else addresses_ending_in(name, addresses(self))
+        if expression is not None and found:
+            raise AttributeError(
+                f"{expression.name}: {found[0]!r} cannot be set, since a transformation is a value. "
+                f"gradflow.replace(tx, {{{found[0]!r}: ...}}) returns another one; tunable(tx) keeps its "
+                "numbers in the state."
+            )
+        super().__setattr__(name, value)
 
 
 def stage_of(tx: Any) -> Stage | None:

@@ -77,6 +77,7 @@ class Interval(Kind):
             value, int | float | np.ndarray | np.generic | jax.Array
         ):
             raise TypeError(f"{expected}; got {describe(value)}{_wrong_type_hint(name, value)}")
+        value = _only_number(value)
         if np.shape(value) != ():
             hint = _wrong_type_hint(name, value)
             raise ValueError(f"{expected}; got an array of shape {np.shape(value)}{hint}")
@@ -93,9 +94,19 @@ class Interval(Kind):
             raise ValueError(f"{expected}; got {number}{hint}")
 
     def read(self, owner: str, name: str, value: Any) -> Any:
-        """The value, with an integer that no array can hold as a float; raises like `check`."""
+        """The value, with an integer that no array can hold as a float; raises like `check`.
+
+        An array of one number becomes that number, of shape ().
+        """
         self.check(owner, name, value)
+        value = _only_number(value)
         return _as_float(value) if is_beyond_64_bits(value) else value
+
+
+def _only_number(value: Any) -> Any:
+    """An array of one number as an array of shape (); other values as they are."""
+    is_array = isinstance(value, np.ndarray | jax.Array)
+    return value.reshape(()) if is_array and value.shape != () and value.size == 1 else value
 
 
 def _as_float(value: Any) -> float:
@@ -165,8 +176,29 @@ def _warn_of_ascent(rate: float) -> None:
 
 _INT32 = 2**31 - 1  # counters are int32
 
-# Fixed when the transformation is built. Unlike `FLAG` it refuses 0 and 1, so that equal calls print alike.
-_BOOL = Kind("True or False", lambda value: isinstance(value, bool | np.bool_))
+
+class _Flag(Kind):
+    """A flag that is fixed when the transformation is built."""
+
+    def read(self, owner: str, name: str, value: Any) -> Any:
+        """The flag as a bool, so that equal calls print alike."""
+        self.check(owner, name, value)
+        return bool(value)
+
+
+def is_flag(value: Any) -> bool:
+    """Whether a value is one boolean, or the number 0 or 1, and is not traced."""
+    if isinstance(value, bool):
+        return True
+    if isinstance(value, np.ndarray | np.generic | jax.Array):
+        is_number = value.dtype == np.bool_ or jnp.issubdtype(value.dtype, np.number)
+        if isinstance(value, jax.core.Tracer) or value.shape != () or not is_number:
+            return False
+        value = value.item()
+    return isinstance(value, int | float) and value in (0, 1)
+
+
+_BOOL = _Flag("True or False", is_flag)
 
 
 class WholeNumber(Kind):
@@ -279,7 +311,7 @@ class Argument(NamedTuple):
 
 
 class _Mask(Kind):
-    """A mask. What its leaves mean is only known with the parameters; numbers mean nothing."""
+    """A mask. What its leaves mean is only known with the parameters. Of numbers, 0 and 1 are flags."""
 
     def check(self, owner: str, name: str, value: Any) -> None:
         """Raises TypeError naming the first leaf that is a number, an array of numbers or a class."""
@@ -294,8 +326,8 @@ class _Mask(Kind):
 
 def _may_be_of_a_mask(leaf: Any) -> bool:
     if isinstance(leaf, jax.Array | np.ndarray | np.generic):
-        return leaf.dtype == np.bool_
-    return isinstance(leaf, bool) or not isinstance(leaf, int | float | complex | type)
+        return leaf.dtype == np.bool_ or is_flag(leaf)
+    return not isinstance(leaf, int | float | complex | type) or is_flag(leaf)
 
 
 MASK = _Mask("a tree of booleans, a function of the parameters, a selector or one pattern", _may_be_of_a_mask)

@@ -63,7 +63,7 @@ def _as_dtype(value: Any) -> np.dtype | None:
 def freeze(value: Any, adopt: Callable[[Any], Any] = lambda value: value) -> Any:
     """An immutable copy of an argument: lists become tuples, NumPy arrays are copied.
 
-    `adopt` may replace a named tuple by a value with an expression.
+    `adopt` may replace a named tuple, or an object that nothing is known of, by a value with an expression.
     """
     if type(value) in ATOMS:
         return value
@@ -83,7 +83,7 @@ def freeze(value: Any, adopt: Callable[[Any], Any] = lambda value: value) -> Any
     if isinstance(value, set):
         return frozenset(value)
     dtype = _as_dtype(value)
-    return value if dtype is None else dtype
+    return adopt(value) if dtype is None else dtype
 
 
 def key_of(value: Any) -> Any:

@@ -9,6 +9,7 @@ import numpy as np
 
 from gradflow._calls._context import stage_name
 from gradflow._errors import describe
+from gradflow._expressions._arguments import is_flag
 from gradflow._selection._parameters import named_leaves
 from gradflow._selection._selectors import paths
 from gradflow._selection._stacks import per_leaf
@@ -115,7 +116,7 @@ def _resolve(what: str, chosen: Any, params: Any, check: Callable[[str, Any], No
     ambiguous: set[tuple[str, ...]] = set()
     for path, leaf, keys in named_leaves(chosen)[0]:
         if not is_absent(leaf):
-            leaf = _concrete_bool(leaf)
+            leaf = bool(leaf) if what == "mask" and is_flag(leaf) else _concrete_bool(leaf)
             check("/".join(path), leaf)
             if wanted.get(path, leaf) != leaf:
                 ambiguous.add(path)

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any, Protocol
 
-from gradflow._core._transformation import GradientTransformation
+from gradflow._core._transformation import GradientTransformationExtraArgs
 from gradflow._types import OptState, Params
 
 PerElementUpdates = Any
@@ -23,7 +23,7 @@ class AggregatorUpdateFn(Protocol):
     ) -> tuple[AggregatedUpdates, OptState]: ...
 
 
-class Aggregator(GradientTransformation):
+class Aggregator(GradientTransformationExtraArgs):
     """A transformation from gradients with axes of examples to updates without them."""
 
     __slots__ = ()

@@ -3,7 +3,7 @@
     optax.adam                 gradflow.adam, and so for every name of the top level
     optax.contrib.muon         gradflow.muon; likewise in `transforms`, `schedules`, `_src.transform`, ...
     optax.tree_utils.tree_add  gradflow.tree.add
-    optax.losses, optax.tree, optax.projections, ...   the rooms themselves
+    optax.losses, optax.tree, optax.projections, ...   the names of the rooms
 
 Deprecated names work with a DeprecationWarning that says what to call. `install()` puts this package in the
 place of optax for every library that the process imports afterwards. `.github/DIFFERENCES.md` lists names
@@ -13,28 +13,21 @@ that behave differently.
 from types import ModuleType
 from typing import Any
 
-from gradflow import (
-    _api,
-    aggregating,
-    assignment,
-    linalg,
-    microbatching,
-    perturbations,
-    projections,
-    tree,
-)
+from gradflow import _api
+from gradflow import aggregating as _aggregating
+from gradflow import assignment as _assignment
+from gradflow import linalg as _linalg
 from gradflow import losses as _losses
+from gradflow import microbatching as _microbatching
+from gradflow import perturbations as _perturbations
+from gradflow import projections as _projections
+from gradflow import tree as _tree
 from gradflow.compat import _deprecated, _second_order, _types
 from gradflow.compat._install import install as _install
 from gradflow.compat._namespaces import Namespace, public_names, unknown
 
 # The version of Optax whose names these are; libraries compare it.
 __version__ = "0.2.8"
-
-_ROOMS: dict[str, ModuleType] = {
-    room.__name__.rpartition(".")[2]: room for room in (assignment, linalg, microbatching, perturbations)
-}
-_ROOMS |= {"projections": projections, "tree": tree}
 
 # Modules of Optax with the names of the top level, and the private modules that libraries import from.
 _MODULES = {
@@ -59,18 +52,26 @@ for _name, _parts in _MODULES.items():
     for _part in _parts.split():
         _inner = Namespace(f"{__name__}.{_name}.{_part}", _api, _deprecated.TOP_LEVEL, _types.NAMES)
         setattr(_namespaces[_name], _part, _inner)
-_namespaces["tree_utils"] = Namespace(f"{__name__}.tree_utils", tree, _deprecated.TREE_UTILS, prefix="tree_")
+for _room in (_assignment, _linalg, _microbatching, _perturbations, _projections, _tree):
+    _name = _room.__name__.rpartition(".")[2]
+    _namespaces[_name] = Namespace(f"{__name__}.{_name}", _room)
+_namespaces["tree_utils"] = Namespace(f"{__name__}.tree_utils", _tree, _deprecated.TREE_UTILS, prefix="tree_")
 _namespaces["losses"] = Namespace(f"{__name__}.losses", _losses, _deprecated.LOSSES)
+_namespaces["second_order"] = Namespace(f"{__name__}.second_order", _second_order, _deprecated.SECOND_ORDER)
+_namespaces["experimental"] = Namespace(f"{__name__}.experimental", _api)
+vars(_namespaces["experimental"])["aggregating"] = _aggregating
 for _name, _parts in {
+    "assignment": "_hungarian_algorithm",
+    "experimental": "_aggregating",
+    "microbatching": "_microbatching",
+    "perturbations": "_make_pert",
+    "projections": "_projections",
     "tree_utils": "_casting _random _state_utils _tree_math",
     "losses": "_classification _fenchel_young _ranking _regression _segmentation _self_supervised _smoothing",
 }.items():
     for _part in _parts.split():
         _public = _namespaces[_name]
         setattr(_public, _part, Namespace(f"{__name__}.{_name}.{_part}", _public))
-_namespaces["second_order"] = Namespace(f"{__name__}.second_order", _second_order, _deprecated.SECOND_ORDER)
-_namespaces["experimental"] = Namespace(f"{__name__}.experimental", _api)
-vars(_namespaces["experimental"])["aggregating"] = aggregating
 
 
 def install() -> None:
@@ -78,13 +79,12 @@ def install() -> None:
 
     Raises RuntimeError if the real optax has been imported: libraries that hold it would keep it.
     """
-    _install(__name__, {**_namespaces, **_ROOMS})
+    _install(__name__, _namespaces)
 
 
 def __getattr__(name: str) -> Any:
-    for names in (_namespaces, _ROOMS):
-        if name in names:
-            return names[name]
+    if name in _namespaces:
+        return _namespaces[name]
     if name in _deprecated.TOP_LEVEL:
         return _deprecated.TOP_LEVEL[name].get(f"{__name__}.{name}")
     if name.startswith("_") or not hasattr(_api, name):
@@ -94,4 +94,4 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     own = [name for name in _namespaces if not name.startswith("_")]
-    return sorted({"install", *own, *_ROOMS, *public_names(_api)})
+    return sorted({"install", *own, *public_names(_api)})

@@ -1,5 +1,8 @@
 """Names of types and helpers that libraries import from Optax's private modules."""
 
+import contextlib
+import inspect
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -7,7 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from gradflow import tree
-from gradflow.optimizers import scale_by_muon
+from gradflow.linalg import NEWTON_SCHULZ_TABLES
+from gradflow.numerics import MultiNormalDiagFromLogScale
+from gradflow.optimizers import MuonDimensionNumbers, scale_by_muon
 from gradflow.optimizers._adafactor import factored_axes
 
 
@@ -68,17 +73,83 @@ def decay_rate_pow(i: Any, exponent: Any = 0.8) -> jax.Array:
     return 1 - (jnp.asarray(i, jnp.float32) + 1) ** (-exponent)
 
 
+@contextlib.contextmanager
+def x64_precision(enable_x64_precision: bool = True) -> Iterator[None]:
+    """Double precision inside the `with`, or single precision with False."""
+    before = jax.config.read("jax_enable_x64")
+    jax.config.update("jax_enable_x64", enable_x64_precision)
+    try:
+        yield
+    finally:
+        jax.config.update("jax_enable_x64", before)
+
+
+def check_subdtype(array: Any, subdtype: Any) -> None:
+    """Raises TypeError unless the dtype of `array` is a kind of `subdtype`, such as `jnp.floating`."""
+    dtype = jax.dtypes.result_type(array)
+    if not jnp.issubdtype(dtype, subdtype):
+        raise TypeError(f"check_subdtype: argument 'array' must be a subdtype of {subdtype}; got {dtype}")
+
+
+def check_shapes_equal(a: Any, b: Any) -> None:
+    """Raises ValueError unless both arrays have one shape."""
+    if np.shape(a) != np.shape(b):
+        raise ValueError(f"check_shapes_equal: shapes must be equal; got {np.shape(a)} and {np.shape(b)}")
+
+
+def check_rank(array: Any, rank: int) -> None:
+    """Raises ValueError unless `array` has `rank` axes."""
+    if np.ndim(array) != rank:
+        raise ValueError(f"check_rank: argument 'array' must have rank {rank}; got {np.ndim(array)}")
+
+
+def tile_second_to_last_dim(a: Any) -> jax.Array:
+    """The array (..., n, n) whose row `i` is full of `a[..., i]`."""
+    a = jnp.asarray(a)
+    return jnp.broadcast_to(a[..., None], (*a.shape, a.shape[-1]))
+
+
+def set_diags(a: jax.Array, new_diags: Any) -> jax.Array:
+    """The matrices `a`, (n, d, d), with the rows of `new_diags`, (n, d), as their diagonals."""
+    if a.ndim != 3 or a.shape[1] != a.shape[2] or np.shape(new_diags) != a.shape[:2]:
+        raise ValueError(
+            "set_diags: arguments 'a' and 'new_diags' must have shapes (n, d, d) and (n, d); "
+            f"got {a.shape} and {np.shape(new_diags)}"
+        )
+    index = jnp.arange(a.shape[1])
+    return a.at[:, index, index].set(new_diags)
+
+
+def split_arguments(
+    fns: Sequence[Callable[..., Any]], kwargs: Mapping[str, Any]
+) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """The arguments that each function names, and those that none of them does."""
+    named = [inspect.signature(fn).parameters for fn in fns]
+    own = [{name: value for name, value in kwargs.items() if name in names} for names in named]
+    return own, {name: value for name, value in kwargs.items() if not any(name in names for names in named)}
+
+
 NAMES: dict[str, Any] = {
     "NO_PARAMS_MSG": "update must be called with the parameters: update(updates, state, params)",
     "PRNGKey": jax.Array,
     "PyTree": Any,
     "Shape": tuple[int, ...],
     "WeightDimNumOrFn": Any,
+    "MultiNormalDiagFromLogScale": MultiNormalDiagFromLogScale,
+    "_DEFAULT_NS_COEFFS": NEWTON_SCHULZ_TABLES["keller"][0],
     "_decay_rate_pow": decay_rate_pow,
+    "_extract_fns_kwargs": split_arguments,
     "_factored_dims": factored_dims,
+    "_is_weight_dim_nums": lambda x: isinstance(x, MuonDimensionNumbers),
     "abs_sq": abs_sq,
     "canonicalize_dtype": canonicalize_dtype,
     "canonicalize_key": canonicalize_key,
     "cast_tree": tree.cast,
+    "check_rank": check_rank,
+    "check_shapes_equal": check_shapes_equal,
+    "check_subdtype": check_subdtype,
     "orthogonalize_via_newton_schulz": orthogonalize_via_newton_schulz,
+    "set_diags": set_diags,
+    "tile_second_to_last_dim": tile_second_to_last_dim,
+    "x64_precision": x64_precision,
 }

@@ -4,7 +4,7 @@ import importlib
 from typing import Any
 
 from gradflow._core._plain_pairs import as_transformation
-from gradflow._core._transformation import GradientTransformation, stage_of
+from gradflow._core._transformation import GradientTransformation, GradientTransformationExtraArgs, stage_of
 
 
 def to_optax(tx: GradientTransformation) -> Any:
@@ -31,5 +31,5 @@ def from_optax(tx: Any) -> GradientTransformation:
     tx = whole() if callable(whole) else tx
     is_pair = isinstance(tx, tuple) and len(tx) == 2
     if is_pair and not isinstance(tx, GradientTransformation) and stage_of(GradientTransformation(*tx)):
-        return GradientTransformation(*tx)  # gradflow's own, back from to_optax
+        return GradientTransformationExtraArgs(*tx)  # gradflow's own, back from to_optax
     return as_transformation(tx, "from_optax", "the argument")

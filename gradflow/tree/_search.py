@@ -117,7 +117,8 @@ def _name_of(key: Any) -> tuple[Any, ...]:
 
 def _children(node: Any) -> tuple[list[tuple[Any, Any]], Any]:
     pairs, treedef = children(node)
-    if _is_named_tuple(node):
+    # A transformation is a named tuple whose children are its arrays.
+    if _is_named_tuple(node) and len(pairs) == len(node):
         name = type(node).__name__
         keys = [NamedTupleKey(name, field) for field in node._fields]
         pairs = [(key, child) for key, (_, child) in zip(keys, pairs, strict=True)]

@@ -11,7 +11,7 @@ from gradflow._calls._reports import report
 from gradflow._checked import NUMBERS, TYPED, Number, checked
 from gradflow._core._decorators import transformation
 from gradflow._core._pytrees import register_transformation
-from gradflow._core._transformation import GradientTransformation, stage_of
+from gradflow._core._transformation import GradientTransformation, GradientTransformationExtraArgs, stage_of
 from gradflow._expressions._arguments import Size, SizeOrFunction
 from gradflow._kernel_hints._order import gpu_barrier, tpu_barrier
 from gradflow._rules._leafwise import Scalars, leafwise
@@ -39,7 +39,7 @@ class MultiStepsState(NamedTuple):
     skip_state: Any = ()
 
 
-class MultiStepsTransformation(GradientTransformation):
+class MultiStepsTransformation(GradientTransformationExtraArgs):
     """A transformation that takes a step on some calls only; `has_updated` returns on which."""
 
     __slots__ = ()

@@ -116,6 +116,10 @@ def injected(
         else:
             fixed[name] = value
 
+    def number(value: Any) -> Any:
+        """A schedule's value, which our own factories take as one number also from an array of one."""
+        return value if factory is None or np.size(value) != 1 else jnp.reshape(value, ())
+
     def build(hyperparams: Mapping[str, jax.Array]) -> GradientTransformation:
         made = inner_factory(**fixed, **hyperparams)
         return as_transformation(made, "inject_hyperparams", "the result of the factory")
@@ -127,7 +131,7 @@ def injected(
         dtype = hyperparam_dtype or widest_dtype(params)
         states = {name: schedule.init() for name, schedule in schedules.items()}
         states = jax.tree.map(lambda x: replicate_like(x, params), states)
-        values = {**numbers, **{name: schedules[name](state) for name, state in states.items()}}
+        values = {**numbers, **{name: number(schedules[name](state)) for name, state in states.items()}}
         hyperparams = {
             name: replicate_like(_converted(value, dtype), params) for name, value in values.items()
         }
@@ -144,7 +148,7 @@ def injected(
         if set(state.hyperparams) != {*numbers, *schedules}:
             refuse_state(f"the hyper-parameters {', '.join([*numbers, *schedules])}", state)
         dtype = hyperparam_dtype or widest_dtype(updates if params is None else params)
-        evaluated = {n: s(state.hyperparams_states[n], **extra) for n, s in schedules.items()}
+        evaluated = {n: number(s(state.hyperparams_states[n], **extra)) for n, s in schedules.items()}
         # Copies, so that the states before and after never share a buffer.
         hyperparams = {
             name: _converted(value, dtype) for name, value in {**state.hyperparams, **evaluated}.items()

@@ -1,7 +1,8 @@
 """Different transformations for different parameters."""
 
 import functools
-from collections.abc import Hashable, Mapping
+from collections import OrderedDict
+from collections.abc import Hashable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -73,6 +74,8 @@ def partition(
         )
         for key, tx in transforms.items()
     }
+    # jax sorts the keys of a dict, but keeps the order of an OrderedDict: for labels such as 'a' beside 7.
+    by_label: Any = dict if _can_be_sorted(stages) else OrderedDict
     if param_labels is None:
         selectors = dict(zip(stages, map(_selector, transforms), strict=True))
 
@@ -84,10 +87,10 @@ def partition(
     def init(params: Params) -> OptState:
         labels = labels_of(params)
         return PartitionState(
-            {
-                label: MaskedState(tx.init(mask_out(_is_of(labels, label), params)))
+            by_label(
+                (label, MaskedState(tx.init(mask_out(_is_of(labels, label), params))))
                 for label, tx in stages.items()
-            }
+            )
         )
 
     def update(
@@ -109,7 +112,7 @@ def partition(
             for name, value in extra.items()
             if mask_compatible_extra_args and jax.tree.structure(value) == structure
         }
-        new_states = {}
+        new_states = by_label()
         parts = {}
         for label, tx in stages.items():
             mine = _is_of(labels, label)
@@ -129,6 +132,14 @@ def partition(
 
 
 multi_transform = partition
+
+
+def _can_be_sorted(labels: Iterable[Any]) -> bool:
+    try:
+        sorted(labels)
+    except TypeError:
+        return False
+    return True
 
 
 def _selector(key: Any) -> Selector:

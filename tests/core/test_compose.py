@@ -77,6 +77,26 @@ def test_plain_pairs_and_foreign_transformations_compose() -> None:
         assert_close(updates, jax.tree.map(lambda p: -3.0 * p, PARAMS))
 
 
+class Halving:
+    """An object with `init` and `update`, as programs write one that keeps settings."""
+
+    def init(self, params: Any) -> Any:
+        return ()
+
+    def update(self, updates: Any, state: Any, params: Any = None) -> Any:
+        return jax.tree.map(lambda u: u / 2, updates), state
+
+
+@pytest.mark.parametrize("wrap", [gf.chain, gf.masked, gf.apply_if_finite, gf.MultiSteps])
+def test_objects_with_the_two_methods_compose(wrap: Any) -> None:
+    further = {gf.masked: (True,), gf.apply_if_finite: (2,), gf.MultiSteps: (1,)}.get(wrap, ())
+    tx = wrap(Halving(), *further)
+    updates, _ = tx.update(PARAMS, tx.init(PARAMS), PARAMS, value=3.0)
+    assert_close(updates, jax.tree.map(lambda p: p / 2, PARAMS))
+    with pytest.raises(TypeError, match="must be a transformation"):
+        wrap(Halving, *further)
+
+
 def test_ours_compose_in_a_foreign_chain() -> None:
     tx = optax.chain(optax.GradientTransformationExtraArgs(*needs_value()), optax.scale(2.0))
     updates, _ = tx.update(PARAMS, tx.init(PARAMS), PARAMS, value=3.0)

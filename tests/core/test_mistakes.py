@@ -177,7 +177,7 @@ def test_an_eps_of_zero_divides_by_the_root_alone() -> None:
     ("mask", "message"),
     [
         ({"w": True}, "the mask must cover every parameter; got none at 'b'"),
-        ({"w": True, "b": 1.0}, "leaves of a mask must be True or False; got 1.0 at 'b'"),
+        ({"w": True, "b": 0.5}, "leaves of a mask must be True or False; got 0.5 at 'b'"),
         ({"w": True, "b": True, "c": True}, "a leaf at 'c', where there is no parameter"),
         (lambda params: {"w": True}, "cover every parameter; got none at 'b'"),
     ],
@@ -253,3 +253,37 @@ def test_a_real_accumulator_keeps_the_imaginary_part(make: Any) -> None:
     tx = make()
     updates, _ = tx.update(params, tx.init(params), params)
     assert np.all(np.abs(np.imag(updates["w"])) > 0.05)
+
+
+STATE = gf.adam(0.1).init({"w": jnp.ones(2)})
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (
+            lambda w: gf.adam(0.1).update(w, jax.eval_shape(lambda: STATE), w),
+            r"^adam: argument 'state' must have arrays .* at '0/count'. Only init takes shapes",
+        ),
+        (
+            lambda w: gf.ema(0.9).update(jax.eval_shape(lambda: w), gf.ema(0.9).init(w)),
+            r"^ema: argument 'updates' must have arrays .* at 'w'. Only init takes shapes",
+        ),
+        (
+            lambda w: gf.dog().update(w, jax.tree.map(lambda x: "x", gf.dog().init(w)), w),
+            r"^dog: argument 'state' must have arrays as its leaves; got 'x' at",
+        ),
+        (
+            lambda w: gf.tunable(gf.adam(0.1)).init({"w": "x"}),
+            r"^tunable: argument 'params' must have arrays as its leaves; got 'x' at 'w'",
+        ),
+    ],
+)
+def test_leaves_that_are_not_arrays_are_named_after_a_call_failed(call: Any, message: str) -> None:
+    with pytest.raises(TypeError, match=message):
+        call({"w": jnp.ones(2)})
+
+
+def test_a_transformation_in_a_tree_is_searched_by_its_fields() -> None:
+    # Its children in jax are the arrays among its arguments, and not its two functions.
+    assert gf.tree.get({"tx": gf.adam(0.1), "count": 3}, "count") == 3

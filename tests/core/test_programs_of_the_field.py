@@ -155,7 +155,7 @@ def test_a_plain_pair_may_change_shapes() -> None:
     assert updates["w"].dtype == jnp.float32
 
 
-@pytest.mark.parametrize("flag", [np.array(True), np.bool_(True), jnp.array(True)])
+@pytest.mark.parametrize("flag", [np.array(True), np.bool_(True), jnp.array(True), 1, 1.0, np.int32(1)])
 def test_concrete_booleans_of_every_library_are_booleans(flag: Any) -> None:
     updates, _ = gf.freeze(flag).update(GRADS, gf.freeze(flag).init(PARAMS), PARAMS)
     np.testing.assert_array_equal(updates["w"], 0)

@@ -143,6 +143,39 @@ def test_a_pair_assembled_by_hand_prints_composes_and_compares() -> None:
     assert gf.adam(0.1)._replace(update=update) != gf.adam(0.1)
 
 
+def test_what_takes_extra_arguments_is_seen_by_its_class() -> None:
+    # Training loops pass the loss to what this class names, and to no other.
+    def update(updates: Any, state: Any, params: Any = None) -> Any:
+        return updates, state
+
+    pair = gf.GradientTransformation(lambda params: (), update)
+    assert not isinstance(pair, gf.GradientTransformationExtraArgs)
+    chained = gf.MultiSteps(gf.chain(pair), 2)
+    for tx in (gf.sgd(0.1), gf.chain(pair), chained, gf.with_extra_args_support(pair)):
+        assert isinstance(tx, gf.GradientTransformationExtraArgs)
+        tx.update(1.0, tx.init(1.0), 1.0, value=2.0)
+    by_hand = gf.GradientTransformationExtraArgs(*pair)
+    assert repr(by_hand).startswith("GradientTransformationExtraArgs(init=")
+    assert type(jax.tree.map(lambda leaf: leaf, by_hand)) is gf.GradientTransformationExtraArgs
+
+
+def test_attributes_are_set_but_not_under_names_of_arguments() -> None:
+    tx: Any = gf.chain(gf.clip(1.0), gf.adam(0.1))
+    tx.note = "first run"
+    assert tx.note == "first run"
+    assert not hasattr(gf.chain(gf.clip(1.0), gf.adam(0.1)), "note")
+    with pytest.raises(AttributeError, match=r"^chain: 'chain.adam.learning_rate' cannot be set.*replace"):
+        tx.learning_rate = 0.2
+    with pytest.raises(AttributeError):
+        tx.update = None
+
+
+def test_functions_are_named_after_their_factory() -> None:
+    tx = gf.chain(gf.adam(0.1))
+    assert (tx.init.__name__, tx.update.__name__) == ("chain_init", "chain_update")
+    assert "jit_chain_update" in jax.jit(tx.update).lower(1.0, tx.init(1.0)).as_text()
+
+
 def test_printing() -> None:
     tx = gf.chain(gf.scale(2.0), gf.chain(gf.identity()), gf.named_chain(("a", gf.scale(-1))))
     assert repr(tx) == ("chain(scale(2.0), chain(identity()), named_chain(('a', scale(-1))))")

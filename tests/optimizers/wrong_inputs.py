@@ -37,7 +37,7 @@ ROWS = [
     ('gf.adopt(learning_rate=0.1, mu_dtype=FLAGS)', TypeError, "adopt: argument 'mu_dtype' must be a floating-point dtype"),
     ('gf.amsgrad(learning_rate=0.1, max_of_raw=lambda: 0)', TypeError, "amsgrad: argument 'max_of_raw' must be True or False"),
     ('gf.amsgrad(learning_rate=0.1, b2=WRONG_TREE)', TypeError, "amsgrad: argument 'b2' must be a number in [0, 1) or a schedule"),
-    ('gf.apply_if_finite(ADAM, 3, check_state=1)', TypeError, "apply_if_finite: argument 'check_state' must be True or False"),
+    ('gf.apply_if_finite(ADAM, 3, check_state=2)', TypeError, "apply_if_finite: argument 'check_state' must be True or False"),
     ('gf.apollo(learning_rate=NAN)', ValueError, "apollo: argument 'learning_rate' must be a number >= 0 or a schedule"),
     ('gf.apply_every(k="nonsense")', TypeError, "apply_every: argument 'k' must be a whole number >= 1"),
     ('gf.asgd(learning_rate=0.1, t0=None)', TypeError, "asgd: argument 't0' must be a number >= 0 or a schedule"),

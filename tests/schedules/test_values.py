@@ -254,3 +254,16 @@ def test_docstrings_say_the_rule_and_stay_short(example: Example) -> None:
     assert 1 < len(text.splitlines()) <= 25
     own = set(example.factory.parameters)
     assert "as in" in text or "cosine_kwargs" in own or all(name in text for name in own)
+
+
+@pytest.mark.parametrize("make", [gf.sgd, gf.adamw, gf.inject_hyperparams(gf.sgd)])
+def test_a_schedule_may_return_an_array_of_one_number(make: Any) -> None:
+    params = {"w": jnp.ones((2, 3)), "b": jnp.ones(())}
+    found = []
+    for schedule in (lambda count: 0.1 * jnp.float32(count), lambda count: 0.1 * jnp.float32(count)[None]):
+        tx = make(learning_rate=schedule)
+        state = tx.init(params)
+        for _ in range(2):
+            updates, state = tx.update(params, state, params)
+        found.append((updates, state))
+    jax.tree.map(np.testing.assert_array_equal, *found)

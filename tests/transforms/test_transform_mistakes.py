@@ -19,7 +19,7 @@ BUILD: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
     "axes mixed": (lambda: gf.clip_by_block_rms(1.0, axis_name=["a", 0]), TypeError, "'axis_name'"),
     "axis positional": (lambda: gf.clip_by_global_norm(1.0, "data"), TypeError, "clip_by_global_norm"),
     "decay 1.1": (lambda: gf.trace(1.1), ValueError, "trace: argument 'decay'"),
-    "nesterov 1": (lambda: gf.trace(0.9, nesterov=1), TypeError, "'nesterov' must be True or False"),
+    "nesterov 2": (lambda: gf.trace(0.9, nesterov=2), TypeError, "'nesterov' must be True or False"),
     "dampening 2": (lambda: gf.dampened_trace(0.9, 2.0), ValueError, "'dampening'"),
     "ema 1": (lambda: gf.ema(1.0), ValueError, "ema: argument 'decay'"),
     "eta": (lambda: gf.add_noise(-1.0, 0.5, 0), ValueError, "'eta'"),

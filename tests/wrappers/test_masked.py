@@ -217,7 +217,7 @@ def test_mistakes_are_named() -> None:
     for mask, error, words in (
         ({"w": True}, ValueError, "cover every parameter; got none at 'b'"),
         ({"w": True, "b": False, "ids": False, "extra": True}, ValueError, "leaf at 'extra'"),
-        ({"w": 1.0, "b": False, "ids": False}, TypeError, "True or False; got 1.0 at 'w'"),
+        ({"w": 2.0, "b": False, "ids": False}, TypeError, "True or False; got 2.0 at 'w'"),
         (lambda p: None, ValueError, "cover every parameter"),
     ):
         with pytest.raises(error, match=words):

@@ -1,5 +1,6 @@
 """partition and freeze: who gets which transformation, and what the state holds."""
 
+import enum
 from typing import Any
 
 import jax
@@ -170,3 +171,27 @@ def test_factors_by_path() -> None:
         gf.scale_by_path(2.0)
     with pytest.raises((TypeError, ValueError), match="step_size"):
         gf.scale_by_path({"**": "twice"})
+
+
+class Part(enum.Enum):
+    """Labels that have no order."""
+
+    BODY = 1
+    HEAD = 2
+
+
+@pytest.mark.parametrize("labels", [("a", 7), (Part.BODY, Part.HEAD), ("a", None)])
+def test_labels_need_no_order(labels: tuple[Any, Any]) -> None:
+    body, head = labels
+    params = {"x": jnp.ones(2), "y": jnp.ones(3)}
+    inner = {body: gf.adam(0.1), head: gf.sgd(0.5)}
+    # None in a tree of labels is no label, as in every tree.
+    chosen = {"x": body, "y": body if head is None else head}
+    tx = gf.partition(inner, lambda params: jax.tree.unflatten(jax.tree.structure(params), chosen.values()))
+    state = tx.init(params)
+    eager, after = tx.update(params, state, params)
+    updates, traced = jax.jit(tx.update)(params, state, params)
+    jax.tree.map(np.testing.assert_allclose, updates, eager)
+    assert jax.tree.structure(state) == jax.tree.structure(after) == jax.tree.structure(traced)
+    assert set(after.inner_states) == {body, head}
+    np.testing.assert_allclose(updates["y"], -0.1 if head is None else -0.5, rtol=1e-6)
