@@ -74,8 +74,10 @@ def test_lengths_are_checked(example: Example) -> None:
 def test_flags_are_checked(example: Example) -> None:
     for name, value in example.arguments.items():
         if isinstance(value, bool):
-            for wrong in (1, "yes", None, 0.0):
+            for wrong in (2, "yes", None, 0.5):
                 refuse(example, name, wrong)
+            for same in (int(value), np.bool_(value)):
+                assert example.make(**{name: same}) == example.make(**{name: value})
 
 
 @each
