@@ -103,8 +103,10 @@ def sigmoid_focal_loss(
     miss = jnp.maximum(miss, float(np.finfo(x.dtype).tiny))
     gamma = jnp.broadcast_to(parameter(name, "gamma", gamma, x, low=0.0), x.shape)
     entropy, weight = _binary_cross_entropy(x, y), jnp.power(miss, gamma)
-    # The weight is constant where the cross entropy is infinite; its slope 0 times infinity would be NaN.
-    loss = entropy * jnp.where(entropy < jnp.inf, weight, jax.lax.stop_gradient(weight))
+    # The weight is constant where the cross entropy is large; its slope 0 times infinity, which `gamma` times
+    # 3e38 is as well, would be NaN.
+    large = float(np.finfo(x.dtype).max) ** 0.5
+    loss = entropy * jnp.where(entropy < large, weight, jax.lax.stop_gradient(weight))
     if alpha is not None and not (isinstance(alpha, int | float) and alpha == -1):
         alpha = parameter(name, "alpha", alpha, x, low=0.0, high=1.0)
         loss = loss * (alpha * y + (1.0 - alpha) * (1.0 - y))

@@ -39,6 +39,8 @@ def test_focal_loss_at_saturation(gamma: float) -> None:
         compare(value, 1e4 + 390, rtol=1e-5)
         compare(slope, (label == 0) * (x > 0) - 1.0 * (label == 1) * (x < 0), atol=1e-6)
         assert np.isfinite(by_gamma)
+        far = jnp.asarray([3e38, -3e38], jnp.float32)
+        compare(f(far, gamma)[1][0], [float(label == 0), -float(label == 1)], rtol=1e-6)
 
 
 def test_focal_alpha_may_differ_between_classes() -> None:
