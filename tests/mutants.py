@@ -107,7 +107,7 @@ MUTANTS = [
     Mutant("swa: one step too late", "return (since >= 0) &", "return (since > 0) &", "tests/wrappers/test_eval_params.py"),
     Mutant("flatten: leaves out of place", "                out[i] = piece_of(new[offset : offset + size], grads[i])\n            offset += size\n", "                out[i] = piece_of(new[offset : offset + size], grads[i])\n                offset += size\n", "tests/wrappers/test_flatten.py", "_flatten.py"),
     # The core: what only laws over all stages can see.
-    Mutant("second moments in half precision", "dtype or at_least_float32(real_dtype(p.dtype))", "dtype or real_dtype(p.dtype)", "tests/optimizers/test_numerics.py -k moments"),
+    Mutant("second moments in half precision", "full_leaf(p, value, at_least_float32(real_dtype(p.dtype)))", "full_leaf(p, value, real_dtype(p.dtype))", "tests/optimizers/test_numerics.py -k moments"),
     Mutant("rules compute in half precision", "[_in_dtype(x, promote(x.dtype, real)) for x in plain]", "plain", "tests/core/test_leafwise.py -k traced_once"),
     Mutant("counts wrap", "return jax.lax.select(jax.lax.lt(count, last), jax.lax.add(count, one), count)", "return count + one", "tests/core/test_leafwise.py -k count"),
     Mutant("scalars forget the mesh", "if isinstance(sharding, jax.sharding.NamedSharding) and sharding.mesh.size > 1:", "if False:", laws("scale_by_adam or adamw", "mesh")),
@@ -115,7 +115,7 @@ MUTANTS = [
     Mutant("bias correction by a power", "jax.lax.neg(power)", "one - (one - c) ** t", "tests/core/test_leafwise.py"),
     Mutant("the root's slope is infinite", "slope = jnp.where(positive, half / jnp.where(positive, root, jnp.ones((), x.dtype)), x * half * 0)", "slope = half / root", laws("scale_by_adam or scale_by_rms", "gradients")),
     Mutant("absent gradients change the rest", "tuple([column[index] for column in columns[:width]])", "(None,) * width", laws("scale_by_adam", "none"), "_leafwise.py"),
-    Mutant("outputs keep their own dtype", "with_sharding_of(leaf if leaf.dtype == like.dtype else leaf.astype(like.dtype), like)", "with_sharding_of(leaf, like)", "tests/laws/test_trees.py -k promoted"),
+    Mutant("outputs keep their own dtype", "matched = with_sharding_of(in_dtype_of(leaf, like), like)", "matched = with_sharding_of(leaf, like)", "tests/laws/test_trees.py -k promoted"),
     Mutant("gradients are not promoted", "new = g.astype(promote(g.dtype, p.dtype))", "new = g", laws("adamw or scale or identity", "promoted or dtype")),
     Mutant("promotion forgets float16 beside bfloat16", "return np.dtype(np.float32) if a.itemsize > 1 else np.dtype(jnp.bfloat16)", "return a", laws("adamw or scale", "promoted")),
     Mutant("shapes are not compared", "if shapes and not is_absent(leaf) and not is_absent(like) and np.shape(leaf) != np.shape(like):", "if False:", laws("scale_by_adam or clip", "wrong or other_parameters")),
