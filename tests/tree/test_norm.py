@@ -166,6 +166,9 @@ def test_second_derivative():
     assert np.isfinite(jax.hessian(tree.norm)(jnp.zeros(2))).all()
 
 
+@pytest.mark.skipif(
+    jax.__version_info__ < (0, 10), reason="XLA of jaxlib 0.8.1 writes out squares, then adds"
+)
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 def test_no_leaf_is_copied(dtype):
     big = [jnp.ones((256, 256), dtype) for _ in range(4)]
