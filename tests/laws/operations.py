@@ -67,7 +67,7 @@ def _while(equation: Any, operands: list[Any]) -> list[Any]:
     cond_consts, body_consts, carry = operands[:first], operands[first:second], operands[second:]
     while True:
         (goes_on,) = _evaluate(p["cond_jaxpr"], *cond_consts, *carry)
-        if not goes_on.any():
+        if not jnp.any(goes_on):
             return carry
         moved = _evaluate(p["body_jaxpr"], *body_consts, *carry)
         # Under vmap the loop runs until the last is done, and those that are done stay.
