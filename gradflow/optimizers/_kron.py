@@ -153,16 +153,21 @@ def _moved(q: jax.Array, a: jax.Array, b: jax.Array, axis: int, rate: jax.Array)
 def _norm_bound(a: jax.Array, b: jax.Array) -> jax.Array:
     """A lower bound of the largest singular value of `a + b`, by two products with a vector.
 
-    They are symmetric. Sums of products need no array for `a + b`, which `matmul` would.
+    Both are products of a matrix with its transpose, so their largest elements are on the diagonals. Sums of
+    products need no array for `a + b`, which `matmul` would, and so would a second sum over `a + b` itself.
     """
-    size = to_unit(jnp.max(jnp.abs(a + b)))[1]
+    size = to_unit(jnp.diagonal(a) + jnp.diagonal(b))[1]
     largest = jnp.argmax(jnp.sum(((a + b) / size) ** 2, axis=1))
     row = (a[largest] + b[largest]) / size
-    x = jnp.sum((a + b) / size * row[None, :], axis=1)
+    x = _times_vector(a / size, row) + _times_vector(b / size, row)
     norm = jnp.sqrt(jnp.sum(x * x))
     unit = x / jnp.where(norm > 0, norm, 1)
-    y = jnp.sum((a + b) / size * unit[None, :], axis=1)
+    y = _times_vector(a / size, unit) + _times_vector(b / size, unit)
     return jnp.sqrt(jnp.sum(y * y)) * size
+
+
+def _times_vector(a: jax.Array, x: jax.Array) -> jax.Array:
+    return jnp.sum(a * x[None, :], axis=1)
 
 
 def _first_factors(shape: tuple[int, ...], p: Any, *, max_size: int, memory: Memory) -> Triangles:
