@@ -220,7 +220,7 @@ def test_every_table_on_every_spectrum_in_every_precision(table, kind):
 
     plain, gram = error(gram=False), error(gram=True)
     assert plain <= 5e-3
-    assert gram <= 3 * plain + 3e-5  # where both are all but exact the ratio says nothing
+    assert gram <= 3 * plain
     assert error(dtype=jnp.bfloat16) <= 0.15
     with jax.enable_x64(True):
         for form in (True, False):

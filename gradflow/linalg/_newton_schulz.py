@@ -103,10 +103,12 @@ _CONTINUED = {"polar_express": _EXACT_ROW, "polar_express_safe": _EXACT_ROW, "ca
 # The Gram form multiplies m x m matrices in the place of m x n ones; below this ratio that does not pay.
 _GRAM_FROM = 2
 # Its rounding errors grow with the square of the condition; a product with the matrix itself resets them.
-# An odd table begins with one step more, which spares a product: at 4:1 it is 1.5 times as fast as the
-# standard form, else 1.28 times (`python -m benchmarks.frontier --bars`). Three steps at the end would
-# leave ten times the error.
+# An odd table ends with one step more, which spares a product: at 4:1 it is 1.5 times as fast as the
+# standard form, else 1.28 times (`python -m benchmarks.frontier --bars`).
 _GRAM_STEPS = 2
+# From so many products with the matrix on, their diagonals are not multiplied by: one rounded number would
+# scale a whole row, and such errors add up. "cubic" had four times the error of the standard form.
+_GRAM_RESTARTS = 3
 
 
 @checked(dtype=DTYPE | None, gram=FLAG | None, precision=PRECISION | None)
@@ -136,7 +138,7 @@ def newton_schulz(
       safety: >= 0; by default 1.02 for "polar_express" and "cans", otherwise 1.
       dtype: of the products; by default float32 or wider. The norm is never computed in less.
       precision: as in `jax.numpy.matmul`.
-      gram: iterates on `x x^T` and restarts from `x` every two steps, in an odd table first after three. It
+      gram: iterates on `x x^T` and restarts from `x` every two steps, in an odd table last for three. It
         costs less the longer the longer side. By default where one side is at least twice the other and the
         products are in float32 or wider; in less it diverges.
 
@@ -250,8 +252,14 @@ def _orthogonalize(
         (a.astype(wide), b.astype(wide), None if without_c else c.astype(wide))
         for (a, b, c), without_c in zip(rows, cubic, strict=True)
     ]
-    for part in _between_restarts(table) if gram else ():
-        x = apply(_gram_polynomial(short_product(x), part, times), x)
+    parts = _between_restarts(table) if gram else []
+    for part in parts:
+        q = _gram_polynomial(short_product(x), part, times)
+        if len(parts) < _GRAM_RESTARTS:
+            x = apply(q, x)
+        else:
+            mean, rest = _less_mean(q)
+            x = mean * x + apply(rest, x)
     for a, b, c in () if gram else table:
         product = short_product(x)
         poly = b * product if c is None else b * product + c * times(product, product)
@@ -261,23 +269,47 @@ def _orthogonalize(
 
 def _between_restarts(table: list[Any]) -> list[list[Any]]:
     """The rows of the steps from one product with the matrix to the next."""
-    first = _GRAM_STEPS + len(table) % _GRAM_STEPS
-    starts = range(first, len(table), _GRAM_STEPS)
-    return [table[:first], *(table[start : start + _GRAM_STEPS] for start in starts)]
+    starts = range(0, max(len(table) - len(table) % _GRAM_STEPS, 1), _GRAM_STEPS)
+    return [table[start : None if start == starts[-1] else start + _GRAM_STEPS] for start in starts]
 
 
 def _gram_polynomial(
     r: jax.Array, rows: list[tuple[Any, Any, Any]], times: Callable[[jax.Array, jax.Array], jax.Array]
 ) -> jax.Array:
-    """The product Q of the steps' polynomials of R = x x^*, so that the steps' result is Q x."""
-    q = jnp.broadcast_to(jnp.eye(r.shape[-1], dtype=r.dtype), r.shape)
+    """The product Q of the steps' polynomials of R = x x^*, so that the steps' result is Q x.
+
+    Rounding makes products of different matrices differ from their adjoints. That turns the result, which
+    later steps do not mend; after three steps it shows, so there the adjoint is averaged in. R is multiplied
+    by whole polynomials, as their terms cancel where R is large.
+    """
+    is_long = len(rows) > _GRAM_STEPS
+    q = eye = _identity_like(r)
     for i, (a, b, c) in enumerate(rows):
         poly = b * r if c is None else b * r + c * times(r, r)
-        q = poly + a * q if i == 0 else times(q, poly) + a * q
-        if i + 1 < len(rows):
-            product = times(r, poly) + a * r
-            r = times(poly, product) + a * product
-    return q
+        if i + 1 == len(rows):
+            q = a * q + (times(q, poly) if i else poly)
+        else:
+            factor = poly + a * eye
+            q = times(q, factor) if i else factor
+            r = times(factor, times(r, factor))
+            r = _symmetric(r) if is_long and i == 0 else r
+    return _symmetric(q) if is_long else q
+
+
+def _identity_like(x: jax.Array) -> jax.Array:
+    return jnp.broadcast_to(jnp.eye(x.shape[-1], dtype=x.dtype), x.shape)
+
+
+def _symmetric(x: jax.Array) -> jax.Array:
+    return (x + jnp.conj(x.mT)) / 2
+
+
+def _less_mean(q: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The mean of a diagonal, and the matrix without that multiple of the identity."""
+    eye = _identity_like(q)
+    # Both together are the same for any number, which therefore has no derivative.
+    mean = jax.lax.stop_gradient(jnp.sum(q * eye, axis=(-2, -1), keepdims=True) / q.shape[-1])
+    return mean, q - mean * eye
 
 
 def _normalize(x: jax.Array, safety: jax.Array, eps: jax.Array) -> jax.Array:

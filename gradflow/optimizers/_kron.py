@@ -15,6 +15,7 @@ from gradflow._dtypes import real_dtype
 from gradflow._errors import describe
 from gradflow._expressions._arguments import Decay, Fraction, Length, NonNegative, Positive, Rate
 from gradflow._kernel_hints._order import in_turn
+from gradflow._platform import by_platform
 from gradflow._rules._leafwise import Scalars
 from gradflow._rules._math import one_minus_power, safe_sqrt
 from gradflow._rules._roles import Mean, Other
@@ -153,21 +154,41 @@ def _moved(q: jax.Array, a: jax.Array, b: jax.Array, axis: int, rate: jax.Array)
 def _norm_bound(a: jax.Array, b: jax.Array) -> jax.Array:
     """A lower bound of the largest singular value of `a + b`, by two products with a vector.
 
-    Both are products of a matrix with its transpose, so their largest elements are on the diagonals. Sums of
-    products need no array for `a + b`, which `matmul` would, and so would a second sum over `a + b` itself.
+    They are symmetric. Sums of products need no array for `a + b`, which `matmul` would.
     """
-    size = to_unit(jnp.diagonal(a) + jnp.diagonal(b))[1]
+    together, apart = _largest_of_sum, _largest_of_diagonals
+    size = to_unit(by_platform(a, b, cpu=together, accelerator=apart, tpu=together))[1]
     largest = jnp.argmax(jnp.sum(((a + b) / size) ** 2, axis=1))
     row = (a[largest] + b[largest]) / size
-    x = _times_vector(a / size, row) + _times_vector(b / size, row)
+    x = _sum_times(a / size, b / size, row)
     norm = jnp.sqrt(jnp.sum(x * x))
     unit = x / jnp.where(norm > 0, norm, 1)
-    y = _times_vector(a / size, unit) + _times_vector(b / size, unit)
+    y = _sum_times(a / size, b / size, unit)
     return jnp.sqrt(jnp.sum(y * y)) * size
 
 
-def _times_vector(a: jax.Array, x: jax.Array) -> jax.Array:
-    return jnp.sum(a * x[None, :], axis=1)
+def _largest_of_sum(a: jax.Array, b: jax.Array) -> jax.Array:
+    return jnp.max(jnp.abs(a + b))
+
+
+def _largest_of_diagonals(a: jax.Array, b: jax.Array) -> jax.Array:
+    """The same, as both are products of a matrix with its transpose."""
+    return jnp.max(jnp.diagonal(a) + jnp.diagonal(b))
+
+
+def _sum_times(a: jax.Array, b: jax.Array, x: jax.Array) -> jax.Array:
+    """`(a + b) @ x`. A GPU would write an `a + b` that several kernels add up."""
+    together, apart = _joint_product, _separate_products
+    y: jax.Array = by_platform(a, b, x, cpu=together, accelerator=apart, tpu=together)
+    return y
+
+
+def _joint_product(a: jax.Array, b: jax.Array, x: jax.Array) -> jax.Array:
+    return jnp.sum((a + b) * x[None, :], axis=1)
+
+
+def _separate_products(a: jax.Array, b: jax.Array, x: jax.Array) -> jax.Array:
+    return jnp.sum(a * x[None, :], axis=1) + jnp.sum(b * x[None, :], axis=1)
 
 
 def _first_factors(shape: tuple[int, ...], p: Any, *, max_size: int, memory: Memory) -> Triangles:
