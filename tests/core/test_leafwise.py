@@ -115,14 +115,14 @@ def test_three_hundred_optimizers_add_nothing_to_the_compiled_rules() -> None:
 @pytest.mark.parametrize("b", [0.0, 0.1, 0.5, 0.9, 0.99, 0.999, 0.9999, 0.99999, 0.999999])
 @pytest.mark.parametrize("traced", [False, True])
 def test_bias_correction_keeps_its_digits(b: float, traced: bool) -> None:
-    """Against float64, for the float32 number nearest to b."""
+    """Against float64, for the float32 number nearest to b. A program for a CPU rounds once."""
     exact_b = float(np.float32(b))
     for t in (1, 2, 3, 10, 100, 1000, 10**5, 2**31 - 1):
         c = jnp.float32(1) - jnp.float32(b)
         function = jax.jit(one_minus_power) if traced else one_minus_power
         got = float(function(c, jnp.int32(t)))
         exact = -np.expm1(t * np.log(exact_b)) if exact_b > 0 else 1.0
-        assert abs(got - exact) <= 3e-7 * exact
+        assert abs(got - exact) <= (6e-8 if traced else 3e-7) * exact
 
 
 def test_a_count_stays_at_the_last_number() -> None:
