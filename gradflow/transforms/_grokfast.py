@@ -9,6 +9,7 @@ from gradflow import tree
 from gradflow._core._decorators import transformation
 from gradflow._expressions._arguments import Decay, NonNegative
 from gradflow._rules._leafwise import Scalars, leafwise
+from gradflow._rules._math import kept_in_range
 from gradflow._rules._roles import Mean
 from gradflow._rules._state import at_least_float32, increment, zero_scalar
 from gradflow._types import OptState, Pair, Params, Updates
@@ -30,7 +31,7 @@ def grokfast_scalars(count: jax.Array, alpha: jax.Array, **_: jax.Array) -> Scal
 def grokfast_rule(g: jax.Array, ema: jax.Array, s: Any) -> tuple[jax.Array, jax.Array]:
     """Lee et al. 2024, Algorithm 2."""
     ema = s.old * ema + s.new * g
-    return g + s.lamb * ema, ema
+    return kept_in_range(g + s.lamb * ema, g), ema
 
 
 @transformation(packable=True)

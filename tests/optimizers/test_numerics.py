@@ -152,6 +152,7 @@ def test_yogi_after_two_squares_beyond_the_largest_number() -> None:
         lambda: gf.madgrad(0.1),
         lambda: gf.adopt(0.1, use_clipping=False),
         lambda: gf.adan(0.1, official_scaling=True),
+        lambda: gf.chain(gf.grokfast(), gf.scale(-0.1)),
     ],
 )
 def test_sums_beyond_the_largest_number_give_no_nan(build: Callable[[], Any]) -> None:
@@ -250,6 +251,12 @@ def test_a_correction_of_the_largest_numbers_keeps_its_norm() -> None:
     u, _ = tx.update(g, tx.init(g), g)
     exact = np.asarray([3.4, -1.0, 1e-8])
     np.testing.assert_allclose(u, exact / np.sqrt(np.sum(exact**2)), rtol=1e-5)
+
+
+def test_grokfast_updates_of_the_largest_numbers_are_finite() -> None:
+    tx, g = gf.grokfast(), jnp.asarray([3.4e38, -3.4e38, 1.0])
+    u, _ = tx.update(g, tx.init(g), g)
+    np.testing.assert_allclose(u, [3.4e38, -3.4e38, 3.0], rtol=1e-2)
 
 
 def test_apollo_steps_alike_for_gradients_of_every_size() -> None:
