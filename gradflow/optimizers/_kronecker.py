@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from gradflow._dtypes import real_dtype
 from gradflow._kernel_hints._order import in_turn
 from gradflow._kernel_hints._placement import row_major
+from gradflow._platform import by_platform
 from gradflow._rules._math import bounded_if_finite, largest_bounded, size_root
 from gradflow._rules._state import at_least_float32
 
@@ -148,12 +149,22 @@ def new_basis(basis: jax.Array, factor: jax.Array, after: jax.Array) -> tuple[ja
     in_place = jnp.arange(n, dtype=jnp.int32)
     fresh = jnp.sum(jnp.abs(basis - jnp.eye(n, dtype=basis.dtype))) <= after
     # A branch that divides by the unit itself has done with that matrix when the next one is written. What
-    # branches return is the transpose: LAPACK writes columns, and a GPU would keep the old basis so, too. It
-    # is flat, or XLA's CPU would transpose it twice more: sides of 64 compile in 0.39 s, not 0.53.
-    new, order = jax.lax.cond(fresh, _eigenvectors, _iterated, basis, factor, _unit(factor), in_place)
+    # branches return is the transpose: LAPACK writes columns, and a GPU would keep the old basis so, too. On
+    # a CPU it is flat, or XLA would transpose it twice more: sides of 64 compile in 0.39 s, not 0.53.
+    operands = (fresh, basis, factor, _unit(factor), in_place)
+    new, order = by_platform(*operands, cpu=_new_from_flat, accelerator=_new_from_rows)
     is_finite = jnp.isfinite(jnp.sum(jnp.abs(new)))
-    new = row_major(new.reshape(n, n).T)
-    return jnp.where(is_finite, new, basis), jnp.where(is_finite, order, in_place)
+    return jnp.where(is_finite, row_major(new.T), basis), jnp.where(is_finite, order, in_place)
+
+
+def _new_from_flat(fresh: jax.Array, *operands: jax.Array) -> tuple[jax.Array, jax.Array]:
+    new, order = jax.lax.cond(fresh, _flat_eigenvectors, _flat_iterated, *operands)
+    return new.reshape(operands[0].shape), order
+
+
+def _new_from_rows(fresh: jax.Array, *operands: jax.Array) -> tuple[jax.Array, jax.Array]:
+    new, order = jax.lax.cond(fresh, _eigenvectors, _iterated, *operands)
+    return new, order
 
 
 def eigenvectors(basis: jax.Array, factor: jax.Array) -> jax.Array:
@@ -172,7 +183,7 @@ def _decomposed(factor: jax.Array, unit: jax.Array) -> tuple[jax.Array, jax.Arra
     return values, vectors
 
 
-def _eigenvectors(
+def _flat_eigenvectors(
     basis: jax.Array, factor: jax.Array, unit: jax.Array, in_place: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
     values, vectors = _decomposed(factor, unit)
@@ -180,10 +191,25 @@ def _eigenvectors(
     return jnp.where(values[-1] > 0, vectors.T[::-1], basis).ravel(), in_place
 
 
-def _iterated(
+def _flat_iterated(
     basis: jax.Array, factor: jax.Array, unit: jax.Array, _: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
     columns = jnp.matmul(factor / unit, basis, precision=_EXACT)
     # Less to compile than `argsort`, for the same order: 6 ms for each matrix against 8.
     _, order = jax.lax.top_k(jnp.sum(basis * columns, axis=0), basis.shape[0])
     return jnp.linalg.qr(jnp.take(columns.T, order, axis=0, mode="clip").T)[0].T.ravel(), order
+
+
+def _eigenvectors(
+    basis: jax.Array, factor: jax.Array, unit: jax.Array, in_place: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    values, vectors = _decomposed(factor, unit)
+    return jnp.where(values[-1] > 0, vectors[:, ::-1], basis).T, in_place
+
+
+def _iterated(
+    basis: jax.Array, factor: jax.Array, unit: jax.Array, _: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    rows = jnp.matmul(basis.T, factor / unit, precision=_EXACT)
+    _, order = jax.lax.top_k(jnp.sum(basis.T * rows, axis=1), basis.shape[0])
+    return jnp.linalg.qr(jnp.take(rows, order, axis=0, mode="clip").T)[0].T, order
