@@ -160,10 +160,10 @@ def _norm_bound(a: jax.Array, b: jax.Array) -> jax.Array:
     size = to_unit(by_platform(a, b, cpu=together, accelerator=apart, tpu=together))[1]
     largest = jnp.argmax(jnp.sum(((a + b) / size) ** 2, axis=1))
     row = (a[largest] + b[largest]) / size
-    x = _sum_times(a / size, b / size, row)
+    x = _sum_times(a, b, size, row)
     norm = jnp.sqrt(jnp.sum(x * x))
     unit = x / jnp.where(norm > 0, norm, 1)
-    y = _sum_times(a / size, b / size, unit)
+    y = _sum_times(a, b, size, unit)
     return jnp.sqrt(jnp.sum(y * y)) * size
 
 
@@ -176,19 +176,19 @@ def _largest_of_diagonals(a: jax.Array, b: jax.Array) -> jax.Array:
     return jnp.max(jnp.diagonal(a) + jnp.diagonal(b))
 
 
-def _sum_times(a: jax.Array, b: jax.Array, x: jax.Array) -> jax.Array:
-    """`(a + b) @ x`. A GPU would write an `a + b` that several kernels add up."""
+def _sum_times(a: jax.Array, b: jax.Array, size: jax.Array, x: jax.Array) -> jax.Array:
+    """`(a + b) / size @ x`. A GPU would write an `a + b` that several kernels add up."""
     together, apart = _joint_product, _separate_products
-    y: jax.Array = by_platform(a, b, x, cpu=together, accelerator=apart, tpu=together)
+    y: jax.Array = by_platform(a, b, size, x, cpu=together, accelerator=apart, tpu=together)
     return y
 
 
-def _joint_product(a: jax.Array, b: jax.Array, x: jax.Array) -> jax.Array:
-    return jnp.sum((a + b) * x[None, :], axis=1)
+def _joint_product(a: jax.Array, b: jax.Array, size: jax.Array, x: jax.Array) -> jax.Array:
+    return jnp.sum((a + b) / size * x[None, :], axis=1)
 
 
-def _separate_products(a: jax.Array, b: jax.Array, x: jax.Array) -> jax.Array:
-    return jnp.sum(a * x[None, :], axis=1) + jnp.sum(b * x[None, :], axis=1)
+def _separate_products(a: jax.Array, b: jax.Array, size: jax.Array, x: jax.Array) -> jax.Array:
+    return jnp.sum(a / size * x[None, :], axis=1) + jnp.sum(b / size * x[None, :], axis=1)
 
 
 def _first_factors(shape: tuple[int, ...], p: Any, *, max_size: int, memory: Memory) -> Triangles:
