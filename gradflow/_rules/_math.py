@@ -126,7 +126,7 @@ def in_range(x: jax.Array) -> jax.Array:
 
 
 def kept_in_range(total: jax.Array, g: jax.Array) -> jax.Array:
-    """`total`, moved into range as by `in_range`; NaN where `g`, which is part of it, is not finite.
+    """`total`, moved into range as by `in_range`; NaN where its part `g` is not finite.
 
     A decaying sum that is infinite once would stay so after its terms are small again.
     """

@@ -31,7 +31,7 @@ def grokfast_scalars(count: jax.Array, alpha: jax.Array, **_: jax.Array) -> Scal
 def grokfast_rule(g: jax.Array, ema: jax.Array, s: Any) -> tuple[jax.Array, jax.Array]:
     """Lee et al. 2024, Algorithm 2."""
     ema = s.old * ema + s.new * g
-    return kept_in_range(g + s.lamb * ema, g), ema
+    return kept_in_range(g + s.lamb * ema, ema), ema
 
 
 @transformation(packable=True)

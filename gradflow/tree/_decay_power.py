@@ -60,7 +60,7 @@ def _of_numbers() -> Any:
     """
     power = type(jax.lax.add_p)("one_minus_power")
     power.def_impl(_from_expm1)
-    power.def_abstract_eval(lambda c, count: c)
+    power.def_abstract_eval(lambda c, count: c.update(weak_type=False))
 
     def mapped(operands: Sequence[Any], axes: Sequence[Any]) -> Any:
         return jax.vmap(_from_expm1, axes)(*operands), 0

@@ -117,8 +117,9 @@ def _name_of(key: Any) -> tuple[Any, ...]:
 
 def _children(node: Any) -> tuple[list[tuple[Any, Any]], Any]:
     pairs, treedef = children(node)
-    # A transformation is a named tuple whose children are its arrays.
-    if _is_named_tuple(node) and len(pairs) == len(node):
+    # The children of a transformation, also a named tuple, are its arrays: they have no fields' names.
+    fields = [getattr(key, "name", None) for key, _ in pairs]
+    if _is_named_tuple(node) and fields == list(node._fields):
         name = type(node).__name__
         keys = [NamedTupleKey(name, field) for field in node._fields]
         pairs = [(key, child) for key, (_, child) in zip(keys, pairs, strict=True)]

@@ -259,6 +259,13 @@ def test_grokfast_updates_of_the_largest_numbers_are_finite() -> None:
     np.testing.assert_allclose(u, [3.4e38, -3.4e38, 3.0], rtol=1e-2)
 
 
+def test_an_infinite_gradient_shows_in_later_updates_of_grokfast() -> None:
+    tx, g = gf.grokfast(), jnp.ones(2)
+    _, state = tx.update(jnp.asarray([jnp.inf, 1.0]), tx.init(g), g)
+    u, _ = tx.update(g, state, g)
+    np.testing.assert_array_equal(np.isfinite(u), [False, True])
+
+
 def test_apollo_steps_alike_for_gradients_of_every_size() -> None:
     tx, g = gf.scale_by_apollo(2), np.random.default_rng(0).uniform(0.5, 1, (4, 6)).astype(np.float32)
     usual, huge = (tx.update(g * size, tx.init(jnp.zeros((4, 6))))[0] for size in (1.0, np.float32(3.4e38)))

@@ -130,3 +130,8 @@ def test_one_minus_power_has_its_derivative_where_the_decay_is_zero(count, wante
     """d/dc (1 - (1 - c)^t) = t (1 - c)^(t - 1), which at c = 1 is 1 for t = 1 and 0 for other t."""
     slope = jax.grad(lambda c: one_minus_power(c, jnp.asarray(count)))(1.0)
     np.testing.assert_array_equal(slope, wanted)
+
+
+def test_a_compiled_one_minus_power_of_a_weak_type_has_a_type_of_its_own():
+    share = jax.ShapeDtypeStruct((), jnp.float32, weak_type=True)
+    assert not jax.eval_shape(one_minus_power, share, jnp.asarray(2)).weak_type

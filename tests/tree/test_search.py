@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+import gradflow as gf
 from gradflow import compat, tree
 
 
@@ -73,6 +74,12 @@ def test_get_all_with_path_stands_in_the_order_of_the_tree():
     assert [value for _, value in tree.get_all_with_path(STATE, "mu")] == [STATE[0].mu, 3.0]
     assert tree.get_all_with_path(Trace(1), "Trace") == [((), Trace(1))]
     assert tree.get_all_with_path(STATE, "nothing") == []
+
+
+def test_arrays_in_a_transformation_have_no_names_of_its_fields():
+    tx = gf.sgd(jnp.float32(0.1), jnp.float32(0.9))
+    assert tree.get_all_with_path({"tx": tx}, "init") == []
+    assert tree.get({"tx": tx, "init": 3}, "init") == 3
 
 
 def test_set_replaces_everywhere_in_a_copy():
