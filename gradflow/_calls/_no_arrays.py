@@ -1,4 +1,4 @@
-"""Errors for leaves that are no arrays, in calls that failed inside jax or Python."""
+"""Errors for leaves that are not arrays, in calls that failed inside jax or Python."""
 
 import re
 from collections.abc import Mapping
@@ -14,8 +14,13 @@ _NUMBERS = (bool, int, float, complex, jax.Array, np.ndarray, np.generic)
 
 
 def refuse_no_arrays(stage: str, arguments: Mapping[str, Any], error: Exception) -> None:
-    """Raises the error for the first leaf that is not an array of numbers, unless `error` names a stage."""
-    if re.match(rf"([\w.\[\]]+\.)?{re.escape(stage)}\b|\w+: ", str(error)):
+    """Raises the error for the first leaf that is not an array of numbers, unless `error` has another cause.
+
+    It names a stage then, or is not what Python and jax raise for such a leaf. A leaf without an update may
+    be anything, so `error` is kept as the cause.
+    """
+    names_a_stage = re.match(rf"([\w.\[\]]+\.)?{re.escape(stage)}\b|\w+: ", str(error))
+    if names_a_stage or not isinstance(error, TypeError | AttributeError):
         return
     for name, tree in arguments.items():
         for keys, leaf in jax.tree_util.tree_leaves_with_path(tree):
@@ -27,4 +32,4 @@ def refuse_no_arrays(stage: str, arguments: Mapping[str, Any], error: Exception)
             raise TypeError(
                 f"{stage}: argument '{name}' must have arrays as its leaves; got {describe(leaf)} at "
                 f"{show(path_string(keys))}.{hint}"
-            ) from None
+            ) from error

@@ -284,6 +284,18 @@ def test_leaves_that_are_not_arrays_are_named_after_a_call_failed(call: Any, mes
         call({"w": jnp.ones(2)})
 
 
+def test_an_error_of_a_users_stage_stays_beside_leaves_that_are_not_arrays() -> None:
+    """A name without an update may be in the parameters, and text in a state."""
+    pair = gf.GradientTransformation(lambda params: {"made by": "me"}, lambda *_: {}["a key"])
+    tx = gf.chain(pair)
+    with pytest.raises(KeyError, match="a key"):
+        tx.update(jnp.ones(2), tx.init(jnp.ones(2)))
+    pair = gf.GradientTransformation(lambda params: len(3), pair.update)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="'params' must have arrays") as found:
+        gf.chain(pair).init({"w": jnp.ones(2), "name": "x"})
+    assert "has no len()" in str(found.value.__cause__)
+
+
 def test_a_transformation_in_a_tree_is_searched_by_its_fields() -> None:
     # Its children in jax are the arrays among its arguments, and not its two functions.
     assert gf.tree.get({"tx": gf.adam(0.1), "count": 3}, "count") == 3
