@@ -64,8 +64,9 @@ def in_dtype_of(x: jax.Array, like: Any) -> jax.Array:
     if x.dtype == like.dtype:
         return x
     x = x.real if is_complex(x.dtype) and not is_complex(like.dtype) else x
+    y = x.astype(like.dtype)
     if is_inexact(like.dtype) and is_inexact(x.dtype) and jnp.finfo(like.dtype).maxexp < 100:
-        # An average in float16 that is infinite once stays so.
-        limit = np.asarray(jnp.finfo(like.dtype).max, x.dtype)
-        x = jnp.where(jnp.abs(x) < np.inf, jnp.clip(x, -limit, limit), x)
-    return x.astype(like.dtype)
+        # An average in float16 that is infinite once stays so. A limit in bfloat16 would be beyond float16.
+        limit = np.asarray(jnp.finfo(like.dtype).max, like.dtype)
+        y = jnp.where(jnp.isfinite(x) & ~jnp.isfinite(y), jnp.where(x > 0, limit, -limit), y)
+    return y
