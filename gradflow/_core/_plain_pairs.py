@@ -48,8 +48,8 @@ def wrap_plain_pair(value: Any) -> Any:
     stage = wrapped.update.stage
     # In third-party code `params` may be optional although it has no default.
     stage.signature = stage.signature._replace(needs_params=False)
-    # A class of pairs may declare that its trees are not alike.
-    stage.trees = getattr(type(value), "trees", "differ")
+    # A class of pairs may declare how its trees differ. An object's attribute of that name may be anything.
+    stage.trees = getattr(type(value), "trees", "differ") if isinstance(value, tuple) else "differ"
     return wrapped
 
 

@@ -80,6 +80,8 @@ def test_plain_pairs_and_foreign_transformations_compose() -> None:
 class Halving:
     """An object with `init` and `update`, as programs write one that keeps settings."""
 
+    trees = ("of its own",)
+
     def init(self, params: Any) -> Any:
         return ()
 
@@ -153,6 +155,10 @@ def test_a_rule_in_float32_need_not_know_the_range_of_float16() -> None:
         u, _ = update(g, tx.init(g), g)
         assert u.dtype == jnp.float16
         np.testing.assert_array_equal(u, np.float16([1e4, 65504, -65504, np.inf, np.nan]))
+    # float16's largest number is between two of bfloat16.
+    wide = gf.stateless_with_tree_map(lambda u, p: jnp.bfloat16(2**14) * u.astype(jnp.bfloat16))
+    u, _ = wide.update(g, wide.init(g), g)
+    np.testing.assert_array_equal(u, np.float16([2**14, 65504, -65504, np.inf, np.nan]))
 
 
 def test_apply_updates_adds_in_the_wider_type_and_returns_the_parameters_own() -> None:
