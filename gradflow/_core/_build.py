@@ -30,9 +30,8 @@ def build(factory: Factory, arguments: Mapping[str, Any]) -> GradientTransformat
     inside = factory.leaves if factory.leaves == "real" else None
     leaves = inside if children else factory.leaves
     # A subclass with methods of its own, such as MultiSteps, keeps its class.
-    kind = (
-        type(made) if isinstance(made, GradientTransformationExtraArgs) else GradientTransformationExtraArgs
-    )
+    is_plain = not isinstance(made, GradientTransformation) or type(made) is GradientTransformation
+    kind = GradientTransformationExtraArgs if is_plain else type(made)
     composed = stage_of(made) if isinstance(made, GradientTransformation) else None
     if composed is not None:
         children, leaves = (composed,), inside

@@ -138,4 +138,7 @@ def stateless_with_tree_map(f: Callable[[jax.Array, jax.Array | None], jax.Array
 
 def with_extra_args_support(tx: Any) -> GradientTransformationExtraArgs:
     """`tx` as a transformation whose update ignores extra arguments that it does not use."""
-    return as_transformation(tx, "with_extra_args_support", "the argument")
+    made = as_transformation(tx, "with_extra_args_support", "the argument")
+    # The two functions of a factory's transformation may be in a pair assembled by hand.
+    takes_extra = isinstance(made, GradientTransformationExtraArgs)
+    return made if takes_extra else GradientTransformationExtraArgs(*made)

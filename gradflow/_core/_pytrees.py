@@ -53,7 +53,8 @@ def register_transformation(kind: type[GradientTransformation]) -> None:
         if all(isinstance(leaf, jax.Array) for leaf in leaves):
             try:
                 with negative_rates():
-                    return kept.rebuild(iter(leaves))
+                    made = kept.rebuild(iter(leaves))
+                return made if type(made) is kind else tuple.__new__(kind, made)
             except (TypeError, ValueError):
                 pass  # arrays of other shapes, as of a batch of rates
         unbuilt = _Unbuilt(kept, tuple(leaves))

@@ -91,7 +91,8 @@ class GradientTransformationExtraArgs(GradientTransformation):
     """A transformation whose update takes any extra arguments, as those made by factories do.
 
     A pair assembled by hand as `GradientTransformation(init, update)` is not one. Attributes may be set,
-    but not under the names of arguments; a copy, a pickle and a wrapped transformation lack them.
+    but not under the names of arguments. They are not part of the value: transformations that differ in
+    them are equal, and a pickle and a wrapped transformation lack them.
     """
 
     def __setattr__(self, name: str, value: Any) -> None:

@@ -159,6 +159,27 @@ def test_what_takes_extra_arguments_is_seen_by_its_class() -> None:
     assert type(jax.tree.map(lambda leaf: leaf, by_hand)) is gf.GradientTransformationExtraArgs
 
 
+class Counting(gf.GradientTransformation):
+    """A class with a method of its own, of a program that knows the plain class alone."""
+
+    def first(self, params: Any) -> Any:
+        return self.init(params)
+
+
+@gf.transformation
+def counting() -> gf.GradientTransformation:
+    return Counting(*gf.scale_by_schedule(lambda count: 0.1))
+
+
+def test_the_two_functions_of_a_transformation_make_a_pair_of_any_class() -> None:
+    assert type(counting()) is Counting
+    for tx in (gf.scale(0.1), gf.scale(jnp.float32(0.1))):
+        pair = gf.GradientTransformation(*tx)
+        assert pair == tx
+        assert type(jax.tree.map(lambda leaf: leaf, pair)) is gf.GradientTransformation
+        assert isinstance(gf.with_extra_args_support(pair), gf.GradientTransformationExtraArgs)
+
+
 def test_attributes_are_set_but_not_under_names_of_arguments() -> None:
     tx: Any = gf.chain(gf.clip(1.0), gf.adam(0.1))
     tx.note = "first run"
