@@ -200,12 +200,22 @@ def _is_function(value: Any) -> bool:
     return callable(value) and not (isinstance(value, type) and value.__module__ == "builtins")
 
 
-def _is_flag(value: Any) -> bool:
-    if isinstance(value, bool | np.bool_):
+def is_flag(value: Any) -> bool:
+    """Whether a value is one boolean, or the number 0 or 1, and is not traced."""
+    if isinstance(value, bool):
         return True
-    if isinstance(value, int):
-        return value in (0, 1)
-    return isinstance(value, jax.Array | np.ndarray) and value.dtype == np.bool_ and value.shape == ()
+    if isinstance(value, np.ndarray | np.generic | jax.Array):
+        is_number = value.dtype == np.bool_ or jnp.issubdtype(value.dtype, np.number)
+        if isinstance(value, jax.core.Tracer) or value.shape != () or not is_number:
+            return False
+        value = value.item()
+    return isinstance(value, int | float) and value in (0, 1)
+
+
+def _may_be_a_flag(value: Any) -> bool:
+    if isinstance(value, jax.core.Tracer):
+        return value.dtype == np.bool_ and value.shape == ()
+    return is_flag(value)
 
 
 def _is_shape(value: Any) -> bool:
@@ -250,7 +260,7 @@ ARRAYS = Leaves("an array", _is_any_array)
 ARRAY = Kind("an array of numbers", _is_leaf_of_numbers)
 FUNCTION = Kind("a function", _is_function)
 LOSS_FIRST = Kind("a function", _is_function, hint_for=_loss_first)
-FLAG = Kind("True or False", _is_flag)
+FLAG = Kind("True or False", _may_be_a_flag)
 PATH = Kind("a path", lambda value: isinstance(value, str | os.PathLike))
 TEXT = Kind("a string", lambda value: isinstance(value, str))
 TUPLE = Kind("a tuple", lambda value: isinstance(value, tuple | list))

@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gradflow._checked import FUNCTION, MAPPING, NAMES, Kind, is_beyond_64_bits
+from gradflow._checked import FUNCTION, MAPPING, NAMES, Kind, is_beyond_64_bits, is_flag
 from gradflow._errors import describe
 from gradflow._types import MaskOrFn
 
@@ -186,18 +186,6 @@ class _Flag(Kind):
         return bool(value)
 
 
-def is_flag(value: Any) -> bool:
-    """Whether a value is one boolean, or the number 0 or 1, and is not traced."""
-    if isinstance(value, bool):
-        return True
-    if isinstance(value, np.ndarray | np.generic | jax.Array):
-        is_number = value.dtype == np.bool_ or jnp.issubdtype(value.dtype, np.number)
-        if isinstance(value, jax.core.Tracer) or value.shape != () or not is_number:
-            return False
-        value = value.item()
-    return isinstance(value, int | float) and value in (0, 1)
-
-
 _BOOL = _Flag("True or False", is_flag)
 
 
@@ -322,6 +310,22 @@ class _Mask(Kind):
                     super().check(owner, name, leaf)
                 what = f"in argument '{name}' leaves of a mask"
                 raise TypeError(f"{owner}: {what} must be True or False; got {describe(leaf)} at '{at}'")
+
+    def read(self, owner: str, name: str, value: Any) -> Any:
+        """The mask with flags as booleans, so that equal calls print alike."""
+        self.check(owner, name, value)
+        return _flags_as_bools(value)
+
+
+def _flags_as_bools(mask: Any) -> Any:
+    # The order of a dict counts, which jax.tree.map would sort.
+    if type(mask) is dict:
+        return {key: _flags_as_bools(item) for key, item in mask.items()}
+    if type(mask) is tuple:
+        return tuple([_flags_as_bools(item) for item in mask])
+    if isinstance(mask, tuple) and hasattr(mask, "_fields"):
+        return type(mask)(*map(_flags_as_bools, mask))
+    return bool(mask) if is_flag(mask) else mask
 
 
 def _may_be_of_a_mask(leaf: Any) -> bool:

@@ -8,8 +8,8 @@ import jax
 import numpy as np
 
 from gradflow._calls._context import stage_name
+from gradflow._checked import is_flag
 from gradflow._errors import describe
-from gradflow._expressions._arguments import is_flag
 from gradflow._selection._parameters import named_leaves
 from gradflow._selection._selectors import paths
 from gradflow._selection._stacks import per_leaf

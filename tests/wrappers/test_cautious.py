@@ -57,7 +57,7 @@ def test_a_rate_inside_is_refused(inner: Any) -> None:
         gf.cautious(inner)
 
 
-def test_other_numbers_of_a_state_are_no_rate() -> None:
+def test_other_numbers_of_a_state_are_not_rates() -> None:
     gf.cautious(gf.inject_hyperparams(gf.scale_by_adam)(b1=0.9))
 
 

@@ -22,6 +22,7 @@ MASKS = {
     "tree": {"w": True, "b": False, "ids": False},
     "numpy": {"w": np.True_, "b": np.False_, "ids": np.False_},
     "with None": {"w": True, "b": False, "ids": False, "none": None},
+    "numbers": {"w": 1, "b": jnp.float32(0), "ids": np.int8(0)},
 }
 
 
@@ -41,6 +42,13 @@ def test_only_the_chosen_leaves_are_transformed(mask: Any, with_params: bool) ->
         assert trace["b"] == trace["ids"] == gf.MaskedNode()
         assert trace["none"] is None
         assert len(jax.tree.leaves(state)) == 1
+
+
+def test_masks_of_equal_flags_are_equal_and_print_alike() -> None:
+    first, *others = [gf.masked(gf.trace(0.5), MASKS[name]) for name in ("tree", "numpy", "numbers")]
+    for tx in others:
+        assert tx == first
+        assert repr(tx) == repr(first)
 
 
 def test_elsewhere_zero_freezes() -> None:

@@ -185,7 +185,7 @@ def test_labels_need_no_order(labels: tuple[Any, Any]) -> None:
     body, head = labels
     params = {"x": jnp.ones(2), "y": jnp.ones(3)}
     inner = {body: gf.adam(0.1), head: gf.sgd(0.5)}
-    # None in a tree of labels is no label, as in every tree.
+    # None in a tree of labels is not a label, as in every tree.
     chosen = {"x": body, "y": body if head is None else head}
     tx = gf.partition(inner, lambda params: jax.tree.unflatten(jax.tree.structure(params), chosen.values()))
     state = tx.init(params)
