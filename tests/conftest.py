@@ -22,7 +22,7 @@ from typing import Any
 
 import jax
 import pytest
-from sharing import share_contexts, share_programs
+from shared_programs import share_contexts, share_programs
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -46,7 +46,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_configure_node(node: Any) -> None:
-    """Tells a process of the run where."""
+    """Gives each process of the run the path of the directory."""
     node.workerinput["programs"] = node.config.stash[_PROGRAMS]
 
 

@@ -4,6 +4,7 @@ Both are private parts of jax. A version without them compiles all of it again, 
 """
 
 import os
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,8 @@ def share_programs(directory: Path) -> None:
     """A program that another process of the run compiled, or this one before it cleared its caches, is read.
 
     Each process compiles the same few thousand operations; reading one takes a fifth of that. jax's own files
-    are written in place, and a half of one is an error to its reader.
+    are written in place, and a half of one is an error to its reader. A key is the program without the names
+    and places of its operations: a compiled text may have those of another test.
     """
     from jax._src import compilation_cache
 
@@ -34,7 +36,7 @@ def share_programs(directory: Path) -> None:
                 return None
 
         def put(self, key: str, value: bytes) -> None:
-            own = directory / f"{key}.{os.getpid()}"
+            own = directory / f"{key}.{os.getpid()}.{threading.get_ident()}"
             own.write_bytes(value)
             own.replace(directory / key)
 
