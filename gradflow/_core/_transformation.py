@@ -91,19 +91,27 @@ class GradientTransformationExtraArgs(GradientTransformation):
     """A transformation whose update takes any extra arguments, as those made by factories do.
 
     A pair assembled by hand as `GradientTransformation(init, update)` is not one. Attributes may be set,
-    but not under the names of arguments. They are not part of the value: transformations that differ in
-    them are equal, and a pickle and a wrapped transformation lack them.
+    but not under the names of arguments and methods. They are not part of the value: transformations that
+    differ in them are equal, and a pickle and a wrapping transformation lack them.
     """
 
     def __setattr__(self, name: str, value: Any) -> None:
         expression = self.expression
-        found = [] if expression is None else addresses_ending_in(name, addresses(self))
-        if expression is not None and found:
-            raise AttributeError(
-                f"{expression.name}: {found[0]!r} cannot be set, since a transformation is a value. "
-                f"gradflow.replace(tx, {{{found[0]!r}: ...}}) returns another one; tunable(tx) keeps its "
-                "numbers in the state."
-            )
+        if expression is not None:
+            found = addresses_ending_in(name, addresses(self))
+            if found:
+                raise AttributeError(
+                    f"{expression.name}: {found[0]!r} cannot be set, since a transformation is a value. "
+                    f"gradflow.replace(tx, {{{found[0]!r}: ...}}) returns another one; tunable(tx) keeps its "
+                    "numbers in the state."
+                )
+            # A method of that name would be hidden, and an inner transformation stay as it is.
+            is_method = not name.startswith("_") and name not in self._fields and hasattr(type(self), name)
+            if is_method or name in expression.arguments:
+                what = "method" if is_method else "argument"
+                raise AttributeError(
+                    f"{expression.name}: the {what} {name!r} cannot be set, since a transformation is a value"
+                )
         super().__setattr__(name, value)
 
 

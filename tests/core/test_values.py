@@ -189,6 +189,11 @@ def test_attributes_are_set_but_not_under_names_of_arguments() -> None:
         tx.learning_rate = 0.2
     with pytest.raises(AttributeError):
         tx.update = None
+    accumulated: Any = gf.MultiSteps(tx, 2)
+    with pytest.raises(AttributeError, match=r"^MultiSteps: the argument 'opt' cannot be set"):
+        accumulated.opt = gf.adam(0.2)
+    with pytest.raises(AttributeError, match=r"^MultiSteps: the method 'has_updated' cannot be set"):
+        accumulated.has_updated = True
 
 
 def test_functions_are_named_after_their_factory() -> None:
