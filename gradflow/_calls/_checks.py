@@ -237,7 +237,7 @@ def match_outputs(new: Any, old: Any) -> Any:
             check_like("the returned updates", new, "the given updates", old)
         if not isinstance(like, jax.Array):
             continue
-        matched = with_sharding_of(in_dtype_of(leaf, like), like)
+        matched = with_sharding_of(leaf if leaf.dtype == like.dtype else in_dtype_of(leaf, like), like)
         changed |= matched is not leaf
         new_leaves[index] = matched
     return jax.tree.unflatten(new_structure, new_leaves) if changed else new
