@@ -109,6 +109,15 @@ def test_what_a_schedule_in_a_numbers_place_returns_is_checked(example: Example)
                 example.make(**{name: lambda count, wrong=wrong: wrong})(3)
 
 
+def test_an_array_of_one_number_is_a_number_of_one_count_alone() -> None:
+    joined = s.join_schedules([lambda count: jnp.full(1, 0.5), s.constant_schedule(1.0)], [3])
+    for count, value in ((2, 0.5), (3, 1.0)):
+        assert joined(count).shape == ()
+        assert joined(count) == value
+    with pytest.raises(ValueError, match="one real number per count"):
+        joined(np.arange(4))
+
+
 CYCLE = {"init_value": 0.0, "peak_value": 1.0, "warmup_steps": 2, "decay_steps": 10}
 MISTAKES: dict[str, tuple[Any, type[Exception], str]] = {
     "endpoint of one step": (
