@@ -42,6 +42,25 @@ from gradflow.packed._unpacked_calls import call_unpacked, init_unpacked
 from gradflow.tree._leaves import without_float0
 
 
+def _clearer_error(
+    name: str, error: Exception, arguments: Mapping[str, Any], trained: tuple[str, ...]
+) -> Exception | None:
+    """The error that names the argument and the leaf where jax or Python did not; else None.
+
+    It is returned, so that its traceback has one frame of gradflow. Every leaf of the arguments in `trained`
+    should be an array.
+    """
+    own = {argument: arguments[argument] for argument in trained}
+    try:
+        refuse_symbolic_sizes(name, own, error)
+        if not context.stack:
+            refuse_misplaced(name, arguments, error)
+            refuse_no_arrays(name, own, error)
+    except Exception as clearer:
+        return clearer.with_traceback(None)
+    return None
+
+
 class InitPart(Part):
     """The init of a stage."""
 
@@ -52,12 +71,11 @@ class InitPart(Part):
         try:
             return self.run(params)
         except Exception as error:
-            refuse_symbolic_sizes(self.stage.expression.name, {"params": params}, error)
-            if not context.stack:
-                refuse_misplaced(self.stage.expression.name, {"params": params}, error)
-                refuse_no_arrays(self.stage.expression.name, {"params": params}, error)
+            clearer = _clearer_error(self.stage.expression.name, error, {"params": params}, ("params",))
             shorten(error)
-            raise
+            if clearer is None:
+                raise
+            raise clearer from clearer.__cause__
 
     def run(self, params: Params) -> OptState:
         """Checks the parameters and runs the body's init."""
@@ -118,12 +136,11 @@ class UpdatePart(Part):
                 return self.run(updates, state, params, **extra)
             return compiled.run(self.run, operands, updates, state, params, extra)
         except Exception as error:
-            refuse_symbolic_sizes(self.stage.expression.name, {"updates": updates}, error)
-            if not context.stack:
-                arguments = {"params": params, "updates": updates, "state": state, **extra}
-                refuse_misplaced(self.stage.expression.name, arguments, error)
-                own = {"updates": updates, "state": state}
-                refuse_no_arrays(self.stage.expression.name, own, error)
+            given = {"params": params, "updates": updates, "state": state, **extra}
+            clearer = _clearer_error(self.stage.expression.name, error, given, ("updates", "state"))
+            if clearer is not None:
+                shorten(error)
+                raise clearer from clearer.__cause__
             may_lack_names = isinstance(error, WrongStateError) and not context.stack
             named = self._named(state, updates, params) if may_lack_names else None
             if named is None:

@@ -1,6 +1,7 @@
 """Arguments that are wrong when a transformation is built: named, with what was expected and what came."""
 
 import math
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -280,8 +281,11 @@ STATE = gf.adam(0.1).init({"w": jnp.ones(2)})
     ],
 )
 def test_leaves_that_are_not_arrays_are_named_after_a_call_failed(call: Any, message: str) -> None:
-    with pytest.raises(TypeError, match=message):
+    with pytest.raises(TypeError, match=message) as found:
         call({"w": jnp.ones(2)})
+    files = [entry.path.parent for entry in found.traceback]
+    assert files.count(Path(gf.__file__).parent / "_core") == 1
+    assert Path(gf.__file__).parent / "_calls" not in files
 
 
 def test_an_error_of_a_users_stage_stays_beside_leaves_that_are_not_arrays() -> None:
