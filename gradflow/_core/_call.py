@@ -26,7 +26,7 @@ from gradflow._calls._checks import (
 from gradflow._calls._context import context, entered, stage_name
 from gradflow._calls._extra_arguments import check_extra_names
 from gradflow._calls._misplaced import check_numbers_of_devices, refuse_misplaced
-from gradflow._calls._no_arrays import refuse_no_arrays
+from gradflow._calls._other_leaves import refuse_other_leaves
 from gradflow._calls._scalars import with_scalars_together
 from gradflow._calls._symbolic import refuse_symbolic_sizes
 from gradflow._core._eager import concrete_leaves
@@ -55,7 +55,7 @@ def _clearer_error(
         refuse_symbolic_sizes(name, own, error)
         if not context.stack:
             refuse_misplaced(name, arguments, error)
-            refuse_no_arrays(name, own, error)
+            refuse_other_leaves(name, own, error)
     except Exception as clearer:
         return clearer.with_traceback(None)
     return None

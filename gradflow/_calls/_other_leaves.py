@@ -13,7 +13,7 @@ from gradflow.tree._paths import path_string, show
 _NUMBERS = (bool, int, float, complex, jax.Array, np.ndarray, np.generic)
 
 
-def refuse_no_arrays(stage: str, arguments: Mapping[str, Any], error: Exception) -> None:
+def refuse_other_leaves(stage: str, arguments: Mapping[str, Any], error: Exception) -> None:
     """Raises the error for the first leaf that is not an array of numbers, unless `error` has another cause.
 
     It names a stage then, or is not what Python and jax raise for such a leaf. A leaf without an update may
