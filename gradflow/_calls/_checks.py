@@ -220,7 +220,7 @@ def _without_names(node: Any) -> Any:
 def match_outputs(new: Any, old: Any) -> Any:
     """A stage's output, checked to have its input's shapes and cast to its input's dtypes.
 
-    Finite numbers stay finite: a rule that computes in float32 need not know of float16's range.
+    Finite numbers stay finite, so a rule may compute in float32 without a bound for float16.
     """
     new_structure: Any
     new_leaves, new_structure = jax.tree.flatten(new)

@@ -147,7 +147,7 @@ def test_python_and_numpy_numbers_are_leaves() -> None:
     np.testing.assert_allclose(moved["a"], 0.9, rtol=1e-6)
 
 
-def test_a_rule_in_float32_need_not_know_the_range_of_float16() -> None:
+def test_finite_results_of_a_rule_stay_finite_in_float16() -> None:
     """Its finite numbers stay finite, and what is not finite shows."""
     tx = gf.stateless_with_tree_map(lambda u, p: jnp.float32(1e4) * u.astype(jnp.float32))
     g = jnp.asarray([1.0, 100.0, -100.0, jnp.inf, jnp.nan], jnp.float16)
