@@ -3,7 +3,7 @@
     @checked(tree_x=NUMBERS, squared=FLAG)
     def f(tree_x, squared=False): ...
 
-Cheap kinds are checked before the call. Trees are checked after a call that failed: valid calls do not pay.
+Cheap kinds are checked before the call. Leaves are checked after a call that failed: valid calls do not pay.
 """
 
 import functools
@@ -21,6 +21,7 @@ import numpy as np
 
 from gradflow._errors import describe, owner_of, unfit_call
 from gradflow._tracebacks import shorten
+from gradflow._types import is_leafless_transformation
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -34,8 +35,6 @@ def _no_hint(_: Any) -> str:
 
 class Kind:
     """What an argument must be; `check` raises for another, and `read` returns it as a factory keeps it."""
-
-    late = False  # checked only after the call has failed
 
     def __init__(
         self,
@@ -70,7 +69,12 @@ class Kind:
 class Leaves(Kind):
     """A tree whose leaves are all of a kind; an error names the first that is not."""
 
-    late = True
+    tree = "a tree of arrays"
+
+    def check_tree(self, owner: str, name: str, value: Any) -> None:
+        """Raises TypeError for a transformation, which would count as a tree without leaves."""
+        if is_leafless_transformation(value):
+            raise TypeError(f"{owner}: argument '{name}' must be {self.tree}; got {describe(value)}")
 
     def check(self, owner: str, name: str, value: Any) -> None:
         """Raises TypeError naming the path of the first leaf of another kind."""
@@ -79,6 +83,12 @@ class Leaves(Kind):
                 at = jax.tree_util.keystr(path, simple=True, separator="/")
                 where = f"the leaf at '{at}' of argument '{name}'" if at else f"argument '{name}'"
                 raise TypeError(f"{owner}: {where} must be {self.expected}; got {describe(leaf)}")
+
+
+class States(Leaves):
+    """A state of any transformation."""
+
+    tree = "a state, as init returns it"
 
 
 class Number(Kind):
@@ -257,6 +267,7 @@ NUMBERS = Leaves("an array of numbers", _is_leaf_of_numbers)
 TYPED = Leaves("an array with a dtype", lambda leaf: hasattr(leaf, "dtype") and is_number_or_array(leaf))
 SHAPED = Leaves("an array", lambda leaf: hasattr(leaf, "shape") and hasattr(leaf, "dtype"))
 ARRAYS = Leaves("an array", _is_any_array)
+STATE = States("a value", lambda leaf: True)
 ARRAY = Kind("an array of numbers", _is_leaf_of_numbers)
 FUNCTION = Kind("a function", _is_function)
 LOSS_FIRST = Kind("a function", _is_function, hint_for=_loss_first)
@@ -291,24 +302,29 @@ def checked(**kinds: Kind) -> Callable[[Callable[P, R]], Callable[P, R]]:
         if unknown:
             raise ValueError(f"{function.__qualname__} has no arguments {sorted(unknown)}")
         owner = owner_of(function)
-        early = {name: kind for name, kind in kinds.items() if not kind.late}
-        late = {name: kind for name, kind in kinds.items() if kind.late}
+        late = {name: kind for name, kind in kinds.items() if isinstance(kind, Leaves)}
         defaults = {p.name: p.default for p in parameters}
         keyword_only = {p.name for p in parameters if p.kind is p.KEYWORD_ONLY}
         places = [
-            (len(names) + _FAR if name in keyword_only else place, name, early[name])
+            (len(names) + _FAR if name in keyword_only else place, name, kinds[name])
             for place, name in enumerate(names)
-            if name in early
+            if name in kinds
         ]
+        early = [(place, name, kind) for place, name, kind in places if name not in late]
+        trees = [(place, name, late[name]) for place, name, _ in places if name in late]
 
         @functools.wraps(function)
         def call(*args: P.args, **kwargs: P.kwargs) -> R:
             try:
-                for place, name, kind in places:
+                for place, name, kind in early:
                     if place < len(args):
                         kind.check(owner, name, args[place])
                     elif name in kwargs and kwargs[name] is not defaults[name]:
                         kind.check(owner, name, kwargs[name])
+                for place, name, leaves in trees:
+                    tree = args[place] if place < len(args) else kwargs.get(name)
+                    if isinstance(tree, tuple):  # as transformations are; a call would cost more
+                        leaves.check_tree(owner, name, tree)
                 try:
                     return function(*args, **kwargs)
                 except (TypeError, ValueError, OverflowError, AttributeError, KeyError) as error:

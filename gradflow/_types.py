@@ -52,3 +52,8 @@ class MaskedNode(NamedTuple):
 def is_absent(x: Any) -> bool:
     """Whether a node of a tree is the placeholder of a missing leaf."""
     return x is None or isinstance(x, MaskedNode)
+
+
+def is_leafless_transformation(x: Any) -> bool:
+    """Whether `x` is a transformation without arrays, which as a tree would have no leaves."""
+    return isinstance(x, tuple) and getattr(x, "_fields", ()) == ("init", "update") and not jax.tree.leaves(x)

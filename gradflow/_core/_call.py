@@ -29,6 +29,7 @@ from gradflow._calls._misplaced import check_numbers_of_devices, refuse_misplace
 from gradflow._calls._other_leaves import refuse_other_leaves
 from gradflow._calls._scalars import with_scalars_together
 from gradflow._calls._symbolic import refuse_symbolic_sizes
+from gradflow._checked import ARRAYS
 from gradflow._core._eager import concrete_leaves
 from gradflow._core._joined_sums import with_joined_sums
 from gradflow._core._signature import Signature
@@ -84,6 +85,7 @@ class InitPart(Part):
         with entered(stage.expression.name, stage.label, stage.own_reports):
             if is_outermost:
                 check_numbers_of_devices({"params": params})
+                ARRAYS.check_tree(stage_name(), "params", params)
             is_abstract = any(isinstance(p, jax.ShapeDtypeStruct) for p in jax.tree.leaves(params))
             if is_outermost and stage.trees != "differ":
                 check_no_packed_parts(stage_name(), params)
@@ -245,6 +247,7 @@ def _check_inputs(
         check_extra_names(extra, stage.takes)
     updates = without_float0(as_arrays(updates))
     if params is None:
+        ARRAYS.check_tree(stage_name(), "updates", updates)
         return updates, None
     if stage.trees != "differ":
         hint = functools.partial(_hints.swapped_arguments, updates, state, params)
@@ -270,11 +273,13 @@ def _check_arguments(
                 f"update(updates, state, params, {name}=...)"
                 f"{_hints.missing_extra_argument(name)}"
             )
-    # A stage without a state hands back whatever it is given, as third-party code expects.
+    # A stage without a state hands back whatever else it is given, as third-party code expects.
     if signature.state_type is not None and signature.state_type is not EmptyState:
         inner = state.inner_state if isinstance(state, ScheduledState) else state
         if not isinstance(inner, signature.state_type):
             refuse_state(with_article(signature.state_type.__name__), state)
+    elif isinstance(state, GradientTransformation):
+        refuse_state("a state", state)
     if signature.passes_all or not extra:
         return extra
     return {name: extra[name] for name in signature.extra if name in extra}

@@ -14,6 +14,7 @@ from gradflow.tree._paths import path_string, show
 from gradflow.tree._structure import match
 
 
+@checked(tree=ARRAYS)
 def size(tree: Any) -> int:
     """The number of elements in all leaves."""
     return sum(int(np.prod(np.shape(x))) for x in jax.tree.leaves(tree))

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import jax
 
 from gradflow._calls._checks import as_arrays
+from gradflow._checked import ARRAYS, STATE, checked
 from gradflow._types import OptState, Params, is_absent
 from gradflow.tree._structure import explain_trees
 from gradflow.wrappers._lookahead import LookaheadParams
@@ -26,6 +27,7 @@ def averages(kind: type, field: str, read: Callable[[list[Any], list[Any], Any],
     VIEWS[kind] = View(field, read)
 
 
+@checked(state=STATE, params=ARRAYS)
 def eval_params(state: OptState, params: Params) -> Params:
     """Returns the parameters for evaluating a model: the averages in a state, in the parameters' dtypes.
 

@@ -8,6 +8,7 @@ import numpy as np
 
 from gradflow._calls._checks import match_outputs
 from gradflow._calls._reports import report
+from gradflow._checked import STATE, checked
 from gradflow._core._decorators import transformation
 from gradflow._core._transformation import GradientTransformation, stage_of
 from gradflow._expressions._arguments import InitialPositive, Multiplier, Size
@@ -104,6 +105,7 @@ def with_loss_scale(
     return init, update
 
 
+@checked(state=STATE)
 def loss_scale(state: OptState) -> jax.Array:
     """The factor of the loss for the next gradient; 1 for a state without `with_loss_scale`.
 

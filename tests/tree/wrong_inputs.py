@@ -117,6 +117,8 @@ ROWS = [
     ('tree.sum(tree=T, associative_reduction="nonsense", axis_name=None)', TypeError, "tree.sum: argument 'associative_reduction' must be True or False"),
     ('tree.sum(tree=T, associative_reduction=False, axis_name=FLAGS)', TypeError, "tree.sum: argument 'axis_name' must be the name of a mesh axis or a tuple of names or None"),
     ('tree.sum(tree=T, associative_reduction=False, axis_name=KEY)', TypeError, "tree.sum: argument 'axis_name' must be the name of a mesh axis or a tuple of names or None"),
+    ('tree.norm(ADAM)', TypeError, "tree.norm: argument 'tree' must be a tree of arrays; got a Grad"),
+    ('tree.size(ADAM)', TypeError, "tree.size: argument 'tree' must be a tree of arrays; got a Grad"),
     ('tree.norm(tree=OBJECT, ord=2, squared=False, axis_name=None)', TypeError, "tree.norm: argument 'tree' must be an array of numbers"),
     ('tree.norm(tree=10**30, ord=2, squared=False, axis_name=None)', TypeError, "tree.norm: argument 'tree' must be an array of numbers"),
     ('tree.norm(tree=T, ord="nonsense", squared=False, axis_name=None)', ValueError, "tree.norm: argument 'ord' must be None, 1, 2 or inf"),
