@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.interpreters import batching, mlir
+from jax.interpreters import ad, batching, mlir
 
 from gradflow import _platform
 
@@ -65,6 +65,11 @@ def _of_numbers() -> Any:
     def mapped(operands: Sequence[Any], axes: Sequence[Any]) -> Any:
         return jax.vmap(_from_expm1, axes)(*operands), 0
 
+    def derived(primals: Sequence[Any], tangents: Sequence[Any]) -> Any:
+        # The first derivative of a loop is a program without custom rules, which a second one reads.
+        slope = _slope_of_power(primals[0], primals[1].astype(primals[0].dtype))
+        return power.bind(*primals), ad.instantiate_zeros(tangents[0]) * slope
+
     general, double = (mlir.lower_fun(f, multiple_results=False) for f in (_from_expm1, _in_float64))
 
     def on_cpu(ctx: Any, c: Any, count: Any) -> Any:
@@ -73,6 +78,7 @@ def _of_numbers() -> Any:
         with jax.enable_x64(True):
             return double(ctx, c, count)
 
+    ad.primitive_jvps[power] = derived
     batching.primitive_batchers[power] = mapped
     mlir.register_lowering(power, general)
     mlir.register_lowering(power, on_cpu, platform="cpu")

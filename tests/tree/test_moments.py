@@ -132,6 +132,17 @@ def test_one_minus_power_has_its_derivative_where_the_decay_is_zero(count, wante
     np.testing.assert_array_equal(slope, wanted)
 
 
+def test_one_minus_power_has_second_derivatives_through_a_loop():
+    """d2/dc2 of the sum of 1 - (1 - c)^t for t = 1 to 3 is -2 - 6 (1 - c)."""
+
+    def total(c):
+        step = lambda carry, count: (carry + one_minus_power(c, count), None)  # noqa: E731
+        return jax.lax.scan(step, jnp.zeros(()), jnp.arange(1, 4))[0]
+
+    for second in (jax.hessian(total), jax.grad(jax.grad(total))):
+        np.testing.assert_allclose(jax.jit(second)(jnp.float32(0.25)), -6.5, rtol=1e-6)
+
+
 def test_a_compiled_one_minus_power_of_a_weak_type_has_a_type_of_its_own():
     share = jax.ShapeDtypeStruct((), jnp.float32, weak_type=True)
     assert not jax.eval_shape(one_minus_power, share, jnp.asarray(2)).weak_type
