@@ -7,13 +7,15 @@
 
 The error is the largest relative difference to a stored trajectory or the rule in NumPy, in float64
 (`benchmarks.oracle_errors`). State is that of a layer 512 wide. Compilation is of 100 matrices of two
-shapes, trace to executable; "in stacks" that of `stacked` around the method. A step is six layers of
-512 x 512 with 4096 rows, forward and backward
-included. Set OPENBLAS_NUM_THREADS=1: on a busy machine threads make a QR 150 times as slow. Steps ratios
-and rates are the stored ones of the race.
+shapes, trace to executable, in the median of three turns with AdamW's; "in stacks" is that of `stacked`
+around the method. A step is six layers of 512 x 512 with 4096 rows, forward and backward included. Set
+OPENBLAS_NUM_THREADS=1: on a busy machine threads make a QR 150 times as slow. Steps ratios and rates are
+the stored ones of the race.
 """
 
 import argparse
+import contextlib
+import gc
 import json
 import time
 from collections.abc import Callable, Iterator
@@ -27,6 +29,7 @@ import gradflow as gf
 from benchmarks import matrix_bars, race
 from benchmarks.exact import nbytes
 from benchmarks.oracle_errors import oracle_error
+from gradflow._rules._traced_once import forget
 
 NOT_MEASURED = "not measured"
 WIDTH, ROWS = 512, 4096
@@ -68,20 +71,42 @@ def state_bytes(name: str) -> float:
     return nbytes(jax.eval_shape(optimizer(name).init, LAYER)) / sum(x.size for x in LAYER.values())
 
 
-def seconds_to_compile(name: str, *, in_stacks: bool = False) -> float:
-    """Processor time from trace to executable, of the method or of `stacked` around it."""
+def compilation(name: str, *, in_stacks: bool = False) -> Callable[[], float]:
+    """A function that returns the processor time to compile a method, or `stacked` around it.
+
+    Nothing traced or compiled before is used again.
+    """
     shapes = [(64, 64), (64, 256)] * 50
     params = {f"{i}": jax.ShapeDtypeStruct(shape, jnp.float32) for i, shape in enumerate(shapes)}
     tx = gf.stacked(timed_optimizer(name)) if in_stacks else timed_optimizer(name)
+    state = jax.eval_shape(tx.init, params)
 
     def step(params: Any, state: Any, grads: Any) -> Any:
         updates, state = tx.update(grads, state, params)
         return gf.apply_updates(params, updates), state
 
-    state = jax.eval_shape(tx.init, params)
-    began = time.process_time()
-    jax.jit(step, donate_argnums=(0, 1)).lower(params, state, params).compile()
-    return time.process_time() - began
+    def timed() -> float:
+        jax.clear_caches()
+        forget()
+        gc.collect()
+        began = time.process_time()
+        jax.jit(step, donate_argnums=(0, 1)).lower(params, state, params).compile()
+        return time.process_time() - began
+
+    return timed
+
+
+def compilation_cells(name: str, turns: int) -> tuple[str, str]:
+    """The medians of a method's compilation over AdamW's, leaf by leaf and in stacks, taken in turn.
+
+    "-" stands for a method that `stacked` refuses. The first turn, which imports modules, does not count.
+    """
+    runs = [compilation("adamw"), compilation(name)]
+    with contextlib.suppress(ValueError):
+        runs.append(compilation(name, in_stacks=True))
+    found = np.asarray([[run() for run in runs] for _ in range(turns + 1)])[1:]
+    leaves, *stacks = (f"{ratio:.1f}" for ratio in np.median(found[:, 1:] / found[:, :1], axis=0))
+    return leaves, stacks[0] if stacks else "-"
 
 
 def step_of(name: str) -> Callable[[], float]:
@@ -147,26 +172,16 @@ HEADS = (
 def rows(with_steps: bool, with_compilation: bool) -> Iterator[tuple[str, ...]]:
     """The cells of each method."""
     stored = json.loads(race.RESULTS.read_text())
-    adamw = [seconds_to_compile("adamw") for _ in range(2)][-1] if with_compilation else 1.0
     for name in [*race.BASES, *race.METHODS]:
         yield (
             name,
             f"{oracle_error(name):.0e}",
             f"{state_bytes(name):.2f}",
             f"{step_ratio(name):.2f}" if with_steps else NOT_MEASURED,
-            f"{seconds_to_compile(name) / adamw:.1f}" if with_compilation else NOT_MEASURED,
-            compiled_in_stacks(name, adamw) if with_compilation else NOT_MEASURED,
+            *(compilation_cells(name, turns=3) if with_compilation else [NOT_MEASURED] * 2),
             *steps_cells(stored["300"], name),
             *steps_cells(stored.get("1000", {}), name),
         )
-
-
-def compiled_in_stacks(name: str, adamw: float) -> str:
-    """The compilation of `stacked` around a method against AdamW's; "-" for one that is refused there."""
-    try:
-        return f"{seconds_to_compile(name, in_stacks=True) / adamw:.1f}"
-    except ValueError:
-        return "-"
 
 
 def line(cells: tuple[str, ...]) -> str:
