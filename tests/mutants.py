@@ -46,7 +46,7 @@ def rule(name: str) -> str:
 
 MUTANTS = [
     # Optimizers: the equations.
-    Mutant("adam: no bias correction of mu", "s.debias1 * (mu / (safe_sqrt(s.debias2 * nu + s.eps_root) + s.eps)), mu, nu", "mu / (safe_sqrt(s.debias2 * nu + s.eps_root) + s.eps), mu, nu", rule("adam"), "_adam.py"),
+    Mutant("adam: no bias correction of mu", "mu / (s.bias1 * (safe_sqrt(s.debias2 * nu + s.eps_root) + s.eps)), mu, nu", "mu / (safe_sqrt(s.debias2 * nu + s.eps_root) + s.eps), mu, nu", rule("adam"), "_adam.py"),
     Mutant("adam: eps inside the root", "(safe_sqrt(s.debias2 * nu + s.eps_root) + s.eps)), mu, nu", "safe_sqrt(s.debias2 * nu + s.eps_root + s.eps)), mu, nu", rule("adam"), "_adam.py"),
     Mutant("adam: nesterov looks at this step", "s.next_mu * mu + s.next_g * g", "s.next_mu * mu + s.next_mu * g", rule("adam or nadam"), "_adam.py"),
     Mutant("adam: mu_dtype is dropped", "first_moment(params, mu_dtype), second_moment(params))", "first_moment(params), second_moment(params))", laws("scale_by_adam", "asked_for"), "_adam.py"),

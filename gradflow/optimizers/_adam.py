@@ -54,11 +54,11 @@ def adam_rule(g: jax.Array, mu: jax.Array, nu: jax.Array, s: Any) -> tuple[jax.A
     """Kingma & Ba 2014, Algorithm 1."""
     # XLA's CPU compiles equal kernels of one shape once. They are equal if their operands have one order: no
     # array may stand between two scalars. 16 leaves of 7 shapes have 24 kernels, not 31 (`kinds` in
-    # `python -m benchmarks`). The kernels of both corrections are equal, too.
+    # `python -m benchmarks`).
     g = bounded_if_finite(g)
     mu = s.c1 * g + s.b1 * mu
     nu = s.c2 * abs_sq(g) + s.b2 * nu
-    return s.debias1 * (mu / (safe_sqrt(s.debias2 * nu + s.eps_root) + s.eps)), mu, nu
+    return mu / (s.bias1 * (safe_sqrt(s.debias2 * nu + s.eps_root) + s.eps)), mu, nu
 
 
 @traced_once

@@ -41,11 +41,6 @@ def _from_expm1(c: jax.Array, count: jax.Array) -> jax.Array:
 
 def _in_float64(c: jax.Array, count: jax.Array) -> jax.Array:
     """Rounded once to float32: a difference of numbers of 53 bits has 29 of them left where t is 1."""
-    # A kernel of operands that XLA does not know is the same for every decay, so it is compiled once. A
-    # number becomes part of its kernel, an array of two that differ does not.
-    pair = jax.lax.concatenate([jax.lax.expand_dims(x, [0]) for x in (c, np.full((), 0.375, c.dtype))], 0)
-    pair, count = jax.lax.optimization_barrier((pair, count))
-    c = jax.lax.index_in_dim(pair, 0, keepdims=False)
     c, t = (jax.lax.convert_element_type(x, np.float64) for x in (c, count))
     one = np.ones((), np.float64)
     return jax.lax.convert_element_type(one - jax.lax.pow(one - c, t), np.float32)

@@ -257,7 +257,7 @@ def test_refreshed_statistics_of_equal_leaves(make: Callable[[], Any]) -> None:
     with accelerator_code():
         others, other_text = trained()
     assert "optimization_barrier" in other_text
-    assert text.count("stablehlo.case") != other_text.count("stablehlo.case")
+    assert text.count("stablehlo.while") > other_text.count("stablehlo.while")
     for x, y in zip(params, others, strict=True):
         np.testing.assert_allclose(x, y, rtol=2e-5, atol=1e-6)
         assert np.any(x)

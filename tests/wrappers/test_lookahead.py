@@ -96,6 +96,6 @@ def test_mistakes_are_named() -> None:
         tx.update({"w": jnp.ones(2)}, state, params)
     with pytest.raises(ValueError, match="updates and the fast parameters must have one tree structure"):
         tx.update(params, state, params)
-    for wrong in ({"sync_period": 0}, {"slow_step_size": 1.5}, {"reset_state": 1}):
+    for wrong in ({"sync_period": 0}, {"slow_step_size": 1.5}, {"reset_state": 2}):
         with pytest.raises((ValueError, TypeError), match=f"lookahead: argument '{next(iter(wrong))}'"):
             gf.lookahead(**{"fast_optimizer": gf.sgd(0.1), "sync_period": 2, "slow_step_size": 0.5, **wrong})
