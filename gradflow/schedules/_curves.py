@@ -157,7 +157,7 @@ def as_operand(owner: str, value: Any, count: Any) -> Any:
         if isinstance(made, bool) or not isinstance(made, int | float | np.ndarray | np.generic | jax.Array):
             raise TypeError(f"{owner}: the schedule {show(value)} must return a number; got {describe(made)}")
         value = made if isinstance(made, jax.Array) else np.asarray(made)
-        if value.size == 1 and count.shape == ():
+        if value.shape and value.size == 1 and count.shape == ():
             value = value.reshape(())
         real = jnp.issubdtype(value.dtype, jnp.floating) or jnp.issubdtype(value.dtype, jnp.integer)
         if not real or value.shape not in ((), count.shape):
