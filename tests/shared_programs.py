@@ -22,8 +22,11 @@ def share_programs(directory: Path) -> None:
     """
     from jax._src import compilation_cache
 
-    if not hasattr(compilation_cache, "CacheInterface") or not hasattr(compilation_cache, "get_file_cache"):
+    if not all(
+        hasattr(compilation_cache, name) for name in ("CacheInterface", "get_file_cache", "is_cache_used")
+    ):
         return
+    used = compilation_cache.is_cache_used
 
     class Programs(compilation_cache.CacheInterface):
         def __init__(self) -> None:
@@ -41,6 +44,8 @@ def share_programs(directory: Path) -> None:
             own.replace(directory / key)
 
     compilation_cache.get_file_cache = lambda path: (Programs(), path)
+    # A program for a device that is not there cannot be read.
+    compilation_cache.is_cache_used = lambda backend: backend.platform == "cpu" and used(backend)
     jax.config.update("jax_compilation_cache_dir", str(directory))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
