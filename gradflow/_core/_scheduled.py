@@ -12,6 +12,7 @@ from gradflow._calls._checks import refuse_state
 from gradflow._calls._context import stage_name
 from gradflow._dtypes import is_complex
 from gradflow._errors import describe
+from gradflow._expressions._arguments import only_number
 from gradflow._expressions._factory import Factory
 from gradflow._rules._state import increment, zero_scalar
 from gradflow._types import OptState, Pair, Params, Schedule, ScheduledState, Updates
@@ -44,7 +45,7 @@ def value_at(schedule: Schedule, step: Any, name: str) -> Any:
         raise TypeError(f"{what} return a number; got {describe(value)}.")
     if np.prod(shape) != 1:
         raise ValueError(f"{what} return one number; got {describe(value)}.")
-    return value if shape == () else value.reshape(())
+    return only_number(value)
 
 
 def follow_schedules(

@@ -77,7 +77,7 @@ class Interval(Kind):
             value, int | float | np.ndarray | np.generic | jax.Array
         ):
             raise TypeError(f"{expected}; got {describe(value)}{_wrong_type_hint(name, value)}")
-        value = _only_number(value)
+        value = only_number(value)
         if np.shape(value) != ():
             hint = _wrong_type_hint(name, value)
             raise ValueError(f"{expected}; got an array of shape {np.shape(value)}{hint}")
@@ -99,11 +99,11 @@ class Interval(Kind):
         An array of one number becomes that number, of shape ().
         """
         self.check(owner, name, value)
-        value = _only_number(value)
+        value = only_number(value)
         return _as_float(value) if is_beyond_64_bits(value) else value
 
 
-def _only_number(value: Any) -> Any:
+def only_number(value: Any) -> Any:
     """An array of one number as an array of shape (); other values as they are."""
     is_array = isinstance(value, np.ndarray | jax.Array)
     return value.reshape(()) if is_array and value.shape != () and value.size == 1 else value

@@ -18,7 +18,7 @@ from gradflow._rules._state import at_least_float32
 from gradflow._tracebacks import one_frame
 from gradflow._training._limits import count_limit, tolerance
 from gradflow._training._problem import Bounds, check_bounds, choose_optimizer, loss_of
-from gradflow._training._result import STATUSES, MinimizeResult, moved_text, text_of
+from gradflow._training._result import STATUSES, MinimizeResult, moved_text, status_of
 from gradflow._training._solve import any_differ, solve
 from gradflow._types import Params
 from gradflow.proximals import box_constraint
@@ -72,8 +72,7 @@ class ConstrainedResult(NamedTuple):
     @property
     def status(self) -> Any:
         """How it ended, as text; after `vmap`, a NumPy array of texts."""
-        precision = jnp.result_type(self.value)
-        return text_of([text.format(precision) for text in CONSTRAINED_STATUSES], self.ending)
+        return status_of(CONSTRAINED_STATUSES, self.value, self.ending)
 
     def __str__(self) -> str:
         if np.ndim(self.ending) or isinstance(self.ending, jax.core.Tracer):

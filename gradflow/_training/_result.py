@@ -35,8 +35,7 @@ class MinimizeResult(NamedTuple):
     @property
     def status(self) -> Any:
         """How it ended, as text; after `vmap`, a NumPy array of texts."""
-        precision = jnp.result_type(self.value)
-        return text_of([text.format(precision) for text in STATUSES], self.ending)
+        return status_of(STATUSES, self.value, self.ending)
 
     def __str__(self) -> str:
         if np.ndim(self.ending) or isinstance(self.ending, jax.core.Tracer):
@@ -47,9 +46,10 @@ class MinimizeResult(NamedTuple):
         )
 
 
-def text_of(texts: Sequence[str], ending: Any) -> Any:
-    """The text at a place; for an array of places a NumPy array of texts."""
-    chosen = np.asarray(texts)[np.asarray(ending)]
+def status_of(texts: Sequence[str], value: jax.Array, ending: Any) -> Any:
+    """The text at a place, with the precision of `value`; for an array of places a NumPy array of texts."""
+    precision = jnp.result_type(value)
+    chosen = np.asarray([text.format(precision) for text in texts])[np.asarray(ending)]
     return str(chosen) if chosen.ndim == 0 else chosen
 
 

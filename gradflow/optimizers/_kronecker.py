@@ -150,7 +150,7 @@ def new_basis(basis: jax.Array, factor: jax.Array, after: jax.Array) -> tuple[ja
     fresh = jnp.sum(jnp.abs(basis - jnp.eye(n, dtype=basis.dtype))) <= after
     # A branch that divides by the unit itself has done with that matrix when the next one is written. What
     # branches return is the transpose: LAPACK writes columns, and a GPU would keep the old basis so, too. On
-    # a CPU it is flat, or XLA would transpose it twice more: sides of 64 compile in 0.39 s, not 0.53.
+    # a CPU it is flat, or XLA would transpose it twice more: sides of 64 take a third longer to compile.
     operands = (fresh, basis, factor, _unit(factor), in_place)
     new, order = by_platform(*operands, cpu=_new_from_flat, accelerator=_new_from_rows)
     is_finite = jnp.isfinite(jnp.sum(jnp.abs(new)))

@@ -15,7 +15,7 @@ import numpy as np
 
 from gradflow._checked import Kind
 from gradflow._errors import describe
-from gradflow._expressions._arguments import Interval, WholeNumber
+from gradflow._expressions._arguments import Interval, WholeNumber, only_number
 from gradflow._expressions._printing import show
 from gradflow._types import Schedule
 
@@ -157,8 +157,7 @@ def as_operand(owner: str, value: Any, count: Any) -> Any:
         if isinstance(made, bool) or not isinstance(made, int | float | np.ndarray | np.generic | jax.Array):
             raise TypeError(f"{owner}: the schedule {show(value)} must return a number; got {describe(made)}")
         value = made if isinstance(made, jax.Array) else np.asarray(made)
-        if value.shape and value.size == 1 and count.shape == ():
-            value = value.reshape(())
+        value = only_number(value) if count.shape == () else value
         real = jnp.issubdtype(value.dtype, jnp.floating) or jnp.issubdtype(value.dtype, jnp.integer)
         if not real or value.shape not in ((), count.shape):
             raise ValueError(

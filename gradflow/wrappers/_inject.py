@@ -16,6 +16,7 @@ from gradflow._core._plain_pairs import as_transformation
 from gradflow._core._transformation import GradientTransformation
 from gradflow._dtypes import is_inexact, promote, real_dtype
 from gradflow._errors import describe
+from gradflow._expressions._arguments import only_number
 from gradflow._rules._state import at_least_float32, increment, replicate_like, zero_scalar
 from gradflow._types import OptState, Pair, Params, Updates
 from gradflow.schedules import StatefulSchedule, WrappedSchedule
@@ -118,7 +119,7 @@ def injected(
 
     def number(value: Any) -> Any:
         """A schedule's value, which our own factories take as one number also from an array of one."""
-        return value if factory is None or np.size(value) != 1 else jnp.reshape(value, ())
+        return value if factory is None else only_number(value)
 
     def build(hyperparams: Mapping[str, jax.Array]) -> GradientTransformation:
         made = inner_factory(**fixed, **hyperparams)
