@@ -1,10 +1,12 @@
 """Files of states: whole or refused, whatever happens to the process or to the file."""
 
+import io
 import json
 import os
 import subprocess
 import sys
 import threading
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -150,6 +152,60 @@ def test_foreign_and_renamed_files_are_refused_by_name(tmp_path: Path, saved: Pa
     np.savez(objects, a=np.array([object()], object), allow_pickle=True)
     with pytest.raises(ValueError, match=r"must be a whole .npz file"):
         load(objects)
+
+
+def _npz(entries: dict[str, bytes]) -> bytes:
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w") as archive:
+        for name, data in entries.items():
+            archive.writestr(name, data)
+    return out.getvalue()
+
+
+def _npy(header: str, data: bytes = bytes(24)) -> bytes:
+    return b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header.encode() + data
+
+
+def _safetensors(header: str) -> bytes:
+    return len(header).to_bytes(8, "little") + header.encode() + bytes(24)
+
+
+_FLOATS = "{'descr': '<f4', 'fortran_order': False, 'shape': (%s,)}\n"
+_BYTES = "{'descr': '|u1', 'fortran_order': False, 'shape': (100000,)}\n"
+_ENTRY = '{"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}'
+# What the headers of a file may claim; the words of the error.
+LIES: dict[str, tuple[bytes, str]] = {
+    "more than a memory.npz": (_npz({"a.npy": _npy(_FLOATS % 10**13)}), "must be a whole .npz file"),
+    "more than an integer.npz": (
+        _npz({"a.npy": _npy(_FLOATS % f"0, {10**22}")}),
+        "must be a whole .npz file",
+    ),
+    "brackets.npz": (_npz({"a.npy": _npy("[" * 6000 + "]" * 6000)}), "must be a whole .npz file"),
+    "deep checksums.npz": (
+        _npz({"gradflow_checksums.npy": _npy(_BYTES, b"[" * 100_000)}),
+        "must be a whole .npz file",
+    ),
+    "twice.npz": (_npz({"a.npy": _npy(_FLOATS % 6), "a": _npy(_FLOATS % 6)}), "the entry 'a' is there twice"),
+    "deep.safetensors": (_safetensors('{"a":' * 20_000), "must be a whole .safetensors file"),
+    "twice.safetensors": (
+        _safetensors(f'{{"a": {_ENTRY}, "a": {_ENTRY}}}'),
+        "name in its header is there twice",
+    ),
+    "long name.safetensors": (
+        _safetensors(f'{{"{"a" * 9000}": {_ENTRY}, "__metadata__": {{"gradflow_checksums": "{{}}"}}}}'),
+        "was added",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", list(LIES))
+def test_headers_that_lie_are_refused_by_name(tmp_path: Path, name: str) -> None:
+    data, words = LIES[name]
+    (tmp_path / name).write_bytes(data)
+    with pytest.raises(ValueError, match=name) as caught:
+        load(tmp_path / name)
+    assert words in str(caught.value)
+    assert len(str(caught.value)) < 600
 
 
 def test_what_cannot_be_saved_leaves_the_older_file(saved: Path) -> None:

@@ -12,9 +12,12 @@ import numpy as np
 
 from gradflow._checked import MAPPING, PATH, checked, is_number_or_array
 from gradflow._errors import describe
+from gradflow._expressions._printing import shorten
 from gradflow.checkpoint._formats import FORMATS, MANIFEST, Format
 
 PathLike = str | os.PathLike[str]
+# What a header that was tampered with leads to: it may nest without end, or claim more than a memory holds.
+_NOT_WHOLE = (ValueError, KeyError, TypeError, AttributeError, OverflowError, MemoryError, RecursionError)
 
 
 @checked(path=PATH, d=MAPPING)
@@ -65,16 +68,20 @@ def load(path: PathLike) -> dict[str, np.ndarray]:
     try:
         arrays, manifest = form.read(data)
         sums = None if manifest is None else json.loads(manifest)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"load: '{path}' must be a whole {path.suffix} file; {error}") from None
+    except _NOT_WHOLE as error:
+        raise ValueError(
+            f"load: '{path}' must be a whole {path.suffix} file; {shorten(str(error), 300)}"
+        ) from None
     if not isinstance(sums, dict):
         raise ValueError(f"load: '{path}' must be written by gradflow.checkpoint.save; it has no checksums")
     for name in sums.keys() ^ arrays.keys():
         state = "is missing" if name in sums else "was added"
-        raise ValueError(f"load: '{path}' must be as it was saved; the entry '{name}' {state}")
+        raise ValueError(f"load: '{path}' must be as it was saved; the entry '{shorten(name, 300)}' {state}")
     for name, array in arrays.items():
         if sums[name] != _checksum(array):
-            raise ValueError(f"load: '{path}' must be as it was saved; the entry '{name}' has changed")
+            raise ValueError(
+                f"load: '{path}' must be as it was saved; the entry '{shorten(name, 300)}' has changed"
+            )
     return arrays
 
 

@@ -48,8 +48,10 @@ def _read_npz(data: bytes) -> tuple[dict[str, np.ndarray], str | None]:
             for info in archive.infolist():
                 if info.compress_type != zipfile.ZIP_STORED:
                     raise ValueError(f"the entry '{info.filename}' is compressed")
+                name = info.filename.removesuffix(".npy")
+                if name in arrays:
+                    raise ValueError(f"the entry '{name}' is there twice")
                 with archive.open(info) as entry:
-                    name = info.filename.removesuffix(".npy")
                     arrays[name] = np.lib.format.read_array(entry, allow_pickle=False)
     except (zipfile.BadZipFile, EOFError, OSError, NotImplementedError, RuntimeError, SyntaxError) as error:
         raise ValueError(str(error)) from error
@@ -79,7 +81,8 @@ def _read_safetensors(data: bytes) -> tuple[dict[str, np.ndarray], str | None]:
     size = int.from_bytes(data[:8], "little")
     if size > len(data) - 8:
         raise ValueError("its header is cut off")
-    header, body = json.loads(data[8 : 8 + size]), memoryview(data)[8 + size :]
+    header = json.loads(data[8 : 8 + size], object_pairs_hook=_once)
+    body = memoryview(data)[8 + size :]
     metadata = header.pop("__metadata__", {})
     arrays = {}
     for name, entry in header.items():
@@ -89,6 +92,13 @@ def _read_safetensors(data: bytes) -> tuple[dict[str, np.ndarray], str | None]:
             raise ValueError(f"the entry '{name}' is cut off")
         arrays[name] = np.frombuffer(body[begin:end], dtype).reshape(entry["shape"])
     return arrays, metadata.get(MANIFEST)
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):  # other programs may read the first of two, and this one the last
+        raise ValueError("a name in its header is there twice")
+    return found
 
 
 FORMATS = {
