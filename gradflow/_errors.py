@@ -73,7 +73,7 @@ def unfit_call(
         hint = f"Write {CALLS[owner]}." if owner in CALLS else ""
         unfamiliar = [name for name in kwargs if name not in known]
         if unfamiliar:
-            problem = f"got an unexpected keyword argument '{unfamiliar[0]}'"
+            problem = f"got an unexpected keyword argument {describe(unfamiliar[0])}"
             hint = hint or argument_hint(unfamiliar[0], known) or near_name_hint(unfamiliar[0], known)
         return refused_call(owner, problem, known, hint)
     return None
@@ -86,9 +86,9 @@ def near_name_hint(name: str, known: Iterable[str]) -> str:
 
 
 def unknown(kind: str, name: object, known: Iterable[str]) -> ValueError:
-    """The error for an unknown name, with the nearest known names, or all of them if none is near."""
+    """The error for an unknown name, with the nearest known names, or 40 of them if none is near."""
     known = list(known)
-    return ValueError(f"no {kind} is called {name!r}. {names_hint(str(name), known, len(known))}")
+    return ValueError(f"no {kind} is called {describe(name)}. {names_hint(str(name), known, 40)}")
 
 
 def near_names(name: str, known: Iterable[str]) -> list[str]:

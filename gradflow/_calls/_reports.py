@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from gradflow._calls._context import context, stage_name
+from gradflow._errors import describe
 
 
 def _trace_state() -> Any:
@@ -84,7 +85,7 @@ def report(name: str, value: Any | Callable[[], Any]) -> None:
       RuntimeError: called outside a stage's update, or inside a jit or branch of the stage's own.
     """
     if not context.stack:
-        raise RuntimeError(f"report: '{name}' must be reported inside the update of a stage")
+        raise RuntimeError(f"report: {describe(name)} must be reported inside the update of a stage")
     frame = context.stack[-1]
     if name not in frame.reports:
         raise ValueError(

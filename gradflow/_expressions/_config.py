@@ -1,6 +1,6 @@
 """Values as plain data and back: dicts, lists, strings and numbers, which any file format can store."""
 
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -139,9 +139,10 @@ class _Reader:
         ):
             raise ValueError(_message(data))
         read = [(self.read(key, depth), self.read(value, depth)) for key, value in pairs]
-        if not all(key is None or isinstance(key, Hashable) for key, _ in read):
-            raise ValueError(_message(data))
-        return dict(read)
+        try:
+            return dict(read)
+        except TypeError:  # a dict, or a tuple with one, is not a key
+            raise ValueError(_message(data)) from None
 
     def _named(self, data: Any, depth: int) -> dict[str, Any]:
         if not isinstance(data, Mapping) or not all(isinstance(name, str) for name in data):
@@ -180,8 +181,8 @@ def _read_array(data: Mapping[str, Any]) -> Any:
 
 
 def _dtype(data: Mapping[str, Any]) -> np.dtype:
-    """The dtype of an entry by its name; objects are not data."""
-    dtype = jnp.dtype(data["dtype"])
-    if not isinstance(data["dtype"], str) or dtype.hasobject:
+    """The dtype of numbers of an entry, by its name; one of texts, such as 'S1000000000', fills a memory."""
+    dtype = np.dtype(jnp.dtype(data["dtype"]))
+    if not isinstance(data["dtype"], str) or not (dtype.kind == "b" or jnp.issubdtype(dtype, np.number)):
         raise TypeError(dtype)
-    return np.dtype(dtype)
+    return dtype

@@ -77,7 +77,7 @@ class Factory:
             name: key_of(default) for name, default in self._template.items() if default is not _MISSING
         }
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
         given = self._bind(args, kwargs)
         return self._read({**self._template, **given}, given)
 
@@ -141,7 +141,7 @@ class Factory:
         unknown = [name for name in kwargs if name not in self._named]
         if unknown and self.keyword is None:
             hints = [hint for name in unknown if (hint := self._unknown_argument_hint(name))]
-            problem = f"got an unexpected keyword argument '{unknown[0]}'"
+            problem = f"got an unexpected keyword argument {describe(unknown[0])}"
             raise refused_call(self.name, problem, self.parameters, " ".join(hints))
         try:
             inspect.signature(self.body).bind(*args, **kwargs)

@@ -101,6 +101,8 @@ def injected(
     >>> print(gf.injected(gf.sgd, {"learning_rate": 0.1}))
     injected(sgd, {'learning_rate': 0.1})
     """
+    if not all(isinstance(name, str) for name in arguments):
+        raise TypeError(f"injected: argument 'arguments' must be a dict by name; got {describe(arguments)}")
     factory = getattr(inner_factory, "__gradflow__", None)
     schedules: dict[str, StatefulSchedule] = {}
     numbers, fixed = {}, {}
