@@ -1,7 +1,10 @@
 """`gradflow.compat` in the place of Optax: its names, its private modules, and `install()`."""
 
+import copy
 import functools
 import importlib
+import inspect
+import pickle
 import subprocess
 import sys
 import types
@@ -118,6 +121,46 @@ def test_multisteps_is_a_type() -> None:
     assert isinstance(tx, compat.transforms.MultiSteps)
     assert not isinstance(compat.sgd(0.1), compat.MultiSteps)
     assert tx == gf.MultiSteps(gf.sgd(0.1), 2)
+
+
+def test_a_subclass_of_multisteps_is_the_class_that_it_says() -> None:
+    class Counting(compat.MultiSteps):
+        def __init__(self, opt: Any, every_k_schedule: Any, tag: str = "") -> None:
+            super().__init__(opt, every_k_schedule, use_grad_mean=False)
+            self.tag, self.calls = tag, 0
+
+        def update(self, updates: Any, state: Any, params: Any = None, **extra: Any) -> Any:
+            self.calls += 1
+            return super().update(updates, state, params, **extra)
+
+    class Unchanged(compat.MultiSteps):
+        pass
+
+    tx = Counting(compat.sgd(0.5), 2, tag="ours")
+    assert isinstance(tx, compat.MultiSteps)
+    assert isinstance(tx, Counting)
+    assert not isinstance(compat.MultiSteps(compat.sgd(0.5), 2), Counting)
+    assert list(inspect.signature(Counting).parameters) == ["opt", "every_k_schedule", "tag"]
+    assert inspect.signature(Unchanged) == inspect.signature(compat.MultiSteps)
+    state = tx.init(jnp.ones(2))
+    for _ in range(2):
+        updates, state = tx.update(jnp.ones(2), state)
+    assert (tx.tag, tx.calls, tx.inner_opt) == ("ours", 2, compat.sgd(0.5))
+    np.testing.assert_array_equal(updates, [-1, -1])
+    assert tx.has_updated(state)
+    every = Unchanged(compat.sgd(0.5), lambda step: 1)
+    pair = compat.chain(compat.clip(0.5), every.gradient_transformation())
+    np.testing.assert_array_equal(pair.update(jnp.ones(2), pair.init(jnp.ones(2)))[0], [-0.25, -0.25])
+
+
+def test_a_pair_assembled_by_hand_keeps_its_class() -> None:
+    pair = compat.GradientTransformation(*compat.adam(0.1))
+    inside = compat.chain(pair)
+    for same in (pickle.loads(pickle.dumps(pair)), copy.deepcopy(pair), pair._replace(init=pair.init)):
+        assert type(same) is compat.GradientTransformation
+        assert same == pair
+    assert type(gf.replace(pair, {"learning_rate": 0.2})) is compat.GradientTransformation
+    assert type(pickle.loads(pickle.dumps(inside))) is compat.GradientTransformationExtraArgs
 
 
 SRC = {
@@ -273,3 +316,68 @@ def test_private_modules_of_the_rooms_have_their_names(name: str) -> None:
         public = [n for n in vars(getattr(theirs, part)) if n in dir(getattr(compat, name))]
         assert public
         assert all(getattr(ours, n) is getattr(getattr(compat, name), n) for n in public)
+
+
+def test_star_imports_give_public_names_and_what_the_module_imports() -> None:
+    done = run("""
+import gradflow, gradflow.compat
+gradflow.compat.install()
+from optax import *
+from optax.losses import *
+from optax.tree_utils import *
+from optax._src.transform import *
+from optax._src.linear_algebra import lax
+assert adam is gradflow.adam and l2_loss is gradflow.l2_loss and tree_add is gradflow.tree.add
+assert scale_by_adam is gradflow.scale_by_adam and base.EmptyState is gradflow.EmptyState
+assert issubclass(NamedTuple("State", [("count", Optional[int])]), tuple) and jnp.ones(1) == lax.abs(-1.0)
+""")
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("shape", "numbers"), [((3, 4), (0, 1)), ((2, 3, 4, 5), ((-1, 1), (0,))), ((4, 2, 3), (2, (0,)))]
+)
+def test_muon_helpers_that_rules_of_others_are_written_with(shape: Any, numbers: Any) -> None:
+    theirs = importlib.import_module("optax.contrib._muon")
+    ours = compat.contrib._muon
+    x = jnp.asarray(np.random.default_rng(0).standard_normal(shape), jnp.float32)
+    there, back = ours._compute_muon_reshape(x, ours.MuonDimensionNumbers(*numbers))
+    expected, _ = theirs._compute_muon_reshape(x, theirs.MuonDimensionNumbers(*numbers))
+    np.testing.assert_array_equal(there(x), expected(x))
+    np.testing.assert_array_equal(back(2 * there(x)), 2 * x)
+    for name in ("_normalize_axes", "_get_shape_products"):
+        found = getattr(ours, name)(x, ours.MuonDimensionNumbers(*numbers))
+        assert found == getattr(theirs, name)(x, theirs.MuonDimensionNumbers(*numbers)), name
+    coefficients = jnp.array([3.4445, -4.775, 2.0315])
+    for name in ("_base_ns_iterator", "_aol_ns_iterator", "_schatten_ns_iterator"):
+        for i in (0, 1):
+            mine = getattr(ours, name)(i, there(x)[0], coefficients)
+            np.testing.assert_allclose(
+                mine, getattr(theirs, name)(i, there(x)[0], coefficients), rtol=1e-4, atol=1e-5
+            )
+    for wrong in (((0, 1), 1), (0, -len(shape))):
+        with pytest.raises(ValueError, match="disjoint"):
+            ours._compute_muon_reshape(x, ours.MuonDimensionNumbers(*wrong))
+    with pytest.raises(ValueError, match="two axes or more"):
+        ours._compute_muon_reshape(x[0, 0].ravel(), ours.MuonDimensionNumbers())
+
+
+def test_the_product_with_an_inverse_hessian() -> None:
+    rng = np.random.default_rng(0)
+    draw = lambda *shape: {"w": jnp.asarray(rng.standard_normal(shape), jnp.float32)}  # noqa: E731
+    arguments = (draw(5), draw(4, 5), draw(4, 5), jnp.array([0.3, 0.1, 0.0, 0.4]), 0.7)
+    theirs = importlib.import_module("optax._src.transform")._precondition_by_lbfgs
+    for oldest in (0, jnp.int32(3)):
+        found = jax.jit(compat._src.transform._precondition_by_lbfgs)(*arguments, oldest)
+        np.testing.assert_allclose(found["w"], theirs(*arguments, oldest)["w"], rtol=1e-5, atol=1e-5)
+
+
+def test_other_private_names() -> None:
+    make_pert, inject = compat.perturbations._make_pert, compat.schedules._inject
+    assert jax.value_and_grad(lambda x: make_pert._magicbox(3 * x))(2.0) == (1, 3)
+    assert inject._convert_floats(0.5, jnp.bfloat16).dtype == jnp.bfloat16
+    assert inject._convert_floats(jnp.float32(0.5), jnp.bfloat16).dtype == jnp.float32
+    assert inject._convert_floats("word", jnp.bfloat16) == "word"
+    assert len(jax.tree.leaves(compat._src.factorized._UpdateResult(1, 2, 3, 4))) == 1
+    with pytest.warns(DeprecationWarning, match="scale_by_learning_rate"):
+        assert compat._src.alias._scale_by_learning_rate is gf.scale_by_learning_rate

@@ -165,8 +165,56 @@ def averaged(optax: Any) -> Any:
     return optax.contrib.schedule_free_eval_params(state, params)
 
 
+def accumulated_in_bfloat16(optax: Any) -> Any:
+    """A subclass of MultiSteps with a sum of its own, whose optimizer runs on the last micro-batch alone."""
+
+    class AccumulateInBfloat16(optax.MultiSteps):
+        def init(self, params: Any) -> Any:
+            state = super().init(params)
+            return state._replace(acc_grads=optax.tree.cast(state.acc_grads, jnp.bfloat16))
+
+        def update(self, updates: Any, state: Any, params: Any, **extra: Any) -> Any:
+            skip, skip_state = self._should_skip_update_fn(updates, state.gradient_step, params)
+            acc_grads = jax.tree.map(
+                lambda g, acc: self._acc_update(g.astype(jnp.bfloat16), acc, n_acc=state.mini_step).astype(
+                    jnp.bfloat16
+                ),
+                updates,
+                state.acc_grads,
+            )
+
+            def last(acc_grads: Any) -> Any:
+                mean = optax.tree.cast(acc_grads, jnp.float32)
+                out, inner = self._opt.update(mean, state.inner_opt_state, params=params, **extra)
+                return out, optax.MultiStepsState(
+                    mini_step=jnp.zeros([], jnp.int32),
+                    gradient_step=optax.safe_increment(state.gradient_step),
+                    inner_opt_state=inner,
+                    acc_grads=jax.tree.map(jnp.zeros_like, acc_grads),
+                    skip_state=skip_state,
+                )
+
+            def middle(acc_grads: Any) -> Any:
+                return optax.tree.zeros_like(params), state._replace(
+                    mini_step=optax.safe_increment(state.mini_step), acc_grads=acc_grads
+                )
+
+            k = self._every_k_schedule(state.gradient_step)
+            return jax.lax.cond(~skip & (state.mini_step == k - 1), last, middle, acc_grads)
+
+    tx = AccumulateInBfloat16(optax.adam(0.05), every_k_schedule=3)
+    params = jnp.zeros(12)
+    state = tx.init(params)
+    update = jax.jit(tx.update)
+    for step in range(9):
+        grads = jax.grad(lambda w: jnp.mean((IMAGES[step::9] @ w - TARGETS[step::9]) ** 2))(params)  # noqa: B023
+        updates, state = update(grads, state, params)
+        params = optax.apply_updates(params, updates)
+    return params, tx.has_updated(state)
+
+
 PROGRAMS: list[Callable[[Any], Any]] = [
-    classify, finetune, guarded_regression, line_search, plateau, averaged,
+    classify, finetune, guarded_regression, line_search, plateau, averaged, accumulated_in_bfloat16,
 ]  # fmt: skip
 
 

@@ -126,6 +126,8 @@ def _() -> None:
     optax.apply_updates(P, wrong)
     tx = optax.trace(0.9)
     assert tx.update(wrong, tx.init(P), P)[0]["w"].shape == (2, 3)
+    assert optax.add_decayed_weights(0.1).update(None, 0, P) == (None, 0)
+    refused(lambda: gf.add_decayed_weights(0.1).update(None, 0, P), "add_decayed_weights", "structure")
     state = gf.trace(0.9).init(P)
     refused(lambda: gf.trace(0.9).update(wrong, state, P), "trace", "'w'")
     refused(lambda: gf.adam(0.1).init({"n": jnp.arange(3)}), "'n'")
@@ -217,6 +219,10 @@ def _() -> None:
     tx = gf.MultiSteps(gf.sgd(0.1), 2)
     assert gf.chain(gf.clip(1.0), tx) == gf.chain(gf.clip(1.0), gf.MultiSteps(gf.sgd(0.1), 2))
     assert not bool(tx.has_updated(tx.init(P)))
+    made = [type("Mine", (o.MultiSteps,), {})(o.sgd(0.1), 2) for o in (optax, compat)]
+    assert not any(isinstance(x, tuple) for x in made)
+    for x in made:
+        assert isinstance(x.gradient_transformation(), tuple)
 
 
 @row("`masked`")

@@ -69,12 +69,18 @@ class GradientTransformation(NamedTuple):
         expression = self.expression
         if expression is None:
             return self._plain_kind(), (self.init, self.update)
+        if type(self) is GradientTransformation:  # a pair that hides extra arguments stays one
+            return _pair_of, (tuple.__new__(GradientTransformationExtraArgs, self),)
         return expression.maker.reduce(expression.arguments)
 
     def _plain_kind(self) -> "type[GradientTransformation]":
         """The class that a pair assembled by hand is printed and pickled as."""
         takes_extra = isinstance(self, GradientTransformationExtraArgs)
         return GradientTransformationExtraArgs if takes_extra else GradientTransformation
+
+
+def _pair_of(tx: GradientTransformation) -> GradientTransformation:
+    return GradientTransformation(*tx)
 
 
 def _missing_attribute(tx: GradientTransformation, name: str) -> Any:

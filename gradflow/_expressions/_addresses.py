@@ -106,7 +106,9 @@ def _edit(value: Any, edits: Mapping[tuple[Any, ...], Any]) -> Any:
     expression = expression_of(value)
     if expression is not None:
         arguments = expression.arguments
-        return expression.rebuild({name: _edit(arguments[name], some) for name, some in inner.items()})
+        made = expression.rebuild({name: _edit(arguments[name], some) for name, some in inner.items()})
+        is_pair_by_hand = type(made) is not type(value) and isinstance(made, type(value))
+        return tuple.__new__(type(value), made) if is_pair_by_hand else made
     if isinstance(value, dict):
         return {key: _edit(item, inner[key]) if key in inner else item for key, item in value.items()}
     return tuple(_edit(item, inner[i]) if i in inner else item for i, item in enumerate(value))

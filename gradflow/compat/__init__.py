@@ -46,11 +46,16 @@ _MODULES = {
     ),
 }
 
+# What those modules import: editors complete `from optax._src.linear_algebra import lax`, and `*` takes all.
+_IMPORTED: dict[str, Any] = dict(_types.IMPORTED)
+
 _namespaces: dict[str, ModuleType] = {}
 for _name, _parts in _MODULES.items():
     _namespaces[_name] = Namespace(f"{__name__}.{_name}", _api, _deprecated.TOP_LEVEL, _types.NAMES)
     for _part in _parts.split():
-        _inner = Namespace(f"{__name__}.{_name}.{_part}", _api, _deprecated.TOP_LEVEL, _types.NAMES)
+        _inner = Namespace(
+            f"{__name__}.{_name}.{_part}", _api, _deprecated.PRIVATE, _types.PRIVATE_NAMES, _IMPORTED
+        )
         setattr(_namespaces[_name], _part, _inner)
 for _room in (_assignment, _linalg, _microbatching, _perturbations, _projections, _tree):
     _name = _room.__name__.rpartition(".")[2]
@@ -71,7 +76,10 @@ for _name, _parts in {
 }.items():
     for _part in _parts.split():
         _public = _namespaces[_name]
-        setattr(_public, _part, Namespace(f"{__name__}.{_name}.{_part}", _public))
+        _inner = Namespace(f"{__name__}.{_name}.{_part}", _public, None, _types.PRIVATE_NAMES, _IMPORTED)
+        setattr(_public, _part, _inner)
+_IMPORTED.update({_part: getattr(_namespaces["_src"], _part) for _part in _MODULES["_src"].split()})
+_IMPORTED["otu"] = _namespaces["tree_utils"]
 
 
 def install() -> None:
@@ -85,6 +93,8 @@ def install() -> None:
 def __getattr__(name: str) -> Any:
     if name in _namespaces:
         return _namespaces[name]
+    if name == "__all__":  # for `from gradflow.compat import *`
+        return [*(found for found in _namespaces if not found.startswith("_")), *public_names(_api)]
     if name in _deprecated.TOP_LEVEL:
         return _deprecated.TOP_LEVEL[name].get(f"{__name__}.{name}")
     if name.startswith("_") or not hasattr(_api, name):

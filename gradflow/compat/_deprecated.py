@@ -67,6 +67,16 @@ TOP_LEVEL = {
     **_KL,
     **_NORMS,
 }
+# Names that the private modules had, too; many programs import them.
+PRIVATE = {
+    **TOP_LEVEL,
+    "_scale_by_learning_rate": Deprecated(scale_by_learning_rate, "scale_by_learning_rate"),
+    "_update_moment": Deprecated(tree.update_moment, "tree.update_moment"),
+    "_update_moment_per_elem_norm": Deprecated(
+        tree.update_moment_per_elem_norm, "tree.update_moment_per_elem_norm"
+    ),
+    "_bias_correction": Deprecated(tree.bias_correction, "tree.bias_correction"),
+}
 TREE_UTILS = _NORMS
 LOSSES = _KL
 SECOND_ORDER = {

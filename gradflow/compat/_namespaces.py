@@ -12,7 +12,8 @@ from gradflow.compat._deprecated import Deprecated
 class Namespace(ModuleType):
     """A module with the names of another module, each after a prefix, and with deprecated names.
 
-    It is found by `import`, private parts such as `contrib._muon` included.
+    It is found by `import`, private parts such as `contrib._muon` included. `from module import *` gives its
+    public names, and those of `imported`: what a module of Optax has because it imports it.
     """
 
     def __init__(
@@ -21,6 +22,7 @@ class Namespace(ModuleType):
         source: ModuleType,
         deprecated: Mapping[str, Deprecated] | None = None,
         more: Mapping[str, Any] | None = None,
+        imported: Mapping[str, Any] | None = None,
         *,
         prefix: str = "",
     ) -> None:
@@ -29,10 +31,13 @@ class Namespace(ModuleType):
         self._source = source
         self._deprecated = deprecated or {}
         self._more = more or {}
+        self._imported = imported or {}
         self._prefix = prefix
         sys.modules[name] = self
 
     def __getattr__(self, name: str) -> Any:
+        if name == "__all__":
+            return sorted({*self.__dir__(), *self._imported} - {"optax"})
         if name in self._deprecated:
             return self._deprecated[name].get(f"{self.__name__}.{name}")
         if name in self._more:
@@ -41,6 +46,8 @@ class Namespace(ModuleType):
             for spelling in (name.removeprefix(self._prefix), name):
                 if hasattr(self._source, spelling):
                     return getattr(self._source, spelling)
+        if name in self._imported:
+            return self._imported[name]
         raise AttributeError(unknown(self.__name__, name, dir(self)))
 
     def __dir__(self) -> list[str]:

@@ -1,7 +1,9 @@
 """Names of types and helpers that libraries import from Optax's private modules."""
 
 import contextlib
+import functools
 import inspect
+import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -10,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from gradflow import tree
+from gradflow.compat import _private
 from gradflow.linalg import NEWTON_SCHULZ_TABLES
 from gradflow.numerics import MultiNormalDiagFromLogScale
 from gradflow.optimizers import MuonDimensionNumbers, scale_by_muon
@@ -152,4 +155,22 @@ NAMES: dict[str, Any] = {
     "set_diags": set_diags,
     "tile_second_to_last_dim": tile_second_to_last_dim,
     "x64_precision": x64_precision,
+}
+
+# Names of helpers in the private modules alone.
+PRIVATE_NAMES: dict[str, Any] = {**NAMES, **_private.PRIVATE_NAMES}
+
+IMPORTED: dict[str, Any] = {
+    "Any": Any,
+    "Callable": Callable,
+    "Literal": typing.Literal,
+    "NamedTuple": typing.NamedTuple,
+    "Optional": typing.Optional,
+    "Sequence": Sequence,
+    "Union": typing.Union,
+    "functools": functools,
+    "jax": jax,
+    "jnp": jnp,
+    "lax": jax.lax,
+    "np": np,
 }

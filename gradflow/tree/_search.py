@@ -24,10 +24,10 @@ class NamedTupleKey:
 
 @checked(filtering=FUNCTION | None)
 def get_all_with_path(tree: Any, key: Any, filtering: Filtering = None) -> list[tuple[KeyPath, Any]]:
-    """Every (key path, value) in the tree, in its order, whose name is `key`.
+    """Every (key path, value) in the tree whose name is `key`.
 
-    A name is a dict key, an attribute, a field of a NamedTuple, or the class name of a NamedTuple. A found
-    value is searched too, so it may contain another.
+    A name is a dict key, an attribute, a field of a NamedTuple, or the class name of a NamedTuple. The
+    outermost nodes that have it come first, in the order of the tree; then what is inside them, likewise.
 
     Args:
       tree: any pytree, such as an optimizer's state.
@@ -35,7 +35,7 @@ def get_all_with_path(tree: Any, key: Any, filtering: Filtering = None) -> list[
       filtering: keeps the values for which `filtering(path, value)` is true. The keys of a path are those of
         `jax.tree_util`, and `NamedTupleKey`.
     """
-    found = [(path, value) for path, value, names in _walk(tree, ()) if key in names]
+    found = _outermost_first(tree, (), key)
     return [(p, v) for p, v in found if filtering is None or filtering(p, v)]
 
 
@@ -78,6 +78,27 @@ def set(tree: Any, filtering: Filtering = None, /, **kwargs: Any) -> Any:
             known = [str(name) for _, _, names in _walk(tree, ()) for name in names]
             raise KeyError(f"tree: no value is named {key!r}. {names_hint(key, known)}")
     return _replace(tree, (), (), kwargs, filtering)
+
+
+def _outermost_first(node: Any, path: KeyPath, key: Any) -> Iterator[tuple[KeyPath, Any]]:
+    holders = list(_holders(node, path, key))
+    for path, holder in holders:
+        if key in _own_name(holder):
+            yield path, holder
+        yield from (((*path, k), child) for k, child in _children(holder)[0] if key in _name_of(k))
+    for path, holder in holders:
+        for k, child in _children(holder)[0]:
+            yield from _outermost_first(child, (*path, k), key)
+
+
+def _holders(node: Any, path: KeyPath, key: Any) -> Iterator[tuple[KeyPath, Any]]:
+    """The outermost nodes that have the name, or a child of that name."""
+    pairs = _children(node)[0]
+    if key in _own_name(node) or any(key in _name_of(k) for k, _ in pairs):
+        yield path, node
+    else:
+        for k, child in pairs:
+            yield from _holders(child, (*path, k), key)
 
 
 def _walk(

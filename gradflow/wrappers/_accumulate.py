@@ -162,11 +162,26 @@ _factory = transformation(reports=("mini_step", "updated"), elementwise=True)(_m
 
 class _MultiStepsClass(type):
     @one_frame
-    def __call__(cls, *args: Any, **kwargs: Any) -> MultiStepsTransformation:
-        return cast(MultiStepsTransformation, _factory(*args, **kwargs))
+    def __call__(cls, *args: Any, **kwargs: Any) -> Any:
+        if cls is MultiSteps:
+            return _factory(*args, **kwargs)
+        return type.__call__(cls, *args, **kwargs)
 
     def __instancecheck__(cls, instance: Any) -> bool:
-        return isinstance(instance, MultiStepsTransformation)
+        is_value = cls is MultiSteps and isinstance(instance, MultiStepsTransformation)
+        return is_value or type.__instancecheck__(cls, instance)
+
+
+def _never_skip(updates: Updates, gradient_step: Any, params: Params | None) -> tuple[Any, Any]:
+    return jnp.asarray(False), ()
+
+
+def _running_mean(grad: jax.Array, acc: jax.Array, *, n_acc: Any) -> jax.Array:
+    return acc + (grad - acc) / (n_acc + 1)
+
+
+def _running_sum(grad: jax.Array, acc: jax.Array, *, n_acc: Any) -> jax.Array:
+    return grad + acc
 
 
 if TYPE_CHECKING:
@@ -189,11 +204,47 @@ else:
 
     class MultiSteps(metaclass=_MultiStepsClass):
         # A class in the field, so that `isinstance(tx, MultiSteps)` works. A call is a call of the factory.
+        # A subclass, which programs write to override methods, has instances: objects with the methods below,
+        # and the attributes that the methods of such classes read.
         __doc__ = _factory.__doc__
         __gradflow__: Any = _factory.__gradflow__  # type: ignore[attr-defined]
         __module__ = _factory.__module__
         __wrapped__ = _factory
         __signature__ = inspect.signature(_factory)  # Python 3.13 would show the metaclass's
+
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            whole = self._whole = _factory(*args, **kwargs)
+            arguments = whole.expression.arguments
+            k, skip = arguments["every_k_schedule"], arguments["should_skip_update_fn"]
+            self._opt = arguments["opt"]
+            self._every_k_schedule = k if callable(k) else lambda step: k
+            self._use_grad_mean = arguments["use_grad_mean"]
+            self._accumulator_dtype = arguments["accumulator_dtype"]
+            self._should_skip_update_fn = _never_skip if skip is None else skip
+            self._acc_update = _running_mean if self._use_grad_mean else _running_sum
+
+        def __init_subclass__(cls, **kwargs: Any) -> None:
+            super().__init_subclass__(**kwargs)
+            cls.__gradflow__ = None  # not the factory: a call makes an instance
+            if cls.__init__ is not MultiSteps.__init__:
+                _, *others = inspect.signature(cls.__init__).parameters.values()
+                cls.__signature__ = inspect.Signature(others)
+
+        @property
+        def inner_opt(self) -> GradientTransformation:
+            return self._opt
+
+        def init(self, params: Params) -> Any:
+            return self._whole.init(params)
+
+        def update(self, updates: Updates, state: Any, params: Params | None = None, **extra: Any) -> Any:
+            return self._whole.update(updates, state, params, **extra)
+
+        def has_updated(self, state: Any) -> jax.Array:
+            return self._whole.has_updated(state)
+
+        def gradient_transformation(self) -> GradientTransformation:
+            return GradientTransformationExtraArgs(self.init, self.update)
 
 
 MultiSteps.__gradflow__.function = MultiSteps  # pickles find it by its public name

@@ -61,7 +61,7 @@ def test_filtering_sees_paths_and_values():
     assert (new[0].count, new[2]["deep"].count) == (1, 9)
 
 
-def test_get_all_with_path_stands_in_the_order_of_the_tree():
+def test_get_all_with_path_begins_with_the_outermost():
     found = tree.get_all_with_path(STATE, "w")
     assert [value for _, value in found] == [2.0, 4.0, 5.0]
     assert found[0][0] == (
@@ -70,7 +70,9 @@ def test_get_all_with_path_stands_in_the_order_of_the_tree():
         jax.tree_util.DictKey("w"),
     )
     assert str(found[0][0][1]) == "Adam.mu"
-    # A value may lie inside another.
+    # A value may lie inside another, and comes after those that do not.
+    nested = ({"n": Inner(1, {"n": 2})}, {"n": 3})
+    assert [value for _, value in tree.get_all_with_path(nested, "n")] == [nested[0]["n"], 3, 2]
     assert [value for _, value in tree.get_all_with_path(STATE, "mu")] == [STATE[0].mu, 3.0]
     assert tree.get_all_with_path(Trace(1), "Trace") == [((), Trace(1))]
     assert tree.get_all_with_path(STATE, "nothing") == []
@@ -104,15 +106,18 @@ def test_set_of_an_unknown_name_says_what_there_is():
 
 def test_agrees_with_a_second_witness():
     optax = pytest.importorskip("optax")
-    params = {"a": jnp.ones(2)}
-    state = optax.inject_hyperparams(optax.adamw)(1e-3).init(params)
-    names = ["count", "mu", "learning_rate", "hyperparams", "ScaleByAdamState", "nothing"]
+    params = {"a": jnp.ones(2), "count": jnp.ones(3)}
+    rate = optax.inject_hyperparams(optax.adamw)(1e-3)
+    two = optax.partition({"x": rate, "y": optax.sgd(0.1, 0.9)}, {"a": "x", "count": "y"})
+    steps = optax.MultiSteps(rate, 2).gradient_transformation()
+    state = optax.chain(steps, two, optax.adam(0.1)).init(params)
+    names = ["count", "mu", "learning_rate", "hyperparams", "ScaleByAdamState", "inner_state", "nothing"]
     for name in names:
         ours = tree.get_all_with_path(state, name)
         theirs = optax.tree.get_all_with_path(state, name)
-        assert sorted(jax.tree_util.keystr(p) for p, _ in ours) == sorted(
-            jax.tree_util.keystr(p) for p, _ in theirs
-        )
+        paths = [[jax.tree_util.keystr(p) for p, _ in found] for found in (ours, theirs)]
+        assert paths[0] == paths[1], name
+    state = rate.init(params)
     ours = tree.set(state, learning_rate=0.5)
     theirs = optax.tree.set(state, learning_rate=0.5)
     assert jax.tree.structure(ours) == jax.tree.structure(theirs)
