@@ -15,7 +15,7 @@ from gradflow._platform import by_platform
 from gradflow._rules._math import abs_sq, largest, safe_sqrt
 from gradflow._shardings import is_on_mesh
 from gradflow._types import Updates
-from gradflow.tree._norm import banded_square_sums, join_bands, joint_square_sums
+from gradflow.tree._bands import banded_square_sums, join_bands, joint_square_sums
 from gradflow.tree._paths import path_string
 
 Axis = int | tuple[int, ...] | None

@@ -11,7 +11,7 @@ from platforms import accelerator_code, on_tpu
 
 import gradflow as gf
 from gradflow._rules import _unit_norm
-from gradflow.tree import _norm
+from gradflow.tree import _bands
 
 DTYPES = [jnp.bfloat16, jnp.float32]
 
@@ -194,11 +194,11 @@ def test_three_sums_of_their_own_are_the_sums_of_one_reduction(
     monkeypatch: pytest.MonkeyPatch, scale: float
 ) -> None:
     x = (scale * np.random.default_rng(0).normal(size=(5, 7, 2)) @ [1, 1j]).astype(np.complex64)
-    together = _norm.banded_square_sums(jnp.asarray(x), np.dtype(np.float32))
-    monkeypatch.setattr(_norm, "by_platform", on_tpu)
-    apart = _norm.banded_square_sums(jnp.asarray(x), np.dtype(np.float32), beside=True)
+    together = _bands.banded_square_sums(jnp.asarray(x), np.dtype(np.float32))
+    monkeypatch.setattr(_bands, "by_platform", on_tpu)
+    apart = _bands.banded_square_sums(jnp.asarray(x), np.dtype(np.float32), beside=True)
     np.testing.assert_allclose(apart, together, rtol=4e-7)
-    root, factor = _norm.join_bands(apart)
+    root, factor = _bands.join_bands(apart)
     assert float(root) * float(factor) == pytest.approx(np.linalg.norm(x.astype(complex)), rel=1e-6)
 
 

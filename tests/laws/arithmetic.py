@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import Literal
 
-from gradflow.tree._norm import BANDS
+from gradflow.tree._bands import BANDS
 from laws.operations import scan_parts
 
 RANGE, ROUNDING = (8, 52), (11, 23)  # bits of exponents and of mantissas
