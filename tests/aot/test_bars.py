@@ -21,7 +21,7 @@ from gradflow._rules import _leafwise, _traced_once
 from gradflow.linalg import _newton_schulz
 from gradflow.matrices import _loops
 from gradflow.optimizers import _galore, _muon
-from gradflow.tree import _norm
+from gradflow.tree import _bands
 
 PLATFORMS = [
     pytest.param(
@@ -289,7 +289,7 @@ def trace_again() -> None:
     """Rules and norms are traced once per type of leaf."""
     _leafwise._compiled.cache_clear()
     _traced_once.forget()
-    _norm._banded_square_sum.cache_clear()
+    _bands._banded_square_sum.cache_clear()
     jax.clear_caches()
 
 
