@@ -26,7 +26,7 @@ from gradflow._calls._checks import (
 from gradflow._calls._context import context, entered, stage_name
 from gradflow._calls._extra_arguments import check_extra_names
 from gradflow._calls._misplaced import check_numbers_of_devices, refuse_misplaced
-from gradflow._calls._other_leaves import refuse_other_leaves
+from gradflow._calls._other_leaves import refuse_other_leaves, refuse_unlike_state
 from gradflow._calls._scalars import with_scalars_together
 from gradflow._calls._symbolic import refuse_symbolic_sizes
 from gradflow._checked import ARRAYS
@@ -140,6 +140,7 @@ class UpdatePart(Part):
         except Exception as error:
             given = {"params": params, "updates": updates, "state": state, **extra}
             clearer = _clearer_error(self.stage.expression.name, error, given, ("updates", "state"))
+            clearer = clearer or self._state_error(error, updates, state, params)
             if clearer is not None:
                 shorten(error)
                 raise clearer from clearer.__cause__
@@ -149,6 +150,22 @@ class UpdatePart(Part):
                 shorten(error)
                 raise
         return self.run(updates, named, params, **extra)
+
+    def _state_error(
+        self, error: Exception, updates: Updates, state: OptState, params: Params | None
+    ) -> Exception | None:
+        """The error that names the array of the state which init would not have made, if there is one."""
+        if context.stack:
+            return None
+        known = without_float0(updates if params is None else params)
+        try:
+            init = functools.partial(jax.eval_shape, self.stage.init, known)
+            refuse_unlike_state(self.stage.expression.name, state, init, error)
+        except WrongStateError as clearer:
+            return clearer.with_traceback(None)
+        except Exception:  # the error of the update is the clearer one
+            return None
+        return None
 
     def _named(self, state: OptState, updates: Updates, params: Params | None) -> OptState | None:
         """The state with the containers that init makes, if it came back with others; else None."""

@@ -41,6 +41,7 @@ def convert_state(
     """
     old_tx = as_transformation(old_tx, "convert_state", "argument 'old_tx'")
     new_tx = as_transformation(new_tx, "convert_state", "argument 'new_tx'")
+    ARRAYS.check("convert_state", "state", state)
     given, expected = jax.eval_shape(lambda: state), jax.eval_shape(old_tx.init, params)
     if _types(given) != _types(expected):
         raise ValueError(

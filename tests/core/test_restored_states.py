@@ -104,3 +104,43 @@ def test_the_frames_of_other_code_stay() -> None:
     found = frames(lambda: tx.update(GRADS, tx.init(PARAMS), PARAMS))
     assert found[-1] == "foreign"
     assert len(found) > 3
+
+
+def _without(state: Any) -> Any:
+    return state[0]._replace(count=None), *state[1:]
+
+
+@pytest.mark.parametrize(
+    ("tx", "change", "words"),
+    [
+        (gf.adam(0.1), _without, "'0/count' it has None, init makes int32[]"),
+        (
+            gf.adam(0.1),
+            lambda s: (s[0]._replace(count=jnp.asarray(True)), *s[1:]),
+            "'0/count' it has bool[], init makes int32[]",
+        ),
+        (
+            gf.MultiSteps(gf.sgd(0.1), 2),
+            lambda s: s._replace(mini_step=s.mini_step[None]),
+            "'mini_step' it has int32[1], init makes int32[]",
+        ),
+    ],
+)
+def test_an_array_that_init_would_not_make_is_named(tx: Any, change: Any, words: str) -> None:
+    params = {"w": jnp.ones(3)}
+    state = change(tx.init(params))
+    owner = repr(tx).partition("(")[0]
+    for update in (tx.update, lambda g, s, p: jax.eval_shape(tx.update, g, s, p)):
+        with pytest.raises(TypeError) as caught:
+            update(params, state, params)
+        wanted = f"{owner}: argument 'state' must be as init returns it; at {words}"
+        assert str(caught.value) == wanted
+
+
+def test_an_error_inside_a_function_is_not_blamed_on_a_state_in_another_precision() -> None:
+    tx = gf.stateless(lambda g, p: {"w": g["w"].reshape(7)})
+    both = gf.chain(tx, gf.trace(0.9))
+    params = {"w": jnp.ones(3)}
+    state = jax.tree.map(lambda x: x.astype(jnp.bfloat16), both.init(params))
+    with pytest.raises(TypeError, match="cannot reshape"):
+        both.update(params, state, params)

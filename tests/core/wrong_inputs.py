@@ -58,6 +58,7 @@ ROWS = [
     ('gf.convert_state(ADAM, 7, T, STATE)', TypeError, "convert_state: argument 'new_tx' must be a transformation"),
     ('gf.convert_state(ADAM, ADAM, "nonsense", STATE)', TypeError, "convert_state: argument 'params' must be an array"),
     ('gf.convert_state(ADAM, ADAM, T, None)', ValueError, "convert_state: argument 'state' must be a state of 'old_tx' for these parameters"),
+    ('gf.convert_state(ADAM, ADAM, T, "nonsense")', TypeError, "convert_state: argument 'state' must be an array"),
     ('gf.loss_scale(ADAM)', TypeError, "loss_scale: argument 'state' must be a state, as init returns it; got a GradientTransformationExtraArgs"),
     ('gf.eval_params(ADAM, T)', TypeError, "eval_params: argument 'state' must be a state, as init returns it; got a Grad"),
     ('gf.eval_params(STATE, params=ADAM)', TypeError, "eval_params: argument 'params' must be a tree of arrays; got a Grad"),
