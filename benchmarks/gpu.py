@@ -26,7 +26,7 @@ import jax.numpy as jnp
 import optax
 
 import gradflow as gf
-from benchmarks import rows
+from benchmarks import matrix_steps, rows
 from benchmarks.exact import nbytes, program_figures, scratch
 from benchmarks.limit import Limit
 from benchmarks.measure import against_limits, repeated
@@ -250,6 +250,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--only", help=f"of {', '.join(NAMES)}; default: all")
     parser.add_argument("--runs", type=int, default=10, help="turns")
     parser.add_argument("--repeat", type=int, default=5, help="steps per turn, dispatched without waiting")
+    parser.add_argument("--matrices", metavar="SIDE", type=int, help="methods for matrices, 8 leaves")
     parser.add_argument("--json", metavar="FILE")
     parser.add_argument("--table", metavar="FILE")
     given = parser.parse_args(arguments)
@@ -270,6 +271,10 @@ def main(arguments: list[str] | None = None) -> None:
     print(f"{facts['device']} ({backend}); {facts['versions']}", flush=True)
     if backend == "cpu":
         print("No accelerator: this only checks that the code runs.", flush=True)
+    if given.matrices:
+        for line in matrix_steps.lines(8, given.matrices, 4 if given.quick else given.runs):
+            print(line, flush=True)
+        return
     found: list[Row | Skipped] = []
     runs, repeat = (4, 3) if given.quick else (given.runs, given.repeat)
     sizes = (given.parameters or default).split(",")

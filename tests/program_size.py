@@ -1,6 +1,7 @@
 """The size of a traced program, and the copies of a compiled one."""
 
 import re
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -26,3 +27,13 @@ def count_equations(jaxpr: Any, seen: set[int], branch: int = 0) -> int:
                 seen.add(id(inner))
                 total += count_equations(inner, seen, branch)
     return total
+
+
+def every_equation(jaxpr: Any) -> Iterator[Any]:
+    """The equations of a program, those of inner programs included."""
+    for equation in jaxpr.eqns:
+        yield equation
+        for value in jax.tree.leaves(tuple(equation.params.values()), is_leaf=lambda v: hasattr(v, "eqns")):
+            inner = getattr(value, "jaxpr", value)
+            if hasattr(inner, "eqns"):
+                yield from every_equation(inner)

@@ -35,7 +35,7 @@ def differentiable(
         columns = jax.vmap(lambda e: ravel_pytree(linear(restore(e)))[0])(
             jnp.eye(vector.size, dtype=vector.dtype)
         )
-        return restore(inverse(columns.T) @ vector)
+        return restore(jnp.matmul(inverse(columns.T), vector, precision="highest"))
 
     like = jax.eval_shape(solve)[1]
 

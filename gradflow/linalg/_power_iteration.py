@@ -192,4 +192,5 @@ def _solve_linear(linear: Callable[[Any], Any], target: Any) -> Any:
 
     columns = jnp.eye(ends[-1], dtype=widest)
     jacobian = jax.vmap(lambda z: flat(linear(tree(z))), in_axes=1, out_axes=1)(columns)
-    return tree(jnp.linalg.pinv(jax.lax.stop_gradient(jacobian)) @ flat(target))
+    inverse = jnp.linalg.pinv(jax.lax.stop_gradient(jacobian))
+    return tree(jnp.matmul(inverse, flat(target), precision="highest"))

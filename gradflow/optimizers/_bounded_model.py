@@ -4,11 +4,15 @@
 differences of gradients, then `theta` times those of parameters. Pairs that are not in use are zero rows.
 """
 
+import functools
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+# On a GPU a product of float32 has ten bits by default.
+_product = functools.partial(jnp.matmul, precision="highest")
 
 
 class Pairs(NamedTuple):
@@ -39,8 +43,9 @@ def append_pair(pairs: Pairs, step: jax.Array, change: jax.Array) -> Pairs:
         return jnp.concatenate([rows[1:], new[None]])
 
     steps, changes = shifted(pairs.steps, step), shifted(pairs.changes, change)
-    by_change = _bordered(pairs.step_by_change, steps @ change, changes @ step)
-    by_step = _bordered(pairs.step_by_step, steps @ step, steps @ step)
+    by_change = _bordered(pairs.step_by_change, _product(steps, change), _product(changes, step))
+    along = _product(steps, step)
+    by_step = _bordered(pairs.step_by_step, along, along)
     new = Pairs(steps, changes, by_change, by_step)
     kept = step_sq > 0
     return Pairs(*(jnp.where(kept, jnp.where(usable, x, was), 0) for x, was in zip(new, pairs, strict=True)))
@@ -103,8 +108,8 @@ def cauchy_point(
     bound = jnp.where(g < 0, upper, lower)
     time = time_to_bound(x, -g, lower, upper)
     d = jnp.where(time > 0, -g, 0)
-    square, way = jnp.sum(d * d), model.rows @ d
-    curve = _curvature(square, way @ inverse @ way, model)
+    square, way = jnp.sum(d * d), _product(model.rows, d)
+    curve = _curvature(square, _product(_product(way, inverse), way), model)
     first = square / jnp.where(square > 0, curve, 1)
 
     def along(time_of_all: jax.Array) -> jax.Array:
@@ -122,7 +127,7 @@ def cauchy_point(
         begins = jnp.concatenate([last[0], finite])
         ends = jnp.concatenate([ends, jnp.full(1, jnp.inf, x.dtype)])
         places = jnp.concatenate([last, reached], axis=1) + begins[None] * ways
-        turned = inverse @ ways
+        turned = _product(inverse, ways)
         slopes = -squares * (1 - model.theta * begins) - jnp.sum(places * turned, axis=0)
         curves = _curvature(squares, jnp.sum(ways * turned, axis=0), model)
         lengths = jnp.maximum(-slopes / jnp.where(squares > 0, curves, 1), 0)
@@ -158,9 +163,10 @@ def bounded_minimum(
     start, free = cauchy_point(x, g, lower, upper, model)
     moved = start - x
     rows = jnp.where(free[None], model.rows, 0)
-    slope = g + model.theta * moved - solve(model.middle, model.rows @ moved) @ model.rows
-    inner = solve(model.middle - rows @ rows.T / model.theta, rows @ slope)
-    d = jnp.where(free, -(slope + inner @ rows / model.theta) / model.theta, 0)
+    bent = _product(solve(model.middle, _product(model.rows, moved)), model.rows)
+    slope = g + model.theta * moved - bent
+    inner = solve(model.middle - _product(rows, rows.T) / model.theta, _product(rows, slope))
+    d = jnp.where(free, -(slope + _product(inner, rows) / model.theta) / model.theta, 0)
     d = jnp.where(jnp.isfinite(d), d, 0)
     cut = jnp.clip(start + d, lower, upper)
     share = jnp.minimum(1, jnp.min(time_to_bound(start, d, lower, upper)))

@@ -1,5 +1,6 @@
 """The l2 norm, and linear sets: one scalar product for the whole tree."""
 
+import functools
 import math
 from typing import Any
 
@@ -23,6 +24,9 @@ from gradflow.projections._trees import (
     scaled_down,
     times,
 )
+
+# On a GPU a product of float32 has ten bits by default.
+_product = functools.partial(jnp.matmul, precision="highest")
 
 
 def projection_l2_ball(tree: Any, scale: Any = 1, axis: Any = None) -> Any:
@@ -155,7 +159,8 @@ def _onto_affine(leaves: list[jax.Array], matrix: jax.Array, offset: jax.Array) 
     fixed = jax.lax.stop_gradient(matrix)
     inverse = jnp.linalg.pinv(fixed)
     start = jax.lax.stop_gradient(x)
-    y = inverse.T @ (inverse @ (fixed @ start - jax.lax.stop_gradient(offset)))
-    p = start - fixed.T @ y
-    off = p - x + matrix.T @ y
-    return from_vector(p - (off - inverse @ (fixed @ off)) - inverse @ (matrix @ p - offset), leaves)
+    y = _product(inverse.T, _product(inverse, _product(fixed, start) - jax.lax.stop_gradient(offset)))
+    p = start - _product(fixed.T, y)
+    off = p - x + _product(matrix.T, y)
+    inside = _product(inverse, _product(fixed, off))
+    return from_vector(p - (off - inside) - _product(inverse, _product(matrix, p) - offset), leaves)

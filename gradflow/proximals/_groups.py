@@ -70,7 +70,7 @@ def nuclear_norm_penalty(weight: Weight) -> PenaltyRule:
     def prox(x: jax.Array, step: jax.Array) -> jax.Array:
         _check_rank("nuclear_norm_penalty", x, 2)
         u, s, v = jnp.linalg.svd(x, full_matrices=False)
-        return (u * shrunk(s, step * like(x, weight))[..., None, :]) @ v
+        return jnp.matmul(u * shrunk(s, step * like(x, weight))[..., None, :], v, precision="highest")
 
     def amount(x: jax.Array) -> jax.Array:
         _check_rank("nuclear_norm_penalty", x, 2)

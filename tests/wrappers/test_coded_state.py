@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from program_size import every_equation
 
 import gradflow as gf
 from gradflow._coding._leaves import is_coded
@@ -66,10 +67,25 @@ def test_stochastic_rounding_has_no_bias(role: str, bits: int) -> None:
     leaf = quantized_leaf(x, SEED, role, bits, 10) if bits else rounded_leaf(x, SEED, jnp.dtype(role))
     seeds = jnp.arange(4096, dtype=jnp.uint32)
     drawn = jax.jit(jax.vmap(lambda seed: encode(leaf._replace(seed=seed), x)[1]))(seeds)
+    drawn = np.asarray(drawn, np.float64)
     spread = np.maximum(np.std(drawn, 0), 1e-9)
     assert np.all(np.abs(np.mean(drawn, 0) - x) < 5 * spread / 64 + 1e-6 * np.abs(x))
     assert max(len(np.unique(column)) for column in np.asarray(drawn).reshape(4096, -1).T) == 2
     assert np.mean(spread > 1e-8) > 0.5, "most numbers are between two codes"
+
+
+@pytest.mark.parametrize(("role", "bits"), [("mean", 8), ("square", 8), ("mean", 4)])
+def test_a_code_is_made_by_an_operation_of_integers(role: str, bits: int) -> None:
+    """A GPU stores the low bits of a float32 number by converting the number, which gave -1 for all codes."""
+    leaf = quantized_leaf(X32, SEED, role, bits, 10)
+    program = list(every_equation(jax.make_jaxpr(leaf.encode)(X32).jaxpr))
+    made_by = {result: equation.primitive.name for equation in program for result in equation.outvars}
+    narrowed = [
+        made_by[equation.invars[0]]
+        for equation in program
+        if equation.primitive.name == "convert_element_type" and equation.outvars[0].aval.dtype.itemsize == 1
+    ]
+    assert narrowed in (["xor"], ["or"])
 
 
 def test_seeds_move_on_and_places_differ() -> None:
