@@ -13,10 +13,14 @@ import tempfile
 from compiling import CHEAP
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-flags = [os.environ.get("XLA_FLAGS", ""), "--xla_force_host_platform_device_count=8"]
-if os.environ["JAX_PLATFORMS"] == "cpu":  # XLA's compiler for a GPU supports no program that is not optimized
-    flags.append(CHEAP)
-os.environ["XLA_FLAGS"] = " ".join(flags).strip()
+os.environ["XLA_FLAGS"] = " ".join(
+    (
+        os.environ.get("XLA_FLAGS", ""),
+        "--xla_force_host_platform_device_count=8",
+        # XLA's compiler for a GPU supports no program that is not optimized.
+        CHEAP if os.environ["JAX_PLATFORMS"] == "cpu" else "",
+    )
+).strip()
 
 from pathlib import Path
 from typing import Any
