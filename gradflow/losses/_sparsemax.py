@@ -20,23 +20,19 @@ def sparsemax_loss(logits: ArrayLike, labels: ArrayLike) -> jax.Array:
 
     Args:
       logits: scores of any shape.
-      labels: integers 0 or 1, or booleans, of the same shape.
+      labels: 0 or 1 of any dtype, or booleans, of the same shape.
 
     Returns:
       One loss for each score, in the dtype of logits.
 
     Raises:
       ValueError: the shapes differ.
-      TypeError: logits are not floating-point, or labels are.
+      TypeError: logits are not floating-point, or labels are not numbers.
 
     Source: Blondel, Martins and Niculae 2020, "Learning with Fenchel-Young Losses", arXiv:1901.02324.
     """
     x = real("sparsemax_loss", "logits", logits)
     y = number("sparsemax_loss", "labels", labels)
-    if jnp.issubdtype(y.dtype, jnp.floating):
-        raise TypeError(
-            f"sparsemax_loss: argument 'labels' must be integers or booleans; got dtype {y.dtype}"
-        )
     same_shape("sparsemax_loss", "labels", y, "logits", x.shape)
     out = x.dtype
     return _binary_sparsemax(x.astype(compute_dtype(out)), y.astype(np.bool_)).astype(out)

@@ -80,6 +80,7 @@ def test_the_gradient_of_sparsemax_is_prediction_minus_label() -> None:
 def test_binary_sparsemax_is_flat_quadratic_linear() -> None:
     z = jnp.asarray([-1e4, -1.0, -0.5, 0.0, 1.0, 3.0, 1e4], jnp.float32)
     compare(losses.sparsemax_loss(z, jnp.zeros(7, int)), [0, 0, 1 / 16, 1 / 4, 1, 3, 1e4], rtol=1e-6)
+    compare(losses.sparsemax_loss(z, jnp.zeros(7)), [0, 0, 1 / 16, 1 / 4, 1, 3, 1e4], rtol=1e-6)
     compare(losses.sparsemax_loss(-z, jnp.ones(7, bool)), [0, 0, 1 / 16, 1 / 4, 1, 3, 1e4], rtol=1e-6)
     slope = jax.vmap(jax.grad(losses.sparsemax_loss))(z, jnp.zeros(7, int))
     compare(slope, [0, 0, 1 / 4, 1 / 2, 1, 1, 1], rtol=1e-6)
