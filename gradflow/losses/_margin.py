@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from gradflow._tracebacks import one_frame
-from gradflow.losses._classes import class_gaps
+from gradflow.losses._classes import class_gaps, nan_of
 from gradflow.losses._inputs import pair
 
 
@@ -74,7 +74,7 @@ def multiclass_hinge_loss(scores: ArrayLike, labels: ArrayLike) -> jax.Array:
     Vector Machines".
     """
     gaps, correct, out = class_gaps("multiclass_hinge_loss", scores, labels)
-    return jnp.max(jnp.where(correct, 0.0, gaps + 1.0), -1).astype(out)
+    return (jnp.max(jnp.where(correct, 0.0, gaps + 1.0), -1) + nan_of(gaps)).astype(out)
 
 
 @one_frame
@@ -95,4 +95,4 @@ def multiclass_perceptron_loss(scores: ArrayLike, labels: ArrayLike) -> jax.Arra
     Source: Collins 2002, "Discriminative Training Methods for Hidden Markov Models".
     """
     gaps, _, out = class_gaps("multiclass_perceptron_loss", scores, labels)
-    return jnp.max(gaps, -1).astype(out)
+    return (jnp.max(gaps, -1) + nan_of(gaps)).astype(out)

@@ -69,15 +69,16 @@ def _distance(x: jax.Array, axes: tuple[int, ...], degree: jax.Array, eps: jax.A
     high = 0.25 / float(np.finfo(x.dtype).tiny)
     scale = jnp.max(jax.lax.stop_gradient(size), axes, keepdims=True, initial=1.0)
     scale = jnp.minimum(scale, high)
-    apart = size > 0
+    apart = size != 0  # also of a NaN, which is to show in the loss
     degrees = jnp.broadcast_to(degree, x.shape)
     part = jnp.where(apart, size * (1.0 / scale), 1.0)
     power = jnp.where(apart, jnp.power(part, degrees), 0.0)
     scale = jnp.squeeze(scale, axes)
     degrees = jnp.broadcast_to(degree, scale.shape)
     total = jnp.sum(power, axes) + eps * jnp.power(scale, -degrees)
-    root = jnp.power(jnp.where(total > 0, total, 1.0), 1.0 / degrees)
-    return scale * jnp.where(total > 0, root, 0.0)
+    some = total != 0
+    root = jnp.power(jnp.where(some, total, 1.0), 1.0 / degrees)
+    return scale * jnp.where(some, root, 0.0)
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(2,))

@@ -7,7 +7,7 @@ from jax.typing import ArrayLike
 
 from gradflow._dtypes import compute_dtype
 from gradflow._tracebacks import one_frame
-from gradflow.losses._classes import class_gaps
+from gradflow.losses._classes import class_gaps, nan_of
 from gradflow.losses._inputs import number, real, same_shape
 from gradflow.losses._logspace import clamp
 
@@ -65,6 +65,8 @@ def _project_simplex(x: jax.Array) -> jax.Array:
     Held, Wolfe and Crowder 1974: the entries above the threshold are kept, and the threshold makes them
     sum to 1.
     """
+    largest = float(np.finfo(x.dtype).max)
+    x = jnp.clip(x, -largest, largest)  # a difference of two finite scores may be infinite
     x = x - jax.lax.stop_gradient(jnp.max(x, -1, keepdims=True))
     descending = -jnp.sort(-x, -1)
     excess = jnp.cumsum(descending, -1) - 1.0
@@ -108,4 +110,4 @@ def multiclass_sparsemax_loss(scores: ArrayLike, labels: ArrayLike) -> jax.Array
     Source: Martins and Astudillo 2016, "From Softmax to Sparsemax", arXiv:1602.02068.
     """
     gaps, _, out = class_gaps("multiclass_sparsemax_loss", scores, labels)
-    return clamp(_gini_conjugate(gaps), 0.0, jnp.inf).astype(out)
+    return (clamp(_gini_conjugate(gaps), 0.0, jnp.inf) + nan_of(gaps)).astype(out)

@@ -31,7 +31,7 @@ def polyak_step(gap: jax.Array, norm: jax.Array, limit: jax.Array, eps: jax.Arra
     step = share / (size + eps / size)
     # A quotient of finite numbers stays finite; an infinite gap shows.
     step = jnp.where(jnp.isfinite(gap) & ~jnp.isnan(step), in_range(step), step)
-    return jnp.where(some, jnp.minimum(step, limit), 0)
+    return jnp.where(some, jnp.minimum(step, limit), 0) + (gap - gap)
 
 
 def polyak_rule(g: jax.Array, s: Any) -> jax.Array:
@@ -73,7 +73,9 @@ def scale_by_polyak(
         updates: Updates, state: EmptyState, params: Params | None = None, *, value: Any
     ) -> tuple[Updates, EmptyState]:
         norm = global_norm(updates, sum_axes(axis_name, updates))
-        gap = loss_value(value).astype(norm.dtype) - as_scalar(f_min, norm.dtype)
+        loss = loss_value(value).astype(norm.dtype)
+        # NaN for a loss that is not finite, which the bounds of the step would turn into a number.
+        gap = kept_in_range(loss - as_scalar(f_min, norm.dtype), loss)
         if variant == "sps+":
             gap = jnp.maximum(gap, 0)
         limit, small = (as_scalar(number, norm.dtype) for number in (max_learning_rate, eps))

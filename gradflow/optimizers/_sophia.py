@@ -13,7 +13,7 @@ from gradflow._core._plain_pairs import as_transformation
 from gradflow._core._transformation import GradientTransformation
 from gradflow._expressions._arguments import Decay, Index, Limit, NonNegative, Positive, Rate, Size
 from gradflow._rules._leafwise import Scalars, leafwise, specialize
-from gradflow._rules._math import one_minus_power
+from gradflow._rules._math import in_range, one_minus_power
 from gradflow._rules._mesh_axes import refuse_varying
 from gradflow._rules._roles import Mean
 from gradflow._rules._state import first_moment, increment, second_moment, zero_scalar
@@ -88,9 +88,9 @@ def sophia_rule(
 ) -> tuple[jax.Array, ...]:
     """Liu et al. 2023, Algorithm 3."""
     mu = s.b1 * mu + s.c1 * g
-    bound = s.clip_threshold if clipped else jnp.finfo(g.dtype).max
     # Where the curvature is not positive, `eps` leaves the sign of the momentum, which is clipped.
-    return jnp.clip(s.debias1 * mu / jnp.maximum(s.gamma * nu, s.eps), -bound, bound), mu
+    u = s.debias1 * mu / jnp.maximum(s.gamma * nu, s.eps)
+    return jnp.clip(u, -s.clip_threshold, s.clip_threshold) if clipped else in_range(u), mu
 
 
 def curvature_scalars(b2: jax.Array) -> Scalars:

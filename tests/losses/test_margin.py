@@ -84,3 +84,17 @@ def test_binary_sparsemax_is_flat_quadratic_linear() -> None:
     compare(losses.sparsemax_loss(-z, jnp.ones(7, bool)), [0, 0, 1 / 16, 1 / 4, 1, 3, 1e4], rtol=1e-6)
     slope = jax.vmap(jax.grad(losses.sparsemax_loss))(z, jnp.zeros(7, int))
     compare(slope, [0, 0, 1 / 4, 1 / 2, 1, 1, 1], rtol=1e-6)
+
+
+def test_gaps_beyond_the_largest_number_are_infinite_losses() -> None:
+    x = jnp.asarray([-3e38, 0.0, 3e38], jnp.float32)
+    value, slope = jax.value_and_grad(losses.multiclass_sparsemax_loss)(x, 0)
+    assert value == np.inf
+    compare(slope, [-1, 0, 1], rtol=0)
+
+
+@over_multiclass
+def test_a_nan_shows_in_every_one_of_many_rows(loss: Any) -> None:
+    """A maximum of many rows is not NaN on every CPU."""
+    x = jnp.zeros((4000, 10), jnp.float32).at[::2, 9].set(jnp.nan)
+    np.testing.assert_array_equal(np.isnan(loss(x, jnp.zeros(4000, int))), np.arange(4000) % 2 == 0)

@@ -86,6 +86,14 @@ def test_gradients_at_one_point_and_far_away_are_finite(degree: float, eps: floa
     np.testing.assert_allclose(f(here, far, here)[1][1][0], [1, 0, 0], atol=1e-6)
 
 
+@pytest.mark.parametrize("degree", [0.5, 1, 2, 3])
+def test_a_triplet_with_nan_shows(degree: float) -> None:
+    """A maximum of many rows is not NaN on every CPU."""
+    x = jnp.zeros((4000, 4), jnp.float32)
+    loss = losses.triplet_margin_loss(x.at[:, 3].set(jnp.nan), x, x + 1, norm_degree=degree)
+    assert np.isnan(loss).all()
+
+
 def test_triplet_mistakes() -> None:
     x = jnp.ones((3, 2), jnp.float32)
     with pytest.raises(

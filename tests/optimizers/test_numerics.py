@@ -246,6 +246,22 @@ def test_polyak_steps_of_finite_losses_are_finite(scale: float) -> None:
         assert not np.isfinite(tx.update(g, tx.init(g), g, value=jnp.float32(value))[0]).any()
 
 
+@pytest.mark.parametrize("variant", ["sps", "sps+"])
+@pytest.mark.parametrize("value", [np.inf, -np.inf, np.nan])
+def test_polyak_steps_show_a_loss_that_is_not_finite(variant: str, value: float) -> None:
+    """Bounded by `max_learning_rate` or by 0, an infinite loss would be an ordinary step."""
+    tx, g = gf.scale_by_polyak(variant=variant), jnp.asarray([3.0, 0.0])
+    for grads in (g, 0 * g):
+        assert np.isnan(tx.update(grads, tx.init(g), g, value=jnp.float32(value))[0]).all()
+
+
+def test_sophia_without_a_threshold_is_finite_in_bfloat16() -> None:
+    """The largest number of float32 is infinite in bfloat16."""
+    g = jnp.asarray([8e37, -8e37], jnp.bfloat16)
+    tx = gf.scale_by_sophia(clip_threshold=None, hessian_diagonal_fn=gf.set_to_zero())
+    assert np.isfinite(np.asarray(tx.update(g, tx.init(g), g)[0], np.float32)).all()
+
+
 def test_a_correction_of_the_largest_numbers_keeps_its_norm() -> None:
     tx, g = gf.mars_correction(), jnp.asarray([3.4e38, -1e38, 1e30])
     u, _ = tx.update(g, tx.init(g), g)
