@@ -72,7 +72,7 @@ MUTANTS = [
     Mutant("cocob: the reward may be negative", "jnp.clip(loss, reward - 2 * limit, reward)", "jnp.maximum(loss, reward - 2 * limit)", rule("cocob")),
     Mutant("momo: decay is not proximal", "(s.step * exp_avg + s.decay * p) / s.shrink", "(s.step * exp_avg + s.decay * p)", rule("momo"), "_momo.py"),
     Mutant("fromage: grows", "s.factor * g - s.loss * p", "s.factor * g + s.loss * p", rule("fromage")),
-    Mutant("sophia: no clipping", "bound = s.clip_threshold if clipped", "bound = 10 * s.clip_threshold if clipped", rule("sophia")),
+    Mutant("sophia: no clipping", "jnp.clip(u, -s.clip_threshold, s.clip_threshold)", "jnp.clip(u, -10 * s.clip_threshold, 10 * s.clip_threshold)", rule("sophia")),
     Mutant("muon: no adjoint", "adjoint = jnp.conj(x.T)", "adjoint = x.T", "tests/optimizers/test_muon.py -k phases", "_muon.py"),
     Mutant("lbfgs: a curvature of any sign", "(curvature > np.finfo(curvature.dtype).eps", "(curvature > -np.inf * np.finfo(curvature.dtype).eps", rule("lbfgs")),
     Mutant("galore: the basis is never renewed", "(basis[..., 0] == 0) | (s.count % gap == 0)", "(basis[..., 0] == 0) | (s.count < 0)", rule("galore"), "_galore.py"),
