@@ -48,6 +48,12 @@ def scale_by_dowg(init_estim_sq_dist: InitialPositive | None = None, eps: NonNeg
     Source: Khaled, Mishchenko, Jin 2023, arXiv:2305.16284.
     """
 
+    if init_estim_sq_dist is None and isinstance(eps, int | float) and eps == 0:
+        raise ValueError(
+            "scale_by_dowg: argument 'init_estim_sq_dist' must be given where eps=0, or no step leaves the "
+            "start; got None"
+        )
+
     def init(params: Params) -> OptState:
         dtype = scalar_dtype(params)
         first = eps if init_estim_sq_dist is None else init_estim_sq_dist

@@ -101,7 +101,7 @@ def penalty(body: Callable[P, Any], /) -> Callable[P, Penalty]:
     What the factory returns is a value: it prints, compares, hashes, pickles and can be rebuilt with other
     arguments.
     """
-    if not callable(body):
+    if not callable(body) or isinstance(body, type):
         raise TypeError(f"penalty: argument 'body' must be a function; got {describe(body)}")
     return decorate(body, "penalty", result_type=Penalty)
 

@@ -1,6 +1,7 @@
 """Wrong inputs of the factories of transformations: call, error, and words of its message."""
 
 ROWS = [
+    ("gf.dowg(eps=0)", ValueError, "scale_by_dowg: argument 'init_estim_sq_dist' must be given where eps=0"),
     ('gf.acprop(learning_rate="nonsense")', TypeError, "acprop: argument 'learning_rate' must be a number >= 0 or a schedule"),
     ('gf.acprop(learning_rate=0.1, eps=None)', TypeError, "acprop: argument 'eps' must be a number >= 0 or a schedule"),
     ('gf.adabelief(learning_rate=0.1, b2=KEY)', TypeError, "adabelief: argument 'b2' must be a number in [0, 1) or a schedule"),

@@ -1,6 +1,7 @@
 """Wrong inputs of `proximals` and of what takes a penalty: call, error, and words of its message."""
 
 ROWS = [
+    ("gf.proximals.penalty(int)", TypeError, "penalty: argument 'body' must be a function; got the class int"),
     ('gf.l1_penalty(-1.0)', ValueError, "l1_penalty: argument 'weight' must be a number >= 0; got -1.0"),
     ('gf.l1_penalty(lambda n: 0.1)', TypeError, "l1_penalty: argument 'weight' must be a number >= 0; got"),
     ('gf.l1_penalty("0.1")', TypeError, "l1_penalty: argument 'weight' must be a number >= 0"),
