@@ -168,6 +168,9 @@ def _() -> None:
 def _() -> None:
     assert not jax.tree.leaves(optax.scale_by_learning_rate(0.1).init(P))
     assert jax.tree.leaves(gf.scale_by_learning_rate(0.1).init(P)) == [0]
+    for tx in (optax.scale_by_learning_rate(0.1), gf.scale_by_learning_rate(0.1)):
+        updates, state = tx.update({"w": 2.0}, gf.EmptyState())
+        assert float(updates["w"]) == np.float32(-0.2) and state == ()
     assert first(optax.adadelta(None), P)["b"][0] > 0
     refused(lambda: gf.scale_by_learning_rate(None), "learning_rate")
 

@@ -293,7 +293,8 @@ def _check_arguments(
     # A stage without a state hands back whatever else it is given, as third-party code expects.
     if signature.state_type is not None and signature.state_type is not EmptyState:
         inner = state.inner_state if isinstance(state, ScheduledState) else state
-        if not isinstance(inner, signature.state_type):
+        is_empty = signature.may_be_empty and isinstance(inner, EmptyState)
+        if not is_empty and not isinstance(inner, signature.state_type):
             refuse_state(with_article(signature.state_type.__name__), state)
     elif isinstance(state, GradientTransformation):
         refuse_state("a state", state)

@@ -4,7 +4,9 @@ import functools
 import inspect
 from collections.abc import Callable
 from types import CodeType, FunctionType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
+
+from gradflow._types import EmptyState
 
 
 class Signature(NamedTuple):
@@ -15,6 +17,7 @@ class Signature(NamedTuple):
     passes_all: bool
     needs_params: bool
     state_type: type | None
+    may_be_empty: bool = False
 
 
 _NO_NAMES: frozenset[str] = frozenset()
@@ -24,16 +27,25 @@ def read_signature(update: Callable[..., Any]) -> Signature:
     """The signature of an update function; a callable that cannot be inspected takes no extra arguments."""
     function: Any = inspect.unwrap(update) if hasattr(update, "__wrapped__") else update
     annotation = getattr(update, "__annotations__", {}).get("state")
-    state_type = annotation if isinstance(annotation, type) and hasattr(annotation, "_fields") else None
+    kinds: tuple[Any, ...] = get_args(annotation) or (annotation,)
+    state_type = kinds[0] if isinstance(kinds[0], type) and hasattr(kinds[0], "_fields") else None
+    may_be_empty = EmptyState in kinds[1:]
     if type(function) is not FunctionType:
-        return _inspected(update)._replace(state_type=state_type)
+        return _inspected(update)._replace(state_type=state_type, may_be_empty=may_be_empty)
     keywords = frozenset(function.__kwdefaults__) if function.__kwdefaults__ else _NO_NAMES
-    return _of_code(function.__code__, len(function.__defaults__ or ()), keywords, state_type)
+    defaults = len(function.__defaults__ or ())
+    return _of_code(function.__code__, defaults, keywords, state_type, may_be_empty)
 
 
 # Every call of a factory makes a new update function from the same code.
 @functools.lru_cache(maxsize=4096)
-def _of_code(code: CodeType, defaults: int, kwdefaults: frozenset[str], state_type: type | None) -> Signature:
+def _of_code(
+    code: CodeType,
+    defaults: int,
+    kwdefaults: frozenset[str],
+    state_type: type | None,
+    may_be_empty: bool,
+) -> Signature:
     positional = code.co_varnames[3 : code.co_argcount]
     keyword = code.co_varnames[code.co_argcount : code.co_argcount + code.co_kwonlyargcount]
     return Signature(
@@ -42,6 +54,7 @@ def _of_code(code: CodeType, defaults: int, kwdefaults: frozenset[str], state_ty
         passes_all=bool(code.co_flags & inspect.CO_VARKEYWORDS),
         needs_params=code.co_argcount >= 3 and code.co_argcount - defaults >= 3,
         state_type=state_type,
+        may_be_empty=may_be_empty,
     )
 
 

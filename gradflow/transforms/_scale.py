@@ -53,7 +53,8 @@ def scale_by_learning_rate(learning_rate: Rate, *, flip_sign: bool = True) -> Pa
       learning_rate: a number >= 0 or a schedule, evaluated at the count of steps taken, from 0.
       flip_sign: False leaves out the minus sign.
 
-    The state is the step count, for a number as for a schedule.
+    The state is the step count, for a number as for a schedule. For a number it may also be `EmptyState()`, as in
+    Optax, which is handed back.
 
     >>> import gradflow as gf
     >>> print(gf.chain(gf.scale_by_adam(), gf.scale_by_learning_rate(1e-3)))
@@ -64,11 +65,13 @@ def scale_by_learning_rate(learning_rate: Rate, *, flip_sign: bool = True) -> Pa
         return ScaleByScheduleState(zero_scalar(params))
 
     def update(
-        updates: Updates, state: ScaleByScheduleState, params: Params | None = None
-    ) -> tuple[Updates, ScaleByScheduleState]:
+        updates: Updates, state: ScaleByScheduleState | EmptyState, params: Params | None = None
+    ) -> tuple[Updates, ScaleByScheduleState | EmptyState]:
         report("learning_rate", learning_rate)
         rate: Any = learning_rate
         (u,) = leafwise(scale_rule, (updates,), factor=-rate if flip_sign else rate)
+        if isinstance(state, EmptyState):
+            return u, state
         return u, ScaleByScheduleState(increment(state.count))
 
     return init, update
