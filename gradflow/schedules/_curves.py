@@ -7,7 +7,7 @@ to its arguments and compiles it once for all schedules: lengths and numbers are
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from types import GeneratorType
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -185,31 +185,62 @@ def ratio(count: jax.Array, steps: jax.Array) -> jax.Array:
     return count.astype(working_float()) / jnp.maximum(steps, 1).astype(working_float())
 
 
-def progress(count: jax.Array, begin: Any, steps: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """The completed and the remaining share of `steps` steps from `begin`.
+class Share(NamedTuple):
+    """How much of a change is completed: `small` of it where `early`, else all but `small`.
 
-    The two add up to one. Both are accurate near 0, because they are subtracted as integers. For 0 steps
-    nothing remains.
+    XLA's CPU computes a quotient that is used twice in a kernel of its own, and a sine takes as long to
+    compile as a kernel. Of the completed and the remaining share only the smaller one is computed.
+    """
+
+    early: jax.Array
+    small: jax.Array
+
+    def both(self) -> tuple[jax.Array, jax.Array]:
+        """The completed and the remaining share, of which the smaller one is accurate near 0."""
+        large = 1 - self.small
+        return jnp.where(self.early, self.small, large), jnp.where(self.early, large, self.small)
+
+
+def progress(count: jax.Array, begin: Any, steps: jax.Array) -> Share:
+    """The completed share of `steps` steps from `begin`.
+
+    It is accurate near both ends, because steps are subtracted as integers. For 0 steps nothing remains.
     """
     n = jnp.clip(count - begin, 0, steps)
-    return ratio(n, steps), ratio(steps - n, steps)
+    rest = steps - n
+    return Share(n < rest, ratio(jnp.minimum(n, rest), steps))
 
 
-def cosine(done: jax.Array, left: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Progress along half a cosine wave: `left = (1 + cos(pi * done)) / 2`."""
-    return jnp.sin(jnp.pi / 2 * done) ** 2, jnp.sin(jnp.pi / 2 * left) ** 2
+def cosine(share: Share) -> Share:
+    """Progress along half a cosine wave: what remains is `(1 + cos(pi * completed)) / 2`."""
+    return Share(share.early, jnp.sin(jnp.pi / 2 * share.small) ** 2)
 
 
-def powered(done: jax.Array, left: jax.Array, power: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Progress whose remainder is `left ** power`; `done` stays accurate through expm1 and log1p."""
-    early = done < 0.5
+def unless_one(power: Any) -> Any:
+    """An exponent for `powered`: None for a Python number that is 1."""
+    return None if isinstance(power, int | float) and power == 1 else power
+
+
+def powered(share: Share, power: jax.Array | None) -> Share:
+    """Progress whose remainder is `left ** power`; it is accurate near 0 through expm1 and log1p.
+
+    Without a power it is as it was: its four functions take longer to compile than all else in a schedule.
+    """
+    if power is None:
+        return share
+    early, small = share
     # Each logarithm is taken where it is finite, so that neither gradient becomes NaN.
     log_left = jnp.where(
-        early, jnp.log1p(-jnp.where(early, done, 0)), jnp.log(jnp.where(early | (left <= 0), 1, left))
+        early, jnp.log1p(-jnp.where(early, small, 0)), jnp.log(jnp.where(early | (small <= 0), 1, small))
     )
-    return jnp.where(left > 0, -jnp.expm1(power * log_left), 1), jnp.power(left, power)
+    _, left = share.both()
+    done = jnp.where(left > 0, -jnp.expm1(power * log_left), 1)
+    left = jnp.power(left, power)
+    early = left > 0.5
+    return Share(early, jnp.where(early, done, left))
 
 
-def between(start: Any, end: Any, done: jax.Array, left: jax.Array) -> jax.Array:
-    """`start * left + end * done`: exactly `start` at done = 0, exactly `end` at left = 0."""
-    return jnp.where(left > 0.5, start + (end - start) * done, end + (start - end) * left)
+def between(start: Any, end: Any, share: Share) -> jax.Array:
+    """`start` to `end`: exactly `start` where nothing is completed, exactly `end` where nothing remains."""
+    near, far = jnp.where(share.early, start, end), jnp.where(share.early, end, start)
+    return near + (far - near) * share.small

@@ -20,6 +20,7 @@ from gradflow.schedules._curves import (
     powered,
     progress,
     ratio,
+    unless_one,
     without_length,
 )
 
@@ -31,17 +32,17 @@ def constant(count: jax.Array, *, value: jax.Array) -> jax.Array:
 
 def linear(count: jax.Array, *, start: Any, end: Any, begin: Any, steps: Any) -> jax.Array:
     """A straight line."""
-    return between(start, end, *progress(count, begin, steps))
+    return between(start, end, progress(count, begin, steps))
 
 
 def polynomial(count: jax.Array, *, start: Any, end: Any, power: Any, begin: Any, steps: Any) -> jax.Array:
     """A power of the remaining share."""
-    return between(start, end, *powered(*progress(count, begin, steps), power))
+    return between(start, end, powered(progress(count, begin, steps), power))
 
 
 def cosine_decay(count: jax.Array, *, start: Any, alpha: Any, exponent: Any, steps: Any) -> jax.Array:
     """A power of half a cosine wave."""
-    return between(start, alpha * start, *powered(*cosine(*progress(count, 0, steps)), exponent))
+    return between(start, alpha * start, powered(cosine(progress(count, 0, steps)), exponent))
 
 
 def exponential(
@@ -136,7 +137,7 @@ def polynomial_schedule(
     steps = last_step("polynomial_schedule", "transition_steps", transition_steps, endpoint)
     begin, steps = without_length(transition_begin, steps)
     lengths = {"begin": begin, "steps": steps}
-    numbers = {"start": init_value, "end": end_value, "power": power}
+    numbers = {"start": init_value, "end": end_value, "power": unless_one(power)}
     return follow("polynomial_schedule", polynomial, lengths, numbers)
 
 
@@ -207,5 +208,5 @@ def cosine_decay_schedule(
     [1.0, 0.854, 0.5, 0.0]
     """
     steps = last_step("cosine_decay_schedule", "decay_steps", decay_steps, endpoint)
-    numbers = {"start": init_value, "alpha": alpha, "exponent": exponent}
+    numbers = {"start": init_value, "alpha": alpha, "exponent": unless_one(exponent)}
     return follow("cosine_decay_schedule", cosine_decay, {"steps": steps}, numbers)

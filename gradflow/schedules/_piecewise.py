@@ -30,8 +30,8 @@ def interpolate(count: jax.Array, boundaries: Any, values: list[Any], wave: bool
         here, after = count >= edge, min(k + 1, len(edges) - 1)
         start, end = jnp.where(here, values[k], start), jnp.where(here, values[after], end)
         begin, stop = jnp.where(here, edge, begin), jnp.where(here, edges[after], stop)
-    parts = progress(count, begin, stop - begin)
-    return between(start, end, *(cosine(*parts) if wave else parts))
+    share = progress(count, begin, stop - begin)
+    return between(start, end, cosine(share) if wave else share)
 
 
 def piecewise_interpolate(

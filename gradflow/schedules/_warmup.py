@@ -8,7 +8,17 @@ import jax.numpy as jnp
 from gradflow._expressions._arguments import Finite, Positive
 from gradflow._expressions._functions import schedule
 from gradflow._types import Schedule
-from gradflow.schedules._curves import Begin, Steps, StepsOrNone, between, cosine, follow, powered, progress
+from gradflow.schedules._curves import (
+    Begin,
+    Steps,
+    StepsOrNone,
+    between,
+    cosine,
+    follow,
+    powered,
+    progress,
+    unless_one,
+)
 from gradflow.schedules._decay import exponential, linear
 
 
@@ -17,8 +27,8 @@ def warmup_cosine(
 ) -> jax.Array:
     """A line up, then a power of half a cosine wave down."""
     rising = linear(count, start=start, end=peak, begin=0, steps=warmup)
-    wave = powered(*cosine(*progress(count, warmup, steps)), exponent)
-    return jnp.where(count < warmup, rising, between(peak, end, *wave))
+    wave = powered(cosine(progress(count, warmup, steps)), exponent)
+    return jnp.where(count < warmup, rising, between(peak, end, wave))
 
 
 def warmup_exponential(count: jax.Array, *, start: Any, peak: Any, warmup: Any, **decay: Any) -> jax.Array:
@@ -94,7 +104,7 @@ def warmup_cosine_decay_schedule(
             f"and warmup_steps={warmup_steps}"
         )
     lengths = {"warmup": warmup_steps, "steps": steps}
-    numbers = {"start": init_value, "peak": peak_value, "end": end_value, "exponent": exponent}
+    numbers = {"start": init_value, "peak": peak_value, "end": end_value, "exponent": unless_one(exponent)}
     return follow("warmup_cosine_decay_schedule", warmup_cosine, lengths, numbers)
 
 

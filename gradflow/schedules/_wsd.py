@@ -9,7 +9,7 @@ from gradflow._errors import describe
 from gradflow._expressions._arguments import Finite
 from gradflow._expressions._functions import schedule
 from gradflow._types import Schedule
-from gradflow.schedules._curves import Steps, StepsOrNone, between, cosine, follow, last_step, progress
+from gradflow.schedules._curves import Share, Steps, StepsOrNone, between, cosine, follow, last_step, progress
 from gradflow.schedules._decay import linear
 
 
@@ -18,14 +18,17 @@ def wsd(
 ) -> jax.Array:
     """A line up, a constant, and a curve down."""
     rising = linear(count, start=start, end=peak, begin=0, steps=warmup)
-    passed, left = (
-        cosine(*progress(count, begin, steps)) if shape == "cosine" else progress(count, begin, steps)
-    )
+    share = progress(count, begin, steps)
+    if shape == "cosine":
+        share = cosine(share)
     if shape == "sqrt":
-        passed = jnp.sqrt(passed)
+        done, left = share.both()
+        done = jnp.sqrt(done)
         # From the share that is left, so that the last steps keep their digits.
-        left = left / (1 + passed)
-    return jnp.where(count < warmup, rising, between(peak, end, passed, left))
+        left = left / (1 + done)
+        early = left > 0.5
+        share = Share(early, jnp.where(early, done, left))
+    return jnp.where(count < warmup, rising, between(peak, end, share))
 
 
 @schedule
