@@ -119,7 +119,7 @@ MUTANTS = [
     Mutant("gradients are not promoted", "new = g.astype(promote(g.dtype, p.dtype))", "new = g", laws("adamw or scale or identity", "promoted or dtype")),
     Mutant("promotion forgets float16 beside bfloat16", "return np.dtype(np.float32) if a.itemsize > 1 else np.dtype(jnp.bfloat16)", "return a", laws("adamw or scale", "promoted")),
     Mutant("shapes are not compared", "if shapes and not is_absent(leaf) and not is_absent(like) and np.shape(leaf) != np.shape(like):", "if False:", laws("scale_by_adam or clip", "wrong or other_parameters")),
-    Mutant("another's state is taken", "if not isinstance(inner, signature.state_type):", "if False:", laws("scale_by_adam or ema", "state_of_another or swapped")),
+    Mutant("another's state is taken", "if not is_empty and not isinstance(inner, signature.state_type):", "if False:", laws("scale_by_adam or ema", "state_of_another or swapped")),
     Mutant("parameters are not asked for", "if signature.needs_params and params is None:", "if False:", "tests/transforms/test_transform_mistakes.py tests/wrappers/test_lookahead.py"),
     Mutant("integers are taken", "wrong = [leaf for leaf in jax.tree.leaves(tree) if not is_trainable(leaf)]", "wrong: list[Any] = []", laws("scale_by_adam or clip", "integers or keys")),
     Mutant("complex leaves are taken by real stages", "wrong = [leaf for leaf in jax.tree.leaves(tree) if is_trainable(leaf) and is_complex(leaf.dtype)]", "wrong: list[Any] = []", laws("clip or lion", "complex")),

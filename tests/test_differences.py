@@ -170,7 +170,8 @@ def _() -> None:
     assert jax.tree.leaves(gf.scale_by_learning_rate(0.1).init(P)) == [0]
     for tx in (optax.scale_by_learning_rate(0.1), gf.scale_by_learning_rate(0.1)):
         updates, state = tx.update({"w": 2.0}, gf.EmptyState())
-        assert float(updates["w"]) == np.float32(-0.2) and state == ()
+        assert float(updates["w"]) == np.float32(-0.2)
+        assert state == ()
     assert first(optax.adadelta(None), P)["b"][0] > 0
     refused(lambda: gf.scale_by_learning_rate(None), "learning_rate")
 

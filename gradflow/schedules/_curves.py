@@ -217,8 +217,8 @@ def cosine(share: Share) -> Share:
 
 
 def unless_one(power: Any) -> Any:
-    """An exponent for `powered`: None for a Python number that is 1."""
-    return None if isinstance(power, int | float) and power == 1 else power
+    """An exponent for `powered`: None for a number that is 1, and not an array, a tracer or a schedule."""
+    return None if isinstance(power, int | float | np.number) and power == 1 else power
 
 
 def powered(share: Share, power: jax.Array | None) -> Share:

@@ -53,8 +53,8 @@ def scale_by_learning_rate(learning_rate: Rate, *, flip_sign: bool = True) -> Pa
       learning_rate: a number >= 0 or a schedule, evaluated at the count of steps taken, from 0.
       flip_sign: False leaves out the minus sign.
 
-    The state is the step count, for a number as for a schedule. For a number it may also be `EmptyState()`, as in
-    Optax, which is handed back.
+    The state is the step count, for a number as for a schedule. For a number `EmptyState()` is taken, too, as
+    in Optax, and handed back.
 
     >>> import gradflow as gf
     >>> print(gf.chain(gf.scale_by_adam(), gf.scale_by_learning_rate(1e-3)))

@@ -155,6 +155,19 @@ def test_a_schedule_costs_one_equation_a_piece(example: Example) -> None:
     assert len(equations) == (pieces + 2 if pieces else 1)
 
 
+def test_an_exponent_of_one_costs_no_power() -> None:
+    decays = [
+        schedules.warmup_cosine_decay_schedule(0.0, 1.0, 5, 50, exponent=e)
+        for e in (1.0, jnp.float32(1), 2.0)
+    ]
+    plain, given, squared = (str(jax.make_jaxpr(decay)(jnp.int32(3))) for decay in decays)
+    assert " log1p " not in plain
+    assert " log1p " in given
+    assert " log1p " in squared
+    assert plain.count(" sin ") == given.count(" sin ") == 1
+    np.testing.assert_allclose(decays[0](COUNTS), decays[1](COUNTS), rtol=ROUNDING, atol=1e-9)
+
+
 @each
 def test_numbers_arrays_tracers_and_schedules_agree(example: Example) -> None:
     expected = np.asarray(example.make()(COUNTS))
