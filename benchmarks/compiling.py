@@ -121,6 +121,15 @@ OPTIMIZERS: dict[str, Callable[[Any], Any]] = {
     "adam": lambda library: library.adam(1e-3),
     "adamw": lambda library: library.adamw(1e-3),
     "clip + adam": lambda library: library.chain(library.clip_by_global_norm(0.5), library.adam(1e-3)),
+    "adam + cosine": lambda library: library.adam(library.warmup_cosine_decay_schedule(0.0, 1e-3, 100, 1000)),
+    "momentum": lambda library: library.sgd(0.1, momentum=0.9),
+    "rmsprop": lambda library: library.rmsprop(1e-3),
+    "adagrad": lambda library: library.adagrad(1e-3),
+    "yogi": lambda library: library.yogi(1e-3),
+    "lion": lambda library: library.lion(1e-4),
+    "adafactor": lambda library: library.adafactor(1e-3),
+    "lamb": lambda library: library.lamb(1e-3),
+    "lars": lambda library: library.lars(1e-3),
 }
 
 
@@ -167,14 +176,18 @@ def compiling(name: str, model: str, turns: int) -> Row:
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.compiling", description=__doc__)
     parser.add_argument("--only", default=",".join(MODELS), help=f"programs: {', '.join(MODELS)}")
+    parser.add_argument(
+        "--optimizers", default="adam,adamw,clip + adam", help=f"their optimizers: {', '.join(OPTIMIZERS)}"
+    )
     parser.add_argument("--turns", type=int, default=7, help="turns of both libraries")
     options = parser.parse_args(arguments)
-    for model in options.only.split(","):
-        if model not in MODELS:
-            parser.error(
-                f"argument '--only' must name programs; got '{model}'. There are {', '.join(MODELS)}"
-            )
-        for name in OPTIMIZERS:
+    models, optimizers = options.only.split(","), options.optimizers.split(",")
+    for argument, names, known in (("--only", models, MODELS), ("--optimizers", optimizers, OPTIMIZERS)):
+        for name in names:
+            if name not in known:
+                parser.error(f"argument '{argument}' must name some of {', '.join(known)}; got '{name}'")
+    for model in models:
+        for name in optimizers:
             print(line(compiling(name, model, options.turns)), flush=True)
 
 

@@ -12,6 +12,7 @@ from gradflow._rules._leafwise import leafwise
 from gradflow._rules._math import bounded, bounded_square, safe_sqrt
 from gradflow._rules._roles import Mean, Square
 from gradflow._rules._state import first_moment, increment, second_moment, zero_scalar
+from gradflow._rules._traced_once import traced_once
 from gradflow._types import MaskOrFn, OptState, Pair, Params, Updates
 from gradflow.optimizers._adam import adam_scalars, nesterov_adam_scalars
 from gradflow.transforms import add_decayed_weights, scale_by_learning_rate
@@ -25,6 +26,7 @@ class ScaleByBeliefState(NamedTuple):
     nu: Square
 
 
+@traced_once
 def belief_rule(g: jax.Array, mu: jax.Array, nu: jax.Array, s: Any) -> tuple[jax.Array, ...]:
     """Zhuang et al. 2020, Algorithm 2."""
     mu = s.b1 * mu + s.c1 * bounded(g)
@@ -32,6 +34,7 @@ def belief_rule(g: jax.Array, mu: jax.Array, nu: jax.Array, s: Any) -> tuple[jax
     return mu / (s.bias1 * (safe_sqrt(s.debias2 * nu) + s.eps)), mu, nu
 
 
+@traced_once
 def nesterov_belief_rule(g: jax.Array, mu: jax.Array, nu: jax.Array, s: Any) -> tuple[jax.Array, ...]:
     """`belief_rule` with the momentum of the next step, as in `scale_by_adam`."""
     mu = s.b1 * mu + s.c1 * bounded(g)

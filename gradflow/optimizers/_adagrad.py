@@ -12,6 +12,7 @@ from gradflow._rules._leafwise import leafwise
 from gradflow._rules._math import bounded, bounded_square, safe_sqrt, saturated
 from gradflow._rules._roles import Sum
 from gradflow._rules._state import second_moment
+from gradflow._rules._traced_once import traced_once
 from gradflow._types import OptState, Pair, Params, Updates
 from gradflow.transforms import scale_by_learning_rate
 
@@ -22,6 +23,7 @@ class ScaleByRssState(NamedTuple):
     sum_of_squares: Sum
 
 
+@traced_once
 def adagrad_rule(g: jax.Array, total: jax.Array, s: Any) -> tuple[jax.Array, ...]:
     """Duchi, Hazan & Singer 2011, with the diagonal of G."""
     total = saturated(total) + bounded_square(g)

@@ -12,6 +12,7 @@ from gradflow._expressions._arguments import Decay, NonNegative, Rate
 from gradflow._rules._leafwise import Scalars, leafwise
 from gradflow._rules._math import one_minus_power
 from gradflow._rules._state import first_moment, increment, second_moment, zero_scalar
+from gradflow._rules._traced_once import traced_once
 from gradflow._types import MaskOrFn, OptState, Pair, Params, Updates
 from gradflow.optimizers._adam import ScaleByAdamState
 from gradflow.transforms import add_decayed_weights, scale_by_learning_rate
@@ -23,6 +24,7 @@ def adamax_scalars(count: jax.Array, b1: jax.Array, **_: jax.Array) -> Scalars:
     return {"c1": c1, "debias1": 1 / one_minus_power(c1, count)}
 
 
+@traced_once
 def adamax_rule(g: jax.Array, mu: jax.Array, nu: jax.Array, s: Any) -> tuple[jax.Array, ...]:
     """Kingma & Ba 2014, Algorithm 2."""
     mu = s.b1 * mu + s.c1 * g

@@ -13,6 +13,7 @@ from gradflow._rules._leafwise import Scalars, leafwise
 from gradflow._rules._math import bounded, bounded_square, safe_sqrt
 from gradflow._rules._roles import Mean, Square
 from gradflow._rules._state import at_least_float32, first_moment, increment, second_moment, zero_scalar
+from gradflow._rules._traced_once import traced_once
 from gradflow._types import MaskOrFn, OptState, Pair, Params, Updates
 from gradflow.optimizers._adam import adam_scalars
 from gradflow.transforms import add_decayed_weights, scale_by_learning_rate
@@ -35,6 +36,7 @@ def ademamix_scalars(
     return {**adam_scalars(count, b1, b2), "c3": 1 - b3}
 
 
+@traced_once
 def ademamix_rule(g: jax.Array, m1: jax.Array, m2: jax.Array, nu: jax.Array, s: Any) -> tuple[jax.Array, ...]:
     """Pagliardini et al. 2024, Algorithm 1; the slow average has no bias correction."""
     m1 = s.b1 * m1 + s.c1 * bounded(g)

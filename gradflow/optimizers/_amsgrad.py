@@ -13,6 +13,7 @@ from gradflow._rules._leafwise import Scalars, leafwise
 from gradflow._rules._math import bounded, bounded_square, one_minus_power, safe_sqrt
 from gradflow._rules._roles import Mean, Square, Sum
 from gradflow._rules._state import first_moment, increment, second_moment, zero_scalar
+from gradflow._rules._traced_once import traced_once
 from gradflow._types import OptState, Pair, Params, Updates
 from gradflow.transforms import scale_by_learning_rate
 
@@ -44,6 +45,7 @@ def amsgrad_scalars(
     }
 
 
+@traced_once
 def amsgrad_rule(
     g: jax.Array, mu: jax.Array, nu: jax.Array, nu_max: jax.Array, s: Any
 ) -> tuple[jax.Array, ...]:
@@ -54,6 +56,7 @@ def amsgrad_rule(
     return s.debias1 * mu / (safe_sqrt(nu_max + s.eps_root) + s.eps), mu, nu, nu_max
 
 
+@traced_once
 def raw_amsgrad_rule(
     g: jax.Array, mu: jax.Array, nu: jax.Array, nu_max: jax.Array, s: Any
 ) -> tuple[jax.Array, ...]:

@@ -14,6 +14,7 @@ from gradflow._rules._leafwise import Scalars, leafwise
 from gradflow._rules._math import bounded, bounded_square, one_minus_power, safe_sqrt
 from gradflow._rules._roles import Mean, Square
 from gradflow._rules._state import first_moment, increment, second_moment, zero_scalar
+from gradflow._rules._traced_once import traced_once
 from gradflow._types import MaskOrFn, OptState, Pair, Params, Updates
 from gradflow.optimizers._adam import scale_by_adam
 from gradflow.transforms import add_decayed_weights, scale_by_learning_rate
@@ -54,6 +55,7 @@ def nadam_scalars(
     }
 
 
+@traced_once
 def nadam_rule(g: jax.Array, mu: jax.Array, nu: jax.Array, s: Any) -> tuple[jax.Array, ...]:
     """Dozat 2016, Algorithm 2."""
     mu = s.b1 * mu + s.c1 * bounded(g)

@@ -12,6 +12,7 @@ from gradflow._rules._leafwise import Scalars, leafwise
 from gradflow._rules._math import bounded, bounded_square, one_minus_power, safe_sqrt
 from gradflow._rules._roles import Square
 from gradflow._rules._state import increment, second_moment, zero_scalar
+from gradflow._rules._traced_once import traced_once
 from gradflow._types import OptState, Pair, Params, Updates
 from gradflow.optimizers._stddev import scale_by_stddev
 from gradflow.transforms import scale_by_learning_rate, trace
@@ -41,6 +42,7 @@ def corrected_rms_scalars(count: jax.Array, decay: jax.Array, **_: jax.Array) ->
     return {"c": c, "debias": 1 / one_minus_power(c, count)}
 
 
+@traced_once
 def rms_rule(g: jax.Array, nu: jax.Array, s: Any) -> tuple[jax.Array, ...]:
     """Hinton 2012, and Graves 2013 with eps inside the root: `eps_in`, or outside: `eps_out`."""
     nu = s.decay * nu + s.c * bounded_square(g)

@@ -12,6 +12,7 @@ from gradflow._rules._leafwise import Scalars, leafwise
 from gradflow._rules._math import bounded, bounded_square, one_minus_power, safe_sqrt
 from gradflow._rules._roles import Mean, Square
 from gradflow._rules._state import at_least_float32, increment, second_moment, zero_scalar
+from gradflow._rules._traced_once import traced_once
 from gradflow._types import OptState, Pair, Params, Updates
 
 
@@ -51,6 +52,7 @@ def corrected_stddev_scalars(count: jax.Array, decay: jax.Array, **_: jax.Array)
     }
 
 
+@traced_once
 def stddev_rule(g: jax.Array, mu: jax.Array, nu: jax.Array, s: Any) -> tuple[jax.Array, ...]:
     """Graves 2013, equations 38-45; `nu` is his `n - g^2`, summed without cancellation."""
     nu = s.decay * nu + s.weight * bounded_square(g, s.debias_before * mu)

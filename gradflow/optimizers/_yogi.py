@@ -13,11 +13,13 @@ from gradflow._expressions._arguments import Decay, InitialNonNegative, NonNegat
 from gradflow._rules._leafwise import leafwise
 from gradflow._rules._math import bounded, bounded_square, safe_sqrt
 from gradflow._rules._state import increment, second_moment, zero_scalar
+from gradflow._rules._traced_once import traced_once
 from gradflow._types import OptState, Pair, Params, Updates
 from gradflow.optimizers._adam import ScaleByAdamState, adam_scalars
 from gradflow.transforms import scale_by_learning_rate
 
 
+@traced_once
 def yogi_rule(g: jax.Array, mu: jax.Array, nu: jax.Array, s: Any) -> tuple[jax.Array, ...]:
     """Zaheer et al. 2018, Algorithm 2."""
     mu = s.b1 * mu + s.c1 * bounded(g)

@@ -11,6 +11,7 @@ from gradflow._rules._leafwise import Scalars, leafwise
 from gradflow._rules._math import in_range, kept_in_range
 from gradflow._rules._roles import Mean
 from gradflow._rules._state import first_moment, increment, zero_scalar
+from gradflow._rules._traced_once import traced_once
 from gradflow._types import OptState, Pair, Params, Updates
 
 
@@ -26,12 +27,14 @@ def dampening_scalars(count: jax.Array, dampening: jax.Array, **_: jax.Array) ->
     return {"gain": jnp.where(count == 0, jnp.ones_like(dampening), 1 - dampening)}
 
 
+@traced_once
 def dampened_trace_rule(g: jax.Array, trace: jax.Array, s: Any) -> tuple[jax.Array, ...]:
     """The heavy ball, with a fraction of each new gradient."""
     trace = kept_in_range(s.decay * trace + s.gain * g, g)
     return trace, trace
 
 
+@traced_once
 def nesterov_dampened_trace_rule(g: jax.Array, trace: jax.Array, s: Any) -> tuple[jax.Array, ...]:
     """`dampened_trace_rule` with the momentum of the next step and the undamped gradient."""
     trace = kept_in_range(s.decay * trace + s.gain * g, g)

@@ -10,6 +10,7 @@ from gradflow._rules._leafwise import Scalars, leafwise
 from gradflow._rules._math import one_minus_power
 from gradflow._rules._roles import Mean
 from gradflow._rules._state import at_least_float32, first_moment, increment, zero_scalar
+from gradflow._rules._traced_once import traced_once
 from gradflow._types import OptState, Pair, Params, Updates
 
 
@@ -26,12 +27,14 @@ def ema_scalars(decay: jax.Array, count: jax.Array, **_: jax.Array) -> Scalars:
     return {"c": c, "debias": 1 / one_minus_power(c, count)}
 
 
+@traced_once
 def debiased_ema_rule(g: jax.Array, average: jax.Array, s: Any) -> tuple[jax.Array, ...]:
     """The average of the updates so far, corrected for the start at zero."""
     average = s.decay * average + s.c * g
     return s.debias * average, average
 
 
+@traced_once
 def ema_rule(g: jax.Array, average: jax.Array, s: Any) -> tuple[jax.Array, ...]:
     """The average without bias correction."""
     average = s.decay * average + s.c * g

@@ -8,9 +8,11 @@ import jax.numpy as jnp
 from gradflow._core._compose import init_empty_state
 from gradflow._core._decorators import transformation
 from gradflow._rules._leafwise import leafwise
+from gradflow._rules._traced_once import traced_once
 from gradflow._types import EmptyState, Pair, Params, Updates
 
 
+@traced_once
 def sign_rule(g: jax.Array, s: Any) -> jax.Array:
     """u = sign(g)."""
     return jnp.sign(g)

@@ -10,6 +10,7 @@ from gradflow._rules._leafwise import leafwise
 from gradflow._rules._math import in_range, kept_in_range
 from gradflow._rules._roles import Mean
 from gradflow._rules._state import first_moment
+from gradflow._rules._traced_once import traced_once
 from gradflow._types import OptState, Pair, Params, Updates
 
 
@@ -19,12 +20,14 @@ class TraceState(NamedTuple):
     trace: Mean
 
 
+@traced_once
 def trace_rule(g: jax.Array, trace: jax.Array, s: Any) -> tuple[jax.Array, ...]:
     """Polyak 1964: the heavy ball."""
     trace = kept_in_range(s.decay * trace + g, g)
     return trace, trace
 
 
+@traced_once
 def nesterov_trace_rule(g: jax.Array, trace: jax.Array, s: Any) -> tuple[jax.Array, ...]:
     """Sutskever et al. 2013: the sum of the next step, if its gradient were the same."""
     trace = kept_in_range(s.decay * trace + g, g)
