@@ -151,7 +151,7 @@ MUTANTS = [
     # Trees.
     Mutant("norm: overflow is not seen", "jnp.where(square < small, up, jnp.where(square > large, down, one))", "jnp.where(square < small, up, one)", "tests/tree/test_norm.py"),
     Mutant("norm: the small band does not count", "jnp.where(is_large, if_large, jnp.where(is_small, if_small, otherwise))", "jnp.where(is_large, if_large, otherwise)", "tests/tree/test_norm.py tests/core/test_platform.py"),
-    Mutant("norm: the largest is local", "result = jax.lax.pmax(result, axis_name) if axis_name else result", "pass", "tests/tree/test_norm.py tests/tree/test_sharding.py"),
+    Mutant("norm: the largest is local", "result = jax.lax.pmax(result, axis_name) + jax.lax.psum(nan_of(result), axis_name)", "pass", "tests/tree/test_norm.py tests/tree/test_sharding.py"),
     Mutant("update_moment: in the narrow dtype", "wide = compute_dtype(promote(g.dtype, m.dtype) if is_inexact(g.dtype) else m.dtype)", "wide = m.dtype", "tests/tree/test_moments.py"),
     Mutant("map_params: masked parameters are mapped", "return not chosen(x) and not jax.tree.leaves(x)", "return False", "tests/tree/test_map_params.py"),
     # Checkpoints.

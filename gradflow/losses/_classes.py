@@ -68,11 +68,3 @@ def class_gaps(function: str, scores: ArrayLike, labels: ArrayLike) -> tuple[jax
     last = x.ndim - 1
     indices = class_labels(function, labels, x.shape, (last,))
     return x - pick(x, indices, last), is_class(indices, x.shape, last), out
-
-
-def nan_of(x: jax.Array) -> jax.Array:
-    """NaN for each row along the last axis that has one, and 0 for the others.
-
-    A maximum leaves a NaN out on a CPU, where XLA compares many numbers at once: of 4000 rows, not of 7.
-    """
-    return jnp.sum(jnp.where(x != x, x, 0.0), -1)

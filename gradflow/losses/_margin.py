@@ -5,8 +5,10 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from gradflow._tracebacks import one_frame
-from gradflow.losses._classes import class_gaps, nan_of
+from gradflow.losses._classes import class_gaps
 from gradflow.losses._inputs import pair
+from gradflow.losses._logspace import positive_part
+from gradflow.tree._nan import nan_of
 
 
 @one_frame
@@ -28,7 +30,7 @@ def hinge_loss(predictor_outputs: ArrayLike, targets: ArrayLike) -> jax.Array:
     """
     names = ("predictor_outputs", "targets")
     scores, signs, out = pair("hinge_loss", names, predictor_outputs, targets, broadcast=True)
-    return jnp.maximum(0.0, 1.0 - signs * scores).astype(out)
+    return positive_part(1.0 - signs * scores).astype(out)
 
 
 @one_frame
@@ -52,7 +54,7 @@ def perceptron_loss(predictor_outputs: ArrayLike, targets: ArrayLike) -> jax.Arr
     """
     names = ("predictor_outputs", "targets")
     scores, signs, out = pair("perceptron_loss", names, predictor_outputs, targets, scalar=True)
-    return jnp.maximum(0.0, -signs * scores).astype(out)
+    return positive_part(-signs * scores).astype(out)
 
 
 @one_frame
@@ -74,7 +76,7 @@ def multiclass_hinge_loss(scores: ArrayLike, labels: ArrayLike) -> jax.Array:
     Vector Machines".
     """
     gaps, correct, out = class_gaps("multiclass_hinge_loss", scores, labels)
-    return (jnp.max(jnp.where(correct, 0.0, gaps + 1.0), -1) + nan_of(gaps)).astype(out)
+    return (jnp.max(jnp.where(correct, 0.0, gaps + 1.0), -1) + nan_of(gaps, -1)).astype(out)
 
 
 @one_frame
@@ -95,4 +97,4 @@ def multiclass_perceptron_loss(scores: ArrayLike, labels: ArrayLike) -> jax.Arra
     Source: Collins 2002, "Discriminative Training Methods for Hidden Markov Models".
     """
     gaps, _, out = class_gaps("multiclass_perceptron_loss", scores, labels)
-    return (jnp.max(gaps, -1) + nan_of(gaps)).astype(out)
+    return (jnp.max(gaps, -1) + nan_of(gaps, -1)).astype(out)

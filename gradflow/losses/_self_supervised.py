@@ -13,7 +13,7 @@ from gradflow._platform import by_platform
 from gradflow._tracebacks import one_frame
 from gradflow.losses._classes import class_labels
 from gradflow.losses._inputs import Axis, axes_of, parameter, real, result_dtype, same_shape
-from gradflow.losses._logspace import log_sum_exp
+from gradflow.losses._logspace import log_sum_exp, positive_part
 from gradflow.losses._similarity import inverse_norms
 
 
@@ -198,4 +198,4 @@ def triplet_margin_loss(
     else:
         near, far = _distance(a - p, axes, degree, eps), _distance(a - n, axes, degree, eps)
     margin = parameter(name, "margin", margin, near)
-    return jnp.maximum(near - far + margin, 0.0).astype(out)
+    return positive_part(near - far + margin).astype(out)

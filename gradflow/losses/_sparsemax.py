@@ -7,9 +7,10 @@ from jax.typing import ArrayLike
 
 from gradflow._dtypes import compute_dtype
 from gradflow._tracebacks import one_frame
-from gradflow.losses._classes import class_gaps, nan_of
+from gradflow.losses._classes import class_gaps
 from gradflow.losses._inputs import number, real, same_shape
 from gradflow.losses._logspace import clamp
+from gradflow.tree._nan import nan_of
 
 
 @one_frame
@@ -110,4 +111,4 @@ def multiclass_sparsemax_loss(scores: ArrayLike, labels: ArrayLike) -> jax.Array
     Source: Martins and Astudillo 2016, "From Softmax to Sparsemax", arXiv:1602.02068.
     """
     gaps, _, out = class_gaps("multiclass_sparsemax_loss", scores, labels)
-    return (clamp(_gini_conjugate(gaps), 0.0, jnp.inf) + nan_of(gaps)).astype(out)
+    return (clamp(_gini_conjugate(gaps), 0.0, jnp.inf) + nan_of(gaps, -1)).astype(out)

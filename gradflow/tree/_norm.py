@@ -18,6 +18,7 @@ from gradflow._shardings import is_on_mesh
 from gradflow.tree._bands import BANDS, banded_sums, join_bands
 from gradflow.tree._grouped_jit import call_in_groups
 from gradflow.tree._leaves import accumulator, arrays_of, without_float0
+from gradflow.tree._nan import nan_of
 from gradflow.tree._reductions import AxisName, all_sum, axes, pairwise_reduce, sum_of, tree_reduce_scalars
 
 
@@ -53,6 +54,12 @@ def norm_beside(tree: Any, axis_name: tuple[str, ...] = ()) -> jax.Array:
     return result
 
 
+def has_finite_size(tree: Any) -> jax.Array:
+    """Whether all numbers are finite. One fused reduction; XLA writes a tree of `isfinite` to memory."""
+    largest: jax.Array = _norm(tree, order=np.inf, squared=False, axis_name=(), nan_is_inf=True)
+    return largest < np.inf
+
+
 def _order(ord: Any) -> float:
     """The order as a float, from a number or a string such as "inf"."""
     try:
@@ -64,9 +71,15 @@ def _order(ord: Any) -> float:
     return order
 
 
-@functools.partial(jax.jit, static_argnames=("order", "squared", "axis_name", "beside"))
+@functools.partial(jax.jit, static_argnames=("order", "squared", "axis_name", "beside", "nan_is_inf"))
 def _norm(
-    tree: Any, *, order: float, squared: bool, axis_name: tuple[str, ...], beside: bool = False
+    tree: Any,
+    *,
+    order: float,
+    squared: bool,
+    axis_name: tuple[str, ...],
+    beside: bool = False,
+    nan_is_inf: bool = False,
 ) -> jax.Array:
     leaves = [x if is_inexact(x.dtype) else x.astype(np.float32) for x in arrays_of(tree)]
     dtype = accumulator(leaves, real=True)
@@ -80,9 +93,11 @@ def _norm(
         result = all_sum(sum_of([jnp.sum(x) for x in sizes], dtype), axis_name)
     else:
         rows = [(x,) for x in leaves]
-        largest = [part.astype(dtype) for part in call_in_groups(_largest, rows, join=_largest_in_pairs)]
+        run = _largest_or_inf if nan_is_inf else _largest
+        largest = [part.astype(dtype) for part in call_in_groups(run, rows, join=_largest_in_pairs)]
         result = tree_reduce_scalars(jnp.maximum, jnp.max, largest) if largest else jnp.zeros((), dtype)
-        result = jax.lax.pmax(result, axis_name) if axis_name else result
+        if axis_name:
+            result = jax.lax.pmax(result, axis_name) + jax.lax.psum(nan_of(result), axis_name)
     return result * result if squared else result
 
 
@@ -278,7 +293,14 @@ def _square_sum(dtype: DType) -> Any:
 
 @jax.jit
 def _largest(row: tuple[jax.Array]) -> jax.Array:
-    return jnp.max(_widen(jnp.abs(row[0])), initial=0)
+    size = _widen(jnp.abs(row[0]))
+    return jnp.max(size, initial=0) + nan_of(size)
+
+
+@jax.jit
+def _largest_or_inf(row: tuple[jax.Array]) -> jax.Array:
+    size = _widen(jnp.abs(row[0]))
+    return jnp.max(jnp.where(size < np.inf, size, np.inf), initial=0)
 
 
 def _largest_in_pairs(parts: list[jax.Array]) -> jax.Array:

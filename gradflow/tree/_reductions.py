@@ -9,9 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from gradflow._checked import AXIS_NAMES, FLAG, NUMBERS, checked
-from gradflow._dtypes import DType
+from gradflow._dtypes import DType, is_inexact
 from gradflow._platform import by_platform
 from gradflow.tree._leaves import accumulator, arrays_of, common_dtype
+from gradflow.tree._nan import nan_of
 from gradflow.tree._structure import match
 
 AxisName = str | tuple[str, ...] | None
@@ -78,9 +79,12 @@ def _extreme(tree: Any, *, largest: bool, axis_name: tuple[str, ...]) -> jax.Arr
         if largest
         else (jnp.min, jnp.minimum, jax.lax.pmin, np.inf)
     )
-    parts = [reduce(x).astype(dtype) for x in leaves]
+    parts = [(reduce(x) + nan_of(x) if is_inexact(x.dtype) else reduce(x)).astype(dtype) for x in leaves]
     result = tree_reduce_scalars(pairwise, reduce, parts) if parts else jnp.asarray(unit, dtype)
-    return across(result, axis_name) if axis_name else result
+    if not axis_name:
+        return result
+    shown = jax.lax.psum(nan_of(result), axis_name) if is_inexact(dtype) else 0
+    return across(result, axis_name) + shown
 
 
 @functools.partial(jax.jit, static_argnames="axis_name")

@@ -16,6 +16,7 @@ from gradflow._platform import by_platform
 from gradflow._rules._mesh_axes import AxisName, check_axis_name, global_scaled_root, leaves_by_axes, sum_axes
 from gradflow._rules._state import increment, zero_scalar
 from gradflow._types import OptState, Pair, Params, Updates
+from gradflow.tree._norm import has_finite_size
 from gradflow.wrappers._conditional import update_if
 
 
@@ -33,8 +34,7 @@ def all_finite(updates: Updates, axes: tuple[str, ...] = ()) -> jax.Array:
     finite = jnp.asarray(True)
     for names, leaves in leaves_by_axes(updates, axes).items():
         parts = [(x.real, x.imag) if is_complex(x.dtype) else x for x in leaves]
-        # The largest absolute value is one fused reduction; XLA writes a tree of `isfinite` to memory.
-        here = tree.norm(parts, ord=np.inf) < np.inf
+        here = has_finite_size(parts)
         finite = finite & (jax.lax.pmin(here.astype(jnp.int32), names) > 0 if names else here)
     return finite
 

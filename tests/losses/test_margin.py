@@ -98,3 +98,10 @@ def test_a_nan_shows_in_every_one_of_many_rows(loss: Any) -> None:
     """A maximum of many rows is not NaN on every CPU."""
     x = jnp.zeros((4000, 10), jnp.float32).at[::2, 9].set(jnp.nan)
     np.testing.assert_array_equal(np.isnan(loss(x, jnp.zeros(4000, int))), np.arange(4000) % 2 == 0)
+
+
+@pytest.mark.parametrize("loss", [losses.hinge_loss, losses.perceptron_loss])
+def test_a_nan_shows_in_a_mean_of_many_losses(loss: Any) -> None:
+    """XLA's maximum in a kernel that adds up is not NaN on every CPU."""
+    x = jnp.zeros((64, 64)).at[3, 4].set(jnp.nan)
+    assert np.isnan(jax.jit(lambda x: loss(x, jnp.ones((64, 64))).mean())(x))

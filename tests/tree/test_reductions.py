@@ -111,3 +111,27 @@ def test_complex_numbers_are_ordered_as_in_numpy():
 def test_mistakes():
     with pytest.raises(TypeError, match=r"'k' of argument 'tree' must be an array of numbers; got key"):
         tree.sum({"k": jax.random.key(0)})
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+@pytest.mark.parametrize("f", [tree.max, tree.min, lambda x: tree.norm(x, ord=np.inf)])
+def test_a_nan_among_thousands_of_numbers_shows(f, sign):
+    """XLA's maximum on a CPU leaves it out."""
+    leaf = jnp.ones((64, 64)).at[3, 4].set(sign * jnp.nan)
+    assert np.isnan(f({"a": leaf, "b": jnp.zeros(2)}))
+    assert np.isnan(jax.vmap(f, axis_name="x")(leaf)[3])
+    assert np.isfinite(f({"a": jnp.ones((64, 64))}))
+
+
+@pytest.mark.parametrize("f", [tree.max, tree.min, lambda x, **k: tree.norm(x, ord=np.inf, **k)])
+def test_a_nan_of_one_device_shows_on_all(f):
+    count = len(jax.devices())
+    mesh = jax.make_mesh((count,), ("x",), axis_types=(jax.sharding.AxisType.Auto,))
+    run = jax.shard_map(
+        lambda x: f(x, axis_name="x")[None],
+        mesh=mesh,
+        in_specs=jax.P("x"),
+        out_specs=jax.P("x"),
+        check_vma=False,
+    )
+    assert np.all(np.isnan(run(jnp.ones((count, 2)).at[-1, 1].set(jnp.nan))))

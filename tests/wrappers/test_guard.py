@@ -134,3 +134,12 @@ def test_a_finite_spike_leaves_a_finite_state_where_the_state_is_checked() -> No
     np.testing.assert_array_equal(update(params, after, params)[0], expected)
     _, given_up = update(spike, after, params)
     assert not np.all(np.isfinite(given_up.inner_state.trace[0])), "the second in a row is applied"
+
+
+@pytest.mark.parametrize("bad", [jnp.nan, -jnp.nan, jnp.inf, -jnp.inf])
+def test_one_bad_number_among_thousands_is_seen(bad: float) -> None:
+    params = jnp.ones((64, 64))
+    tx = gf.apply_if_finite(gf.sgd(0.1), 3)
+    updates, state = tx.update(params.at[3, 4].set(bad), tx.init(params), params)
+    assert not state.last_finite
+    assert np.all(updates == 0)
