@@ -23,6 +23,7 @@ from gradflow._dtypes import compute_dtype, is_inexact, promote, real_dtype
 from gradflow._errors import describe
 from gradflow._rules._math import size_root
 from gradflow._rules._state import increment
+from gradflow.tree._nan import nan_of
 from gradflow.tree._norm import norm
 
 __all__ = [
@@ -95,7 +96,10 @@ def safe_norm(
     inside = jnp.where(small, _away_from_zero(wide, ord, axis), unit)
     length = jnp.linalg.norm(inside, ord=ord, axis=axis, keepdims=keepdims)
     small, scale = jnp.reshape(small, length.shape), jnp.reshape(scale, length.shape)
-    return jnp.where(small, floor, scale * length).astype(real_dtype(x.dtype))
+    result = jnp.where(small, floor, scale * length)
+    if ord not in (None, 2, "fro", "nuc"):  # a maximum or minimum
+        result = result + nan_of(jax.lax.stop_gradient(jnp.abs(wide)), axis, keepdims=keepdims)
+    return result.astype(real_dtype(x.dtype))
 
 
 def _power_of_two_near(x: jax.Array, axis: Any) -> jax.Array:

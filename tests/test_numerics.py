@@ -124,3 +124,9 @@ def test_normal_numbers() -> None:
     assert jnp.shape(numerics.multi_normal(0.0, 0.0).log_prob(jnp.zeros(4))) == (4,)
     with pytest.raises(ValueError, match=r"must have shapes that broadcast; got \(2,\) and \(3,\)"):
         numerics.multi_normal(loc, jnp.zeros(3))
+
+
+@pytest.mark.parametrize("order", [np.inf, -np.inf])
+def test_a_nan_among_thousands_of_numbers_shows_in_a_norm(order: float) -> None:
+    """XLA's maximum on a CPU leaves it out."""
+    assert np.isnan(numerics.safe_norm(jnp.ones(4096).at[7].set(jnp.nan), 1e-6, ord=order))

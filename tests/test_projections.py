@@ -518,3 +518,9 @@ def test_sums_that_do_not_fit():
         P.projection_transport(x, [1.0, 1.0], [1.0, 1.0, 1.0])
     assert np.isnan(P.projection_transport(x, jnp.ones(2), jnp.ones(3))).all()
     assert np.isnan(P.projection_transport(x, jnp.array([-1.0, 4.0]), jnp.ones(3))).all()
+
+
+@pytest.mark.parametrize("project", [P.projection_simplex, P.projection_l1_ball, P.projection_l1_sphere])
+def test_a_nan_among_thousands_of_numbers_shows(project):
+    """XLA's maximum on a CPU leaves it out."""
+    assert np.all(np.isnan(project(jnp.ones((64, 64)).at[3, 4].set(jnp.nan))))

@@ -22,6 +22,7 @@ from gradflow._training._result import STATUSES, MinimizeResult, moved_text, sta
 from gradflow._training._solve import any_differ, solve
 from gradflow._types import Params
 from gradflow.proximals import box_constraint
+from gradflow.tree._nan import nan_of
 
 # What `ConstrainedResult.ending` counts in.
 # The braces are filled with the dtype of the value.
@@ -314,7 +315,7 @@ def _squares(terms: Any, wide: Any) -> jax.Array:
 
 
 def _largest(terms: Any, wide: Any) -> jax.Array:
-    sizes = [jnp.max(jnp.abs(x), initial=0) for x in jax.tree.leaves(terms)]
+    sizes = [jnp.max(jnp.abs(x), initial=0) + nan_of(jnp.abs(x)) for x in jax.tree.leaves(terms)]
     return functools.reduce(jnp.maximum, sizes, jnp.zeros((), wide))
 
 

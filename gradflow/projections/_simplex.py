@@ -16,6 +16,7 @@ from gradflow.projections._trees import (
     read,
     read_axes,
 )
+from gradflow.tree._nan import nan_of
 
 
 def simplex_threshold(x: jax.Array, total: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -40,7 +41,7 @@ def simplex_threshold(x: jax.Array, total: jax.Array) -> tuple[jax.Array, jax.Ar
     threshold = (jnp.sum(jnp.where(support, x, 0)) - total) / size
     shifted = x - threshold
     projected = jnp.where(support & (shifted > 0), shifted, 0)
-    is_finite = jnp.isfinite(largest) & jnp.isfinite(wanted)
+    is_finite = jnp.isfinite(largest + nan_of(fixed)) & jnp.isfinite(wanted)
     return jnp.where(is_finite, projected, jnp.nan), threshold + largest
 
 
