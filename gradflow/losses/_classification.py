@@ -71,6 +71,56 @@ def sigmoid_binary_cross_entropy(logits: ArrayLike, labels: ArrayLike) -> jax.Ar
     return _binary_cross_entropy(x, y).astype(out)
 
 
+def _miss(x: jax.Array, y: jax.Array) -> jax.Array:
+    """The probability of the other outcome, and at least the smallest normal number."""
+    miss = y * jax.nn.sigmoid(-x) + (1.0 - y) * jax.nn.sigmoid(x)
+    return jnp.maximum(miss, float(np.finfo(x.dtype).tiny))
+
+
+@jax.custom_jvp
+def _focus(x: jax.Array, y: jax.Array, gamma: jax.Array) -> jax.Array:
+    """miss**gamma."""
+    return jnp.power(_miss(x, y), gamma)
+
+
+def _focus_jvp(primals: tuple[Any, Any, Any], tangents: tuple[Any, Any, Any]) -> tuple[Any, Any]:
+    """`gamma * focus * (share - sigmoid(x)) dx`: no power below gamma, which a small miss makes infinite."""
+    (x, y, gamma), (dx, dy, d_gamma) = primals, tangents
+    focus = _focus(x, y, gamma)
+    change = jnp.zeros_like(focus)
+    if not isinstance(dx, SymbolicZero):
+        change += gamma * focus * (_share_of_negatives(x, y) - jax.nn.sigmoid(x)) * dx
+    if not isinstance(dy, SymbolicZero):
+        change += gamma * (focus / _miss(x, y)) * (jax.nn.sigmoid(-x) - jax.nn.sigmoid(x)) * dy
+    if not isinstance(d_gamma, SymbolicZero):
+        change += focus * jnp.log(_miss(x, y)) * d_gamma
+    return focus, change
+
+
+_focus.defjvp(_focus_jvp, symbolic_zeros=True)
+
+
+@jax.custom_jvp
+def _share_of_negatives(x: jax.Array, y: jax.Array) -> jax.Array:
+    """(1 - y) * sigmoid(x) / miss, which is sigmoid(x + log((1 - y) / y))."""
+    return (1.0 - y) * jax.nn.sigmoid(x) / _miss(x, y)
+
+
+def _share_of_negatives_jvp(primals: tuple[Any, Any], tangents: tuple[Any, Any]) -> tuple[Any, Any]:
+    (x, y), (dx, dy) = primals, tangents
+    share = _share_of_negatives(x, y)
+    change = jnp.zeros_like(share)
+    if not isinstance(dx, SymbolicZero):
+        change += share * (1.0 - share) * dx
+    if not isinstance(dy, SymbolicZero):
+        miss = _miss(x, y)
+        change -= (jax.nn.sigmoid(x) / miss) * (jax.nn.sigmoid(-x) / miss) * dy
+    return share, change
+
+
+_share_of_negatives.defjvp(_share_of_negatives_jvp, symbolic_zeros=True)
+
+
 @one_frame
 def sigmoid_focal_loss(
     logits: ArrayLike, labels: ArrayLike, *, alpha: ArrayLike | None = None, gamma: ArrayLike = 2.0
@@ -98,11 +148,8 @@ def sigmoid_focal_loss(
     """
     name = "sigmoid_focal_loss"
     x, y, out = pair(name, _NAMES, logits, labels, broadcast=True)
-    miss = y * jax.nn.sigmoid(-x) + (1.0 - y) * jax.nn.sigmoid(x)
-    # At a miss of 0 the cross entropy is 0 too, and the power may not be differentiable.
-    miss = jnp.maximum(miss, float(np.finfo(x.dtype).tiny))
     gamma = jnp.broadcast_to(parameter(name, "gamma", gamma, x, low=0.0), x.shape)
-    entropy, weight = _binary_cross_entropy(x, y), jnp.power(miss, gamma)
+    entropy, weight = _binary_cross_entropy(x, y), _focus(x, y, gamma)
     # The weight is constant where the cross entropy is large; its slope 0 times infinity, which `gamma` times
     # 3e38 is as well, would be NaN.
     large = float(np.finfo(x.dtype).max) ** 0.5

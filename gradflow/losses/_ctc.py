@@ -17,8 +17,13 @@ _UNREACHABLE = -1e30
 
 @jax.custom_jvp
 def _log_add(a: jax.Array, b: jax.Array) -> jax.Array:
-    """log(exp(a) + exp(b)); its two partial derivatives sum to 1 everywhere."""
-    return jnp.maximum(a, b) + jnp.log1p(jnp.exp(-jnp.abs(a - b)))
+    """log(exp(a) + exp(b)); its two partial derivatives sum to 1 everywhere.
+
+    Second derivatives of a scan are those of these operations, not of the rule below. So equal numbers are
+    told apart: the second derivative of `maximum` and `abs` is 0 there, where that of the sum is 1/4.
+    """
+    above = a >= b
+    return jnp.where(above, a, b) + jnp.log1p(jnp.exp(jnp.where(above, b - a, a - b)))
 
 
 @_log_add.defjvp

@@ -46,6 +46,18 @@ def squared_error(predictions: ArrayLike, targets: ArrayLike | None = None) -> j
     return jnp.square(errors).astype(out)
 
 
+@jax.custom_jvp
+def _half_square(x: jax.Array) -> jax.Array:
+    return 0.5 * jnp.square(x)
+
+
+@_half_square.defjvp
+def _half_square_jvp(primals: tuple[jax.Array], tangents: tuple[jax.Array]) -> tuple[jax.Array, jax.Array]:
+    # The slope of the square, twice the error, may overflow.
+    (x,), (dx,) = primals, tangents
+    return _half_square(x), x * dx
+
+
 @one_frame
 def l2_loss(predictions: ArrayLike, targets: ArrayLike | None = None) -> jax.Array:
     """Half the squared error, (predictions - targets)**2 / 2: its gradient is the error itself.
@@ -66,7 +78,7 @@ def l2_loss(predictions: ArrayLike, targets: ArrayLike | None = None) -> jax.Arr
     [0.0, 2.0]
     """
     errors, out = _errors("l2_loss", predictions, targets)
-    return (0.5 * jnp.square(errors)).astype(out)
+    return _half_square(errors).astype(out)
 
 
 @one_frame
@@ -96,12 +108,16 @@ def huber_loss(
     [0.125, 2.5]
     """
     errors, out = _errors("huber_loss", predictions, targets, broadcast=True)
+    positive = isinstance(delta, int | float) and delta > 0
     delta = parameter("huber_loss", "delta", delta, errors, low=0.0)
     delta = jnp.minimum(delta, jnp.finfo(delta.dtype).max)  # so that an infinite error is not inf - inf
     size = jnp.abs(errors)
     # One product, whose slope by the error is `inner`: that of a sum would round to the digits of delta.
     inner = jnp.where(size < delta, size, delta)
-    return (inner * (size - 0.5 * inner)).astype(out)
+    rest = size - 0.5 * inner
+    if not positive:  # 0 * inf is NaN
+        rest = jnp.where((delta == 0) & (size == jnp.inf), jnp.finfo(rest.dtype).max, rest)
+    return (inner * rest).astype(out)
 
 
 @jax.custom_jvp

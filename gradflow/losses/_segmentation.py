@@ -130,12 +130,19 @@ def _per_class(
         return jnp.sum(y, axes)[..., None] if alone else jnp.sum(y, axes)
 
     scalar = jnp.zeros((), work)
+    enough = isinstance(smooth, int | float) and smooth >= 1e-6  # so that no quotient needs a scale
     smooth = parameter(name, "smooth", smooth, scalar, low=0.0)
     alpha = parameter(name, "alpha", alpha, scalar, low=0.0)
     beta = parameter(name, "beta", beta, scalar, low=0.0)
     wrong = alpha * total(p * (1.0 - t)) + beta * total((1.0 - p) * t)
     whole = total(p * t) + wrong + smooth
-    return wrong / jnp.where(whole == 0, 1.0, whole), out
+    if enough:
+        return wrong / whole, out
+    # Numbers below the smallest normal one are 0 on a CPU, and on some accelerators are not.
+    whole = jnp.where(whole < float(jnp.finfo(work).tiny), 1.0, whole)
+    # The powers of a small whole in the derivatives overflow. The quotient does not depend on the scale.
+    scale = jax.lax.stop_gradient(1.0 / jnp.minimum(whole, 1.0))
+    return (wrong * scale) / (whole * scale), out
 
 
 def _weighted(losses: jax.Array, weights: jax.Array) -> jax.Array:

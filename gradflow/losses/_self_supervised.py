@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.custom_derivatives import SymbolicZero
 from jax.typing import ArrayLike
 
 from gradflow._dtypes import compute_dtype
@@ -59,11 +60,16 @@ def ntxent(embeddings: ArrayLike, labels: ArrayLike, temperature: ArrayLike = 0.
     return (jnp.sum(jnp.where(positive, losses, 0.0)) / pairs).astype(out)
 
 
+@functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
 def _distance(x: jax.Array, axes: tuple[int, ...], degree: jax.Array, eps: jax.Array) -> jax.Array:
-    """(sum(abs(x)**degree) + eps)**(1 / degree), with zero gradient where that is 0.
+    """(sum(abs(x)**degree) + eps)**(1 / degree), with zero gradient where that is 0."""
+    return _distance_by_powers(x, axes, degree, eps)
 
-    Lengths above 1 are divided out first, so that no power overflows. The result does not depend on that
-    scale, so it is excluded from the gradient.
+
+def _distance_by_powers(x: jax.Array, axes: tuple[int, ...], degree: jax.Array, eps: jax.Array) -> jax.Array:
+    """Lengths above 1 are divided out first, so that no power overflows.
+
+    The result does not depend on that scale, so it is excluded from the gradient.
     """
     size = jnp.abs(x)
     high = 0.25 / float(np.finfo(x.dtype).tiny)
@@ -81,12 +87,42 @@ def _distance(x: jax.Array, axes: tuple[int, ...], degree: jax.Array, eps: jax.A
     return scale * jnp.where(some, root, 0.0)
 
 
+def _distance_jvp(axes: tuple[int, ...], primals: Any, tangents: Any) -> tuple[Any, Any]:
+    """`(size / length)**(degree - 1)` along `x`; a product with the scale could overflow on its way."""
+    (x, degree, eps), (dx, d_degree, d_eps) = primals, tangents
+    length = _distance(x, axes, degree, eps)
+    change = jnp.zeros_like(length)
+    if not isinstance(dx, SymbolicZero):
+        power = jnp.broadcast_to(degree - 1.0, length.shape)
+        some = length > 0
+        whole = jnp.where(some, length, 1.0)
+        # Below degree 1 the quotient may underflow, above it the power of a size overflow.
+        unit, factor = jnp.where(power < 0, 1.0, whole), jnp.power(jnp.where(power < 0, whole, 1.0), -power)
+        apart = x != 0
+        part = jnp.where(apart, jnp.abs(x) / jnp.expand_dims(unit, axes), 1.0)
+        slope = jnp.where(apart, jnp.sign(x) * jnp.power(part, jnp.expand_dims(power, axes)), 0.0)
+        change += jnp.where(some, factor, 0.0) * jnp.sum(slope * dx, axes)
+    if not all(isinstance(d, SymbolicZero) for d in (d_degree, d_eps)):
+        numbers = [jnp.zeros((), x.dtype) if isinstance(d, SymbolicZero) else d for d in (d_degree, d_eps)]
+        by_numbers = functools.partial(_distance_by_powers, x, axes)
+        change += jax.jvp(by_numbers, (degree, eps), tuple(numbers))[1]
+    return length, change
+
+
+_distance.defjvp(_distance_jvp, symbolic_zeros=True)
+
+
+# A power of 2, so that products with it are exact.
+_UNIT = 2.0**-12
+
+
 @functools.partial(jax.custom_jvp, nondiff_argnums=(2,))
 def _euclidean(
     a: jax.Array, others: list[jax.Array], axes: tuple[int, ...], eps: jax.Array
 ) -> list[jax.Array]:
-    """`_distance` of degree 2 from `a` to several arrays, without powers. Its derivative needs no scale.
+    """`_distance` of degree 2 from `a` to several arrays in units of 1 / _UNIT, without powers.
 
+    In that unit two lengths beyond the largest number have a difference. The derivative needs no scale.
     It takes the arrays, not their differences: a CPU writes out what a branch is given.
     """
     totals = [_square_sum(a - other, eps, axes) for other in others]
@@ -115,8 +151,10 @@ def _lengths(
     shorter = 2.0 ** (-5 * int(np.finfo(a.dtype).maxexp) // 8)
     lengths = []
     for total, other in zip(totals, others, strict=True):
-        scaled = _square_sum((a - other) * shorter, eps * shorter * shorter, axes)
-        lengths.append(jnp.where(total < jnp.inf, jnp.sqrt(total), jnp.sqrt(scaled) * (1 / shorter)))
+        # The difference itself may overflow.
+        scaled = _square_sum(a * shorter - other * shorter, eps * shorter * shorter, axes)
+        root = jnp.sqrt(scaled) * (_UNIT / shorter)
+        lengths.append(jnp.where(total < jnp.inf, jnp.sqrt(total) * _UNIT, root))
     return lengths
 
 
@@ -125,7 +163,7 @@ def _lengths_by_branch(totals: list[jax.Array], *arrays: Any, axes: tuple[int, .
     largest = jnp.max(functools.reduce(jnp.maximum, totals), initial=0.0)
     lengths: list[jax.Array] = jax.lax.cond(
         largest < jnp.inf,
-        lambda totals, *_: [jnp.sqrt(total) for total in totals],
+        lambda totals, *_: [jnp.sqrt(total) * _UNIT for total in totals],
         functools.partial(_lengths, axes=axes),
         totals,
         *arrays,
@@ -139,10 +177,9 @@ def _euclidean_jvp(axes: tuple[int, ...], primals: Any, tangents: Any) -> Any:
     lengths = _euclidean(a, others, axes, eps)
     slopes = []
     for other, d_other, length in zip(others, d_others, lengths, strict=True):
-        # The factor 16 keeps the inverse of the largest lengths above the smallest normal number.
-        inverse = jnp.where(length > 0, 16.0 / jnp.where(length > 0, length, 1.0), 0.0)
-        along = jnp.sum((0.0625 * (a - other)) * (da - d_other), axes)
-        slopes.append(inverse * (along + 0.03125 * d_eps))
+        inverse = jnp.where(length > 0, 1.0 / jnp.where(length > 0, length, 1.0), 0.0)
+        along = jnp.sum((_UNIT * a - _UNIT * other) * (da - d_other), axes)
+        slopes.append(_UNIT * (inverse * (along + 0.5 * _UNIT * d_eps)))
     return lengths, slopes
 
 
@@ -195,7 +232,8 @@ def triplet_margin_loss(
     eps = parameter(name, "eps", eps, scalar, low=0.0)
     if isinstance(norm_degree, int | float | np.number) and norm_degree == 2:
         near, far = _euclidean(a, [p, n], axes, eps)
+        further = (near - far) * (1.0 / _UNIT)
     else:
-        near, far = _distance(a - p, axes, degree, eps), _distance(a - n, axes, degree, eps)
-    margin = parameter(name, "margin", margin, near)
-    return positive_part(near - far + margin).astype(out)
+        further = _distance(a - p, axes, degree, eps) - _distance(a - n, axes, degree, eps)
+    margin = parameter(name, "margin", margin, further)
+    return positive_part(further + margin).astype(out)

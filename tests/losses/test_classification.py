@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy import special
 
 from gradflow import losses
 from losses.cases import compare, cross_entropy, one_hot
@@ -41,6 +42,29 @@ def test_focal_loss_at_saturation(gamma: float) -> None:
         assert np.isfinite(by_gamma)
         far = jnp.asarray([3e38, -3e38], jnp.float32)
         compare(f(far, gamma)[1][0], [float(label == 0), -float(label == 1)], rtol=1e-6)
+
+
+@pytest.mark.parametrize("label", [0.0, 1.0, 0.3])
+def test_second_derivatives_of_focal_loss_are_finite_where_predictions_are_right(label: float) -> None:
+    x, y = np.array([-200.0, -100, -60, -25, -2, 0, 0.5, 3, 25, 60, 100, 200]), np.float32(label)
+
+    def exact(x: np.ndarray, gamma: float) -> np.ndarray:
+        p, q = special.expit(x), special.expit(-x)
+        entropy = -label * special.log_expit(x) - (1 - label) * special.log_expit(-x)
+        miss, bend = label * q + (1 - label) * p, p * q * (1 - 2 * label)
+        power = [miss**gamma, gamma * miss ** (gamma - 1) * bend]
+        power.append(power[1] * ((gamma - 1) * bend / miss + q - p))
+        return np.asarray(power[2] * entropy + 2 * power[1] * (p - label) + power[0] * p * q)
+
+    def curvature(x: Any, gamma: Any) -> Any:
+        def slope(x: Any) -> Any:
+            return jax.grad(lambda x: losses.sigmoid_focal_loss(x, y, gamma=gamma).sum())(x)
+
+        return jax.jvp(slope, (x,), (jnp.ones_like(x),))[1]
+
+    run = jax.jit(curvature)
+    for gamma in (0.0, 0.5, 1.0, 2.0):
+        compare(run(jnp.asarray(x, jnp.float32), gamma), exact(x, gamma), rtol=1e-5, atol=1e-7)
 
 
 def test_focal_alpha_may_differ_between_classes() -> None:

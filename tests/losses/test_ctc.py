@@ -51,6 +51,34 @@ def test_forward_probabilities() -> None:
         assert low[0, 0, 4] == -7.0
 
 
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+def test_second_derivatives_where_paths_are_equally_probable(dtype: Any) -> None:
+    last, along = [0.1, 0.2, 0.3], np.array([0.3, -1.0, 0.7]) * [[1], [-0.5], [0.2]]
+    frames = np.array([[[0, high, high], [high, high, 0], last] for high in (1.0, 30.0) for _ in range(4)])
+    labels, no_label = (
+        np.array([[1, 2], [1, 0], [1, 1], [0, 0]] * 2),
+        np.array([[0, 0], [0, 1], [0, 0], [1, 1]] * 2),
+    )
+
+    def exact(x: np.ndarray, own: list[int]) -> float:
+        blank, label = forward(x, own)
+        return float(-np.log(blank[-1, -1] + (label[-1, -1] if own else 0)))
+
+    owns = [list(row[gone == 0]) for row, gone in zip(labels, no_label, strict=True)]
+    expected = [
+        (exact(x + 1e-3 * along, own) - 2 * exact(x, own) + exact(x - 1e-3 * along, own)) * 1e6
+        for x, own in zip(frames, owns, strict=True)
+    ]
+    with jax.enable_x64(dtype is np.float64):
+        x = jnp.asarray(frames, dtype)
+        loss = functools.partial(
+            losses.ctc_loss, logit_paddings=np.zeros((8, 3)), labels=labels, label_paddings=no_label
+        )
+        tangents = (jnp.broadcast_to(jnp.asarray(along, dtype), x.shape),)
+        _, change = jax.jit(lambda x: jax.jvp(jax.grad(lambda x: loss(x).sum()), (x,), tangents))(x)
+        compare((change * tangents[0]).sum((1, 2)), expected, rtol=1e-5, atol=1e-5)
+
+
 def test_what_is_padded_does_not_matter() -> None:
     x, no_frame, labels, no_label = FRAMES
     clean, slope = jax.value_and_grad(lambda x: ctc(x, no_frame, labels, no_label).sum())(

@@ -44,6 +44,18 @@ def test_the_gradient_of_huber_is_the_clipped_error() -> None:
     compare(gradient(points), np.clip(points, -delta, delta), rtol=1e-6)
 
 
+def test_errors_near_and_beyond_the_largest_number() -> None:
+    for error in (2e19, -2e19, 3e38, -3e38):
+        compare(jax.grad(losses.l2_loss)(jnp.float32(error)), error, rtol=1e-6)
+    value, (slope, by_delta) = jax.value_and_grad(
+        lambda x, d: losses.huber_loss(x, jnp.float32(-3e38), delta=d), (0, 1)
+    )(jnp.float32(3e38), 0.0)
+    assert value == slope == 0
+    assert by_delta > 3e38
+    assert np.isnan(losses.huber_loss(jnp.nan, delta=0.0))
+    assert losses.huber_loss(jnp.inf) == jnp.inf
+
+
 def test_huber_without_a_limit_is_half_the_squared_error() -> None:
     compare(losses.huber_loss(X, delta=jnp.inf), losses.l2_loss(X), rtol=0)
     for delta in (1e9, jnp.inf):

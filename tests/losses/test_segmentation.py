@@ -82,6 +82,25 @@ def test_perfect_and_empty_predictions_cost_nothing(smooth: float) -> None:
     assert losses.dice_loss(X * 1e4, T, smooth=smooth).min() >= 0
 
 
+@pytest.mark.parametrize("loss", [losses.dice_loss, losses.multiclass_generalized_dice_loss])
+def test_second_derivatives_of_an_absent_class_without_smoothing(loss: Any) -> None:
+    """The loss of an absent class is 1 however small its probabilities are."""
+    t = jax.nn.one_hot(jnp.zeros((1, 2), int), 3)
+    along = jnp.asarray([[[0.3, -1.0, 0.7], [0.7, -1.0, 0.3]]], jnp.float32)
+
+    @jax.jit
+    def run(x: Any) -> Any:
+        slope = jax.grad(lambda x: loss(x, t, smooth=0.0).sum())
+        return loss(x, t, smooth=0.0).sum(), *jax.jvp(slope, (x,), (along,))
+
+    for high in (12.0, 30.0, 60.0, 80.0):
+        x = np.array([[[high, 0.0, 1.0], [high, 1.0, 0.0]]])
+        value, *derivatives = run(jnp.asarray(x, jnp.float32))
+        # The loss of the first class is near 0; the generalized one gives it almost no weight.
+        compare(value, 2 / 3 if loss is losses.dice_loss else 1, rtol=2e-5)
+        compare(derivatives, np.zeros((2, 1, 2, 3)), atol=1e-4)
+
+
 def test_mistakes() -> None:
     with pytest.raises(
         ValueError, match="dice_loss: argument 'reduction' must be 'mean', 'sum' or 'none'; got 'average'"

@@ -86,6 +86,29 @@ def test_gradients_at_one_point_and_far_away_are_finite(degree: float, eps: floa
     np.testing.assert_allclose(f(here, far, here)[1][1][0], [1, 0, 0], atol=1e-6)
 
 
+def test_two_distances_beyond_the_largest_number_have_a_difference() -> None:
+    a, p, n = np.array([[3e38, 3e38, 1.0], [-3e38, -1e38, 0.0], [-3e38, 0.0, 0.0]])
+    value, gradients = jax.value_and_grad(margin, (0, 1, 2))(
+        *(jnp.asarray(v, jnp.float32) for v in (a, p, n))
+    )
+    compare(value, triplet(a, p, n, 2, 1.0, 1e-6), rtol=1e-5)
+    near, far = (a - v for v in (p, n))
+    by_p, by_n = -near / np.linalg.norm(near), far / np.linalg.norm(far)
+    compare(gradients, [-by_p - by_n, by_p, by_n], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("degree", [0.3, 0.5, 0.8, 1.0, 3.0])
+def test_gradients_of_small_parts_of_long_vectors(degree: float) -> None:
+    a, zero = np.array([[1e30, 2.0, 0.0], [-1e36, 1e30, 1e-3], [1e-30, 1.0, 2.0]]), np.zeros((3, 3))
+    gradient = jax.jit(jax.grad(lambda p, a: margin(a, p, a, norm_degree=degree, margin=0.0, eps=0.0).sum()))
+    length = (np.abs(a) ** degree).sum(-1, keepdims=True) ** (1 / degree)
+    part = np.where(a != 0, np.abs(a), 1) / length
+    expected = np.where(a != 0, -np.sign(a) * part ** (degree - 1), 0)
+    compare(
+        gradient(jnp.asarray(zero, jnp.float32), jnp.asarray(a, jnp.float32)), expected, rtol=1e-4, atol=1e-30
+    )
+
+
 @pytest.mark.parametrize("degree", [0.5, 1, 2, 3])
 def test_a_triplet_with_nan_shows(degree: float) -> None:
     """A maximum of many rows is not NaN on every CPU."""
