@@ -52,7 +52,9 @@ def limited(g: jax.Array, factors: Factors | None = None) -> tuple[jax.Array, ja
     if factors is not None and all(factor is None for factor in factors):
         return bounded_if_finite(g), jnp.ones((), bool)
     most = largest_bounded(g.dtype) / size_root(max(g.size, 1))
-    largest = jax.lax.stop_gradient(jnp.max(jnp.abs(g), initial=0))
+    # A maximum of thousands of numbers leaves a NaN out on a CPU.
+    size = jnp.where(jnp.isnan(g), jnp.inf, jnp.abs(g))
+    largest = jax.lax.stop_gradient(jnp.max(size, initial=0))
     return g * jnp.where(largest > most, most / largest, 1), jnp.isfinite(largest)
 
 
