@@ -208,7 +208,9 @@ def progress(count: jax.Array, begin: Any, steps: jax.Array) -> Share:
     """
     n = jnp.clip(count - begin, 0, steps)
     rest = steps - n
-    return Share(n < rest, ratio(jnp.minimum(n, rest), steps))
+    early = n < rest
+    # Not a minimum: halfway, where both are equal, its derivative by a fractional count is that of neither.
+    return Share(early, ratio(jnp.where(early, n, rest), steps))
 
 
 def cosine(share: Share) -> Share:

@@ -168,6 +168,12 @@ def test_an_exponent_of_one_costs_no_power() -> None:
     np.testing.assert_allclose(decays[0](COUNTS), decays[1](COUNTS), rtol=ROUNDING, atol=1e-9)
 
 
+def test_the_derivative_by_a_fractional_count_is_right_halfway() -> None:
+    line, wave = schedules.linear_schedule(0.3, 0.1, 10), schedules.cosine_decay_schedule(0.3, 10)
+    np.testing.assert_allclose(jax.grad(line)(5.0), -0.02, rtol=ROUNDING)
+    np.testing.assert_allclose(jax.grad(wave)(5.0), -0.3 * np.pi / 20, rtol=ROUNDING)
+
+
 @each
 def test_numbers_arrays_tracers_and_schedules_agree(example: Example) -> None:
     expected = np.asarray(example.make()(COUNTS))
