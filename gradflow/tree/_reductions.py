@@ -83,8 +83,8 @@ def _extreme(tree: Any, *, largest: bool, axis_name: tuple[str, ...]) -> jax.Arr
     result = tree_reduce_scalars(pairwise, reduce, parts) if parts else jnp.asarray(unit, dtype)
     if not axis_name:
         return result
-    shown = jax.lax.psum(nan_of(result), axis_name) if is_inexact(dtype) else 0
-    return across(result, axis_name) + shown
+    whole: jax.Array = across(result, axis_name)
+    return whole + jax.lax.psum(nan_of(result), axis_name) if is_inexact(dtype) else whole
 
 
 @functools.partial(jax.jit, static_argnames="axis_name")

@@ -93,6 +93,13 @@ def test_named_axes(name):
     np.testing.assert_allclose(dots, np.full(2, np.vdot(x, x)))
 
 
+def test_the_largest_of_booleans_is_one_along_axes_too():
+    x = jnp.asarray([[True, False], [False, False]])
+    largest = jax.vmap(lambda v: tree.max({"v": v}, axis_name="i"), axis_name="i")(x)
+    assert largest.dtype == tree.max({"v": x}).dtype == bool
+    assert largest.all()
+
+
 def test_float64():
     with jax.enable_x64(True):
         x = [jnp.full(3, 1e300, jnp.float64), jnp.ones(2, jnp.float32)]
