@@ -258,9 +258,9 @@ def test_polyak_steps_show_a_loss_that_is_not_finite(variant: str, value: float)
 
 def test_a_nan_in_a_large_matrix_stays_out_of_the_factors() -> None:
     """On a CPU the largest of thousands of numbers leaves a NaN out."""
-    for g in (jnp.ones((64, 64)), jnp.ones((64, 64), jnp.complex64)):
-        assert limited(g)[1]
-        assert not limited(g.at[33, 4].set(jnp.nan))[1]
+    g = jnp.ones((64, 64))
+    assert limited(g)[1]
+    assert not limited(g.at[33, 4].set(jnp.nan))[1]
 
 
 def test_sophia_without_a_threshold_is_finite_in_bfloat16() -> None:
