@@ -294,12 +294,12 @@ def test_the_accelerator_s_script_runs_without_one(tmp_path: Path, capsys: Any) 
     assert "No accelerator" in capsys.readouterr().out
 
 
-# Adam's are the bound of the gradient and the bias corrections, those after a clip the norm's two readings.
-MOST_EQUATIONS = {"adam": 1.05, "adamw": 1.04, "clip + adam": 1.36}
+# Those beyond are the bound of the gradient and the bias corrections.
+MOST_EQUATIONS = {"adam": 1.05, "adamw": 1.04, "clip + adam": 1.0}
 
 
 @pytest.mark.skipif(jax.__version_info__ < (0, 10), reason="exact figures are those of jax 0.10")
-@pytest.mark.parametrize("name", compiling.OPTIMIZERS)
+@pytest.mark.parametrize("name", MOST_EQUATIONS)
 def test_a_training_step_traces_little_more_than_the_peers(name: str) -> None:
     """Equations of PPO's step, with those of shared functions counted once."""
     ours, peers = (

@@ -23,6 +23,7 @@ from gradflow._rules._state import zero_scalar
 from gradflow._types import MaskOrFn, OptState, Pair, Params, Updates
 from gradflow.optimizers._distance_estimate import POSITIVE, scalar_dtype
 from gradflow.transforms import add_decayed_weights, scale_by_learning_rate
+from gradflow.tree._norm import largest_size
 
 INIT_STEPS = ("distance", "learning_rate", "heuristic")
 
@@ -67,7 +68,7 @@ def _distance_in_units(max_dist: jax.Array, start: Params, params: Params) -> ja
     """In units of the last distance, so that no branch reads the differences again."""
 
     def largest(start: Params, params: Params) -> jax.Array:
-        size = tree.norm(tree.sub(start, params), "inf").astype(max_dist.dtype)
+        size = largest_size(tree.sub(start, params)).astype(max_dist.dtype)
         return jnp.where(size > 0, size, 1)
 
     known = max_dist > jnp.finfo(max_dist.dtype).tiny

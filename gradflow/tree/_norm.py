@@ -54,10 +54,19 @@ def norm_beside(tree: Any, axis_name: tuple[str, ...] = ()) -> jax.Array:
     return result
 
 
+def largest_size(tree: Any) -> jax.Array:
+    """The largest absolute value, for a unit: a CPU may leave a NaN out. It writes no array."""
+    result: jax.Array = _norm(tree, order=np.inf, squared=False, axis_name=(), shows_nan=False)
+    return result
+
+
+@jax.jit
 def has_finite_size(tree: Any) -> jax.Array:
-    """Whether all numbers are finite. One fused reduction; XLA writes a tree of `isfinite` to memory."""
-    largest: jax.Array = _norm(tree, order=np.inf, squared=False, axis_name=(), nan_is_inf=True)
-    return largest < np.inf
+    """Whether all numbers are finite, from one reading."""
+    leaves = [x for x in arrays_of(tree) if is_inexact(x.dtype)]
+    dtype = accumulator(leaves, real=True)
+    sums = call_in_groups(_zero_if_finite, [(x,) for x in leaves], join=_sum_in_pairs)
+    return sum_of([part.astype(dtype) for part in sums], dtype) == 0
 
 
 def _order(ord: Any) -> float:
@@ -71,7 +80,7 @@ def _order(ord: Any) -> float:
     return order
 
 
-@functools.partial(jax.jit, static_argnames=("order", "squared", "axis_name", "beside", "nan_is_inf"))
+@functools.partial(jax.jit, static_argnames=("order", "squared", "axis_name", "beside", "shows_nan"))
 def _norm(
     tree: Any,
     *,
@@ -79,7 +88,7 @@ def _norm(
     squared: bool,
     axis_name: tuple[str, ...],
     beside: bool = False,
-    nan_is_inf: bool = False,
+    shows_nan: bool = True,
 ) -> jax.Array:
     leaves = [x if is_inexact(x.dtype) else x.astype(np.float32) for x in arrays_of(tree)]
     dtype = accumulator(leaves, real=True)
@@ -93,7 +102,7 @@ def _norm(
         result = all_sum(sum_of([jnp.sum(x) for x in sizes], dtype), axis_name)
     else:
         rows = [(x,) for x in leaves]
-        run = _largest_or_inf if nan_is_inf else _largest
+        run = _largest if shows_nan else _largest_number
         largest = [part.astype(dtype) for part in call_in_groups(run, rows, join=_largest_in_pairs)]
         result = tree_reduce_scalars(jnp.maximum, jnp.max, largest) if largest else jnp.zeros((), dtype)
         if axis_name:
@@ -292,15 +301,23 @@ def _square_sum(dtype: DType) -> Any:
 
 
 @jax.jit
-def _largest(row: tuple[jax.Array]) -> jax.Array:
-    size = _widen(jnp.abs(row[0]))
-    return jnp.max(size, initial=0) + nan_of(size)
+def _largest_number(row: tuple[jax.Array]) -> jax.Array:
+    return jnp.max(_widen(jnp.abs(row[0])), initial=0)
 
 
 @jax.jit
-def _largest_or_inf(row: tuple[jax.Array]) -> jax.Array:
-    size = _widen(jnp.abs(row[0]))
-    return jnp.max(jnp.where(size < np.inf, size, np.inf), initial=0)
+def _largest(row: tuple[jax.Array]) -> jax.Array:
+    largest = _largest_number(row)
+    # A maximum of thousands of numbers leaves a NaN out on a CPU.
+    is_nan = jnp.isnan(_zero_if_finite(row)) & (largest < np.inf)
+    return jnp.where(is_nan, np.asarray(np.nan, largest.dtype), largest)
+
+
+@jax.jit
+def _zero_if_finite(row: tuple[jax.Array]) -> jax.Array:
+    """0, or NaN if a number is not finite, in one kernel. XLA would write out a select or `isfinite`."""
+    x = _widen(row[0])
+    return jnp.sum(x - x)
 
 
 def _largest_in_pairs(parts: list[jax.Array]) -> jax.Array:
