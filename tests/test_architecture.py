@@ -17,7 +17,7 @@ ROOT = Path(gradflow.__file__).parent
 # A file may import from its own room and from the rooms above it. Within a line the order is that of imports.
 ROOMS = [
     "_types _dtypes _vocabulary _errors _tracebacks _checked _missing_names _tables _shardings _platform"
-    " _kernel_hints _equations",
+    " _kernel_hints _equations _products",
     "_coding",
     "tree",
     "packed",

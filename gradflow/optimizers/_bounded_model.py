@@ -4,15 +4,13 @@
 differences of gradients, then `theta` times those of parameters. Pairs that are not in use are zero rows.
 """
 
-import functools
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-# On a GPU a product of float32 has ten bits by default.
-_product = functools.partial(jnp.matmul, precision="highest")
+from gradflow._products import full_product
 
 
 class Pairs(NamedTuple):
@@ -43,8 +41,8 @@ def append_pair(pairs: Pairs, step: jax.Array, change: jax.Array) -> Pairs:
         return jnp.concatenate([rows[1:], new[None]])
 
     steps, changes = shifted(pairs.steps, step), shifted(pairs.changes, change)
-    by_change = _bordered(pairs.step_by_change, _product(steps, change), _product(changes, step))
-    along = _product(steps, step)
+    by_change = _bordered(pairs.step_by_change, full_product(steps, change), full_product(changes, step))
+    along = full_product(steps, step)
     by_step = _bordered(pairs.step_by_step, along, along)
     new = Pairs(steps, changes, by_change, by_step)
     kept = step_sq > 0
@@ -108,8 +106,8 @@ def cauchy_point(
     bound = jnp.where(g < 0, upper, lower)
     time = time_to_bound(x, -g, lower, upper)
     d = jnp.where(time > 0, -g, 0)
-    square, way = jnp.sum(d * d), _product(model.rows, d)
-    curve = _curvature(square, _product(_product(way, inverse), way), model)
+    square, way = jnp.sum(d * d), full_product(model.rows, d)
+    curve = _curvature(square, full_product(full_product(way, inverse), way), model)
     first = square / jnp.where(square > 0, curve, 1)
 
     def along(time_of_all: jax.Array) -> jax.Array:
@@ -127,7 +125,7 @@ def cauchy_point(
         begins = jnp.concatenate([last[0], finite])
         ends = jnp.concatenate([ends, jnp.full(1, jnp.inf, x.dtype)])
         places = jnp.concatenate([last, reached], axis=1) + begins[None] * ways
-        turned = _product(inverse, ways)
+        turned = full_product(inverse, ways)
         slopes = -squares * (1 - model.theta * begins) - jnp.sum(places * turned, axis=0)
         curves = _curvature(squares, jnp.sum(ways * turned, axis=0), model)
         lengths = jnp.maximum(-slopes / jnp.where(squares > 0, curves, 1), 0)
@@ -163,10 +161,10 @@ def bounded_minimum(
     start, free = cauchy_point(x, g, lower, upper, model)
     moved = start - x
     rows = jnp.where(free[None], model.rows, 0)
-    bent = _product(solve(model.middle, _product(model.rows, moved)), model.rows)
+    bent = full_product(solve(model.middle, full_product(model.rows, moved)), model.rows)
     slope = g + model.theta * moved - bent
-    inner = solve(model.middle - _product(rows, rows.T) / model.theta, _product(rows, slope))
-    d = jnp.where(free, -(slope + _product(inner, rows) / model.theta) / model.theta, 0)
+    inner = solve(model.middle - full_product(rows, rows.T) / model.theta, full_product(rows, slope))
+    d = jnp.where(free, -(slope + full_product(inner, rows) / model.theta) / model.theta, 0)
     d = jnp.where(jnp.isfinite(d), d, 0)
     cut = jnp.clip(start + d, lower, upper)
     share = jnp.minimum(1, jnp.min(time_to_bound(start, d, lower, upper)))

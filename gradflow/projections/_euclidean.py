@@ -1,6 +1,5 @@
 """The l2 norm, and linear sets: one scalar product for the whole tree."""
 
-import functools
 import math
 from typing import Any
 
@@ -8,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from gradflow._dtypes import compute_dtype
+from gradflow._products import full_product
 from gradflow.projections._trees import (
     Rule,
     as_vector,
@@ -24,9 +24,6 @@ from gradflow.projections._trees import (
     scaled_down,
     times,
 )
-
-# On a GPU a product of float32 has ten bits by default.
-_product = functools.partial(jnp.matmul, precision="highest")
 
 
 def projection_l2_ball(tree: Any, scale: Any = 1, axis: Any = None) -> Any:
@@ -159,8 +156,10 @@ def _onto_affine(leaves: list[jax.Array], matrix: jax.Array, offset: jax.Array) 
     fixed = jax.lax.stop_gradient(matrix)
     inverse = jnp.linalg.pinv(fixed)
     start = jax.lax.stop_gradient(x)
-    y = _product(inverse.T, _product(inverse, _product(fixed, start) - jax.lax.stop_gradient(offset)))
-    p = start - _product(fixed.T, y)
-    off = p - x + _product(matrix.T, y)
-    inside = _product(inverse, _product(fixed, off))
-    return from_vector(p - (off - inside) - _product(inverse, _product(matrix, p) - offset), leaves)
+    y = full_product(
+        inverse.T, full_product(inverse, full_product(fixed, start) - jax.lax.stop_gradient(offset))
+    )
+    p = start - full_product(fixed.T, y)
+    off = p - x + full_product(matrix.T, y)
+    inside = full_product(inverse, full_product(fixed, off))
+    return from_vector(p - (off - inside) - full_product(inverse, full_product(matrix, p) - offset), leaves)

@@ -1,6 +1,5 @@
 """Matrices with given sums of rows and columns, by a semismooth Newton method."""
 
-import functools
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -12,14 +11,13 @@ import numpy as np
 from gradflow._checked import is_number_or_array, is_real_number
 from gradflow._dtypes import is_complex
 from gradflow._errors import describe
+from gradflow._products import full_product
 from gradflow.projections._simplex import simplex_threshold
 from gradflow.projections._trees import Form, project, read, read_axes
 from gradflow.tree._paths import leaves_by_path, show
 
 _STEPS = 100
 _HALVINGS = 30
-# On a GPU a product of float32 has ten bits by default.
-_product = functools.partial(jnp.matmul, precision="highest")
 
 
 def projection_transport(tree: Any, rows: Any, columns: Any, axis: Any = (-2, -1)) -> Any:
@@ -145,7 +143,7 @@ def _plan(x: jax.Array, rows: jax.Array, columns: jax.Array) -> jax.Array:
     df = (jnp.sum(shifted, axis=1) - rows) / weight
     rest = jnp.where(support, shifted - df[:, None], 0)
     dg = _solve(ones, jnp.sum(rest, axis=0) - columns, 0.0)
-    plan = jnp.where(support, rest - dg[None] + (_product(ones, dg) / weight)[:, None], 0)
+    plan = jnp.where(support, rest - dg[None] + (full_product(ones, dg) / weight)[:, None], 0)
     fits = jnp.abs(jnp.sum(fixed[1]) - jnp.sum(fixed[2])) <= 1e-5 * jnp.sum(fixed[1])
     valid = fits & jnp.all(fixed[1] >= 0) & jnp.all(fixed[2] >= 0) & jnp.all(jnp.isfinite(p))
     # The value is the plan with exact rows; the step only carries derivatives.
@@ -163,7 +161,7 @@ def _solve(ones: jax.Array, right: jax.Array, damping: Any) -> jax.Array:
     scale = jnp.maximum(degree, 1)
 
     def product(d: jax.Array) -> jax.Array:
-        return (degree + damping) * d - _product(_product(ones, d) / weight, ones)
+        return (degree + damping) * d - full_product(full_product(ones, d) / weight, ones)
 
     def solve(_: Any, right: jax.Array) -> jax.Array:
         return _conjugate_gradients(product, right, scale)
@@ -191,21 +189,21 @@ def _conjugate_gradients(
 
     def step(now: _Search) -> _Search:
         image = product(now.direction)
-        curvature = _product(now.direction, image)
-        flat = curvature <= 4 * epsilon * _product(now.direction, scale * now.direction)
+        curvature = full_product(now.direction, image)
+        flat = curvature <= 4 * epsilon * full_product(now.direction, scale * now.direction)
         length = jnp.where(flat, 0, now.square / jnp.where(flat, 1, curvature))
         residual = now.residual - length * image
-        square = _product(residual, residual / scale)
+        square = full_product(residual, residual / scale)
         turned = residual / scale + square / now.square * now.direction
         return _Search(now.solution + length * now.direction, residual, turned, square, now.steps + 1, flat)
 
-    least = (epsilon**2) * _product(right, right / scale)
+    least = (epsilon**2) * full_product(right, right / scale)
     limit = 2 * right.shape[0] + 10
     begin = _Search(
         jnp.zeros_like(right),
         right,
         right / scale,
-        _product(right, right / scale),
+        full_product(right, right / scale),
         np.int32(0),
         np.bool_(False),
     )
@@ -221,18 +219,20 @@ def _newton(x: jax.Array, rows: jax.Array, columns: jax.Array) -> _Dual:
 
     def dual(g: jax.Array) -> _Dual:
         p, f = jax.vmap(simplex_threshold)(x - g[None], rows)
-        value = jnp.sum(p * p) / 2 + _product(f, rows) + _product(g, columns)
+        value = jnp.sum(p * p) / 2 + full_product(f, rows) + full_product(g, columns)
         return _Dual(g, value, jnp.sum(p, axis=0) - columns, p > 0)
 
     def step(now: _Dual) -> _Dual:
         error = jnp.max(jnp.abs(now.excess), initial=0)
         damping = 1e-3 * jnp.minimum(error / jnp.where(largest > 0, largest, 1), 1)
         d = _solve(now.support.astype(x.dtype), now.excess, damping)
-        slope = -_product(now.excess, d)
+        slope = -full_product(now.excess, d)
         noise = 8 * epsilon * jnp.abs(now.value)
 
         def is_low(there: _Dual, t: jax.Array) -> jax.Array:
-            falls = -_product(there.excess, d) <= 0  # the dual is convex: still falling there, it is lower
+            falls = (
+                -full_product(there.excess, d) <= 0
+            )  # the dual is convex: still falling there, it is lower
             return falls | (there.value <= now.value + 1e-4 * t * slope + noise)
 
         def shorten(trial: Any) -> Any:
